@@ -1,0 +1,104 @@
+"""Every setting as a typed dataclass: default, unit, one line of meaning.
+
+`get_config(method)` in a file of `configs/` returns a `Config`; launchers override fields by flags
+(`--config.train.learning_rate=3e-4`). Defaults < config file < flags. A method's own settings are a
+dataclass in the method's file and stand in `Config.method`.
+"""
+
+import dataclasses
+import json
+import pathlib
+from typing import Any, Literal
+
+from jcl.errors import UserError
+
+Scenario = Literal['cil', 'til', 'iil', 'dil', 'cpt']
+
+
+@dataclasses.dataclass
+class StreamConfig:
+  """What is learned."""
+
+  name: str = 'synthetic'  # synthetic | files | a reader of streams/benchmarks.py
+  path: str = ''  # folder or manifest that holds the data; empty for synthetic
+  classes_per_task: int = 10  # classes; benchmarks alone
+  max_tasks: int = 0  # tasks; 0: all
+  max_train_per_task: int = 0  # examples, taken from each class in turn, in file order; 0: all
+  max_test_per_task: int = 0  # examples, taken likewise; 0: all
+  order_seed: int = -1  # order of classes (of tasks, for own files); -1: as in the files
+  overlap: Literal['', 'refuse', 'drop', 'keep'] = ''  # train texts in test; '': the stream's own
+  dev_fraction: float = 0.1  # of train, carved where the stream has no dev split and one is asked
+  template: str = ''  # plain rows, with {x} and {y}; empty: the stream's own
+  max_length: int = 512  # tokens a row; the input is cut, never the answer
+
+
+@dataclasses.dataclass
+class BackboneConfig:
+  """What learns."""
+
+  path: str = ''  # folder, GGUF file or hub name; empty: a small decoder from scratch
+  width: int = 64  # from scratch
+  layers: int = 2  # from scratch
+  heads: int = 4  # from scratch
+  feed_forward: int = 192  # from scratch
+  dropout: float = 0.0  # probability, in training alone
+  tokenizer: Literal['word', 'bpe'] = 'word'  # from scratch: made of the training texts
+  vocabulary: int = 2048  # tokens at most; from scratch with `bpe`
+  dtype: Literal['float32', 'bfloat16'] = 'float32'  # of the computation; parameters are float32
+  attention: Literal['xla', 'cudnn'] = 'xla'
+  remat: bool = False  # recompute each layer in the backward pass
+  added_token_init: Literal['copy', 'mean'] = 'copy'  # rows of __ans__ and generation tokens
+
+
+@dataclasses.dataclass
+class TrainConfig:
+  """How it is trained."""
+
+  learning_rate: float = 1e-5
+  weight_decay: float = 5e-4  # none on norms and biases
+  epochs: int = 5  # a task; ignored where `steps` is given
+  steps: int = 0  # a task; 0: `epochs` decides
+  batch_size: int = 32  # examples on all devices together
+  microbatches: int = 1  # gradient accumulation: parts of a batch, computed one after another
+  seed: int = 0
+  trainable: tuple[str, ...] = ('.*',)  # name patterns, `!` in front freezes, first match wins
+  schedule: Literal['constant', 'cosine', 'linear'] = 'constant'
+  warmup_fraction: float = 0.0  # of the task's steps
+  clip_norm: float = 1.0  # of the whole gradient; 0: off
+  beta2: float = 0.999  # AdamW's
+  optimizer_between_tasks: Literal['fresh', 'carried'] = 'fresh'
+  added_token_rate: float = 1.0  # multiplies the updates of the rows of added tokens
+  keep_best: bool = False  # the parameters with the best dev score of the task go on
+  fsdp: bool = False  # shard parameters and optimiser state over the devices
+
+
+@dataclasses.dataclass
+class EvaluateConfig:
+  """How it is evaluated."""
+
+  answer: Literal['generate', 'score'] = 'generate'  # greedy text | the likeliest allowed label
+  batch_size: int = 64  # rows a chunk of generation or scoring, on all devices together
+  every_steps: int = 0  # dev score of all seen tasks inside a task; 0: off
+  every_epochs: int = 0  # likewise
+
+
+@dataclasses.dataclass
+class CheckpointConfig:
+  """What survives a kill."""
+
+  every_steps: int = 0  # snapshots inside a task; 0: at the end of tasks alone
+  every_chunks: int = 0  # snapshots inside a fold of a hook; 0: off
+  keep_tasks: bool = False  # keep the snapshot of every finished task under tasks/
+
+
+@dataclasses.dataclass
+class Config:
+  """A run."""
+
+  method: Any = None  # the settings dataclass of the method, from its file
+  scenario: Scenario = 'cil'
+  stream: StreamConfig = dataclasses.field(default_factory=StreamConfig)
+  backbone: BackboneConfig = dataclasses.field(default_factory=BackboneConfig)
+  train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+  evaluate: EvaluateConfig = dataclasses.field(default_factory=EvaluateConfig)
+  checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)

@@ -1,0 +1,115 @@
+"""What is learned, as data: examples in tasks, tasks in a stream, and the plan that trains a task."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+Reference = tuple[int, int]
+"""An example of the stream as plain data: (task, number)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+  """One pair of input and target text.
+
+  Attributes:
+    number: its place in the stream's table of examples over all tasks and splits (never reused); a
+      pseudo sample's number is past the table's end.
+    text: the input.
+    answer: the target text (a class's label name as words, or a free answer).
+    task: index of its task.
+    label: index of its class in `Stream.classes`; -1 where it has none.
+    name: how messages and reports call it: the user's own id, or `file:line`.
+    tokens: the token ids a pseudo sample was drawn as, without beginning-of-sequence and generation
+      token, with the answer token and end-of-sequence; None for a real example.
+  """
+
+  number: int
+  text: str
+  answer: str
+  task: int
+  label: int = -1
+  name: str = ''
+  tokens: tuple[int, ...] | None = None
+
+  @property
+  def reference(self) -> Reference:
+    """The example as plain data, as a method's memory keeps it."""
+    return self.task, self.number
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+  """A named set of examples.
+
+  Attributes:
+    index: its place in the stream, from 0.
+    name: unique in the stream.
+    train, dev, test: the examples; `train` and `test` are never empty.
+    classes: indices into `Stream.classes`, in order; empty where answers are free.
+    last: no task follows.
+  """
+
+  index: int
+  name: str
+  train: tuple[Example, ...]
+  dev: tuple[Example, ...]
+  test: tuple[Example, ...]
+  classes: tuple[int, ...] = ()
+  last: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Stream:
+  """An ordered list of tasks.
+
+  Attributes:
+    name: of the stream, as `results.json` calls it.
+    tasks: in the order in which they are learned.
+    classes: label names as answers say them, in class order; empty where answers are free.
+    template: the plain row up to and with the answer, with `{x}` and `{y}`.
+    overlap: {task name: number of training texts that also stand in a test split}, counted on whole
+      splits before anything was left out.
+  """
+
+  name: str
+  tasks: tuple[Task, ...]
+  classes: tuple[str, ...] = ()
+  template: str = 'Input sentence: {x}\n The label: {y}'
+  overlap: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+  def __len__(self) -> int:
+    return len(self.tasks)
+
+  @property
+  def examples(self) -> list[Example]:
+    """Every example of every task and split."""
+    return [e for t in self.tasks for split in (t.train, t.dev, t.test) for e in split]
+
+
+class Plan(NamedTuple):
+  """What trains a task, as data.
+
+  Attributes:
+    new: examples (or their references) whose rows have `replay` false.
+    old: examples from the past, real or generated; rows with `replay` true.
+    level: how old ones are mixed in: `dataset` into each epoch, `batch` half of every batch, `task`
+      a batch of one task at a time.
+    ratio: old for each new one; None: every old one once an epoch.
+    unit: what `ratio` counts: `rows` (examples) or `tokens`.
+    candidates: drawn for every old example wanted at level `batch`; `objective` chooses.
+    weights: {term: weight}; a term that is not named counts 1, an unknown name is refused.
+    trainable: ((pattern, True | False | mask over leading axes), …), first match wins; empty:
+      `train.trainable`.
+    tables: {field: Table} gathered into `batch.fields`.
+  """
+
+  new: Sequence[Example | Reference]
+  old: Sequence[Example | Reference] = ()
+  level: str = 'dataset'
+  ratio: float | None = None
+  unit: str = 'rows'
+  candidates: int = 1
+  weights: Mapping[str, float] = {}
+  trainable: tuple = ()
+  tables: Mapping[str, Any] = {}
