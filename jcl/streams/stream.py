@@ -68,8 +68,8 @@ class Stream:
     tasks: in the order in which they are learned.
     classes: label names as answers say them, in class order; empty where answers are free.
     template: the plain row up to and with the answer, with `{x}` and `{y}`.
-    overlap: {task name: number of training texts that also stand in a test split}, counted on whole
-      splits before anything was left out.
+    overlap: {task name: number of its test examples whose text also stands in a train split of the
+      stream}, counted on whole splits before anything was left out (tasks too).
   """
 
   name: str
