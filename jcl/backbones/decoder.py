@@ -1,0 +1,434 @@
+"""One decoder for GPT-2, GPT-NeoX, Llama, Qwen2/3 and Mistral: Linen inside, plain dicts outside.
+
+The tree of parameters (float32; the L layers are stacked on a leading axis and scanned):
+
+    embed/embedding [R, D]        positions/embedding [P, D], learned positions alone
+    layers/attention_norm, mlp_norm, q_norm, k_norm: scale, bias
+    layers/q, k, v, o, gate, up, down: kernel [L, in, out], bias [L, out]
+    final_norm                    unembed/embedding [R, D], untied alone
+    head/kernel [D, C], bias [C], classifiers alone
+
+B rows, T tokens, M targets, D width, H heads, K key and value heads, S cache positions, R >= V rows
+of the embedding, of which the first V are real tokens and the others padding.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jcl.backbones import Backbone, Params
+from jcl.batch import Batch
+from jcl.config import BackboneConfig
+from jcl.errors import UserError
+
+ACTIVATIONS = {
+  'silu': nn.silu,
+  'gelu': lambda x: nn.gelu(x, approximate=False),
+  'gelu_tanh': lambda x: nn.gelu(x, approximate=True),
+  'relu': nn.relu,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class RopeScaling:
+  """How rotary frequencies are stretched to longer texts.
+
+  Attributes:
+    kind: `linear` divides all of them by `factor`; `llama3` the low ones, blending between.
+    factor: how much longer.
+    low, high: wavelengths above original / low are stretched, below original / high kept.
+    original: tokens of the pretraining context.
+  """
+
+  kind: Literal['linear', 'llama3']
+  factor: float
+  low: float = 1.0
+  high: float = 4.0
+  original: int = 8192
+
+
+@dataclasses.dataclass(frozen=True)
+class DecoderConfig:
+  """What a decoder is made of. The defaults are Llama's.
+
+  Raises:
+    UserError: where fields contradict each other.
+  """
+
+  vocabulary: int  # real token ids
+  width: int
+  layers: int
+  heads: int
+  feed_forward: int
+  kv_heads: int = 0  # 0: as many as heads
+  head_dim: int = 0  # 0: width // heads
+  rows: int = 0  # of the embedding, padding included; 0: vocabulary
+  max_positions: int = (
+    2048  # tokens; learned positions have no more, rotary ones were trained on it
+  )
+  norm: Literal['rms', 'layer'] = 'rms'
+  norm_epsilon: float = 1e-5
+  positions: Literal['rotary', 'learned'] = 'rotary'
+  rope_theta: float = 1e4
+  rope_fraction: float = 1.0  # of each head that is rotated
+  rope_scaling: RopeScaling | None = None
+  activation: str = 'silu'
+  gated: bool = True  # down(act(gate(x)) * up(x)), otherwise down(act(up(x)))
+  parallel: bool = False  # attention and feed-forward side by side
+  qkv_bias: bool = False
+  o_bias: bool = False
+  mlp_bias: bool = False
+  qk_norm: bool = False
+  tied: bool = True  # the embedding is the output projection too
+  dropout: float = 0.0  # of embedding and residuals, in training alone
+  classes: int = 0  # > 0: a linear head over classes in place of the vocabulary
+  dtype: str = 'float32'  # of the computation
+  attention: Literal['xla', 'cudnn'] = 'xla'
+  remat: bool = False
+
+  def __post_init__(self):
+    fill = lambda name, value: getattr(self, name) or object.__setattr__(self, name, value)
+    fill('kv_heads', self.heads)
+    fill('head_dim', self.width // self.heads)
+    fill('rows', self.vocabulary)
+    if self.heads % self.kv_heads:
+      raise UserError(f'{self.heads} heads are no multiple of {self.kv_heads} kv_heads')
+    if self.positions == 'rotary' and self.rotated % 2:
+      raise UserError(f'rotary positions need an even number of dimensions, not {self.rotated}')
+    if self.rows < self.vocabulary:
+      raise UserError(f'{self.rows} rows of the embedding are fewer than {self.vocabulary} tokens')
+    if self.attention == 'cudnn' and self.dtype != 'bfloat16':
+      raise UserError("backbone.attention 'cudnn' needs backbone.dtype 'bfloat16'")
+
+  @property
+  def rotated(self) -> int:
+    """Dimensions of each head that are rotated."""
+    return int(self.head_dim * self.rope_fraction)
+
+  @property
+  def wide(self) -> Any:
+    """The dtype of parameters and logits: float32, or float64 where all is."""
+    return jnp.promote_types(self.dtype, jnp.float32)
+
+
+def from_scratch(settings: BackboneConfig, vocabulary: int, classes: int = 0) -> DecoderConfig:
+  """The small Llama-like decoder that the settings describe.
+
+  Raises:
+    UserError: the width is no multiple of the number of heads.
+  """
+  if settings.width % settings.heads:
+    raise UserError(
+      f'backbone.width {settings.width} is no multiple of backbone.heads {settings.heads}'
+    )
+  return with_settings(
+    DecoderConfig(
+      vocabulary=vocabulary,
+      width=settings.width,
+      layers=settings.layers,
+      heads=settings.heads,
+      feed_forward=settings.feed_forward,
+    ),
+    settings,
+    classes,
+  )
+
+
+def with_settings(
+  config: DecoderConfig, settings: BackboneConfig, classes: int = 0
+) -> DecoderConfig:
+  """The config with what a run chooses: dropout, dtype, attention, remat and head."""
+  return dataclasses.replace(
+    config,
+    dropout=settings.dropout,
+    dtype=settings.dtype,
+    attention=settings.attention,
+    remat=settings.remat,
+    classes=classes,
+  )
+
+
+def linear_head(config: DecoderConfig) -> Params:
+  """A fresh `params['head']`: kernel [D, C] and bias [C], zeros."""
+  zeros = lambda *shape: jnp.zeros(shape, config.wide)
+  return {'kernel': zeros(config.width, config.classes), 'bias': zeros(config.classes)}
+
+
+def depth(params: Params) -> int:
+  """L, read off the leaves."""
+  return jax.tree.leaves(params['layers'])[0].shape[0]
+
+
+def decoder(config: DecoderConfig, gather: Callable[[Params], Params] | None = None) -> Backbone:
+  """The decoder as a record of pure functions.
+
+  Args:
+    config: its shape.
+    gather: {'params': one layer's shards} -> the same, whole: applied inside the scan over layers.
+  """
+
+  def apply(params, tokens, **kwargs):
+    variables = {
+      'params': {k: v for k, v in params.items() if k not in ('head', 'unembed', 'lora')}
+    }
+    if 'lora' in params:
+      variables['lora'] = params['lora']
+    deep = dataclasses.replace(config, layers=depth(params))
+    return Decoder(deep, gather).apply(variables, tokens, **kwargs)
+
+  def init(key):
+    params = dict(Decoder(config).init(key, jnp.zeros((1, 2), jnp.int32))['params'])
+    if config.classes:
+      params['head'] = linear_head(config)
+    elif not config.tied:
+      shape = (config.rows, config.width)
+      draw = jax.random.normal(jax.random.fold_in(key, 1), shape, config.wide)
+      params['unembed'] = {'embedding': 0.02 * draw}
+    return params
+
+  def hidden(params, batch: Batch, train: bool = False):
+    key_B = None
+    if train and config.dropout:
+      key_B = jax.random.wrap_key_data(jnp.asarray(batch.key), impl='threefry2x32')
+    hidden_BTD, _ = apply(params, batch.tokens, key_B=key_B)
+    return hidden_BTD.reshape(-1, config.width)[batch.target_position].astype(config.wide)
+
+  def project(params, hidden_MD):
+    hidden_MD = hidden_MD.astype(config.dtype)
+    into = {'preferred_element_type': config.wide}
+    if config.classes:
+      kernel_DC, bias_C = params['head']['kernel'], params['head']['bias']
+      logits_MC = jnp.einsum('md,dc->mc', hidden_MD, kernel_DC.astype(config.dtype), **into)
+      return logits_MC + bias_C[None]
+    table_RD = params['embed' if config.tied else 'unembed']['embedding'].astype(config.dtype)
+    return jnp.einsum('md,rd->mr', hidden_MD, table_RD, **into)[:, : config.vocabulary]
+
+  def decode(params, tokens, valid, cache, index):
+    hidden_BTD, cache = apply(params, tokens, valid_BS=valid, cache=cache, index=index)
+    return project(params, hidden_BTD[:, -1]), cache
+
+  def cache(params, rows, length):
+    shape = (depth(params), rows, length, config.kv_heads, config.head_dim)
+    return jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype)
+
+  read = 'head' if config.classes else 'embed' if config.tied else 'unembed'
+  return Backbone(
+    init=init,
+    hidden=hidden,
+    project=project,
+    unembedding=lambda params: {read: params[read]},
+    decode=decode,
+    cache=cache,
+    width=config.width,
+    classes=config.classes,
+    vocabulary=config.vocabulary,
+  )
+
+
+class Decoder(nn.Module):
+  """Tokens to final hidden states."""
+
+  config: DecoderConfig
+  gather: Callable | None = None
+
+  @nn.compact
+  def __call__(self, tokens_BT, valid_BS=None, cache=None, index=0, key_B=None):
+    """-> hidden [B, T, D], cache.
+
+    Without a cache rows are right-padded and causal, so there is no mask at all; with one they are
+    left-padded and `valid_BS` says which cache positions hold real tokens.
+    """
+    config = self.config
+    rows, length = tokens_BT.shape
+    position_BT, mask_B1TS = jnp.broadcast_to(jnp.arange(length), (rows, length)), None
+    if cache is not None:
+      count_BS = jnp.maximum(jnp.cumsum(valid_BS, -1) - 1, 0)
+      position_BT = jax.lax.dynamic_slice_in_dim(count_BS, index, length, 1)
+      past_TS = jnp.arange(valid_BS.shape[1])[None] <= (index + jnp.arange(length))[:, None]
+      mask_B1TS = past_TS[None, None] & valid_BS[:, None, None]
+    x_BTD = Table(config.rows, config.width, config, name='embed')(tokens_BT)
+    if config.positions == 'learned':
+      x_BTD += Table(config.max_positions, config.width, config, name='positions')(position_BT)
+    x_BTD = dropout(x_BTD, fold(key_B, 0), config.dropout)
+    block = Block
+    if self.gather is not None:
+      block = nn.map_variables(block, 'params', trans_in_fn=self.gather)
+    if config.remat:
+      block = nn.remat(block, prevent_cse=False)
+    scanned = nn.scan(
+      block,
+      variable_axes={'params': 0, 'lora': 0},
+      split_rngs={'params': True},
+      in_axes=(0, *[nn.broadcast] * 4),
+      length=config.layers,
+    )(config, name='layers')
+    layer_L = jnp.arange(config.layers)
+    (x_BTD, cache), _ = scanned((x_BTD, cache), layer_L, position_BT, mask_B1TS, index, key_B)
+    return Norm(config, name='final_norm')(x_BTD), cache
+
+
+class Block(nn.Module):
+  """One layer. The carry is the hidden state and the caches of all layers, [L, B, S, K, head]."""
+
+  config: DecoderConfig
+
+  @nn.compact
+  def __call__(self, carry, layer, position_BT, mask_B1TS, index, key_B):
+    """-> (hidden [B, T, D], caches), None."""
+    config, (x_BTD, cache) = self.config, carry
+    key_B = fold(key_B, layer + 1)
+    normed_BTD = Norm(config, name='attention_norm')(x_BTD)
+    attended_BTD, cache = attention(config, normed_BTD, cache, layer, position_BT, mask_B1TS, index)
+    attended_BTD = dropout(attended_BTD, fold(key_B, 0), config.dropout)
+    middle_BTD = x_BTD + attended_BTD
+    normed_BTD = Norm(config, name='mlp_norm')(x_BTD if config.parallel else middle_BTD)
+    fed_BTD = dropout(feed_forward(config, normed_BTD), fold(key_B, 1), config.dropout)
+    return (middle_BTD + fed_BTD, cache), None
+
+
+def attention(config, x_BTD, cache, layer, position_BT, mask_B1TS, index):
+  """Grouped-query attention, for the compact body of a Block -> [B, T, D], cache."""
+
+  def project(name, heads):
+    y = Dense(heads * config.head_dim, config.qkv_bias, config, name=name)(x_BTD)
+    y = y.reshape(*y.shape[:2], heads, config.head_dim)
+    if name == 'v':
+      return y
+    if config.qk_norm:
+      y = Norm(config, name=f'{name}_norm')(y)
+    return rotate(config, y, position_BT) if config.positions == 'rotary' else y
+
+  q_BTHd = project('q', config.heads)
+  k_BSKd, v_BSKd = project('k', config.kv_heads), project('v', config.kv_heads)
+  if cache is not None:
+    # Written in place into the carried caches: scanned caches would be copied for every token.
+    write = lambda old, new: jax.lax.dynamic_update_slice(old, new[None], (layer, 0, index, 0, 0))
+    cache = write(cache[0], k_BSKd), write(cache[1], v_BSKd)
+    k_BSKd, v_BSKd = (jax.lax.dynamic_index_in_dim(c, layer, keepdims=False) for c in cache)
+  out_BTHd = jax.nn.dot_product_attention(
+    q_BTHd,
+    k_BSKd,
+    v_BSKd,
+    mask=mask_B1TS,
+    is_causal=mask_B1TS is None,
+    implementation=config.attention if mask_B1TS is None else 'xla',
+  )
+  out = Dense(config.width, config.o_bias, config, output=True, name='o')
+  return out(out_BTHd.reshape(*out_BTHd.shape[:2], -1)), cache
+
+
+def feed_forward(config, x_BTD):
+  """The feed-forward part, for the compact body of a Block."""
+  dense = lambda name: Dense(config.feed_forward, config.mlp_bias, config, name=name)(x_BTD)
+  act = ACTIVATIONS[config.activation]
+  inner_BTF = act(dense('gate')) * dense('up') if config.gated else act(dense('up'))
+  return Dense(config.width, config.mlp_bias, config, output=True, name='down')(inner_BTF)
+
+
+class Dense(nn.Module):
+  """x W + b, plus an adapter's scale · (x Aᵀ) B where the collection `lora` holds one.
+
+  The adapter is a [r, in], b [r, out] and scale []; `output` marks what writes into the residual.
+  """
+
+  features: int
+  bias: bool
+  config: DecoderConfig
+  output: bool = False
+
+  @nn.compact
+  def __call__(self, x):
+    """-> [..., features]."""
+    config = self.config
+    std = 0.02 / np.sqrt(2 * config.layers) if self.output else 0.02
+    shape = (x.shape[-1], self.features)
+    kernel = self.param('kernel', nn.initializers.normal(std), shape, config.wide)
+    y = x @ kernel.astype(config.dtype)
+    if self.bias:
+      bias = self.param('bias', nn.initializers.zeros, (self.features,), config.wide)
+      y += jnp.broadcast_to(bias.astype(config.dtype), y.shape)
+    if self.has_variable('lora', 'a'):
+      a, b, scale = (self.get_variable('lora', name) for name in ('a', 'b', 'scale'))
+      y += (x @ a.T.astype(config.dtype)) @ (scale * b).astype(config.dtype)
+    return y
+
+
+class Table(nn.Module):
+  """Rows looked up by id."""
+
+  rows: int
+  width: int
+  config: DecoderConfig
+
+  @nn.compact
+  def __call__(self, ids):
+    """-> [..., width]."""
+    shape = (self.rows, self.width)
+    table = self.param('embedding', nn.initializers.normal(0.02), shape, self.config.wide)
+    return table[ids].astype(self.config.dtype)
+
+
+class Norm(nn.Module):
+  """Root-mean-square or layer norm over the last axis, in float32."""
+
+  config: DecoderConfig
+
+  @nn.compact
+  def __call__(self, x):
+    """-> the shape of x."""
+    config, shape = self.config, x.shape[-1:]
+    wide = x.astype(config.wide)
+    if config.norm == 'layer':
+      wide -= wide.mean(-1, keepdims=True)
+    wide *= jax.lax.rsqrt(jnp.square(wide).mean(-1, keepdims=True) + config.norm_epsilon)
+    scale = self.param('scale', nn.initializers.ones, shape, config.wide)
+    wide *= jnp.broadcast_to(scale, x.shape)
+    if config.norm == 'layer':
+      bias = self.param('bias', nn.initializers.zeros, shape, config.wide)
+      wide += jnp.broadcast_to(bias, x.shape)
+    return wide.astype(config.dtype)
+
+
+def frequencies(config: DecoderConfig) -> np.ndarray:
+  """[rotated / 2] radians a token (RoPE; Llama-3's stretching is the blend of the two ends)."""
+  exponent = np.arange(0, config.rotated, 2, dtype=np.float32) / np.float32(config.rotated)
+  turn = 1 / np.float32(config.rope_theta) ** exponent
+  scaling = config.rope_scaling
+  if scaling is None:
+    return turn
+  if scaling.kind == 'linear':
+    return turn / np.float32(scaling.factor)
+  turns = scaling.original * turn / (2 * np.pi)  # in the original context
+  keep = np.clip((turns - scaling.low) / (scaling.high - scaling.low), 0, 1)
+  return ((1 - keep) * turn / scaling.factor + keep * turn).astype(np.float32)
+
+
+def rotate(config: DecoderConfig, x_BTHd: jax.Array, position_BT: jax.Array) -> jax.Array:
+  """Rotary positions: the first half of the rotated dimensions pairs with the second."""
+  angle = (
+    position_BT[..., None, None].astype(jnp.float32)
+    * jnp.asarray(frequencies(config))[None, None, None]
+  )
+  sin, cos = jnp.sin(angle), jnp.cos(angle)
+  rotated = x_BTHd[..., : config.rotated].astype(config.wide)
+  one, two = jnp.split(rotated, 2, -1)
+  turned = jnp.concatenate([one * cos - two * sin, two * cos + one * sin], -1).astype(x_BTHd.dtype)
+  return jnp.concatenate([turned, x_BTHd[..., config.rotated :]], -1)
+
+
+def fold(key_B: jax.Array | None, number: Any) -> jax.Array | None:
+  """Another key a row."""
+  return None if key_B is None else jax.vmap(jax.random.fold_in, (0, None))(key_B, number)
+
+
+def dropout(x_BTD: jax.Array, key_B: jax.Array | None, rate: float) -> jax.Array:
+  """Inverted dropout with a key per row: a mask follows its row, whatever the batch or bucket."""
+  if key_B is None:
+    return x_BTD
+  draw = lambda key: jax.random.bernoulli(key, 1 - rate, x_BTD.shape[1:])
+  return jnp.where(jax.vmap(draw)(key_B), x_BTD / (1 - rate), 0).astype(x_BTD.dtype)
