@@ -1,4 +1,4 @@
-"""What is learned, as data: examples in tasks, tasks in a stream, and the plan that trains a task."""
+"""What is learned, as data: examples in tasks, tasks in a stream, and the plan of a task."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
