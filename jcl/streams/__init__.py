@@ -18,10 +18,16 @@ def load(config: StreamConfig, need_dev: bool = False) -> Stream:
   Raises:
     UserError: for an unknown name, or data or settings that cannot be used.
   """
-  from jcl.streams import benchmarks, build, files, synthetic
+  from jcl.streams.benchmarks import BENCHMARKS
+  from jcl.streams.build import build
 
-  readers = {'synthetic': synthetic.read, 'files': files.read}
-  readers |= dict.fromkeys(benchmarks.BENCHMARKS, benchmarks.read)
-  if config.name not in readers:
-    raise UserError(f'stream.name is {config.name!r}: give one of {", ".join(readers)}')
-  return build.build(readers[config.name](config), config, need_dev)
+  if config.name == 'synthetic':
+    from jcl.streams.synthetic import read
+  elif config.name == 'files':
+    from jcl.streams.files import read
+  elif config.name in BENCHMARKS:
+    from jcl.streams.benchmarks import read
+  else:
+    names = ', '.join(['synthetic', 'files', *BENCHMARKS])
+    raise UserError(f'stream.name is {config.name!r}: give one of {names}')
+  return build(read(config), config, need_dev)
