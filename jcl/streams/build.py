@@ -6,7 +6,6 @@ it gives is a function of the rows and the settings.
 """
 
 import collections
-import string
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -157,11 +156,8 @@ def check_settings(config: StreamConfig) -> None:
 
 def checked_template(template: str) -> str:
   """The template, if it says where the input and, after it, the answer go."""
-  try:
-    fields = [field for _, field, _, _ in string.Formatter().parse(template) if field is not None]
-  except ValueError:
-    fields = []
-  if fields != ['x', 'y']:
+  once = template.count('{x}') == template.count('{y}') == 1
+  if not once or template.index('{x}') > template.index('{y}'):
     raise UserError(f'stream.template {template!r}: needs {{x}} once and then {{y}} once')
   return template
 

@@ -212,14 +212,14 @@ def records(manifest: Manifest, source: Any, split: str, where: str) -> list[Rec
 
 def hub_records(manifest: Manifest, source: Mapping[str, str], split: str) -> list[Record]:
   """The rows of a Hugging Face data set, from the hub or a folder; classes by their names."""
-  import datasets  # takes a second: only where one is asked for
-
   name, wanted = source['hf'], source.get('split', HUB_SPLITS[split])
   called = f'{name}[{wanted}]'
   local = name.startswith(('.', '/', '~')) or (manifest.folder / name).is_dir()
   path = inside(manifest, name) if local else None
   if path is not None and not path.is_dir():
     raise UserError(f'{called}: no such folder: correct the path')
+  import datasets  # takes a second: only where one is asked for
+
   try:
     if path is not None and any((path / f).is_file() for f in ('state.json', 'dataset_dict.json')):
       data = datasets.load_from_disk(str(path))
