@@ -112,3 +112,167 @@ class Batch:
     return sums[0] / jnp.maximum(sums[1], 1)
 
 
+class Heads(NamedTuple):
+  """Which classes of a head may be answered.
+
+  Attributes:
+    class_task: [C] the task in which each class first occurs.
+    current: the last task seen.
+    told: task-incremental: a row's own task alone may answer.
+  """
+
+  class_task: np.ndarray
+  current: int
+  told: bool
+
+  def allowed(self, task: int) -> np.ndarray:
+    """[C] bool, the classes that a row of `task` may be answered with."""
+    return self.class_task == task if self.told else self.class_task <= self.current
+
+
+class Shape(NamedTuple):
+  """The shape of a batch: rows and tokens of the whole, targets of one block."""
+
+  rows: int
+  tokens: int
+  targets: int
+
+
+Table = Mapping[str, np.ndarray]
+"""Arrays per target, by row, as plain arrays: rows [R] sorted, starts [R+1], values [sum m, …]."""
+
+
+def table(values: Mapping[int, np.ndarray], shape: Sequence[int]) -> Table:
+  """A table of {row number: [m, *shape]}."""
+  rows = sorted(values)
+  parts = [np.asarray(values[r], np.float32).reshape(-1, *shape) for r in rows]
+  return {
+    'rows': np.array(rows, np.int64),
+    'starts': np.cumsum([0, *map(len, parts)]).astype(np.int64),
+    'values': np.concatenate(parts) if parts else np.zeros((0, *shape), np.float32),
+  }
+
+
+def look_up(entries: Table, number: int) -> np.ndarray | None:
+  """The [m, …] of one row; None where the table lacks it."""
+  i = int(np.searchsorted(entries['rows'], number))
+  if i == len(entries['rows']) or entries['rows'][i] != number:
+    return None
+  return entries['values'][entries['starts'][i] : entries['starts'][i + 1]]
+
+
+def bucket(size: int, ladder: Sequence[int]) -> int:
+  """The smallest rung of `ladder` that holds `size`."""
+  for rung in ladder:
+    if size <= rung:
+      return rung
+  raise UserError(f'{size} tokens or targets are more than a batch can hold ({ladder[-1]})')
+
+
+def deal(rows: Sequence[Row], blocks: int) -> list[list[int]]:
+  """Which rows each block gets: ordered by number of targets, then dealt in turn."""
+  order = sorted(range(len(rows)), key=lambda i: -len(rows[i].targets))
+  return [order[b::blocks] for b in range(blocks)]
+
+
+def shapes(steps: Sequence[Sequence[Row]], blocks: int, rows: int) -> list[Shape]:
+  """The shape of every step of an epoch, a function of the rows' lengths alone.
+
+  Steps whose longest row falls into the same length bucket share one number of targets, that of the
+  fullest block among them: one compilation a bucket.
+
+  Args:
+    steps: the rows of each step.
+    blocks: devices times microbatches.
+    rows: the most rows that a step may have.
+  """
+  rows = -(-rows // blocks) * blocks
+  need = []
+  for step in steps:
+    fullest = max(sum(len(step[i].targets) for i in block) for block in deal(step, blocks))
+    need.append((bucket(max(len(r.tokens) for r in step), LENGTHS), bucket(fullest, TARGETS)))
+  most = {}
+  for tokens, targets in need:
+    most[tokens] = max(targets, most.get(tokens, 0))
+  return [Shape(rows, tokens, most[tokens]) for tokens, _ in need]
+
+
+def layout(
+  rows: Sequence[Row],
+  blocks: int,
+  shape: Shape,
+  keys: np.ndarray | None = None,
+  tables: Mapping[str, Table] | None = None,
+  heads: Heads | None = None,
+) -> Batch:
+  """Lays rows out in `blocks` equal blocks of one batch, on the host.
+
+  Args:
+    rows: at most `shape.rows` of them.
+    blocks: devices times microbatches; block b of n·k goes to device b // k.
+    shape: of the batch.
+    keys: [R, 2] uint32 key data, one a row; None: zeros.
+    tables: what fills `fields` (and `known`, for stored logits of a head).
+    heads: for a classifier, which classes may be answered.
+
+  Returns:
+    The batch as numpy arrays; block b has rows b·B/blocks … and targets b·M ….
+  """
+  size, tokens, targets = shape.rows // blocks, shape.tokens, shape.targets
+  zeros = lambda *s, dtype=np.int32: np.zeros((blocks, *s), dtype)
+  batch = Batch(
+    zeros(size, tokens), zeros(size), zeros(size, dtype=bool), zeros(size, dtype=bool),
+    zeros(size) - 1, zeros(size, 2, dtype=np.uint32),
+    zeros(targets), zeros(targets), zeros(targets, dtype=np.float32),
+  )  # fmt: skip
+  tables = dict(tables or {})
+  covered = tables.pop('known', None)
+  if heads is not None:
+    classes = len(heads.class_task)
+    batch = batch.replace(
+      allowed=zeros(targets, classes, dtype=bool), known=zeros(targets, classes, dtype=bool)
+    )
+  fields = {
+    name: zeros(targets, *t['values'].shape[1:], dtype=np.float32) for name, t in tables.items()
+  }
+  batch = batch.replace(fields=fields)
+  for b, block in enumerate(deal(rows, blocks)):
+    start = 0
+    for place, i in enumerate(block):
+      row, end = rows[i], start + len(rows[i].targets)
+      _fill(batch, (b, place), slice(start, end), row)
+      if keys is not None:
+        batch.key[b, place] = keys[i]
+      if heads is not None:
+        _fill_classes(batch, b, slice(start, end), row, heads, covered)
+      for name, entries in tables.items():
+        found = look_up(entries, row.number)
+        if found is not None:
+          fields[name][b, start:end] = found
+      start = end
+  if batch.target_position.max(initial=0) >= size * tokens:
+    raise AssertionError('a target lies outside its block')  # on the device it would be clamped
+  return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch)
+
+
+def _fill(batch: Batch, at: tuple[int, int], targets: slice, row: Row) -> None:
+  """Writes one row and its targets."""
+  block, place = at
+  length = len(row.tokens)
+  batch.tokens[at][:length] = row.tokens
+  batch.length[at], batch.replay[at] = length, row.replay
+  batch.generative[at], batch.task[at] = row.generative, row.task
+  batch.target_position[block, targets] = place * batch.tokens.shape[2] + row.targets
+  batch.target_token[block, targets] = row.wanted
+  batch.target_weight[block, targets] = 1
+
+
+def _fill_classes(
+  batch: Batch, block: int, targets: slice, row: Row, heads: Heads, covered: Table | None
+) -> None:
+  """Writes which classes a row may be answered with, and which of them the teacher knows."""
+  allowed = heads.allowed(row.task)
+  batch.allowed[block, targets] = allowed
+  batch.known[block, targets] = allowed & (heads.class_task < heads.current)
+  if covered is not None and (found := look_up(covered, row.number)) is not None:
+    batch.known[block, targets] = found > 0

@@ -6,11 +6,7 @@ dataclass in the method's file and stand in `Config.method`.
 """
 
 import dataclasses
-import json
-import pathlib
 from typing import Any, Literal
-
-from jcl.errors import UserError
 
 Scenario = Literal['cil', 'til', 'iil', 'dil', 'cpt']
 
@@ -69,6 +65,7 @@ class TrainConfig:
   optimizer_between_tasks: Literal['fresh', 'carried'] = 'fresh'
   added_token_rate: float = 1.0  # multiplies the updates of the rows of added tokens
   keep_best: bool = False  # the parameters with the best dev score of the task go on
+  log_every: int = 10  # steps between lines of metrics.jsonl
   fsdp: bool = False  # shard parameters and optimiser state over the devices
 
 

@@ -1,4 +1,4 @@
-"""What learns: decoders and encoders as records of pure functions, their heads, adapters and files."""
+"""What learns: models as records of pure functions, their heads, adapters and files."""
 
 import dataclasses
 from collections.abc import Callable

@@ -1,11 +1,15 @@
-"""Tokenizers: small ones made from scratch, and single tokens added to any."""
+"""Tokenizers: small ones made from scratch, those of a model folder, and tokens added to any."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+import json
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import tokenizers
 from tokenizers import Tokenizer
 
+from jcl.backbones.decoder import DecoderConfig
 from jcl.errors import UserError
 
 UNKNOWN, PAD, BOS, EOS = '<unk>', '<pad>', '<bos>', '<eos>'
@@ -68,8 +72,95 @@ def add_tokens(tokenizer: Tokenizer, tokens: Sequence[str]) -> list[int]:
     known = before.get(token)
     if tokenizer.token_to_id(token) is not None and not (known and known.special):
       raise UserError(f'{token!r} is an ordinary token of the tokenizer; choose another tokenizer')
-  _add(tokenizer, tokens)
+  first = size(tokenizer)
+  new = [token for token in dict.fromkeys(tokens) if token not in before]
+  _add(tokenizer, new)
+  if [tokenizer.token_to_id(token) for token in new] != list(range(first, first + len(new))):
+    raise UserError('the ids of the tokenizer have holes, which tokens cannot be added to')
   return [tokenizer.token_to_id(token) for token in tokens]
+
+
+def size(tokenizer: Tokenizer) -> int:
+  """V, real token ids: the greatest id and one, added tokens included."""
+  return max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+
+
+def with_vocabulary(config: DecoderConfig, tokenizer: Tokenizer, where: str) -> DecoderConfig:
+  """The config with the tokenizer's ids as the real ones; further rows are padding.
+
+  Raises:
+    UserError: the tokenizer has more ids than the embedding rows.
+  """
+  real = size(tokenizer)
+  if real > config.rows:
+    raise UserError(f'{where}: the tokenizer has {real} ids, the embedding only {config.rows} rows')
+  return dataclasses.replace(config, vocabulary=real)
+
+
+def read_tokenizer(folder: pathlib.Path, model: Mapping[str, Any]) -> tuple[Tokenizer, SpecialIds]:
+  """The tokenizer of a model folder, without truncation or padding.
+
+  Args:
+    folder: with tokenizer.json, or the older files that transformers can convert.
+    model: its config.json, which names special ids where tokenizer_config.json does not.
+
+  Raises:
+    UserError: there is none, it is malformed, or nothing says what ends a text.
+  """
+  file = folder / 'tokenizer.json'
+  if file.is_file():
+    try:
+      tokenizer = Tokenizer.from_file(str(file))
+    except Exception as error:  # the library raises bare exceptions
+      raise UserError(f'{file}: no valid tokenizer ({error})') from None
+  else:
+    tokenizer = _converted(folder)
+  tokenizer.no_truncation()
+  tokenizer.no_padding()
+  return tokenizer, _special_ids(folder, model, tokenizer)
+
+
+def _converted(folder: pathlib.Path) -> Tokenizer:
+  """What transformers makes of vocab.json and merges.txt, or of tokenizer.model."""
+  known = ('vocab.json', 'tokenizer.model')
+  if not any((folder / name).is_file() for name in known):
+    raise UserError(f'{folder}: no tokenizer.json (nor {" or ".join(known)})')
+  from transformers import AutoTokenizer
+
+  try:
+    return AutoTokenizer.from_pretrained(
+      str(folder), use_fast=True, trust_remote_code=False
+    ).backend_tokenizer
+  except Exception as error:  # of any kind, out of its converters
+    reason = str(error).strip().split('\n')[0]
+    raise UserError(f'{folder}: transformers cannot read the tokenizer ({reason})') from None
+
+
+def _special_ids(
+  folder: pathlib.Path, model: Mapping[str, Any], tokenizer: Tokenizer
+) -> SpecialIds:
+  """What tokenizer_config.json says of each, or else config.json."""
+  file = folder / 'tokenizer_config.json'
+  try:
+    named = json.loads(file.read_text('utf-8')) if file.is_file() else {}
+  except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    raise UserError(f'{file}: not valid JSON ({error})') from None
+  ids = {}
+  for name in ('bos', 'eos', 'pad'):
+    token = named.get(f'{name}_token')
+    token = token.get('content') if isinstance(token, dict) else token
+    if f'{name}_token' in named:
+      ids[name] = None if token is None else tokenizer.token_to_id(token)
+      if token is not None and ids[name] is None:
+        raise UserError(f'{file}: {name}_token {token!r} is not in the tokenizer')
+    else:
+      value = model.get(f'{name}_token_id')
+      ids[name] = value[0] if isinstance(value, list) and value else value
+  if not isinstance(ids['eos'], int):
+    raise UserError(f'{folder}: no eos_token in tokenizer_config.json, nor eos_token_id in config')
+  if max(i for i in ids.values() if isinstance(i, int)) >= size(tokenizer):
+    raise UserError(f'{folder}: a special id of config.json is not in the tokenizer: {ids}')
+  return SpecialIds(**ids)
 
 
 def _add(tokenizer: Tokenizer, tokens: Sequence[str]) -> None:

@@ -232,7 +232,7 @@ def check_labels(classes: Iterable[str], spoken: dict[str, str]) -> None:
 
 def unknown_label(row: RawRow, classes: Sequence[str], of: str = '') -> UserError:
   """The error for a label that no training row has."""
-  some = ', '.join(classes[:5]) + (', …' if len(classes) > 5 else '')
+  some = ', '.join(map(repr, classes[:5])) + (', …' if len(classes) > 5 else '')
   return UserError(
     f'{row.where}: label {row.label!r} is not in the train split{of}, which has {some}: '
     'correct it, or add training examples of it'

@@ -207,6 +207,8 @@ def records(manifest: Manifest, source: Any, split: str, where: str) -> list[Rec
     raise UserError(f'{where}: {split!r} is neither a file nor {{"hf": …}}: give one of them')
   check_keys(source, HUB_KEYS, f'{where}: {split!r}')
   check_strings(source, HUB_KEYS, f'{where}: {split!r}')
+  if not all(map(str.isprintable, source.values())):
+    raise UserError(f'{where}: {split!r} holds a line end or another control character: take it out')
   return hub_records(manifest, source, split)
 
 
@@ -229,7 +231,7 @@ def hub_records(manifest: Manifest, source: Mapping[str, str], split: str) -> li
     classes = {c: f for c, f in data.features.items() if isinstance(f, datasets.ClassLabel)}
     rows = list(data)
   except Exception as error:  # the library raises what it likes, on what the user named
-    reason = str(error).strip().split('\n')[0] or type(error).__name__
+    reason = ' '.join(str(error).splitlines()[:1]) or type(error).__name__
     raise UserError(
       f'{called}: cannot be loaded ({reason}): correct name, config or split'
     ) from None
@@ -256,9 +258,11 @@ def inside(manifest: Manifest, name: str) -> pathlib.Path:
 def resolved(folder: pathlib.Path, name: str, called: str) -> pathlib.Path:
   """The path of a name relative to a folder, links followed."""
   try:
-    return (folder / name).resolve()
+    if name.isprintable():
+      return (folder / name).resolve()
   except (OSError, ValueError, RuntimeError):
-    raise UserError(f'{called}: {name!r} is no path: correct it') from None
+    pass
+  raise UserError(f'{called}: {name!r} is no path: correct it')
 
 
 def chosen_columns(

@@ -1,0 +1,29 @@
+"""The embedded stream and a small decoder trained from scratch: forgetting seen and held off.
+
+    python launch/compare.py --config=configs/quickstart.py --methods=seq,lamol,joint \\
+      --workdir=runs/quickstart
+"""
+
+from jcl import methods
+from jcl.config import (
+  BackboneConfig,
+  CheckpointConfig,
+  Config,
+  EvaluateConfig,
+  StreamConfig,
+  TrainConfig,
+)
+
+
+def get_config(method: str = 'lamol') -> Config:
+  settings = methods.settings(method)
+  if 'lamol' in method:
+    settings.task_tokens, settings.gamma = True, 0.5
+  return Config(
+    method=settings,
+    stream=StreamConfig(name='synthetic', order_seed=0, max_length=48),
+    backbone=BackboneConfig(width=64, layers=2, heads=4, feed_forward=192),
+    train=TrainConfig(learning_rate=2e-3, epochs=12, batch_size=32, seed=0),
+    evaluate=EvaluateConfig(batch_size=128, every_epochs=1),
+    checkpoint=CheckpointConfig(keep_tasks=True),
+  )

@@ -1,0 +1,115 @@
+"""Between named tensors of a file and our tree: every name and shape checked, nothing guessed."""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jcl.backbones import Params
+from jcl.backbones.decoder import DecoderConfig, decoder
+from jcl.backbones.families import Entry
+from jcl.errors import UserError
+
+
+class Source(NamedTuple):
+  """One tensor of a file, not read yet."""
+
+  file: str
+  shape: tuple[int, ...]
+  read: Callable[[], np.ndarray]
+
+
+def flat(tree: Params) -> dict[str, Any]:
+  """{'layers/q/kernel': leaf, …}."""
+  leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+  return {'/'.join(key.key for key in path): leaf for path, leaf in leaves}
+
+
+def nested(leaves: Mapping[str, Any]) -> Params:
+  """The inverse of `flat`."""
+  tree: dict = {}
+  for path, leaf in leaves.items():
+    *folders, name = path.split('/')
+    place = tree
+    for folder in folders:
+      place = place.setdefault(folder, {})
+    place[name] = leaf
+  return tree
+
+
+def shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
+  """{path: shape} of our tree, without a head."""
+  abstract = jax.eval_shape(decoder(config).init, jax.random.key(0))
+  return {path: leaf.shape for path, leaf in flat(abstract).items()}
+
+
+def expand(
+  table: Sequence[Entry], paths: Mapping[str, Any], layers: int
+) -> Iterator[tuple[Entry, str, int | None]]:
+  """The entries that our tree has, with their name and layer (None: not in a layer)."""
+  for entry in table:
+    if entry.ours[0] not in paths:
+      continue
+    if entry.ours[0].startswith('layers/'):
+      yield from ((entry, entry.theirs.format(i), i) for i in range(layers))
+    else:
+      yield entry, entry.theirs, None
+
+
+def read(
+  config: DecoderConfig,
+  table: Sequence[Entry],
+  sources: Mapping[str, Source],
+  where: str,
+  ignored: str = '$^',
+) -> Params:
+  """Our tree, float32 numpy arrays, from named tensors.
+
+  Args:
+    config: whose tree.
+    table: of names.
+    sources: {their name: tensor}.
+    where: folder or file, for messages.
+    ignored: pattern of names that may stand there and are not read.
+
+  Raises:
+    UserError: a tensor is missing, unknown or of the wrong shape.
+  """
+  wanted = shapes(config)
+  places = list(expand(table, wanted, config.layers))
+  names = {name for _, name, _ in places}
+  _check_names(names, {n for n in sources if not re.search(ignored, n)}, where)
+  leaves = {path: np.empty(shape, np.float32) for path, shape in wanted.items()}
+  for entry, name, layer in places:
+    parts = [leaves[path] if layer is None else leaves[path][layer] for path in entry.ours]
+    source = sources[name]
+    shape = entry.rule.write([np.broadcast_to(np.float32(0), x.shape) for x in parts], config).shape
+    if tuple(source.shape) != shape:
+      raise UserError(
+        f'{source.file}: tensor {name!r} has shape {tuple(source.shape)}; the config wants {shape}'
+      )
+    for part, value in zip(parts, entry.rule.read(source.read(), config), strict=True):
+      part[...] = value
+  return nested(leaves)
+
+
+def write(
+  config: DecoderConfig, table: Sequence[Entry], params: Params
+) -> Iterator[tuple[str, np.ndarray]]:
+  """Their (name, contiguous float32 array), one after another: the inverse of `read`."""
+  leaves = flat(params)
+  for entry, name, layer in expand(table, leaves, config.layers):
+    parts = [
+      np.asarray(leaves[path] if layer is None else leaves[path][layer]) for path in entry.ours
+    ]
+    # safetensors writes what is not contiguous as garbage, silently.
+    yield name, np.ascontiguousarray(entry.rule.write(parts, config), np.float32)
+
+
+def _check_names(wanted: set[str], found: set[str], where: str) -> None:
+  for names, says in ((wanted - found, 'is missing'), (found - wanted, 'is unknown')):
+    if names:
+      more = f' ({len(names)} such tensors)' if len(names) > 1 else ''
+      raise UserError(f'{where}: tensor {min(names)!r} {says}{more}')

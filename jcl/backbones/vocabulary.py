@@ -1,0 +1,60 @@
+"""Rows of the embedding for tokens that the tokenizer was given."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+from jcl.backbones import Params
+from jcl.backbones.decoder import DecoderConfig
+
+NOISE = 0.01  # of the table's standard deviation: tells tokens apart that start as the same copy
+
+
+def grow(
+  config: DecoderConfig,
+  params: Params,
+  count: int,
+  like_ids: Sequence[int],
+  seed: int,
+  init: Literal['copy', 'mean'] = 'copy',
+  multiple: int = 1,
+) -> tuple[DecoderConfig, Params]:
+  """Gives `count` new tokens rows of the embedding and, untied, of the output projection.
+
+  They get the ids V … V+count-1; padding rows that are there already are used first. A copy lets a
+  pretrained model emit the new tokens after a few dozen steps, the mean of all rows does not.
+
+  Args:
+    config: whose `vocabulary` is V.
+    params: whose other leaves, and first V rows, stay as they are.
+    count: new tokens.
+    like_ids: [count] the ids whose rows the new ones start as; read by `copy` alone.
+    seed: of the noise.
+    init: `copy`, or the `mean` of all real rows.
+    multiple: rows of the grown tables are a multiple of it; those beyond the tokens are padding.
+
+  Returns:
+    The config and params, with float32 numpy tables.
+
+  Raises:
+    ValueError: `like_ids` has not one real id a token.
+  """
+  old = config.vocabulary
+  if init == 'copy' and (len(like_ids) != count or not all(0 <= i < old for i in like_ids)):
+    raise ValueError(f'{count} ids below {old} are wanted, one a new token, not {list(like_ids)}')
+  rows = -(-max(config.rows, old + count) // multiple) * multiple
+  params = dict(params)
+  for number, name in enumerate(('embed', 'unembed')):
+    if name not in params:
+      continue
+    table_RD = np.asarray(params[name]['embedding'], np.float32)
+    real_VD = table_RD[:old]
+    start = real_VD[list(like_ids)] if init == 'copy' else real_VD.mean(0, keepdims=True)
+    draw = np.random.default_rng((seed, number, old)).standard_normal((count, config.width))
+    grown_RD = np.zeros((rows, config.width), np.float32)
+    grown_RD[: len(table_RD)] = table_RD
+    grown_RD[old : old + count] = start + NOISE * real_VD.std() * draw
+    params[name] = {'embedding': grown_RD}
+  return dataclasses.replace(config, vocabulary=old + count, rows=rows), params

@@ -1,0 +1,1 @@
+"""What the past leaves: buffers of examples and pseudo samples, as plain data."""

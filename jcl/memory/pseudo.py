@@ -1,0 +1,109 @@
+"""LAMOL's pseudo samples: drawn from the generation token alone, kept where well formed."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from jcl.streams.stream import Example, Task
+
+UNKNOWN = -1  # the task of a sample of the shared generation token
+FIRST_NUMBER = 2**29  # of pseudo samples; a stream's examples count from 0
+SHOWN = 8  # samples in words in every line of the report
+
+Sample = dict[str, Any]
+"""{'task': old task or -1, 'tokens': ids with the answer token and end-of-sequence}."""
+
+
+def examples(samples: Sequence[Sample]) -> list[Example]:
+  """Samples kept in memory as examples; their numbers hold for one task."""
+  return [
+    Example(FIRST_NUMBER + i, '', '', s['task'], tokens=tuple(s['tokens']))
+    for i, s in enumerate(samples)
+  ]
+
+
+def draw(params: Any, task: Task, tools: Any, longest: int, settings: Any) -> list[Sample]:
+  """Draws replay rows for every old task and reports on them.
+
+  int(gamma·|D_t|) samples are shared among the old tasks, the remainder going to the first ones.
+  Draw d for old task s has the key (seed, 'pseudo', task, s, d). With `retry` a task is drawn again
+  where samples are not well formed, up to `max_attempts` times the number asked for.
+
+  Args:
+    params: of the model before the task.
+    task: the task to come.
+    tools: the run's.
+    longest: tokens at most, those of the longest generation row trained so far.
+    settings: LAMOL's.
+  """
+  wanted, olds = int(settings.gamma * len(task.train)), tools.stream.tasks[: task.index]
+  asked = [wanted // task.index + (old.index < wanted % task.index) for old in olds]
+  drawn = [
+    _draw_one(params, task, old, count, tools, longest, settings)
+    for old, count in zip(olds, asked, strict=True)
+  ]
+  if settings.task_tokens:
+    for old, count, (samples, draws) in zip(olds, asked, drawn, strict=True):
+      line = {'task': old.name, 'asked': count, 'drawn': draws}
+      tools.report(pseudo={'before': task.name, **line, **_counts(samples, [old], tools)})
+  elif olds:
+    samples = [s for kept, _ in drawn for s in kept]
+    line = {'task': None, 'asked': wanted, 'drawn': sum(draws for _, draws in drawn)}
+    tools.report(pseudo={'before': task.name, **line, **_counts(samples, olds, tools)})
+  return [s for kept, _ in drawn for s in kept]
+
+
+def _draw_one(
+  params: Any, task: Task, old: Task, asked: int, tools: Any, longest: int, settings: Any
+) -> tuple[list[Sample], int]:
+  """-> at most `asked` samples of one old task, and how many were drawn for them."""
+  text, kept, drawn = tools.text, [], 0
+  limit = asked * (settings.max_attempts if settings.retry else 1)
+  prompt = [*text.start, text.generation_token(old.index)]
+  key = tools.key('pseudo', task.index, old.index)
+  labels = {label.lower() for label in _labels(tools.stream, tools.stream.tasks[: task.index])}
+  owner = old.index if settings.task_tokens else UNKNOWN
+  while len(kept) < asked and drawn < limit:
+    count = min(tools.batch_size if drawn else asked, limit - drawn)
+    ids_RN = tools.sample(
+      params, [prompt] * count, key, drawn, settings.top_k, settings.temperature, longest,
+      name=f'pseudo samples of {old.name}',
+    )  # fmt: skip
+    for ids in ids_RN.tolist():
+      drawn += 1
+      pair = text.parse(ids)
+      if pair is None or (settings.require_known_label and pair[1].lower() not in labels):
+        continue
+      sample = {'task': owner, 'tokens': ids[: ids.index(text.eos) + 1]}
+      if not (settings.deduplicate and sample in kept):
+        kept.append(sample)
+      if len(kept) == asked:  # the rest of the chunk does not count as drawn
+        break
+  return kept, drawn
+
+
+def _labels(stream: Any, tasks: Sequence[Task]) -> dict[str, str]:
+  """{label: name of its task} of the classes of `tasks`."""
+  return {stream.classes[c]: t.name for t in tasks for c in t.classes}
+
+
+def _counts(samples: list[Sample], olds: Sequence[Task], tools: Any) -> dict[str, Any]:
+  """What a line of the report says of kept samples.
+
+  `verbatim` counts inputs that stand, token for token, in the training split of an old task: the
+  measure of what the model gives away.
+  """
+  text, labels = tools.text, {k.lower(): v for k, v in _labels(tools.stream, olds).items()}
+  pairs = [text.parse(s['tokens']) for s in samples]
+  known = [labels[answer.lower()] for _, answer in pairs if answer.lower() in labels]
+  trained = {tuple(text.prompt(e)) for old in olds for e in old.train}
+  prompts = [tuple(text.prompt(e)) for e in examples(samples)]
+  counts = {
+    'kept': len(samples),
+    'distinct': len({tuple(s['tokens']) for s in samples}),
+    'verbatim': sum(prompt in trained for prompt in prompts),
+    'valid_label': len(known) if labels else None,
+    'samples': [list(pair) for pair in pairs[:SHOWN]],
+  }
+  if len(olds) > 1 and labels:
+    counts['by_task'] = {old.name: known.count(old.name) for old in olds}
+  return counts

@@ -1,0 +1,111 @@
+"""How forgetting is held off: methods are records of pure functions, one file each."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, NamedTuple
+
+from jcl.errors import UserError
+from jcl.streams.stream import Plan
+
+
+def _keep(memory, params, task, tools):
+  """A hook that does nothing."""
+  return memory, params
+
+
+class Method(NamedTuple):
+  """A method's pure functions, in the order in which the loop calls them.
+
+  Every field defaults to plain fine-tuning: `Method()` is `seq`.
+
+  Attributes:
+    init: (params, stream, tools) -> memory, a dict of pytrees and plain data in its final shapes;
+      its entry `teacher` is `teacher_params`, all of it that the step sees.
+    before_task: (memory, params, task, tools) -> memory, params.
+    plan: (memory, task) -> Plan, what trains the task, as data.
+    loss_fn: (params, teacher_params, batch) -> {term: (value_M, where_M)}; None: plain
+      cross-entropy, one term `ce`.
+    penalty_fn: (params, teacher_params) -> {term: value}, terms without data.
+    objective: wraps f(params, batch) -> value, (means, terms).
+    after_step: (teacher_params, params, step) -> the same two; None: the teacher stands still.
+    after_task: (memory, params, task, tools) -> memory, params.
+    params_for: (memory, params, task | None) -> the params that are evaluated, sampled, exported;
+      None: the task is not told.
+  """
+
+  init: Callable = lambda params, stream, tools: {'teacher': {}}
+  before_task: Callable = _keep
+  plan: Callable = lambda memory, task: Plan(task.train)
+  loss_fn: Callable | None = None
+  penalty_fn: Callable = lambda params, teacher_params: {}
+  objective: Callable = lambda plain: plain
+  after_step: Callable | None = None
+  after_task: Callable = _keep
+  params_for: Callable = lambda memory, params, task: params
+
+
+@dataclasses.dataclass
+class Settings:
+  """What is known of a method before a tokenizer or a weight is read.
+
+  Attributes:
+    text_format: `plain`, `lamol`, `lamol_task`, `packed` or `class`.
+    scenarios: those it has a meaning in.
+    needs: of the backbone or the scenario: `causal_lm`, `task_id`.
+    neutral: settings under which the objective equals that of `seq` on a batch without replay or
+      generative rows.
+  """
+
+  text_format: ClassVar[str] = 'plain'
+  scenarios: ClassVar[tuple[str, ...]] = ('cil', 'til', 'iil', 'dil', 'cpt')
+  needs: ClassVar[tuple[str, ...]] = ()
+  neutral: ClassVar[Mapping[str, Any]] = {}
+
+  def check(self) -> None:
+    """Refuses settings out of their range.
+
+    Raises:
+      UserError: naming the field.
+    """
+
+
+def require(holds: bool, field: str, value: Any, right: str) -> None:
+  """Raises a UserError that names the method's field unless `holds`."""
+  if not holds:
+    raise UserError(f'method.{field} is {value!r}; it must be {right}')
+
+
+from jcl.methods.joint import Joint, joint  # noqa: E402
+from jcl.methods.lamol import Lamol, lamol  # noqa: E402
+from jcl.methods.replay import Replay, replay  # noqa: E402
+from jcl.methods.seq import Seq, seq  # noqa: E402
+from jcl.methods.single import Single, single  # noqa: E402
+
+METHODS: dict[str, tuple[Callable[[Any, Any], Method], type[Settings]]] = {
+  'seq': (seq, Seq),
+  'joint': (joint, Joint),
+  'single': (single, Single),
+  'replay': (replay, Replay),
+  'lamol': (lamol, Lamol),
+}
+
+
+def settings(name: str) -> Settings:
+  """The default settings of the method `name`.
+
+  Raises:
+    UserError: there is no such method.
+  """
+  if name not in METHODS:
+    raise UserError(f'no method is called {name!r}; there are {", ".join(METHODS)}')
+  return METHODS[name][1]()
+
+
+def name_of(chosen: Settings) -> str:
+  """The name under which a settings class is registered."""
+  return next(name for name, (_, kind) in METHODS.items() if type(chosen) is kind)
+
+
+def make(backbone: Any, chosen: Settings) -> Method:
+  """The method that `chosen` are the settings of."""
+  return METHODS[name_of(chosen)][0](backbone, chosen)

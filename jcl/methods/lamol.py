@@ -1,0 +1,62 @@
+"""LAMOL (Sun et al. 2020): L = CE(QA) + lambda_gen·CE(GEN), replay rows by the model itself."""
+
+import dataclasses
+from typing import ClassVar
+
+from jcl import losses, methods
+from jcl.memory import pseudo
+from jcl.streams.stream import Plan
+
+
+@dataclasses.dataclass
+class Lamol(methods.Settings):
+  """The model answers and generates; pseudo samples of the old tasks train with the new rows."""
+
+  lambda_gen: float = 0.25  # weight of the generation rows
+  gamma: float = 0.20  # pseudo samples for each new example
+  top_k: int = 20  # candidates a token
+  temperature: float = 1.0  # of sampling
+  task_tokens: bool = False  # __0__, __1__, … instead of one __gen__
+  retry: bool = True  # draw again until as many samples parse as were asked for
+  max_attempts: int = 3  # draws at most, as a multiple of the number asked for
+  require_known_label: bool = False  # keep only samples whose answer is a label of an old task
+  deduplicate: bool = False  # keep no sample twice
+  scenarios: ClassVar = ('iil', 'cil', 'til', 'dil')
+  needs: ClassVar = ('causal_lm',)
+  neutral: ClassVar = {'lambda_gen': 0.0}
+
+  @property
+  def text_format(self) -> str:
+    """One generation token for all tasks, or one a task."""
+    return 'lamol_task' if self.task_tokens else 'lamol'
+
+  def check(self) -> None:
+    """Refuses values out of their range."""
+    methods.require(self.lambda_gen >= 0, 'lambda_gen', self.lambda_gen, 'at least 0')
+    methods.require(self.gamma >= 0, 'gamma', self.gamma, 'at least 0')
+    methods.require(self.top_k >= 1, 'top_k', self.top_k, 'at least 1')
+    methods.require(self.temperature > 0, 'temperature', self.temperature, 'above 0')
+    methods.require(self.max_attempts >= 1, 'max_attempts', self.max_attempts, 'at least 1')
+
+
+def lamol(backbone, settings: Lamol) -> methods.Method:
+  """Question answering and generation in one pass, over real and pseudo rows alike."""
+
+  def loss_fn(params, teacher_params, batch):
+    logits_MV = backbone.logits(params, batch, train=True)
+    ce_M = losses.cross_entropy(logits_MV, batch.target_token)
+    return {'qa': (ce_M, ~batch.generative_M), 'gen': (ce_M, batch.generative_M)}
+
+  def init(params, stream, tools):
+    return {'teacher': {}, 'pseudo': [], 'longest': 0}
+
+  def before_task(memory, params, task, tools):
+    samples = pseudo.draw(params, task, tools, memory['longest'], settings)
+    longest = max(len(generation.targets) for _, generation in tools.rows(task.train))
+    return memory | {'pseudo': samples, 'longest': max(longest, memory['longest'])}, params
+
+  def plan(memory, task):
+    weights = {'gen': settings.lambda_gen}
+    return Plan(task.train, pseudo.examples(memory['pseudo']), weights=weights)
+
+  return methods.Method(init, before_task, plan, loss_fn)

@@ -1,0 +1,327 @@
+"""The mesh, the pmapped step and its sisters. The only file that knows an axis name.
+
+`jax.jit` around `jax.shard_map` over one axis: what `jax.pmap` compiles to, and leaves may
+be sharded. Sums and counts are psummed, so a loss is the target-weighted mean over the whole batch on
+any number of devices, however uneven their rows.
+"""
+
+import functools
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jcl import losses
+from jcl.batch import Batch
+
+AXIS = 'data'
+WHOLE = P()
+Tree = Any
+
+
+def make_mesh(devices: int = 0) -> Mesh:
+  """A mesh of the first `devices` devices; 0: of all."""
+  every = jax.devices()
+  count = devices or len(every)
+  return jax.make_mesh((count,), (AXIS,), axis_types=(AxisType.Auto,), devices=every[:count])
+
+
+def specs(tree: Tree, mesh: Mesh, fsdp: bool = False) -> Tree:
+  """A partition spec a leaf: with `fsdp` its largest dimension that divides evenly, else whole."""
+  count = mesh.size
+
+  def spec(x):
+    dims = [i for i, size in enumerate(jnp.shape(x)) if size % count == 0 and jnp.ndim(x) > 1]
+    if not (fsdp and count > 1 and dims):
+      return P()
+    return P(*[None] * max(dims, key=lambda i: x.shape[i]), AXIS)
+
+  return jax.tree.map(spec, tree)
+
+
+def gather(tree: Tree, tree_specs: Tree) -> Tree:
+  """Whole leaves from their shards, inside a shard_map."""
+
+  def one(x, spec):
+    return lax.all_gather(x, AXIS, axis=tuple(spec).index(AXIS), tiled=True) if AXIS in spec else x
+
+  return jax.tree.map(one, tree, tree_specs)
+
+
+def place(tree: Tree, mesh: Mesh, tree_specs: Tree = WHOLE) -> Tree:
+  """Arrays on the mesh; on several processes every one must hold the whole `tree`."""
+
+  def one(x, spec):
+    sharding = NamedSharding(mesh, spec)
+    if jax.process_count() == 1:
+      return jax.device_put(x, sharding)
+    x = fetch(x)
+    return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+
+  if isinstance(tree_specs, P):
+    return jax.tree.map(lambda x: one(x, tree_specs), tree)
+  return jax.tree.map(one, tree, tree_specs)
+
+
+def place_batch(batch: Batch, mesh: Mesh) -> Batch:
+  """A batch on the mesh, each device its own block."""
+  return place(batch, mesh, P(AXIS))
+
+
+def fetch(x: Any) -> np.ndarray:
+  """A whole array on the host, wherever its shards are."""
+  if isinstance(x, jax.Array) and not x.is_fully_addressable:
+    from jax.experimental import multihost_utils
+
+    return np.asarray(multihost_utils.process_allgather(x, tiled=True))
+  return np.asarray(x)
+
+
+def split(params: Tree, rules: tuple) -> tuple[Tree, Tree, Tree]:
+  """Which leaves train.
+
+  Args:
+    params: a nested dict.
+    rules: ((pattern, True | False | mask over leading axes), …), first match wins, unmatched leaves
+      are frozen.
+
+  Returns:
+    trained, frozen and masks, trees like `params` with None where a leaf is not theirs.
+  """
+
+  def rule(path, x):
+    name = '/'.join(str(k.key) for k in path)
+    found = next((r for pattern, r in rules if re.search(pattern, name)), False)
+    if isinstance(found, bool):
+      return found
+    return np.reshape(found, (*np.shape(found), *[1] * (x.ndim - np.ndim(found))))
+
+  kinds = jax.tree_util.tree_map_with_path(rule, params)
+  trained = jax.tree.map(lambda k, x: None if k is False else x, kinds, params)
+  frozen = jax.tree.map(lambda k, x: x if k is False else None, kinds, params)
+  masks = jax.tree.map(
+    lambda k: None if k is False else np.asarray(1 if k is True else k, np.float32), kinds
+  )
+  return trained, frozen, masks
+
+
+def join(trained: Tree, frozen: Tree) -> Tree:
+  """The whole tree from the two that `split` made."""
+  return jax.tree.map(lambda a, b: b if a is None else a, trained, frozen, is_leaf=_is_none)
+
+
+def weighted(weights: Mapping[str, Any], values: Mapping[str, jax.Array]) -> jax.Array:
+  """Σ_k weights[k]·values[k]; a term without a weight counts 1."""
+  return sum((weights.get(k, 1.0) * v for k, v in values.items()), jnp.float32(0))
+
+
+def _is_none(x: Any) -> bool:
+  return x is None
+
+
+def _ratio(sums: jax.Array, counts: jax.Array) -> jax.Array:
+  """The mean, 0 where nothing counts; of vectors (one entry a task) the sum of the means."""
+  return jnp.sum(sums / jnp.where(counts > 0, counts, 1))
+
+
+def _totals(terms: Mapping, batch: Batch, tasks: int) -> tuple[dict, dict]:
+  """{term: sum} and {term: count} of this device's targets."""
+  pairs = {k: losses.total(v, w, batch, tasks) for k, (v, w) in terms.items()}
+  return {k: s for k, (s, _) in pairs.items()}, {k: c for k, (_, c) in pairs.items()}
+
+
+def _whole(plain: Callable, objective: Callable, tasks: int) -> Callable:
+  """-> f(params, weights, batch) -> (loss, means), gradient: one pass over this device's batch."""
+
+  def call(params, weights, batch):
+    def value(params, batch):
+      terms = plain(params, batch)
+      sums, counts = lax.psum(_totals(terms, batch, tasks), AXIS)
+      means = {k: _ratio(sums[k], counts[k]) for k in sums}
+      return weighted(weights, means), (means, terms)
+
+    def wrapped(params, batch):
+      loss, (means, _) = objective(value)(params, batch)
+      return loss, means
+
+    return jax.value_and_grad(wrapped, has_aux=True)(params, batch)
+
+  return call
+
+
+def _accumulated(plain: Callable, own: Tree, tasks: int, microbatches: int) -> Callable:
+  """The same value and gradient as `_whole`, a microbatch at a time.
+
+  Counts depend on the batch alone and are taken first, for all microbatches and devices; each
+  microbatch then adds Σ_k w_k·sum_k/count_k, so uneven microbatches weigh as they should.
+  """
+
+  def call(params, weights, batch):
+    parts = jax.tree.map(lambda x: x.reshape(microbatches, -1, *x.shape[1:]), batch)
+    varying = jax.tree.map(
+      lambda x, spec: x if AXIS in spec else lax.pcast(x, AXIS, to='varying'), params, own
+    )
+    # The forward pass in here is dead code: only where_M and the weights reach the counts.
+    per_part = lax.map(lambda part: _totals(plain(params, part), part, tasks)[1], parts)
+    counts = lax.psum(jax.tree.map(lambda x: x.sum(0), per_part), AXIS)
+
+    def value(params, part):
+      sums, _ = _totals(plain(params, part), part, tasks)
+      return weighted(weights, {k: _ratio(sums[k], counts[k]) for k in sums}), sums
+
+    def add(carry, part):
+      (_, sums), grads = jax.value_and_grad(value, has_aux=True)(varying, part)
+      return jax.tree.map(jnp.add, carry, (sums, grads)), None
+
+    blank = jax.tree.map(jnp.zeros_like, (counts, varying))
+    blank = (lax.pcast(blank[0], AXIS, to='varying'), blank[1])
+    (sums, grads), _ = lax.scan(add, blank, parts)
+    sums = lax.psum(sums, AXIS)
+    grads = jax.tree.map(lambda g, spec: g if AXIS in spec else lax.psum(g, AXIS), grads, own)
+    means = {k: _ratio(sums[k], counts[k]) for k in sums}
+    return (weighted(weights, means), means), grads
+
+  return call
+
+
+def make_gradient(
+  method,
+  loss_fn: Callable,
+  mesh: Mesh,
+  *,
+  fsdp: bool = False,
+  tasks: int = 0,
+  microbatches: int = 1,
+) -> Callable:
+  """-> f(trained, frozen, teacher_params, weights, batch) -> (loss, values), gradient.
+
+  Everything the objective is made of: the data terms inside the shard_map, the penalties on whole
+  arrays in the global view, each weighted; `values` has every term's unweighted value.
+  """
+
+  def gradient(trained, frozen, teacher_params, weights, batch):
+    own, rest, theirs = (specs(t, mesh, fsdp) for t in (trained, frozen, teacher_params))
+
+    def per_device(trained, frozen, teacher_params, weights, batch):
+      frozen, teacher_params = gather(frozen, rest), gather(teacher_params, theirs)
+
+      def plain(trained, batch):  # the gather is inside: an objective's inner gradients are global
+        return loss_fn(join(gather(trained, own), frozen), teacher_params, batch)
+
+      if microbatches > 1:
+        value_and_grad = _accumulated(plain, own, tasks, microbatches)
+      else:
+        value_and_grad = _whole(plain, method.objective, tasks)
+      return value_and_grad(trained, weights, batch)
+
+    (loss, means), grads = jax.shard_map(
+      per_device,
+      mesh=mesh,
+      in_specs=(own, rest, theirs, P(), P(AXIS)),
+      out_specs=((P(), P()), own),
+    )(trained, frozen, teacher_params, weights, batch)
+
+    def penalty(trained):
+      values = method.penalty_fn(join(trained, frozen), teacher_params)
+      return weighted(weights, values), values
+
+    (extra, penalties), more = jax.value_and_grad(penalty, has_aux=True)(trained)
+    values = {**means, **penalties}
+    if unknown := set(weights) - set(values):
+      raise ValueError(f'weights for terms that the loss does not have: {sorted(unknown)}')
+    return (loss + extra, values), jax.tree.map(jnp.add, grads, more)
+
+  return gradient
+
+
+def make_step(
+  method, loss_fn: Callable, optimizer: optax.GradientTransformation, mesh: Mesh, **how
+):
+  """The pmapped train step.
+
+  Args:
+    method: the record of the method.
+    loss_fn: (params, teacher_params, batch) -> {term: (value_M, where_M)}.
+    optimizer: gives updates before the learning rate, which the step multiplies in.
+    mesh: of devices.
+    **how: as `make_gradient`.
+
+  Returns:
+    jitted step(state, fixed, weights, rate, batch) -> state, metrics. `state` (donated) holds
+    params (those that train), optimizer, step and a teacher that moves; `fixed` holds frozen,
+    masks and a teacher that does not.
+  """
+  gradient = make_gradient(method, loss_fn, mesh, **how)
+
+  def step(state, fixed, weights, rate, batch):
+    (frozen, masks, still), params = fixed, state['params']
+    teacher_params = state.get('teacher', still)
+    mask = lambda tree: jax.tree.map(jnp.multiply, tree, masks)
+    (loss, values), grads = gradient(params, frozen, teacher_params, weights, batch)
+    grads = mask(grads)
+    updates, opt = optimizer.update(grads, state['optimizer'], params)
+    updates = jax.tree.map(lambda u: -rate * u, mask(updates))
+    new = {
+      'params': optax.apply_updates(params, updates),
+      'optimizer': opt,
+      'step': state['step'] + 1,
+    }
+    if method.after_step is not None:
+      whole = join(new['params'], frozen)
+      new['teacher'], moved = method.after_step(teacher_params, whole, state['step'])
+      new['params'] = jax.tree.map(
+        lambda p, m: None if p is None else m, params, moved, is_leaf=_is_none
+      )
+    return new, {'loss': loss, 'gradient_norm': optax.global_norm(grads), **values}
+
+  return jax.jit(step, donate_argnums=0)
+
+
+def map_targets(fn: Callable, mesh: Mesh) -> Callable:
+  """fn(params, batch) -> [M, …] of one device => the same over all devices, [n·M, …]."""
+  return jax.jit(jax.shard_map(fn, mesh=mesh, in_specs=(P(), P(AXIS)), out_specs=P(AXIS)))
+
+
+def sum_examples(fn: Callable, mesh: Mesh) -> Callable:
+  """fn(params, batch of one example) -> tree => its sum over every example on every device.
+
+  The batch is laid out with one block an example, so positions are local to the example. `params`
+  must be varying: of a replicated tree jax.grad would hand back the sum over devices, silently.
+  """
+
+  @functools.partial(jax.jit, static_argnums=2)
+  def call(params, batch, examples):
+    def per_device(params, batch):
+      params = lax.pcast(params, AXIS, to='varying')
+      each = jax.tree.map(lambda x: x.reshape(examples // mesh.size, -1, *x.shape[1:]), batch)
+      trees = jax.vmap(fn, (None, 0))(params, each)
+      return lax.psum(jax.tree.map(lambda x: x.sum(0), trees), AXIS)
+
+    return jax.shard_map(per_device, mesh=mesh, in_specs=(P(), P(AXIS)), out_specs=P())(
+      params, batch
+    )
+
+  return call
+
+
+def map_rows(fn: Callable, mesh: Mesh) -> Callable:
+  """fn(params, *arrays with a leading row axis, *scalars) => the same over all devices.
+
+  No collective may stand in `fn`: devices may leave its loop at different steps.
+  """
+
+  @jax.jit
+  def call(params, rows, scalars):
+    return jax.shard_map(
+      lambda params, rows, scalars: fn(params, *rows, *scalars),
+      mesh=mesh, in_specs=(P(), P(AXIS), P()), out_specs=P(AXIS), check_vma=False,
+    )(params, rows, scalars)  # fmt: skip
+
+  return call

@@ -1,0 +1,233 @@
+"""The accuracy matrix and the comparison of methods as PNG pictures: the same bytes every time."""
+
+import io
+import os
+import pathlib
+import textwrap
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from jcl.comparison import (
+  NULL,
+  Run,
+  grouped,
+  in_one_line,
+  metrics_of,
+  score_of,
+  shown,
+  whole_matrix,
+)
+from jcl.metrics import average_so_far
+
+# Okabe and Ito (2008): told apart with any colour vision; yellow is left out, it is lost on white.
+COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#56B4E9', '#E69F00')
+MARKERS = 'osD^vP'
+REFERENCE = '#222222'  # a method of which only the end is known
+INK, FAINT, GRID, NOT_YET = '#222222', '#666666', '#dddddd', '#ebebeb'
+STYLE = {
+  'font.family': 'DejaVu Sans',  # comes with matplotlib
+  'font.size': 9,
+  'text.color': INK,
+  'text.parse_math': False,  # a $ in a task's name is a $
+  'axes.edgecolor': FAINT,
+  'axes.labelcolor': INK,
+  'axes.linewidth': 0.8,
+  'axes.spines.top': False,
+  'axes.spines.right': False,
+  'axes.titlesize': 9,
+  'xtick.color': FAINT,
+  'ytick.color': FAINT,
+  'xtick.labelcolor': INK,
+  'ytick.labelcolor': INK,
+  'hatch.color': '#c4c4c4',
+  'hatch.linewidth': 0.8,
+}
+DPI = 144
+NAME = 24  # characters of a name, at most
+LETTER = 0.078  # inches, of the usual size
+GAP = 0.3  # cells, around what stands apart in the heat map
+
+
+def heat_map(results: Run, path: str | pathlib.Path) -> None:
+  """Writes a run's accuracy matrix as an annotated heat map.
+
+  Args:
+    results: the contents of `results.json`.
+    path: of the PNG file; written atomically.
+
+  Raises:
+    UserError: the matrix is malformed.
+  """
+  write_atomically(path, heat_map_png(results))
+
+
+def comparison_picture(results: Sequence[Run], path: str | pathlib.Path) -> None:
+  """Writes the picture of several runs: what each method knows after each task, and what it lost.
+
+  Args:
+    results: the contents of their `results.json`; seeds of one method are averaged.
+    path: of the PNG file; written atomically.
+
+  Raises:
+    UserError: the runs cannot be compared, or a matrix is malformed.
+  """
+  write_atomically(path, comparison_png(results))
+
+
+def write_atomically(path: str | pathlib.Path, content: bytes) -> None:
+  """Writes a file whole or not at all."""
+  path = pathlib.Path(path)
+  part = path.with_name(f'.{path.name}.part')
+  try:
+    with open(part, 'wb') as file:
+      file.write(content)
+      file.flush()
+      os.fsync(file.fileno())
+    os.replace(part, path)
+  finally:
+    part.unlink(missing_ok=True)
+
+
+def heat_map_png(results: Run) -> bytes:
+  """The bytes of `heat_map`."""
+  metrics_of(results)  # refuses a malformed matrix
+  return _drawn(lambda: _heat_map(results))
+
+
+def comparison_png(results: Sequence[Run]) -> bytes:
+  """The bytes of `comparison_picture`."""
+  groups = grouped(results)
+  return _drawn(lambda: _comparison(groups))
+
+
+def _drawn(draw: Callable[[], Any]) -> bytes:
+  """The PNG of the figure that `draw` makes, without any global state of matplotlib."""
+  import matplotlib
+  from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+  with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+    warnings.filterwarnings('ignore', 'Glyph .* missing from', UserWarning)  # a box is drawn
+    figure, content = draw(), io.BytesIO()
+    FigureCanvasAgg(figure).print_png(content, metadata={'Software': None})
+  return content.getvalue()
+
+
+def _figure(width: float, height: float) -> Any:
+  from matplotlib.figure import Figure
+
+  return Figure(figsize=(width, height), dpi=DPI, facecolor='white')
+
+
+def _short(name: Any) -> str:
+  return textwrap.shorten(in_one_line(name), NAME, placeholder='…') or in_one_line(name)[:NAME]
+
+
+def _heat_map(run: Run) -> Any:
+  """The figure; cells are unit squares, the row before training and the means stand apart."""
+  matrix, score = whole_matrix(run), score_of(run)
+  names, tasks = [_short(t) for t in run['tasks']], len(run['tasks'])
+  longest = max(map(len, names))
+  cell_width, cell_height = (0.64, 0.42) if tasks <= 12 else (0.48, 0.32)
+  slanted = longest * LETTER > cell_width
+  left = 0.35 + LETTER * max(longest + len('after '), len('before training'))
+  top = 0.75 + (LETTER * 0.65 * max(longest, 11) if slanted else 0.25)
+  grid_width, grid_height = cell_width * (tasks + 1 + GAP), cell_height * (tasks + 1 + GAP)
+  width = max(left + grid_width + (0.65 if slanted else 0.2), 5.4)
+  height = top + grid_height + 0.55
+  figure = _figure(width, height)
+  axes = figure.add_axes(
+    (left / width, 0.55 / height, grid_width / width, grid_height / height),
+    xlim=(0, tasks + 1 + GAP), ylim=(tasks + 1 + GAP, 0),
+  )  # fmt: skip
+  axes.set_axis_off()
+  for i, row in enumerate(matrix):
+    y = i + GAP * (i > 0)
+    label = f'after {names[i - 1]}' if i else 'before training'
+    axes.text(-0.15, y + 0.5, label, ha='right', va='center')
+    for j, value in enumerate(row):
+      _cell(axes, (j, y), value, _shade(value, matrix, score), i, j, _cell_text(value, run))
+  for i, mean in enumerate(average_so_far(matrix, score)):
+    text = _cell_text(mean, run)
+    axes.text(tasks + GAP + 0.5, i + 1.5 + GAP, text, ha='center', va='center', weight='bold')
+  for j, name in enumerate([*names, 'mean so far']):
+    x = j + 0.5 + GAP * (j == tasks)
+    if slanted:
+      axes.text(x - 0.2, -0.15, name, rotation=40, rotation_mode='anchor', va='bottom')
+    else:
+      axes.text(x, -0.2, name.replace('mean ', 'mean\n'), ha='center', va='bottom')
+  _title(figure, run, left=0.15 / width, height=height)
+  _key(figure, matrix)
+  return figure
+
+
+def _shade(value: float | None, matrix: Sequence[Sequence[float | None]], score: str) -> float:
+  """How good a cell is, from 0 to 1; log-perplexity against the extremes of its matrix."""
+  if value is None:
+    return 0.0
+  if score == 'accuracy':
+    return value
+  known = [cell for row in matrix for cell in row if cell is not None]
+  return (max(known) - value) / max(max(known) - min(known), 1e-9)
+
+
+def _cell_text(value: float | None, run: Run) -> str:
+  """Short enough for a cell: tenths of a per cent only where there is room for them."""
+  text = shown(value, score_of(run))
+  if value is None or score_of(run) != 'accuracy':
+    return '' if value is None else text[:5]
+  return f'{100 * value:.0f}' if len(run['tasks']) > 12 or value == 1 else text
+
+
+def _cell(
+  axes: Any, corner: tuple[float, float], value: float | None, shade: float, i: int, j: int,
+  text: str,
+) -> None:  # fmt: skip
+  """Cell (i, j): hatched where nothing is known, grey where task j was not learned yet."""
+  import matplotlib
+  from matplotlib.patches import Rectangle
+
+  edge = {'edgecolor': 'white', 'linewidth': 1.5}
+  if value is None:
+    style = {**edge, 'facecolor': '#fafafa', 'hatch': '////'}
+  elif i <= j:
+    style = {**edge, 'facecolor': NOT_YET}
+  else:
+    style = {**edge, 'facecolor': matplotlib.colormaps['Blues'](0.08 + 0.82 * shade)}
+  axes.add_patch(Rectangle(corner, 1, 1, **style))
+  if i == j + 1 and value is not None:
+    inner = (corner[0] + 0.04, corner[1] + 0.04)
+    axes.add_patch(Rectangle(inner, 0.92, 0.92, fill=False, edgecolor=INK, linewidth=1.4))
+  colour = FAINT if i <= j else 'white' if shade > 0.6 else INK
+  axes.text(corner[0] + 0.5, corner[1] + 0.5, text, ha='center', va='center', color=colour)
+
+
+def _title(figure: Any, run: Run, left: float, height: float) -> None:
+  """What run this is, and the two numbers that the matrix comes down to."""
+  score, found = score_of(run), metrics_of(run)
+  where = f' on {run["stream"]}' if run.get('stream') else ''
+  title = in_one_line(f'{run["method"]}{where}, seed {run.get("seed", NULL)}')
+  figure.text(left, 1 - 0.27 / height, title, size=12, weight='bold')
+  unit = 'accuracy in %' if score == 'accuracy' else 'log-perplexity in nats, lower is better'
+  average, forgetting = (shown(found[k], score) for k in ('average_accuracy', 'forgetting'))
+  words = f'{unit}: average at the end {average}, forgetting {forgetting}'
+  figure.text(left, 1 - 0.5 / height, words, color=FAINT)
+
+
+def _key(figure: Any, matrix: Sequence[Sequence[float | None]]) -> None:
+  """Says what grey, hatches and frames mean, where there are any."""
+  from matplotlib.patches import Patch
+
+  cells = {(i, j): value for i, row in enumerate(matrix) for j, value in enumerate(row)}
+  known = lambda where: any(v is not None for (i, j), v in cells.items() if where(i, j))
+  entries = []
+  if known(lambda i, j: i == j + 1):
+    entries.append(Patch(facecolor='white', edgecolor=INK, linewidth=1.4, label='just learned'))
+  if known(lambda i, j: i <= j):
+    entries.append(Patch(facecolor=NOT_YET, label='not learned yet'))
+  if None in cells.values():
+    entries.append(Patch(facecolor='#fafafa', hatch='////', label='not evaluated'))
+  figure.legend(
+    handles=entries, loc='lower left', bbox_to_anchor=(0.0, 0.0), ncols=len(entries) or 1,
+    frameon=False, fontsize=8, labelcolor=FAINT, handlelength=1.2, columnspacing=1.5,
+  )  # fmt: skip

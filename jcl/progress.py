@@ -1,0 +1,48 @@
+"""What a run says while it works: a bar on a terminal, a plain line now and then elsewhere."""
+
+import sys
+import time
+
+import tqdm
+
+EVERY = 30.0  # seconds between plain lines
+
+
+class Bar:
+  """The progress of one piece of work.
+
+  Args:
+    title: what is under way, e.g. `task 2/5 bank: train`.
+    total: steps or chunks.
+    quiet: say nothing.
+    done: those done already, before a resume.
+  """
+
+  def __init__(self, title: str, total: int, quiet: bool = False, done: int = 0):
+    self._title, self._total, self._done, self._quiet = title, total, done, quiet
+    self._start = self._said = time.monotonic()
+    self._first, self._tokens = done, 0
+    self._bar = None
+    if not quiet and sys.stderr.isatty():
+      self._bar = tqdm.tqdm(total=total, initial=done, desc=title, leave=False, dynamic_ncols=True)
+
+  def advance(self, done: int, tokens: int = 0, note: str = '') -> None:
+    """Says how far the work has come, and how many tokens it has read since the last call."""
+    self._tokens += tokens
+    now = time.monotonic()
+    speed = self._tokens / max(now - self._start, 1e-9)
+    words = ', '.join(x for x in (note, f'{speed:,.0f} tokens/s' if self._tokens else '') if x)
+    if self._bar is not None:
+      self._bar.set_postfix_str(words, refresh=False)
+      self._bar.update(done - self._done)
+    elif not self._quiet and now - self._said > EVERY:
+      left = (now - self._start) * (self._total - done) / max(done - self._first, 1)
+      clock = f'{left // 60:.0f}:{left % 60:02.0f}'
+      print(f'  {self._title}: {done}/{self._total}, {words}, {clock} left', file=sys.stderr)
+      self._said = now
+    self._done = done
+
+  def close(self) -> None:
+    """Takes the bar away."""
+    if self._bar is not None:
+      self._bar.close()

@@ -1,0 +1,115 @@
+"""The batches of a task, composed, laid out and placed ahead of the step that takes them."""
+
+import queue
+import threading
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from jcl import batch as batches
+from jcl import parallel
+from jcl.config import TrainConfig
+from jcl.streams import rows
+from jcl.streams.stream import Plan
+from jcl.tools import Tools
+
+AHEAD = 2  # batches that wait on the device
+
+
+class Fed(NamedTuple):
+  """One step's batch.
+
+  Attributes:
+    number: of the step in its task, from 0.
+    batch: placed on the mesh.
+    tokens: real ones in it.
+    ends_epoch: it is the last of its epoch.
+  """
+
+  number: int
+  batch: Any
+  tokens: int
+  ends_epoch: bool
+
+
+class Feed:
+  """The steps of one task, a function of (seed, plan, task, step) alone.
+
+  Attributes:
+    plan: with its examples resolved.
+    total: steps of the task.
+    per_epoch: steps of its first epoch.
+  """
+
+  def __init__(self, plan: Plan, task: int, tools: Tools, train: TrainConfig):
+    resolve = lambda examples: [tools.example(e) for e in examples]
+    self.plan = plan._replace(new=resolve(plan.new), old=resolve(plan.old))
+    self._task, self._tools, self._train = task, tools, train
+    self._first = self._compose(0)
+    self.per_epoch = len(self._first)
+    self.total = train.steps or train.epochs * self.per_epoch
+
+  def _compose(self, epoch: int) -> list[rows.Step]:
+    tools = self._tools
+    rows_of = lambda example, replay: tools.text.rows(example, replay)
+    size = self._train.batch_size
+    return rows.steps(self.plan, rows_of, tools.seed, self._task, epoch, size)
+
+  def _rows(self) -> int:
+    """Rows that a batch has room for: the same for every step of a run."""
+    width = len(self._tools.text.rows(self.plan.new[0]))
+    size = self._train.batch_size
+    if self.plan.level == 'batch' and self.plan.old:
+      size = max(size // 2, 1) * (1 + self.plan.candidates)
+    return width * max(size, self._train.batch_size)
+
+  def _laid_out(self, skip: int) -> Iterator[Fed]:
+    """Batches from step `skip` on."""
+    number, epoch = 0, 0
+    blocks = self._tools.mesh.size * self._train.microbatches
+    while number < self.total:
+      steps = self._compose(epoch) if epoch else self._first
+      if number + len(steps) > skip:
+        shapes = batches.shapes([step.rows for step in steps], blocks, self._rows())
+        for i, (step, shape) in enumerate(zip(steps, shapes, strict=True)):
+          if skip <= number + i < self.total:
+            batch = batches.layout(
+              step.rows, blocks, shape, step.keys, self.plan.tables, self._tools.heads
+            )
+            batch = parallel.place_batch(batch, self._tools.mesh)
+            tokens = sum(len(r.tokens) for r in step.rows)
+            yield Fed(number + i, batch, tokens, i == len(steps) - 1)
+      number, epoch = number + len(steps), epoch + 1
+
+  def batches(self, skip: int = 0) -> Iterator[Fed]:
+    """Batches from step `skip` on, made by a thread that stays at most two ahead."""
+    ready: queue.Queue = queue.Queue(AHEAD)
+    stop = threading.Event()
+
+    def put(item: Any) -> bool:
+      while not stop.is_set():
+        try:
+          ready.put(item, timeout=0.1)
+          return True
+        except queue.Full:
+          continue
+      return False
+
+    def work() -> None:
+      try:
+        for fed in self._laid_out(skip):
+          if not put(fed):
+            return
+        put(None)
+      except BaseException as error:  # whatever it is, the loop must hear of it
+        put(error)
+
+    thread = threading.Thread(target=work, daemon=True, name='jcl-feed')
+    thread.start()
+    try:
+      while (item := ready.get()) is not None:
+        if isinstance(item, BaseException):
+          raise item
+        yield item
+    finally:
+      stop.set()
+      thread.join()

@@ -1,0 +1,263 @@
+"""What a method's hooks may ask for, all of it in deterministic mode.
+
+The rule of re-entry: a hook that was killed is called again from its start with the memory and
+parameters it was first given; each fold it had finished answers at once from the journal, the one
+under way goes on from its carry. So a hook need only be a function of its arguments that asks for
+the same folds in the same order: no clock, no set order, no change of `memory` in place.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jcl import batch as batches
+from jcl import generate, parallel
+from jcl.backbones import Backbone
+from jcl.streams.stream import Example, Plan, Reference, Stream, Task
+from jcl.streams.text import Text
+
+WIDTHS = tuple(2**e for e in range(18))  # of prompts: few, for each is a compilation
+
+
+@dataclasses.dataclass
+class Journal:
+  """The folds of the phase under way.
+
+  Attributes:
+    entries: [name, chunks done, carry] of each fold, in the order asked for.
+    asked: folds asked for since the hook was (re-)entered.
+  """
+
+  entries: list[list] = dataclasses.field(default_factory=list)
+  asked: int = 0
+
+  def next(self, name: str) -> list:
+    """The entry of the next fold, known from before a kill or new."""
+    self.asked += 1
+    if self.asked > len(self.entries):
+      self.entries.append([name, 0, None])
+    entry = self.entries[self.asked - 1]
+    if entry[0] != name:
+      raise RuntimeError(f'fold {self.asked} was {entry[0]} before and is {name} now')
+    return entry
+
+
+class Tools:
+  """Long work for hooks: maps, means and samples, each a fold over chunks.
+
+  Attributes:
+    backbone, text, stream, mesh, seed: of the run.
+    batch_size: rows (examples, for `mean_examples`) a chunk, on all devices together.
+    heads: for a classifier, task index -> `batch.Heads`; else None.
+    journal: of the phase under way.
+    on_chunk: called as (name, chunks done, chunks) after every chunk.
+    reports: what hooks said with `report`, by kind; the loop takes them when the hook returns.
+    generated: tokens sampled so far, up to the end of each row.
+    timed: kind -> a context whose seconds are charged to that kind.
+  """
+
+  def __init__(
+    self, backbone: Backbone, text: Text, stream: Stream, mesh: Any, seed: int, batch_size: int,
+    class_task: np.ndarray | None = None, told: bool = False,
+  ):  # fmt: skip
+    self.backbone, self.text, self.stream, self.mesh, self.seed = backbone, text, stream, mesh, seed
+    self.batch_size = -(-batch_size // mesh.size) * mesh.size
+    self.class_task, self.told = class_task, told
+    self.current = 0
+    self.journal = Journal()
+    self.on_chunk: Callable[[str, int, int], None] = lambda name, done, chunks: None
+    self.reports: dict[str, list] = {}
+    self.generated = 0
+    self.timed: Callable[[str], Any] = lambda kind: contextlib.nullcontext()
+    self._examples = {e.number: e for e in stream.examples}
+    self._map = functools.cache(lambda fn: parallel.map_targets(fn, mesh))
+    self._sum = functools.cache(lambda fn: parallel.sum_examples(fn, mesh))
+    self._generate = functools.cache(self._make_generate)
+
+  @property
+  def heads(self) -> batches.Heads | None:
+    """Which classes may be answered now; None without a head."""
+    if self.class_task is None:
+      return None
+    return batches.Heads(self.class_task, self.current, self.told)
+
+  def fold(self, name: str, body: Callable, carry: Any, chunks: Sequence) -> Any:
+    """carry = body(carry, chunk) over `chunks`, losing none of it to a kill.
+
+    Args:
+      name: of the work, for the progress bar and the journal.
+      body: (carry, chunk) -> carry, a function of its arguments.
+      carry: a tree of arrays in their final shapes (None: `body` makes it from the first chunk).
+      chunks: any sequence.
+    """
+    entry = self.journal.next(name)
+    if entry[2] is not None:
+      carry = entry[2]
+    for i in range(entry[1], len(chunks)):
+      carry = body(carry, chunks[i])
+      entry[1:] = i + 1, carry
+      self.on_chunk(name, i + 1, len(chunks))
+    return carry
+
+  def key(self, purpose: str, *numbers: int) -> jax.Array:
+    """The key of (seed, purpose, numbers)."""
+    key = jax.random.key(self.seed)
+    for number in (zlib.crc32(purpose.encode()), *numbers):
+      key = jax.random.fold_in(key, number)
+    return key
+
+  def report(self, **lines: Any) -> None:
+    """Adds lines to lists of `results.json`, by kind; written when the hook returns."""
+    for kind, line in lines.items():
+      self.reports.setdefault(kind, []).append(line)
+
+  def example(self, one: Example | Reference) -> Example:
+    """An example from itself or from its reference."""
+    return one if isinstance(one, Example) else self._examples[one[1]]
+
+  def rows(self, examples: Sequence[Example | Reference], replay: bool = False) -> list[tuple]:
+    """The rows of each example, in the method's text format."""
+    return [self.text.rows(self.example(e), replay) for e in examples]
+
+  def trained(self, plan: Plan, task: Task) -> list[Example]:
+    """The new examples of a task in their order in the plan."""
+    return [self.example(e) for e in plan.new]
+
+  def map_targets(self, fn: Callable, params: Any, rows: Sequence[batches.Row]) -> list[np.ndarray]:
+    """fn(params, batch) -> [M, …] over rows => one array [m, …] a row, in the order of `rows`.
+
+    Every row is computed in its own smallest length bucket with a fixed number of rows.
+    """
+    starts = np.cumsum([0, *(len(r.targets) for r in rows)])
+    by_length = sorted(range(len(rows)), key=lambda i: len(rows[i].tokens))
+    chunks = _cut(by_length, self.batch_size)
+
+    def part(carry, chunk):
+      values = self._map_chunk(fn, params, [rows[i] for i in chunk])
+      if carry is None:
+        carry = np.zeros((starts[-1], *values[0].shape[1:]), values[0].dtype)
+      carry = carry.copy()
+      for i, value in zip(chunk, values, strict=True):
+        carry[starts[i] : starts[i + 1]] = value
+      return carry
+
+    flat = self.fold(getattr(fn, '__name__', 'map'), part, None, chunks)
+    return [] if flat is None else np.split(flat, starts[1:-1])
+
+  def _map_chunk(self, fn: Callable, params: Any, rows: list[batches.Row]) -> list[np.ndarray]:
+    blocks = self.mesh.size
+    (shape,) = batches.shapes([rows], blocks, self.batch_size)
+    batch = batches.layout(rows, blocks, shape, heads=self.heads)
+    values = parallel.fetch(self._map(fn)(params, parallel.place_batch(batch, self.mesh)))
+    out: list[Any] = [None] * len(rows)
+    for block, members in enumerate(batches.deal(rows, blocks)):
+      at = block * shape.targets
+      for i in members:
+        out[i] = values[at : at + len(rows[i].targets)]
+        at += len(rows[i].targets)
+    return out
+
+  def mean_examples(self, fn: Callable, params: Any, examples: Sequence) -> Any:
+    """Mean over `examples` of fn(params, batch of the rows of one example) -> tree."""
+    items = self.rows(examples)
+    longest = max(len(r.tokens) for item in items for r in item)
+    targets = max(sum(len(r.targets) for r in item) for item in items)
+    width, size = len(items[0]), self.batch_size
+    shape = batches.Shape(
+      size * width,
+      batches.bucket(longest, batches.LENGTHS),
+      batches.bucket(targets, batches.TARGETS),
+    )
+    labels = self.key('labels', self.current)
+
+    def part(carry, chunk):
+      batch = self._example_blocks(chunk, shape, width, labels)
+      new = self._sum(fn)(params, parallel.place_batch(batch, self.mesh), size)
+      return new if carry is None else jax.tree.map(jnp.add, carry, new)
+
+    total = self.fold(getattr(fn, '__name__', 'mean'), part, None, _cut(items, size))
+    return jax.tree.map(lambda x: x / len(items), total)
+
+  def _example_blocks(self, items: list, shape: batches.Shape, width: int, key) -> batches.Batch:
+    """A batch with one block an example; blocks without one weigh nothing."""
+    one = shape._replace(rows=width)
+    items = items + [()] * (self.batch_size - len(items))
+    parts = []
+    for item in items:
+      keys = [jax.random.key_data(jax.random.fold_in(key, r.number)) for r in item]
+      keys = np.array(keys, np.uint32).reshape(-1, 2)
+      parts.append(batches.layout(item, 1, one, keys, heads=self.heads))
+    return jax.tree.map(lambda *x: np.concatenate(x), *parts)
+
+  def _make_generate(self, max_new: int, k: int) -> Callable:
+    text = self.text
+    fn = functools.partial(generate.generate, self.backbone, max_new, k, text.eos, text.pad)
+    return parallel.map_rows(fn, self.mesh)
+
+  def sample(
+    self, params: Any, prompts: Sequence[Sequence[int]], key: jax.Array, first: int = 0,
+    k: int = 1, temperature: float = 1.0, max_new: int = 32, name: str = 'sample',
+  ) -> np.ndarray:  # fmt: skip
+    """Continues prompts by top-k sampling; `k` 1 is greedy.
+
+    Args:
+      params: of the backbone.
+      prompts: [R] lists of ids.
+      key: prompt i draws from fold_in(key, first + i), whatever its chunk or device.
+      first: see `key`.
+      k: candidates a token.
+      temperature: of the softmax over them.
+      max_new: tokens at most, end-of-sequence included.
+      name: of the fold.
+
+    Returns:
+      [R, max_new] int32, the padding token after the first end-of-sequence.
+    """
+    rung = batches.bucket(max_new, batches.TARGETS)
+    by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    run = self._generate(rung, min(k, self.backbone.vocabulary))
+
+    def part(out, chunk):
+      ids, valid = self._left_padded([prompts[i] for i in chunk])
+      numbers = np.zeros(self.batch_size, np.int32)
+      numbers[: len(chunk)] = np.array(chunk) + first
+      keys = np.asarray(_row_keys(key, numbers))
+      scalars = (np.float32(temperature), np.int32(max_new))
+      tokens = parallel.fetch(
+        run(params, parallel.place_batch((ids, valid, keys), self.mesh), scalars)
+      )
+      out = out.copy()
+      out[chunk] = tokens[: len(chunk), :max_new]
+      ended = np.cumsum(out[chunk] == self.text.eos, 1) - (out[chunk] == self.text.eos)
+      self.generated += int((ended == 0).sum())
+      return out
+
+    out = np.full((len(prompts), max_new), self.text.pad, np.int32)
+    with self.timed('generate'):
+      return self.fold(name, part, out, _cut(by_length, self.batch_size))
+
+  def _left_padded(self, prompts: list) -> tuple[np.ndarray, np.ndarray]:
+    width = batches.bucket(max(map(len, prompts)), WIDTHS)
+    ids = np.full((self.batch_size, width), self.text.pad, np.int32)
+    valid = np.zeros((self.batch_size, width), bool)
+    for i, prompt in enumerate(prompts):
+      ids[i, width - len(prompt) :] = prompt
+      valid[i, width - len(prompt) :] = True
+    return ids, valid
+
+
+@jax.jit
+def _row_keys(key: jax.Array, numbers: jax.Array) -> jax.Array:
+  """[R, 2] uint32 key data of fold_in(key, number)."""
+  return jax.random.key_data(jax.vmap(jax.random.fold_in, (None, 0))(key, numbers))
+
+
+def _cut(items: Sequence, size: int) -> list:
+  return [items[i : i + size] for i in range(0, len(items), size)]

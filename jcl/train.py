@@ -1,0 +1,336 @@
+"""The loop: init, evaluate; then for every task before_task, train, after_task, evaluate.
+
+Every phase is a function from run to run; a snapshot is the run between two of them, or inside one.
+"""
+
+import collections
+import dataclasses
+import math
+import pathlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jcl import evaluate as evaluation
+from jcl import losses, parallel
+from jcl.checkpoint import MetricsLog, Snapshots, by_path
+from jcl.errors import UserError
+from jcl.experiment import Experiment
+from jcl.optimizer import learning_rate, make_optimizer, merged, trainable_rules
+from jcl.progress import Bar
+from jcl.record import Clock, Record
+from jcl.streams.feed import Fed, Feed
+from jcl.streams.stream import Task
+from jcl.tools import Journal
+
+IN_FLIGHT = 2  # steps dispatched and not waited for: more deadlock fake CPU devices
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """All that a snapshot holds.
+
+  Attributes:
+    params: of the model.
+    memory: of the method.
+    optimizer: leaves of the optimiser's state by path; None: fresh.
+    done: phases finished.
+    step: steps taken in the task under way.
+    best: the parameters with the best dev score of the task, under `keep_best`.
+    best_score: that score.
+    record: what `results.json` will say.
+    log_length: bytes of metrics.jsonl.
+  """
+
+  params: Any
+  memory: Any = None
+  optimizer: Any = None
+  done: int = 0
+  step: int = 0
+  best: Any = None
+  best_score: float = -1.0
+  record: dict = dataclasses.field(default_factory=dict)
+  log_length: int = 0
+
+  replace = dataclasses.replace
+
+
+class Loop:
+  """One run: the phases and what they share.
+
+  Args:
+    parts: of the run.
+    workdir: where it leaves its files; it exists.
+    quiet: no progress on the terminal.
+  """
+
+  def __init__(self, parts: Experiment, workdir: pathlib.Path, quiet: bool = False):
+    self.parts, self.workdir, self.quiet = parts, workdir, quiet
+    self.config, self.method, self.tools = parts.config, parts.method, parts.tools
+    train = self.config.train
+    self.optimizer = make_optimizer(train, parts.added, ('embed', 'unembed'))
+    self.loss_fn = self.method.loss_fn or losses.plain(parts.backbone)
+    self.train_step = parallel.make_step(
+      self.method, self.loss_fn, self.optimizer, self.tools.mesh, fsdp=train.fsdp,
+      tasks=len(parts.stream) if self.tools.class_task is not None and parts.told else 0,
+      microbatches=train.microbatches,
+    )  # fmt: skip
+    self.clock = Clock()
+    self.tools.timed = self.clock.of
+    self.record = Record(parts)
+    self.snapshots = Snapshots(workdir)
+
+  def say(self, line: str) -> None:
+    """A line for the person who waits."""
+    if not self.quiet:
+      print(line, flush=True)
+
+  def run(self) -> dict[str, Any]:
+    """Learns the tasks one after another; the same call goes on where a killed one was.
+
+    Returns:
+      What `results.json` says.
+    """
+    now = self._start()
+    stream = self.parts.stream
+    phases: list[tuple[Task | None, Callable]] = [(None, self.init), (None, self.evaluate)]
+    for task in stream.tasks:
+      phases += [(task, f) for f in (self.before_task, self.train, self.after_task, self.evaluate)]
+    self.log = MetricsLog(self.workdir / 'metrics.jsonl', now.log_length)
+    try:
+      for task, phase in phases[now.done :]:
+        self.tools.current = 0 if task is None else task.index
+        now = phase(now, task).replace(done=now.done + 1)
+        now = self._with_record(now)
+        self.tools.journal = Journal()
+        if phase == self.evaluate:
+          self._save(now)
+          if task is not None and self.config.checkpoint.keep_tasks:
+            self.snapshots.keep(f'{task.index + 1}-{task.name}')
+          self.record.write(self.workdir, now.params, finished=now.done == len(phases))
+      if now.done == len(phases) and not self.record.written:
+        self.record.write(self.workdir, now.params, finished=True)
+    finally:
+      self.snapshots.close()
+      self.log.close()
+    return self.record.results(now.params, finished=True)
+
+  def _start(self) -> Run:
+    """The newest snapshot, or the beginning."""
+    found = self.snapshots.latest()
+    for line in self.snapshots.said:
+      self.say(line)
+    if found is None:
+      return Run(self.parts.initial_params())
+    self.tools.journal = Journal([list(e) for e in found.pop('journal')])
+    now = Run(**found)
+    self.record.restore(now.record)
+    self.say(f'going on after {now.done} phases from snapshot {self.snapshots.number}')
+    return now
+
+  def _with_record(self, now: Run) -> Run:
+    """The run with what its record and clock say now."""
+    self.record.take(self.tools, self.clock)
+    return now.replace(record=self.record.state(), log_length=self.log.length())
+
+  def _save(self, now: Run) -> None:
+    content = {f.name: getattr(now, f.name) for f in dataclasses.fields(now)}
+    self.snapshots.save({**content, 'journal': [list(e) for e in self.tools.journal.entries]})
+
+  def _title(self, task: Task | None, what: str) -> str:
+    if task is None:
+      return what
+    return f'task {task.index + 1}/{len(self.parts.stream)} {task.name}: {what}'
+
+  def _hook(self, now: Run, task: Task | None, hook: Callable) -> tuple[Any, Any]:
+    """Calls a hook, its folds on a progress bar, its time on the clock."""
+    with self._folds(task), self.clock.of('memory'):
+      return hook(now.memory, now.params, task, self.tools)
+
+  def _folds(self, task: Task | None) -> '_FoldBars':
+    return _FoldBars(self, task)
+
+  def init(self, now: Run, task: Task | None) -> Run:
+    """The method's memory."""
+    with self.clock.of('memory'):
+      memory = self.method.init(now.params, self.parts.stream, self.tools)
+    return now.replace(memory=memory)
+
+  def before_task(self, now: Run, task: Task) -> Run:
+    """Teacher, pseudo samples, adapters."""
+    memory, params = self._hook(now, task, self.method.before_task)
+    carried = self.config.train.optimizer_between_tasks == 'carried'
+    state = now.optimizer if carried else None
+    return now.replace(
+      memory=memory, params=params, optimizer=state, step=0, best=None, best_score=-1.0
+    )
+
+  def after_task(self, now: Run, task: Task) -> Run:
+    """Fisher, buffer, adapters put away; optimiser state where it is carried on."""
+    memory, params = self._hook(now, task, self.method.after_task)
+    carried = self.config.train.optimizer_between_tasks == 'carried'
+    return now.replace(
+      memory=memory, params=params, best=None, optimizer=now.optimizer if carried else None
+    )
+
+  def train(self, now: Run, task: Task) -> Run:
+    """All steps of a task."""
+    plan = self.method.plan(now.memory, task)
+    if not plan.new:
+      return now
+    feed = Feed(plan, task.index, self.tools, self.config.train)
+    state, fixed = self._ready(now, plan)
+    weights = {k: np.float32(v) for k, v in plan.weights.items()}
+    bar = Bar(self._title(task, 'train'), feed.total, self.quiet, now.step)
+    pending: collections.deque = collections.deque()
+    steps = feed.batches(now.step)
+    try:
+      with self.clock.of('train'):
+        for fed in steps:
+          if len(pending) == IN_FLIGHT:
+            self._settle(task, bar, *pending.popleft())
+          rate = learning_rate(self.config.train, fed.number, feed.total)
+          state, metrics = self.train_step(state, fixed, weights, np.float32(rate), fed.batch)
+          pending.append((fed, metrics, rate))
+          if self._due(fed, feed):
+            while pending:
+              self._settle(task, bar, *pending.popleft())
+            now = self._inside(self._taken(now, state, fixed, fed), task, fed, feed)
+        while pending:
+          self._settle(task, bar, *pending.popleft())
+    finally:
+      steps.close()
+      bar.close()
+    now = self._taken(now, state, fixed, fed)
+    return now if now.best is None else now.replace(params=now.best)
+
+  def _due(self, fed: Fed, feed: Feed) -> bool:
+    """Whether something is done between this step and the next."""
+    evaluate, every = self.config.evaluate, self.config.checkpoint.every_steps
+    count, last = fed.number + 1, fed.number + 1 == feed.total
+    epochs = -(-count // feed.per_epoch)
+    self._snapshot_due = bool(every) and count % every == 0 and not last
+    self._curve_due = bool(evaluate.every_steps) and count % evaluate.every_steps == 0
+    if evaluate.every_epochs and fed.ends_epoch:
+      self._curve_due = self._curve_due or epochs % evaluate.every_epochs == 0
+    self._best_due = self.config.train.keep_best and (fed.ends_epoch or last)
+    return self._snapshot_due or self._curve_due or self._best_due
+
+  def _inside(self, now: Run, task: Task, fed: Fed, feed: Feed) -> Run:
+    """What is done between two steps: dev scores, the best parameters, a snapshot."""
+    if self._curve_due or self._best_due:
+      seen = self.parts.stream.tasks[: task.index + 1] if self._curve_due else [task]
+      with self.clock.of('evaluate'):
+        scores = {t.name: self._score(now, t, t.dev).accuracy for t in seen}
+      self.tools.journal = Journal()
+      self.log.write({'task': task.index, 'step': fed.number + 1, 'dev': scores})
+      if self._best_due and scores[task.name] > now.best_score:
+        now = now.replace(best=jax.tree.map(np.asarray, now.params), best_score=scores[task.name])
+    if self._snapshot_due:
+      now = self._with_record(now)
+      self._save(now)
+    return now
+
+  def _ready(self, now: Run, plan: Any) -> tuple[dict, tuple]:
+    """-> (state, fixed): the run's arrays as the step takes them, copied and placed."""
+    mesh, fsdp = self.tools.mesh, self.config.train.fsdp
+    rules = plan.trainable or trainable_rules(self.config.train.trainable)
+    trained, frozen, masks = parallel.split(now.params, rules)
+    if not jax.tree.leaves(trained):
+      raise UserError(f'train.trainable {self.config.train.trainable} names no parameter')
+    own = lambda tree: jax.tree.map(jnp.array, tree)  # the step donates; a hook may keep its own
+    put = lambda tree: parallel.place(tree, mesh, parallel.specs(tree, mesh, fsdp))
+    fresh = jax.jit(self.optimizer.init)(trained)
+    state = {
+      'params': put(own(trained)),
+      'optimizer': put(own(merged(fresh, now.optimizer))),
+      'step': parallel.place(np.int32(now.step), mesh),
+    }
+    teacher = put(own(now.memory['teacher']))
+    if self.method.after_step is not None:
+      state['teacher'], teacher = teacher, {}
+    return state, (put(frozen), parallel.place(masks, mesh), teacher)
+
+  def _taken(self, now: Run, state: dict, fixed: tuple, fed: Fed) -> Run:
+    """The run after a step, its arrays copied out of the step's reach."""
+    state = jax.tree.map(jnp.array, state)
+    memory = now.memory
+    if 'teacher' in state:
+      memory = {**memory, 'teacher': state['teacher']}
+    return now.replace(
+      params=parallel.join(state['params'], fixed[0]), optimizer=by_path(state['optimizer']),
+      memory=memory, step=fed.number + 1,
+    )  # fmt: skip
+
+  def _settle(self, task: Task, bar: Bar, fed: Fed, metrics: dict, rate: float) -> None:
+    """Waits for a step and reads its metrics."""
+    values = {k: float(v) for k, v in jax.device_get(jax.block_until_ready(metrics)).items()}
+    wrong = [k for k, v in values.items() if not math.isfinite(v)]
+    if wrong:
+      raise UserError(
+        f'task {task.name}, step {fed.number + 1}: {", ".join(wrong)} is not finite; '
+        'lower train.learning_rate (the last snapshot is good)'
+      )
+    self.record.tokens['train'] += fed.tokens
+    bar.advance(fed.number + 1, fed.tokens, f'loss {values["loss"]:.3f}')
+    if fed.number % self.config.train.log_every == 0:
+      self.log.write({'task': task.index, 'step': fed.number + 1, 'rate': rate, **values})
+
+  def _score(self, now: Run, task: Task, examples: Any) -> evaluation.Score:
+    params = self.method.params_for(now.memory, now.params, task if self.parts.told else None)
+    how, longest = self.config.evaluate.answer, self.parts.longest_answer
+    return evaluation.score(params, task, examples, self.tools, how, longest)
+
+  def evaluate(self, now: Run, task: Task | None) -> Run:
+    """A row of the accuracy matrix: every seen task and the next one; all before the first."""
+    stream = self.parts.stream
+    if task is not None and not self.method.plan(now.memory, task).new:
+      self.record.skip_row()
+      return now
+    seen = len(stream) if task is None else min(task.index + 2, len(stream))
+    with self._folds(task), self.clock.of('evaluate'):
+      scores = [self._score(now, t, t.test) for t in stream.tasks[:seen]]
+      trained = None
+      if self.config.scenario == 'iil':
+        trained = [self._score(now, t, t.train) for t in stream.tasks[:seen]]
+    self.record.add_row(task, scores, trained)
+    self.say(self.record.line(task))
+    return now
+
+
+class _FoldBars:
+  """Shows the folds of a hook on progress bars."""
+
+  def __init__(self, loop: Loop, task: Task | None):
+    self._loop, self._task, self._bar, self._name = loop, task, None, None
+
+  def __enter__(self) -> None:
+    self._loop.tools.on_chunk = self._advance
+
+  def _advance(self, name: str, done: int, chunks: int) -> None:
+    if name != self._name:
+      self._close()
+      self._bar = Bar(self._loop._title(self._task, name), chunks, self._loop.quiet)
+      self._name = name
+    self._bar.advance(done)
+
+  def _close(self) -> None:
+    if self._bar is not None:
+      self._bar.close()
+
+  def __exit__(self, *error: Any) -> None:
+    self._close()
+    self._loop.tools.on_chunk = lambda name, done, chunks: None
+
+
+def train(parts: Experiment, workdir: pathlib.Path, quiet: bool = False) -> dict[str, Any]:
+  """Runs an experiment in `workdir` to its end and returns its results."""
+  start = time.monotonic()
+  results = Loop(parts, workdir, quiet).run()
+  if not quiet:
+    print(f'{time.monotonic() - start:.0f} s')
+  return results
