@@ -150,7 +150,7 @@ def test_class_tasks_follow_appearance_or_the_seed():
   }
   assert len(orders) > 3
   assert class_tasks(splits, 1, 7) == class_tasks(splits, 1, 7)
-  with pytest.raises(UserError, match="test:1: label 'd' is not in the train split, which has a"):
+  with pytest.raises(UserError, match="test:1: label 'd' is not in the train split, which has 'a'"):
     class_tasks(splits | {'test': rows('test', ('x', 'd'))}, 2, -1)
   with pytest.raises(UserError, match='classes_per_task is 0'):
     class_tasks(splits, 0, -1)
@@ -184,7 +184,7 @@ REFUSED = {
   'surrogate': ((task(train=rows('train', ('\ud800', 'a'))),), 'train:1: .* surrogate'),
   'unknown test label': (
     (task(test=rows('test', ('x', 'b'))),),
-    "test:1: label 'b' is not in the train split of task 'first', which has a",
+    "test:1: label 'b' is not in the train split of task 'first', which has 'a'",
   ),
   'unknown dev label': ((task(dev=rows('dev', ('x', 'b'))),), "dev:1: label 'b'"),
   'label of another task': (

@@ -172,6 +172,7 @@ REFUSED = {
   'folders that are no list': (manifest(folders='..'), "'folders' is not a list"),
   'template without fields': (manifest(template='x'), r"template 'x': needs \{x\}"),
   'text that is no template': (task(text='{a'), r"text '\{a' is no template"),
+  'text with a conversion': (task(text='{text!r}'), 'is no template: write columns as'),
   'split that is no file': (task(train=['a']), r"tasks\[0\]: 'train' is neither a file nor"),
   'unknown key of a split': (task(train={'hf': 'a', 'name': 'b'}), "'train': unknown key 'name'"),
   'missing file': (task(train='nowhere.csv'), r'nowhere\.csv: cannot be read \(No such file'),
@@ -180,6 +181,8 @@ REFUSED = {
   'path outside': (task(train='../train.jsonl'), r"manifest\.json: '\.\./train\.jsonl' lies out"),
   'absolute path': (task(train='/etc/passwd.csv'), r"'/etc/passwd\.csv' lies outside"),
   'path with NUL': (task(train='a\0.csv'), r"'a\\x00\.csv' is no path"),
+  'path with a line end': (task(train='a\n.csv'), r"'a\\n\.csv' is no path"),
+  'data set with a line end': (task(train={'hf': 'a\nb'}), "'train' holds a line end"),
   'empty file': (train(''), r'train\.jsonl: the file is empty'),
   'blank file': (train('\n \n'), r'train\.jsonl: the file is empty'),
   'malformed line': (train(TRAIN + '{"text": "x", label: "y"}\n'), r'train\.jsonl:3: malformed'),
@@ -202,7 +205,7 @@ REFUSED = {
   'half a surrogate pair': (train('{"text": "\\ud83d", "label": "a"}'), ':1: .*surrogate'),
   'unknown test label': (
     {'test.jsonl': '{"text": "x", "label": "grete"}'},
-    r"test\.jsonl:1: label 'grete' is not in the train split of task 'talk', which has greet, part",
+    r"test\.jsonl:1: label 'grete' is not in the train split of task 'talk', which has 'greet', 'part'",
   ),
   'duplicate id': (
     task(id='n')

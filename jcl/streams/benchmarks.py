@@ -204,7 +204,9 @@ def columns(fields: dict[str, str], where: str, *names: str) -> list[str]:
   """The values of columns that a published file must have."""
   missing = [name for name in names if name not in fields]
   if missing:
-    raise UserError(f'{where}: no column {missing[0]!r}: the file has {", ".join(map(repr, fields))}')
+    raise UserError(
+      f'{where}: no column {missing[0]!r}: the file has {", ".join(map(repr, fields))}'
+    )
   return [fields[name] for name in names]
 
 

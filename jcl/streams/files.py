@@ -208,7 +208,9 @@ def records(manifest: Manifest, source: Any, split: str, where: str) -> list[Rec
   check_keys(source, HUB_KEYS, f'{where}: {split!r}')
   check_strings(source, HUB_KEYS, f'{where}: {split!r}')
   if not all(map(str.isprintable, source.values())):
-    raise UserError(f'{where}: {split!r} holds a line end or another control character: take it out')
+    raise UserError(
+      f'{where}: {split!r} holds a line end or another control character: take it out'
+    )
   return hub_records(manifest, source, split)
 
 
@@ -298,8 +300,11 @@ def filled(record: Record, text: str) -> str:
     return value(record, text)
   try:
     pieces = list(string.Formatter().parse(text))
-  except ValueError as error:
-    raise UserError(f"the manifest's text {text!r} is no template ({error}): mend it") from None
+    plain = not any(spec or conversion for *_, spec, conversion in pieces)
+  except ValueError:
+    plain = False
+  if not plain:
+    raise UserError(f"the manifest's text {text!r} is no template: write columns as {{column}}")
   return ''.join(
     piece + ('' if column is None else value(record, column)) for piece, column, *_ in pieces
   )
