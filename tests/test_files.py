@@ -205,7 +205,7 @@ REFUSED = {
   'half a surrogate pair': (train('{"text": "\\ud83d", "label": "a"}'), ':1: .*surrogate'),
   'unknown test label': (
     {'test.jsonl': '{"text": "x", "label": "grete"}'},
-    r"test\.jsonl:1: label 'grete' is not in the train split of task 'talk', which has 'greet', 'part'",
+    r"test\.jsonl:1: label 'grete' is not in the train split of task 'talk', which has 'greet'",
   ),
   'duplicate id': (
     task(id='n')
