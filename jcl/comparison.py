@@ -124,12 +124,12 @@ def learned_and_kept(group: Group) -> list[tuple[float | None, float | None]]:
   ]  # fmt: skip
 
 
-def shown(value: float | None, score: str) -> str:
-  """A score in words: accuracy in % with one decimal, log-perplexity with three."""
+def shown(value: float | None, unit: str) -> str:
+  """A number in words: shares and accuracy in %, nats with three decimals, seconds with one."""
   if value is None:
     return NULL
-  value, digits = (100 * value, 1) if score == 'accuracy' else (value, 3)
-  return f'{round(value, digits) + 0.0:.{digits}f}'  # + 0.0: no -0.0
+  scale, digits = {'log_perplexity': (1, 3), 'seconds': (1, 1)}.get(unit, (100, 1))
+  return f'{round(scale * value, digits) + 0.0:.{digits}f}'  # + 0.0: no -0.0
 
 
 def in_one_line(text: Any) -> str:

@@ -1,6 +1,7 @@
 """The accuracy matrix and the comparison of methods as PNG pictures: the same bytes every time."""
 
 import io
+import math
 import os
 import pathlib
 import textwrap
@@ -10,12 +11,16 @@ from typing import Any
 
 from jcl.comparison import (
   NULL,
+  Group,
   Run,
+  curve,
   grouped,
   in_one_line,
+  learned_and_kept,
   metrics_of,
   score_of,
   shown,
+  summary,
   whole_matrix,
 )
 from jcl.metrics import average_so_far
@@ -46,6 +51,7 @@ STYLE = {
 DPI = 144
 NAME = 24  # characters of a name, at most
 LETTER = 0.078  # inches, of the usual size
+LINES, PANEL = 4.2, 1.6  # inches: width of the lines' axes, and of a panel with its margin
 GAP = 0.3  # cells, around what stands apart in the heat map
 
 
@@ -209,9 +215,9 @@ def _title(figure: Any, run: Run, left: float, height: float) -> None:
   title = in_one_line(f'{run["method"]}{where}, seed {run.get("seed", NULL)}')
   figure.text(left, 1 - 0.27 / height, title, size=12, weight='bold')
   unit = 'accuracy in %' if score == 'accuracy' else 'log-perplexity in nats, lower is better'
-  average, forgetting = (shown(found[k], score) for k in ('average_accuracy', 'forgetting'))
-  words = f'{unit}: average at the end {average}, forgetting {forgetting}'
-  figure.text(left, 1 - 0.5 / height, words, color=FAINT)
+  sums = {'average at the end': found['average_accuracy'], 'forgetting': found['forgetting']}
+  words = ', '.join(f'{k} {shown(v, score)}' for k, v in sums.items() if v is not None)
+  figure.text(left, 1 - 0.5 / height, f'{unit}: {words}' if words else unit, color=FAINT)
 
 
 def _key(figure: Any, matrix: Sequence[Sequence[float | None]]) -> None:
@@ -231,3 +237,142 @@ def _key(figure: Any, matrix: Sequence[Sequence[float | None]]) -> None:
     handles=entries, loc='lower left', bbox_to_anchor=(0.0, 0.0), ncols=len(entries) or 1,
     frameon=False, fontsize=8, labelcolor=FAINT, handlelength=1.2, columnspacing=1.5,
   )  # fmt: skip
+
+
+def _comparison(groups: Sequence[Group]) -> Any:
+  """The figure: lines over the stream on the left, a panel a method on the right; in inches."""
+  score, tasks = score_of(groups[0].runs[0]), _task_names(groups)
+  styles = [_style(i, group) for i, group in enumerate(groups)]
+  columns = len(groups) if len(groups) <= 3 else min(math.ceil(len(groups) / 2), 4)
+  rows = math.ceil(len(groups) / columns)
+  panel = max(3.4 / rows, 0.85 + 0.2 * len(tasks))
+  labels = 0.35 + LETTER * max(len(style['label']) for style in styles)
+  start = 0.75 + LINES + labels + 0.3 + LETTER * max(map(len, tasks))
+  width, height = start + columns * PANEL + 0.15, 1.2 + rows * panel
+  figure = _figure(width, height)
+  place = (0.75, 0.7, LINES, rows * panel - 0.45)
+  limits = _curves(_axes(figure, place), groups, styles, score)
+  for index, (group, style) in enumerate(zip(groups, styles, strict=True)):
+    row, column = divmod(index, columns)
+    bottom = 0.7 + (rows - 1 - row) * panel
+    axes = _axes(figure, (start + column * PANEL, bottom, PANEL - 0.25, panel - 0.8))
+    _dots(axes, group, style, limits)
+    axes.set_yticks(range(len(tasks)), tasks if column == 0 else [''] * len(tasks))
+  left, top = 0.15 / width, 1 - 0.3 / height
+  unit = 'accuracy, %' if score == 'accuracy' else 'log-perplexity, nats'
+  bold = {'size': 11, 'weight': 'bold'}
+  figure.text(left, top, f'Average over the tasks learned so far ({unit})', **bold)
+  corner = (start - 0.1 - LETTER * max(map(len, tasks))) / width
+  figure.text(corner, top, 'Each task: ○ just learned  ● at the end', **bold)
+  return figure
+
+
+def _axes(figure: Any, place: tuple[float, float, float, float]) -> Any:
+  """Axes at (left, bottom, width, height) inches."""
+  size = (*figure.get_size_inches(), *figure.get_size_inches())
+  return figure.add_axes([float(x / s) for x, s in zip(place, size, strict=True)])
+
+
+def _task_names(groups: Sequence[Group]) -> list[str]:
+  """The tasks' names where all runs agree on their order, else their places in it."""
+  orders = {tuple(run['tasks']) for group in groups for run in group.runs}
+  if len(orders) == 1:
+    return [_short(name) for name in orders.pop()]
+  return [f'task {i + 1}' for i in range(max(map(len, orders)))]
+
+
+def _style(index: int, group: Group) -> dict[str, Any]:
+  """Colour and marker by place; black and dashed where only the end is known."""
+  known = [point for point in curve(group) if point is not None]
+  ends = len(known) <= 1 < len(group.runs[0]['tasks'])
+  return {
+    'label': _short(group.label),
+    'color': REFERENCE if ends else COLOURS[index % len(COLOURS)],
+    'marker': '' if ends else MARKERS[index % len(MARKERS)],
+    'linestyle': '--' if ends or index >= len(COLOURS) else '-',
+    'reference': ends,
+  }
+
+
+def _curves(
+  axes: Any, groups: Sequence[Group], styles: Sequence[dict], score: str
+) -> tuple[float, float]:
+  """Draws the lines and names them at their right ends -> limits of the score's axis."""
+  scale, last = 100 if score == 'accuracy' else 1, 1
+  ends: list[tuple[float, dict]] = []
+  for group, style in zip(groups, styles, strict=True):
+    points = [(i + 1, *p) for i, p in enumerate(curve(group)) if p is not None]
+    last = max(last, len(group.runs[0]['tasks']))
+    if not points:
+      continue
+    x, means, low, high = zip(*points, strict=True)
+    means, low, high = ([scale * v for v in values] for values in (means, low, high))
+    look = {k: style[k] for k in ('color', 'linestyle')}
+    if style['reference']:
+      axes.axhline(means[-1], linewidth=1.4, zorder=1, **look)
+    else:
+      axes.fill_between(x, low, high, color=style['color'], alpha=0.18, linewidth=0)
+      axes.plot(x, means, marker=style['marker'], markersize=5.5, linewidth=2, **look)
+    ends.append((means[-1], style))
+  if score == 'accuracy':
+    axes.set_ylim(-3, 103)
+  else:
+    axes.invert_yaxis()
+  axes.set_xlim(1 - 0.04 * last, last + 0.04 * last)
+  axes.set_xlabel('tasks learned')
+  axes.xaxis.get_major_locator().set_params(integer=True)
+  axes.grid(axis='y', color=GRID, linewidth=0.8)
+  axes.set_axisbelow(True)
+  axes.tick_params(length=0)
+  _name_ends(axes, ends)
+  return axes.get_ylim()
+
+
+def _name_ends(axes: Any, ends: Sequence[tuple[float, dict]]) -> None:
+  """Names lines beside their right ends, moved apart where they would overlap."""
+  figure_height = float(axes.figure.get_size_inches()[1])
+  bottom, top = axes.get_ylim()
+  letter = 0.165 / (axes.get_position().height * figure_height)  # of the axes' height
+  wanted = sorted(((value - bottom) / (top - bottom), i) for i, (value, _) in enumerate(ends))
+  places: list[float] = []
+  for place, _ in wanted:
+    places.append(max(place, places[-1] + letter) if places else place)
+  over = places[-1] - 1.02 if places else 0
+  ceiling = 1.02
+  for k in reversed(range(len(places) if over > 0 else 0)):  # push down what stands above the top
+    places[k] = min(places[k], ceiling)
+    ceiling = places[k] - letter
+  for place, (_, i) in zip(places, wanted, strict=True):
+    style = ends[i][1]
+    axes.text(
+      1.03, place, style['label'], color=style['color'], va='center', weight='bold',
+      transform=axes.transAxes,
+    )  # fmt: skip
+
+
+def _dots(axes: Any, group: Group, style: dict, limits: tuple[float, float]) -> None:
+  """Draws a line per task from what was just learned (hollow) to the end (filled)."""
+  score = score_of(group.runs[0])
+  scale = 100 if score == 'accuracy' else 1
+  look = {'color': style['color'], 'markersize': 6, 'linestyle': ''}
+  for j, (learned, kept) in enumerate(learned_and_kept(group)):
+    if learned is not None and kept is not None:
+      axes.plot(
+        [scale * learned, scale * kept], [j, j], color=style['color'], alpha=0.45, linewidth=2.5
+      )
+    if learned is not None:
+      axes.plot(scale * learned, j, marker='o', markerfacecolor='white', **look)
+    if kept is not None:
+      axes.plot(scale * kept, j, marker='o', **look)
+  tasks = len(group.runs[0]['tasks'])
+  axes.set(xlim=limits if score == 'accuracy' else limits[::-1], ylim=(tasks - 0.5, -0.5))
+  axes.set_title(style['label'], color=style['color'], weight='bold', loc='left', pad=16)
+  forgetting = summary(group)['forgetting'][0]
+  words = 'the end alone is known' if style['reference'] else f'forgets {shown(forgetting, score)}'
+  axes.text(0, 1.03, words, transform=axes.transAxes, color=FAINT, size=8)
+  if score == 'accuracy':
+    axes.set_xticks([0, 50, 100])
+  axes.grid(axis='x', color=GRID, linewidth=0.8)
+  axes.set_axisbelow(True)
+  axes.spines['left'].set_visible(False)
+  axes.tick_params(length=0)
