@@ -246,20 +246,21 @@ def _comparison(groups: Sequence[Group]) -> Any:
   columns = len(groups) if len(groups) <= 3 else min(math.ceil(len(groups) / 2), 4)
   rows = math.ceil(len(groups) / columns)
   panel = max(3.4 / rows, 0.85 + 0.2 * len(tasks))
-  labels = 0.35 + LETTER * max(len(style['label']) for style in styles)
+  labels = 0.4 + 1.1 * LETTER * max(len(style['label']) + len(' 100.0') for style in styles)
   start = 0.75 + LINES + labels + 0.3 + LETTER * max(map(len, tasks))
-  width, height = start + columns * PANEL + 0.15, 1.2 + rows * panel
+  width, height = start + columns * PANEL + 0.15, 0.9 + rows * panel
   figure = _figure(width, height)
-  place = (0.75, 0.7, LINES, rows * panel - 0.45)
-  limits = _curves(_axes(figure, place), groups, styles, score)
+  place = (0.75, 0.7, LINES, rows * panel - 0.8)
+  _curves(_axes(figure, place), groups, styles, score)
+  limits = _limits(groups, score)
   for index, (group, style) in enumerate(zip(groups, styles, strict=True)):
     row, column = divmod(index, columns)
     bottom = 0.7 + (rows - 1 - row) * panel
     axes = _axes(figure, (start + column * PANEL, bottom, PANEL - 0.25, panel - 0.8))
     _dots(axes, group, style, limits)
     axes.set_yticks(range(len(tasks)), tasks if column == 0 else [''] * len(tasks))
-  left, top = 0.15 / width, 1 - 0.3 / height
-  unit = 'accuracy, %' if score == 'accuracy' else 'log-perplexity, nats'
+  left, top = 0.15 / width, 1 - 0.27 / height
+  unit = 'accuracy, %' if score == 'accuracy' else 'log-perplexity, nats; up is better'
   bold = {'size': 11, 'weight': 'bold'}
   figure.text(left, top, f'Average over the tasks learned so far ({unit})', **bold)
   corner = (start - 0.1 - LETTER * max(map(len, tasks))) / width
@@ -294,10 +295,18 @@ def _style(index: int, group: Group) -> dict[str, Any]:
   }
 
 
-def _curves(
-  axes: Any, groups: Sequence[Group], styles: Sequence[dict], score: str
-) -> tuple[float, float]:
-  """Draws the lines and names them at their right ends -> limits of the score's axis."""
+def _limits(groups: Sequence[Group], score: str) -> tuple[float, float]:
+  """Of an axis on which better is further: 0 to 100 %, or from the worst nats to the best."""
+  if score == 'accuracy':
+    return -3.0, 103.0
+  pairs = [pair for group in groups for pair in learned_and_kept(group)]
+  known = [value for pair in pairs for value in pair if value is not None] or [0.0]
+  margin = 0.06 * (max(known) - min(known)) or 0.1
+  return max(known) + margin, min(known) - margin
+
+
+def _curves(axes: Any, groups: Sequence[Group], styles: Sequence[dict], score: str) -> None:
+  """Draws the lines and names them at their right ends."""
   scale, last = 100 if score == 'accuracy' else 1, 1
   ends: list[tuple[float, dict]] = []
   for group, style in zip(groups, styles, strict=True):
@@ -314,62 +323,68 @@ def _curves(
       axes.fill_between(x, low, high, color=style['color'], alpha=0.18, linewidth=0)
       axes.plot(x, means, marker=style['marker'], markersize=5.5, linewidth=2, **look)
     ends.append((means[-1], style))
-  if score == 'accuracy':
-    axes.set_ylim(-3, 103)
-  else:
-    axes.invert_yaxis()
+  axes.set_ylim(*_limits(groups, score))
   axes.set_xlim(1 - 0.04 * last, last + 0.04 * last)
-  axes.set_xlabel('tasks learned')
+  seeds = max(len(group.runs) for group in groups)
+  axes.set_xlabel('tasks learned' + (f'   (bands: range of {seeds} seeds)' if seeds > 1 else ''))
   axes.xaxis.get_major_locator().set_params(integer=True)
   axes.grid(axis='y', color=GRID, linewidth=0.8)
   axes.set_axisbelow(True)
   axes.tick_params(length=0)
-  _name_ends(axes, ends)
-  return axes.get_ylim()
+  _name_ends(axes, ends, score)
 
 
-def _name_ends(axes: Any, ends: Sequence[tuple[float, dict]]) -> None:
-  """Names lines beside their right ends, moved apart where they would overlap."""
-  figure_height = float(axes.figure.get_size_inches()[1])
+def _name_ends(axes: Any, ends: Sequence[tuple[float, dict]], score: str) -> None:
+  """Names lines beside their right ends, with the value; moved apart where they would overlap."""
+  scale = 100 if score == 'accuracy' else 1
   bottom, top = axes.get_ylim()
-  letter = 0.165 / (axes.get_position().height * figure_height)  # of the axes' height
-  wanted = sorted(((value - bottom) / (top - bottom), i) for i, (value, _) in enumerate(ends))
-  places: list[float] = []
-  for place, _ in wanted:
-    places.append(max(place, places[-1] + letter) if places else place)
-  over = places[-1] - 1.02 if places else 0
-  ceiling = 1.02
-  for k in reversed(range(len(places) if over > 0 else 0)):  # push down what stands above the top
-    places[k] = min(places[k], ceiling)
-    ceiling = places[k] - letter
-  for place, (_, i) in zip(places, wanted, strict=True):
-    style = ends[i][1]
-    axes.text(
-      1.03, place, style['label'], color=style['color'], va='center', weight='bold',
-      transform=axes.transAxes,
-    )  # fmt: skip
+  inches = axes.get_position().height * float(axes.figure.get_size_inches()[1])
+  ends = sorted(ends, key=lambda end: (end[0] - bottom) / (top - bottom))
+  wanted = [(value - bottom) / (top - bottom) for value, _ in ends]
+  places = _apart(wanted, 0.17 / inches)
+  for place, (value, style) in zip(places, ends, strict=True):
+    words = f'{style["label"]} {shown(value / scale, score)}'
+    where = {'x': 1.03, 'y': place, 'transform': axes.transAxes, 'va': 'center'}
+    axes.text(s=words, color=style['color'], weight='bold', **where)
+
+
+def _apart(wanted: Sequence[float], least: float) -> list[float]:
+  """Rising places at least `least` apart; those that crowd are centred on where they belong."""
+  blocks: list[list[float]] = []
+  centre = lambda block: math.fsum(block) / len(block)
+  for place in wanted:
+    blocks.append([place])
+    while (
+      len(blocks) > 1
+      and centre(blocks[-1]) - centre(blocks[-2])
+      < least * (len(blocks[-1]) + len(blocks[-2])) / 2 - 1e-9
+    ):
+      last = blocks.pop()
+      blocks[-1] = blocks[-1] + last
+  return [centre(b) + least * (k - (len(b) - 1) / 2) for b in blocks for k in range(len(b))]
 
 
 def _dots(axes: Any, group: Group, style: dict, limits: tuple[float, float]) -> None:
   """Draws a line per task from what was just learned (hollow) to the end (filled)."""
   score = score_of(group.runs[0])
   scale = 100 if score == 'accuracy' else 1
-  look = {'color': style['color'], 'markersize': 6, 'linestyle': ''}
+  look = {'color': style['color'], 'marker': 'o', 'clip_on': False}
   for j, (learned, kept) in enumerate(learned_and_kept(group)):
     if learned is not None and kept is not None:
       axes.plot(
         [scale * learned, scale * kept], [j, j], color=style['color'], alpha=0.45, linewidth=2.5
       )
     if learned is not None:
-      axes.plot(scale * learned, j, marker='o', markerfacecolor='white', **look)
+      axes.plot(scale * learned, j, markersize=7, markerfacecolor='white', **look)
     if kept is not None:
-      axes.plot(scale * kept, j, marker='o', **look)
+      axes.plot(scale * kept, j, markersize=4.5, **look)
   tasks = len(group.runs[0]['tasks'])
-  axes.set(xlim=limits if score == 'accuracy' else limits[::-1], ylim=(tasks - 0.5, -0.5))
-  axes.set_title(style['label'], color=style['color'], weight='bold', loc='left', pad=16)
+  axes.set(xlim=limits, ylim=(tasks - 0.5, -0.5))
+  axes.set_title(style['label'], color=style['color'], weight='bold', loc='left', pad=15)
   forgetting = summary(group)['forgetting'][0]
-  words = 'the end alone is known' if style['reference'] else f'forgets {shown(forgetting, score)}'
-  axes.text(0, 1.03, words, transform=axes.transAxes, color=FAINT, size=8)
+  words = 'only the end is known' if style['reference'] else f'forgets {shown(forgetting, score)}'
+  place = {'xy': (0, 1), 'xytext': (0, 4), 'xycoords': 'axes fraction'}
+  axes.annotate(words, **place, textcoords='offset points', color=FAINT, size=8)
   if score == 'accuracy':
     axes.set_xticks([0, 50, 100])
   axes.grid(axis='x', color=GRID, linewidth=0.8)

@@ -5,13 +5,19 @@ optional (`sizes`, `invalid`, `negative_flips`, `cost`, `config`), and rows that
 not written are null.
 """
 
+import base64
+import html
+import json
+import pathlib
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from jcl.comparison import (
   NULL,
   Group,
   Run,
+  flat,
   grouped,
   in_one_line,
   metrics_of,
@@ -20,18 +26,24 @@ from jcl.comparison import (
   summary,
   whole_matrix,
 )
-from jcl.pictures import comparison_picture, heat_map
+from jcl.pictures import (
+  comparison_picture,
+  comparison_png,
+  heat_map,
+  heat_map_png,
+  write_atomically,
+)
 
-__all__ = ['comparison_picture', 'comparison_table', 'heat_map', 'matrix_table']
+__all__ = ['comparison_picture', 'comparison_table', 'heat_map', 'html_report', 'matrix_table']
 
 WIDTH = 100  # columns of a terminal: a wider matrix has numbers for names
 METRICS = {  # as a table calls them
   'average_accuracy': 'A_T',
   'average_incremental_accuracy': 'Ā',
-  'example_weighted_accuracy': 'weighted by examples',
+  'example_weighted_accuracy': 'A_T by examples',
   'forgetting': 'forgetting',
-  'forgetting_first': 'from first',
-  'forgetting_rate': 'rate',
+  'forgetting_first': 'forgetting (first)',
+  'forgetting_rate': 'forgetting rate %',
   'backward_transfer': 'BWT',
   'forward_transfer': 'FWT',
 }
@@ -84,6 +96,19 @@ def comparison_table(results: Sequence[Run]) -> str:
   """
   groups = grouped(results)
   return '\n'.join([aligned(comparison_rows(groups)), *comparison_notes(groups)])
+
+
+def html_report(results: Sequence[Run], path: str | pathlib.Path) -> None:
+  """Writes one page that needs nothing else: tables, pictures, pseudo samples and settings.
+
+  Args:
+    results: the contents of the runs' `results.json`; with more than one they are compared first.
+    path: of the HTML file; written atomically.
+
+  Raises:
+    UserError: the runs cannot be compared, or a matrix is malformed.
+  """
+  write_atomically(path, _page(results).encode())
 
 
 def matrices(results: Run) -> list[tuple[str, list[list[str]], str]]:
@@ -189,3 +214,153 @@ def _cell(mean: float | None, half: float | None, unit: str) -> str:
   if half is None or unit in ('seconds', 'share'):
     return shown(mean, unit)
   return f'{shown(mean, unit)} ± {shown(half, unit)}'
+
+
+CSS = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 70rem; margin: 2rem auto;
+  padding: 0 1.5rem; }
+h1 { font-size: 1.6rem; } h2 { font-size: 1.25rem; margin-top: 2.5rem; } h3 { font-size: 1rem; }
+img { max-width: 100%; height: auto; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: .7rem 0; }
+th, td { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid #ddd;
+  vertical-align: bottom; white-space: nowrap; }
+th { font-weight: 600; } th:first-child, td:first-child { text-align: left; padding-left: 0; }
+.words td { text-align: left; white-space: pre-wrap; }
+.words th { text-align: left; }
+summary { cursor: pointer; margin: .4rem 0; }
+summary.run { font-size: 1.15rem; font-weight: 600; }
+.note { color: #666; margin: .2rem 0; }
+pre { background: #f6f6f6; padding: .8rem; overflow-x: auto; }
+"""
+PSEUDO = ('before', 'task', 'asked', 'drawn', 'kept', 'distinct', 'verbatim', 'valid_label')
+
+
+def _page(results: Sequence[Run]) -> str:
+  """The whole page; every word that comes from a run is escaped on its way in."""
+  groups = grouped(results)
+  where = sorted({f'{r.get("stream", "")} ({r.get("scenario", NULL)})' for r in results})
+  title = f'{", ".join(group.label for group in groups)} on {", ".join(where)}'
+  parts = [f'<h1>{_escaped(title)}</h1>']
+  if len(results) > 1:
+    parts += [
+      _image(comparison_png(results), 'Average over the tasks learned so far, and each task just '
+             'learned and at the end, by method'),
+      _table(comparison_rows(groups)),
+      *(f'<p class="note">{_escaped(note)}</p>' for note in comparison_notes(groups)),
+      '<h2>Runs</h2>',
+    ]  # fmt: skip
+  for run in results:
+    name = f'{run["method"]}, seed {run.get("seed", NULL)}'
+    inner = '\n'.join(_run_parts(run))
+    parts.append(_details(name, inner, 'run') if len(results) > 1 else inner)
+  return (
+    '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+    '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+    f'<title>{_escaped(title)}</title>\n<style>{CSS}</style>\n</head>\n<body>\n'
+    + '\n'.join(parts)
+    + '\n</body>\n</html>\n'
+  )
+
+
+def _run_parts(run: Run) -> list[str]:
+  """What the page says of one run."""
+  parts = [_image(heat_map_png(run), f'Accuracy matrix of {run["method"]}')]
+  for title, rows, line in matrices(run):
+    parts += [f'<p>{_escaped(line)}</p>', _details(title, _table(rows))]
+  parts.append(_table(_facts(run), 'words'))
+  parts += _pseudo_parts(run.get('pseudo') or [])
+  flips = (run.get('negative_flips') or {}).get('examples') or []
+  if flips:
+    names = f'<p>{_escaped(", ".join(map(str, flips)))}</p>'
+    parts.append(_details('Examples right just after their task and wrong at the end', names))
+  if run.get('config'):
+    lines = [f'{k} = {json.dumps(v, default=str)}' for k, v in flat(run['config']).items()]
+    text = '\n'.join(lines)
+    parts.append(_details('Settings', f'<pre>{html.escape(text)}</pre>'))
+  return parts
+
+
+def _facts(run: Run) -> list[list[str]]:
+  """What a run cost and how it went, in two columns."""
+  rows = [['', '']]
+  if not run.get('finished', True):
+    rows.append(['state', 'not finished'])
+  for name in ('seconds', 'tokens', 'cost'):
+    words = [
+      f'{kind} {value:,}' if isinstance(value, int | float) else f'{kind} {value}'
+      for kind, value in (run.get(name) or {}).items()
+      if value
+    ]
+    if words:
+      rows.append([name, ', '.join(words)])
+  if run.get('invalid'):
+    words = [shown(cell, 'share') for cell in whole_matrix(run, 'invalid')[-1]]
+    rows.append(['answers that are no known label, %, task by task', ', '.join(words)])
+  flips = run.get('negative_flips')
+  if flips:
+    rows.append(
+      ['right just after the task, wrong at the end', f'{flips["count"]} of {flips["of"]}']
+    )
+  for resume in run.get('resumes') or []:
+    rows.append(['resumed', ', '.join(f'{k} {v}' for k, v in resume.items())])
+  if run.get('params_sha256'):
+    rows.append(['SHA-256 of the parameters', run['params_sha256']])
+  return rows
+
+
+def _pseudo_parts(lines: Sequence[Mapping[str, Any]]) -> list[str]:
+  """The counts of the pseudo samples, and those that the run wrote out."""
+  if not lines:
+    return []
+  columns = [c for c in PSEUDO if any(c in line for line in lines)]
+  rows = [[c.replace('_', ' ') for c in columns]]
+  rows += [[_count(line, c) for c in columns] for line in lines]
+  samples = [
+    [_count(line, 'before'), _count(line, 'task'), *_pair(sample)]
+    for line in lines
+    for sample in line.get('samples') or []
+  ]
+  parts = ['<h3>Pseudo samples</h3>', _table(rows)]
+  if samples:
+    shown_rows = _table([['before', 'of', 'input', 'answer'], *samples], 'words')
+    parts.append(_details(f'{len(samples)} of them in words', shown_rows))
+  return parts
+
+
+def _count(line: Mapping[str, Any], column: str) -> str:
+  value = line.get(column)
+  if value is None:
+    return 'all before' if column == 'task' and 'task' in line else NULL
+  return str(value)
+
+
+def _pair(sample: Any) -> tuple[str, str]:
+  """Input and answer of a pseudo sample."""
+  if isinstance(sample, str):
+    return sample, ''
+  return str(sample[0]), str(sample[1])
+
+
+def _table(rows: Sequence[Sequence[str]], style: str = 'numbers') -> str:
+  """Cells as an HTML table; the first row is the header."""
+  header = ''.join(f'<th scope="col">{_escaped(cell)}</th>' for cell in rows[0])
+  body = '\n'.join(
+    '<tr>' + ''.join(f'<td>{_escaped(cell)}</td>' for cell in row) + '</tr>' for row in rows[1:]
+  )
+  head = f'<thead><tr>{header}</tr></thead>\n' if any(rows[0]) else ''
+  return f'<div class="wide"><table class="{style}">\n{head}<tbody>\n{body}\n</tbody></table></div>'
+
+
+def _details(title: str, inner: str, style: str = '') -> str:
+  """A part that is closed until it is clicked; `inner` is HTML."""
+  return f'<details><summary class="{style}">{_escaped(title)}</summary>\n{inner}\n</details>'
+
+
+def _image(png: bytes, words: str) -> str:
+  data = base64.b64encode(png).decode()
+  return f'<p><img alt="{_escaped(words)}" src="data:image/png;base64,{data}"></p>'
+
+
+def _escaped(words: str) -> str:
+  return html.escape(words).replace('\n', '<br>')
