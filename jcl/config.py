@@ -6,9 +6,29 @@ dataclass in the method's file and stand in `Config.method`.
 """
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any
 
-Scenario = Literal['cil', 'til', 'iil', 'dil', 'cpt']
+from jcl.errors import UserError
+
+
+def choice(default: str, *others: str) -> Any:
+  """A field that is one of a few words; `check_choices` refuses all others."""
+  return dataclasses.field(default=default, metadata={'choices': (default, *others)})
+
+
+def check_choices(settings: Any, path: str = '') -> None:
+  """Refuses words that are none of a field's choices, in a settings dataclass and those in it.
+
+  Raises:
+    UserError: naming the field and its choices.
+  """
+  for field in dataclasses.fields(settings):
+    value, name = getattr(settings, field.name), f'{path}{field.name}'
+    if dataclasses.is_dataclass(value):
+      check_choices(value, f'{name}.')
+    elif value not in field.metadata.get('choices', (value,)):
+      known = ', '.join(repr(c) for c in field.metadata['choices'])
+      raise UserError(f'{name} is {value!r}; it must be one of {known}')
 
 
 @dataclasses.dataclass
@@ -22,7 +42,7 @@ class StreamConfig:
   max_train_per_task: int = 0  # examples, taken from each class in turn, in file order; 0: all
   max_test_per_task: int = 0  # examples, taken likewise; 0: all
   order_seed: int = -1  # order of classes (of tasks, for own files); -1: as in the files
-  overlap: Literal['', 'refuse', 'drop', 'keep'] = ''  # train texts in test; '': the stream's own
+  overlap: str = choice('', 'refuse', 'drop', 'keep')  # train texts in test; '': the stream's own
   dev_fraction: float = 0.1  # of train, carved where the stream has no dev split and one is asked
   template: str = ''  # plain rows, with {x} and {y}; empty: the stream's own
   max_length: int = 512  # tokens a row; the input is cut, never the answer
@@ -38,12 +58,12 @@ class BackboneConfig:
   heads: int = 4  # from scratch
   feed_forward: int = 192  # from scratch
   dropout: float = 0.0  # probability, in training alone
-  tokenizer: Literal['word', 'bpe'] = 'word'  # from scratch: made of the training texts
+  tokenizer: str = choice('word', 'bpe')  # from scratch: made of the training texts
   vocabulary: int = 2048  # tokens at most; from scratch with `bpe`
-  dtype: Literal['float32', 'bfloat16'] = 'float32'  # of the computation; parameters are float32
-  attention: Literal['xla', 'cudnn'] = 'xla'
+  dtype: str = choice('float32', 'bfloat16')  # of the computation; parameters are float32
+  attention: str = choice('xla', 'cudnn')
   remat: bool = False  # recompute each layer in the backward pass
-  added_token_init: Literal['copy', 'mean'] = 'copy'  # rows of __ans__ and generation tokens
+  added_token_init: str = choice('copy', 'mean')  # rows of __ans__ and generation tokens
 
 
 @dataclasses.dataclass
@@ -58,11 +78,11 @@ class TrainConfig:
   microbatches: int = 1  # gradient accumulation: parts of a batch, computed one after another
   seed: int = 0
   trainable: tuple[str, ...] = ('.*',)  # name patterns, `!` in front freezes, first match wins
-  schedule: Literal['constant', 'cosine', 'linear'] = 'constant'
+  schedule: str = choice('constant', 'cosine', 'linear')
   warmup_fraction: float = 0.0  # of the task's steps
   clip_norm: float = 1.0  # of the whole gradient; 0: off
   beta2: float = 0.999  # AdamW's
-  optimizer_between_tasks: Literal['fresh', 'carried'] = 'fresh'
+  optimizer_between_tasks: str = choice('fresh', 'carried')
   added_token_rate: float = 1.0  # multiplies the updates of the rows of added tokens
   keep_best: bool = False  # the parameters with the best dev score of the task go on
   log_every: int = 10  # steps between lines of metrics.jsonl
@@ -73,7 +93,7 @@ class TrainConfig:
 class EvaluateConfig:
   """How it is evaluated."""
 
-  answer: Literal['generate', 'score'] = 'generate'  # greedy text | the likeliest allowed label
+  answer: str = choice('generate', 'score')  # greedy text | the likeliest allowed label
   batch_size: int = 64  # rows a chunk of generation or scoring, on all devices together
   every_steps: int = 0  # dev score of all seen tasks inside a task; 0: off
   every_epochs: int = 0  # likewise
@@ -93,7 +113,7 @@ class Config:
   """A run."""
 
   method: Any = None  # the settings dataclass of the method, from its file
-  scenario: Scenario = 'cil'
+  scenario: str = choice('cil', 'til', 'iil', 'dil', 'cpt')
   stream: StreamConfig = dataclasses.field(default_factory=StreamConfig)
   backbone: BackboneConfig = dataclasses.field(default_factory=BackboneConfig)
   train: TrainConfig = dataclasses.field(default_factory=TrainConfig)

@@ -10,7 +10,7 @@ from jcl import methods, optimizer, parallel, streams
 from jcl.backbones import Backbone
 from jcl.backbones.decoder import DecoderConfig, decoder, from_scratch, with_settings
 from jcl.backbones.tokenizer import add_tokens, bpe_tokenizer, word_tokenizer
-from jcl.config import Config
+from jcl.config import Config, check_choices
 from jcl.errors import UserError
 from jcl.methods import Method
 from jcl.streams.stream import Stream
@@ -60,6 +60,7 @@ def check(config: Config) -> None:
   Raises:
     UserError: naming the field.
   """
+  check_choices(config)
   config.method.check()
   optimizer.check(config.train)
   name = methods.name_of(config.method)

@@ -1,8 +1,8 @@
 """The mesh, the pmapped step and its sisters. The only file that knows an axis name.
 
 `jax.jit` around `jax.shard_map` over one axis: what `jax.pmap` compiles to, and leaves may
-be sharded. Sums and counts are psummed, so a loss is the target-weighted mean over the whole batch on
-any number of devices, however uneven their rows.
+be sharded. Sums and counts are psummed, so a loss is the target-weighted mean over the whole batch
+on any number of devices, however uneven their rows.
 """
 
 import functools

@@ -1,9 +1,9 @@
 """Replay: real examples of the past, kept in a buffer and mixed into the new ones."""
 
 import dataclasses
-from typing import Literal
 
 from jcl import methods
+from jcl.config import choice
 from jcl.memory import buffer
 from jcl.streams.stream import Plan
 
@@ -14,8 +14,8 @@ class Replay(methods.Settings):
 
   buffer_size: int = 10000  # examples
   replay_ratio: float = 0.3  # old examples for each new one; level `dataset`
-  level: Literal['dataset', 'batch'] = 'dataset'  # mixed into the epoch | half of every batch
-  policy: Literal['reservoir', 'fifo'] = 'reservoir'  # which examples the buffer keeps
+  level: str = choice('dataset', 'batch')  # mixed into the epoch | half of every batch
+  policy: str = choice('reservoir', 'fifo')  # which examples the buffer keeps
 
   def check(self) -> None:
     """Refuses a buffer that holds nothing and a negative ratio."""

@@ -1,0 +1,218 @@
+"""What every launcher shares: flags, one error line, the workdir, many processes."""
+
+import ast
+import dataclasses
+import functools
+import json
+import os
+import pathlib
+import re
+import runpy
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from absl import flags
+from ml_collections import config_flags
+
+from jcl import methods
+from jcl.checkpoint import write_json
+from jcl.config import Config
+from jcl.errors import UserError
+
+
+def define_config() -> None:
+  """Defines `--config` and `--workdir`."""
+  config_flags.DEFINE_config_file('config', None, 'configs/NAME.py:METHOD', lock_config=True)
+  flags.DEFINE_string('workdir', None, 'folder that the run leaves its files in')
+
+
+def main(run: Callable[[], int | None]) -> None:
+  """Parses flags and calls `run`; bad input of any kind is one line and exit status 2."""
+  os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
+  try:
+    _parse(sys.argv)
+    sys.exit(run() or 0)
+  except (UserError, flags.Error) as error:
+    message = str(error)
+  except OSError as error:
+    message = f'{error.filename or "file"}: {error.strerror or error}'
+  print('error: ' + ' '.join(message.split()), file=sys.stderr)
+  sys.exit(2)
+
+
+def _parse(arguments: Sequence[str]) -> None:
+  """Parses the flags, with an error of ours for what `config_flags` meets with a traceback."""
+  given = [
+    a.lstrip('-')[len('config=') :] for a in arguments if a.lstrip('-').startswith('config=')
+  ]
+  if given:
+    path, _, method = given[-1].partition(':')
+    _load_file(path)(*[method] if method else [])
+  try:
+    rest = flags.FLAGS(arguments)[1:]
+  except KeyError as error:
+    field, kind = re.search(r'Field (\w+) not found .*\.(\w+)', str(error)).groups()
+    raise UserError(f'{kind} has no field {field!r}; see jcl/config.py') from None
+  except (TypeError, ValueError) as error:
+    raise UserError(f'a --config.… flag has a value that does not fit its field: {error}') from None
+  if rest:
+    raise UserError(f'{rest[0]!r} is no flag; flags are written --name=value')
+
+
+def _load_file(path: str) -> Callable[..., Config]:
+  """`get_config` of a config file.
+
+  Raises:
+    UserError: there is no such file, or it is not a config.
+  """
+  if not pathlib.Path(path).is_file():
+    raise UserError(f'--config: there is no file {path}; give configs/NAME.py:METHOD')
+  try:
+    return runpy.run_path(path)['get_config']
+  except SyntaxError as error:
+    raise UserError(f'{path}:{error.lineno}: {error.msg}; give configs/NAME.py') from None
+  except KeyError:
+    raise UserError(f'{path} defines no get_config(method); see configs/quickstart.py') from None
+
+
+def required(name: str) -> str:
+  """The value of a flag that must be given."""
+  value = flags.FLAGS[name].value
+  if not value:
+    raise UserError(f'--{name} is missing')
+  return value
+
+
+def read_config() -> Config:
+  """The config of `--config`, with the flags that override it.
+
+  Raises:
+    UserError: there is no such file, or it gives no `Config`.
+  """
+  if flags.FLAGS['config'].value is None:
+    raise UserError('--config is missing; give --config=configs/quickstart.py')
+  config = flags.FLAGS.config
+  if not isinstance(config, Config):
+    raise UserError('--config: get_config must return a jcl.config.Config')
+  return config
+
+
+def read_configs(names: Sequence[str]) -> list[Config]:
+  """The config of each method, from the file of `--config`, with the flags that override it.
+
+  A flag that sets a field of `method` holds for the methods that have it.
+
+  Raises:
+    UserError: an unknown method, or a field that none of the methods has.
+  """
+  read_config()
+  flag = flags.FLAGS['config']
+  get_config = _load_file(config_flags.get_config_filename(flag))
+  configs = [get_config(name) for name in names]
+  for path, value in config_flags.get_override_values(flag).items():
+    *sections, field = path.split('.')
+    targets = [functools.reduce(getattr, sections, config) for config in configs]
+    targets = [target for target in targets if hasattr(target, field)]
+    if not targets:
+      raise UserError(f'--config.{path}: none of {", ".join(names)} has this field')
+    for target in targets:
+      setattr(target, field, value)
+  return configs
+
+
+def initialize_processes() -> None:
+  """Joins the processes of a job, where its environment says that there are several."""
+  import jax
+
+  cluster = any(
+    k in os.environ for k in ('JAX_COORDINATOR_ADDRESS', 'SLURM_NTASKS', 'TPU_WORKER_ID')
+  )
+  if cluster:
+    jax.distributed.initialize()
+
+
+def use_compile_cache() -> None:
+  """Keeps compiled programs between runs, in JAX_COMPILATION_CACHE_DIR or the user's cache."""
+  import jax
+
+  default = pathlib.Path.home() / '.cache' / 'jcl' / 'xla'
+  if not os.environ.get('JAX_COMPILATION_CACHE_DIR'):
+    jax.config.update('jax_compilation_cache_dir', str(default))
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
+
+
+def plain(config: Config) -> dict[str, Any]:
+  """A config as JSON has it, the method's name among its settings."""
+  values = dataclasses.asdict(config)
+  values['method'] = {'name': methods.name_of(config.method), **values['method']}
+  return json.loads(json.dumps(values))
+
+
+def open_workdir(path: str, config: Config) -> pathlib.Path:
+  """The workdir, made and marked with its config, or checked against the one it was made with.
+
+  Raises:
+    UserError: it holds a run of another config, or something else.
+  """
+  workdir, wanted = pathlib.Path(path), plain(config)
+  kept = workdir / 'config.json'
+  if kept.exists():
+    try:
+      found = json.loads(kept.read_text())
+    except ValueError:
+      raise UserError(f'{kept} is not JSON; give another --workdir') from None
+    if found != wanted:
+      raise UserError(
+        f'{workdir} holds a run of another config ({"; ".join(_differences(found, wanted))}); '
+        'give another --workdir'
+      )
+    return workdir
+  if workdir.is_file() or (workdir.exists() and any(workdir.iterdir())):
+    raise UserError(f'{workdir} is not empty and holds no run; give another --workdir')
+  workdir.mkdir(parents=True, exist_ok=True)
+  write_json(kept, wanted)
+  return workdir
+
+
+def _differences(found: Any, wanted: Any, path: str = '') -> list[str]:
+  """The fields in which two configs differ, with both values."""
+  if isinstance(found, dict) and isinstance(wanted, dict):
+    keys = dict.fromkeys([*found, *wanted])
+    return [
+      d for k in keys for d in _differences(found.get(k), wanted.get(k), f'{path}.{k}'.lstrip('.'))
+    ]
+  return [] if found == wanted else [f'{path} was {found!r}, is {wanted!r}']
+
+
+def load_workdir(path: str) -> Config:
+  """The config that a workdir was made with.
+
+  Raises:
+    UserError: it holds no run.
+  """
+  kept = pathlib.Path(path) / 'config.json'
+  try:
+    found = json.loads(kept.read_text())
+    chosen = methods.settings(found['method'].pop('name'))
+    config = Config(method=chosen)
+    for name, value in found.items():
+      target = getattr(config, name)
+      if not dataclasses.is_dataclass(target):
+        setattr(config, name, value)
+        continue
+      for field, one in value.items():
+        setattr(target, field, tuple(one) if isinstance(one, list) else one)
+    return config
+  except FileNotFoundError:
+    raise UserError(f'{path} holds no run: there is no config.json in it') from None
+  except (ValueError, KeyError, TypeError, AttributeError):
+    raise UserError(f'{kept} is not the config of a run; give another --workdir') from None
+
+
+def numbers(text: str, flag: str) -> list[int]:
+  """'0,1,2' as numbers."""
+  try:
+    return [int(ast.literal_eval(part)) for part in text.split(',')]
+  except (ValueError, SyntaxError):
+    raise UserError(f'--{flag}={text} is no list of numbers such as 0,1,2') from None

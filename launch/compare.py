@@ -1,0 +1,50 @@
+"""Trains several methods on one stream, over several seeds: one table, one picture, one page.
+
+    python launch/compare.py --config=configs/quickstart.py --methods=seq,lamol,joint \\
+      --seeds=0,1,2 --workdir=runs/quickstart
+
+A seed is that of the stream's order, of the initial parameters and of every draw. Runs that are
+finished are not run again. Any setting is a flag, as in train.py; one of a method's own holds for
+the methods that have it.
+"""
+
+import copy
+import pathlib
+
+from absl import flags
+
+from jcl import launch
+
+launch.define_config()
+flags.DEFINE_string('methods', 'seq,lamol,joint', 'names, with commas')
+flags.DEFINE_string('seeds', '0', 'numbers, with commas')
+
+
+def run() -> None:
+  """Trains every method with every seed, then prints and writes the comparison."""
+  workdir = pathlib.Path(launch.required('workdir'))
+  seeds = launch.numbers(flags.FLAGS.seeds, 'seeds')
+  bases = launch.read_configs(flags.FLAGS.methods.split(','))
+  launch.use_compile_cache()
+  from jcl import experiment, methods, report, train
+
+  runs = []
+  for base in bases:
+    for seed in seeds:
+      config = copy.deepcopy(base)
+      config.train.seed = config.stream.order_seed = seed
+      experiment.check(config)
+      runs.append((methods.name_of(config.method), seed, config))
+  results = []
+  for number, (name, seed, config) in enumerate(runs):
+    print(f'[{number + 1}/{len(runs)}] {name}, seed {seed}', flush=True)
+    folder = launch.open_workdir(str(workdir / f'{name}-{seed}'), config)
+    results.append(train.train(experiment.assemble(config), folder))
+  print(report.comparison_table(results))
+  report.comparison_picture(results, workdir / 'comparison.png')
+  report.html_report(results, workdir / 'report.html')
+  print(f'the picture is {workdir / "comparison.png"}, the page {workdir / "report.html"}')
+
+
+if __name__ == '__main__':
+  launch.main(run)

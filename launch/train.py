@@ -1,0 +1,32 @@
+"""Trains a model on a stream of tasks.
+
+    python launch/train.py --config=configs/quickstart.py:lamol --workdir=runs/lamol
+
+Any setting is a flag: --config.train.learning_rate=3e-4 --config.method.gamma=0.5. The same command
+again goes on after the last finished task.
+"""
+
+from absl import flags
+
+from jcl import launch
+
+launch.define_config()
+flags.DEFINE_bool('quiet', False, 'print nothing but errors')
+
+
+def run() -> None:
+  """Trains, then prints the accuracy matrix."""
+  config, workdir = launch.read_config(), launch.required('workdir')
+  launch.initialize_processes()
+  launch.use_compile_cache()
+  from jcl import experiment, report, train
+
+  parts = experiment.assemble(config)
+  results = train.train(parts, launch.open_workdir(workdir, config), flags.FLAGS.quiet)
+  if not flags.FLAGS.quiet:
+    print(report.matrix_table(results))
+    print(f'results, report and pictures are in {workdir}')
+
+
+if __name__ == '__main__':
+  launch.main(run)
