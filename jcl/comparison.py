@@ -22,11 +22,13 @@ class Group(NamedTuple):
 
   Attributes:
     label: the method, and what tells the group from others of the same method.
-    runs: one a seed.
+    runs: one a seed; the finished ones where there are any, else all.
+    left_out: those under way that finished ones stand in for.
   """
 
   label: str
   runs: list[Run]
+  left_out: list[Run]
 
 
 def grouped(runs: Sequence[Run]) -> list[Group]:
@@ -51,7 +53,14 @@ def grouped(runs: Sequence[Run]) -> list[Group]:
         'give each run once'
       )
   labels = _labels([_identity(members[0]) for members in groups.values()])
-  return [Group(label, members) for label, members in zip(labels, groups.values(), strict=True)]
+  return [_group(label, members) for label, members in zip(labels, groups.values(), strict=True)]
+
+
+def _group(label: str, members: list[Run]) -> Group:
+  finished = [run for run in members if run.get('finished', True)]
+  if not finished:
+    return Group(label, members, [])
+  return Group(label, finished, [run for run in members if run not in finished])
 
 
 def score_of(run: Run) -> str:

@@ -15,6 +15,7 @@ from jcl.errors import UserError
 
 Score = Literal['accuracy', 'log_perplexity']
 Matrix = Sequence[Sequence[float | None]]
+Right = Sequence[Sequence[bool] | None]
 
 
 def metrics(
@@ -89,26 +90,36 @@ def average_so_far(matrix: Matrix, score: Score = 'accuracy') -> list[float | No
   return [None if math.isnan(mean) else float(mean) for mean in means]
 
 
-def negative_flips(right_after: Sequence[bool], at_end: Sequence[bool]) -> list[int]:
-  """Examples of one task that were right just after it was learned and are wrong at the end.
+def negative_flips(right_after: Right, at_end: Right) -> list[tuple[int, int]]:
+  """Examples that were right just after their task was learned and are wrong at the end.
 
   Args:
-    right_after: [N] whether each test example was right just after the task.
-    at_end: [N] likewise, after the last task.
+    right_after: for each task, whether each test example was right just after that task; None where
+      that was not evaluated.
+    at_end: likewise, after the last task.
 
   Returns:
-    Their indices, rising.
+    [(task, index of the example in its task)], both from 0, in order.
 
   Raises:
-    UserError: the two are not of the same examples.
+    UserError: the two do not have the same tasks and examples.
   """
   if len(right_after) != len(at_end):
     raise UserError(
-      f'negative flips: {len(right_after)} examples just after the task and {len(at_end)} at the '
-      'end; they must be the same'
+      f'negative flips: {len(right_after)} tasks before and {len(at_end)} at the end; '
+      'they must be the same'
     )
-  pairs = zip(right_after, at_end, strict=True)
-  return [i for i, (before, after) in enumerate(pairs) if before and not after]
+  flips = []
+  for task, (before, after) in enumerate(zip(right_after, at_end, strict=True)):
+    if before is None or after is None:
+      continue
+    if len(before) != len(after):
+      raise UserError(
+        f'negative flips: task {task} has {len(before)} examples before and {len(after)} at the '
+        'end; they must be the same'
+      )
+    flips += [(task, i) for i in range(len(before)) if before[i] and not after[i]]
+  return flips
 
 
 def mean_and_interval(values: Sequence[float | None]) -> tuple[float | None, float | None]:

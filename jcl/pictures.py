@@ -4,7 +4,6 @@ import io
 import math
 import os
 import pathlib
-import textwrap
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -126,7 +125,8 @@ def _figure(width: float, height: float) -> Any:
 
 
 def _short(name: Any) -> str:
-  return textwrap.shorten(in_one_line(name), NAME, placeholder='…') or in_one_line(name)[:NAME]
+  name = in_one_line(name)
+  return name if len(name) <= NAME else name[: NAME - 1].rstrip() + '…'
 
 
 def _heat_map(run: Run) -> Any:
@@ -260,9 +260,8 @@ def _comparison(groups: Sequence[Group]) -> Any:
     _dots(axes, group, style, limits)
     axes.set_yticks(range(len(tasks)), tasks if column == 0 else [''] * len(tasks))
   left, top = 0.15 / width, 1 - 0.27 / height
-  unit = 'accuracy, %' if score == 'accuracy' else 'log-perplexity, nats; up is better'
   bold = {'size': 11, 'weight': 'bold'}
-  figure.text(left, top, f'Average over the tasks learned so far ({unit})', **bold)
+  figure.text(left, top, 'Average over the tasks learned so far', **bold)
   corner = (start - 0.1 - LETTER * max(map(len, tasks))) / width
   figure.text(corner, top, 'Each task: ○ just learned  ● at the end', **bold)
   return figure
@@ -284,11 +283,15 @@ def _task_names(groups: Sequence[Group]) -> list[str]:
 
 def _style(index: int, group: Group) -> dict[str, Any]:
   """Colour and marker by place; black and dashed where only the end is known."""
-  known = [point for point in curve(group) if point is not None]
-  ends = len(known) <= 1 < len(group.runs[0]['tasks'])
+  from matplotlib.colors import to_rgb
+
+  *earlier, last = curve(group)
+  ends = bool(earlier) and last is not None and not any(earlier)
+  colour = REFERENCE if ends else COLOURS[index % len(COLOURS)]
   return {
     'label': _short(group.label),
-    'color': REFERENCE if ends else COLOURS[index % len(COLOURS)],
+    'color': colour,
+    'words': tuple(0.75 * part for part in to_rgb(colour)),  # pale words cannot be read
     'marker': '' if ends else MARKERS[index % len(MARKERS)],
     'linestyle': '--' if ends or index >= len(COLOURS) else '-',
     'reference': ends,
@@ -324,9 +327,11 @@ def _curves(axes: Any, groups: Sequence[Group], styles: Sequence[dict], score: s
       axes.plot(x, means, marker=style['marker'], markersize=5.5, linewidth=2, **look)
     ends.append((means[-1], style))
   axes.set_ylim(*_limits(groups, score))
+  unit = 'accuracy, %' if score == 'accuracy' else 'log-perplexity, nats (lower is better)'
+  axes.set_ylabel(unit)
   axes.set_xlim(1 - 0.04 * last, last + 0.04 * last)
-  seeds = max(len(group.runs) for group in groups)
-  axes.set_xlabel('tasks learned' + (f'   (bands: range of {seeds} seeds)' if seeds > 1 else ''))
+  several = any(len(group.runs) > 1 for group in groups)
+  axes.set_xlabel('tasks learned' + ('   (bands: range over seeds)' if several else ''))
   axes.xaxis.get_major_locator().set_params(integer=True)
   axes.grid(axis='y', color=GRID, linewidth=0.8)
   axes.set_axisbelow(True)
@@ -345,7 +350,7 @@ def _name_ends(axes: Any, ends: Sequence[tuple[float, dict]], score: str) -> Non
   for place, (value, style) in zip(places, ends, strict=True):
     words = f'{style["label"]} {shown(value / scale, score)}'
     where = {'x': 1.03, 'y': place, 'transform': axes.transAxes, 'va': 'center'}
-    axes.text(s=words, color=style['color'], weight='bold', **where)
+    axes.text(s=words, color=style['words'], weight='bold', **where)
 
 
 def _apart(wanted: Sequence[float], least: float) -> list[float]:
@@ -374,13 +379,13 @@ def _dots(axes: Any, group: Group, style: dict, limits: tuple[float, float]) -> 
       axes.plot(
         [scale * learned, scale * kept], [j, j], color=style['color'], alpha=0.45, linewidth=2.5
       )
-    if learned is not None:
+    if learned is not None and not style['reference']:
       axes.plot(scale * learned, j, markersize=7, markerfacecolor='white', **look)
     if kept is not None:
       axes.plot(scale * kept, j, markersize=4.5, **look)
   tasks = len(group.runs[0]['tasks'])
   axes.set(xlim=limits, ylim=(tasks - 0.5, -0.5))
-  axes.set_title(style['label'], color=style['color'], weight='bold', loc='left', pad=15)
+  axes.set_title(style['label'], color=style['words'], weight='bold', loc='left', pad=15)
   forgetting = summary(group)['forgetting'][0]
   words = 'only the end is known' if style['reference'] else f'forgets {shown(forgetting, score)}'
   place = {'xy': (0, 1), 'xytext': (0, 4), 'xycoords': 'axes fraction'}

@@ -169,9 +169,13 @@ def comparison_notes(groups: Sequence[Group]) -> list[str]:
     models = max((run.get('cost') or {}).get('models') or 1 for run in group.runs)
     if models > 1:
       notes.append(f'{group.label} keeps {models} models')
-    under_way = [str(run.get('seed')) for run in group.runs if not run.get('finished', True)]
-    if under_way:
-      notes.append(f'{group.label} is not finished: seed {", ".join(under_way)}')
+    for runs, words in (
+      (group.runs, 'is not finished'),
+      (group.left_out, 'is left out, not finished'),
+    ):
+      seeds = [str(run.get('seed')) for run in runs if not run.get('finished', True)]
+      if seeds:
+        notes.append(f'{group.label} {words}: seed {", ".join(seeds)}')
   return notes
 
 
@@ -222,8 +226,9 @@ body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 70rem; marg
 h1 { font-size: 1.6rem; } h2 { font-size: 1.25rem; margin-top: 2.5rem; } h3 { font-size: 1rem; }
 img { max-width: 100%; height: auto; }
 .wide { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: .7rem 0; }
-th, td { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid #ddd;
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 14px;
+  margin: .7rem 0; }
+th, td { padding: .2rem .5rem; text-align: right; border-bottom: 1px solid #ddd;
   vertical-align: bottom; white-space: nowrap; }
 th { font-weight: 600; } th:first-child, td:first-child { text-align: left; padding-left: 0; }
 .words td { text-align: left; white-space: pre-wrap; }
@@ -267,7 +272,8 @@ def _run_parts(run: Run) -> list[str]:
   """What the page says of one run."""
   parts = [_image(heat_map_png(run), f'Accuracy matrix of {run["method"]}')]
   for title, rows, line in matrices(run):
-    parts += [f'<p>{_escaped(line)}</p>', _details(title, _table(rows))]
+    parts.append(f'<p><b>{_escaped(title)}</b><br>{_escaped(line)}</p>')
+    parts.append(_details('The matrix in numbers', _table(rows)))
   parts.append(_table(_facts(run), 'words'))
   parts += _pseudo_parts(run.get('pseudo') or [])
   flips = (run.get('negative_flips') or {}).get('examples') or []
@@ -287,11 +293,7 @@ def _facts(run: Run) -> list[list[str]]:
   if not run.get('finished', True):
     rows.append(['state', 'not finished'])
   for name in ('seconds', 'tokens', 'cost'):
-    words = [
-      f'{kind} {value:,}' if isinstance(value, int | float) else f'{kind} {value}'
-      for kind, value in (run.get(name) or {}).items()
-      if value
-    ]
+    words = [f'{kind} {_number(value)}' for kind, value in (run.get(name) or {}).items() if value]
     if words:
       rows.append([name, ', '.join(words)])
   if run.get('invalid'):
@@ -307,6 +309,12 @@ def _facts(run: Run) -> list[list[str]]:
   if run.get('params_sha256'):
     rows.append(['SHA-256 of the parameters', run['params_sha256']])
   return rows
+
+
+def _number(value: Any) -> str:
+  if isinstance(value, float):
+    return f'{value:,.1f}'
+  return f'{value:,}' if isinstance(value, int) else str(value)
 
 
 def _pseudo_parts(lines: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -150,10 +150,14 @@ def test_malformed_arguments_are_refused():
 
 
 def test_negative_flips():
-  assert negative_flips([True, True, False, True], [False, True, True, False]) == [0, 3]
+  right_after = [[True, True, False], None, [True, True]]
+  at_end = [[False, True, True], [True], [True, False]]
+  assert negative_flips(right_after, at_end) == [(0, 0), (2, 1)]
   assert negative_flips([], []) == []
-  with pytest.raises(UserError, match='2 examples just after the task and 1 at the end'):
-    negative_flips([True, False], [True])
+  with pytest.raises(UserError, match='3 tasks before and 1'):
+    negative_flips(right_after, at_end[:1])
+  with pytest.raises(UserError, match='task 0 has 3 examples before and 1'):
+    negative_flips(right_after, [[True], None, None])
 
 
 def test_mean_over_seeds():
