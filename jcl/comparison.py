@@ -46,7 +46,9 @@ def grouped(runs: Sequence[Run]) -> list[Group]:
   for run in runs:
     groups.setdefault(json.dumps(_identity(run), sort_keys=True, default=str), []).append(run)
   for members in groups.values():
-    whole = Counter(json.dumps(r['config'], sort_keys=True) for r in members if r.get('config'))
+    whole = Counter(
+      json.dumps(r['config'], sort_keys=True, default=str) for r in members if r.get('config')
+    )
     if whole and max(whole.values()) > 1:
       raise UserError(
         f'a run of {members[0]["method"]} with seed {members[0].get("seed")} is given twice; '

@@ -50,7 +50,7 @@ STYLE = {
 DPI = 144
 NAME = 24  # characters of a name, at most
 LETTER = 0.078  # inches, of the usual size
-LINES, PANEL = 4.2, 1.6  # inches: width of the lines' axes, and of a panel with its margin
+LINES, PANEL = 4.2, 1.6  # inches: width of the lines' axes, and least of a panel and its margin
 GAP = 0.3  # cells, around what stands apart in the heat map
 
 
@@ -246,9 +246,11 @@ def _comparison(groups: Sequence[Group]) -> Any:
   columns = len(groups) if len(groups) <= 3 else min(math.ceil(len(groups) / 2), 4)
   rows = math.ceil(len(groups) / columns)
   panel = max(3.4 / rows, 0.85 + 0.2 * len(tasks))
-  labels = 0.4 + 1.1 * LETTER * max(len(style['label']) + len(' 100.0') for style in styles)
+  longest = max(len(style['label']) for style in styles)
+  across = max(PANEL, 0.3 + 1.1 * LETTER * longest)
+  labels = 0.4 + 1.1 * LETTER * (longest + len(' 100.0'))
   start = 0.75 + LINES + labels + 0.3 + LETTER * max(map(len, tasks))
-  width, height = start + columns * PANEL + 0.15, 0.9 + rows * panel
+  width, height = start + columns * across + 0.15, 0.9 + rows * panel
   figure = _figure(width, height)
   place = (0.75, 0.7, LINES, rows * panel - 0.8)
   _curves(_axes(figure, place), groups, styles, score)
@@ -256,7 +258,7 @@ def _comparison(groups: Sequence[Group]) -> Any:
   for index, (group, style) in enumerate(zip(groups, styles, strict=True)):
     row, column = divmod(index, columns)
     bottom = 0.7 + (rows - 1 - row) * panel
-    axes = _axes(figure, (start + column * PANEL, bottom, PANEL - 0.25, panel - 0.8))
+    axes = _axes(figure, (start + column * across, bottom, across - 0.25, panel - 0.8))
     _dots(axes, group, style, limits)
     axes.set_yticks(range(len(tasks)), tasks if column == 0 else [''] * len(tasks))
   left, top = 0.15 / width, 1 - 0.27 / height
@@ -292,7 +294,7 @@ def _style(index: int, group: Group) -> dict[str, Any]:
     'label': _short(group.label),
     'color': colour,
     'words': tuple(0.75 * part for part in to_rgb(colour)),  # pale words cannot be read
-    'marker': '' if ends else MARKERS[index % len(MARKERS)],
+    'marker': '' if ends else MARKERS[(index + index // len(COLOURS)) % len(MARKERS)],
     'linestyle': '--' if ends or index >= len(COLOURS) else '-',
     'reference': ends,
   }

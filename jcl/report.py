@@ -255,8 +255,9 @@ def _page(results: Sequence[Run]) -> str:
       *(f'<p class="note">{_escaped(note)}</p>' for note in comparison_notes(groups)),
       '<h2>Runs</h2>',
     ]  # fmt: skip
+  labels = {id(run): g.label for g in groups for run in (*g.runs, *g.left_out)}
   for run in results:
-    name = f'{run["method"]}, seed {run.get("seed", NULL)}'
+    name = f'{labels[id(run)]}, seed {run.get("seed", NULL)}'
     inner = '\n'.join(_run_parts(run))
     parts.append(_details(name, inner, 'run') if len(results) > 1 else inner)
   return (
