@@ -181,9 +181,9 @@ def _labels(identities: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _differences(mine: Mapping[str, Any], all_settings: Sequence[Mapping[str, Any]]) -> str:
-  """`gamma 0.5, train.epochs 3`: the settings in which groups of one method differ."""
+  """`gamma 0.5, epochs 3`: the settings in which groups of one method differ."""
   names = [k for k in mine if any(k not in other or other[k] != mine[k] for other in all_settings)]
-  words = [f'{name.removeprefix("method.")} {mine[name]}' for name in names[:DIFFERENCES]]
+  words = [f'{name.rpartition(".")[2]} {mine[name]}' for name in names[:DIFFERENCES]]
   return ', '.join([*words, *(['…'] if len(names) > DIFFERENCES else [])])
 
 

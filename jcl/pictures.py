@@ -48,7 +48,7 @@ STYLE = {
   'hatch.linewidth': 0.8,
 }
 DPI = 144
-NAME = 24  # characters of a name, at most
+NAME, LABEL = 24, 36  # characters of a task's name and of a method's label, at most
 LETTER = 0.078  # inches, of the usual size
 LINES, PANEL = 4.2, 1.6  # inches: width of the lines' axes, and least of a panel and its margin
 GAP = 0.3  # cells, around what stands apart in the heat map
@@ -124,9 +124,9 @@ def _figure(width: float, height: float) -> Any:
   return Figure(figsize=(width, height), dpi=DPI, facecolor='white')
 
 
-def _short(name: Any) -> str:
+def _short(name: Any, most: int = NAME) -> str:
   name = in_one_line(name)
-  return name if len(name) <= NAME else name[: NAME - 1].rstrip() + '…'
+  return name if len(name) <= most else name[: most - 1].rstrip() + '…'
 
 
 def _heat_map(run: Run) -> Any:
@@ -291,7 +291,7 @@ def _style(index: int, group: Group) -> dict[str, Any]:
   ends = bool(earlier) and last is not None and not any(earlier)
   colour = REFERENCE if ends else COLOURS[index % len(COLOURS)]
   return {
-    'label': _short(group.label),
+    'label': _short(group.label, LABEL),
     'color': colour,
     'words': tuple(0.75 * part for part in to_rgb(colour)),  # pale words cannot be read
     'marker': '' if ends else MARKERS[(index + index // len(COLOURS)) % len(MARKERS)],
@@ -389,7 +389,8 @@ def _dots(axes: Any, group: Group, style: dict, limits: tuple[float, float]) -> 
   axes.set(xlim=limits, ylim=(tasks - 0.5, -0.5))
   axes.set_title(style['label'], color=style['words'], weight='bold', loc='left', pad=15)
   forgetting = summary(group)['forgetting'][0]
-  words = 'only the end is known' if style['reference'] else f'forgets {shown(forgetting, score)}'
+  unknown = 'only the end is known' if style['reference'] else 'forgetting unknown'
+  words = unknown if forgetting is None else f'forgets {shown(forgetting, score)}'
   place = {'xy': (0, 1), 'xytext': (0, 4), 'xycoords': 'axes fraction'}
   axes.annotate(words, **place, textcoords='offset points', color=FAINT, size=8)
   if score == 'accuracy':
