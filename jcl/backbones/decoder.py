@@ -181,6 +181,7 @@ def decoder(config: DecoderConfig, gather: Callable[[Params], Params] | None = N
     deep = dataclasses.replace(config, layers=depth(params))
     return Decoder(deep, gather).apply(variables, tokens, **kwargs)
 
+  @jax.jit  # layer by layer it would take seconds
   def init(key):
     params = dict(Decoder(config).init(key, jnp.zeros((1, 2), jnp.int32))['params'])
     if config.classes:

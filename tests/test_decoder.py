@@ -1,0 +1,293 @@
+"""The decoder against transformers, and the properties that hold for every configuration."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import model_folder
+import numpy as np
+import pytest
+from goldens import make_decoder_goldens as goldens
+
+from jcl.backbones import decoder as decoders
+from jcl.backbones import hf
+from jcl.backbones.decoder import DecoderConfig, decoder
+from jcl.batch import Row, Shape, layout
+from jcl.config import BackboneConfig
+from jcl.errors import UserError
+
+TINY = DecoderConfig(30, width=16, layers=3, heads=4, kv_heads=2, feed_forward=24, rows=32)
+GPT2_LIKE = dataclasses.replace(
+  TINY,
+  kv_heads=4,
+  norm='layer',
+  positions='learned',
+  max_positions=64,
+  gated=False,
+  activation='gelu_tanh',
+  qkv_bias=True,
+  o_bias=True,
+  mlp_bias=True,
+  tied=False,
+)
+BOTH = pytest.mark.parametrize('config', [TINY, GPT2_LIKE], ids=['llama', 'gpt2'])
+
+
+@pytest.fixture(autouse=True)
+def strict_ranks():
+  with jax.numpy_rank_promotion('raise'):
+    yield
+
+
+@functools.cache
+def made(config):
+  """A jitted backbone and its initial parameters."""
+  backbone = decoder(config)
+  jitted = dataclasses.replace(
+    backbone,
+    hidden=jax.jit(backbone.hidden, static_argnames='train'),
+    project=jax.jit(backbone.project),
+    decode=jax.jit(backbone.decode),
+  )
+  return jitted, backbone.init(jax.random.key(0))
+
+
+def every_position(tokens_BT, lengths=None, bucket=None):
+  """A batch with a target at every real position, its rows in their order where equally long."""
+  rows, length = tokens_BT.shape
+  lengths = [length] * rows if lengths is None else lengths
+  made = [
+    Row(tokens[:n], np.arange(n), np.zeros(n, np.int32), i, 0)
+    for i, (tokens, n) in enumerate(zip(tokens_BT.astype(np.int32), lengths, strict=True))
+  ]
+  keys = np.arange(2 * rows, dtype=np.uint32).reshape(rows, 2)
+  return layout(made, 1, Shape(rows, bucket or length, sum(lengths)), keys=keys)
+
+
+def cached_logits(backbone, params, tokens_BT, real_BT, prefill):
+  """[B, S - prefill + 1, V]: a prefill of some tokens, then one token after another."""
+  decode, (rows, length) = backbone.decode, tokens_BT.shape
+  cache = backbone.cache(params, rows, length)
+  logits_BV, cache = decode(params, tokens_BT[:, :prefill], real_BT, cache, 0)
+  out = [logits_BV]
+  for i in range(prefill, length):
+    logits_BV, cache = decode(params, tokens_BT[:, i : i + 1], real_BT, cache, i)
+    out.append(logits_BV)
+  return np.stack(out, 1)
+
+
+def random_tokens(rows, length):
+  return np.random.default_rng(0).integers(0, TINY.vocabulary, (rows, length))
+
+
+def check(case, golden, folder):
+  """Right padding without a cache, left padding with one, both within 1e-5."""
+  loaded = hf.load(str(model_folder.write(folder, golden)))
+  backbone, params = made(loaded.config)[0], jax.tree.map(jnp.asarray, loaded.params)
+  tokens_BT = goldens.tokens()
+  batch = every_position(tokens_BT, goldens.ROWS, bucket=12)
+  logits_MV = np.asarray(backbone.logits(params, batch))
+  wanted_MV = np.concatenate([golden['right'][i, :n] for i, n in enumerate(goldens.ROWS)])
+  right = np.abs(logits_MV - wanted_MV).max()
+  moved_BT, real_BT = goldens.left_padded(tokens_BT)
+  logits_BTV = cached_logits(backbone, params, moved_BT, real_BT, prefill=5)
+  left = np.abs(logits_BTV - golden['left'][:, 4:]).max()
+  print(f'{case}: right {right:.1e}, cache {left:.1e}, largest logit {np.abs(wanted_MV).max():.1f}')
+  assert np.abs(wanted_MV).max() > 1
+  assert max(right, left) <= 1e-5
+
+
+@pytest.mark.parametrize('case', goldens.CASES)
+def test_logits_equal_the_golden_ones(case, tmp_path):
+  check(case, model_folder.golden(case), tmp_path)
+
+
+@pytest.mark.parametrize('case', goldens.CASES)
+@pytest.mark.filterwarnings('ignore')
+def test_logits_equal_those_of_transformers_now(case, tmp_path):
+  pytest.importorskip('torch')
+  check(case, goldens.golden(case), tmp_path)
+
+
+@BOTH
+def test_cache_equals_no_cache(config):
+  backbone, params = made(config)
+  tokens_BT = random_tokens(2, 8)
+  plain_BTV = backbone.logits(params, every_position(tokens_BT)).reshape(2, 8, -1)
+  cached_BTV = cached_logits(backbone, params, tokens_BT, np.ones((2, 8), bool), prefill=3)
+  np.testing.assert_allclose(cached_BTV, plain_BTV[:, 2:], atol=1e-6)
+
+
+@BOTH
+def test_a_state_depends_on_its_past_alone(config):
+  backbone, params = made(config)
+  params = {**params, 'embed': {'embedding': 10 * params['embed']['embedding']}}
+  batch = every_position(np.arange(6)[None])  # a token each, so that a row stands for a position
+
+  def states(table_RD):
+    return backbone.hidden({**params, 'embed': {'embedding': table_RD}}, batch)[:, 0]
+
+  reach_TR = np.abs(jax.jit(jax.jacobian(states))(params['embed']['embedding'])).sum(-1)
+  np.testing.assert_array_equal(reach_TR[:, :6] > 0, np.tri(6, dtype=bool))
+
+
+@BOTH
+def test_remat_changes_no_loss_and_no_gradient(config):
+  params = made(config)[1]
+  batch = every_position(random_tokens(2, 8))
+
+  def loss(remat):
+    backbone = decoder(dataclasses.replace(config, remat=remat, dropout=0.2))
+    f = lambda p: jnp.square(backbone.logits(p, batch, train=True)).mean()
+    return jax.jit(jax.value_and_grad(f))(params)
+
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-7), loss(True), loss(False))
+
+
+@BOTH
+def test_dropout_follows_the_row(config):
+  backbone, params = made(dataclasses.replace(config, dropout=0.3))
+  batch = every_position(random_tokens(2, 8))
+  apply = lambda batch, train=True: np.asarray(backbone.hidden(params, batch, train=train))
+  dropped_MD = apply(batch)
+  assert not np.allclose(dropped_MD, apply(batch, train=False))
+  np.testing.assert_array_equal(dropped_MD, apply(batch))
+  longer = every_position(random_tokens(2, 8), bucket=12)
+  np.testing.assert_allclose(dropped_MD, apply(longer), atol=1e-5)
+  second = jax.tree.map(lambda x: x[len(x) // 2 :], batch)  # alone, as on another device
+  second = second.replace(target_position=second.target_position - 8)
+  np.testing.assert_allclose(dropped_MD[8:], apply(second), atol=1e-5)
+  assert not np.allclose(apply(batch.replace(key=batch.key + 2)), dropped_MD, atol=1e-2)
+
+
+def test_dropout_keeps_the_mean_and_differs_by_row():
+  key_B = jax.vmap(jax.random.key)(jnp.arange(2))
+  kept_BTD = np.asarray(decoders.dropout(jnp.ones((2, 64, 64)), key_B, 0.25))
+  assert set(np.unique(kept_BTD)) == {0, np.float32(1 / 0.75)}
+  assert abs(kept_BTD.mean() - 1) < 0.02
+  assert (kept_BTD[0] != kept_BTD[1]).mean() > 0.3
+
+
+@BOTH
+def test_padding_ids_are_never_predicted(config):
+  backbone, params = made(config)
+  assert params['embed']['embedding'].shape[0] == 32
+  assert backbone.logits(params, every_position(random_tokens(1, 4))).shape == (4, 30)
+  logits_BV, _ = backbone.decode(
+    params, random_tokens(2, 4), np.ones((2, 4), bool), backbone.cache(params, 2, 4), 0
+  )
+  assert logits_BV.shape == (2, 30)
+  assert backbone.vocabulary == backbone.outputs == 30
+
+
+@BOTH
+def test_bfloat16_computes_near_float32(config):
+  params = made(config)[1]
+  assert {x.dtype for x in jax.tree.leaves(params)} == {jnp.dtype('float32')}
+  batch = every_position(random_tokens(2, 8))
+  half = made(dataclasses.replace(config, dtype='bfloat16'))[0]
+  logits_MV = half.logits(params, batch)
+  assert half.cache(params, 1, 4)[0].dtype == jnp.bfloat16
+  assert logits_MV.dtype == jnp.float32
+  np.testing.assert_allclose(logits_MV, made(config)[0].logits(params, batch), atol=0.05)
+  gradient = jax.jit(jax.grad(lambda p: half.logits(p, batch).sum()))(params)
+  assert {x.dtype for x in jax.tree.leaves(gradient)} == {jnp.dtype('float32')}
+
+
+def test_initial_values_are_those_of_gpt2():
+  config = dataclasses.replace(GPT2_LIKE, vocabulary=500, rows=500, width=64, heads=4, layers=8)
+  params = made(config)[1]
+  for name, std in (('q', 0.02), ('up', 0.02), ('o', 0.005), ('down', 0.005)):
+    assert np.std(params['layers'][name]['kernel']) == pytest.approx(std, rel=0.05)
+    assert not np.any(params['layers'][name]['bias'])
+  assert np.std(params['unembed']['embedding']) == pytest.approx(0.02, rel=0.05)
+  assert not np.array_equal(*params['layers']['q']['kernel'][:2])
+  assert np.all(params['final_norm']['scale'] == 1)
+  again = decoder(config).init(jax.random.key(0))
+  jax.tree.map(np.testing.assert_array_equal, params, again)
+
+
+def test_a_head_projects_to_classes():
+  backbone, params = made(dataclasses.replace(TINY, classes=7))
+  logits_MC = backbone.logits(params, every_position(random_tokens(2, 4)))
+  assert logits_MC.shape == (8, 7)
+  assert not logits_MC.any()
+  assert backbone.outputs == backbone.classes == 7
+  assert set(backbone.unembedding(params)) == {'head'}
+
+
+@BOTH
+def test_projection_needs_the_unembedding_alone(config):
+  backbone, params = made(config)
+  hidden_MD = backbone.hidden(params, every_position(random_tokens(1, 4)))
+  part = backbone.unembedding(params)
+  assert set(part) == {'embed' if config.tied else 'unembed'}
+  np.testing.assert_array_equal(
+    backbone.project(part, hidden_MD), backbone.project(params, hidden_MD)
+  )
+
+
+def test_depth_is_read_off_the_leaves():
+  backbone, params = made(TINY)
+  shallow = {**params, 'layers': jax.tree.map(lambda x: x[:1], params['layers'])}
+  batch = every_position(random_tokens(1, 4))
+  one = made(dataclasses.replace(TINY, layers=1))[0]
+  np.testing.assert_array_equal(backbone.hidden(shallow, batch), one.hidden(shallow, batch))
+  assert backbone.cache(shallow, 2, 8)[0].shape == (1, 2, 8, 2, 4)
+
+
+@pytest.mark.parametrize('remat', [False, True])
+def test_layers_are_gathered_one_at_a_time(remat):
+  config = dataclasses.replace(TINY, remat=remat)
+  (plain, params), seen = made(config), []
+
+  def gather(variables):
+    seen.append(jax.tree.map(jnp.shape, variables))
+    return jax.tree.map(lambda x: 2 * x, variables)
+
+  gathering = decoder(config, gather)
+  halved = {**params, 'layers': jax.tree.map(lambda x: x / 2, params['layers'])}
+  batch = every_position(random_tokens(1, 4))
+  value = lambda backbone: jax.jit(jax.value_and_grad(lambda p: backbone.hidden(p, batch).sum()))
+  found, gradient = value(gathering)(halved)
+  wanted, wanted_gradient = value(plain)(params)
+  assert seen[0]['params']['q']['kernel'] == (16, 16)
+  np.testing.assert_allclose(found, wanted, rtol=1e-6)
+  read = lambda tree: tree['layers']['q']['kernel']
+  np.testing.assert_allclose(read(gradient), 2 * read(wanted_gradient), atol=1e-6)
+
+
+def test_an_adapter_adds_its_product():
+  backbone, params = made(TINY)
+  draw = lambda i, *shape: jax.random.normal(jax.random.key(i), shape)
+  a, b, scale = draw(1, 3, 2, 16), draw(2, 3, 2, 16), jnp.full(3, 0.5)
+  adapted = {**params, 'lora': {'layers': {'q': {'a': a, 'b': b, 'scale': scale}}}}
+  kernel = params['layers']['q']['kernel'] + 0.5 * jnp.einsum('lri,lro->lio', a, b)
+  merged = {**params, 'layers': {**params['layers'], 'q': {'kernel': kernel}}}
+  batch = every_position(random_tokens(1, 4))
+  hidden = [backbone.hidden(p, batch) for p in (adapted, merged, params)]
+  np.testing.assert_allclose(hidden[0], hidden[1], atol=1e-5)
+  assert not np.allclose(hidden[0], hidden[2], atol=1e-3)
+
+
+def test_settings_describe_the_decoder_from_scratch():
+  config = decoders.from_scratch(BackboneConfig(dropout=0.1, remat=True), 99, classes=5)
+  assert (config.vocabulary, config.rows, config.head_dim, config.classes) == (99, 99, 16, 5)
+  assert (config.dropout, config.remat, config.tied) == (0.1, True, True)
+
+
+@pytest.mark.parametrize(
+  ('fields', 'says'),
+  [
+    ({'kv_heads': 3}, '4 heads are no multiple of 3'),
+    ({'rows': 20}, '20 rows of the embedding are fewer than 30'),
+    ({'attention': 'cudnn'}, "needs backbone.dtype 'bfloat16'"),
+    ({'head_dim': 5}, 'even number'),
+  ],
+)
+def test_contradictions_are_refused(fields, says):
+  with pytest.raises(UserError, match=says):
+    dataclasses.replace(TINY, **fields)
+  with pytest.raises(UserError, match=r'backbone.width 65 is no multiple'):
+    decoders.from_scratch(BackboneConfig(width=65), 99)
