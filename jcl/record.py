@@ -135,7 +135,7 @@ class Record:
     examples = [tasks[task].test[i] for task, i in flips]
     return {
       'count': len(flips),
-      'of': sum(map(len, right.values())),
+      'of': sum(map(sum, right.values())),
       'examples': [e.name or str(e.number) for e in examples],
     }
 
