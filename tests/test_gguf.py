@@ -1,0 +1,167 @@
+"""GGUF files, written here with the package `gguf` and read back."""
+
+import sys
+
+import jax
+import model_folder
+import numpy as np
+import pytest
+from test_hf import STORIES, needs_stories
+
+from jcl.backbones import gguf as ours
+from jcl.backbones import hf, tensors
+from jcl.errors import UserError
+
+gguf = pytest.importorskip('gguf')
+TOKENS = ['<unk>', '<s>', '</s>', 'a', 'b', 'Ġ', 'ab', 'Ġa', '1', '2']
+KINDS = [2, 3, 3, 1, 1, 1, 1, 1, 1, 1]
+
+
+def byte_level(writer, pre='smollm'):
+  writer.add_tokenizer_model('gpt2')
+  writer.add_tokenizer_pre(pre)
+  writer.add_token_list(TOKENS)
+  writer.add_token_types(KINDS)
+  writer.add_token_merges(['a b', 'Ġ a'])
+
+
+def write(file, params, config, arch='llama', kind='F32', tokenizer=byte_level, extra=None):
+  """A GGUF file with all matrices of one kind of quantisation."""
+  writer = gguf.GGUFWriter(str(file), arch)
+  writer.add_block_count(config.layers)
+  writer.add_embedding_length(config.width)
+  writer.add_feed_forward_length(config.feed_forward)
+  writer.add_head_count(config.heads)
+  writer.add_head_count_kv(config.kv_heads)
+  writer.add_layer_norm_rms_eps(config.norm_epsilon)
+  writer.add_rope_freq_base(config.rope_theta)
+  writer.add_context_length(64)
+  tokenizer(writer)
+  writer.add_bos_token_id(1)
+  writer.add_eos_token_id(2)
+  named = dict(tensors.write(config, ours.TABLES.get(arch, ours.QWEN_TABLE), params))
+  for name, x in {**named, **(extra or {})}.items():
+    quantisation = gguf.GGMLQuantizationType[kind if x.ndim == 2 else 'F32']
+    writer.add_tensor(name, gguf.quants.quantize(x, quantisation), raw_dtype=quantisation)
+  writer.write_header_to_file()
+  writer.write_kv_data_to_file()
+  writer.write_tensors_to_file()
+  writer.close()
+  return str(file)
+
+
+@pytest.fixture(scope='module')
+def wide():
+  """A Llama whose rows are long enough for blocks of 32 numbers."""
+  from jcl.backbones.decoder import DecoderConfig, decoder
+
+  config = DecoderConfig(
+    40, width=32, layers=2, heads=4, kv_heads=2, feed_forward=64, tied=False, max_positions=64
+  )
+  params = jax.tree.map(np.asarray, decoder(config).init(jax.random.key(0)))
+  return config, params
+
+
+@pytest.mark.parametrize(
+  ('kind', 'tolerance'), [('F32', 0), ('F16', 5e-4), ('BF16', 4e-3), ('Q8_0', 5e-3), ('Q4_0', 0.15)]
+)
+def test_quantised_files_are_read(wide, kind, tolerance, tmp_path):
+  config, params = wide
+  loaded = hf.load(write(tmp_path / 'model.gguf', params, config, kind=kind))
+  for path, wanted in tensors.flat(params).items():
+    error = np.abs(tensors.flat(loaded.params)[path] - wanted).max()
+    assert error <= tolerance * np.abs(wanted).max(), path
+  fields = ('width', 'layers', 'heads', 'kv_heads', 'head_dim', 'feed_forward', 'rows', 'tied')
+  assert [getattr(loaded.config, f) for f in fields] == [getattr(config, f) for f in fields]
+  assert (loaded.config.vocabulary, loaded.special.bos, loaded.special.eos) == (10, 1, 2)
+  assert loaded.tokenizer.encode('ab a12').tokens == ['ab', 'Ġa', '1', '2']
+
+
+def test_queries_and_keys_are_unpermuted(wide, tmp_path):
+  """llama.cpp's own formula (LlamaModel.permute), applied to what transformers has."""
+  config, params = wide
+  w = params['layers']['q']['kernel'][0].T
+  permuted = w.reshape(4, 2, 8 // 2, 32).swapaxes(1, 2).reshape(w.shape)
+  written = dict(tensors.write(config, ours.TABLES['llama'], params))
+  np.testing.assert_array_equal(written['blk.0.attn_q.weight'], permuted)
+  loaded = hf.load(write(tmp_path / 'model.gguf', params, config))
+  np.testing.assert_array_equal(loaded.params['layers']['q']['kernel'][0].T, w)
+
+
+def test_qwen2_has_biases_and_no_permutation(tmp_path):
+  loaded = hf.load(str(model_folder.write(tmp_path / 'hf', model_folder.golden('qwen2'))))
+  file = write(tmp_path / 'model.gguf', loaded.params, loaded.config, arch='qwen2')
+  again = hf.load(file)
+  jax.tree.map(np.testing.assert_array_equal, again.params, loaded.params)
+  assert again.config.qkv_bias
+  assert again.config.tied
+
+
+def test_rope_factors_are_recognised_as_llama3s(wide, tmp_path):
+  import dataclasses
+
+  from jcl.backbones.decoder import RopeScaling, frequencies
+
+  config, params = wide
+  scaling = RopeScaling('llama3', 8.0)
+  scaled = dataclasses.replace(config, rope_theta=5e5, rope_scaling=scaling)
+  plain = dataclasses.replace(scaled, rope_scaling=None)
+  extra = {'rope_freqs.weight': (frequencies(plain) / frequencies(scaled)).astype(np.float32)}
+  loaded = hf.load(write(tmp_path / 'model.gguf', params, scaled, extra=extra))
+  assert loaded.config.rope_scaling == scaling
+  extra = {'rope_freqs.weight': np.array([1, 2, 3, 8], np.float32)}
+  with pytest.raises(UserError, match='is not the scaling of Llama 3'):
+    hf.load(write(tmp_path / 'other.gguf', params, scaled, extra=extra))
+
+
+@needs_stories
+def test_sentence_piece_tokenizers_encode_alike(tmp_path):
+  loaded = hf.load(str(STORIES))
+  by_id = sorted(loaded.tokenizer.get_vocab(), key=loaded.tokenizer.token_to_id)
+  kinds = [2, 3, 3] + [6 if t.startswith('<0x') else 1 for t in by_id[3:]]
+
+  def tokenizer(writer):
+    writer.add_tokenizer_model('llama')
+    writer.add_token_list(by_id)
+    writer.add_token_types(kinds)
+    writer.add_token_scores([-float(i) for i in range(len(by_id))])
+
+  file = write(tmp_path / 'model.gguf', loaded.params, loaded.config, tokenizer=tokenizer)
+  again = hf.load(file)
+  jax.tree.map(np.testing.assert_array_equal, again.params, loaded.params)
+  for text in ('Once upon a time', ' Lily said: "é 漢!"', 'two  spaces\nand lines'):
+    assert again.tokenizer.encode(text).ids == loaded.tokenizer.encode(text).ids
+  ids = loaded.tokenizer.encode('Once upon a time, Tom').ids
+  assert again.tokenizer.decode(ids) == 'Once upon a time, Tom'
+
+
+def test_bad_files_are_refused(wide, tmp_path, monkeypatch):
+  config, params = wide
+  good = write(tmp_path / 'good.gguf', params, config)
+  data = (tmp_path / 'good.gguf').read_bytes()
+  bad = {
+    'half.gguf': (data[: len(data) // 2], 'truncated or no GGUF file'),
+    'text.gguf': (b'hello, this is text' * 9, 'truncated or no GGUF file'),
+    'empty.gguf': (b'', 'truncated or no GGUF file'),
+  }
+  for name, (content, says) in bad.items():
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=f'{name}: {says}'):
+      hf.load(str(tmp_path / name))
+  with pytest.raises(UserError, match="architecture 'gemma' is unknown; known: llama"):
+    hf.load(write(tmp_path / 'arch.gguf', params, config, arch='gemma'))
+  other = lambda writer: byte_level(writer, pre='tekken')
+  with pytest.raises(UserError, match="pre-tokenizer 'tekken' is unknown"):
+    hf.load(write(tmp_path / 'pre.gguf', params, config, tokenizer=other))
+  with pytest.raises(UserError, match="tensor 'odd' is unknown"):
+    hf.load(write(tmp_path / 'odd.gguf', params, config, extra={'odd': np.zeros(3, np.float32)}))
+  monkeypatch.setattr(gguf.quants, 'dequantize', _unknown)
+  with pytest.raises(UserError, match=r'tensor .* has unknown quantisation F32'):
+    hf.load(good)
+  monkeypatch.setitem(sys.modules, 'gguf', None)
+  with pytest.raises(UserError, match=r"needs the package gguf: pip install 'jcl\[gguf\]'"):
+    hf.load(good)
+
+
+def _unknown(*args):
+  raise NotImplementedError
