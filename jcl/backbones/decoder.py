@@ -189,7 +189,7 @@ def decoder(config: DecoderConfig, gather: Callable[[Params], Params] | None = N
     elif not config.tied:
       shape = (config.rows, config.width)
       draw = jax.random.normal(jax.random.fold_in(key, 1), shape, config.wide)
-      params['unembed'] = {'embedding': 0.02 * draw}
+      params['unembed'] = {'embedding': config.width**-0.5 * draw}
     return params
 
   def hidden(params, batch: Batch, train: bool = False):
@@ -346,7 +346,7 @@ class Dense(nn.Module):
   def __call__(self, x):
     """-> [..., features]."""
     config = self.config
-    std = 0.02 / np.sqrt(2 * config.layers) if self.output else 0.02
+    std = x.shape[-1] ** -0.5 / (np.sqrt(2 * config.layers) if self.output else 1)
     shape = (x.shape[-1], self.features)
     kernel = self.param('kernel', nn.initializers.normal(std), shape, config.wide)
     y = x @ kernel.astype(config.dtype)
@@ -370,7 +370,7 @@ class Table(nn.Module):
   def __call__(self, ids):
     """-> [..., width]."""
     shape = (self.rows, self.width)
-    table = self.param('embedding', nn.initializers.normal(0.02), shape, self.config.wide)
+    table = self.param('embedding', nn.initializers.normal(self.width**-0.5), shape, self.config.wide)
     return table[ids].astype(self.config.dtype)
 
 
