@@ -195,13 +195,17 @@ def test_bfloat16_computes_near_float32(config):
   assert {x.dtype for x in jax.tree.leaves(gradient)} == {jnp.dtype('float32')}
 
 
-def test_initial_values_are_those_of_gpt2():
-  config = dataclasses.replace(GPT2_LIKE, vocabulary=500, rows=500, width=64, heads=4, layers=8)
-  params = made(config)[1]
-  for name, std in (('q', 0.02), ('up', 0.02), ('o', 0.005), ('down', 0.005)):
+def test_initial_scale_follows_the_fan_in():
+  config = dataclasses.replace(
+    GPT2_LIKE, vocabulary=500, rows=500, width=64, head_dim=16, feed_forward=256, layers=8
+  )
+  params = decoder(config).init(jax.random.key(0))
+  # What writes into the residual is smaller by the root of the 16 such writers, as in GPT-2.
+  for name, std in (('q', 1 / 8), ('up', 1 / 8), ('o', 1 / 8 / 4), ('down', 1 / 16 / 4)):
     assert np.std(params['layers'][name]['kernel']) == pytest.approx(std, rel=0.05)
     assert not np.any(params['layers'][name]['bias'])
-  assert np.std(params['unembed']['embedding']) == pytest.approx(0.02, rel=0.05)
+  for name in ('embed', 'unembed'):
+    assert np.std(params[name]['embedding']) == pytest.approx(1 / 8, rel=0.05)
   assert not np.array_equal(*params['layers']['q']['kernel'][:2])
   assert np.all(params['final_norm']['scale'] == 1)
   again = decoder(config).init(jax.random.key(0))

@@ -369,8 +369,8 @@ class Table(nn.Module):
   @nn.compact
   def __call__(self, ids):
     """-> [..., width]."""
-    shape = (self.rows, self.width)
-    table = self.param('embedding', nn.initializers.normal(self.width**-0.5), shape, self.config.wide)
+    shape, draw = (self.rows, self.width), nn.initializers.normal(self.width**-0.5)
+    table = self.param('embedding', draw, shape, self.config.wide)
     return table[ids].astype(self.config.dtype)
 
 
