@@ -23,7 +23,7 @@ def get_config(method: str = 'lamol') -> Config:
     method=settings,
     stream=StreamConfig(name='synthetic', order_seed=0, max_length=48),
     backbone=BackboneConfig(width=64, layers=2, heads=4, feed_forward=192),
-    train=TrainConfig(learning_rate=2e-3, beta2=0.98, epochs=12, batch_size=32),
+    train=TrainConfig(learning_rate=1e-3, beta2=0.98, epochs=12, batch_size=32),
     evaluate=EvaluateConfig(batch_size=128, every_epochs=1),
     checkpoint=CheckpointConfig(keep_tasks=True),
   )
