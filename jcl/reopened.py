@@ -1,0 +1,77 @@
+"""A run that has been trained, opened again to be evaluated and sampled."""
+
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from jcl import evaluate as evaluation
+from jcl.checkpoint import Snapshots
+from jcl.config import Config
+from jcl.errors import UserError
+from jcl.experiment import assemble
+from jcl.streams.stream import Task
+from jcl.streams.text import LAMOL_FORMATS
+from jcl.train import Run
+
+
+class Reopened:
+  """A run that has been trained: its newest snapshot, to be evaluated and sampled.
+
+  Args:
+    config: of the run.
+    workdir: that it left its snapshots in.
+
+  Raises:
+    UserError: there is no snapshot.
+  """
+
+  def __init__(self, config: Config, workdir: pathlib.Path):
+    self.parts = assemble(config)
+    self.tools = self.parts.tools
+    found = Snapshots(workdir).latest()
+    if found is None:
+      raise UserError(f'{workdir} has no snapshot yet; train it first with launch/train.py')
+    self.now = Run(**{k: v for k, v in found.items() if k != 'journal'})
+    self.tools.current = max(len(self.now.record['matrix']) - 2, 0)
+
+  def params(self, task: Task | None) -> Any:
+    """The parameters for a task, or for none where it is not told."""
+    told = task if self.parts.told else None
+    return self.parts.method.params_for(self.now.memory, self.now.params, told)
+
+  def scores(self, split: str) -> Iterator[tuple[Task, evaluation.Score | None]]:
+    """(task, its score on a split, or None where the split is empty) for every task."""
+    how, longest = self.parts.config.evaluate.answer, self.parts.longest_answer
+    for task in self.parts.stream.tasks:
+      examples = getattr(task, split)
+      if examples:
+        params = self.params(task)
+        yield task, evaluation.score(params, task, examples, self.tools, how, longest)
+      else:
+        yield task, None
+
+  def samples(
+    self, name: str, count: int, temperature: float, seed: int
+  ) -> Iterator[tuple[str, np.ndarray]]:
+    """(task name, [count, N] ids drawn from its generation token) for one task, or for all.
+
+    Raises:
+      UserError: the run's method generates nothing, or there is no task of that name.
+    """
+    text, settings = self.tools.text, self.parts.config.method
+    if text.text_format not in LAMOL_FORMATS:
+      raise UserError('the method of this run trains no generation; use lamol')
+    tasks = [t for t in self.parts.stream.tasks if name in ('', t.name)]
+    if not tasks:
+      known = ', '.join(t.name for t in self.parts.stream.tasks)
+      raise UserError(f'--task: no task is called {name!r}; there are {known}')
+    for task in tasks if text.text_format == 'lamol_task' else tasks[:1]:
+      prompt = [*text.start, text.generation_token(task.index)]
+      ids_RN = self.tools.sample(
+        self.params(None), [prompt] * count, self.tools.key('shown', task.index, seed),
+        k=settings.top_k, temperature=temperature or settings.temperature,
+        max_new=self.now.memory['longest'],
+      )  # fmt: skip
+      yield task.name if text.text_format == 'lamol_task' else 'all tasks', ids_RN

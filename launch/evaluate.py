@@ -1,0 +1,40 @@
+"""Scores a trained run again, or on another split or with another way to answer.
+
+python launch/evaluate.py --workdir=runs/lamol [--split=dev] [--answer=score] [--wrong=10]
+"""
+
+import pathlib
+
+from absl import flags
+
+from jcl import launch
+
+flags.DEFINE_string('workdir', None, 'folder of a run')
+flags.DEFINE_enum('split', 'test', ['train', 'dev', 'test'], 'which examples')
+flags.DEFINE_enum('answer', '', ['', 'generate', 'score'], 'empty: as the run does')
+flags.DEFINE_integer('wrong', 5, 'wrong answers to print for each task')
+
+
+def run() -> None:
+  """Prints the accuracy of the newest snapshot on every task, and some wrong answers."""
+  workdir = pathlib.Path(launch.required('workdir'))
+  config = launch.load_workdir(str(workdir))
+  config.evaluate.answer = flags.FLAGS.answer or config.evaluate.answer
+  launch.use_compile_cache()
+  from jcl.reopened import Reopened
+
+  reopened = Reopened(config, workdir)
+  for task, score in reopened.scores(flags.FLAGS.split):
+    if score is None:
+      print(f'{task.name}: no {flags.FLAGS.split} examples')
+      continue
+    invalid = '' if score.invalid is None else f', {100 * score.invalid:.1f} % invalid'
+    print(f'{task.name}: {100 * score.accuracy:.1f} % right of {len(score.right)}{invalid}')
+    wrong = [i for i, right in enumerate(score.right) if not right]
+    for i in wrong[: flags.FLAGS.wrong]:
+      example = getattr(task, flags.FLAGS.split)[i]
+      print(f'  {example.text!r}: {score.answers[i]!r}, not {example.answer!r}')
+
+
+if __name__ == '__main__':
+  launch.main(run)

@@ -1,0 +1,38 @@
+"""Shows pseudo samples of a trained LAMOL run: what the model remembers of its tasks.
+
+python launch/generate.py --workdir=runs/lamol --count=20 [--task=bank] [--temperature=0.8]
+"""
+
+import pathlib
+
+from absl import flags
+
+from jcl import launch
+
+flags.DEFINE_string('workdir', None, 'folder of a run')
+flags.DEFINE_integer('count', 10, 'samples of each task', lower_bound=1)
+flags.DEFINE_string('task', '', 'name of a task; empty: all')
+flags.DEFINE_float('temperature', 0.0, 'of sampling; 0: as the run does', lower_bound=0)
+flags.DEFINE_integer('seed', 0, 'of the samples')
+
+
+def run() -> None:
+  """Prints samples as input and answer, and what was not well formed as it is."""
+  workdir = pathlib.Path(launch.required('workdir'))
+  config = launch.load_workdir(str(workdir))
+  launch.use_compile_cache()
+  from jcl.reopened import Reopened
+
+  reopened = Reopened(config, workdir)
+  text = reopened.tools.text
+  for name, ids_RN in reopened.samples(
+    flags.FLAGS.task, flags.FLAGS.count, flags.FLAGS.temperature, flags.FLAGS.seed
+  ):
+    pairs = [text.parse(ids) for ids in ids_RN.tolist()]
+    print(f'{name}: {sum(p is not None for p in pairs)} of {len(pairs)} well formed')
+    for ids, pair in zip(ids_RN.tolist(), pairs, strict=True):
+      print(f'  {pair[0]}  →  {pair[1]}' if pair else f'  (not well formed) {text.decode(ids)}')
+
+
+if __name__ == '__main__':
+  launch.main(run)
