@@ -14,12 +14,11 @@ import numpy as np
 
 from jcl.errors import UserError
 
-# Tokens: steps of a quarter of a power of two, so that at most a fifth of a batch is padding.
-LENGTHS = tuple(
-  sorted({2**e * q // 4 for e in range(4, 18) for q in (4, 5, 6, 7)})
-)  # 16, 20, 24, 28, 32, 40, …
-# Targets a device, likewise.
-TARGETS = tuple(sorted({max(2**e * q // 4, 1) for e in range(2, 24) for q in (4, 6)}))
+# Tokens a row and targets a block: powers of two and halfway between them, for every shape is a
+# compilation: 8, 12, 16, 24, 32, 48, …
+LENGTHS = tuple(2**e * q // 2 for e in range(3, 20) for q in (2, 3))
+TARGETS = (1, 2, 4, 6, *LENGTHS)
+RARE = 0.1  # a length that fewer of the steps have is not worth a compilation of its own
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,26 +174,45 @@ def deal(rows: Sequence[Row], blocks: int) -> list[list[int]]:
   return [order[b::blocks] for b in range(blocks)]
 
 
-def shapes(steps: Sequence[Sequence[Row]], blocks: int, rows: int) -> list[Shape]:
-  """The shape of every step of an epoch, a function of the rows' lengths alone.
+def _need(step: Sequence[Row], blocks: int) -> tuple[int, int]:
+  """The length bucket that a step falls into, and the targets of its fullest block."""
+  fullest = max(sum(len(step[i].targets) for i in block) for block in deal(step, blocks))
+  return bucket(max(len(r.tokens) for r in step), LENGTHS), fullest
+
+
+def rungs(steps: Sequence[Sequence[Row]], blocks: int, rows: int) -> list[Shape]:
+  """The few shapes that steps are padded to, a function of the rows' lengths alone.
 
   Steps whose longest row falls into the same length bucket share one number of targets, that of the
-  fullest block among them: one compilation a bucket.
+  fullest block among them; a bucket that few steps fall into is lifted into the next one.
 
   Args:
     steps: the rows of each step.
     blocks: devices times microbatches.
     rows: the most rows that a step may have.
   """
-  rows = -(-rows // blocks) * blocks
-  need = []
-  for step in steps:
-    fullest = max(sum(len(step[i].targets) for i in block) for block in deal(step, blocks))
-    need.append((bucket(max(len(r.tokens) for r in step), LENGTHS), bucket(fullest, TARGETS)))
-  most = {}
-  for tokens, targets in need:
+  most: dict[int, int] = {}
+  count: dict[int, int] = {}
+  for tokens, targets in (_need(step, blocks) for step in steps):
     most[tokens] = max(targets, most.get(tokens, 0))
-  return [Shape(rows, tokens, most[tokens]) for tokens, _ in need]
+    count[tokens] = count.get(tokens, 0) + 1
+  for tokens in sorted(most)[:-1]:
+    if count[tokens] < RARE * len(steps):
+      above = min(t for t in most if t > tokens)
+      most[above] = max(most[above], most.pop(tokens))
+      count[above] += count.pop(tokens)
+  rows = -(-rows // blocks) * blocks
+  return [Shape(rows, tokens, bucket(most[tokens], TARGETS)) for tokens in sorted(most)]
+
+
+def fit(step: Sequence[Row], blocks: int, shapes: Sequence[Shape]) -> Shape:
+  """The first of `shapes` that holds a step; where none does, a larger one of the ladders."""
+  tokens, targets = _need(step, blocks)
+  for shape in shapes:
+    if shape.tokens >= tokens and shape.targets >= targets:
+      return shape
+  longest = max(tokens, shapes[-1].tokens)
+  return Shape(shapes[-1].rows, longest, bucket(targets, TARGETS))
 
 
 def layout(

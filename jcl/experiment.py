@@ -9,7 +9,8 @@ import numpy as np
 from jcl import methods, optimizer, parallel, streams
 from jcl.backbones import Backbone
 from jcl.backbones.decoder import DecoderConfig, decoder, from_scratch, with_settings
-from jcl.backbones.tokenizer import add_tokens, bpe_tokenizer, word_tokenizer
+from jcl.backbones.tokenizer import add_tokens, bpe_tokenizer, size, word_tokenizer
+from jcl.backbones.vocabulary import grow
 from jcl.config import Config, check_choices
 from jcl.errors import UserError
 from jcl.methods import Method
@@ -117,8 +118,7 @@ def _backbone(config: Config, stream: Stream, text_format: str) -> tuple:
     else:
       tokenizer, special = word_tokenizer(texts)
     added = add_tokens(tokenizer, names)
-    size = tokenizer.get_vocab_size(with_added_tokens=True)
-    return from_scratch(settings, size), None, tokenizer, special, added
+    return from_scratch(settings, size(tokenizer)), None, tokenizer, special, added
   from jcl.backbones import hf  # readers of files that a run from scratch does not need
 
   shape, weights, tokenizer, special = hf.load(settings.path)
@@ -128,7 +128,7 @@ def _backbone(config: Config, stream: Stream, text_format: str) -> tuple:
     newline = tokenizer.encode('\n', add_special_tokens=False).ids
     opening = special.eos if special.bos is None else special.bos
     like = [newline[-1] if name == ANSWER else opening for name in names]
-    shape, weights = hf.grow(
+    shape, weights = grow(
       shape, weights, len(added), like, config.train.seed, init=settings.added_token_init
     )
   return shape, weights, tokenizer, special, added

@@ -153,7 +153,7 @@ class Tools:
 
   def _map_chunk(self, fn: Callable, params: Any, rows: list[batches.Row]) -> list[np.ndarray]:
     blocks = self.mesh.size
-    (shape,) = batches.shapes([rows], blocks, self.batch_size)
+    (shape,) = batches.rungs([rows], blocks, self.batch_size)
     batch = batches.layout(rows, blocks, shape, heads=self.heads)
     values = parallel.fetch(self._map(fn)(params, parallel.place_batch(batch, self.mesh)))
     out: list[Any] = [None] * len(rows)

@@ -13,6 +13,7 @@ from jcl.streams.stream import Plan
 from jcl.tools import Tools
 
 AHEAD = 2  # batches that wait on the device
+LOOKED_AT = 8  # epochs whose steps decide what shapes a task has
 
 
 class Fed(NamedTuple):
@@ -47,6 +48,11 @@ class Feed:
     self._first = self._compose(0)
     self.per_epoch = len(self._first)
     self.total = train.steps or train.epochs * self.per_epoch
+    self._blocks = tools.mesh.size * train.microbatches
+    looked_at = range(1, min(-(-self.total // self.per_epoch), LOOKED_AT))
+    steps = [step.rows for step in self._first]
+    steps += [step.rows for epoch in looked_at for step in self._compose(epoch)]
+    self._shapes = batches.rungs(steps, self._blocks, self._rows())
 
   def _compose(self, epoch: int) -> list[rows.Step]:
     tools = self._tools
@@ -65,15 +71,14 @@ class Feed:
   def _laid_out(self, skip: int) -> Iterator[Fed]:
     """Batches from step `skip` on."""
     number, epoch = 0, 0
-    blocks = self._tools.mesh.size * self._train.microbatches
     while number < self.total:
       steps = self._compose(epoch) if epoch else self._first
       if number + len(steps) > skip:
-        shapes = batches.shapes([step.rows for step in steps], blocks, self._rows())
-        for i, (step, shape) in enumerate(zip(steps, shapes, strict=True)):
+        for i, step in enumerate(steps):
           if skip <= number + i < self.total:
+            shape = batches.fit(step.rows, self._blocks, self._shapes)
             batch = batches.layout(
-              step.rows, blocks, shape, step.keys, self.plan.tables, self._tools.heads
+              step.rows, self._blocks, shape, step.keys, self.plan.tables, self._tools.heads
             )
             batch = parallel.place_batch(batch, self._tools.mesh)
             tokens = sum(len(r.tokens) for r in step.rows)
