@@ -14,11 +14,11 @@ import numpy as np
 
 from jcl.errors import UserError
 
-# Tokens a row and targets a block: powers of two and halfway between them, for every shape is a
-# compilation: 8, 12, 16, 24, 32, 48, …
-LENGTHS = tuple(2**e * q // 2 for e in range(3, 20) for q in (2, 3))
-TARGETS = (1, 2, 4, 6, *LENGTHS)
-RARE = 0.1  # a length that fewer of the steps have is not worth a compilation of its own
+# Tokens a row: multiples of 8, from 128 on quarters of powers of two.
+LENGTHS = (*range(8, 128, 8), *(2**e * q // 4 for e in range(7, 20) for q in (4, 5, 6, 7)))
+# Targets a block: powers of two and halfway between them.
+TARGETS = (1, *(2**e * q // 2 for e in range(1, 24) for q in (2, 3)))
+RARE = 0.25  # a length that fewer of the steps have is not worth a compilation of its own
 
 
 @dataclasses.dataclass(frozen=True)

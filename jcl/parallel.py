@@ -279,7 +279,7 @@ def make_step(
       new['params'] = jax.tree.map(
         lambda p, m: None if p is None else m, params, moved, is_leaf=_is_none
       )
-    return new, {'loss': loss, 'gradient_norm': optax.global_norm(grads), **values}
+    return new, {'loss': loss, 'gradient_norm': optax.tree.norm(grads), **values}
 
   return jax.jit(step, donate_argnums=0)
 

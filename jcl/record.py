@@ -168,6 +168,7 @@ class Record:
       'tokens': dict(self.tokens),
       'pseudo': pseudo,
       'cost': {'models': 1, **cost},
+      'warnings': state['reports'].get('warnings', []),
       'cut_rows': len(parts.text.cut),
       'overlap': dict(parts.stream.overlap),
       'resumes': self.resumes,

@@ -134,6 +134,8 @@ class Loop:
 
   def _with_record(self, now: Run) -> Run:
     """The run with what its record and clock say now."""
+    for warning in self.tools.reports.get('warnings', ()):
+      self.say(f'warning: {warning}')
     self.record.take(self.tools, self.clock)
     return now.replace(record=self.record.state(), log_length=self.log.length())
 

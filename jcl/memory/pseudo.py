@@ -49,6 +49,7 @@ def draw(params: Any, task: Task, tools: Any, longest: int, settings: Any) -> li
     samples = [s for kept, _ in drawn for s in kept]
     line = {'task': None, 'asked': wanted, 'drawn': sum(draws for _, draws in drawn)}
     tools.report(pseudo={'before': task.name, **line, **_counts(samples, olds, tools)})
+  _warn(task, sum(asked), sum(draws for _, draws in drawn), sum(len(k) for k, _ in drawn), tools)
   return [s for kept, _ in drawn for s in kept]
 
 
@@ -79,6 +80,15 @@ def _draw_one(
       if len(kept) == asked:  # the rest of the chunk does not count as drawn
         break
   return kept, drawn
+
+
+def _warn(task: Task, asked: int, drawn: int, kept: int, tools: Any) -> None:
+  """Says so where fewer samples are well formed than were asked for."""
+  if kept == asked:
+    return
+  rate = f'{kept} of {drawn} drawn samples are well formed'
+  what = f'{kept} of {asked} rows are replayed' if kept else 'nothing is replayed'
+  tools.report(warnings=f'before {task.name}: {rate}, so {what}; train longer or raise gamma')
 
 
 def _labels(stream: Any, tasks: Sequence[Task]) -> dict[str, str]:
