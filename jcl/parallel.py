@@ -302,7 +302,9 @@ def sum_examples(fn: Callable, mesh: Mesh) -> Callable:
       params = lax.pcast(params, AXIS, to='varying')
       each = jax.tree.map(lambda x: x.reshape(examples // mesh.size, -1, *x.shape[1:]), batch)
       trees = jax.vmap(fn, (None, 0))(params, each)
-      return lax.psum(jax.tree.map(lambda x: x.sum(0), trees), AXIS)
+      real = each.length.sum(1) > 0  # of a padding block a mean over its targets is 0/0
+      add = lambda x: jnp.where(real.reshape(-1, *[1] * (x.ndim - 1)), x, 0).sum(0)
+      return lax.psum(jax.tree.map(add, trees), AXIS)
 
     return jax.shard_map(per_device, mesh=mesh, in_specs=(P(), P(AXIS)), out_specs=P())(
       params, batch
