@@ -1,0 +1,183 @@
+"""The same numbers on 1, 2, 3 and 8 fake devices: python eight_devices.py OUT.npz
+
+Run in a process of its own with JAX_NUM_CPU_DEVICES=8. At most one step is in flight, for more can
+deadlock fake devices.
+"""
+
+import dataclasses
+import functools
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tiny
+
+from jcl import losses, methods, parallel
+from jcl.backbones.decoder import decoder
+from jcl.batch import Heads, Shape, layout
+from jcl.config import TrainConfig
+from jcl.methods import Method
+from jcl.optimizer import make_optimizer
+
+# name: (devices, sharded, microbatches)
+WAYS = {
+  '1': (1, False, 1), '2': (2, False, 1), '3': (3, False, 1), '8': (8, False, 1),
+  '8 fsdp': (8, True, 1), '1 k2': (1, False, 2), '1 k4': (1, False, 4), '3 k2': (3, False, 2),
+  '8 fsdp k4': (8, True, 4),
+}  # fmt: skip
+DEEP = 'decoder with dropout'
+LONGER = '8 longer'  # eight devices, a longer length bucket
+HEADS = Heads(np.arange(6) // 2, 2, True)
+BACKBONE = tiny.recurrent(tiny.CONFIG.vocabulary)
+HEAD = tiny.recurrent(tiny.CONFIG.vocabulary, classes=6)
+DECODER = decoder(dataclasses.replace(tiny.CONFIG, dropout=0.3))
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+  """What an objective is made of."""
+
+  method: Method
+  loss_fn: object
+  teacher: dict
+  weights: dict
+  params: dict
+  rows: list
+  tasks: int = 0
+  heads: Heads | None = None
+
+
+@functools.cache
+def cells() -> dict[str, Cell]:
+  """Methods by name; all but the last on a model that is quick to compile."""
+  params, other = (tiny.params(BACKBONE, seed) for seed in (0, 1))
+  rows, plain = tiny.rows(), losses.plain(BACKBONE)
+  pull = {'fisher': jax.tree.map(jnp.square, other), 'anchor': other}
+  lamol, deep = (methods.make(b, methods.settings('lamol')) for b in (BACKBONE, DECODER))
+  taught = tiny.taught(BACKBONE)
+  half = {'gen': 0.5}
+  return {
+    'seq': Cell(Method(), plain, {}, {}, params, rows),
+    'lamol': Cell(lamol, lamol.loss_fn, {}, half, params, rows),
+    'quadratic': Cell(tiny.quadratic(BACKBONE), plain, pull, {'ewc': 0.3}, params, rows),
+    'inner step': Cell(tiny.inner_step(BACKBONE), plain, {}, {}, params, rows),
+    'taught': Cell(taught, taught.loss_fn, other, {'mse': 0.5}, params, rows),
+    'head': Cell(
+      Method(), losses.plain(HEAD), {}, {}, tiny.params(HEAD), tiny.class_rows(), 3, HEADS
+    ),
+    DEEP: Cell(deep, deep.loss_fn, {}, half, tiny.params(DECODER), rows),
+  }
+
+
+def flat(tree) -> np.ndarray:
+  """All leaves in one vector."""
+  return np.concatenate([np.ravel(parallel.fetch(x)) for x in jax.tree.leaves(tree)])
+
+
+def ready(cell: Cell, way: str, count: int):
+  """The cell's batch of its first `count` rows, and its trees, on the mesh."""
+  devices, sharded, microbatches = WAYS.get(way, WAYS['8'])
+  mesh = parallel.make_mesh(devices)
+  blocks = devices * microbatches
+  shape = Shape(-(-13 // blocks) * blocks, 32 if way == LONGER else 20, 64)
+  rows = cell.rows[:count]
+  batch = layout(rows, blocks, shape, tiny.keys(len(rows)), heads=cell.heads)
+  trained, frozen, masks = parallel.split(cell.params, (('.*', True),))
+  put = lambda tree: parallel.place(tree, mesh, parallel.specs(tree, mesh, sharded))
+  how = dict(fsdp=sharded, tasks=cell.tasks, microbatches=microbatches)
+  batch = parallel.place_batch(batch, mesh)
+  return mesh, how, put(trained), put(frozen), parallel.place(masks, mesh), put(cell.teacher), batch
+
+
+def gradients(out: dict, name: str, way: str) -> None:
+  """Loss, terms and gradient of many rows, and of so few that most devices have none."""
+  cell = cells()[name]
+  fn = None
+  for count in (13, 3):
+    mesh, how, trained, frozen, _, teacher, batch = ready(cell, way, count)
+    fn = fn or jax.jit(parallel.make_gradient(cell.method, cell.loss_fn, mesh, **how))
+    result = fn(trained, frozen, teacher, cell.weights, batch)
+    (loss, values), grads = jax.block_until_ready(result)
+    out[f'{name}/{way}/{count}/loss'] = np.asarray(loss)
+    out[f'{name}/{way}/{count}/gradient'] = flat(grads)
+    for term, value in values.items():
+      out[f'{name}/{way}/{count}/term {term}'] = np.asarray(value)
+
+
+def training(out: dict, way: str) -> None:
+  """Parameters and a moving teacher after three steps, clipping and decay on."""
+  cell = cells()['lamol']
+  blend = lambda t, p: jax.tree.map(lambda a, b: 0.9 * a + 0.1 * b, t, p)
+  method = cell.method._replace(
+    after_step=lambda teacher, params, step: (blend(teacher, params), params)
+  )
+  mesh, how, trained, frozen, masks, teacher, batch = ready(
+    dataclasses.replace(cell, teacher=tiny.params(BACKBONE, 1)), way, 13
+  )
+  optimizer = make_optimizer(TrainConfig(clip_norm=0.5, weight_decay=0.1))
+  own = lambda tree: jax.tree.map(jnp.array, tree)  # the step donates
+  state = {
+    'params': own(trained), 'optimizer': jax.jit(optimizer.init)(trained), 'teacher': own(teacher),
+    'step': parallel.place(np.int32(0), mesh),
+  }  # fmt: skip
+  step = parallel.make_step(method, cell.loss_fn, optimizer, mesh, **how)
+  for _ in range(3):
+    state, metrics = step(state, (frozen, masks, {}), cell.weights, np.float32(1e-2), batch)
+    jax.block_until_ready(metrics)
+  out[f'training/{way}/params'] = flat(state['params'])
+  out[f'training/{way}/teacher'] = flat(state['teacher'])
+  out[f'training/{way}/norm'] = np.asarray(metrics['gradient_norm'])
+  if how['fsdp']:
+    sharded = [not x.sharding.is_fully_replicated for x in jax.tree.leaves(state['params'])]
+    moments = [
+      not x.sharding.is_fully_replicated for x in jax.tree.leaves(state['optimizer']) if x.ndim > 1
+    ]
+    out['training/sharded'] = np.array([np.mean(sharded), np.mean(moments)])
+
+
+def squared_gradient(params, batch):
+  """The diagonal of one example's Fisher information."""
+  fn = lambda p: (losses.cross_entropy(TOOLS.backbone.logits(p, batch), batch.target_token)
+                  * batch.target_weight).sum() / batch.target_weight.sum()  # fmt: skip
+  return jax.tree.map(jnp.square, jax.grad(fn)(params))
+
+
+TOOLS = tiny.tools(examples=7)
+LOGITS = TOOLS.backbone.logits
+
+
+def folds(out: dict, devices: int) -> None:
+  """Samples, maps and means of `tools`."""
+  talker = tiny.tools(devices=devices, make=tiny.small_decoder, examples=7)
+  examples = [e for t in talker.stream.tasks for e in t.train]
+  prompts = [talker.text.prompt(e) for e in examples]
+  params, key = talker.backbone.init(jax.random.key(0)), talker.key('test')
+  out[f'samples/{devices}'] = talker.sample(
+    params, prompts, key, first=3, k=5, temperature=2.0, max_new=9
+  )
+  tools = tiny.tools(devices=devices, examples=7)
+  params = tiny.params(tools.backbone)
+  rows = [r for item in tools.rows(examples) for r in item]
+  out[f'map/{devices}'] = np.concatenate(tools.map_targets(LOGITS, params, rows))
+  out[f'mean/{devices}'] = flat(tools.mean_examples(squared_gradient, params, examples))
+
+
+def main(path: str) -> None:
+  """Computes everything and writes it."""
+  jax.config.update('jax_numpy_rank_promotion', 'raise')
+  assert len(jax.devices()) == 8
+  out: dict[str, np.ndarray] = {}
+  for name in cells():
+    for way in ('1', '8', '8 fsdp k4', LONGER) if name == DEEP else WAYS:
+      if way == LONGER or WAYS[way][2] == 1 or name != 'inner step':
+        gradients(out, name, way)
+  for way in ('1', '3', '8', '8 fsdp'):
+    training(out, way)
+  for devices in (1, 8):
+    folds(out, devices)
+  np.savez(path, **out)
+
+
+if __name__ == '__main__':
+  main(sys.argv[1])
