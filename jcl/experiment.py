@@ -8,7 +8,8 @@ import numpy as np
 
 from jcl import methods, optimizer, parallel, streams
 from jcl.backbones import Backbone
-from jcl.backbones.decoder import DecoderConfig, decoder, from_scratch, with_settings
+from jcl.backbones.decoder import decoder
+from jcl.backbones.decoder_config import DecoderConfig, from_scratch, with_settings
 from jcl.backbones.tokenizer import add_tokens, bpe_tokenizer, size, word_tokenizer
 from jcl.backbones.vocabulary import grow
 from jcl.config import Config, check_choices

@@ -125,6 +125,7 @@ class Loop:
     for line in self.snapshots.said:
       self.say(line)
     if found is None:
+      self.say(summary(self.parts))
       return Run(self.parts.initial_params())
     self.tools.journal = Journal([list(e) for e in found.pop('journal')])
     now = Run(**found)
@@ -201,7 +202,8 @@ class Loop:
           if self._due(fed, feed):
             while pending:
               self._settle(task, bar, *pending.popleft())
-            now = self._inside(self._taken(now, state, fixed, fed), task, fed, feed)
+            kept = jax.tree.map(jnp.array, state)  # the next step donates `state`
+            now = self._inside(self._taken(now, kept, fixed, fed), task, fed, feed)
         while pending:
           self._settle(task, bar, *pending.popleft())
     finally:
@@ -258,8 +260,7 @@ class Loop:
     return state, (put(frozen), parallel.place(masks, mesh), teacher)
 
   def _taken(self, now: Run, state: dict, fixed: tuple, fed: Fed) -> Run:
-    """The run after a step, its arrays copied out of the step's reach."""
-    state = jax.tree.map(jnp.array, state)
+    """The run after a step."""
     memory = now.memory
     if 'teacher' in state:
       memory = {**memory, 'teacher': state['teacher']}
@@ -302,6 +303,21 @@ class Loop:
     self.record.add_row(task, scores, trained)
     self.say(self.record.line(task))
     return now
+
+
+def summary(parts: Experiment) -> str:
+  """What is about to be learned, in one line."""
+  stream = parts.stream
+  count = lambda split: sum(len(getattr(t, split)) for t in stream.tasks)
+  leaves = jax.tree.leaves(jax.eval_shape(parts.backbone.init, jax.random.key(0)))
+  params = sum(math.prod(leaf.shape) for leaf in leaves)
+  return (
+    f'{stream.name}: {len(stream)} tasks, {len(stream.classes)} classes, {count("train")} training '
+    f'and {count("test")} test examples ({len(parts.text.cut)} inputs cut, '
+    f'{sum(stream.overlap.values())} test texts stand in train too); '
+    f'{params / 1e6:.2f} million parameters on {parts.tools.mesh.size} '
+    f'{jax.devices()[0].platform} device(s)'
+  )
 
 
 class _FoldBars:

@@ -12,7 +12,8 @@ from goldens import make_decoder_goldens as goldens
 
 from jcl.backbones import decoder as decoders
 from jcl.backbones import hf
-from jcl.backbones.decoder import DecoderConfig, decoder
+from jcl.backbones.decoder import decoder
+from jcl.backbones.decoder_config import DecoderConfig
 from jcl.batch import Row, Shape, layout
 from jcl.config import BackboneConfig
 from jcl.errors import UserError

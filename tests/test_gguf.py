@@ -53,7 +53,8 @@ def write(file, params, config, arch='llama', kind='F32', tokenizer=byte_level, 
 @pytest.fixture(scope='module')
 def wide():
   """A Llama whose rows are long enough for blocks of 32 numbers."""
-  from jcl.backbones.decoder import DecoderConfig, decoder
+  from jcl.backbones.decoder import decoder
+  from jcl.backbones.decoder_config import DecoderConfig
 
   config = DecoderConfig(
     40, width=32, layers=2, heads=4, kv_heads=2, feed_forward=64, tied=False, max_positions=64
@@ -100,7 +101,8 @@ def test_qwen2_has_biases_and_no_permutation(tmp_path):
 def test_rope_factors_are_recognised_as_llama3s(wide, tmp_path):
   import dataclasses
 
-  from jcl.backbones.decoder import RopeScaling, frequencies
+  from jcl.backbones.decoder import frequencies
+  from jcl.backbones.decoder_config import RopeScaling
 
   config, params = wide
   scaling = RopeScaling('llama3', 8.0)

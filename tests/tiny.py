@@ -6,7 +6,8 @@ import numpy as np
 
 from jcl import losses, parallel
 from jcl.backbones import Backbone
-from jcl.backbones.decoder import DecoderConfig, decoder
+from jcl.backbones.decoder import decoder
+from jcl.backbones.decoder_config import DecoderConfig
 from jcl.backbones.tokenizer import add_tokens, size, word_tokenizer
 from jcl.batch import Row
 from jcl.methods import Method

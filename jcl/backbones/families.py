@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jcl.backbones.decoder import DecoderConfig, RopeScaling
+from jcl.backbones.decoder_config import DecoderConfig, RopeScaling
 from jcl.errors import UserError
 
 

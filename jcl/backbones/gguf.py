@@ -14,7 +14,8 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from tokenizers import pre_tokenizers as pre
 
 from jcl.backbones import Params, tensors
-from jcl.backbones.decoder import DecoderConfig, RopeScaling, frequencies
+from jcl.backbones.decoder import frequencies
+from jcl.backbones.decoder_config import DecoderConfig, RopeScaling
 from jcl.backbones.families import TRANSPOSED, Entry, Fields, Rule, table
 from jcl.backbones.tensors import Source
 from jcl.backbones.tokenizer import SpecialIds, with_vocabulary

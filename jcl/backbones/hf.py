@@ -14,7 +14,7 @@ import safetensors
 from tokenizers import Tokenizer
 
 from jcl.backbones import Params, tensors
-from jcl.backbones.decoder import DecoderConfig
+from jcl.backbones.decoder_config import DecoderConfig
 from jcl.backbones.families import FAMILIES, Family, Fields
 from jcl.backbones.tensors import Source
 from jcl.backbones.tokenizer import SpecialIds, read_tokenizer, with_vocabulary

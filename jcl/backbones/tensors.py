@@ -8,7 +8,8 @@ import jax
 import numpy as np
 
 from jcl.backbones import Params
-from jcl.backbones.decoder import DecoderConfig, decoder
+from jcl.backbones.decoder import decoder
+from jcl.backbones.decoder_config import DecoderConfig
 from jcl.backbones.families import Entry
 from jcl.errors import UserError
 

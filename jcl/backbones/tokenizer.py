@@ -9,7 +9,7 @@ from typing import Any
 import tokenizers
 from tokenizers import Tokenizer
 
-from jcl.backbones.decoder import DecoderConfig
+from jcl.backbones.decoder_config import DecoderConfig
 from jcl.errors import UserError
 
 UNKNOWN, PAD, BOS, EOS = '<unk>', '<pad>', '<bos>', '<eos>'

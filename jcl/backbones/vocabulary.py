@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from jcl.backbones import Params
-from jcl.backbones.decoder import DecoderConfig
+from jcl.backbones.decoder_config import DecoderConfig
 
 NOISE = 0.01  # of the table's standard deviation: tells tokens apart that start as the same copy
 
