@@ -254,6 +254,8 @@ def test_lamol_trains_pseudo_samples_with_the_new_examples():
     assert tuple(plan.new) == task.train
     assert len(plan.old) == (7 if task.index else 0)
     assert plan.weights == {'gen': 0.25}
+  memory, _ = method.before_task(memory | {'longest': 40}, {}, task, tools)
+  assert memory['longest'] == 40  # a task of shorter rows does not lower it
 
 
 # Plans and parameters of the others.

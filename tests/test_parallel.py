@@ -180,6 +180,10 @@ def test_dropout_follows_its_row_whatever_its_place():
   one = total(laid_out(rows, keys=keys))
   other = total(laid_out([rows[i] for i in order], keys=keys[order]))
   assert one == pytest.approx(other, rel=1e-6)
+  parts = [
+    total(laid_out([rows[i] for i in part], keys=keys[part])) for part in np.split(order, [6])
+  ]
+  assert one == pytest.approx(sum(parts), rel=1e-6)
   assert abs(one - total(laid_out(rows, keys=keys[order]))) > 1e-2
 
 
