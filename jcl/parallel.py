@@ -20,6 +20,7 @@ from jax.sharding import PartitionSpec as P
 
 from jcl import losses
 from jcl.batch import Batch
+from jcl.errors import UserError
 
 AXIS = 'data'
 WHOLE = P()
@@ -204,7 +205,13 @@ def make_gradient(
 
   Everything the objective is made of: the data terms inside the shard_map, the penalties on whole
   arrays in the global view, each weighted; `values` has every term's unweighted value.
+
+  Raises:
+    UserError: microbatches under a method that wraps the objective: an inner gradient would be the
+      microbatch's own.
   """
+  if microbatches > 1 and method.objective is not method._field_defaults['objective']:
+    raise UserError(f'train.microbatches is {microbatches}; it must be 1 with this method')
 
   def gradient(trained, frozen, teacher_params, weights, batch):
     own, rest, theirs = (specs(t, mesh, fsdp) for t in (trained, frozen, teacher_params))

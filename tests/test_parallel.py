@@ -15,6 +15,7 @@ from jcl import losses, methods, parallel
 from jcl.backbones.decoder import decoder
 from jcl.batch import Row, Shape, layout
 from jcl.config import TrainConfig
+from jcl.errors import UserError
 from jcl.methods import Method
 from jcl.optimizer import learning_rate, make_optimizer, trainable_rules
 
@@ -272,6 +273,14 @@ def test_gradient_of_the_whole_objective_is_that_of_finite_differences(name, dee
       difference = (8 * (at(h) - at(-h)) - (at(2 * h) - at(-2 * h))) / (12 * h)
       assert abs(float(along) - difference) <= tolerance * float(optax.tree.norm(grads))
       assert abs(along) > 100 * tolerance * float(optax.tree.norm(grads))
+
+
+def test_microbatches_are_refused_where_a_method_wraps_the_objective():
+  """Before anything is compiled: its inner gradient would be the microbatch's own."""
+  method, mesh = tiny.inner_step(BACKBONE), parallel.make_mesh(1)
+  optimizer = make_optimizer(TrainConfig())
+  with pytest.raises(UserError, match=r'train\.microbatches is 2; it must be 1'):
+    parallel.make_step(method, losses.plain(BACKBONE), optimizer, mesh, microbatches=2)
 
 
 # Steps: what may change, by how much.
