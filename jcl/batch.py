@@ -293,4 +293,4 @@ def _fill_classes(
   batch.allowed[block, targets] = allowed
   batch.known[block, targets] = allowed & (heads.class_task < heads.current)
   if covered is not None and (found := look_up(covered, row.number)) is not None:
-    batch.known[block, targets] = found > 0
+    batch.known[block, targets] = allowed & (found > 0)

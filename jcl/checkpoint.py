@@ -5,6 +5,7 @@ in (plain data with references to arrays) and a description of every leaf. No pi
 """
 
 import json
+import logging
 import os
 import pathlib
 import shutil
@@ -17,6 +18,7 @@ import numpy as np
 
 from jcl.errors import UserError
 from jcl.parallel import fetch
+from jcl.pictures import write_atomically
 
 Arrays = dict[str, np.ndarray]
 
@@ -30,6 +32,8 @@ def encode(value: Any, arrays: Arrays, path: str = '') -> Any:
   if value is None or isinstance(value, bool | int | float | str):
     return value
   if isinstance(value, np.generic | np.ndarray | jax.Array):
+    if path in arrays:
+      raise TypeError(f'two arrays of the memory have the path {path}')
     arrays[path] = np.asarray(value) if isinstance(value, np.generic) else value
     return {'array': path}
   if isinstance(value, Mapping):
@@ -38,10 +42,7 @@ def encode(value: Any, arrays: Arrays, path: str = '') -> Any:
       raise TypeError(f'memory{path} has a key that is neither a string nor a number')
     return {'dict': items}
   if isinstance(value, list | tuple):
-    if any(isinstance(v, np.ndarray | jax.Array | Mapping) for v in value):
-      items = [encode(v, arrays, f'{path}/{i}') for i, v in enumerate(value)]
-    else:
-      items = [encode(v, arrays, path) for v in value]
+    items = [encode(v, arrays, f'{path}/{i}') for i, v in enumerate(value)]
     return items if isinstance(value, list) else {'tuple': items}
   raise TypeError(f'memory{path} holds a {type(value).__name__}; only plain data can be kept')
 
@@ -77,19 +78,21 @@ class Snapshots:
     folder: of the rolling snapshots, `checkpoints/`.
     number: of the newest snapshot, -1 before the first.
     said: warnings about snapshots that could not be used.
+    loaded: number of the snapshot that `latest` gave.
   """
 
-  def __init__(self, workdir: pathlib.Path):
+  def __init__(self, workdir: pathlib.Path, write: bool = True):
     from orbax.checkpoint import v1 as ocp  # 2 s of imports that a refusal need not wait for
 
     self.workdir, self.folder = workdir, workdir / 'checkpoints'
     self._checkpointer = ocp.training.Checkpointer(
       self.folder.absolute(),
       preservation_policy=ocp.training.preservation_policies.LatestN(2),
-      cleanup_tmp_directories=True,
+      cleanup_tmp_directories=write,  # a reader must not touch what a run is writing
     )
     self._pending: Any = None
     self.said: list[str] = []
+    self.loaded = -1
     self.number = max(self._numbers(), default=-1)
 
   def _numbers(self) -> list[int]:
@@ -135,9 +138,12 @@ class Snapshots:
       UserError: there are snapshots and none of them can be read.
     """
     numbers = sorted(self._numbers(), reverse=True)
+    logging.getLogger('asyncio').setLevel(logging.CRITICAL)  # Orbax leaves futures unread
     for number in numbers:
       try:
-        return self._load(number)
+        found = self._load(number)
+        self.loaded = number
+        return found
       except Exception as error:  # whatever a damaged file makes Orbax raise
         reason = ' '.join(str(error).split())[:120]
         self.said.append(
@@ -173,12 +179,7 @@ def write_json(path: pathlib.Path, value: Any) -> None:
 
 def write_text(path: pathlib.Path, parts: Iterable[str]) -> None:
   """Writes text atomically."""
-  part = path.with_name(f'.{path.name}.part')
-  with open(part, 'w', encoding='utf-8') as file:
-    file.writelines(parts)
-    file.flush()
-    os.fsync(file.fileno())
-  os.replace(part, path)
+  write_atomically(path, ''.join(parts).encode())
 
 
 class MetricsLog:

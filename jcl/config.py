@@ -104,7 +104,6 @@ class CheckpointConfig:
   """What survives a kill."""
 
   every_steps: int = 0  # snapshots inside a task; 0: at the end of tasks alone
-  every_chunks: int = 0  # snapshots inside a fold of a hook; 0: off
   keep_tasks: bool = False  # keep the snapshot of every finished task under tasks/
 
 

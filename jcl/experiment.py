@@ -47,7 +47,7 @@ class Experiment:
   @property
   def told(self) -> bool:
     """Whether the model is told the task at test time."""
-    return self.config.scenario == 'til' or 'task_id' in self.config.method.needs
+    return self.tools.told
 
   def initial_params(self) -> Any:
     """The parameters that the run starts from, float32."""
@@ -69,11 +69,35 @@ def check(config: Config) -> None:
   if config.scenario not in config.method.scenarios:
     known = ', '.join(config.method.scenarios)
     raise UserError(f'scenario is {config.scenario!r}, in which {name} has no meaning; use {known}')
-  if config.stream.max_length < 8:
-    raise UserError(f'stream.max_length is {config.stream.max_length}; it must be at least 8')
-  for section, field in (('evaluate', 'batch_size'), ('train', 'batch_size')):
-    if getattr(getattr(config, section), field) < 1:
-      raise UserError(f'{section}.{field} must be at least 1')
+  least = {
+    'stream': {'max_length': 8},
+    'backbone': {'width': 1, 'layers': 1, 'heads': 1, 'feed_forward': 1, 'dropout': 0},
+    'evaluate': {'batch_size': 1, 'every_steps': 0, 'every_epochs': 0},
+    'checkpoint': {'every_steps': 0},
+  }
+  for section, fields in least.items():
+    for field, bound in fields.items():
+      value = getattr(getattr(config, section), field)
+      if value < bound:
+        raise UserError(f'{section}.{field} is {value}; it must be at least {bound}')
+  if config.backbone.dropout >= 1:
+    raise UserError(f'backbone.dropout is {config.backbone.dropout}; it must be below 1')
+  if name == 'joint' and config.train.steps:
+    raise UserError('train.steps counts one task and joint trains on all; use train.epochs with it')
+
+
+def check_classes(config: Config, stream: Stream) -> None:
+  """Refuses settings that need classes where answers are free.
+
+  Raises:
+    UserError: naming the field.
+  """
+  if stream.classes:
+    return
+  if config.evaluate.answer == 'score':
+    raise UserError("evaluate.answer is 'score', but the answers are free; use 'generate'")
+  if getattr(config.method, 'require_known_label', False):
+    raise UserError('method.require_known_label is set, but the answers are free and no labels')
 
 
 def assemble(config: Config, mesh: Any = None) -> Experiment:
@@ -91,8 +115,7 @@ def assemble(config: Config, mesh: Any = None) -> Experiment:
     config.train.keep_best or config.evaluate.every_steps > 0 or config.evaluate.every_epochs > 0
   )
   stream = streams.load(config.stream, need_dev=need_dev)
-  if config.stream.template:
-    stream = dataclasses.replace(stream, template=config.stream.template)
+  check_classes(config, stream)
   text_format = config.method.text_format
   shape, weights, tokenizer, special, added = _backbone(config, stream, text_format)
   limit = min(config.stream.max_length, shape.max_positions)
@@ -101,10 +124,16 @@ def assemble(config: Config, mesh: Any = None) -> Experiment:
   tools = Tools(
     backbone, text, stream, parallel.make_mesh() if mesh is None else mesh,
     config.train.seed, config.evaluate.batch_size,
+    told=config.scenario == 'til' or 'task_id' in config.method.needs,
   )  # fmt: skip
+  examples = stream.examples
+  longest = text.reserve = max(text.answer_length(e) for e in examples)
+  text.cut.clear()
+  for example in examples:
+    text.prompt(example)  # every text is looked at before anything is written
   return Experiment(
     config, stream, text, backbone, shape, methods.make(backbone, config.method), tools, weights,
-    tuple(added), max(text.answer_length(e) for t in stream.tasks for e in t.train),
+    tuple(added), longest,
   )  # fmt: skip
 
 
@@ -125,12 +154,13 @@ def _backbone(config: Config, stream: Stream, text_format: str) -> tuple:
   shape, weights, tokenizer, special = hf.load(settings.path)
   shape = with_settings(shape, settings)
   added = add_tokens(tokenizer, names)
-  if added:
-    newline = tokenizer.encode('\n', add_special_tokens=False).ids
+  new = [n for n, i in zip(names, added, strict=True) if i >= shape.vocabulary]
+  if new:
+    newline = tokenizer.encode('\n', add_special_tokens=False).ids or [special.eos]
     opening = special.eos if special.bos is None else special.bos
-    like = [newline[-1] if name == ANSWER else opening for name in names]
+    like = [newline[-1] if name == ANSWER else opening for name in new]
     shape, weights = grow(
-      shape, weights, len(added), like, config.train.seed, init=settings.added_token_init
+      shape, weights, len(new), like, config.train.seed, init=settings.added_token_init
     )
   return shape, weights, tokenizer, special, added
 

@@ -1,6 +1,5 @@
 """What every launcher shares: flags, one error line, the workdir, many processes."""
 
-import ast
 import dataclasses
 import functools
 import json
@@ -9,7 +8,7 @@ import pathlib
 import re
 import runpy
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from absl import flags
@@ -69,11 +68,16 @@ def _load_file(path: str) -> Callable[..., Config]:
   if not pathlib.Path(path).is_file():
     raise UserError(f'--config: there is no file {path}; give configs/NAME.py:METHOD')
   try:
-    return runpy.run_path(path)['get_config']
+    found = runpy.run_path(path)
   except SyntaxError as error:
     raise UserError(f'{path}:{error.lineno}: {error.msg}; give configs/NAME.py') from None
-  except KeyError:
-    raise UserError(f'{path} defines no get_config(method); see configs/quickstart.py') from None
+  except UserError:
+    raise
+  except Exception as error:  # whatever the user's own file raises
+    raise UserError(f'{path}: {type(error).__name__}: {error}') from None
+  if not callable(found.get('get_config')):
+    raise UserError(f'{path} defines no get_config(method); see configs/quickstart.py')
+  return found['get_config']
 
 
 def required(name: str) -> str:
@@ -98,10 +102,37 @@ def read_config() -> Config:
   return config
 
 
-def read_configs(names: Sequence[str]) -> list[Config]:
+def take_method_flags(arguments: list[str]) -> dict[str, str]:
+  """Takes `--config.method.FIELD=VALUE` out of the arguments: {FIELD: VALUE}.
+
+  A comparison has several methods, and the flags are parsed against the settings of one.
+  """
+  taken = {}
+  for argument in list(arguments):
+    name, equals, value = argument.lstrip('-').partition('=')
+    if argument.startswith('-') and equals and name.startswith('config.method.'):
+      taken[name.removeprefix('config.method.')] = value
+      arguments.remove(argument)
+  return taken
+
+
+def _as_type_of(old: Any, text: str, field: str) -> Any:
+  """`text` as a value of the type that `old` has."""
+  try:
+    if isinstance(old, bool):
+      return {'true': True, '1': True, 'false': False, '0': False}[text.lower()]
+    return type(old)(text)
+  except (KeyError, ValueError):
+    kind = type(old).__name__
+    raise UserError(f'--config.method.{field}={text}: give a value of type {kind}') from None
+
+
+def read_configs(names: Sequence[str], method_flags: Mapping[str, str]) -> list[Config]:
   """The config of each method, from the file of `--config`, with the flags that override it.
 
-  A flag that sets a field of `method` holds for the methods that have it.
+  Args:
+    names: of the methods.
+    method_flags: fields of the methods' own settings; each holds for the methods that have it.
 
   Raises:
     UserError: an unknown method, or a field that none of the methods has.
@@ -112,24 +143,20 @@ def read_configs(names: Sequence[str]) -> list[Config]:
   configs = [get_config(name) for name in names]
   for path, value in config_flags.get_override_values(flag).items():
     *sections, field = path.split('.')
-    targets = [functools.reduce(getattr, sections, config) for config in configs]
-    targets = [target for target in targets if hasattr(target, field)]
-    if not targets:
-      raise UserError(f'--config.{path}: none of {", ".join(names)} has this field')
-    for target in targets:
-      setattr(target, field, value)
+    for config in configs:
+      setattr(functools.reduce(getattr, sections, config), field, value)
+  for field, text in method_flags.items():
+    having = [c.method for c in configs if hasattr(c.method, field)]
+    if not having:
+      raise UserError(f'--config.method.{field}: none of {", ".join(names)} has this field')
+    for method in having:
+      setattr(method, field, _as_type_of(getattr(method, field), text, field))
   return configs
 
 
-def initialize_processes() -> None:
-  """Joins the processes of a job, where its environment says that there are several."""
-  import jax
-
-  cluster = any(
-    k in os.environ for k in ('JAX_COORDINATOR_ADDRESS', 'SLURM_NTASKS', 'TPU_WORKER_ID')
-  )
-  if cluster:
-    jax.distributed.initialize()
+def overridden(path: str) -> bool:
+  """Whether a flag sets the field of the config at `path`."""
+  return path in config_flags.get_override_values(flags.FLAGS['config'])
 
 
 def use_compile_cache() -> None:
@@ -150,7 +177,16 @@ def plain(config: Config) -> dict[str, Any]:
 
 
 def open_workdir(path: str, config: Config) -> pathlib.Path:
-  """The workdir, made and marked with its config, or checked against the one it was made with.
+  """The workdir, checked, and if it is new made and marked with its config."""
+  workdir = check_workdir(path, config)
+  if not (workdir / 'config.json').exists():
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_json(workdir / 'config.json', plain(config))
+  return workdir
+
+
+def check_workdir(path: str, config: Config) -> pathlib.Path:
+  """The workdir, if it is new or holds a run of this config.
 
   Raises:
     UserError: it holds a run of another config, or something else.
@@ -170,8 +206,6 @@ def open_workdir(path: str, config: Config) -> pathlib.Path:
     return workdir
   if workdir.is_file() or (workdir.exists() and any(workdir.iterdir())):
     raise UserError(f'{workdir} is not empty and holds no run; give another --workdir')
-  workdir.mkdir(parents=True, exist_ok=True)
-  write_json(kept, wanted)
   return workdir
 
 
@@ -213,6 +247,9 @@ def load_workdir(path: str) -> Config:
 def numbers(text: str, flag: str) -> list[int]:
   """'0,1,2' as numbers."""
   try:
-    return [int(ast.literal_eval(part)) for part in text.split(',')]
-  except (ValueError, SyntaxError):
+    found = [int(part) for part in text.split(',')]
+  except ValueError:
     raise UserError(f'--{flag}={text} is no list of numbers such as 0,1,2') from None
+  if len(set(found)) != len(found):
+    raise UserError(f'--{flag}={text} names a number twice')
+  return found

@@ -41,7 +41,8 @@ class Clock:
     self._kinds: list[str] = []
     self._since = (0.0, 0.0)
 
-  def _charge(self) -> None:
+  def settle(self) -> None:
+    """Charges the time so far to the kind of work under way."""
     wall, compiled = time.monotonic(), _compiled
     if self._kinds:
       compiling = compiled - self._since[1]
@@ -52,12 +53,12 @@ class Clock:
   @contextlib.contextmanager
   def of(self, kind: str) -> Iterator[None]:
     """Charges what happens inside to `kind`; generation during an evaluation is evaluation."""
-    self._charge()
+    self.settle()
     self._kinds.append('evaluate' if 'evaluate' in self._kinds else kind)
     try:
       yield
     finally:
-      self._charge()
+      self.settle()
       self._kinds.pop()
 
 
@@ -88,6 +89,19 @@ class Record:
     self.resumes = state.pop('resumes')
     self._state = state
 
+  def resume(self, phase: int, step: int, snapshot: int, repeated: int) -> None:
+    """Notes that a run went on from a snapshot, and how many logged steps it repeats."""
+    inside = max(phase - 2, 0)
+    names = ('before_task', 'train', 'after_task', 'evaluate')
+    line = {
+      'phase': names[inside % 4] if phase >= 2 else ('init', 'evaluate')[phase],
+      'task': inside // 4 if phase >= 2 else None,
+      'step': step if phase >= 2 and inside % 4 == 1 else 0,
+      'from_snapshot': snapshot,
+      'steps_repeated': max(repeated, 0) if phase >= 2 else 0,
+    }
+    self.resumes = [*self.resumes, line]
+
   def take(self, tools: Tools, clock: Clock) -> None:
     """Moves what hooks reported, and what was counted meanwhile, into the record."""
     mine = self._state['reports']
@@ -95,6 +109,7 @@ class Record:
     tools.reports = {}
     self.tokens['generate'] += tools.generated
     tools.generated = 0
+    clock.settle()
     for kind, seconds in clock.seconds.items():
       self.seconds[kind] += seconds
       clock.seconds[kind] = 0.0
@@ -160,8 +175,8 @@ class Record:
       'score': 'accuracy',
       'matrix': matrix,
       'matrix_train': on_train if iil else None,
-      'metrics': metrics(matrix, 'accuracy', sizes),
-      **({'metrics_train': metrics(on_train, 'accuracy')} if iil else {}),
+      'metrics': self._metrics(matrix, sizes),
+      **({'metrics_train': self._metrics(on_train)} if iil else {}),
       'invalid': whole(state['invalid']),
       'negative_flips': self._flips(),
       'seconds': {k: round(v, 2) for k, v in self.seconds.items()},
@@ -176,6 +191,12 @@ class Record:
       'params_sha256': digest(params) if finished else None,
       'finished': finished,
     }
+
+  def _metrics(self, matrix: list, sizes: list[int] | None = None) -> dict[str, Any]:
+    found = metrics(matrix, 'accuracy', sizes)
+    if self._parts.config.evaluate.answer == 'score' and not self._parts.told:
+      found['forward_transfer'] = None  # labels of a task to come may not be answered
+    return found
 
   def write(self, workdir: pathlib.Path, params: Any, finished: bool) -> None:
     """Writes `results.json`, and with the last row the pictures and the page."""

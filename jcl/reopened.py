@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from jcl import evaluate as evaluation
+from jcl import parallel
 from jcl.checkpoint import Snapshots
 from jcl.config import Config
 from jcl.errors import UserError
@@ -30,16 +31,19 @@ class Reopened:
   def __init__(self, config: Config, workdir: pathlib.Path):
     self.parts = assemble(config)
     self.tools = self.parts.tools
-    found = Snapshots(workdir).latest()
+    snapshots = Snapshots(workdir, write=False)
+    found = snapshots.latest()
+    snapshots.close()
     if found is None:
       raise UserError(f'{workdir} has no snapshot yet; train it first with launch/train.py')
-    self.now = Run(**{k: v for k, v in found.items() if k != 'journal'})
+    self.now = Run(**{k: v for k, v in found.items() if k not in ('journal', 'machine')})
     self.tools.current = max(len(self.now.record['matrix']) - 2, 0)
 
   def params(self, task: Task | None) -> Any:
     """The parameters for a task, or for none where it is not told."""
     told = task if self.parts.told else None
-    return self.parts.method.params_for(self.now.memory, self.now.params, told)
+    params = self.parts.method.params_for(self.now.memory, self.now.params, told)
+    return parallel.place(params, self.tools.mesh)
 
   def scores(self, split: str) -> Iterator[tuple[Task, evaluation.Score | None]]:
     """(task, its score on a split, or None where the split is empty) for every task."""

@@ -20,7 +20,7 @@ import numpy as np
 from jcl import batch as batches
 from jcl import generate, parallel
 from jcl.backbones import Backbone
-from jcl.streams.stream import Example, Plan, Reference, Stream, Task
+from jcl.streams.stream import Example, Reference, Stream
 from jcl.streams.text import Text
 
 WIDTHS = tuple(2**e for e in range(18))  # of prompts: few, for each is a compilation
@@ -126,21 +126,24 @@ class Tools:
     """The rows of each example, in the method's text format."""
     return [self.text.rows(self.example(e), replay) for e in examples]
 
-  def trained(self, plan: Plan, task: Task) -> list[Example]:
-    """The new examples of a task in their order in the plan."""
-    return [self.example(e) for e in plan.new]
-
   def map_targets(self, fn: Callable, params: Any, rows: Sequence[batches.Row]) -> list[np.ndarray]:
     """fn(params, batch) -> [M, …] over rows => one array [m, …] a row, in the order of `rows`.
 
     Every row is computed in its own smallest length bucket with a fixed number of rows.
     """
     starts = np.cumsum([0, *(len(r.targets) for r in rows)])
-    by_length = sorted(range(len(rows)), key=lambda i: len(rows[i].tokens))
-    chunks = _cut(by_length, self.batch_size)
+    groups: dict[int, list[int]] = {}
+    for i, row in enumerate(rows):
+      groups.setdefault(batches.bucket(len(row.tokens), batches.LENGTHS), []).append(i)
+    chunks = []
+    for tokens, members in sorted(groups.items()):
+      most = max(len(rows[i].targets) for i in members) * self.batch_size // self.mesh.size
+      shape = batches.Shape(self.batch_size, tokens, batches.bucket(most, batches.TARGETS))
+      chunks += [(shape, chunk) for chunk in _cut(members, self.batch_size)]
 
-    def part(carry, chunk):
-      values = self._map_chunk(fn, params, [rows[i] for i in chunk])
+    def part(carry, shape_and_chunk):
+      shape, chunk = shape_and_chunk
+      values = self._map_chunk(fn, params, [rows[i] for i in chunk], shape)
       if carry is None:
         carry = np.zeros((starts[-1], *values[0].shape[1:]), values[0].dtype)
       carry = carry.copy()
@@ -151,9 +154,10 @@ class Tools:
     flat = self.fold(getattr(fn, '__name__', 'map'), part, None, chunks)
     return [] if flat is None else np.split(flat, starts[1:-1])
 
-  def _map_chunk(self, fn: Callable, params: Any, rows: list[batches.Row]) -> list[np.ndarray]:
+  def _map_chunk(
+    self, fn: Callable, params: Any, rows: list[batches.Row], shape: batches.Shape
+  ) -> list[np.ndarray]:
     blocks = self.mesh.size
-    (shape,) = batches.rungs([rows], blocks, self.batch_size)
     batch = batches.layout(rows, blocks, shape, heads=self.heads)
     values = parallel.fetch(self._map(fn)(params, parallel.place_batch(batch, self.mesh)))
     out: list[Any] = [None] * len(rows)

@@ -5,7 +5,9 @@ Every phase is a function from run to run; a snapshot is the run between two of 
 
 import collections
 import dataclasses
+import json
 import math
+import os
 import pathlib
 import time
 from collections.abc import Callable
@@ -13,6 +15,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import jaxlib
 import numpy as np
 
 from jcl import evaluate as evaluation
@@ -27,6 +30,7 @@ from jcl.streams.feed import Fed, Feed
 from jcl.streams.stream import Task
 from jcl.tools import Journal
 
+PHASES = 4  # a task has
 IN_FLIGHT = 2  # steps dispatched and not waited for: more deadlock fake CPU devices
 
 
@@ -69,6 +73,8 @@ class Loop:
   """
 
   def __init__(self, parts: Experiment, workdir: pathlib.Path, quiet: bool = False):
+    if jax.process_count() > 1:
+      raise UserError('several processes cannot share a run yet; use one with all its devices')
     self.parts, self.workdir, self.quiet = parts, workdir, quiet
     self.config, self.method, self.tools = parts.config, parts.method, parts.tools
     train = self.config.train
@@ -126,12 +132,37 @@ class Loop:
       self.say(line)
     if found is None:
       self.say(summary(self.parts))
-      return Run(self.parts.initial_params())
+      return Run(self._placed(self.parts.initial_params()))
     self.tools.journal = Journal([list(e) for e in found.pop('journal')])
+    machine = found.pop('machine')
     now = Run(**found)
     self.record.restore(now.record)
-    self.say(f'going on after {now.done} phases from snapshot {self.snapshots.number}')
+    now = now.replace(params=self._placed(now.params))
+    phases = 2 + PHASES * len(self.parts.stream)
+    if now.done < phases:
+      self.record.resume(now.done, now.step, self.snapshots.loaded, self._steps_logged() - now.step)
+    self.say(f'going on from snapshot {self.snapshots.loaded}, {now.done} of {phases} phases done')
+    if (here := _machine(self.tools.mesh)) != machine:
+      self.say(
+        f'it was made on {machine}, this is {here}: it goes on within rounding, not bit for bit'
+      )
     return now
+
+  def _steps_logged(self) -> int:
+    """The last step of the newest task in metrics.jsonl, which a kill may have left too long."""
+    path = self.workdir / 'metrics.jsonl'
+    lines = path.read_bytes().splitlines() if path.exists() else []
+    for line in reversed(lines):
+      try:
+        return json.loads(line)['step']
+      except ValueError:  # half a line
+        continue
+    return 0
+
+  def _placed(self, params: Any) -> Any:
+    """Parameters where every compiled function expects them; those in place stay."""
+    mesh = self.tools.mesh
+    return parallel.place(params, mesh, parallel.specs(params, mesh, self.config.train.fsdp))
 
   def _with_record(self, now: Run) -> Run:
     """The run with what its record and clock say now."""
@@ -142,7 +173,8 @@ class Loop:
 
   def _save(self, now: Run) -> None:
     content = {f.name: getattr(now, f.name) for f in dataclasses.fields(now)}
-    self.snapshots.save({**content, 'journal': [list(e) for e in self.tools.journal.entries]})
+    journal = [list(e) for e in self.tools.journal.entries]
+    self.snapshots.save({**content, 'journal': journal, 'machine': _machine(self.tools.mesh)})
 
   def _title(self, task: Task | None, what: str) -> str:
     if task is None:
@@ -169,16 +201,18 @@ class Loop:
     carried = self.config.train.optimizer_between_tasks == 'carried'
     state = now.optimizer if carried else None
     return now.replace(
-      memory=memory, params=params, optimizer=state, step=0, best=None, best_score=-1.0
+      memory=memory,
+      params=self._placed(params),
+      optimizer=state,
+      step=0,
+      best=None,
+      best_score=-1.0,
     )
 
   def after_task(self, now: Run, task: Task) -> Run:
-    """Fisher, buffer, adapters put away; optimiser state where it is carried on."""
+    """Fisher, buffer, adapters put away."""
     memory, params = self._hook(now, task, self.method.after_task)
-    carried = self.config.train.optimizer_between_tasks == 'carried'
-    return now.replace(
-      memory=memory, params=params, best=None, optimizer=now.optimizer if carried else None
-    )
+    return now.replace(memory=memory, params=self._placed(params), best=None)
 
   def train(self, now: Run, task: Task) -> Run:
     """All steps of a task."""
@@ -210,7 +244,7 @@ class Loop:
       steps.close()
       bar.close()
     now = self._taken(now, state, fixed, fed)
-    return now if now.best is None else now.replace(params=now.best)
+    return now if now.best is None else now.replace(params=self._placed(now.best))
 
   def _due(self, fed: Fed, feed: Feed) -> bool:
     """Whether something is done between this step and the next."""
@@ -227,13 +261,16 @@ class Loop:
   def _inside(self, now: Run, task: Task, fed: Fed, feed: Feed) -> Run:
     """What is done between two steps: dev scores, the best parameters, a snapshot."""
     if self._curve_due or self._best_due:
-      seen = self.parts.stream.tasks[: task.index + 1] if self._curve_due else [task]
+      tasks = self.parts.stream.tasks
+      learned = [tasks[i] for i in sorted({e.task for e in feed.plan.new})]
+      asked = [t for t in tasks if t in learned or (self._curve_due and t.index <= task.index)]
       with self.clock.of('evaluate'):
-        scores = {t.name: self._score(now, t, t.dev).accuracy for t in seen}
+        scores = {t.name: self._score(now, t, t.dev).accuracy for t in asked}
       self.tools.journal = Journal()
       self.log.write({'task': task.index, 'step': fed.number + 1, 'dev': scores})
-      if self._best_due and scores[task.name] > now.best_score:
-        now = now.replace(best=jax.tree.map(np.asarray, now.params), best_score=scores[task.name])
+      score = float(np.mean([scores[t.name] for t in learned]))
+      if self._best_due and score > now.best_score:
+        now = now.replace(best=jax.tree.map(parallel.fetch, now.params), best_score=score)
     if self._snapshot_due:
       now = self._with_record(now)
       self._save(now)
@@ -285,6 +322,7 @@ class Loop:
 
   def _score(self, now: Run, task: Task, examples: Any) -> evaluation.Score:
     params = self.method.params_for(now.memory, now.params, task if self.parts.told else None)
+    params = self._placed(params)
     how, longest = self.config.evaluate.answer, self.parts.longest_answer
     return evaluation.score(params, task, examples, self.tools, how, longest)
 
@@ -303,6 +341,18 @@ class Loop:
     self.record.add_row(task, scores, trained)
     self.say(self.record.line(task))
     return now
+
+
+def _machine(mesh: Any) -> dict[str, Any]:
+  """What equal bits depend on, beside the seed."""
+  return {
+    'jax': jax.__version__,
+    'jaxlib': jaxlib.__version__,
+    'platform': jax.devices()[0].platform,
+    'device': jax.devices()[0].device_kind,
+    'devices': [mesh.size, jax.device_count()],
+    'cores': len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count(),
+  }
 
 
 def summary(parts: Experiment) -> str:
@@ -330,7 +380,7 @@ class _FoldBars:
     self._loop.tools.on_chunk = self._advance
 
   def _advance(self, name: str, done: int, chunks: int) -> None:
-    if name != self._name:
+    if name != self._name or done == 1:
       self._close()
       self._bar = Bar(self._loop._title(self._task, name), chunks, self._loop.quiet)
       self._name = name

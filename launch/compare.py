@@ -10,11 +10,14 @@ the methods that have it.
 
 import copy
 import pathlib
+import sys
 
 from absl import flags
 
 from jcl import launch
+from jcl.errors import UserError
 
+METHOD_FLAGS = launch.take_method_flags(sys.argv)
 launch.define_config()
 flags.DEFINE_string('methods', 'seq,lamol,joint', 'names, with commas')
 flags.DEFINE_string('seeds', '0', 'numbers, with commas')
@@ -23,23 +26,29 @@ flags.DEFINE_string('seeds', '0', 'numbers, with commas')
 def run() -> None:
   """Trains every method with every seed, then prints and writes the comparison."""
   workdir = pathlib.Path(launch.required('workdir'))
-  seeds = launch.numbers(flags.FLAGS.seeds, 'seeds')
-  bases = launch.read_configs(flags.FLAGS.methods.split(','))
+  seeds, names = launch.numbers(flags.FLAGS.seeds, 'seeds'), flags.FLAGS.methods.split(',')
+  if len(set(names)) != len(names):
+    raise UserError(f'--methods={flags.FLAGS.methods} names a method twice')
+  bases = launch.read_configs(names, METHOD_FLAGS)
   launch.use_compile_cache()
-  from jcl import experiment, methods, report, train
+  from jcl import experiment, report, train
 
   runs = []
-  for base in bases:
+  for name, base in zip(names, bases, strict=True):
     for seed in seeds:
       config = copy.deepcopy(base)
-      config.train.seed = config.stream.order_seed = seed
+      config.train.seed = seed
+      if not launch.overridden('stream.order_seed'):
+        config.stream.order_seed = seed
       experiment.check(config)
-      runs.append((methods.name_of(config.method), seed, config))
+      launch.check_workdir(str(workdir / f'{name}-{seed}'), config)
+      runs.append((name, seed, config))
   results = []
   for number, (name, seed, config) in enumerate(runs):
     print(f'[{number + 1}/{len(runs)}] {name}, seed {seed}', flush=True)
+    parts = experiment.assemble(config)
     folder = launch.open_workdir(str(workdir / f'{name}-{seed}'), config)
-    results.append(train.train(experiment.assemble(config), folder))
+    results.append(train.train(parts, folder))
   print(report.comparison_table(results))
   report.comparison_picture(results, workdir / 'comparison.png')
   report.html_report(results, workdir / 'report.html')

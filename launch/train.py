@@ -17,7 +17,6 @@ flags.DEFINE_bool('quiet', False, 'print nothing but errors')
 def run() -> None:
   """Trains, then prints the accuracy matrix."""
   config, workdir = launch.read_config(), launch.required('workdir')
-  launch.initialize_processes()
   launch.use_compile_cache()
   from jcl import experiment, report, train
 

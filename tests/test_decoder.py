@@ -13,7 +13,7 @@ from goldens import make_decoder_goldens as goldens
 from jcl.backbones import decoder as decoders
 from jcl.backbones import hf
 from jcl.backbones.decoder import decoder
-from jcl.backbones.decoder_config import DecoderConfig
+from jcl.backbones.decoder_config import DecoderConfig, from_scratch
 from jcl.batch import Row, Shape, layout
 from jcl.config import BackboneConfig
 from jcl.errors import UserError
@@ -277,7 +277,7 @@ def test_an_adapter_adds_its_product():
 
 
 def test_settings_describe_the_decoder_from_scratch():
-  config = decoders.from_scratch(BackboneConfig(dropout=0.1, remat=True), 99, classes=5)
+  config = from_scratch(BackboneConfig(dropout=0.1, remat=True), 99, classes=5)
   assert (config.vocabulary, config.rows, config.head_dim, config.classes) == (99, 99, 16, 5)
   assert (config.dropout, config.remat, config.tied) == (0.1, True, True)
 
@@ -295,4 +295,4 @@ def test_contradictions_are_refused(fields, says):
   with pytest.raises(UserError, match=says):
     dataclasses.replace(TINY, **fields)
   with pytest.raises(UserError, match=r'backbone.width 65 is no multiple'):
-    decoders.from_scratch(BackboneConfig(width=65), 99)
+    from_scratch(BackboneConfig(width=65), 99)

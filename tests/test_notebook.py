@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import nbformat
+import pytest
 
 NOTEBOOK = (
   pathlib.Path(__file__).resolve().parent.parent / 'launch' / 'notebooks' / 'quickstart.ipynb'
@@ -25,6 +26,7 @@ def test_no_outputs_are_committed():
   assert not any(cell.get('outputs') or cell.get('execution_count') for cell in cells)
 
 
+@pytest.mark.slow
 def test_it_runs_and_ends_in_a_picture(tmp_path):
   done = tmp_path / 'done.ipynb'
   ran = subprocess.run(

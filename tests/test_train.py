@@ -230,7 +230,10 @@ def test_a_carried_optimiser_differs_from_a_fresh_one(tmp_path):
   ]
   fresh, carried = (runs.run(m, tmp_path / str(i)) for i, m in enumerate(made))
   losses = [
-    [json.loads(line)['loss'] for line in (tmp_path / str(i) / 'metrics.jsonl').open()]
+    [
+      json.loads(line)['loss']
+      for line in (tmp_path / str(i) / 'metrics.jsonl').read_text().splitlines()
+    ]
     for i in range(2)
   ]
   half = len(losses[0]) // 2
@@ -293,6 +296,7 @@ def test_a_likelier_label_is_the_answer(tmp_path):
   assert results['matrix'][3][2] > results['matrix'][0][2] + 0.2
 
 
+@pytest.mark.slow
 def test_published_models_learn_published_tasks(shared, tmp_path):
   """A real pretrained Llama on three tasks of CLINC150, with lamol: it learns and replays."""
   made = runs.config(

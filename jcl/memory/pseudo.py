@@ -37,25 +37,28 @@ def draw(params: Any, task: Task, tools: Any, longest: int, settings: Any) -> li
   """
   wanted, olds = int(settings.gamma * len(task.train)), tools.stream.tasks[: task.index]
   asked = [wanted // task.index + (old.index < wanted % task.index) for old in olds]
-  drawn = [
-    _draw_one(params, task, old, count, tools, longest, settings)
-    for old, count in zip(olds, asked, strict=True)
-  ]
+  drawn: list[tuple[list[Sample], int]] = []
+  for old, count in zip(olds, asked, strict=True):
+    seen = {tuple(s['tokens']) for kept, _ in drawn for s in kept}
+    drawn.append(_draw_one(params, task, old, count, tools, longest, settings, seen))
   if settings.task_tokens:
     for old, count, (samples, draws) in zip(olds, asked, drawn, strict=True):
       line = {'task': old.name, 'asked': count, 'drawn': draws}
-      tools.report(pseudo={'before': task.name, **line, **_counts(samples, [old], tools)})
+      counts = _counts(samples, [old], olds, tools)
+      tools.report(pseudo={'before': task.name, **line, **counts})
   elif olds:
     samples = [s for kept, _ in drawn for s in kept]
     line = {'task': None, 'asked': wanted, 'drawn': sum(draws for _, draws in drawn)}
-    tools.report(pseudo={'before': task.name, **line, **_counts(samples, olds, tools)})
+    counts = _counts(samples, olds, olds, tools)
+    tools.report(pseudo={'before': task.name, **line, **counts})
   _warn(task, sum(asked), sum(draws for _, draws in drawn), sum(len(k) for k, _ in drawn), tools)
   return [s for kept, _ in drawn for s in kept]
 
 
 def _draw_one(
-  params: Any, task: Task, old: Task, asked: int, tools: Any, longest: int, settings: Any
-) -> tuple[list[Sample], int]:
+  params: Any, task: Task, old: Task, asked: int, tools: Any, longest: int, settings: Any,
+  seen: set[tuple[int, ...]],
+) -> tuple[list[Sample], int]:  # fmt: skip
   """-> at most `asked` samples of one old task, and how many were drawn for them."""
   text, kept, drawn = tools.text, [], 0
   limit = asked * (settings.max_attempts if settings.retry else 1)
@@ -75,8 +78,9 @@ def _draw_one(
       if pair is None or (settings.require_known_label and pair[1].lower() not in labels):
         continue
       sample = {'task': owner, 'tokens': ids[: ids.index(text.eos) + 1]}
-      if not (settings.deduplicate and sample in kept):
+      if not (settings.deduplicate and tuple(sample['tokens']) in seen):
         kept.append(sample)
+        seen.add(tuple(sample['tokens']))
       if len(kept) == asked:  # the rest of the chunk does not count as drawn
         break
   return kept, drawn
@@ -88,7 +92,7 @@ def _warn(task: Task, asked: int, drawn: int, kept: int, tools: Any) -> None:
     return
   rate = f'{kept} of {drawn} drawn samples are well formed'
   what = f'{kept} of {asked} rows are replayed' if kept else 'nothing is replayed'
-  tools.report(warnings=f'before {task.name}: {rate}, so {what}; train longer or raise gamma')
+  tools.report(warnings=f'before {task.name}: {rate}, so {what}; train longer, or at a higher rate')
 
 
 def _labels(stream: Any, tasks: Sequence[Task]) -> dict[str, str]:
@@ -96,24 +100,30 @@ def _labels(stream: Any, tasks: Sequence[Task]) -> dict[str, str]:
   return {stream.classes[c]: t.name for t in tasks for c in t.classes}
 
 
-def _counts(samples: list[Sample], olds: Sequence[Task], tools: Any) -> dict[str, Any]:
+def _counts(
+  samples: list[Sample], owners: Sequence[Task], olds: Sequence[Task], tools: Any
+) -> dict[str, Any]:
   """What a line of the report says of kept samples.
 
-  `verbatim` counts inputs that stand, token for token, in the training split of an old task: the
+  `verbatim` counts inputs that stand, word for word, in the training split of any old task: the
   measure of what the model gives away.
   """
-  text, labels = tools.text, {k.lower(): v for k, v in _labels(tools.stream, olds).items()}
+  text, labels = tools.text, {k.lower(): v for k, v in _labels(tools.stream, owners).items()}
   pairs = [text.parse(s['tokens']) for s in samples]
   known = [labels[answer.lower()] for _, answer in pairs if answer.lower() in labels]
-  trained = {tuple(text.prompt(e)) for old in olds for e in old.train}
-  prompts = [tuple(text.prompt(e)) for e in examples(samples)]
+  trained = {_words(e.text) for old in olds for e in old.train}
   counts = {
     'kept': len(samples),
     'distinct': len({tuple(s['tokens']) for s in samples}),
-    'verbatim': sum(prompt in trained for prompt in prompts),
+    'verbatim': sum(_words(said) in trained for said, _ in pairs),
     'valid_label': len(known) if labels else None,
     'samples': [list(pair) for pair in pairs[:SHOWN]],
   }
-  if len(olds) > 1 and labels:
-    counts['by_task'] = {old.name: known.count(old.name) for old in olds}
+  if len(owners) > 1 and len(labels) == sum(len(old.classes) for old in owners):
+    counts['by_task'] = {old.name: known.count(old.name) for old in owners}
   return counts
+
+
+def _words(text: str) -> str:
+  """What two texts share that count as the same: case and white space do not matter."""
+  return ' '.join(text.lower().split())

@@ -51,13 +51,13 @@ class Settings:
   Attributes:
     text_format: `plain`, `lamol`, `lamol_task`, `packed` or `class`.
     scenarios: those it has a meaning in.
-    needs: of the backbone or the scenario: `causal_lm`, `task_id`.
+    needs: `task_id` where the task must be told in every scenario.
     neutral: settings under which the objective equals that of `seq` on a batch without replay or
       generative rows.
   """
 
   text_format: ClassVar[str] = 'plain'
-  scenarios: ClassVar[tuple[str, ...]] = ('cil', 'til', 'iil', 'dil', 'cpt')
+  scenarios: ClassVar[tuple[str, ...]] = ('cil', 'til', 'iil', 'dil')
   needs: ClassVar[tuple[str, ...]] = ()
   neutral: ClassVar[Mapping[str, Any]] = {}
 

@@ -1,7 +1,6 @@
 """JOINT: a fresh model trained once on the union of all tasks. The upper bound."""
 
 import dataclasses
-from typing import ClassVar
 
 from jcl import methods
 from jcl.streams.stream import Plan
@@ -12,7 +11,6 @@ class Joint(methods.Settings):
   """By default only the last row of the accuracy matrix (and the one before training) is filled."""
 
   every_task: bool = False  # train afresh on tasks 1..i for every i: costs T(T+1)/2 tasks
-  scenarios: ClassVar = ('cil', 'til', 'iil', 'dil')
 
 
 def joint(backbone, settings: Joint) -> methods.Method:

@@ -10,7 +10,6 @@ from jcl import methods
 class Single(methods.Settings):
   """It is told the task in every scenario and costs as many models as there are tasks."""
 
-  scenarios: ClassVar = ('cil', 'til', 'iil', 'dil')
   needs: ClassVar = ('task_id',)
 
 

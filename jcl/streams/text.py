@@ -38,6 +38,7 @@ class Text:
     eos, pad: token ids.
     bos: the id that the tokenizer puts first, or None.
     cut: numbers of the examples whose input was cut to fit `max_length`.
+    reserve: tokens that every row leaves to its answer: no cut gives the answer's length away.
   """
 
   def __init__(
@@ -48,6 +49,7 @@ class Text:
     first = tokenizer.encode('a').ids[:1]
     self.bos = special.bos if special.bos is not None and first == [special.bos] else None
     self.cut: set[int] = set()
+    self.reserve = 0
     self._rows: dict[int, tuple[Row, ...]] = {}
     self._special = {i for i, t in tokenizer.get_added_tokens_decoder().items() if t.special}
     self._special |= {self.eos, *(i for i in (special.bos, special.pad) if i is not None)}
@@ -135,7 +137,9 @@ class Text:
       return self.start + self._fit(self.encode(example.text, where), example, 0), []
     if self.text_format in LAMOL_FORMATS:
       answer = [*self.encode(example.answer, where), self.eos]
-      text = self._fit(self.encode(example.text, where), example, len(answer) + 2)
+      text = self._fit(
+        self.encode(example.text, where), example, max(len(answer), self.reserve) + 2
+      )
       return [*self.start, *text, self._answer], answer
     return self._plain_pieces(example, where)
 
@@ -157,12 +161,12 @@ class Text:
         answer = self._encode(tail, where).ids  # a token straddles the border
       else:
         answer = whole.ids[first:]
-      excess = len(prompt) + len(answer) + 1 - self.max_length
+      excess = len(prompt) + max(len(answer) + 1, self.reserve) - self.max_length
       if excess <= 0:
         return prompt, [*answer, self.eos]
       pieces = self._encode(text, where)
       kept = self._keep(len(pieces), excess, example)
-      text = text[: pieces.offsets[kept - 1][1]] if kept else ''
+      text = text[: pieces.offsets[kept][0]]  # where the first dropped token starts
 
   def _fit(self, ids: list[int], example: Example, others: int) -> list[int]:
     excess = len(self.start) + len(ids) + others - self.max_length
@@ -175,7 +179,8 @@ class Text:
         f'example {example.name or example.number}: the answer does not fit into '
         f'stream.max_length {self.max_length}; raise it'
       )
-    self.cut.add(example.number)
+    if example.number >= 0:
+      self.cut.add(example.number)
     return size - excess
 
   def _make_rows(self, example: Example, replay: bool) -> tuple[Row, ...]:
