@@ -1,7 +1,10 @@
 """The embedded stream and a small decoder trained from scratch: forgetting seen and held off.
 
     python launch/compare.py --config=configs/quickstart.py --methods=seq,lamol,joint \\
-      --workdir=runs/quickstart
+      --seeds=0,1,2 --workdir=runs/quickstart
+
+A_T in % over seeds 0, 1, 2: seq 20.2, 20.0, 20.0; lamol 92.1, 97.3, 90.2; joint 99.6, 100.0, 99.2.
+Two CPU cores: 30 s a run of seq, 55 s of lamol, 25 s of joint.
 """
 
 from jcl import methods
