@@ -73,7 +73,6 @@ class Record:
     self.seconds = dict.fromkeys(KINDS, 0.0)
     self.tokens = {'train': 0, 'generate': 0}
     self.resumes: list[dict] = []
-    self.written = False
 
   def state(self) -> dict[str, Any]:
     """As a snapshot holds it."""
@@ -198,15 +197,15 @@ class Record:
       found['forward_transfer'] = None  # labels of a task to come may not be answered
     return found
 
-  def write(self, workdir: pathlib.Path, params: Any, finished: bool) -> None:
-    """Writes `results.json`, and with the last row the pictures and the page."""
+  def write(self, workdir: pathlib.Path, params: Any, finished: bool) -> dict[str, Any]:
+    """Writes `results.json`, and with the last row the pictures and the page -> the results."""
     results = self.results(params, finished)
     write_json(workdir / 'results.json', results)
     if finished:
       (workdir / 'figures').mkdir(exist_ok=True)
       report.heat_map(results, workdir / 'figures' / 'accuracy.png')
       report.html_report([results], workdir / 'report.html')
-    self.written = finished
+    return results
 
 
 def digest(params: Any) -> str:

@@ -101,7 +101,7 @@ class Loop:
     Returns:
       What `results.json` says.
     """
-    now = self._start()
+    now, results = self._start(), None
     stream = self.parts.stream
     phases: list[tuple[Task | None, Callable]] = [(None, self.init), (None, self.evaluate)]
     for task in stream.tasks:
@@ -117,13 +117,13 @@ class Loop:
           self._save(now)
           if task is not None and self.config.checkpoint.keep_tasks:
             self.snapshots.keep(f'{task.index + 1}-{task.name}')
-          self.record.write(self.workdir, now.params, finished=now.done == len(phases))
-      if now.done == len(phases) and not self.record.written:
-        self.record.write(self.workdir, now.params, finished=True)
+          results = self.record.write(self.workdir, now.params, finished=now.done == len(phases))
+      if results is None:  # all was done before
+        results = self.record.write(self.workdir, now.params, finished=True)
     finally:
       self.snapshots.close()
       self.log.close()
-    return self.record.results(now.params, finished=True)
+    return results
 
   def _start(self) -> Run:
     """The newest snapshot, or the beginning."""
@@ -183,11 +183,8 @@ class Loop:
 
   def _hook(self, now: Run, task: Task | None, hook: Callable) -> tuple[Any, Any]:
     """Calls a hook, its folds on a progress bar, its time on the clock."""
-    with self._folds(task), self.clock.of('memory'):
+    with _FoldBars(self, task), self.clock.of('memory'):
       return hook(now.memory, now.params, task, self.tools)
-
-  def _folds(self, task: Task | None) -> '_FoldBars':
-    return _FoldBars(self, task)
 
   def init(self, now: Run, task: Task | None) -> Run:
     """The method's memory."""
@@ -333,7 +330,7 @@ class Loop:
       self.record.skip_row()
       return now
     seen = len(stream) if task is None else min(task.index + 2, len(stream))
-    with self._folds(task), self.clock.of('evaluate'):
+    with _FoldBars(self, task), self.clock.of('evaluate'):
       scores = [self._score(now, t, t.test) for t in stream.tasks[:seen]]
       trained = None
       if self.config.scenario == 'iil':
