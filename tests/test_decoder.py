@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from goldens import make_decoder_goldens as goldens
 
-from jcl.backbones import decoder as decoders
-from jcl.backbones import hf
+from jcl.backbones import hf, layers
 from jcl.backbones.decoder import decoder
 from jcl.backbones.decoder_config import DecoderConfig, from_scratch
 from jcl.batch import Row, Shape, layout
@@ -164,7 +163,7 @@ def test_dropout_follows_the_row(config):
 
 def test_dropout_keeps_the_mean_and_differs_by_row():
   key_B = jax.vmap(jax.random.key)(jnp.arange(2))
-  kept_BTD = np.asarray(decoders.dropout(jnp.ones((2, 64, 64)), key_B, 0.25))
+  kept_BTD = np.asarray(layers.dropout(jnp.ones((2, 64, 64)), key_B, 0.25))
   assert set(np.unique(kept_BTD)) == {0, np.float32(1 / 0.75)}
   assert abs(kept_BTD.mean() - 1) < 0.02
   assert (kept_BTD[0] != kept_BTD[1]).mean() > 0.3

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from jcl.backbones import families, hf, tensors, vocabulary
+from jcl.backbones import config_json, families, hf, tensors, vocabulary
 from jcl.backbones import tokenizer as tokenizers
 from jcl.backbones.decoder import decoder
 from jcl.errors import UserError
@@ -145,7 +145,7 @@ def test_settings_of_transformers_4_mean_the_same():
   }  # fmt: skip
   new = {k: v for k, v in old.items() if not k.startswith('rope')}
   new['rope_parameters'] = {'rope_theta': 5e5, **old['rope_scaling']}
-  read = lambda values: families.FAMILIES['llama'].read(families.Fields(values, 'config.json'))
+  read = lambda values: families.FAMILIES['llama'].read(config_json.Fields(values, 'config.json'))
   assert read(old) == read(new)
   assert read(old).rope_scaling.factor == 8
 

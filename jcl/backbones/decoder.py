@@ -14,7 +14,6 @@ of the embedding, of which the first V are real tokens and the others padding.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -23,14 +22,8 @@ import numpy as np
 
 from jcl.backbones import Backbone, Params
 from jcl.backbones.decoder_config import DecoderConfig
+from jcl.backbones.layers import ACTIVATIONS, Dense, Norm, Table, dropout, fold
 from jcl.batch import Batch
-
-ACTIVATIONS = {
-  'silu': nn.silu,
-  'gelu': lambda x: nn.gelu(x, approximate=False),
-  'gelu_tanh': lambda x: nn.gelu(x, approximate=True),
-  'relu': nn.relu,
-}
 
 
 def linear_head(config: DecoderConfig) -> Params:
@@ -211,70 +204,6 @@ def feed_forward(config, x_BTD):
   return Dense(config.width, config.mlp_bias, config, output=True, name='down')(inner_BTF)
 
 
-class Dense(nn.Module):
-  """x W + b, plus an adapter's scale · (x Aᵀ) B where the collection `lora` holds one.
-
-  The adapter is a [r, in], b [r, out] and scale []; `output` marks what writes into the residual.
-  """
-
-  features: int
-  bias: bool
-  config: DecoderConfig
-  output: bool = False
-
-  @nn.compact
-  def __call__(self, x):
-    """-> [..., features]."""
-    config = self.config
-    std = x.shape[-1] ** -0.5 / (np.sqrt(2 * config.layers) if self.output else 1)
-    shape = (x.shape[-1], self.features)
-    kernel = self.param('kernel', nn.initializers.normal(std), shape, config.wide)
-    y = x @ kernel.astype(config.dtype)
-    if self.bias:
-      bias = self.param('bias', nn.initializers.zeros, (self.features,), config.wide)
-      y += jnp.broadcast_to(bias.astype(config.dtype), y.shape)
-    if self.has_variable('lora', 'a'):
-      a, b, scale = (self.get_variable('lora', name) for name in ('a', 'b', 'scale'))
-      y += (x @ a.T.astype(config.dtype)) @ (scale * b).astype(config.dtype)
-    return y
-
-
-class Table(nn.Module):
-  """Rows looked up by id."""
-
-  rows: int
-  width: int
-  config: DecoderConfig
-
-  @nn.compact
-  def __call__(self, ids):
-    """-> [..., width]."""
-    shape, draw = (self.rows, self.width), nn.initializers.normal(self.width**-0.5)
-    table = self.param('embedding', draw, shape, self.config.wide)
-    return table[ids].astype(self.config.dtype)
-
-
-class Norm(nn.Module):
-  """Root-mean-square or layer norm over the last axis, in float32."""
-
-  config: DecoderConfig
-
-  @nn.compact
-  def __call__(self, x):
-    """-> the shape of x."""
-    config, shape = self.config, x.shape[-1:]
-    wide = x.astype(config.wide)
-    if config.norm == 'layer':
-      wide -= wide.mean(-1, keepdims=True)
-    wide *= jax.lax.rsqrt(jnp.square(wide).mean(-1, keepdims=True) + config.norm_epsilon)
-    scale = self.param('scale', nn.initializers.ones, shape, config.wide)
-    wide *= jnp.broadcast_to(scale, x.shape)
-    if config.norm == 'layer':
-      bias = self.param('bias', nn.initializers.zeros, shape, config.wide)
-      wide += jnp.broadcast_to(bias, x.shape)
-    return wide.astype(config.dtype)
-
-
 def frequencies(config: DecoderConfig) -> np.ndarray:
   """[rotated / 2] radians a token (RoPE; Llama-3's stretching is the blend of the two ends)."""
   exponent = np.arange(0, config.rotated, 2, dtype=np.float32) / np.float32(config.rotated)
@@ -300,16 +229,3 @@ def rotate(config: DecoderConfig, x_BTHd: jax.Array, position_BT: jax.Array) -> 
   one, two = jnp.split(rotated, 2, -1)
   turned = jnp.concatenate([one * cos - two * sin, two * cos + one * sin], -1).astype(x_BTHd.dtype)
   return jnp.concatenate([turned, x_BTHd[..., config.rotated :]], -1)
-
-
-def fold(key_B: jax.Array | None, number: Any) -> jax.Array | None:
-  """Another key a row."""
-  return None if key_B is None else jax.vmap(jax.random.fold_in, (0, None))(key_B, number)
-
-
-def dropout(x_BTD: jax.Array, key_B: jax.Array | None, rate: float) -> jax.Array:
-  """Inverted dropout with a key per row: a mask follows its row, whatever the batch or bucket."""
-  if key_B is None:
-    return x_BTD
-  draw = lambda key: jax.random.bernoulli(key, 1 - rate, x_BTD.shape[1:])
-  return jnp.where(jax.vmap(draw)(key_B), x_BTD / (1 - rate), 0).astype(x_BTD.dtype)

@@ -42,7 +42,9 @@ class DecoderConfig:
   feed_forward: int
   kv_heads: int = 0  # 0: as many as heads
   head_dim: int = 0  # 0: width // heads
+  family: str = 'llama'  # the name under which families.py has its tensors' names
   rows: int = 0  # of the embedding, padding included; 0: vocabulary
+  added_rows: int = 0  # of `rows`, those that only round their number up; never exported
   max_positions: int = (
     2048  # tokens; learned positions have no more, rotary ones were trained on it
   )
@@ -79,6 +81,11 @@ class DecoderConfig:
       raise UserError(f'{self.rows} rows of the embedding are fewer than {self.vocabulary} tokens')
     if self.attention == 'cudnn' and self.dtype != 'bfloat16':
       raise UserError("backbone.attention 'cudnn' needs backbone.dtype 'bfloat16'")
+
+  @property
+  def kept_rows(self) -> int:
+    """Rows of the embedding that are exported: those of real tokens and of the model's own file."""
+    return self.rows - self.added_rows
 
   @property
   def rotated(self) -> int:

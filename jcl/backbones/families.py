@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jcl.backbones.decoder_config import DecoderConfig, RopeScaling
-from jcl.errors import UserError
+from jcl.backbones import config_json
+from jcl.backbones.config_json import Fields
+from jcl.backbones.decoder_config import DecoderConfig
 
 
 class Rule(NamedTuple):
@@ -38,12 +39,14 @@ class Family(NamedTuple):
 
   Attributes:
     read: fields of a config.json -> a DecoderConfig whose vocabulary is all rows.
+    write: the config -> fields of a config.json, `architectures` included, `model_type` not.
     table: names.
     prefix: what checkpoints of the bare model leave out of the names.
     ignored: pattern of tensors that are constants of the code, not weights.
   """
 
-  read: Callable[['Fields'], DecoderConfig]
+  read: Callable[[Fields], DecoderConfig]
+  write: Callable[[DecoderConfig], dict[str, Any]]
   table: tuple[Entry, ...]
   prefix: str
   ignored: str
@@ -151,189 +154,16 @@ NEOX_TABLE = (
   ),
 )
 
-ACTIVATION_NAMES = {
-  'silu': 'silu', 'swish': 'silu', 'relu': 'relu', 'gelu': 'gelu', 'gelu_new': 'gelu_tanh',
-  'gelu_pytorch_tanh': 'gelu_tanh', 'gelu_fast': 'gelu_tanh',
-}  # fmt: skip
-
-
-class Fields:
-  """The fields of a config.json, with errors that name file and field."""
-
-  def __init__(self, values: Mapping[str, Any], where: str):
-    self.values, self.where = values, where
-
-  def get(self, name: str, kind: type, default: Any = None) -> Any:
-    """A field of the given type; without a default it must be there.
-
-    Raises:
-      UserError: it is missing or of another type.
-    """
-    value = self.values.get(name)
-    if value is None:
-      if default is None:
-        raise UserError(f'{self.where}: field {name!r} is missing')
-      return default
-    right = isinstance(value, kind) or (kind is float and isinstance(value, int))
-    if not right or (isinstance(value, bool) and kind is not bool):
-      raise UserError(f'{self.where}: field {name!r} is {value!r}, not of type {kind.__name__}')
-    if kind is int and value < 1:
-      raise UserError(f'{self.where}: field {name!r} is {value}, not positive')
-    return value
-
-  def refuse(self, name: str, *allowed: Any) -> None:
-    """Refuses a field whose value is none of those `allowed` (or absent)."""
-    value = self.values.get(name)
-    if value is not None and value not in allowed:
-      raise UserError(f'{self.where}: {name} {value!r} is not supported')
-
-  def activation(self, name: str, default: str) -> str:
-    """The activation that a field names."""
-    value = self.get(name, str, default)
-    if value not in ACTIVATION_NAMES:
-      raise UserError(
-        f'{self.where}: {name} {value!r} is not supported; known: {", ".join(ACTIVATION_NAMES)}'
-      )
-    return ACTIVATION_NAMES[value]
-
-  def rope(self) -> dict[str, Any]:
-    """Rotary settings, wherever transformers 4 (two fields) or 5 (one) has put them."""
-    old, new = (self.values.get(n) or {} for n in ('rope_scaling', 'rope_parameters'))
-    merged = Fields({**self.values, **old, **new}, self.where)
-    kind = merged.get('rope_type', str, merged.values.get('type') or 'default')
-    out = {'rope_theta': float(merged.get('rope_theta', float, 1e4))}
-    if kind == 'linear':
-      out['rope_scaling'] = RopeScaling('linear', merged.get('factor', float))
-    elif kind == 'llama3':
-      out['rope_scaling'] = RopeScaling(
-        'llama3',
-        merged.get('factor', float),
-        merged.get('low_freq_factor', float),
-        merged.get('high_freq_factor', float),
-        merged.get('original_max_position_embeddings', int),
-      )
-    elif kind != 'default':
-      raise UserError(f'{self.where}: rope type {kind!r} is not supported; known: linear, llama3')
-    return out
-
-
-def _llama_like(fields: Fields, **kwargs: Any) -> DecoderConfig:
-  heads = fields.get('num_attention_heads', int)
-  return DecoderConfig(
-    vocabulary=fields.get('vocab_size', int),
-    width=fields.get('hidden_size', int),
-    layers=fields.get('num_hidden_layers', int),
-    heads=heads,
-    kv_heads=fields.get('num_key_value_heads', int, heads),
-    feed_forward=fields.get('intermediate_size', int),
-    max_positions=fields.get('max_position_embeddings', int, 2048),
-    norm_epsilon=fields.get('rms_norm_eps', float, 1e-6),
-    activation=fields.activation('hidden_act', 'silu'),
-    tied=fields.get('tie_word_embeddings', bool, False),
-    **fields.rope(),
-    **kwargs,
-  )
-
-
-def _llama(fields: Fields) -> DecoderConfig:
-  bias = fields.get('attention_bias', bool, False)
-  return _llama_like(
-    fields,
-    head_dim=fields.get('head_dim', int, 0),
-    qkv_bias=bias,
-    o_bias=bias,
-    mlp_bias=fields.get('mlp_bias', bool, False),
-  )
-
-
-def _mistral(fields: Fields) -> DecoderConfig:
-  # The class's default, where the field is absent, is a window of 4096.
-  if fields.values.get('sliding_window', 4096) is not None:
-    raise UserError(
-      f'{fields.where}: sliding_window attention is not supported; known: sliding_window null'
-    )
-  return _llama_like(fields, head_dim=fields.get('head_dim', int, 0))
-
-
-def _qwen2(fields: Fields) -> DecoderConfig:
-  _refuse_windows(fields)
-  return _llama_like(fields, qkv_bias=True)
-
-
-def _qwen3(fields: Fields) -> DecoderConfig:
-  _refuse_windows(fields)
-  bias = fields.get('attention_bias', bool, False)
-  head_dim = fields.get('head_dim', int, 128)
-  return _llama_like(fields, head_dim=head_dim, qk_norm=True, qkv_bias=bias, o_bias=bias)
-
-
-def _refuse_windows(fields: Fields) -> None:
-  fields.refuse('use_sliding_window', False)
-  if set(fields.values.get('layer_types') or ['full_attention']) != {'full_attention'}:
-    raise UserError(f'{fields.where}: layer_types other than full_attention are not supported')
-
-
-def _gpt2(fields: Fields) -> DecoderConfig:
-  for name, value in (
-    ('scale_attn_weights', True),
-    ('scale_attn_by_inverse_layer_idx', False),
-    ('add_cross_attention', False),
-  ):
-    fields.refuse(name, value)
-  width = fields.get('n_embd', int)
-  return DecoderConfig(
-    vocabulary=fields.get('vocab_size', int),
-    width=width,
-    layers=fields.get('n_layer', int),
-    heads=fields.get('n_head', int),
-    feed_forward=fields.get('n_inner', int, 4 * width),
-    max_positions=fields.get('n_positions', int, 1024),
-    norm='layer',
-    norm_epsilon=fields.get('layer_norm_epsilon', float, 1e-5),
-    positions='learned',
-    activation=fields.activation('activation_function', 'gelu_new'),
-    gated=False,
-    qkv_bias=True,
-    o_bias=True,
-    mlp_bias=True,
-    tied=fields.get('tie_word_embeddings', bool, True),
-  )
-
-
-def _neox(fields: Fields) -> DecoderConfig:
-  rope = {**fields.values, **(fields.values.get('rope_parameters') or {})}
-  rope.setdefault('rope_theta', rope.get('rotary_emb_base'))
-  merged = Fields(rope, fields.where)
-  bias = fields.get('attention_bias', bool, True)
-  fraction = merged.get('rotary_pct', float, 0.25)
-  return DecoderConfig(
-    vocabulary=fields.get('vocab_size', int),
-    width=fields.get('hidden_size', int),
-    layers=fields.get('num_hidden_layers', int),
-    heads=fields.get('num_attention_heads', int),
-    feed_forward=fields.get('intermediate_size', int),
-    max_positions=fields.get('max_position_embeddings', int, 2048),
-    norm='layer',
-    norm_epsilon=fields.get('layer_norm_eps', float, 1e-5),
-    rope_fraction=merged.get('partial_rotary_factor', float, fraction),
-    activation=fields.activation('hidden_act', 'gelu'),
-    gated=False,
-    parallel=fields.get('use_parallel_residual', bool, True),
-    qkv_bias=bias,
-    o_bias=bias,
-    mlp_bias=True,
-    tied=fields.get('tie_word_embeddings', bool, False),
-    **merged.rope(),
-  )
-
-
 _ROTARY = r'\.rotary_emb\.inv_freq$'
 _MASKS = r'\.(attn|attention)\.(bias|masked_bias)$|' + _ROTARY
+_LIKE_LLAMA = (config_json.write_llama_like, LLAMA_TABLE, 'model.', _ROTARY)
 FAMILIES = {
-  'gpt2': Family(_gpt2, GPT2_TABLE, 'transformer.', _MASKS),
-  'gpt_neox': Family(_neox, NEOX_TABLE, 'gpt_neox.', _MASKS),
-  'llama': Family(_llama, LLAMA_TABLE, 'model.', _ROTARY),
-  'mistral': Family(_mistral, LLAMA_TABLE, 'model.', _ROTARY),
-  'qwen2': Family(_qwen2, LLAMA_TABLE, 'model.', _ROTARY),
-  'qwen3': Family(_qwen3, LLAMA_TABLE, 'model.', _ROTARY),
+  'gpt2': Family(config_json.read_gpt2, config_json.write_gpt2, GPT2_TABLE, 'transformer.', _MASKS),
+  'gpt_neox': Family(
+    config_json.read_neox, config_json.write_neox, NEOX_TABLE, 'gpt_neox.', _MASKS
+  ),
+  'llama': Family(config_json.read_llama, *_LIKE_LLAMA),
+  'mistral': Family(config_json.read_mistral, *_LIKE_LLAMA),
+  'qwen2': Family(config_json.read_qwen2, *_LIKE_LLAMA),
+  'qwen3': Family(config_json.read_qwen3, *_LIKE_LLAMA),
 }

@@ -14,9 +14,10 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from tokenizers import pre_tokenizers as pre
 
 from jcl.backbones import Params, tensors
+from jcl.backbones.config_json import Fields
 from jcl.backbones.decoder import frequencies
 from jcl.backbones.decoder_config import DecoderConfig, RopeScaling
-from jcl.backbones.families import TRANSPOSED, Entry, Fields, Rule, table
+from jcl.backbones.families import TRANSPOSED, Entry, Rule, table
 from jcl.backbones.tensors import Source
 from jcl.backbones.tokenizer import SpecialIds, with_vocabulary
 from jcl.errors import UserError
@@ -129,6 +130,7 @@ def _config(
   config = DecoderConfig(
     vocabulary=sources['token_embd.weight'].shape[0],
     width=width,
+    family=name,
     layers=fields.get('block_count', int),
     heads=heads,
     kv_heads=fields.get('attention.head_count_kv', int, heads),

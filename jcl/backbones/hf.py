@@ -14,8 +14,9 @@ import safetensors
 from tokenizers import Tokenizer
 
 from jcl.backbones import Params, tensors
+from jcl.backbones.config_json import Fields
 from jcl.backbones.decoder_config import DecoderConfig
-from jcl.backbones.families import FAMILIES, Family, Fields
+from jcl.backbones.families import FAMILIES, Family
 from jcl.backbones.tensors import Source
 from jcl.backbones.tokenizer import SpecialIds, read_tokenizer, with_vocabulary
 from jcl.errors import UserError

@@ -44,7 +44,8 @@ def grow(
   old = config.vocabulary
   if init == 'copy' and (len(like_ids) != count or not all(0 <= i < old for i in like_ids)):
     raise ValueError(f'{count} ids below {old} are wanted, one a new token, not {list(like_ids)}')
-  rows = -(-max(config.rows, old + count) // multiple) * multiple
+  kept = max(config.kept_rows, old + count)
+  rows = -(-max(kept, config.rows) // multiple) * multiple
   params = dict(params)
   for number, name in enumerate(('embed', 'unembed')):
     if name not in params:
@@ -57,4 +58,5 @@ def grow(
     grown_RD[: len(table_RD)] = table_RD
     grown_RD[old : old + count] = start + NOISE * real_VD.std() * draw
     params[name] = {'embedding': grown_RD}
-  return dataclasses.replace(config, vocabulary=old + count, rows=rows), params
+  grown = dataclasses.replace(config, vocabulary=old + count, rows=rows, added_rows=rows - kept)
+  return grown, params
