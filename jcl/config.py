@@ -60,6 +60,7 @@ class BackboneConfig:
   dropout: float = 0.0  # probability, in training alone
   tokenizer: str = choice('word', 'bpe')  # from scratch: made of the training texts
   vocabulary: int = 2048  # tokens at most; from scratch with `bpe`
+  vocabulary_multiple: int = 1  # rows of the embedding are a multiple of it; padding is never said
   dtype: str = choice('float32', 'bfloat16')  # of the computation; parameters are float32
   attention: str = choice('xla', 'cudnn')
   remat: bool = False  # recompute each layer in the backward pass

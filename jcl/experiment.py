@@ -71,7 +71,14 @@ def check(config: Config) -> None:
     raise UserError(f'scenario is {config.scenario!r}, in which {name} has no meaning; use {known}')
   least = {
     'stream': {'max_length': 8},
-    'backbone': {'width': 1, 'layers': 1, 'heads': 1, 'feed_forward': 1, 'dropout': 0},
+    'backbone': {
+      'width': 1,
+      'layers': 1,
+      'heads': 1,
+      'feed_forward': 1,
+      'dropout': 0,
+      'vocabulary_multiple': 1,
+    },
     'evaluate': {'batch_size': 1, 'every_steps': 0, 'every_epochs': 0},
     'checkpoint': {'every_steps': 0},
   }
@@ -155,12 +162,18 @@ def _backbone(config: Config, stream: Stream, text_format: str) -> tuple:
   shape = with_settings(shape, settings)
   added = add_tokens(tokenizer, names)
   new = [n for n, i in zip(names, added, strict=True) if i >= shape.vocabulary]
-  if new:
+  if new or settings.vocabulary_multiple > 1:
     newline = tokenizer.encode('\n', add_special_tokens=False).ids or [special.eos]
     opening = special.eos if special.bos is None else special.bos
     like = [newline[-1] if name == ANSWER else opening for name in new]
     shape, weights = grow(
-      shape, weights, len(new), like, config.train.seed, init=settings.added_token_init
+      shape,
+      weights,
+      len(new),
+      like,
+      config.train.seed,
+      init=settings.added_token_init,
+      multiple=settings.vocabulary_multiple,
     )
   return shape, weights, tokenizer, special, added
 

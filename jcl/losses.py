@@ -5,6 +5,7 @@ count; None: all of them.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 from jcl.batch import Batch
 
 FAR = -1e9  # in place of -inf, which would turn a masked difference into NaN
+HELD = 2**24  # logits that are held at once, 64 MB of float32: a longer batch goes in chunks
 
 
 def restrict(logits_MV: jax.Array, where: jax.Array | None) -> jax.Array:
@@ -28,12 +30,67 @@ def cross_entropy(
   return jax.nn.logsumexp(logits_MV, -1) - wanted_M
 
 
-def plain(backbone) -> Callable:
+def distillation(
+  logits_MV: jax.Array,
+  teacher_MV: jax.Array,
+  temperature: float,
+  where: jax.Array | None = None,
+) -> jax.Array:
+  """T²·KL(softmax(teacher/T) ‖ softmax(logits/T)) -> [M], nats per target (Hinton et al. 2015).
+
+  No gradient goes into the teacher's logits.
+  """
+  log_MV, teacher_MV = (
+    jax.nn.log_softmax(restrict(x, where) / temperature)
+    for x in (logits_MV, jax.lax.stop_gradient(teacher_MV))
+  )
+  return temperature**2 * (jnp.exp(teacher_MV) * (teacher_MV - log_MV)).sum(-1)
+
+
+def per_target(
+  fn: Callable[..., Any], backbone: Any, params: Any, hidden_MD: jax.Array, *rest_M: Any
+) -> Any:
+  """fn(logits_mV, *rest_m) -> a tree of [m, …], over all targets: [M, …].
+
+  Where M·V is more than `HELD` the targets go in chunks, whose logits are computed again in the
+  backward pass: no more than one chunk's logits ever stand in memory.
+
+  Args:
+    fn: of each target alone; may project a teacher's states, given in `rest_M`, by itself.
+    backbone: that projects.
+    params: it projects with.
+    hidden_MD: final states at the targets.
+    *rest_M: trees of [M, …] (or None) that `fn` sees beside the logits.
+  """
+  part = backbone.unembedding(params)
+  call = lambda hidden_mD, *rest_m: fn(backbone.project(part, hidden_mD), *rest_m)
+  count, size = len(hidden_MD), max(HELD // backbone.outputs, 1)
+  if count <= size:
+    return call(hidden_MD, *rest_M)
+  size = -(-count // -(-count // size))  # as even as can be
+  chunks = -(-count // size)
+
+  def cut(x):
+    padded = jnp.pad(x, [(0, chunks * size - count)] + [(0, 0)] * (x.ndim - 1))
+    return padded.reshape(chunks, size, *x.shape[1:])
+
+  values = jax.lax.map(
+    lambda xs: jax.checkpoint(call, prevent_cse=False)(*xs), jax.tree.map(cut, (hidden_MD, *rest_M))
+  )
+  return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:count], values)
+
+
+def target_cross_entropy(backbone: Any, params: Any, batch: Batch, train: bool = True) -> jax.Array:
+  """The cross-entropy of every target -> [M], nats."""
+  hidden_MD = backbone.hidden(params, batch, train=train)
+  return per_target(cross_entropy, backbone, params, hidden_MD, batch.target_token, batch.allowed)
+
+
+def plain(backbone: Any) -> Callable:
   """The loss of plain fine-tuning: the cross-entropy of every target, one term `ce`."""
 
   def loss_fn(params, teacher_params, batch: Batch):
-    logits_MV = backbone.logits(params, batch, train=True)
-    return {'ce': (cross_entropy(logits_MV, batch.target_token, batch.allowed), True)}
+    return {'ce': (target_cross_entropy(backbone, params, batch), True)}
 
   return loss_fn
 

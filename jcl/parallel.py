@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import struct
+from flax.core.meta import AxisMetadata
 from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -35,25 +37,65 @@ def make_mesh(devices: int = 0) -> Mesh:
 
 
 def specs(tree: Tree, mesh: Mesh, fsdp: bool = False) -> Tree:
-  """A partition spec a leaf: with `fsdp` its largest dimension that divides evenly, else whole."""
+  """A partition spec a leaf: with `fsdp` its largest dimension that divides evenly, else whole.
+
+  The axis of stacked layers is never split: layers are gathered one at a time.
+  """
   count = mesh.size
 
-  def spec(x):
-    dims = [i for i, size in enumerate(jnp.shape(x)) if size % count == 0 and jnp.ndim(x) > 1]
-    if not (fsdp and count > 1 and dims):
+  def spec(path, x):
+    first = int(_stacked(path))
+    dims = [i for i, size in enumerate(jnp.shape(x)) if size % count == 0 and i >= first]
+    if not (fsdp and count > 1 and dims and jnp.ndim(x) - first > 1):
       return P()
     return P(*[None] * max(dims, key=lambda i: x.shape[i]), AXIS)
 
-  return jax.tree.map(spec, tree)
+  return jax.tree_util.tree_map_with_path(spec, tree)
+
+
+def _stacked(path: tuple) -> bool:
+  """Whether a leaf has one entry a layer on its first axis."""
+  return any(getattr(key, 'key', None) == 'layers' for key in path)
+
+
+class Shard(struct.PyTreeNode, AxisMetadata):
+  """This device's part of a leaf of all layers; a module that reads its layer's gets it whole.
+
+  Attributes:
+    value: the part.
+    dim: the dimension in which it is one.
+  """
+
+  value: Any
+  dim: int = struct.field(pytree_node=False)
+
+  def unbox(self) -> jax.Array:
+    """The whole leaf."""
+    return lax.all_gather(self.value, AXIS, axis=self.dim, tiled=True)
+
+  def replace_boxed(self, val: Any) -> 'Shard':
+    """Another value in the same box."""
+    return self.replace(value=val)
+
+  def add_axis(self, index: int, params: dict) -> 'Shard':
+    """An axis more, before the dimension or behind it."""
+    return self.replace(dim=self.dim + (index <= self.dim))
+
+  def remove_axis(self, index: int, params: dict) -> 'Shard':
+    """An axis less, as when a scan hands out one layer."""
+    return self.replace(dim=self.dim - (index < self.dim))
 
 
 def gather(tree: Tree, tree_specs: Tree) -> Tree:
-  """Whole leaves from their shards, inside a shard_map."""
+  """Whole leaves from their shards, inside a shard_map; those of stacked layers stay `Shard`s."""
 
-  def one(x, spec):
-    return lax.all_gather(x, AXIS, axis=tuple(spec).index(AXIS), tiled=True) if AXIS in spec else x
+  def one(path, x, spec):
+    if AXIS not in spec:
+      return x
+    shard = Shard(x, tuple(spec).index(AXIS))
+    return shard if _stacked(path) else shard.unbox()
 
-  return jax.tree.map(one, tree, tree_specs)
+  return jax.tree_util.tree_map_with_path(one, tree, tree_specs)
 
 
 def place(tree: Tree, mesh: Mesh, tree_specs: Tree = WHOLE) -> Tree:
@@ -217,10 +259,10 @@ def make_gradient(
     own, rest, theirs = (specs(t, mesh, fsdp) for t in (trained, frozen, teacher_params))
 
     def per_device(trained, frozen, teacher_params, weights, batch):
-      frozen, teacher_params = gather(frozen, rest), gather(teacher_params, theirs)
+      teacher_params, every = gather(teacher_params, theirs), join(own, rest)
 
       def plain(trained, batch):  # the gather is inside: an objective's inner gradients are global
-        return loss_fn(join(gather(trained, own), frozen), teacher_params, batch)
+        return loss_fn(gather(join(trained, frozen), every), teacher_params, batch)
 
       if microbatches > 1:
         value_and_grad = _accumulated(plain, own, tasks, microbatches)

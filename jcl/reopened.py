@@ -45,6 +45,22 @@ class Reopened:
     params = self.parts.method.params_for(self.now.memory, self.now.params, told)
     return parallel.place(params, self.tools.mesh)
 
+  def export(self, out: pathlib.Path, name: str, dtype: str) -> None:
+    """Writes the model for a task, or for none where it is not told, as a Hugging Face folder.
+
+    Raises:
+      UserError: there is no task of that name, or `out` is in use.
+    """
+    from jcl.backbones import hf
+
+    tasks = {t.name: t for t in self.parts.stream.tasks}
+    if name and name not in tasks:
+      raise UserError(f'--task: no task is called {name!r}; there are {", ".join(tasks)}')
+    params = self.parts.method.params_for(self.now.memory, self.now.params, tasks.get(name))
+    text, source = self.tools.text, pathlib.Path(self.parts.config.backbone.path).expanduser()
+    loaded = hf.Loaded(self.parts.decoder_config, params, text.tokenizer, text.special)
+    hf.save(out, loaded, dtype=dtype, source=source if source.is_dir() else None)
+
   def scores(self, split: str) -> Iterator[tuple[Task, evaluation.Score | None]]:
     """(task, its score on a split, or None where the split is empty) for every task."""
     how, longest = self.parts.config.evaluate.answer, self.parts.longest_answer

@@ -26,8 +26,8 @@ WAYS = {
   '8 fsdp': (8, True, 1), '1 k2': (1, False, 2), '1 k4': (1, False, 4), '3 k2': (3, False, 2),
   '8 fsdp k4': (8, True, 4),
 }  # fmt: skip
-DEEP = 'decoder with dropout'
 LONGER = '8 longer'  # eight devices, a longer length bucket
+FEW = ('1', '8', '8 fsdp')
 HEADS = Heads(np.arange(6) // 2, 2, True)
 BACKBONE = tiny.recurrent(tiny.CONFIG.vocabulary)
 HEAD = tiny.recurrent(tiny.CONFIG.vocabulary, classes=6)
@@ -46,6 +46,8 @@ class Cell:
   rows: list
   tasks: int = 0
   heads: Heads | None = None
+  ways: tuple[str, ...] = tuple(WAYS)
+  rules: tuple = (('.*', True),)
 
 
 @functools.cache
@@ -57,6 +59,10 @@ def cells() -> dict[str, Cell]:
   lamol, deep = (methods.make(b, methods.settings('lamol')) for b in (BACKBONE, DECODER))
   taught = tiny.taught(BACKBONE)
   half = {'gen': 0.5}
+  layered, adapted = tiny.params(DECODER), adapters(DECODER)
+  other_layers = tiny.params(DECODER, 1)
+  layers_pull = {'fisher': jax.tree.map(jnp.square, other_layers), 'anchor': other_layers}
+  deep_taught, deep_plain = tiny.taught(DECODER), losses.plain(DECODER)
   return {
     'seq': Cell(Method(), plain, {}, {}, params, rows),
     'lamol': Cell(lamol, lamol.loss_fn, {}, half, params, rows),
@@ -66,8 +72,35 @@ def cells() -> dict[str, Cell]:
     'head': Cell(
       Method(), losses.plain(HEAD), {}, {}, tiny.params(HEAD), tiny.class_rows(), 3, HEADS
     ),
-    DEEP: Cell(deep, deep.loss_fn, {}, half, tiny.params(DECODER), rows),
+    # Models whose layers are stacked: each layer's shards become whole inside the scan.
+    'decoder': Cell(
+      deep, deep.loss_fn, {}, half, layered, rows, ways=('1', '8', '8 fsdp', '8 fsdp k4', LONGER)
+    ),
+    'decoder quadratic': Cell(
+      tiny.quadratic(DECODER), deep_plain, layers_pull, {'ewc': 0.3}, layered, rows, ways=FEW
+    ),
+    'decoder inner step': Cell(
+      tiny.inner_step(DECODER), deep_plain, {}, {}, layered, rows, ways=FEW
+    ),
+    'decoder taught': Cell(
+      deep_taught, deep_taught.loss_fn, other_layers, {'mse': 0.5}, layered, rows, ways=FEW
+    ),
+    'decoder adapter': Cell(
+      Method(), deep_plain, {}, {}, adapted, rows, ways=FEW, rules=(('lora/.*/[ab]$', True),)
+    ),
   }
+
+
+def adapters(backbone) -> dict:
+  """Parameters with an adapter of rank 2 on queries and values."""
+  params, random = tiny.params(backbone), np.random.default_rng(2)
+  draw = lambda *shape: jnp.asarray(random.standard_normal(shape), jnp.float32)
+  outs = {name: params['layers'][name]['kernel'].shape[2] for name in 'qv'}
+  adapter = {
+    name: {'a': draw(2, 2, 16), 'b': draw(2, 2, out), 'scale': jnp.full(2, 0.5)}
+    for name, out in outs.items()
+  }
+  return {**params, 'lora': {'layers': adapter}}
 
 
 def flat(tree) -> np.ndarray:
@@ -83,7 +116,7 @@ def ready(cell: Cell, way: str, count: int):
   shape = Shape(-(-13 // blocks) * blocks, 32 if way == LONGER else 20, 64)
   rows = cell.rows[:count]
   batch = layout(rows, blocks, shape, tiny.keys(len(rows)), heads=cell.heads)
-  trained, frozen, masks = parallel.split(cell.params, (('.*', True),))
+  trained, frozen, masks = parallel.split(cell.params, cell.rules)
   put = lambda tree: parallel.place(tree, mesh, parallel.specs(tree, mesh, sharded))
   how = dict(fsdp=sharded, tasks=cell.tasks, microbatches=microbatches)
   batch = parallel.place_batch(batch, mesh)
@@ -91,18 +124,39 @@ def ready(cell: Cell, way: str, count: int):
 
 
 def gradients(out: dict, name: str, way: str) -> None:
-  """Loss, terms and gradient of many rows, and of so few that most devices have none."""
+  """Loss, terms and the gradient of each, of many rows, and of so few that most devices have none.
+
+  A term's gradient is taken apart, with the weights of all others 0.
+  """
   cell = cells()[name]
   fn = None
   for count in (13, 3):
     mesh, how, trained, frozen, _, teacher, batch = ready(cell, way, count)
     fn = fn or jax.jit(parallel.make_gradient(cell.method, cell.loss_fn, mesh, **how))
-    result = fn(trained, frozen, teacher, cell.weights, batch)
-    (loss, values), grads = jax.block_until_ready(result)
+    call = lambda weights, a=(trained, frozen, teacher), b=batch: fn(*a, weights, b)
+    terms = sorted(jax.eval_shape(call, {})[0][1])
+    weights = {term: np.float32(cell.weights.get(term, 1)) for term in terms}
+    (loss, values), grads = jax.block_until_ready(call(weights))
     out[f'{name}/{way}/{count}/loss'] = np.asarray(loss)
     out[f'{name}/{way}/{count}/gradient'] = flat(grads)
-    for term, value in values.items():
-      out[f'{name}/{way}/{count}/term {term}'] = np.asarray(value)
+    for term in terms:
+      out[f'{name}/{way}/{count}/term {term}'] = np.asarray(values[term])
+      only = {t: np.float32(t == term) for t in terms}
+      grads = jax.block_until_ready(call(only))[1]
+      out[f'{name}/{way}/{count}/gradient of {term}'] = flat(grads)
+
+
+def memory(out: dict) -> None:
+  """Bytes that a gradient of many layers and few tokens needs beside its arguments and results."""
+  config = dataclasses.replace(tiny.CONFIG, width=64, head_dim=16, feed_forward=256, layers=12)
+  backbone = decoder(config)
+  cell = Cell(Method(), losses.plain(backbone), {}, {}, tiny.params(backbone), tiny.rows(8))
+  for way in ('8', '8 fsdp'):
+    mesh, how, trained, frozen, _, teacher, batch = ready(cell, way, 8)
+    fn = jax.jit(parallel.make_gradient(cell.method, cell.loss_fn, mesh, **how))
+    compiled = fn.lower(trained, frozen, teacher, {}, batch).compile()
+    out[f'memory/{way}'] = np.asarray(compiled.memory_analysis().temp_size_in_bytes)
+  out['memory/params'] = np.asarray(sum(x.nbytes for x in jax.tree.leaves(cell.params)))
 
 
 def training(out: dict, way: str) -> None:
@@ -169,11 +223,12 @@ def main(path: str) -> None:
   assert len(jax.devices()) == 8
   out: dict[str, np.ndarray] = {}
   for name in cells():
-    for way in ('1', '8', '8 fsdp k4', LONGER) if name == DEEP else WAYS:
-      if way == LONGER or WAYS[way][2] == 1 or name != 'inner step':
+    for way in cells()[name].ways:
+      if way == LONGER or WAYS[way][2] == 1 or name != 'inner step':  # which refuses microbatches
         gradients(out, name, way)
   for way in ('1', '3', '8', '8 fsdp'):
     training(out, way)
+  memory(out)
   for devices in (1, 8):
     folds(out, devices)
   np.savez(path, **out)

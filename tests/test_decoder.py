@@ -3,11 +3,13 @@
 import dataclasses
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import model_folder
 import numpy as np
 import pytest
+from flax import struct
 from goldens import make_decoder_goldens as goldens
 
 from jcl.backbones import hf, layers
@@ -241,25 +243,45 @@ def test_depth_is_read_off_the_leaves():
   assert backbone.cache(shallow, 2, 8)[0].shape == (1, 2, 8, 2, 4)
 
 
+class Half(struct.PyTreeNode, nn.meta.AxisMetadata):
+  """A box that holds half of a leaf's values and notes who opens it."""
+
+  value: object
+
+  def unbox(self):
+    opened.append(self.value.shape)
+    return 2 * self.value
+
+  def replace_boxed(self, val):
+    return self.replace(value=val)
+
+  def add_axis(self, index, params):
+    return self
+
+  def remove_axis(self, index, params):
+    return self
+
+
+opened = []
+
+
 @pytest.mark.parametrize('remat', [False, True])
-def test_layers_are_gathered_one_at_a_time(remat):
+def test_boxed_layers_are_opened_one_at_a_time(remat):
   config = dataclasses.replace(TINY, remat=remat)
-  (plain, params), seen = made(config), []
-
-  def gather(variables):
-    seen.append(jax.tree.map(jnp.shape, variables))
-    return jax.tree.map(lambda x: 2 * x, variables)
-
-  gathering = decoder(config, gather)
-  halved = {**params, 'layers': jax.tree.map(lambda x: x / 2, params['layers'])}
+  backbone, params = made(config)
   batch = every_position(random_tokens(1, 4))
-  value = lambda backbone: jax.jit(jax.value_and_grad(lambda p: backbone.hidden(p, batch).sum()))
-  found, gradient = value(gathering)(halved)
-  wanted, wanted_gradient = value(plain)(params)
-  assert seen[0]['params']['q']['kernel'] == (16, 16)
+
+  def loss(params):
+    boxed = {**params, 'layers': jax.tree.map(lambda x: Half(x / 2), params['layers'])}
+    return backbone.hidden(boxed, batch).sum()
+
+  opened.clear()
+  found, gradient = jax.jit(jax.value_and_grad(loss))(params)
+  wanted, wanted_gradient = jax.value_and_grad(lambda p: backbone.hidden(p, batch).sum())(params)
+  assert (16, 16) in opened
+  assert not any(len(shape) > 2 for shape in opened)
   np.testing.assert_allclose(found, wanted, rtol=1e-6)
-  read = lambda tree: tree['layers']['q']['kernel']
-  np.testing.assert_allclose(read(gradient), 2 * read(wanted_gradient), atol=1e-6)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), gradient, wanted_gradient)
 
 
 def test_an_adapter_adds_its_product():

@@ -117,3 +117,77 @@ def test_nothing_counted_is_zero(tasks):
   assert (np.asarray(counts) == 0).all()
   gradient = jax.grad(lambda v: losses.total(v, nothing, batch, tasks)[0].sum())(value)
   assert (np.asarray(gradient) == 0).all()
+
+
+def softened(logits, temperature):
+  """softmax(z/T), in float64."""
+  powers = np.exp(logits.astype(np.float64) / temperature)
+  return powers / powers.sum(-1, keepdims=True)
+
+
+@pytest.mark.parametrize('temperature', [1.0, 2.0])
+def test_distillation_is_the_divergence_of_the_student_from_the_teacher(temperature):
+  teacher = (5 * RANDOM.standard_normal((20, 7))).astype(np.float32)
+  found = losses.distillation(LOGITS, teacher, temperature)
+  p, q = softened(teacher, temperature), softened(LOGITS, temperature)
+  np.testing.assert_allclose(found, temperature**2 * (p * np.log(p / q)).sum(-1), rtol=1e-4)
+  gradient = jax.grad(lambda z: losses.distillation(z, teacher, temperature).sum())(LOGITS)
+  np.testing.assert_allclose(gradient, temperature * (q - p), atol=1e-5)
+  into_teacher = jax.grad(lambda z: losses.distillation(LOGITS, z, temperature).sum())(teacher)
+  assert not np.any(into_teacher)
+  np.testing.assert_allclose(losses.distillation(LOGITS, LOGITS, temperature), 0, atol=1e-5)
+
+
+def test_distillation_over_some_classes_is_as_if_there_were_no_others():
+  where = np.zeros((20, 7), bool)
+  where[:, 1:4] = True
+  teacher = LOGITS[::-1].copy()
+  found = losses.distillation(LOGITS, teacher, 2.0, where)
+  wanted = losses.distillation(LOGITS[:, 1:4], teacher[:, 1:4], 2.0)
+  np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+
+
+BACKBONE = tiny.recurrent(500)
+
+
+def objective(params, teacher, batch):
+  """Cross-entropy and distillation of each target, the teacher projected target by target."""
+
+  def fn(logits_MV, token_M, teacher_MD):
+    teacher_MV = BACKBONE.project(teacher, teacher_MD)
+    kd_M = losses.distillation(logits_MV, teacher_MV, 2.0)
+    return losses.cross_entropy(logits_MV, token_M) + kd_M
+
+  states_MD = (BACKBONE.hidden(p, batch) for p in (params, teacher))
+  hidden_MD, teacher_MD = states_MD
+  value_M = losses.per_target(fn, BACKBONE, params, hidden_MD, batch.target_token, teacher_MD)
+  return (value_M * batch.target_weight).sum(), value_M
+
+
+@pytest.mark.parametrize('held', [500, 500 * 7, 500 * 33])  # chunks of 1, 7 and 32 targets
+def test_chunks_change_neither_value_nor_gradient(held, monkeypatch):
+  params, teacher = (tiny.params(BACKBONE, seed) for seed in (0, 1))
+  batch = layout(tiny.rows(13), 1, Shape(13, 20, 64))
+  fn = lambda params: jax.value_and_grad(objective, has_aux=True)(params, teacher, batch)
+  (wanted, values_M), gradient = jax.jit(fn)(params)
+  assert values_M.shape == (64,)
+  monkeypatch.setattr(losses, 'HELD', held)
+  (found, chunked_M), chunked = jax.jit(lambda p: fn(p))(params)
+  np.testing.assert_allclose(found, wanted, rtol=1e-6)
+  np.testing.assert_allclose(chunked_M, values_M, rtol=1e-5, atol=1e-5)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), chunked, gradient)
+
+
+def test_a_long_batch_never_holds_all_its_logits(monkeypatch):
+  """By XLA's own account of the compiled gradient of cross-entropy and distillation."""
+  params, teacher = (tiny.params(BACKBONE, seed) for seed in (0, 1))
+  batch = layout(tiny.rows(13), 1, Shape(13, 20, 4096))
+  whole = 4096 * 500 * 4
+
+  def temporary():
+    fn = jax.grad(lambda p, t, b: objective(p, t, b)[0])
+    return jax.jit(fn).lower(params, teacher, batch).compile().memory_analysis().temp_size_in_bytes
+
+  assert temporary() > 2 * whole
+  monkeypatch.setattr(losses, 'HELD', 500 * 128)
+  assert temporary() < whole / 3

@@ -77,7 +77,9 @@ def recurrent(vocabulary: int, classes: int = 0, width: int = 16) -> Backbone:
       return hidden_MD @ params['head']['kernel']
     return (hidden_MD @ params['embed']['kernel'].T)[:, :vocabulary]
 
-  return Backbone(init, hidden, project, None, None, None, width, classes, vocabulary)
+  read = 'head' if classes else 'embed'
+  unembedding = lambda params: {read: params[read]}
+  return Backbone(init, hidden, project, unembedding, None, None, width, classes, vocabulary)
 
 
 def quadratic(backbone) -> Method:

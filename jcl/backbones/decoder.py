@@ -13,14 +13,13 @@ of the embedding, of which the first V are real tokens and the others padding.
 """
 
 import dataclasses
-from collections.abc import Callable
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jcl.backbones import Backbone, Params
+from jcl.backbones import Backbone, Params, layers
 from jcl.backbones.decoder_config import DecoderConfig
 from jcl.backbones.layers import ACTIVATIONS, Dense, Norm, Table, dropout, fold
 from jcl.batch import Batch
@@ -37,12 +36,11 @@ def depth(params: Params) -> int:
   return jax.tree.leaves(params['layers'])[0].shape[0]
 
 
-def decoder(config: DecoderConfig, gather: Callable[[Params], Params] | None = None) -> Backbone:
+def decoder(config: DecoderConfig) -> Backbone:
   """The decoder as a record of pure functions.
 
-  Args:
-    config: its shape.
-    gather: {'params': one layer's shards} -> the same, whole: applied inside the scan over layers.
+  Leaves of `params['layers']` may be boxed (`parallel.Shard`): each layer then unboxes its own,
+  inside the scan, and again in the backward pass.
   """
 
   def apply(params, tokens, **kwargs):
@@ -52,7 +50,7 @@ def decoder(config: DecoderConfig, gather: Callable[[Params], Params] | None = N
     if 'lora' in params:
       variables['lora'] = params['lora']
     deep = dataclasses.replace(config, layers=depth(params))
-    return Decoder(deep, gather).apply(variables, tokens, **kwargs)
+    return Decoder(deep, layers.is_boxed(params['layers'])).apply(variables, tokens, **kwargs)
 
   @jax.jit  # layer by layer it would take seconds
   def init(key):
@@ -108,7 +106,7 @@ class Decoder(nn.Module):
   """Tokens to final hidden states."""
 
   config: DecoderConfig
-  gather: Callable | None = None
+  boxed: bool = False  # the leaves of the layers
 
   @nn.compact
   def __call__(self, tokens_BT, valid_BS=None, cache=None, index=0, key_B=None):
@@ -129,13 +127,8 @@ class Decoder(nn.Module):
     if config.positions == 'learned':
       x_BTD += Table(config.max_positions, config.width, config, name='positions')(position_BT)
     x_BTD = dropout(x_BTD, fold(key_B, 0), config.dropout)
-    block = Block
-    if self.gather is not None:
-      block = nn.map_variables(block, 'params', trans_in_fn=self.gather)
-    if config.remat:
-      block = nn.remat(block, prevent_cse=False)
     scanned = nn.scan(
-      block,
+      layers.rematerialised(Block, config.remat, self.boxed),
       variable_axes={'params': 0, 'lora': 0},
       split_rngs={'params': True},
       in_axes=(0, *[nn.broadcast] * 4),

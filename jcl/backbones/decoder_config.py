@@ -108,9 +108,12 @@ def from_scratch(settings: BackboneConfig, vocabulary: int, classes: int = 0) ->
     raise UserError(
       f'backbone.width {settings.width} is no multiple of backbone.heads {settings.heads}'
     )
+  rows = -(-vocabulary // settings.vocabulary_multiple) * settings.vocabulary_multiple
   return with_settings(
     DecoderConfig(
       vocabulary=vocabulary,
+      rows=rows,
+      added_rows=rows - vocabulary,
       width=settings.width,
       layers=settings.layers,
       heads=settings.heads,

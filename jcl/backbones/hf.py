@@ -1,16 +1,22 @@
-"""Pretrained weights in: a Hugging Face folder or hub name, or a GGUF file. No torch, no code run.
+"""Pretrained weights in and out: Hugging Face folders, GGUF files. No torch, no code run.
 
 config, params, tokenizer, special = load('../models/SmolLM2-135M')
+save(pathlib.Path('mine'), Loaded(config, params, tokenizer, special))
 """
 
 import contextlib
 import json
+import os
 import pathlib
 import re
-from typing import Any, NamedTuple
+import shutil
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, NamedTuple
 
+import ml_dtypes
 import numpy as np
 import safetensors
+import safetensors.numpy
 from tokenizers import Tokenizer
 
 from jcl.backbones import Params, tensors
@@ -23,6 +29,9 @@ from jcl.errors import UserError
 
 DOWNLOADED = ('*.json', '*.safetensors', '*.txt', 'tokenizer.model')
 FLOATS = ('F16', 'BF16', 'F32', 'F64')
+SHARD_BYTES = 5 * 10**9  # a file of weights holds at most so many
+WRITTEN = {'float32': np.float32, 'bfloat16': ml_dtypes.bfloat16}
+KEPT = ('chat_template.jinja', 'generation_config.json')  # of the folder a model came from
 
 
 class Loaded(NamedTuple):
@@ -70,6 +79,111 @@ def load_folder(folder: pathlib.Path) -> Loaded:
       tokenizer,
       special,
     )
+
+
+def save(
+  folder: pathlib.Path,
+  loaded: Loaded,
+  *,
+  dtype: Literal['float32', 'bfloat16'] = 'float32',
+  source: pathlib.Path | None = None,
+) -> None:
+  """Writes a folder that `transformers` and `load` read; whole or not at all.
+
+  Args:
+    folder: must not be there yet, or be empty.
+    loaded: the model; rows that only pad its vocabulary are left out.
+    dtype: of the weights on disk; only float32 gives back the same bits.
+    source: the folder that the model came from, whose chat template and other words about the
+      tokenizer and about generation are kept.
+
+  Raises:
+    UserError: the folder is in use, or the model has an adapter that is not merged.
+  """
+  config, params, tokenizer, special = loaded
+  if folder.is_file() or (folder.exists() and any(folder.iterdir())):
+    raise UserError(f'{folder} is not empty; give another folder')
+  if 'lora' in params:
+    raise UserError('the parameters hold an adapter; merge it, or export it as one')
+  part = folder.with_name(f'.{folder.name}.part')
+  shutil.rmtree(part, ignore_errors=True)
+  part.mkdir(parents=True)
+  try:
+    _write_weights(part, _named(config, params), WRITTEN[dtype])
+    values = {
+      'model_type': config.family,
+      **FAMILIES[config.family].write(config),
+      **{f'{name}_token_id': value for name, value in special._asdict().items()},
+      'dtype': dtype,
+    }
+    _write_json(part / 'config.json', values)
+    tokenizer.save(str(part / 'tokenizer.json'))
+    _write_json(part / 'tokenizer_config.json', _tokenizer_config(tokenizer, special, source))
+    for name in KEPT:
+      if source is not None and (source / name).is_file():
+        shutil.copyfile(source / name, part / name)
+    if folder.exists():
+      folder.rmdir()
+    os.replace(part, folder)
+  finally:
+    shutil.rmtree(part, ignore_errors=True)
+
+
+def _named(config: DecoderConfig, params: Params) -> Iterator[tuple[str, np.ndarray]]:
+  """Their (name, array), the tables of tokens without the rows that only pad them."""
+  params = dict(params)
+  for name in ('embed', 'unembed'):
+    if name in params:
+      params[name] = {'embedding': np.asarray(params[name]['embedding'])[: config.kept_rows]}
+  return tensors.write(config, FAMILIES[config.family].table, params)
+
+
+def _write_weights(
+  folder: pathlib.Path, named: Iterator[tuple[str, np.ndarray]], dtype: Any
+) -> None:
+  """One safetensors file, or several and an index."""
+  shards: list[list[str]] = []
+  shard: dict[str, np.ndarray] = {}
+
+  def flush():
+    file = folder / f'{len(shards)}.part'
+    safetensors.numpy.save_file(shard, file, metadata={'format': 'pt'})
+    shards.append(list(shard))
+    shard.clear()
+
+  for name, array in named:
+    array = np.ascontiguousarray(array, dtype)
+    if shard and sum(x.nbytes for x in shard.values()) + array.nbytes > SHARD_BYTES:
+      flush()
+    shard[name] = array
+  flush()
+  if len(shards) == 1:
+    os.replace(folder / '0.part', folder / 'model.safetensors')
+    return
+  files = [f'model-{i + 1:05}-of-{len(shards):05}.safetensors' for i in range(len(shards))]
+  for i, file in enumerate(files):
+    os.replace(folder / f'{i}.part', folder / file)
+  placed = {name: file for file, names in zip(files, shards, strict=True) for name in names}
+  total = sum((folder / file).stat().st_size for file in files)
+  index = {'metadata': {'total_size': total}, 'weight_map': placed}
+  _write_json(folder / 'model.safetensors.index.json', index)
+
+
+def _tokenizer_config(
+  tokenizer: Tokenizer, special: SpecialIds, source: pathlib.Path | None
+) -> dict[str, Any]:
+  """What a tokenizer_config.json says: the source's words, and the special tokens."""
+  file = None if source is None else source / 'tokenizer_config.json'
+  values = read_json(file) if file is not None and file.is_file() else {}
+  values.pop('added_tokens_decoder', None)  # tokenizer.json has them, the new ones too
+  values.setdefault('clean_up_tokenization_spaces', False)
+  for name, number in special._asdict().items():
+    values[f'{name}_token'] = None if number is None else tokenizer.id_to_token(number)
+  return {**values, 'tokenizer_class': 'PreTrainedTokenizerFast'}
+
+
+def _write_json(file: pathlib.Path, values: Mapping[str, Any]) -> None:
+  file.write_text(json.dumps(values, indent=2, ensure_ascii=False) + '\n', 'utf-8')
 
 
 def read_json(file: pathlib.Path) -> dict[str, Any]:

@@ -19,6 +19,31 @@ ACTIVATIONS = {
 }
 
 
+WEIGHTS = ('all_gather', 'convert_element_type')  # what makes a whole weight of a shard
+
+
+def is_boxed(tree: Any) -> bool:
+  """Whether a leaf is boxed and becomes whole only where a module reads it."""
+  box = lambda x: isinstance(x, nn.meta.AxisMetadata)
+  return any(map(box, jax.tree.leaves(tree, is_leaf=box)))
+
+
+def rematerialised(block: type[nn.Module], everything: bool, boxed: bool) -> type[nn.Module]:
+  """A layer's module, with what its backward pass computes again instead of keeping it.
+
+  Args:
+    block: the module.
+    everything: all but its input.
+    boxed: the whole weights that its shards were made into, which would fill the memory again.
+  """
+  if everything:
+    return nn.remat(block, prevent_cse=False)
+  if boxed:
+    keep = lambda primitive, *_, **__: primitive.name not in WEIGHTS
+    return nn.remat(block, prevent_cse=False, policy=keep)
+  return block
+
+
 class Dense(nn.Module):
   """x W + b, plus an adapter's scale · (x Aᵀ) B where the collection `lora` holds one.
 
@@ -42,7 +67,7 @@ class Dense(nn.Module):
       bias = self.param('bias', nn.initializers.zeros, (self.features,), config.wide)
       y += jnp.broadcast_to(bias.astype(config.dtype), y.shape)
     if self.has_variable('lora', 'a'):
-      a, b, scale = (self.get_variable('lora', name) for name in ('a', 'b', 'scale'))
+      a, b, scale = (nn.meta.unbox(self.get_variable('lora', name)) for name in ('a', 'b', 'scale'))
       y += (x @ a.T.astype(config.dtype)) @ (scale * b).astype(config.dtype)
     return y
 

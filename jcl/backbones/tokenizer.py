@@ -4,7 +4,7 @@ import dataclasses
 import json
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import tokenizers
 from tokenizers import Tokenizer
@@ -15,8 +15,7 @@ from jcl.errors import UserError
 UNKNOWN, PAD, BOS, EOS = '<unk>', '<pad>', '<bos>', '<eos>'
 
 
-@dataclasses.dataclass(frozen=True)
-class SpecialIds:
+class SpecialIds(NamedTuple):
   """Ids with a meaning of their own.
 
   Attributes:

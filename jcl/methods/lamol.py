@@ -41,8 +41,7 @@ def lamol(backbone, settings: Lamol) -> methods.Method:
   """Question answering and generation in one pass, over real and pseudo rows alike."""
 
   def loss_fn(params, teacher_params, batch):
-    logits_MV = backbone.logits(params, batch, train=True)
-    ce_M = losses.cross_entropy(logits_MV, batch.target_token)
+    ce_M = losses.target_cross_entropy(backbone, params, batch)
     return {'qa': (ce_M, ~batch.generative_M), 'gen': (ce_M, batch.generative_M)}
 
   def init(params, stream, tools):

@@ -35,6 +35,7 @@ class Text:
   """A tokenizer and a format: what turns examples into rows and tokens into text.
 
   Attributes:
+    special: the tokenizer's SpecialIds.
     eos, pad: token ids.
     bos: the id that the tokenizer puts first, or None.
     cut: numbers of the examples whose input was cut to fit `max_length`.
@@ -45,6 +46,7 @@ class Text:
     self, tokenizer: Any, special: Any, template: str, text_format: str, max_length: int
   ):
     self.tokenizer, self.text_format, self.max_length = tokenizer, text_format, max_length
+    self.special = special
     self.eos, self.pad = special.eos, special.eos if special.pad is None else special.pad
     first = tokenizer.encode('a').ids[:1]
     self.bos = special.bos if special.bos is not None and first == [special.bos] else None

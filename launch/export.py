@@ -1,0 +1,34 @@
+"""Exports a trained run to where it is served.
+
+    python launch/export.py --workdir=runs/lamol --out=exported [--task=bank] [--dtype=bfloat16]
+
+The folder loads with `transformers.AutoModelForCausalLM.from_pretrained` and `AutoTokenizer`, and
+in jcl as `--config.backbone.path=exported`.
+"""
+
+import pathlib
+
+from absl import flags
+
+from jcl import launch
+
+flags.DEFINE_string('workdir', None, 'folder of a run')
+flags.DEFINE_string('out', None, 'folder to write; it must not be there yet')
+flags.DEFINE_enum('format', 'hf', ['hf'], 'hf: a whole model')
+flags.DEFINE_enum('dtype', 'float32', ['float32', 'bfloat16'], 'of the weights')
+flags.DEFINE_string('task', '', 'name of the task whose parameters are meant; empty: none is told')
+
+
+def run() -> None:
+  """Writes the newest snapshot's model and tokenizer."""
+  workdir = pathlib.Path(launch.required('workdir'))
+  out = pathlib.Path(launch.required('out'))
+  config = launch.load_workdir(str(workdir))
+  from jcl.reopened import Reopened
+
+  Reopened(config, workdir).export(out, flags.FLAGS.task, flags.FLAGS.dtype)
+  print(f'the model and its tokenizer are in {out}')
+
+
+if __name__ == '__main__':
+  launch.main(run)
