@@ -1,21 +1,21 @@
 """Floating-point operations of a function that is only traced, every turn of every loop counted.
 
 XLA's own cost analysis counts the body of a loop once, so a model whose layers are scanned looks as
-if it had one. Here XLA is asked for the cost of every operation alone, and the sum is taken over
-the traced program: a scan of n turns costs n times its body.
+if it had one layer. Here the loops are taken out of the traced program: its operations are sorted
+by how often each is run, XLA says what those of a kind cost side by side, and that is multiplied.
 """
 
-import functools
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 from jax.interpreters.partial_eval import dce_jaxpr
 
-# What only calls another program; the parameter that holds it has one of two names.
+# What only calls another program, and the names of the parameter that holds it.
 CALLS = (
   'jit', 'pjit', 'closed_call', 'core_call', 'checkpoint', 'remat', 'remat2', 'custom_jvp_call',
-  'custom_vjp_call', 'custom_vjp_call_jaxpr', 'run_state',
+  'custom_vjp_call', 'custom_vjp_call_jaxpr',
 )  # fmt: skip
 PROGRAMS = ('jaxpr', 'call_jaxpr', 'fun_jaxpr')
 
@@ -28,16 +28,16 @@ class Flops(NamedTuple):
     whole: outside, on whole arrays.
   """
 
-  mapped: float = 0.0
-  whole: float = 0.0
+  mapped: float
+  whole: float
 
-  def times(self, turns: int) -> 'Flops':
-    """That often."""
-    return Flops(self.mapped * turns, self.whole * turns)
 
-  def plus(self, other: 'Flops') -> 'Flops':
-    """Both."""
-    return Flops(self.mapped + other.mapped, self.whole + other.whole)
+class _Operation(NamedTuple):
+  """An equation of a traced program, how often it is run, and whether inside a shard_map."""
+
+  equation: Any
+  turns: int
+  mapped: bool
 
 
 def count(fn: Callable, *args: Any) -> Flops:
@@ -52,45 +52,53 @@ def count(fn: Callable, *args: Any) -> Flops:
   """
   closed = jax.make_jaxpr(fn)(*args)
   program, _ = dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars))
-  return _program(program)
+  return _total(list(_operations(program, 1, False)))
 
 
-def _program(program: Any, mapped: bool = False) -> Flops:
-  """The sum over a jaxpr's equations."""
-  program = getattr(program, 'jaxpr', program)
-  return functools.reduce(Flops.plus, (_equation(e, mapped) for e in program.eqns), Flops())
+def _operations(program: Any, turns: int, mapped: bool) -> Iterator[_Operation]:
+  """The operations of a jaxpr and of all that it calls."""
+  for equation in getattr(program, 'jaxpr', program).eqns:
+    name, params = equation.primitive.name, equation.params
+    if name == 'shard_map':
+      yield from _operations(params['jaxpr'], turns, True)
+    elif name == 'scan':
+      yield from _operations(params['jaxpr'], turns * params['length'], mapped)
+    elif name == 'while':
+      yield from _operations(params['cond_jaxpr'], turns, mapped)
+      yield from _operations(params['body_jaxpr'], turns, mapped)
+    elif name == 'cond':
+      branches = [list(_operations(branch, turns, mapped)) for branch in params['branches']]
+      yield from max(branches, key=lambda branch: sum(_total(branch)))
+    elif name in CALLS:
+      inner = next(params[key] for key in PROGRAMS if key in params)
+      yield from _operations(inner, turns, mapped)
+    elif not _is_collective(params):
+      yield _Operation(equation, turns, mapped)
 
 
-def _equation(equation: Any, mapped: bool) -> Flops:
-  name, params = equation.primitive.name, equation.params
-  if name == 'shard_map':
-    return _program(params['jaxpr'], mapped=True)
-  if name == 'scan':
-    return _program(params['jaxpr'], mapped).times(params['length'])
-  if name == 'while':
-    parts = (_program(params[key], mapped) for key in ('cond_jaxpr', 'body_jaxpr'))
-    return functools.reduce(Flops.plus, parts)
-  if name == 'cond':
-    return max((_program(branch, mapped) for branch in params['branches']), key=sum)
-  if name in CALLS:
-    return _program(next(params[key] for key in PROGRAMS if key in params), mapped)
-  cost = _operation(equation)
-  return Flops(cost, 0.0) if mapped else Flops(0.0, cost)
-
-
-def _operation(equation: Any) -> float:
-  """What XLA says of one operation."""
-  params = equation.params
+def _is_collective(params: dict[str, Any]) -> bool:
+  """Whether an operation names an axis of the mesh, without which it has no meaning."""
   axes = params.get('axes', params.get('axis_name', ()))
-  if any(isinstance(axis, str) for axis in (axes if isinstance(axes, tuple) else (axes,))):
-    return 0.0  # a collective: it has a meaning on the mesh alone
-  avals = [(x.aval.shape, x.aval.dtype) for x in equation.invars]
-  key = equation.primitive, tuple(avals), str(sorted(params.items(), key=lambda item: item[0]))
-  if key not in _KNOWN:
-    args = [jax.ShapeDtypeStruct(*aval) for aval in avals]
-    call = jax.jit(lambda *xs: equation.primitive.bind(*xs, **params))
-    _KNOWN[key] = max((call.lower(*args).cost_analysis() or {}).get('flops', 0.0), 0.0)
-  return _KNOWN[key]
+  return any(isinstance(axis, str) for axis in (axes if isinstance(axes, tuple) else (axes,)))
 
 
-_KNOWN: dict[tuple, float] = {}
+def _total(operations: Sequence[_Operation]) -> Flops:
+  """Every operation's cost, as often as it is run."""
+  sums = {True: 0.0, False: 0.0}
+  for turns, mapped in sorted({(o.turns, o.mapped) for o in operations}):
+    alike = [o.equation for o in operations if (o.turns, o.mapped) == (turns, mapped)]
+    sums[mapped] += turns * _side_by_side(alike)
+  return Flops(sums[True], sums[False])
+
+
+def _side_by_side(equations: Sequence[Any]) -> float:
+  """What XLA says of a program in which every equation stands once, on inputs of its own."""
+  shaped = lambda x: jax.ShapeDtypeStruct(x.aval.shape, x.aval.dtype)
+  inputs = [[shaped(x) for x in equation.invars] for equation in equations]
+
+  def program(inputs):
+    pairs = zip(equations, inputs, strict=True)
+    return [equation.primitive.bind(*xs, **equation.params) for equation, xs in pairs]
+
+  cost = (jax.jit(program).lower(inputs).cost_analysis() or {}).get('flops', 0.0)
+  return cost if math.isfinite(cost) and cost > 0 else 0.0

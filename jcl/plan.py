@@ -159,9 +159,7 @@ def _parts(config: Config, mesh: Mesh, textless: bool) -> Experiment:
   try:
     return experiment.assemble(config, mesh, weights=False)
   except UserError as error:
-    raise UserError(
-      f'{error}; or give --tokens=T, which reads neither text nor tokenizer'
-    ) from None
+    raise UserError(f'{error}; or give --tokens=T, which needs no text') from None
 
 
 def _textless(config: Config, mesh: Mesh) -> Experiment:
