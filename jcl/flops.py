@@ -10,14 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
+from jax.extend import core
 from jax.interpreters.partial_eval import dce_jaxpr
-
-# What only calls another program, and the names of the parameter that holds it.
-CALLS = (
-  'jit', 'pjit', 'closed_call', 'core_call', 'checkpoint', 'remat', 'remat2', 'custom_jvp_call',
-  'custom_vjp_call', 'custom_vjp_call_jaxpr',
-)  # fmt: skip
-PROGRAMS = ('jaxpr', 'call_jaxpr', 'fun_jaxpr')
 
 
 class Flops(NamedTuple):
@@ -69,11 +63,23 @@ def _operations(program: Any, turns: int, mapped: bool) -> Iterator[_Operation]:
     elif name == 'cond':
       branches = [list(_operations(branch, turns, mapped)) for branch in params['branches']]
       yield from max(branches, key=lambda branch: sum(_total(branch)))
-    elif name in CALLS:
-      inner = next(params[key] for key in PROGRAMS if key in params)
-      yield from _operations(inner, turns, mapped)
+    elif called := [p for p in params.values() if _calls(equation, p)]:
+      yield from _operations(called[0], turns, mapped)
     elif not _is_collective(params):
       yield _Operation(equation, turns, mapped)
+
+
+def _calls(equation: Any, parameter: Any) -> bool:
+  """Whether a parameter is a program that the operation does no more than call.
+
+  The primitives that call (jit, remat, custom_jvp_call, …) have other names in every jax; the
+  scalar programs of a reduction or a scatter do not take what the operation takes.
+  """
+  program = getattr(parameter, 'jaxpr', parameter)
+  if not isinstance(program, core.Jaxpr):
+    return False
+  shapes = lambda variables: [x.aval.shape for x in variables]
+  return shapes(program.invars) == shapes(equation.invars)
 
 
 def _is_collective(params: dict[str, Any]) -> bool:

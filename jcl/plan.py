@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -261,8 +260,9 @@ def memory(now: Outline) -> Section:
   """Bytes on each device while a step runs."""
   train = now.parts.config.train
   stats = now.parts.train_step().lower(*now.arguments).compile().memory_analysis()
-  spared = stats.output_size_in_bytes - stats.alias_size_in_bytes
-  temporaries = stats.temp_size_in_bytes + spared
+  # Results that do not take the place of donated arguments stand beside the temporaries.
+  beside = stats.output_size_in_bytes - stats.alias_size_in_bytes
+  temporaries = stats.temp_size_in_bytes + beside
   kept = [now.params, now.teacher]
   if train.optimizer_between_tasks == 'carried':
     kept.append(now.state['optimizer'])
@@ -292,7 +292,7 @@ def memory(now: Outline) -> Section:
     "gradients and activations: temporaries as XLA's CPU compiler lays them out; a GPU's differ",
   ]
   if now.parts.decoder_config.dtype != 'float32':
-    notes.append('that compiler widens bfloat16 to float32: its activations are the larger for it')
+    notes.append('it does much of bfloat16 in float32, which makes the activations the larger')
   values = {'per_device': values, 'unsharded': whole}
   return Section('memory', 'bytes on each device', values, rows, notes)
 
@@ -300,8 +300,10 @@ def memory(now: Outline) -> Section:
 def operations(now: Outline) -> Section:
   """Floating-point operations of a step."""
   devices = now.parts.tools.mesh.size
-  step = flops.count(now.parts.train_step(), *now.arguments)
-  forward = _forward(now)
+  train_step = now.parts.train_step()
+  step = flops.count(train_step, *now.arguments)
+  # On the loss alone no gradient depends: what is left of the step is its forward pass.
+  forward = flops.count(lambda *args: train_step(*args)[1]['loss'], *now.arguments).mapped
   # Outside the mapped part all is elementwise: a device computes what it holds of the leaves.
   held = _bytes(now.state['params']) / _elements(now.state['params'], size=True)
   device = {
@@ -327,19 +329,6 @@ def operations(now: Outline) -> Section:
     notes.append('backward: with what backbone.remat computes again')
   values = {'all_devices': every, 'per_device': device, 'six_n_tokens': simple}
   return Section('flops', 'floating-point operations of a step', values, rows, notes)
-
-
-def _forward(now: Outline) -> float:
-  """Of one device's forward pass over all its microbatches."""
-  params = parallel.join(now.state['params'], now.fixed[0])
-  turns = now.parts.config.train.microbatches
-  blocks = now.parts.tools.mesh.size * turns
-  block = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct((x.shape[0] // blocks, *x.shape[1:]), x.dtype), now.batch
-  )
-  loose = lambda tree: jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
-  loss = lambda *args: {k: jnp.sum(v) for k, (v, _) in now.parts.loss_fn(*args).items()}
-  return sum(flops.count(loss, loose(params), loose(now.teacher), block)) * turns
 
 
 def _bytes(tree: Any) -> int:

@@ -24,6 +24,7 @@ def run() -> None:
   if given.targets and not given.tokens:
     raise UserError('--targets goes with --tokens; without it the stream has its own')
   launch.use_fake_devices(given.devices)
+  launch.use_compile_cache()
   from jcl import plan
 
   sections = plan.page(config, given.devices, given.tokens, given.targets)
