@@ -245,7 +245,7 @@ def assumed(now: Outline) -> Section:
   whole, trained = (_elements(t) for t in (now.params, now.state['params']))
   how = 'FSDP, parameters sharded' if train.fsdp else 'data parallel, parameters on every device'
   rows = [
-    ['model', f'{whole / 1e6:,.1f} million parameters, {trained / 1e6:,.1f} of them train; '
+    ['model', f'{whole / 1e6:,.2f} million parameters, {trained / 1e6:,.2f} of them train; '
      f'{config.layers} layers, {config.rows} rows of the embedding, computes in {config.dtype}'],
     ['devices', f'{devices}, {how}'],
     ['batch', f'{shape.rows} rows of {shape.tokens} tokens, {shape.targets * blocks} targets, '

@@ -274,7 +274,7 @@ def test_eight_billion_parameters_on_64_devices_are_planned_in_little_memory(tmp
     '--config.train.fsdp=true', '--config.train.batch_size=64',
   )  # fmt: skip
   assert done.returncode == 0, done.stderr
-  assert '8,030.3 million parameters' in done.stdout
+  assert '8,030.26 million parameters' in done.stdout
   assert '32.1 GB' in done.stdout
   assert '502 MB' in done.stdout
   assert "XLA's CPU compiler" in done.stdout
