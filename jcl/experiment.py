@@ -1,21 +1,23 @@
 """From settings to the parts of a run: stream, text, backbone, method, tools."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
+import optax
 
-from jcl import methods, optimizer, parallel, streams
+from jcl import losses, methods, optimizer, parallel, streams
 from jcl.backbones import Backbone
 from jcl.backbones.decoder import decoder
 from jcl.backbones.decoder_config import DecoderConfig, from_scratch, with_settings
 from jcl.backbones.tokenizer import add_tokens, bpe_tokenizer, size, word_tokenizer
-from jcl.backbones.vocabulary import grow
+from jcl.backbones.vocabulary import grow, grown
 from jcl.config import Config, check_choices
 from jcl.errors import UserError
 from jcl.methods import Method
-from jcl.streams.stream import Stream
+from jcl.streams.stream import Plan, Stream
 from jcl.streams.text import ANSWER, Text, added_tokens
 from jcl.tools import Tools
 
@@ -28,7 +30,7 @@ class Experiment:
     config: the settings it was made of.
     stream, text, backbone, method, tools: the parts.
     decoder_config: shape of the backbone.
-    weights: pretrained parameters on the host; None: from scratch.
+    weights: pretrained parameters on the host; None: from scratch, or not read.
     added: ids of the tokens added to the tokenizer.
     longest_answer: tokens that an answer may have, end-of-sequence included.
   """
@@ -54,6 +56,36 @@ class Experiment:
     if self.weights is not None:
       return jax.tree.map(np.asarray, self.weights)
     return jax.jit(self.backbone.init)(self.tools.key('init'))
+
+  @property
+  def loss_fn(self) -> Callable:
+    """The method's, or that of plain fine-tuning."""
+    return self.method.loss_fn or losses.plain(self.backbone)
+
+  def optimizer(self) -> optax.GradientTransformation:
+    """Updates before the learning rate."""
+    return optimizer.make_optimizer(self.config.train, self.added, ('embed', 'unembed'))
+
+  def train_step(self) -> Callable:
+    """The pmapped step; see `parallel.make_step`."""
+    train, tools = self.config.train, self.tools
+    return parallel.make_step(
+      self.method, self.loss_fn, self.optimizer(), tools.mesh, fsdp=train.fsdp,
+      tasks=len(self.stream) if tools.class_task is not None and self.told else 0,
+      microbatches=train.microbatches,
+    )  # fmt: skip
+
+  def split(self, params: Any, plan: Plan) -> tuple[Any, Any, Any]:
+    """-> trained, frozen and masks of a task's plan; see `parallel.split`.
+
+    Raises:
+      UserError: nothing would train.
+    """
+    patterns = self.config.train.trainable
+    parts = parallel.split(params, plan.trainable or optimizer.trainable_rules(patterns))
+    if not jax.tree.leaves(parts[0]):
+      raise UserError(f'train.trainable {patterns} names no parameter')
+    return parts
 
 
 def check(config: Config) -> None:
@@ -107,12 +139,14 @@ def check_classes(config: Config, stream: Stream) -> None:
     raise UserError('method.require_known_label is set, but the answers are free and no labels')
 
 
-def assemble(config: Config, mesh: Any = None) -> Experiment:
+def assemble(config: Config, mesh: Any = None, weights: bool = True) -> Experiment:
   """Reads the stream and the backbone and puts the parts together.
 
   Args:
     config: the settings.
     mesh: of devices; None: all local ones.
+    weights: read the pretrained parameters too; without them the shapes are right and no run can
+      start.
 
   Raises:
     UserError: for settings or files that cannot be used.
@@ -124,7 +158,7 @@ def assemble(config: Config, mesh: Any = None) -> Experiment:
   stream = streams.load(config.stream, need_dev=need_dev)
   check_classes(config, stream)
   text_format = config.method.text_format
-  shape, weights, tokenizer, special, added = _backbone(config, stream, text_format)
+  shape, params, tokenizer, special, added = _backbone(config, stream, text_format, weights)
   limit = min(config.stream.max_length, shape.max_positions)
   text = Text(tokenizer, special, stream.template, text_format, limit)
   backbone = decoder(shape)
@@ -139,13 +173,13 @@ def assemble(config: Config, mesh: Any = None) -> Experiment:
   for example in examples:
     text.prompt(example)  # every text is looked at before anything is written
   return Experiment(
-    config, stream, text, backbone, shape, methods.make(backbone, config.method), tools, weights,
+    config, stream, text, backbone, shape, methods.make(backbone, config.method), tools, params,
     tuple(added), longest,
   )  # fmt: skip
 
 
-def _backbone(config: Config, stream: Stream, text_format: str) -> tuple:
-  """-> decoder config, weights or None, tokenizer with the added tokens, special ids, added ids."""
+def _backbone(config: Config, stream: Stream, text_format: str, weights: bool) -> tuple:
+  """-> decoder config, params or None, tokenizer with the added tokens, special ids, added ids."""
   names = added_tokens(text_format, len(stream))
   settings = config.backbone
   if not settings.path:
@@ -158,24 +192,21 @@ def _backbone(config: Config, stream: Stream, text_format: str) -> tuple:
     return from_scratch(settings, size(tokenizer)), None, tokenizer, special, added
   from jcl.backbones import hf  # readers of files that a run from scratch does not need
 
-  shape, weights, tokenizer, special = hf.load(settings.path)
+  shape, params, tokenizer, special = hf.load(settings.path, weights)
   shape = with_settings(shape, settings)
   added = add_tokens(tokenizer, names)
   new = [n for n, i in zip(names, added, strict=True) if i >= shape.vocabulary]
-  if new or settings.vocabulary_multiple > 1:
+  multiple = settings.vocabulary_multiple
+  if not weights:
+    shape = grown(shape, len(new), multiple)
+  elif new or multiple > 1:
     newline = tokenizer.encode('\n', add_special_tokens=False).ids or [special.eos]
     opening = special.eos if special.bos is None else special.bos
     like = [newline[-1] if name == ANSWER else opening for name in new]
-    shape, weights = grow(
-      shape,
-      weights,
-      len(new),
-      like,
-      config.train.seed,
-      init=settings.added_token_init,
-      multiple=settings.vocabulary_multiple,
+    shape, params = grow(
+      shape, params, len(new), like, config.train.seed, settings.added_token_init, multiple
     )
-  return shape, weights, tokenizer, special, added
+  return shape, params, tokenizer, special, added
 
 
 def _words(example: Any, template: str) -> tuple[str, str, str]:

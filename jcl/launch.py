@@ -169,6 +169,14 @@ def use_compile_cache() -> None:
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
 
 
+def use_fake_devices(count: int) -> None:
+  """Gives jax `count` CPU devices to compile for; nothing may have asked for a device before."""
+  import jax
+
+  jax.config.update('jax_platforms', 'cpu')
+  jax.config.update('jax_num_cpu_devices', count)
+
+
 def plain(config: Config) -> dict[str, Any]:
   """A config as JSON has it, the method's name among its settings."""
   values = dataclasses.asdict(config)

@@ -26,6 +26,7 @@ from jcl.errors import UserError
 
 AXIS = 'data'
 WHOLE = P()
+ROWS = P(AXIS)  # of a batch: each device has its own block
 Tree = Any
 
 
@@ -115,7 +116,18 @@ def place(tree: Tree, mesh: Mesh, tree_specs: Tree = WHOLE) -> Tree:
 
 def place_batch(batch: Batch, mesh: Mesh) -> Batch:
   """A batch on the mesh, each device its own block."""
-  return place(batch, mesh, P(AXIS))
+  return place(batch, mesh, ROWS)
+
+
+def outline(tree: Tree, mesh: Mesh, tree_specs: Tree = WHOLE) -> Tree:
+  """What `place` would give, as shapes with shardings: enough to compile for, nothing allocated."""
+  if isinstance(tree_specs, P):
+    tree_specs = jax.tree.map(lambda x: tree_specs, tree)
+  return jax.tree.map(
+    lambda x, spec: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, spec)),
+    tree,
+    tree_specs,
+  )
 
 
 def fetch(x: Any) -> np.ndarray:

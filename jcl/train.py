@@ -19,11 +19,11 @@ import jaxlib
 import numpy as np
 
 from jcl import evaluate as evaluation
-from jcl import losses, parallel
+from jcl import parallel
 from jcl.checkpoint import MetricsLog, Snapshots, by_path
 from jcl.errors import UserError
 from jcl.experiment import Experiment
-from jcl.optimizer import learning_rate, make_optimizer, merged, trainable_rules
+from jcl.optimizer import learning_rate, merged
 from jcl.progress import Bar
 from jcl.record import Clock, Record
 from jcl.streams.feed import Fed, Feed
@@ -77,14 +77,7 @@ class Loop:
       raise UserError('several processes cannot share a run yet; use one with all its devices')
     self.parts, self.workdir, self.quiet = parts, workdir, quiet
     self.config, self.method, self.tools = parts.config, parts.method, parts.tools
-    train = self.config.train
-    self.optimizer = make_optimizer(train, parts.added, ('embed', 'unembed'))
-    self.loss_fn = self.method.loss_fn or losses.plain(parts.backbone)
-    self.train_step = parallel.make_step(
-      self.method, self.loss_fn, self.optimizer, self.tools.mesh, fsdp=train.fsdp,
-      tasks=len(parts.stream) if self.tools.class_task is not None and parts.told else 0,
-      microbatches=train.microbatches,
-    )  # fmt: skip
+    self.optimizer, self.train_step = parts.optimizer(), parts.train_step()
     self.clock = Clock()
     self.tools.timed = self.clock.of
     self.record = Record(parts)
@@ -276,10 +269,7 @@ class Loop:
   def _ready(self, now: Run, plan: Any) -> tuple[dict, tuple]:
     """-> (state, fixed): the run's arrays as the step takes them, copied and placed."""
     mesh, fsdp = self.tools.mesh, self.config.train.fsdp
-    rules = plan.trainable or trainable_rules(self.config.train.trainable)
-    trained, frozen, masks = parallel.split(now.params, rules)
-    if not jax.tree.leaves(trained):
-      raise UserError(f'train.trainable {self.config.train.trainable} names no parameter')
+    trained, frozen, masks = self.parts.split(now.params, plan)
     own = lambda tree: jax.tree.map(jnp.array, tree)  # the step donates; a hook may keep its own
     put = lambda tree: parallel.place(tree, mesh, parallel.specs(tree, mesh, fsdp))
     fresh = jax.jit(self.optimizer.init)(trained)

@@ -78,6 +78,15 @@ def test_quantised_files_are_read(wide, kind, tolerance, tmp_path):
   assert loaded.tokenizer.encode('ab a12').tokens == ['ab', 'Ġa', '1', '2']
 
 
+def test_a_shape_is_read_without_the_tensors(wide, tmp_path):
+  config, params = wide
+  file = write(tmp_path / 'model.gguf', params, config)
+  whole, bare = hf.load(file), hf.load(file, weights=False)
+  assert (bare.config, bare.params, bare.special) == (whole.config, None, whole.special)
+  alone = hf.load_config(file)
+  assert (alone.rows, alone.vocabulary, alone.layers) == (40, 40, config.layers)
+
+
 def test_queries_and_keys_are_unpermuted(wide, tmp_path):
   """llama.cpp's own formula (LlamaModel.permute), applied to what transformers has."""
   config, params = wide

@@ -321,3 +321,16 @@ def test_growth_keeps_the_logits_of_old_tokens_and_gives_new_ids(tmp_path):
   np.testing.assert_allclose(new_MV[:, 40:], old_MV[:, [7, 2]], atol=0.1)
   with pytest.raises(ValueError, match='2 ids below 40'):
     vocabulary.grow(loaded.config, loaded.params, 2, [7, 40], 0)
+
+
+def test_a_shape_is_read_where_there_are_no_weights(tmp_path):
+  folder = model_folder.write(tmp_path, model_folder.golden('llama'))
+  whole = hf.load(str(folder))
+  (folder / 'model.safetensors').unlink()
+  bare = hf.load(str(folder), weights=False)
+  assert bare.params is None
+  assert (bare.config, bare.special) == (whole.config, whole.special)
+  grown, _ = vocabulary.grow(whole.config, whole.params, 3, [1] * 3, 0)
+  assert vocabulary.grown(bare.config, 3) == grown
+  (folder / 'tokenizer.json').unlink()
+  assert hf.load_config(str(folder)).rows == whole.config.rows

@@ -73,12 +73,31 @@ TABLES = {
 }
 
 
-def load(file: pathlib.Path) -> tuple[DecoderConfig, Params, Tokenizer, SpecialIds]:
-  """Reads a GGUF file.
+def load(
+  file: pathlib.Path, weights: bool = True
+) -> tuple[DecoderConfig, Params | None, Tokenizer, SpecialIds]:
+  """Reads a GGUF file; without `weights` no tensor, and the parameters are None.
 
   Raises:
     UserError: the package is absent, or the file is truncated, malformed or of unknown kind.
   """
+  config, meta, sources = _described(file)
+  tokenizer, special = _tokenizer(meta, str(file))
+  config = with_vocabulary(config, tokenizer, str(file))
+  if not weights:
+    return config, None, tokenizer, special
+  ignored = f'^{ROPE_FACTORS}$'
+  params = tensors.read(config, TABLES[config.family], sources, str(file), ignored)
+  return config, params, tokenizer, special
+
+
+def load_config(file: pathlib.Path) -> DecoderConfig:
+  """The shape alone; every row of the embedding counts as a token."""
+  return _described(file)[0]
+
+
+def _described(file: pathlib.Path) -> tuple[DecoderConfig, dict[str, Any], dict[str, Source]]:
+  """-> shape, metadata and tensors, not read yet."""
   package = _package(file)
   try:
     reader = package.GGUFReader(str(file))
@@ -89,12 +108,7 @@ def load(file: pathlib.Path) -> tuple[DecoderConfig, Params, Tokenizer, SpecialI
   name = meta.get('general.architecture')
   if name not in TABLES:
     raise UserError(f'{file}: architecture {name!r} is unknown; known: {", ".join(TABLES)}')
-  config = _config(meta, sources, name, str(file))
-  tokenizer, special = _tokenizer(meta, str(file))
-  config = with_vocabulary(config, tokenizer, str(file))
-  ignored = f'^{ROPE_FACTORS}$'
-  params = tensors.read(config, TABLES[name], sources, str(file), ignored)
-  return config, params, tokenizer, special
+  return _config(meta, sources, name, str(file)), meta, sources
 
 
 def _package(file: pathlib.Path) -> types.ModuleType:

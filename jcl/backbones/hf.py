@@ -27,7 +27,8 @@ from jcl.backbones.tensors import Source
 from jcl.backbones.tokenizer import SpecialIds, read_tokenizer, with_vocabulary
 from jcl.errors import UserError
 
-DOWNLOADED = ('*.json', '*.safetensors', '*.txt', 'tokenizer.model')
+DOWNLOADED = ('*.json', '*.txt', 'tokenizer.model')
+WEIGHTS = ('*.safetensors',)
 FLOATS = ('F16', 'BF16', 'F32', 'F64')
 SHARD_BYTES = 5 * 10**9  # a file of weights holds at most so many
 WRITTEN = {'float32': np.float32, 'bfloat16': ml_dtypes.bfloat16}
@@ -35,20 +36,21 @@ KEPT = ('chat_template.jinja', 'generation_config.json')  # of the folder a mode
 
 
 class Loaded(NamedTuple):
-  """A pretrained model: its shape, float32 numpy parameters, tokenizer and special ids."""
+  """A pretrained model: shape, float32 numpy parameters or None, tokenizer and special ids."""
 
   config: DecoderConfig
-  params: Params
+  params: Params | None
   tokenizer: Tokenizer
   special: SpecialIds
 
 
-def load(path: str) -> Loaded:
+def load(path: str, weights: bool = True) -> Loaded:
   """Reads a model.
 
   Args:
     path: a folder with config.json, safetensors and tokenizer.json; a .gguf file; or a name on the
       Hugging Face hub, which is downloaded.
+    weights: read the tensors too; otherwise `params` is None and no safetensors need be there.
 
   Raises:
     UserError: anything is missing, malformed or unknown; the message names file and tensor.
@@ -57,19 +59,30 @@ def load(path: str) -> Loaded:
   if place.suffix == '.gguf':
     from jcl.backbones import gguf
 
-    return Loaded(*gguf.load(_existing(place)))
-  if place.is_file():
-    raise UserError(f'{path}: neither a model folder nor a .gguf file')
-  return load_folder(place if place.is_dir() else _download(path))
+    return Loaded(*gguf.load(_existing(place), weights))
+  return load_folder(_folder(path, weights), weights)
 
 
-def load_folder(folder: pathlib.Path) -> Loaded:
+def load_config(path: str) -> DecoderConfig:
+  """The shape of the model at `path` (see `load`), from config.json or GGUF metadata alone.
+
+  Without its tokenizer every row of the embedding counts as a token.
+  """
+  place = pathlib.Path(path).expanduser()
+  if place.suffix == '.gguf':
+    from jcl.backbones import gguf
+
+    return gguf.load_config(_existing(place))
+  return _described(_folder(path, weights=False))[2]
+
+
+def load_folder(folder: pathlib.Path, weights: bool = True) -> Loaded:
   """Reads a folder; see `load`."""
-  values = read_json(folder / 'config.json')
-  family = _family(values, folder / 'config.json')
-  config = family.read(Fields(values, str(folder / 'config.json')))
+  values, family, config = _described(folder)
   tokenizer, special = read_tokenizer(folder, values)
   config = with_vocabulary(config, tokenizer, str(folder))
+  if not weights:
+    return Loaded(config, None, tokenizer, special)
   with contextlib.ExitStack() as stack:
     sources = _prefixed(_sources(folder, stack), family)
     _drop_tied(config, sources)
@@ -186,6 +199,22 @@ def _write_json(file: pathlib.Path, values: Mapping[str, Any]) -> None:
   file.write_text(json.dumps(values, indent=2, ensure_ascii=False) + '\n', 'utf-8')
 
 
+def _folder(path: str, weights: bool) -> pathlib.Path:
+  """The folder at `path`, or the one that the hub's model of that name is downloaded to."""
+  place = pathlib.Path(path).expanduser()
+  if place.is_file():
+    raise UserError(f'{path}: neither a model folder nor a .gguf file')
+  return place if place.is_dir() else _download(path, DOWNLOADED + WEIGHTS * weights)
+
+
+def _described(folder: pathlib.Path) -> tuple[dict[str, Any], Family, DecoderConfig]:
+  """-> config.json, the family that it names, and the shape that it describes."""
+  file = folder / 'config.json'
+  values = read_json(file)
+  family = _family(values, file)
+  return values, family, family.read(Fields(values, str(file)))
+
+
 def read_json(file: pathlib.Path) -> dict[str, Any]:
   """The object in a JSON file.
 
@@ -217,15 +246,15 @@ def _family(values: dict[str, Any], file: pathlib.Path) -> Family:
   return FAMILIES[name]
 
 
-def _download(name: str) -> pathlib.Path:
-  """Fetches a hub repository's JSON files, safetensors and tokenizer."""
+def _download(name: str, patterns: tuple[str, ...]) -> pathlib.Path:
+  """Fetches the files of a hub repository that match one of `patterns`."""
   if not re.fullmatch(r'[\w][\w.-]*(/[\w][\w.-]*)?', name):
     raise UserError(f'{name}: no such folder')
   import huggingface_hub
 
   try:
     folder = huggingface_hub.snapshot_download(
-      name, allow_patterns=list(DOWNLOADED), ignore_patterns=['*/*']
+      name, allow_patterns=list(patterns), ignore_patterns=['*/*']
     )
   except (OSError, ValueError, RuntimeError) as error:
     raise UserError(

@@ -12,6 +12,21 @@ from jcl.backbones.decoder_config import DecoderConfig
 NOISE = 0.01  # of the table's standard deviation: tells tokens apart that start as the same copy
 
 
+def grown(config: DecoderConfig, count: int, multiple: int = 1) -> DecoderConfig:
+  """The config with `count` tokens more; padding rows of the embedding are used first.
+
+  Args:
+    config: whose `vocabulary` is V.
+    count: new tokens, which get the ids V … V+count-1.
+    multiple: the rows are a multiple of it; those beyond the tokens are padding.
+  """
+  kept = max(config.kept_rows, config.vocabulary + count)
+  rows = -(-max(kept, config.rows) // multiple) * multiple
+  return dataclasses.replace(
+    config, vocabulary=config.vocabulary + count, rows=rows, added_rows=rows - kept
+  )
+
+
 def grow(
   config: DecoderConfig,
   params: Params,
@@ -44,9 +59,7 @@ def grow(
   old = config.vocabulary
   if init == 'copy' and (len(like_ids) != count or not all(0 <= i < old for i in like_ids)):
     raise ValueError(f'{count} ids below {old} are wanted, one a new token, not {list(like_ids)}')
-  kept = max(config.kept_rows, old + count)
-  rows = -(-max(kept, config.rows) // multiple) * multiple
-  params = dict(params)
+  new, params = grown(config, count, multiple), dict(params)
   for number, name in enumerate(('embed', 'unembed')):
     if name not in params:
       continue
@@ -54,9 +67,8 @@ def grow(
     real_VD = table_RD[:old]
     start = real_VD[list(like_ids)] if init == 'copy' else real_VD.mean(0, keepdims=True)
     draw = np.random.default_rng((seed, number, old)).standard_normal((count, config.width))
-    grown_RD = np.zeros((rows, config.width), np.float32)
+    grown_RD = np.zeros((new.rows, config.width), np.float32)
     grown_RD[: len(table_RD)] = table_RD
     grown_RD[old : old + count] = start + NOISE * real_VD.std() * draw
     params[name] = {'embedding': grown_RD}
-  grown = dataclasses.replace(config, vocabulary=old + count, rows=rows, added_rows=rows - kept)
-  return grown, params
+  return new, params

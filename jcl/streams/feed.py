@@ -54,6 +54,11 @@ class Feed:
     steps += [step.rows for epoch in looked_at for step in self._compose(epoch)]
     self._shapes = batches.rungs(steps, self._blocks, self._rows())
 
+  @property
+  def largest(self) -> batches.Shape:
+    """The largest shape that the steps are padded to."""
+    return self._shapes[-1]
+
   def _compose(self, epoch: int) -> list[rows.Step]:
     tools = self._tools
     rows_of = lambda example, replay: tools.text.rows(example, replay)

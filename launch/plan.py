@@ -1,0 +1,35 @@
+"""Says what a run would cost on each device, in bytes and operations; allocates and trains nothing.
+
+    python launch/plan.py --config=configs/clinc150.py:lamol --devices=8 --config.train.fsdp=true
+
+Without --tokens the batch is the largest of the run's own stream. With --tokens=T a folder that
+holds nothing but a config.json will do for --config.backbone.path.
+"""
+
+from absl import flags
+
+from jcl import launch
+from jcl.errors import UserError
+
+launch.define_config()
+flags.DEFINE_integer('devices', 1, 'that the run would have', lower_bound=1)
+flags.DEFINE_integer('tokens', 0, 'a row; 0: as in the stream', lower_bound=0)
+flags.DEFINE_integer('targets', 0, 'a row, with --tokens; 0: every token', lower_bound=0)
+flags.DEFINE_bool('json', False, 'print JSON')
+
+
+def run() -> None:
+  """Prints the page."""
+  config, given = launch.read_config(), flags.FLAGS
+  if given.targets and not given.tokens:
+    raise UserError('--targets goes with --tokens; without it the stream has its own')
+  launch.use_fake_devices(given.devices)
+  launch.use_compile_cache()
+  from jcl import plan
+
+  sections = plan.page(config, given.devices, given.tokens, given.targets)
+  print((plan.as_json if given.json else plan.as_text)(sections))
+
+
+if __name__ == '__main__':
+  launch.main(run)
