@@ -4,6 +4,7 @@ A snapshot is a flat dict of arrays and, beside it, readable without them, the s
 in (plain data with references to arrays) and a description of every leaf. No pickle.
 """
 
+import io
 import json
 import logging
 import os
@@ -17,7 +18,7 @@ import jax
 import numpy as np
 
 from jcl.errors import UserError
-from jcl.parallel import fetch
+from jcl.parallel import fetch, is_first
 from jcl.pictures import write_atomically
 
 Arrays = dict[str, np.ndarray]
@@ -123,6 +124,8 @@ class Snapshots:
   def keep(self, name: str) -> None:
     """Copies the newest snapshot to `tasks/NAME`."""
     self.wait()
+    if not is_first():
+      return
     target = self.workdir / 'tasks' / name
     half = target.with_name(f'.{name}.part')
     for folder in (half, target):
@@ -183,10 +186,13 @@ def write_text(path: pathlib.Path, parts: Iterable[str]) -> None:
 
 
 class MetricsLog:
-  """`metrics.jsonl`: a line a logged step, cut back to a known length on resume."""
+  """`metrics.jsonl`: a line a logged step, cut back to a known length on resume.
+
+  The first process writes it; the others count what they would have written.
+  """
 
   def __init__(self, path: pathlib.Path, length: int = 0):
-    self._file = open(path, 'a+b')  # noqa: SIM115, it lives as long as the run
+    self._file = open(path, 'a+b') if is_first() else io.BytesIO()  # noqa: SIM115, it lives on
     self._file.truncate(min(length, self._file.seek(0, os.SEEK_END)))
 
   def write(self, line: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from jcl import methods
+from jcl import methods, parallel
 from jcl.checkpoint import write_json
 from jcl.config import Config
 from jcl.errors import UserError
@@ -24,6 +24,7 @@ def define_config() -> None:
   """Defines `--config` and `--workdir`."""
   config_flags.DEFINE_config_file('config', None, 'configs/NAME.py:METHOD', lock_config=True)
   flags.DEFINE_string('workdir', None, 'folder that the run leaves its files in')
+  flags.DEFINE_bool('distributed', False, 'one process of several, all started alike')
 
 
 def main(run: Callable[[], int | None]) -> None:
@@ -31,6 +32,8 @@ def main(run: Callable[[], int | None]) -> None:
   os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
   try:
     _parse(sys.argv)
+    if 'distributed' in flags.FLAGS and flags.FLAGS.distributed:
+      parallel.join_processes()
     sys.exit(run() or 0)
   except (UserError, flags.Error) as error:
     message = str(error)
@@ -187,9 +190,11 @@ def plain(config: Config) -> dict[str, Any]:
 def open_workdir(path: str, config: Config) -> pathlib.Path:
   """The workdir, checked, and if it is new made and marked with its config."""
   workdir = check_workdir(path, config)
-  if not (workdir / 'config.json').exists():
+  parallel.meet('workdir checked')
+  if parallel.is_first() and not (workdir / 'config.json').exists():
     workdir.mkdir(parents=True, exist_ok=True)
     write_json(workdir / 'config.json', plain(config))
+  parallel.meet('workdir made')
   return workdir
 
 

@@ -16,7 +16,7 @@ from jcl import methods, report
 from jcl.checkpoint import by_path, write_json
 from jcl.evaluate import Score
 from jcl.metrics import metrics, negative_flips
-from jcl.parallel import fetch
+from jcl.parallel import fetch, is_first
 from jcl.streams.stream import Task
 from jcl.tools import Tools
 
@@ -200,6 +200,8 @@ class Record:
   def write(self, workdir: pathlib.Path, params: Any, finished: bool) -> dict[str, Any]:
     """Writes `results.json`, and with the last row the pictures and the page -> the results."""
     results = self.results(params, finished)
+    if not is_first():
+      return results
     write_json(workdir / 'results.json', results)
     if finished:
       (workdir / 'figures').mkdir(exist_ok=True)

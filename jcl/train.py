@@ -73,9 +73,8 @@ class Loop:
   """
 
   def __init__(self, parts: Experiment, workdir: pathlib.Path, quiet: bool = False):
-    if jax.process_count() > 1:
-      raise UserError('several processes cannot share a run yet; use one with all its devices')
-    self.parts, self.workdir, self.quiet = parts, workdir, quiet
+    self.parts, self.workdir = parts, workdir
+    self.quiet = quiet or not parallel.is_first()
     self.config, self.method, self.tools = parts.config, parts.method, parts.tools
     self.optimizer, self.train_step = parts.optimizer(), parts.train_step()
     self.clock = Clock()

@@ -18,11 +18,12 @@ def run() -> None:
   """Trains, then prints the accuracy matrix."""
   config, workdir = launch.read_config(), launch.required('workdir')
   launch.use_compile_cache()
-  from jcl import experiment, report, train
+  from jcl import experiment, parallel, report, train
 
   parts = experiment.assemble(config)
-  results = train.train(parts, launch.open_workdir(workdir, config), flags.FLAGS.quiet)
-  if not flags.FLAGS.quiet:
+  quiet = flags.FLAGS.quiet or not parallel.is_first()
+  results = train.train(parts, launch.open_workdir(workdir, config), quiet)
+  if not quiet:
     print(report.matrix_table(results))
     print(f'results, report and pictures are in {workdir}')
 
