@@ -15,6 +15,8 @@ import tiny
 
 from jcl import losses, methods, parallel
 from jcl.backbones.decoder import decoder
+from jcl.backbones.encoder import encoder
+from jcl.backbones.encoder_config import EncoderConfig
 from jcl.batch import Heads, Shape, layout
 from jcl.config import TrainConfig
 from jcl.methods import Method
@@ -26,12 +28,18 @@ WAYS = {
   '8 fsdp': (8, True, 1), '1 k2': (1, False, 2), '1 k4': (1, False, 4), '3 k2': (3, False, 2),
   '8 fsdp k4': (8, True, 4),
 }  # fmt: skip
-DEEP = 'decoder with dropout'
+DEEP = ('decoder with dropout', 'encoder with dropout')
 LONGER = '8 longer'  # eight devices, a longer length bucket
 HEADS = Heads(np.arange(6) // 2, 2, True)
 BACKBONE = tiny.recurrent(tiny.CONFIG.vocabulary)
 HEAD = tiny.recurrent(tiny.CONFIG.vocabulary, classes=6)
 DECODER = decoder(dataclasses.replace(tiny.CONFIG, dropout=0.3))
+ENCODER = encoder(
+  EncoderConfig(
+    30, width=16, layers=2, heads=4, feed_forward=24, dropout=0.3, classes=6, head='cosine',
+    pooling='mean',
+  )
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +58,7 @@ class Cell:
 
 @functools.cache
 def cells() -> dict[str, Cell]:
-  """Methods by name; all but the last on a model that is quick to compile."""
+  """Methods by name; all but the deep ones on a model that is quick to compile."""
   params, other = (tiny.params(BACKBONE, seed) for seed in (0, 1))
   rows, plain = tiny.rows(), losses.plain(BACKBONE)
   pull = {'fisher': jax.tree.map(jnp.square, other), 'anchor': other}
@@ -66,7 +74,10 @@ def cells() -> dict[str, Cell]:
     'head': Cell(
       Method(), losses.plain(HEAD), {}, {}, tiny.params(HEAD), tiny.class_rows(), 3, HEADS
     ),
-    DEEP: Cell(deep, deep.loss_fn, {}, half, tiny.params(DECODER), rows),
+    DEEP[0]: Cell(deep, deep.loss_fn, {}, half, tiny.params(DECODER), rows),
+    DEEP[1]: Cell(
+      Method(), losses.plain(ENCODER), {}, {}, tiny.params(ENCODER), tiny.class_rows(), 3, HEADS
+    ),
   }
 
 
@@ -169,7 +180,7 @@ def main(path: str) -> None:
   assert len(jax.devices()) == 8
   out: dict[str, np.ndarray] = {}
   for name in cells():
-    for way in ('1', '8', '8 fsdp k4', LONGER) if name == DEEP else WAYS:
+    for way in ('1', '8', '8 fsdp k4', LONGER) if name in DEEP else WAYS:
       if way == LONGER or WAYS[way][2] == 1 or name != 'inner step':
         gradients(out, name, way)
   for way in ('1', '3', '8', '8 fsdp'):

@@ -383,6 +383,24 @@ def test_dropout_follows_the_row_and_is_off_in_evaluation(config):
   assert not np.allclose(apply(batch.replace(key=batch.key + 2)), dropped_MD, atol=1e-2)
 
 
+def test_every_layer_and_part_drops_places_of_its_own():
+  backbone = encoder(dataclasses.replace(TINY, dropout=0.5))
+  params, batch = backbone.init(jax.random.key(0)), every_position(tokens())
+
+  def kept(name, depth):
+    """[M, D] what the last of `depth` layers keeps of a part that is a constant, great number."""
+    layers = jax.tree.map(lambda x: x[:depth], params['layers'])
+    layers |= {part: jax.tree.map(jnp.zeros_like, layers[part]) for part in ('o', 'down')}
+    layers[name]['bias'] += 1000
+    return np.asarray(backbone.hidden({**params, 'layers': layers}, batch, train=True)) > 0
+
+  masks = [kept(name, depth) for name in ('o', 'down') for depth in (1, 2)]
+  for i, one in enumerate(masks):
+    assert 0.3 < one.mean() < 0.7
+    for other in masks[:i]:
+      assert 0.3 < (one != other).mean() < 0.7
+
+
 @BOTH
 def test_bfloat16_computes_near_float32(config):
   params = encoder(config).init(jax.random.key(0))

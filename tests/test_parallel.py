@@ -73,7 +73,7 @@ def test_objective_is_the_same_on_all_devices_shards_and_microbatches(eight_devi
   assert {'loss', 'gradient'} < set(wanted)
   assert np.abs(wanted['gradient']).max() > 1e-3
   ways = {k.split('/')[1] for k in eight_devices if k.startswith(f'{name}/')}
-  assert {'8', '8 longer'} <= ways if 'decoder' in name else {'2', '3', '8', '8 fsdp'} <= ways
+  assert {'8', '8 longer'} <= ways if name in cells.DEEP else {'2', '3', '8', '8 fsdp'} <= ways
   for way in ways - {'1'}:
     for what, value in wanted.items():
       found = eight_devices[f'{name}/{way}/{count}/{what}']

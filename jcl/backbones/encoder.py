@@ -167,7 +167,7 @@ def attention(config: EncoderConfig, x_BTD: jax.Array, length_B: jax.Array) -> j
   dense = lambda name, y_BTD: Dense(width, True, config, name=name)(y_BTD)
   out_BTHd = jax.nn.dot_product_attention(
     *(dense(name, x_BTD).reshape(split) for name in 'qkv'),
-    # An empty row attends to its first place: a softmax over nothing would be 0 / 0 in cuDNN.
+    # An empty row attends to its first place: no implementation meets a softmax over nothing.
     key_value_seq_lengths=jnp.maximum(length_B, 1),
     implementation=config.attention,
   )
