@@ -7,6 +7,7 @@ import safetensors.numpy
 from tokenizers import Tokenizer, models, normalizers, processors
 from tokenizers import pre_tokenizers as pre
 
+from jcl.backbones import hf
 from jcl.backbones.tokenizer import word_tokenizer
 
 GOLDENS = pathlib.Path(__file__).parent / 'goldens'
@@ -49,3 +50,8 @@ def write(
     tokenizer, _ = word_tokenizer([f'w{i:03}' for i in range(vocabulary - 4)])
   tokenizer.save(str(folder / 'tokenizer.json'))
   return folder
+
+
+def load_encoder(folder: pathlib.Path, golden: dict[str, np.ndarray]) -> hf.Loaded:
+  """What is read of a folder with a tokenizer like BERT's."""
+  return hf.load(str(write(folder, golden, tokenizer=word_pieces())))
