@@ -10,8 +10,8 @@ import optax
 
 from jcl import losses, methods, optimizer, parallel, streams
 from jcl.backbones import Backbone
-from jcl.backbones.decoder import decoder
 from jcl.backbones.decoder_config import DecoderConfig, from_scratch, with_settings
+from jcl.backbones.models import backbone_of
 from jcl.backbones.tokenizer import add_tokens, bpe_tokenizer, size, word_tokenizer
 from jcl.backbones.vocabulary import grow, grown
 from jcl.config import Config, check_choices
@@ -161,7 +161,7 @@ def assemble(config: Config, mesh: Any = None, weights: bool = True) -> Experime
   shape, params, tokenizer, special, added = _backbone(config, stream, text_format, weights)
   limit = min(config.stream.max_length, shape.max_positions)
   text = Text(tokenizer, special, stream.template, text_format, limit)
-  backbone = decoder(shape)
+  backbone = backbone_of(shape)
   tools = Tools(
     backbone, text, stream, parallel.make_mesh() if mesh is None else mesh,
     config.train.seed, config.evaluate.batch_size,
@@ -193,6 +193,8 @@ def _backbone(config: Config, stream: Stream, text_format: str, weights: bool) -
   from jcl.backbones import hf  # readers of files that a run from scratch does not need
 
   shape, params, tokenizer, special = hf.load(settings.path, weights)
+  if not isinstance(shape, DecoderConfig):
+    raise UserError(f'backbone.path: {settings.path} is an encoder, which writes no answers')
   shape = with_settings(shape, settings)
   added = add_tokens(tokenizer, names)
   new = [n for n, i in zip(names, added, strict=True) if i >= shape.vocabulary]

@@ -17,8 +17,8 @@ from jax.sharding import Mesh
 
 from jcl import batch as batches
 from jcl import experiment, flops, methods, parallel
-from jcl.backbones.decoder import decoder
 from jcl.backbones.decoder_config import from_scratch, with_settings
+from jcl.backbones.models import backbone_of
 from jcl.backbones.tokenizer import add_tokens, word_tokenizer
 from jcl.backbones.vocabulary import grown
 from jcl.config import BackboneConfig, Config
@@ -173,7 +173,7 @@ def _textless(config: Config, mesh: Mesh) -> Experiment:
   tokenizer, special = word_tokenizer(['a'])
   add_tokens(tokenizer, names)
   text = Text(tokenizer, special, stream.template, config.method.text_format, shape.max_positions)
-  backbone, train = decoder(shape), config.train
+  backbone, train = backbone_of(shape), config.train
   tools = Tools(backbone, text, stream, mesh, train.seed, config.evaluate.batch_size)
   method = methods.make(backbone, config.method)
   return Experiment(

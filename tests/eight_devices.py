@@ -15,6 +15,8 @@ import tiny
 
 from jcl import losses, methods, parallel
 from jcl.backbones.decoder import decoder
+from jcl.backbones.encoder import encoder
+from jcl.backbones.encoder_config import EncoderConfig
 from jcl.batch import Heads, Shape, layout
 from jcl.config import TrainConfig
 from jcl.methods import Method
@@ -27,11 +29,17 @@ WAYS = {
   '8 fsdp k4': (8, True, 4),
 }  # fmt: skip
 LONGER = '8 longer'  # eight devices, a longer length bucket
-FEW = ('1', '8', '8 fsdp')
+FEW = ('1', '8 fsdp')
 HEADS = Heads(np.arange(6) // 2, 2, True)
 BACKBONE = tiny.recurrent(tiny.CONFIG.vocabulary)
 HEAD = tiny.recurrent(tiny.CONFIG.vocabulary, classes=6)
 DECODER = decoder(dataclasses.replace(tiny.CONFIG, dropout=0.3))
+ENCODER = encoder(
+  EncoderConfig(
+    30, width=16, layers=2, heads=4, feed_forward=24, dropout=0.3, classes=6, head='cosine',
+    pooling='mean',
+  )
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +60,7 @@ class Cell:
 
 @functools.cache
 def cells() -> dict[str, Cell]:
-  """Methods by name; all but the last on a model that is quick to compile."""
+  """Methods by name; all but the deep ones on a model that is quick to compile."""
   params, other = (tiny.params(BACKBONE, seed) for seed in (0, 1))
   rows, plain = tiny.rows(), losses.plain(BACKBONE)
   pull = {'fisher': jax.tree.map(jnp.square, other), 'anchor': other}
@@ -87,6 +95,17 @@ def cells() -> dict[str, Cell]:
     ),
     'decoder adapter': Cell(
       Method(), deep_plain, {}, {}, adapted, rows, ways=FEW, rules=(('lora/.*/[ab]$', True),)
+    ),
+    'encoder': Cell(
+      Method(),
+      losses.plain(ENCODER),
+      {},
+      {},
+      tiny.params(ENCODER),
+      tiny.class_rows(),
+      3,
+      HEADS,
+      ways=('1', '8 fsdp', LONGER),
     ),
   }
 

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from flax import struct
 from goldens import make_decoder_goldens as goldens
+from tiny import every_position
 
 from jcl.backbones import hf, layers
 from jcl.backbones.decoder import decoder
 from jcl.backbones.decoder_config import DecoderConfig, from_scratch
-from jcl.batch import Row, Shape, layout
 from jcl.config import BackboneConfig
 from jcl.errors import UserError
 
@@ -53,18 +53,6 @@ def made(config):
     decode=jax.jit(backbone.decode),
   )
   return jitted, backbone.init(jax.random.key(0))
-
-
-def every_position(tokens_BT, lengths=None, bucket=None):
-  """A batch with a target at every real position, its rows in their order where equally long."""
-  rows, length = tokens_BT.shape
-  lengths = [length] * rows if lengths is None else lengths
-  made = [
-    Row(tokens[:n], np.arange(n), np.zeros(n, np.int32), i, 0)
-    for i, (tokens, n) in enumerate(zip(tokens_BT.astype(np.int32), lengths, strict=True))
-  ]
-  keys = np.arange(2 * rows, dtype=np.uint32).reshape(rows, 2)
-  return layout(made, 1, Shape(rows, bucket or length, sum(lengths)), keys=keys)
 
 
 def cached_logits(backbone, params, tokens_BT, real_BT, prefill):

@@ -1,5 +1,7 @@
 """Tiny models, uneven rows and a stream of three tasks, for tests of what holds for all."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,7 @@ from jcl.backbones import Backbone
 from jcl.backbones.decoder import decoder
 from jcl.backbones.decoder_config import DecoderConfig
 from jcl.backbones.tokenizer import add_tokens, size, word_tokenizer
-from jcl.batch import Row
+from jcl.batch import Batch, Row, Shape, layout
 from jcl.methods import Method
 from jcl.streams.stream import Example, Stream, Task
 from jcl.streams.text import Text, added_tokens
@@ -41,6 +43,20 @@ def class_rows(count: int = 13) -> list[Row]:
     wanted = np.array([2 * r.task + r.number % 2])
     made.append(Row(r.tokens, np.array([len(r.tokens) - 1]), wanted, r.number, r.task, r.replay))
   return made
+
+
+def every_position(
+  tokens_BT: np.ndarray, lengths: Sequence[int] | None = None, bucket: int | None = None
+) -> Batch:
+  """A batch with a target at every real position, its rows in their order where equally long."""
+  rows, length = tokens_BT.shape
+  lengths = [length] * rows if lengths is None else lengths
+  made = [
+    Row(tokens[:n], np.arange(n), np.zeros(n, np.int32), i, 0)
+    for i, (tokens, n) in enumerate(zip(tokens_BT.astype(np.int32), lengths, strict=True))
+  ]
+  keys = np.arange(2 * rows, dtype=np.uint32).reshape(rows, 2)
+  return layout(made, 1, Shape(rows, bucket or length, sum(lengths)), keys=keys)
 
 
 def keys(count: int, seed: int = 0) -> np.ndarray:

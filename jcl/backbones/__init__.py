@@ -13,12 +13,14 @@ Params = Any
 class Backbone:
   """A model as pure functions of its parameters. B rows, T tokens, M targets, S cache positions.
 
+  A model that cannot generate (an encoder) has no `decode` and no `cache`, and no vocabulary.
+
   The functions read depth, rank and classes off the leaves of `params` and hold no such number.
 
   Attributes:
     init: key -> params, float32 nested dict.
     hidden: (params, batch, train=False) -> hidden_MD, the final state (after the last norm) at each
-      target; dropout only with `train`, keyed by `batch.key`.
+      target, or with mean pooling its row's mean; dropout only with `train`, keyed by `batch.key`.
     project: (params, hidden_MD) -> logits_MV in float32 over the real vocabulary, or logits_MC over
       the classes of a head.
     unembedding: params -> the part of them that `project` reads.
@@ -28,15 +30,15 @@ class Backbone:
     cache: (params, rows, length) -> an empty cache of `length` positions.
     width: D.
     classes: C of a head; 0 where the vocabulary is projected to.
-    vocabulary: V, real token ids (padding ids are never predicted).
+    vocabulary: V, token ids that can be predicted (padding ids never are); 0 where none can.
   """
 
   init: Callable[..., Params]
   hidden: Callable[..., jax.Array]
   project: Callable[..., jax.Array]
   unembedding: Callable[..., Params]
-  decode: Callable[..., Any]
-  cache: Callable[..., Any]
+  decode: Callable[..., Any] | None
+  cache: Callable[..., Any] | None
   width: int
   classes: int
   vocabulary: int

@@ -192,9 +192,9 @@ def read_neox(fields: Fields) -> DecoderConfig:
   )
 
 
-def _activation_name(config: DecoderConfig, tanh: str) -> str:
-  """The activation in the words of transformers; `tanh` is the family's own name of that GELU."""
-  return {'gelu_tanh': tanh}.get(config.activation, config.activation)
+def activation_name(activation: str, tanh: str) -> str:
+  """An activation in the words of transformers; `tanh` is the family's own name of that GELU."""
+  return {'gelu_tanh': tanh}.get(activation, activation)
 
 
 def _rope(config: DecoderConfig) -> dict[str, Any]:
@@ -227,7 +227,7 @@ def write_llama_like(config: DecoderConfig) -> dict[str, Any]:
     'intermediate_size': config.feed_forward,
     'max_position_embeddings': config.max_positions,
     'rms_norm_eps': config.norm_epsilon,
-    'hidden_act': _activation_name(config, 'gelu_pytorch_tanh'),
+    'hidden_act': activation_name(config.activation, 'gelu_pytorch_tanh'),
     'tie_word_embeddings': config.tied,
     **_rope(config),
   }
@@ -253,7 +253,7 @@ def write_gpt2(config: DecoderConfig) -> dict[str, Any]:
     'n_inner': config.feed_forward,
     'n_positions': config.max_positions,
     'layer_norm_epsilon': config.norm_epsilon,
-    'activation_function': _activation_name(config, 'gelu_new'),
+    'activation_function': activation_name(config.activation, 'gelu_new'),
     'tie_word_embeddings': config.tied,
   }
 
@@ -271,7 +271,7 @@ def write_neox(config: DecoderConfig) -> dict[str, Any]:
     'intermediate_size': config.feed_forward,
     'max_position_embeddings': config.max_positions,
     'layer_norm_eps': config.norm_epsilon,
-    'hidden_act': _activation_name(config, 'gelu_new'),
+    'hidden_act': activation_name(config.activation, 'gelu_new'),
     'use_parallel_residual': config.parallel,
     'attention_bias': config.qkv_bias,
     'tie_word_embeddings': config.tied,

@@ -6,7 +6,7 @@ The tree of parameters (float32; the L layers are stacked on a leading axis and 
     layers/attention_norm, mlp_norm, q_norm, k_norm: scale, bias
     layers/q, k, v, o, gate, up, down: kernel [L, in, out], bias [L, out]
     final_norm                    unembed/embedding [R, D], untied alone
-    head/kernel [D, C], bias [C], classifiers alone
+    head: see heads.py, classifiers alone
 
 B rows, T tokens, M targets, D width, H heads, K key and value heads, S cache positions, R >= V rows
 of the embedding, of which the first V are real tokens and the others padding.
@@ -19,21 +19,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jcl.backbones import Backbone, Params, layers
+from jcl.backbones import Backbone, heads
 from jcl.backbones.decoder_config import DecoderConfig
-from jcl.backbones.layers import ACTIVATIONS, Dense, Norm, Table, dropout, fold
+from jcl.backbones.layers import (
+  ACTIVATIONS,
+  Dense,
+  Norm,
+  Table,
+  depth,
+  dropout,
+  fold,
+  is_boxed,
+  rematerialised,
+  row_keys,
+  variables,
+)
 from jcl.batch import Batch
-
-
-def linear_head(config: DecoderConfig) -> Params:
-  """A fresh `params['head']`: kernel [D, C] and bias [C], zeros."""
-  zeros = lambda *shape: jnp.zeros(shape, config.wide)
-  return {'kernel': zeros(config.width, config.classes), 'bias': zeros(config.classes)}
-
-
-def depth(params: Params) -> int:
-  """L, read off the leaves."""
-  return jax.tree.leaves(params['layers'])[0].shape[0]
 
 
 def decoder(config: DecoderConfig) -> Backbone:
@@ -44,19 +45,14 @@ def decoder(config: DecoderConfig) -> Backbone:
   """
 
   def apply(params, tokens, **kwargs):
-    variables = {
-      'params': {k: v for k, v in params.items() if k not in ('head', 'unembed', 'lora')}
-    }
-    if 'lora' in params:
-      variables['lora'] = params['lora']
     deep = dataclasses.replace(config, layers=depth(params))
-    return Decoder(deep, layers.is_boxed(params['layers'])).apply(variables, tokens, **kwargs)
+    return Decoder(deep, is_boxed(params)).apply(variables(params), tokens, **kwargs)
 
   @jax.jit  # layer by layer it would take seconds
   def init(key):
     params = dict(Decoder(config).init(key, jnp.zeros((1, 2), jnp.int32))['params'])
     if config.classes:
-      params['head'] = linear_head(config)
+      params['head'] = heads.init(jax.random.fold_in(key, 1), config)
     elif not config.tied:
       shape = (config.rows, config.width)
       draw = jax.random.normal(jax.random.fold_in(key, 1), shape, config.wide)
@@ -64,21 +60,16 @@ def decoder(config: DecoderConfig) -> Backbone:
     return params
 
   def hidden(params, batch: Batch, train: bool = False):
-    key_B = None
-    if train and config.dropout:
-      key_B = jax.random.wrap_key_data(jnp.asarray(batch.key), impl='threefry2x32')
-    hidden_BTD, _ = apply(params, batch.tokens, key_B=key_B)
-    return hidden_BTD.reshape(-1, config.width)[batch.target_position].astype(config.wide)
+    hidden_BTD, _ = apply(params, batch.tokens, key_B=row_keys(config, batch, train))
+    return heads.pooled(hidden_BTD, batch, config.pooling).astype(config.wide)
 
   def project(params, hidden_MD):
-    hidden_MD = hidden_MD.astype(config.dtype)
-    into = {'preferred_element_type': config.wide}
     if config.classes:
-      kernel_DC, bias_C = params['head']['kernel'], params['head']['bias']
-      logits_MC = jnp.einsum('md,dc->mc', hidden_MD, kernel_DC.astype(config.dtype), **into)
-      return logits_MC + bias_C[None]
+      return heads.project(params['head'], hidden_MD, config)
     table_RD = params['embed' if config.tied else 'unembed']['embedding'].astype(config.dtype)
-    return jnp.einsum('md,rd->mr', hidden_MD, table_RD, **into)[:, : config.vocabulary]
+    into = {'preferred_element_type': config.wide}
+    logits_MR = jnp.einsum('md,rd->mr', hidden_MD.astype(config.dtype), table_RD, **into)
+    return logits_MR[:, : config.vocabulary]
 
   def decode(params, tokens, valid, cache, index):
     hidden_BTD, cache = apply(params, tokens, valid_BS=valid, cache=cache, index=index)
@@ -128,7 +119,7 @@ class Decoder(nn.Module):
       x_BTD += Table(config.max_positions, config.width, config, name='positions')(position_BT)
     x_BTD = dropout(x_BTD, fold(key_B, 0), config.dropout)
     scanned = nn.scan(
-      layers.rematerialised(Block, config.remat, self.boxed),
+      rematerialised(Block, config.remat, self.boxed),
       variable_axes={'params': 0, 'lora': 0},
       split_rngs={'params': True},
       in_axes=(0, *[nn.broadcast] * 4),

@@ -1,10 +1,9 @@
 """What a decoder is made of, as data."""
 
 import dataclasses
-from typing import Any, Literal
+from typing import Literal
 
-import jax.numpy as jnp
-
+from jcl.backbones.model_config import ModelConfig, with_settings
 from jcl.config import BackboneConfig
 from jcl.errors import UserError
 
@@ -28,23 +27,16 @@ class RopeScaling:
 
 
 @dataclasses.dataclass(frozen=True)
-class DecoderConfig:
+class DecoderConfig(ModelConfig):
   """What a decoder is made of. The defaults are Llama's.
 
   Raises:
     UserError: where fields contradict each other.
   """
 
-  vocabulary: int  # real token ids
-  width: int
-  layers: int
-  heads: int
-  feed_forward: int
   kv_heads: int = 0  # 0: as many as heads
   head_dim: int = 0  # 0: width // heads
   family: str = 'llama'  # the name under which families.py has its tensors' names
-  rows: int = 0  # of the embedding, padding included; 0: vocabulary
-  added_rows: int = 0  # of `rows`, those that only round their number up; never exported
   max_positions: int = (
     2048  # tokens; learned positions have no more, rotary ones were trained on it
   )
@@ -62,40 +54,25 @@ class DecoderConfig:
   mlp_bias: bool = False
   qk_norm: bool = False
   tied: bool = True  # the embedding is the output projection too
-  dropout: float = 0.0  # of embedding and residuals, in training alone
-  classes: int = 0  # > 0: a linear head over classes in place of the vocabulary
-  dtype: str = 'float32'  # of the computation
-  attention: Literal['xla', 'cudnn'] = 'xla'
-  remat: bool = False
+  pooling: Literal['last', 'mean'] = 'last'  # a target's state, or its row's mean
 
   def __post_init__(self):
-    fill = lambda name, value: getattr(self, name) or object.__setattr__(self, name, value)
-    fill('kv_heads', self.heads)
-    fill('head_dim', self.width // self.heads)
-    fill('rows', self.vocabulary)
+    super().__post_init__()
+    self.fill('kv_heads', self.heads)
+    self.fill('head_dim', self.width // self.heads)
     if self.heads % self.kv_heads:
       raise UserError(f'{self.heads} heads are no multiple of {self.kv_heads} kv_heads')
     if self.positions == 'rotary' and self.rotated % 2:
       raise UserError(f'rotary positions need an even number of dimensions, not {self.rotated}')
-    if self.rows < self.vocabulary:
-      raise UserError(f'{self.rows} rows of the embedding are fewer than {self.vocabulary} tokens')
-    if self.attention == 'cudnn' and self.dtype != 'bfloat16':
-      raise UserError("backbone.attention 'cudnn' needs backbone.dtype 'bfloat16'")
-
-  @property
-  def kept_rows(self) -> int:
-    """Rows of the embedding that are exported: those of real tokens and of the model's own file."""
-    return self.rows - self.added_rows
+    if self.pooling == 'first':
+      raise UserError("pooling 'first' reads nothing of a text in a decoder; use 'last' or 'mean'")
+    if self.pooling == 'mean' and not self.classes:
+      raise UserError("pooling 'mean' needs classes: the next token is predicted from one state")
 
   @property
   def rotated(self) -> int:
     """Dimensions of each head that are rotated."""
     return int(self.head_dim * self.rope_fraction)
-
-  @property
-  def wide(self) -> Any:
-    """The dtype of parameters and logits: float32, or float64 where all is."""
-    return jnp.promote_types(self.dtype, jnp.float32)
 
 
 def from_scratch(settings: BackboneConfig, vocabulary: int, classes: int = 0) -> DecoderConfig:
@@ -121,18 +98,4 @@ def from_scratch(settings: BackboneConfig, vocabulary: int, classes: int = 0) ->
     ),
     settings,
     classes,
-  )
-
-
-def with_settings(
-  config: DecoderConfig, settings: BackboneConfig, classes: int = 0
-) -> DecoderConfig:
-  """The config with what a run chooses: dropout, dtype, attention, remat and head."""
-  return dataclasses.replace(
-    config,
-    dropout=settings.dropout,
-    dtype=settings.dtype,
-    attention=settings.attention,
-    remat=settings.remat,
-    classes=classes,
   )

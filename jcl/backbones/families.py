@@ -1,4 +1,4 @@
-"""The decoder families: what their config.json says, and one table of tensor names for each.
+"""The families: what their config.json says, and one table of tensor names for each.
 
 A table is data and is read both ways, so that import and export cannot drift apart. An entry counts
 where our tree has its leaves, so one table serves Llama, Mistral, Qwen2 and Qwen3 alike.
@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jcl.backbones import config_json
+from jcl.backbones import config_json, encoder_config_json
 from jcl.backbones.config_json import Fields
 from jcl.backbones.decoder_config import DecoderConfig
+from jcl.backbones.model_config import ModelConfig
 
 
 class Rule(NamedTuple):
@@ -22,8 +23,8 @@ class Rule(NamedTuple):
     write: (our arrays, config) -> their array.
   """
 
-  read: Callable[[np.ndarray, DecoderConfig], list[np.ndarray]]
-  write: Callable[[list[np.ndarray], DecoderConfig], np.ndarray]
+  read: Callable[[np.ndarray, Any], list[np.ndarray]]
+  write: Callable[[list[np.ndarray], Any], np.ndarray]
 
 
 class Entry(NamedTuple):
@@ -38,15 +39,16 @@ class Family(NamedTuple):
   """One architecture.
 
   Attributes:
-    read: fields of a config.json -> a DecoderConfig whose vocabulary is all rows.
+    read: fields of a config.json -> a config whose vocabulary is all rows.
     write: the config -> fields of a config.json, `architectures` included, `model_type` not.
     table: names.
     prefix: what checkpoints of the bare model leave out of the names.
-    ignored: pattern of tensors that are constants of the code, not weights.
+    ignored: pattern of tensors that are not read and not kept: constants of the code, and of
+      encoders the pooler and the heads of pretraining, which no final state depends on.
   """
 
-  read: Callable[[Fields], DecoderConfig]
-  write: Callable[[DecoderConfig], dict[str, Any]]
+  read: Callable[[Fields], ModelConfig]
+  write: Callable[[Any], dict[str, Any]]
   table: tuple[Entry, ...]
   prefix: str
   ignored: str
@@ -84,7 +86,7 @@ def table(names: Mapping[str, str], kernel: Rule = TRANSPOSED) -> tuple[Entry, .
   """
   entries = []
   for ours, theirs in names.items():
-    if ours in ('embed', 'unembed', 'positions'):
+    if ours in ('embed', 'unembed', 'positions', 'types'):
       entries.append(Entry((f'{ours}/embedding',), f'{theirs}.weight', SAME))
       continue
     norm = ours.endswith('norm')
@@ -154,8 +156,48 @@ NEOX_TABLE = (
   ),
 )
 
+
+def _bert_table(prefix: str) -> tuple[Entry, ...]:
+  return table(
+    {
+      'embed': f'{prefix}embeddings.word_embeddings',
+      'positions': f'{prefix}embeddings.position_embeddings',
+      'types': f'{prefix}embeddings.token_type_embeddings',
+      'embed_norm': f'{prefix}embeddings.LayerNorm',
+      'layers/q': f'{prefix}encoder.layer.{{}}.attention.self.query',
+      'layers/k': f'{prefix}encoder.layer.{{}}.attention.self.key',
+      'layers/v': f'{prefix}encoder.layer.{{}}.attention.self.value',
+      'layers/o': f'{prefix}encoder.layer.{{}}.attention.output.dense',
+      'layers/attention_norm': f'{prefix}encoder.layer.{{}}.attention.output.LayerNorm',
+      'layers/up': f'{prefix}encoder.layer.{{}}.intermediate.dense',
+      'layers/down': f'{prefix}encoder.layer.{{}}.output.dense',
+      'layers/mlp_norm': f'{prefix}encoder.layer.{{}}.output.LayerNorm',
+    }
+  )
+
+
+DISTILBERT_TABLE = table(
+  {
+    'embed': 'distilbert.embeddings.word_embeddings',
+    'positions': 'distilbert.embeddings.position_embeddings',
+    'embed_norm': 'distilbert.embeddings.LayerNorm',
+    'layers/q': 'distilbert.transformer.layer.{}.attention.q_lin',
+    'layers/k': 'distilbert.transformer.layer.{}.attention.k_lin',
+    'layers/v': 'distilbert.transformer.layer.{}.attention.v_lin',
+    'layers/o': 'distilbert.transformer.layer.{}.attention.out_lin',
+    'layers/attention_norm': 'distilbert.transformer.layer.{}.sa_layer_norm',
+    'layers/up': 'distilbert.transformer.layer.{}.ffn.lin1',
+    'layers/down': 'distilbert.transformer.layer.{}.ffn.lin2',
+    'layers/mlp_norm': 'distilbert.transformer.layer.{}.output_layer_norm',
+  }
+)
+
 _ROTARY = r'\.rotary_emb\.inv_freq$'
 _MASKS = r'\.(attn|attention)\.(bias|masked_bias)$|' + _ROTARY
+_ENCODERS = (
+  r'^(\w+\.)?(pooler|embeddings\.position_ids$|cls\.predictions|cls\.seq_relationship|lm_head|'
+  r'vocab_(transform|layer_norm|projector))\b'
+)
 _LIKE_LLAMA = (config_json.write_llama_like, LLAMA_TABLE, 'model.', _ROTARY)
 FAMILIES = {
   'gpt2': Family(config_json.read_gpt2, config_json.write_gpt2, GPT2_TABLE, 'transformer.', _MASKS),
@@ -166,4 +208,25 @@ FAMILIES = {
   'mistral': Family(config_json.read_mistral, *_LIKE_LLAMA),
   'qwen2': Family(config_json.read_qwen2, *_LIKE_LLAMA),
   'qwen3': Family(config_json.read_qwen3, *_LIKE_LLAMA),
+  'bert': Family(
+    encoder_config_json.read_bert,
+    encoder_config_json.write_bert,
+    _bert_table('bert.'),
+    'bert.',
+    _ENCODERS,
+  ),
+  'roberta': Family(
+    encoder_config_json.read_roberta,
+    encoder_config_json.write_roberta,
+    _bert_table('roberta.'),
+    'roberta.',
+    _ENCODERS,
+  ),
+  'distilbert': Family(
+    encoder_config_json.read_distilbert,
+    encoder_config_json.write_distilbert,
+    DISTILBERT_TABLE,
+    'distilbert.',
+    _ENCODERS,
+  ),
 }

@@ -5,6 +5,7 @@ save(pathlib.Path('mine'), Loaded(config, params, tokenizer, special))
 """
 
 import contextlib
+import functools
 import json
 import os
 import pathlib
@@ -23,6 +24,7 @@ from jcl.backbones import Params, tensors
 from jcl.backbones.config_json import Fields
 from jcl.backbones.decoder_config import DecoderConfig
 from jcl.backbones.families import FAMILIES, Family
+from jcl.backbones.model_config import ModelConfig
 from jcl.backbones.tensors import Source
 from jcl.backbones.tokenizer import SpecialIds, read_tokenizer, with_vocabulary
 from jcl.errors import UserError
@@ -38,7 +40,7 @@ KEPT = ('chat_template.jinja', 'generation_config.json')  # of the folder a mode
 class Loaded(NamedTuple):
   """A pretrained model: shape, float32 numpy parameters or None, tokenizer and special ids."""
 
-  config: DecoderConfig
+  config: ModelConfig
   params: Params | None
   tokenizer: Tokenizer
   special: SpecialIds
@@ -297,24 +299,37 @@ def _shard(file: pathlib.Path, stack: contextlib.ExitStack) -> dict[str, Source]
     raise UserError(f'{file}: truncated or no safetensors file ({error})') from None
   sources = {}
   for name in opened.keys():  # noqa: SIM118  # not a dict
-    part = opened.get_slice(name)
-    if part.get_dtype() not in FLOATS:
-      raise UserError(f'{file}: tensor {name!r} is {part.get_dtype()}, not one of {FLOATS}')
-    read = lambda name=name: np.asarray(opened.get_tensor(name), np.float32)
-    sources[name] = Source(str(file), tuple(part.get_shape()), read)
+    read = functools.partial(_tensor, file, opened, name)
+    sources[name] = Source(str(file), tuple(opened.get_slice(name).get_shape()), read)
   return sources
 
 
+def _tensor(file: pathlib.Path, opened: Any, name: str) -> np.ndarray:
+  """A tensor in float32; its type is looked at here, because a constant that is ignored has any."""
+  kind = opened.get_slice(name).get_dtype()
+  if kind not in FLOATS:
+    raise UserError(f'{file}: tensor {name!r} is {kind}, not one of {FLOATS}')
+  return np.asarray(opened.get_tensor(name), np.float32)
+
+
 def _prefixed(sources: dict[str, Source], family: Family) -> dict[str, Source]:
-  """Names with the family's prefix, which checkpoints of the bare model leave out."""
+  """Names with the family's prefix, which checkpoints of the bare model leave out.
+
+  The first BERT files call the scale and bias of a norm gamma and beta.
+  """
+  renamed = {'LayerNorm.gamma': 'LayerNorm.weight', 'LayerNorm.beta': 'LayerNorm.bias'}
+  for name in list(sources):
+    for old, new in renamed.items():
+      if name.endswith(old):
+        sources[name.removesuffix(old) + new] = sources.pop(name)
   if any(name.startswith(family.prefix) for name in sources):
     return sources
   heads = ('lm_head.', 'embed_out.')
   return {n if n.startswith(heads) else family.prefix + n: s for n, s in sources.items()}
 
 
-def _drop_tied(config: DecoderConfig, sources: dict[str, Source]) -> None:
+def _drop_tied(config: ModelConfig, sources: dict[str, Source]) -> None:
   """Leaves out an output projection that repeats the embedding."""
-  if config.tied:
+  if isinstance(config, DecoderConfig) and config.tied:
     for name in ('lm_head.weight', 'embed_out.weight'):
       sources.pop(name, None)

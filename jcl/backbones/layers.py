@@ -1,4 +1,4 @@
-"""What models of all families are made of: projections, tables, norms, dropout.
+"""What models of all families are made of: projections, tables, norms, dropout, and their keys.
 
 Every module reads what it needs off `config` (a DecoderConfig or an EncoderConfig): `dtype` of the
 computation, `wide` of the parameters, `layers`, and for norms `norm` and `norm_epsilon`.
@@ -10,6 +10,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from jcl.backbones import Params
+from jcl.batch import Batch
 
 ACTIVATIONS = {
   'silu': nn.silu,
@@ -119,3 +122,22 @@ def dropout(x_BTD: jax.Array, key_B: jax.Array | None, rate: float) -> jax.Array
     return x_BTD
   draw = lambda key: jax.random.bernoulli(key, 1 - rate, x_BTD.shape[1:])
   return jnp.where(jax.vmap(draw)(key_B), x_BTD / (1 - rate), 0).astype(x_BTD.dtype)
+
+
+def row_keys(config: Any, batch: Batch, train: bool) -> jax.Array | None:
+  """[B] keys that dropout draws from; None where nothing is dropped."""
+  if not train or not config.dropout:
+    return None
+  return jax.random.wrap_key_data(jnp.asarray(batch.key), impl='threefry2x32')
+
+
+def depth(params: Params) -> int:
+  """L, read off the leaves."""
+  return jax.tree.leaves(params['layers'])[0].shape[0]
+
+
+def variables(params: Params) -> dict[str, Params]:
+  """What Linen is given: `params` without what stands outside its modules, and `lora`."""
+  outside = ('head', 'unembed', 'lora')
+  collections = {'params': {k: v for k, v in params.items() if k not in outside}}
+  return collections | {k: v for k, v in params.items() if k == 'lora'}

@@ -8,9 +8,9 @@ import jax
 import numpy as np
 
 from jcl.backbones import Params
-from jcl.backbones.decoder import decoder
-from jcl.backbones.decoder_config import DecoderConfig
 from jcl.backbones.families import Entry
+from jcl.backbones.model_config import ModelConfig
+from jcl.backbones.models import backbone_of
 from jcl.errors import UserError
 
 
@@ -40,9 +40,10 @@ def nested(leaves: Mapping[str, Any]) -> Params:
   return tree
 
 
-def shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
+def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
   """{path: shape} of our tree, without a head."""
-  abstract = jax.eval_shape(decoder(config).init, jax.random.key(0))
+  abstract = jax.eval_shape(backbone_of(config).init, jax.random.key(0))
+  abstract.pop('head', None)
   return {path: leaf.shape for path, leaf in flat(abstract).items()}
 
 
@@ -60,7 +61,7 @@ def expand(
 
 
 def read(
-  config: DecoderConfig,
+  config: ModelConfig,
   table: Sequence[Entry],
   sources: Mapping[str, Source],
   where: str,
@@ -97,7 +98,7 @@ def read(
 
 
 def write(
-  config: DecoderConfig, table: Sequence[Entry], params: Params
+  config: ModelConfig, table: Sequence[Entry], params: Params
 ) -> Iterator[tuple[str, np.ndarray]]:
   """Their (name, contiguous float32 array), one after another: the inverse of `read`."""
   leaves = flat(params)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import tokenizers
 from tokenizers import Tokenizer
 
-from jcl.backbones.decoder_config import DecoderConfig
+from jcl.backbones.model_config import Config
 from jcl.errors import UserError
 
 UNKNOWN, PAD, BOS, EOS = '<unk>', '<pad>', '<bos>', '<eos>'
@@ -17,6 +17,8 @@ UNKNOWN, PAD, BOS, EOS = '<unk>', '<pad>', '<bos>', '<eos>'
 
 class SpecialIds(NamedTuple):
   """Ids with a meaning of their own.
+
+  An encoder's tokenizer says neither: there [CLS] begins a text and [SEP] ends it.
 
   Attributes:
     bos: begins a text; None where the tokenizer has none.
@@ -84,7 +86,7 @@ def size(tokenizer: Tokenizer) -> int:
   return max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
 
 
-def with_vocabulary(config: DecoderConfig, tokenizer: Tokenizer, where: str) -> DecoderConfig:
+def with_vocabulary(config: Config, tokenizer: Tokenizer, where: str) -> Config:
   """The config with the tokenizer's ids as the real ones; further rows are padding.
 
   Raises:
@@ -120,8 +122,8 @@ def read_tokenizer(folder: pathlib.Path, model: Mapping[str, Any]) -> tuple[Toke
 
 
 def _converted(folder: pathlib.Path) -> Tokenizer:
-  """What transformers makes of vocab.json and merges.txt, or of tokenizer.model."""
-  known = ('vocab.json', 'tokenizer.model')
+  """What transformers makes of vocab.json and merges.txt, vocab.txt, or tokenizer.model."""
+  known = ('vocab.json', 'vocab.txt', 'tokenizer.model')
   if not any((folder / name).is_file() for name in known):
     raise UserError(f'{folder}: no tokenizer.json (nor {" or ".join(known)})')
   from transformers import AutoTokenizer
@@ -146,20 +148,37 @@ def _special_ids(
     raise UserError(f'{file}: not valid JSON ({error})') from None
   ids = {}
   for name in ('bos', 'eos', 'pad'):
-    token = named.get(f'{name}_token')
-    token = token.get('content') if isinstance(token, dict) else token
     if f'{name}_token' in named:
-      ids[name] = None if token is None else tokenizer.token_to_id(token)
-      if token is not None and ids[name] is None:
-        raise UserError(f'{file}: {name}_token {token!r} is not in the tokenizer')
+      ids[name] = _named_id(f'{name}_token', named, tokenizer, file)
     else:
       value = model.get(f'{name}_token_id')
       ids[name] = value[0] if isinstance(value, list) and value else value
+  if ids['eos'] is None:
+    for name, stands_in in (('bos', 'cls'), ('eos', 'sep')):
+      if ids[name] is None and f'{stands_in}_token' in named:
+        ids[name] = _named_id(f'{stands_in}_token', named, tokenizer, file)
+      elif ids[name] is None:  # BERT's own files leave the names to the code
+        ids[name] = tokenizer.token_to_id(f'[{stands_in.upper()}]')
   if not isinstance(ids['eos'], int):
-    raise UserError(f'{folder}: no eos_token in tokenizer_config.json, nor eos_token_id in config')
+    raise UserError(
+      f'{folder}: no eos_token (or sep_token) in tokenizer_config.json, nor eos_token_id in config'
+    )
   if max(i for i in ids.values() if isinstance(i, int)) >= size(tokenizer):
     raise UserError(f'{folder}: a special id of config.json is not in the tokenizer: {ids}')
   return SpecialIds(**ids)
+
+
+def _named_id(
+  field: str, named: Mapping[str, Any], tokenizer: Tokenizer, file: pathlib.Path
+) -> int | None:
+  """The id of the token that a field of tokenizer_config.json names; None where it names none."""
+  token = named[field]
+  token = token.get('content') if isinstance(token, dict) else token
+  if token is None:
+    return None
+  if (found := tokenizer.token_to_id(token)) is None:
+    raise UserError(f'{file}: {field} {token!r} is not in the tokenizer')
+  return found
 
 
 def _add(tokenizer: Tokenizer, tokens: Sequence[str]) -> None:

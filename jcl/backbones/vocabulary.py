@@ -8,6 +8,7 @@ import numpy as np
 
 from jcl.backbones import Params
 from jcl.backbones.decoder_config import DecoderConfig
+from jcl.backbones.model_config import Config
 
 NOISE = 0.01  # of the table's standard deviation: tells tokens apart that start as the same copy
 
@@ -28,14 +29,14 @@ def grown(config: DecoderConfig, count: int, multiple: int = 1) -> DecoderConfig
 
 
 def grow(
-  config: DecoderConfig,
+  config: Config,
   params: Params,
   count: int,
   like_ids: Sequence[int],
   seed: int,
   init: Literal['copy', 'mean'] = 'copy',
   multiple: int = 1,
-) -> tuple[DecoderConfig, Params]:
+) -> tuple[Config, Params]:
   """Gives `count` new tokens rows of the embedding and, untied, of the output projection.
 
   They get the ids V … V+count-1; padding rows that are there already are used first. A copy lets a

@@ -3,10 +3,11 @@
     plain        Input sentence: {x}\\n The label: {y}{eos}      targets: y and eos
     lamol        {x}__ans__{y}{eos}   and   __gen__{x}__ans__{y}{eos}      the second one generative
     lamol_task   likewise, with __0__, __1__, … a task in place of __gen__
-    class        {x}      one target, the class, at the last token
+    class        {x}      one target, the class, at the last token (or the first)
 
 A beginning-of-sequence token that the tokenizer adds stands first in every row and prompt and is
-never a target. Where a row is too long its input is cut, never its answer.
+never a target; an end that it adds (BERT's [SEP]) ends the rows of `class`. Where a row is too long
+its input is cut, never its answer.
 """
 
 from collections.abc import Iterable
@@ -38,18 +39,28 @@ class Text:
     special: the tokenizer's SpecialIds.
     eos, pad: token ids.
     bos: the id that the tokenizer puts first, or None.
+    end: what it puts last, end-of-sequence or nothing; in rows of `class` alone.
+    pooling: `first` puts the target of `class` at the first token, all else at the last.
     cut: numbers of the examples whose input was cut to fit `max_length`.
     reserve: tokens that every row leaves to its answer: no cut gives the answer's length away.
   """
 
   def __init__(
-    self, tokenizer: Any, special: Any, template: str, text_format: str, max_length: int
+    self,
+    tokenizer: Any,
+    special: Any,
+    template: str,
+    text_format: str,
+    max_length: int,
+    pooling: str = 'last',
   ):
     self.tokenizer, self.text_format, self.max_length = tokenizer, text_format, max_length
     self.special = special
     self.eos, self.pad = special.eos, special.eos if special.pad is None else special.pad
-    first = tokenizer.encode('a').ids[:1]
-    self.bos = special.bos if special.bos is not None and first == [special.bos] else None
+    framed = tokenizer.encode('a').ids
+    self.bos = special.bos if special.bos is not None and framed[:1] == [special.bos] else None
+    self.end = framed[-1:] if framed[-1:] == [special.eos] else []
+    self.pooling = pooling
     self.cut: set[int] = set()
     self.reserve = 0
     self._rows: dict[int, tuple[Row, ...]] = {}
@@ -136,7 +147,8 @@ class Text:
       at = example.tokens.index(self._answer) + 1
       return self.start + list(example.tokens[:at]), list(example.tokens[at:])
     if self.text_format == 'class':
-      return self.start + self._fit(self.encode(example.text, where), example, 0), []
+      text = self._fit(self.encode(example.text, where), example, len(self.end))
+      return self.start + text + self.end, []
     if self.text_format in LAMOL_FORMATS:
       answer = [*self.encode(example.answer, where), self.eos]
       text = self._fit(
@@ -189,8 +201,9 @@ class Text:
     prompt, answer = self._pieces(example)
     common = dict(task=example.task, replay=replay)
     if self.text_format == 'class':
-      ids, last = np.array(prompt, np.int32), np.array([len(prompt) - 1])
-      return (Row(ids, last, np.array([example.label]), 2 * example.number, **common),)
+      ids, place = np.array(prompt, np.int32), 0 if self.pooling == 'first' else len(prompt) - 1
+      wanted = np.array([example.label])
+      return (Row(ids, np.array([place]), wanted, 2 * example.number, **common),)
     question = _row([*prompt, *answer], len(prompt), 2 * example.number, **common)
     if self.text_format not in LAMOL_FORMATS:
       return (question,)

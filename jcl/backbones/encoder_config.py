@@ -1,0 +1,41 @@
+"""What an encoder is made of, as data."""
+
+import dataclasses
+from typing import ClassVar, Literal
+
+from jcl.backbones.model_config import ModelConfig
+from jcl.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderConfig(ModelConfig):
+  """What an encoder is made of. The defaults are BERT's.
+
+  Raises:
+    UserError: where fields contradict each other.
+  """
+
+  norm: ClassVar[str] = 'layer'
+
+  family: str = 'bert'  # the name under which families.py has its tensors' names
+  max_positions: int = 512  # tokens a row may have
+  first_position: int = 0  # the first token's row of the table of positions; RoBERTa's is 2
+  types: int = 2  # rows of the table of token types, of which row 0 is read; 0: no such table
+  norm_epsilon: float = 1e-12
+  activation: str = 'gelu'
+  pooling: Literal['first', 'last', 'mean'] = 'first'  # a target's state, or its row's mean
+
+  def __post_init__(self):
+    super().__post_init__()
+    if self.width % self.heads:
+      raise UserError(f'a width of {self.width} is no multiple of {self.heads} heads')
+    if self.max_positions < 1:
+      raise UserError(
+        f'a table of {self.position_rows} positions, of which {self.first_position} are kept for '
+        'padding, has none left for tokens'
+      )
+
+  @property
+  def position_rows(self) -> int:
+    """Rows of the table of positions."""
+    return self.first_position + self.max_positions
