@@ -166,16 +166,19 @@ def gradients(out: dict, name: str, way: str) -> None:
 
 
 def memory(out: dict) -> None:
-  """Bytes that a gradient of many layers and few tokens needs beside its arguments and results."""
-  config = dataclasses.replace(tiny.CONFIG, width=64, head_dim=16, feed_forward=256, layers=12)
+  """Bytes that a gradient of many weights and few tokens needs beside its arguments and results."""
+  config = dataclasses.replace(tiny.CONFIG, width=64, head_dim=16, feed_forward=1024, layers=12)
   backbone = decoder(config)
-  cell = Cell(Method(), losses.plain(backbone), {}, {}, tiny.params(backbone), tiny.rows(8))
-  for way in ('8', '8 fsdp'):
-    mesh, how, trained, frozen, _, teacher, batch = ready(cell, way, 8)
-    fn = jax.jit(parallel.make_gradient(cell.method, cell.loss_fn, mesh, **how))
-    compiled = fn.lower(trained, frozen, teacher, {}, batch).compile()
+  params, mesh = tiny.params(backbone), parallel.make_mesh(8)
+  batch = layout(tiny.rows(8, longest=6), 8, Shape(8, 8, 8), tiny.keys(8))
+  for way, sharded in (('8', False), ('8 fsdp', True)):
+    method = Method()
+    fn = jax.jit(parallel.make_gradient(method, losses.plain(backbone), mesh, fsdp=sharded))
+    trained, frozen, _ = parallel.split(params, (('.*', True),))
+    abstract = parallel.outline(trained, mesh, parallel.specs(trained, mesh, sharded))
+    compiled = fn.lower(abstract, frozen, {}, {}, parallel.place_batch(batch, mesh)).compile()
     out[f'memory/{way}'] = np.asarray(compiled.memory_analysis().temp_size_in_bytes)
-  out['memory/params'] = np.asarray(sum(x.nbytes for x in jax.tree.leaves(cell.params)))
+  out['memory/params'] = np.asarray(sum(x.nbytes for x in jax.tree.leaves(params)))
 
 
 def training(out: dict, way: str) -> None:

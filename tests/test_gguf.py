@@ -25,8 +25,8 @@ def byte_level(writer, pre='smollm'):
   writer.add_token_merges(['a b', 'Ġ a'])
 
 
-def write(file, params, config, arch='llama', kind='F32', tokenizer=byte_level, extra=None):
-  """A GGUF file with all matrices of one kind of quantisation."""
+def write(file, params, config, arch='llama', kind='F32', tokenizer=byte_level, extra=None, raw=()):
+  """A GGUF file with all matrices of one kind of quantisation, but for those given `raw`."""
   writer = gguf.GGUFWriter(str(file), arch)
   writer.add_block_count(config.layers)
   writer.add_embedding_length(config.width)
@@ -41,6 +41,9 @@ def write(file, params, config, arch='llama', kind='F32', tokenizer=byte_level, 
   writer.add_eos_token_id(2)
   named = dict(tensors.write(config, ours.TABLES.get(arch, ours.QWEN_TABLE), params))
   for name, x in {**named, **(extra or {})}.items():
+    if name in raw:
+      writer.add_tensor(name, raw[name][0], raw_dtype=gguf.GGMLQuantizationType[raw[name][1]])
+      continue
     quantisation = gguf.GGMLQuantizationType[kind if x.ndim == 2 else 'F32']
     writer.add_tensor(name, gguf.quants.quantize(x, quantisation), raw_dtype=quantisation)
   writer.write_header_to_file()
@@ -64,8 +67,12 @@ def wide():
 
 
 @pytest.mark.parametrize(
-  ('kind', 'tolerance'), [('F32', 0), ('F16', 5e-4), ('BF16', 4e-3), ('Q8_0', 5e-3), ('Q4_0', 0.15)]
-)
+  ('kind', 'tolerance'),
+  [
+    ('F32', 0), ('F16', 5e-4), ('BF16', 4e-3), ('Q8_0', 5e-3), ('Q5_0', 0.07), ('Q5_1', 0.07),
+    ('Q4_0', 0.15), ('Q4_1', 0.15),
+  ],
+)  # fmt: skip
 def test_quantised_files_are_read(wide, kind, tolerance, tmp_path):
   config, params = wide
   loaded = hf.load(write(tmp_path / 'model.gguf', params, config, kind=kind))
@@ -76,6 +83,56 @@ def test_quantised_files_are_read(wide, kind, tolerance, tmp_path):
   assert [getattr(loaded.config, f) for f in fields] == [getattr(config, f) for f in fields]
   assert (loaded.config.vocabulary, loaded.special.bos, loaded.special.eos) == (10, 1, 2)
   assert loaded.tokenizer.encode('ab a12').tokens == ['ab', 'Ġa', '1', '2']
+
+
+def q6_k(block):
+  """Sixteen runs of 16 numbers of 6 bits in 210 bytes, each run with a scale of its own."""
+  low, high, scales = block[:128], block[128:192].astype(int), block[192:208].view(np.int8)
+  delta, out = block[208:210].view(np.float16)[0].astype(np.float32), np.zeros(256, np.float32)
+  for i in range(256):
+    half, part, place = i // 128, i % 128 // 32, i % 32
+    nibble = int(low[64 * half + 32 * (part % 2) + place]) >> 4 * (part // 2) & 15
+    value = nibble | (high[32 * half + place] >> 2 * part & 3) << 4
+    out[i] = delta * scales[i // 16] * (value - 32)
+  return out
+
+
+def q4_k(block):
+  """Eight runs of 32 numbers of 4 bits in 144 bytes, each with a scale and a least value."""
+  delta, least = block[:4].view(np.float16).astype(np.float32)
+  packed, values, out = block[4:16].astype(int), block[16:], np.zeros(256, np.float32)
+  for i in range(256):
+    run = i // 32
+    if run < 4:
+      scale, offset = packed[run] & 63, packed[run + 4] & 63
+    else:
+      scale = packed[run + 4] & 15 | packed[run - 4] >> 6 << 4
+      offset = packed[run + 4] >> 4 | packed[run] >> 6 << 4
+    nibble = int(values[32 * (run // 2) + i % 32]) >> 4 * (run % 2) & 15
+    out[i] = delta * scale * nibble - least * offset
+  return out
+
+
+@pytest.mark.parametrize(('kind', 'formula'), [('Q6_K', q6_k), ('Q4_K', q4_k)])
+def test_k_quants_are_read(kind, formula, tmp_path):
+  """Against the format's own description, number by number."""
+  from jcl.backbones.decoder import decoder
+  from jcl.backbones.decoder_config import DecoderConfig
+
+  config = DecoderConfig(10, width=256, layers=1, heads=4, feed_forward=256, max_positions=64)
+  params = jax.tree.map(np.asarray, decoder(config).init(jax.random.key(0)))
+  quantisation = gguf.GGMLQuantizationType[kind]
+  size = gguf.GGML_QUANT_SIZES[quantisation][1]
+  blocks = np.random.default_rng(0).integers(0, 256, (256, size), dtype=np.uint8)
+  halves = {'Q6_K': [208], 'Q4_K': [0, 2]}[kind]
+  for at in halves:  # a sane scale: random bytes may be no number
+    blocks[:, at : at + 2] = np.array([0.01], np.float16).view(np.uint8)
+  loaded = hf.load(
+    write(tmp_path / 'model.gguf', params, config, raw={'blk.0.ffn_up.weight': (blocks, kind)})
+  )
+  wanted = np.stack([formula(block) for block in blocks]).T
+  assert np.ptp(wanted) > 1
+  np.testing.assert_allclose(loaded.params['layers']['up']['kernel'][0], wanted, rtol=1e-6)
 
 
 def test_a_shape_is_read_without_the_tensors(wide, tmp_path):

@@ -1,5 +1,6 @@
 """Import of folders, hub names and GGUF files; growth of the vocabulary; refusals."""
 
+import functools
 import json
 import os
 import pathlib
@@ -12,9 +13,11 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from jcl import losses
 from jcl.backbones import config_json, families, hf, tensors, vocabulary
 from jcl.backbones import tokenizer as tokenizers
 from jcl.backbones.decoder import decoder
+from jcl.batch import Row, Shape, layout
 from jcl.errors import UserError
 
 STORIES = next(
@@ -79,6 +82,31 @@ def test_smollm2_knows_the_capital_of_france():
   loaded = hf.load(str(SMOLLM2))
   assert loaded.tokenizer.encode('Hello world').ids == [19556, 905]
   assert 'Paris' in greedy(loaded, 'The capital of France is', 8)
+
+
+@needs_smollm2
+@pytest.mark.slow
+@pytest.mark.filterwarnings('ignore')
+def test_smollm2_scores_a_text_as_torch_does():
+  """Weights and all as transformers itself reads them from the same file."""
+  torch = pytest.importorskip('torch')
+  import transformers
+
+  loaded = hf.load(str(SMOLLM2))
+  text = 'Gravity is the force by which a planet draws objects toward its center.'
+  ids = np.array(loaded.tokenizer.encode(text).ids, np.int32)
+  net = transformers.AutoModelForCausalLM.from_pretrained(SMOLLM2.parent, gguf_file=SMOLLM2.name)
+  with torch.no_grad():
+    asked = torch.tensor(ids[None].astype(np.int64))
+    wanted = float(net.eval()(asked, labels=asked).loss)
+  row = Row(ids, np.arange(len(ids) - 1), ids[1:], 0, 0)
+  batch = layout([row], 1, Shape(1, 32, 32))
+  params = jax.tree.map(jnp.asarray, loaded.params)
+  loss_fn = jax.jit(functools.partial(losses.target_cross_entropy, decoder(loaded.config)))
+  nats_M = np.asarray(loss_fn(params, batch))[: len(ids) - 1]
+  print(f'nats per target: ours {nats_M.mean():.6f}, torch {wanted:.6f}')
+  assert wanted < 5
+  assert nats_M.mean() == pytest.approx(wanted, abs=1e-4)
 
 
 @pytest.mark.parametrize('case', ['gpt2', 'neox', 'llama3', 'qwen3'])
