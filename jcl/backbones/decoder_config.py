@@ -63,6 +63,7 @@ class DecoderConfig:
   qk_norm: bool = False
   tied: bool = True  # the embedding is the output projection too
   dropout: float = 0.0  # of embedding and residuals, in training alone
+  lora_dropout: float = 0.0  # of an adapter's input, in training alone
   classes: int = 0  # > 0: a linear head over classes in place of the vocabulary
   dtype: str = 'float32'  # of the computation
   attention: Literal['xla', 'cudnn'] = 'xla'

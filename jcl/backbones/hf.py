@@ -54,6 +54,20 @@ def load(path: str) -> Loaded:
   return load_folder(place if place.is_dir() else _download(path))
 
 
+def read_config(path: str) -> DecoderConfig:
+  """The shape of a pretrained model, named as for `load`; of a folder its config.json suffices.
+
+  Raises:
+    UserError: it is missing, malformed or unknown.
+  """
+  place = pathlib.Path(path).expanduser()
+  if place.is_file():
+    return load(path).config
+  file = (place if place.is_dir() else _download(path, ('config.json',))) / 'config.json'
+  values = read_json(file)
+  return _family(values, file).read(Fields(values, str(file)))
+
+
 def load_folder(folder: pathlib.Path) -> Loaded:
   """Reads a folder; see `load`."""
   values = read_json(folder / 'config.json')
@@ -103,15 +117,15 @@ def _family(values: dict[str, Any], file: pathlib.Path) -> Family:
   return FAMILIES[name]
 
 
-def _download(name: str) -> pathlib.Path:
-  """Fetches a hub repository's JSON files, safetensors and tokenizer."""
+def _download(name: str, patterns: tuple[str, ...] = DOWNLOADED) -> pathlib.Path:
+  """Fetches files of a hub repository: JSON files, safetensors and tokenizer."""
   if not re.fullmatch(r'[\w][\w.-]*(/[\w][\w.-]*)?', name):
     raise UserError(f'{name}: no such folder')
   import huggingface_hub
 
   try:
     folder = huggingface_hub.snapshot_download(
-      name, allow_patterns=list(DOWNLOADED), ignore_patterns=['*/*']
+      name, allow_patterns=list(patterns), ignore_patterns=['*/*']
     )
   except (OSError, ValueError, RuntimeError) as error:
     raise UserError(
@@ -125,7 +139,7 @@ def _sources(folder: pathlib.Path, stack: contextlib.ExitStack) -> dict[str, Sou
   """Every tensor of the folder's safetensors, in one file or in shards with an index."""
   index = folder / 'model.safetensors.index.json'
   if (folder / 'model.safetensors').is_file():
-    return _shard(folder / 'model.safetensors', stack)
+    return shard(folder / 'model.safetensors', stack)
   if not index.is_file():
     pickles = sorted(f.name for p in ('*.bin', '*.pt', '*.pth') for f in folder.glob(p))
     if pickles:
@@ -138,7 +152,7 @@ def _sources(folder: pathlib.Path, stack: contextlib.ExitStack) -> dict[str, Sou
   if not isinstance(placed, dict) or not all(isinstance(v, str) for v in placed.values()):
     raise UserError(f"{index}: field 'weight_map' must map tensors to files")
   shards = {
-    name: _shard(_existing(folder / pathlib.Path(name).name), stack)
+    name: shard(_existing(folder / pathlib.Path(name).name), stack)
     for name in sorted(set(placed.values()))
   }
   for tensor, name in placed.items():
@@ -147,7 +161,12 @@ def _sources(folder: pathlib.Path, stack: contextlib.ExitStack) -> dict[str, Sou
   return {tensor: source for shard in shards.values() for tensor, source in shard.items()}
 
 
-def _shard(file: pathlib.Path, stack: contextlib.ExitStack) -> dict[str, Source]:
+def shard(file: pathlib.Path, stack: contextlib.ExitStack) -> dict[str, Source]:
+  """The tensors of one safetensors file, open as long as the stack.
+
+  Raises:
+    UserError: it is truncated, or a tensor holds no floats.
+  """
   try:
     opened = stack.enter_context(safetensors.safe_open(str(file), framework='numpy'))
   except (safetensors.SafetensorError, OSError) as error:

@@ -4,6 +4,7 @@ Every module reads what it needs off `config` (a DecoderConfig or an EncoderConf
 computation, `wide` of the parameters, `layers`, and for norms `norm` and `norm_epsilon`.
 """
 
+import zlib
 from typing import Any
 
 import flax.linen as nn
@@ -22,7 +23,8 @@ ACTIVATIONS = {
 class Dense(nn.Module):
   """x W + b, plus an adapter's scale · (x Aᵀ) B where the collection `lora` holds one.
 
-  The adapter is a [r, in], b [r, out] and scale []; `output` marks what writes into the residual.
+  The adapter is a [r, in], b [r, out] and scale []; its input alone is dropped out, at
+  `config.lora_dropout` and with a key a row. `output` marks what writes into the residual.
   """
 
   features: int
@@ -31,7 +33,7 @@ class Dense(nn.Module):
   output: bool = False
 
   @nn.compact
-  def __call__(self, x):
+  def __call__(self, x, key_B=None):
     """-> [..., features]."""
     config = self.config
     std = x.shape[-1] ** -0.5 / (np.sqrt(2 * config.layers) if self.output else 1)
@@ -43,6 +45,9 @@ class Dense(nn.Module):
       y += jnp.broadcast_to(bias.astype(config.dtype), y.shape)
     if self.has_variable('lora', 'a'):
       a, b, scale = (self.get_variable('lora', name) for name in ('a', 'b', 'scale'))
+      if key_B is not None:
+        own = np.uint32(zlib.crc32(self.name.encode()))  # projections of one layer differ in masks
+        x = dropout(x, fold(key_B, own), config.lora_dropout)
       y += (x @ a.T.astype(config.dtype)) @ (scale * b).astype(config.dtype)
     return y
 
@@ -90,7 +95,7 @@ def fold(key_B: jax.Array | None, number: Any) -> jax.Array | None:
 
 def dropout(x_BTD: jax.Array, key_B: jax.Array | None, rate: float) -> jax.Array:
   """Inverted dropout with a key per row: a mask follows its row, whatever the batch or bucket."""
-  if key_B is None:
+  if key_B is None or not rate:
     return x_BTD
   draw = lambda key: jax.random.bernoulli(key, 1 - rate, x_BTD.shape[1:])
   return jnp.where(jax.vmap(draw)(key_B), x_BTD / (1 - rate), 0).astype(x_BTD.dtype)
