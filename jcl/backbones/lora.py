@@ -17,9 +17,10 @@ from jcl.backbones import Params
 from jcl.errors import UserError
 
 
-def projections(params: Params) -> list[str]:
-  """Names of what can be adapted in this model, sorted: q, k, v, o, gate, up, down, or fewer."""
-  return sorted(name for name, leaves in params['layers'].items() if 'kernel' in leaves)
+def kernels(params: Params) -> dict[str, tuple[int, int, int]]:
+  """What can be adapted in this model: {q, k, v, o, gate, up, down, or fewer: (L, in, out)}."""
+  layers = sorted(params['layers'].items())
+  return {name: leaves['kernel'].shape for name, leaves in layers if 'kernel' in leaves}
 
 
 def scaling(alpha: float, rank: int, rslora: bool = False) -> float:
@@ -48,7 +49,7 @@ def fresh(
   Raises:
     UserError: no or unknown projections, or no positive rank.
   """
-  known = projections(params)
+  known = kernels(params)
   for name in names:
     if name not in known:
       raise UserError(f'the model has no projection {name!r}; it has {", ".join(known)}')
@@ -56,14 +57,13 @@ def fresh(
     raise UserError(f'an adapter of rank {rank} for {len(names)} projections: give one or more')
   layers = {}
   for name in names:
-    kernel_LIO = params['layers'][name]['kernel']
-    depth, width_in, width_out = kernel_LIO.shape
-    draw, shape = jax.random.fold_in(key, known.index(name)), (depth, rank, width_in)
+    (depth, width_in, width_out), dtype = known[name], params['layers'][name]['kernel'].dtype
+    draw, shape = jax.random.fold_in(key, list(known).index(name)), (depth, rank, width_in)
     bound = width_in**-0.5  # what PEFT's kaiming_uniform(a=√5) comes to
     layers[name] = {
-      'a': jax.random.uniform(draw, shape, kernel_LIO.dtype, -bound, bound),
-      'b': jnp.zeros((depth, rank, width_out), kernel_LIO.dtype),
-      'scale': jnp.full(depth, scaling(alpha, rank, rslora), kernel_LIO.dtype),
+      'a': jax.random.uniform(draw, shape, dtype, -bound, bound),
+      'b': jnp.zeros((depth, rank, width_out), dtype),
+      'scale': jnp.full(depth, scaling(alpha, rank, rslora), dtype),
     }
   return {'layers': layers}
 
@@ -90,6 +90,28 @@ def check_alike(adapters: Mapping[str, Params]) -> None:
           f'{name}: {projection} has (layers, in, out) {other}, but {one} in {first}: '
           'they are of different models'
         )
+
+
+def check_fits(
+  adapter: Params, model: Mapping[str, tuple[int, int, int]], name: str = 'the adapter'
+) -> None:
+  """Refuses an adapter that is not of this model.
+
+  Args:
+    adapter: its tree.
+    model: its `kernels`.
+    name: of the adapter, for messages.
+
+  Raises:
+    UserError: naming the adapter and the projection.
+  """
+  for projection, part in adapter['layers'].items():
+    (depth, _, width_in), width_out = part['a'].shape, part['b'].shape[2]
+    if model.get(projection) != (depth, width_in, width_out):
+      raise UserError(
+        f'{name}: {projection} is for (layers, in, out) {(depth, width_in, width_out)}; the model '
+        f'has {model.get(projection, "no such projection")}'
+      )
 
 
 def concatenated(adapters: Sequence[Params]) -> Params:

@@ -83,13 +83,22 @@ def places(config: DecoderConfig, shapes: Mapping[str, Any]) -> list[Place]:
   ]
 
 
-def base(folder: pathlib.Path) -> str:
-  """The model that an adapter was made for; '' where its folder does not say."""
-  file = folder / 'adapter_config.json'
-  name = hf.read_json(file).get('base_model_name_or_path')
-  if not isinstance(name, str | None):
-    raise UserError(f"{file}: field 'base_model_name_or_path' is {name!r}, not a name")
-  return name or ''
+def common_base(folders: Sequence[pathlib.Path]) -> str:
+  """Name or folder of the model that all these adapters were made for.
+
+  Raises:
+    UserError: one does not say, or they differ.
+  """
+  first, name = '', ''
+  for folder in folders:
+    file = folder / 'adapter_config.json'
+    own = Fields(hf.read_json(file), str(file)).get('base_model_name_or_path', str, '')
+    if not own:
+      raise UserError(f"{file}: field 'base_model_name_or_path' is empty; give --base")
+    if name and own != name:
+      raise UserError(f'{folder} was made for {own}, but {first} for {name}; give --base if alike')
+    first, name = str(folder), own
+  return name
 
 
 def read(folder: pathlib.Path, config: DecoderConfig) -> Params:
@@ -127,8 +136,8 @@ def _read_fields(folder: pathlib.Path) -> Fields:
   if isinstance(start, str) and start not in ('gaussian', 'eva', 'orthogonal'):
     fields.refuse('init_lora_weights')  # it has changed the base, or may have
   for name, value in fields.values.items():
-    if value and name not in KNOWN:
-      fields.refuse(name)
+    if name not in KNOWN and value is not False:
+      fields.refuse(name, '', [], {})
   return fields
 
 
@@ -184,7 +193,10 @@ def _scalings(chosen: Sequence[Place], fields: Fields) -> dict[str, tuple[int, f
   out = {}
   for place in chosen:
     own = _matching(ranks, place.name, rank)
-    out[place.name] = own, lora.scaling(_matching(alphas, place.name, alpha), own, rslora)
+    scale = lora.scaling(_matching(alphas, place.name, alpha), own, rslora)
+    if not np.isfinite(scale):
+      raise UserError(f"{fields.where}: field 'lora_alpha' makes the scale of {place.name} {scale}")
+    out[place.name] = own, scale
   return out
 
 
@@ -241,7 +253,10 @@ def _array(source: Source, name: str, shape: tuple[int, int]) -> np.ndarray:
       f'{source.file}: tensor {name!r} has shape {tuple(source.shape)}; model and config want '
       f'{shape}'
     )
-  return source.read()
+  array = source.read()
+  if not np.all(np.isfinite(array)):
+    raise UserError(f'{source.file}: tensor {name!r} holds NaN or infinity')
+  return array
 
 
 def write(
@@ -265,7 +280,8 @@ def write(
   """
   check_new(folder)
   shapes = tensors.shapes(config)
-  _check_fits(adapter, shapes)
+  kernels = {p.split('/')[1]: shape for p, shape in shapes.items() if p.endswith('/kernel')}
+  lora.check_fits(adapter, kernels)
   found = places(config, shapes)
   arrays, scales, fused = {}, {}, {}
   for place in found:
@@ -297,17 +313,6 @@ def write(
       'adapter_model.safetensors': safetensors.numpy.save(arrays, {'format': 'pt'}),
     },
   )
-
-
-def _check_fits(adapter: Params, shapes: Mapping[str, Any]) -> None:
-  for name, part in adapter['layers'].items():
-    wanted = shapes.get(f'layers/{name}/kernel')
-    (depth, _, width_in), width_out = part['a'].shape, part['b'].shape[2]
-    if wanted != (depth, width_in, width_out):
-      raise UserError(
-        f"the adapter's {name} is for (layers, in, out) {(depth, width_in, width_out)}; the model "
-        f'has {wanted or "no such projection"}'
-      )
 
 
 def _target(place: Place, found: Sequence[Place]) -> str:
