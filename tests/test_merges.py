@@ -10,6 +10,7 @@ import adapter_folder
 import jax
 import numpy as np
 import pytest
+from goldens import make_decoder_goldens as decoders
 
 from jcl.backbones import hf, lora, merges, peft
 from jcl.backbones.decoder import decoder
@@ -266,6 +267,35 @@ def test_different_models_and_projections_are_refused(how):
   base = {'layers': {'q': {'kernel': np.zeros((2, 16, 16))}}}
   with pytest.raises(UserError, match=r'one: v is for .*; the model has no such projection'):
     merges.merge_into(base, {'one': {'layers': {'v': one['layers']['v']}}}, Recipe(how))
+
+
+@pytest.mark.filterwarnings('ignore')
+def test_sums_cuts_and_ties_are_those_of_peft(tmp_path):
+  theirs = pytest.importorskip('peft')
+  loaded = adapter_folder.model('llama', tmp_path / 'model')
+  shapes = {name: lora.kernels(loaded.params)[name] for name in ('q', 'down')}
+  adapters = {str(i): adapter_folder.adapter(shapes, 4, i, 0.5 + i) for i in range(2)}
+  for name, adapter in adapters.items():
+    peft.write(tmp_path / name, loaded.config, adapter)
+  net = theirs.PeftModel.from_pretrained(decoders.model('llama'), tmp_path / '0', '0')
+  net.load_adapter(tmp_path / '1', '1')
+  weights = (0.5, 0.5)
+  for how, kind, options in (
+    ('cat', 'cat', {}),
+    ('svd', 'svd', {'svd_rank': 3}),
+    ('ties', 'ties_svd', {'svd_rank': 3, 'density': 0.25}),
+  ):
+    # Its ties divides by the number of voices and not by their weight: weights of 1 are a mean.
+    net.add_weighted_adapter(
+      ['0', '1'], [1.0, 1.0] if how == 'ties' else list(weights), how, kind, **options
+    )
+    recipe = Recipe(how, weights, options.get('svd_rank', 0), density=0.25)
+    merged = merges.merge(adapters, recipe)
+    for i, layer in enumerate(net.base_model.model.model.layers):
+      for name, module in (('q', layer.self_attn.q_proj), ('down', layer.mlp.down_proj)):
+        wanted_IO = module.get_delta_weight(how).detach().numpy().T
+        found_IO = adapter_folder.product(merged, name)[i]
+        np.testing.assert_allclose(found_IO, wanted_IO, atol=1e-5)
 
 
 @pytest.fixture(scope='module')

@@ -303,3 +303,22 @@ def test_writing_is_whole_or_not_at_all(tmp_path, monkeypatch):
   adapter = jax.tree.map(jax.numpy.asarray, random_adapter(loaded))  # jax arrays are written too
   (tmp_path / 'new').mkdir()
   adapter_folder.same(adapter_folder.reread(tmp_path / 'new', loaded.config, adapter), adapter)
+
+
+def test_of_a_model_on_the_hub_the_config_alone_is_fetched(tmp_path, monkeypatch):
+  import huggingface_hub
+
+  folder, asked = model_folder.write(tmp_path / 'm', model_folder.golden('qwen3')), []
+
+  def fetch(name, allow_patterns, **kwargs):
+    asked.append((name, allow_patterns))
+    return str(folder)
+
+  monkeypatch.setattr(huggingface_hub, 'snapshot_download', fetch)
+  (folder / 'model.safetensors').unlink()
+  (folder / 'tokenizer.json').unlink()
+  assert hf.read_config('someone/some-model').family == 'qwen3'
+  assert asked == [('someone/some-model', ['config.json'])]
+  (folder / 'config.json').unlink()
+  with pytest.raises(UserError, match=r'config.json: no such file'):
+    hf.read_config(str(folder))
