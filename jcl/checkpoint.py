@@ -17,9 +17,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from jcl.atomic import write_atomically
 from jcl.errors import UserError
 from jcl.parallel import fetch, is_first
-from jcl.pictures import write_atomically
 
 Arrays = dict[str, np.ndarray]
 

@@ -266,3 +266,11 @@ def numbers(text: str, flag: str) -> list[int]:
   if len(set(found)) != len(found):
     raise UserError(f'--{flag}={text} names a number twice')
   return found
+
+
+def fractions(text: str, flag: str) -> list[float]:
+  """'0.5,0.25' as numbers."""
+  try:
+    return [float(part) for part in text.split(',')]
+  except ValueError:
+    raise UserError(f'--{flag}={text} is no list of numbers such as 0.5,0.25') from None

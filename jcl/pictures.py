@@ -2,12 +2,12 @@
 
 import io
 import math
-import os
 import pathlib
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from jcl.atomic import write_atomically
 from jcl.comparison import (
   NULL,
   Group,
@@ -78,20 +78,6 @@ def comparison_picture(results: Sequence[Run], path: str | pathlib.Path) -> None
     UserError: the runs cannot be compared, or a matrix is malformed.
   """
   write_atomically(path, comparison_png(results))
-
-
-def write_atomically(path: str | pathlib.Path, content: bytes) -> None:
-  """Writes a file whole or not at all."""
-  path = pathlib.Path(path)
-  part = path.with_name(f'.{path.name}.part')
-  try:
-    with open(part, 'wb') as file:
-      file.write(content)
-      file.flush()
-      os.fsync(file.fileno())
-    os.replace(part, path)
-  finally:
-    part.unlink(missing_ok=True)
 
 
 def heat_map_png(results: Run) -> bytes:

@@ -13,6 +13,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from jcl.atomic import write_atomically
 from jcl.comparison import (
   NULL,
   Group,
@@ -31,7 +32,6 @@ from jcl.pictures import (
   comparison_png,
   heat_map,
   heat_map_png,
-  write_atomically,
 )
 
 __all__ = ['comparison_picture', 'comparison_table', 'heat_map', 'html_report', 'matrix_table']

@@ -141,19 +141,21 @@ class Block(nn.Module):
     config, (x_BTD, cache) = self.config, carry
     key_B = fold(key_B, layer + 1)
     normed_BTD = Norm(config, name='attention_norm')(x_BTD)
-    attended_BTD, cache = attention(config, normed_BTD, cache, layer, position_BT, mask_B1TS, index)
+    attended_BTD, cache = attention(
+      config, normed_BTD, cache, layer, position_BT, mask_B1TS, index, key_B
+    )
     attended_BTD = dropout(attended_BTD, fold(key_B, 0), config.dropout)
     middle_BTD = x_BTD + attended_BTD
     normed_BTD = Norm(config, name='mlp_norm')(x_BTD if config.parallel else middle_BTD)
-    fed_BTD = dropout(feed_forward(config, normed_BTD), fold(key_B, 1), config.dropout)
+    fed_BTD = dropout(feed_forward(config, normed_BTD, key_B), fold(key_B, 1), config.dropout)
     return (middle_BTD + fed_BTD, cache), None
 
 
-def attention(config, x_BTD, cache, layer, position_BT, mask_B1TS, index):
+def attention(config, x_BTD, cache, layer, position_BT, mask_B1TS, index, key_B):
   """Grouped-query attention, for the compact body of a Block -> [B, T, D], cache."""
 
   def project(name, heads):
-    y = Dense(heads * config.head_dim, config.qkv_bias, config, name=name)(x_BTD)
+    y = Dense(heads * config.head_dim, config.qkv_bias, config, name=name)(x_BTD, key_B)
     y = y.reshape(*y.shape[:2], heads, config.head_dim)
     if name == 'v':
       return y
@@ -177,15 +179,15 @@ def attention(config, x_BTD, cache, layer, position_BT, mask_B1TS, index):
     implementation=config.attention if mask_B1TS is None else 'xla',
   )
   out = Dense(config.width, config.o_bias, config, output=True, name='o')
-  return out(out_BTHd.reshape(*out_BTHd.shape[:2], -1)), cache
+  return out(out_BTHd.reshape(*out_BTHd.shape[:2], -1), key_B), cache
 
 
-def feed_forward(config, x_BTD):
+def feed_forward(config, x_BTD, key_B):
   """The feed-forward part, for the compact body of a Block."""
-  dense = lambda name: Dense(config.feed_forward, config.mlp_bias, config, name=name)(x_BTD)
+  into = lambda name: Dense(config.feed_forward, config.mlp_bias, config, name=name)(x_BTD, key_B)
   act = ACTIVATIONS[config.activation]
-  inner_BTF = act(dense('gate')) * dense('up') if config.gated else act(dense('up'))
-  return Dense(config.width, config.mlp_bias, config, output=True, name='down')(inner_BTF)
+  inner_BTF = act(into('gate')) * into('up') if config.gated else act(into('up'))
+  return Dense(config.width, config.mlp_bias, config, output=True, name='down')(inner_BTF, key_B)
 
 
 def frequencies(config: DecoderConfig) -> np.ndarray:

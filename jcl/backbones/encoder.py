@@ -156,17 +156,21 @@ class Block(nn.Module):
     """-> hidden [B, T, D], None."""
     config = self.config
     key_B = fold(key_B, layer + 1)
-    attended_BTD = dropout(attention(config, x_BTD, length_B), fold(key_B, 0), config.dropout)
+    attended_BTD = dropout(
+      attention(config, x_BTD, length_B, key_B), fold(key_B, 0), config.dropout
+    )
     x_BTD = Norm(config, name='attention_norm')(x_BTD + attended_BTD)
-    fed_BTD = dropout(feed_forward(config, x_BTD), fold(key_B, 1), config.dropout)
+    fed_BTD = dropout(feed_forward(config, x_BTD, key_B), fold(key_B, 1), config.dropout)
     return Norm(config, name='mlp_norm')(x_BTD + fed_BTD), None
 
 
-def attention(config: EncoderConfig, x_BTD: jax.Array, length_B: jax.Array) -> jax.Array:
+def attention(
+  config: EncoderConfig, x_BTD: jax.Array, length_B: jax.Array, key_B: jax.Array | None
+) -> jax.Array:
   """Every token attends to its row's real ones; for the compact body of a Block -> [B, T, D]."""
   rows, length, width = x_BTD.shape
   split = (rows, length, config.heads, width // config.heads)
-  dense = lambda name, y_BTD: Dense(width, True, config, name=name)(y_BTD)
+  dense = lambda name, y_BTD: Dense(width, True, config, name=name)(y_BTD, key_B)
   out_BTHd = jax.nn.dot_product_attention(
     *(dense(name, x_BTD).reshape(split) for name in 'qkv'),
     # An empty row attends to its first place: no implementation meets a softmax over nothing.
@@ -176,7 +180,8 @@ def attention(config: EncoderConfig, x_BTD: jax.Array, length_B: jax.Array) -> j
   return dense('o', out_BTHd.reshape(x_BTD.shape))
 
 
-def feed_forward(config: EncoderConfig, x_BTD: jax.Array) -> jax.Array:
+def feed_forward(config: EncoderConfig, x_BTD: jax.Array, key_B: jax.Array | None) -> jax.Array:
   """The feed-forward part, for the compact body of a Block -> [B, T, D]."""
-  up_BTF = Dense(config.feed_forward, True, config, name='up')(x_BTD)
-  return Dense(config.width, True, config, name='down')(ACTIVATIONS[config.activation](up_BTF))
+  up_BTF = Dense(config.feed_forward, True, config, name='up')(x_BTD, key_B)
+  act_BTF = ACTIVATIONS[config.activation](up_BTF)
+  return Dense(config.width, True, config, name='down')(act_BTF, key_B)

@@ -20,6 +20,7 @@ import safetensors
 import safetensors.numpy
 from tokenizers import Tokenizer
 
+from jcl.atomic import new_folder
 from jcl.backbones import Params, tensors
 from jcl.backbones.config_json import Fields
 from jcl.backbones.decoder_config import DecoderConfig
@@ -116,32 +117,22 @@ def save(
     UserError: the folder is in use, or the model has an adapter that is not merged.
   """
   config, params, tokenizer, special = loaded
-  if folder.is_file() or (folder.exists() and any(folder.iterdir())):
-    raise UserError(f'{folder} is not empty; give another folder')
   if 'lora' in params:
     raise UserError('the parameters hold an adapter; merge it, or export it as one')
-  part = folder.with_name(f'.{folder.name}.part')
-  shutil.rmtree(part, ignore_errors=True)
-  part.mkdir(parents=True)
-  try:
+  values = {
+    'model_type': config.family,
+    **FAMILIES[config.family].write(config),
+    **{f'{name}_token_id': value for name, value in special._asdict().items()},
+    'dtype': dtype,
+  }
+  with new_folder(folder) as part:
     _write_weights(part, _named(config, params), WRITTEN[dtype])
-    values = {
-      'model_type': config.family,
-      **FAMILIES[config.family].write(config),
-      **{f'{name}_token_id': value for name, value in special._asdict().items()},
-      'dtype': dtype,
-    }
     _write_json(part / 'config.json', values)
     tokenizer.save(str(part / 'tokenizer.json'))
     _write_json(part / 'tokenizer_config.json', _tokenizer_config(tokenizer, special, source))
     for name in KEPT:
       if source is not None and (source / name).is_file():
         shutil.copyfile(source / name, part / name)
-    if folder.exists():
-      folder.rmdir()
-    os.replace(part, folder)
-  finally:
-    shutil.rmtree(part, ignore_errors=True)
 
 
 def _named(config: DecoderConfig, params: Params) -> Iterator[tuple[str, np.ndarray]]:
@@ -270,7 +261,7 @@ def _sources(folder: pathlib.Path, stack: contextlib.ExitStack) -> dict[str, Sou
   """Every tensor of the folder's safetensors, in one file or in shards with an index."""
   index = folder / 'model.safetensors.index.json'
   if (folder / 'model.safetensors').is_file():
-    return _shard(folder / 'model.safetensors', stack)
+    return shard(folder / 'model.safetensors', stack)
   if not index.is_file():
     pickles = sorted(f.name for p in ('*.bin', '*.pt', '*.pth') for f in folder.glob(p))
     if pickles:
@@ -283,7 +274,7 @@ def _sources(folder: pathlib.Path, stack: contextlib.ExitStack) -> dict[str, Sou
   if not isinstance(placed, dict) or not all(isinstance(v, str) for v in placed.values()):
     raise UserError(f"{index}: field 'weight_map' must map tensors to files")
   shards = {
-    name: _shard(_existing(folder / pathlib.Path(name).name), stack)
+    name: shard(_existing(folder / pathlib.Path(name).name), stack)
     for name in sorted(set(placed.values()))
   }
   for tensor, name in placed.items():
@@ -292,7 +283,12 @@ def _sources(folder: pathlib.Path, stack: contextlib.ExitStack) -> dict[str, Sou
   return {tensor: source for shard in shards.values() for tensor, source in shard.items()}
 
 
-def _shard(file: pathlib.Path, stack: contextlib.ExitStack) -> dict[str, Source]:
+def shard(file: pathlib.Path, stack: contextlib.ExitStack) -> dict[str, Source]:
+  """The tensors of one safetensors file, open as long as the stack.
+
+  Raises:
+    UserError: it is truncated, or a tensor holds no floats.
+  """
   try:
     opened = stack.enter_context(safetensors.safe_open(str(file), framework='numpy'))
   except (safetensors.SafetensorError, OSError) as error:

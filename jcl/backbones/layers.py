@@ -4,6 +4,7 @@ Every module reads what it needs off `config` (a DecoderConfig or an EncoderConf
 computation, `wide` of the parameters, `layers`, and for norms `norm` and `norm_epsilon`.
 """
 
+import zlib
 from typing import Any
 
 import flax.linen as nn
@@ -50,7 +51,8 @@ def rematerialised(block: type[nn.Module], everything: bool, boxed: bool) -> typ
 class Dense(nn.Module):
   """x W + b, plus an adapter's scale · (x Aᵀ) B where the collection `lora` holds one.
 
-  The adapter is a [r, in], b [r, out] and scale []; `output` marks what writes into the residual.
+  The adapter is a [r, in], b [r, out] and scale []; its input alone is dropped out, at
+  `config.lora_dropout` and with a key a row. `output` marks what writes into the residual.
   """
 
   features: int
@@ -59,7 +61,7 @@ class Dense(nn.Module):
   output: bool = False
 
   @nn.compact
-  def __call__(self, x):
+  def __call__(self, x, key_B=None):
     """-> [..., features]."""
     config = self.config
     std = x.shape[-1] ** -0.5 / (np.sqrt(2 * config.layers) if self.output else 1)
@@ -70,7 +72,11 @@ class Dense(nn.Module):
       bias = self.param('bias', nn.initializers.zeros, (self.features,), config.wide)
       y += jnp.broadcast_to(bias.astype(config.dtype), y.shape)
     if self.has_variable('lora', 'a'):
-      a, b, scale = (nn.meta.unbox(self.get_variable('lora', name)) for name in ('a', 'b', 'scale'))
+      parts = (self.get_variable('lora', name) for name in ('a', 'b', 'scale'))
+      a, b, scale = map(nn.meta.unbox, parts)
+      if key_B is not None:
+        own = np.uint32(zlib.crc32(self.name.encode()))  # projections of one layer differ in masks
+        x = dropout(x, fold(key_B, own), config.lora_dropout)
       y += (x @ a.T.astype(config.dtype)) @ (scale * b).astype(config.dtype)
     return y
 
@@ -118,7 +124,7 @@ def fold(key_B: jax.Array | None, number: Any) -> jax.Array | None:
 
 def dropout(x_BTD: jax.Array, key_B: jax.Array | None, rate: float) -> jax.Array:
   """Inverted dropout with a key per row: a mask follows its row, whatever the batch or bucket."""
-  if key_B is None:
+  if key_B is None or not rate:
     return x_BTD
   draw = lambda key: jax.random.bernoulli(key, 1 - rate, x_BTD.shape[1:])
   return jnp.where(jax.vmap(draw)(key_B), x_BTD / (1 - rate), 0).astype(x_BTD.dtype)
@@ -126,7 +132,7 @@ def dropout(x_BTD: jax.Array, key_B: jax.Array | None, rate: float) -> jax.Array
 
 def row_keys(config: Any, batch: Batch, train: bool) -> jax.Array | None:
   """[B] keys that dropout draws from; None where nothing is dropped."""
-  if not train or not config.dropout:
+  if not train or not (config.dropout or config.lora_dropout):
     return None
   return jax.random.wrap_key_data(jnp.asarray(batch.key), impl='threefry2x32')
 

@@ -25,6 +25,7 @@ class ModelConfig:
   rows: int = 0  # of the embedding, padding included; 0: vocabulary
   added_rows: int = 0  # of `rows`, those that only round their number up; never exported
   dropout: float = 0.0  # of embedding and residuals, in training alone
+  lora_dropout: float = 0.0  # of an adapter's input, in training alone
   classes: int = 0  # > 0: a head over classes in place of the vocabulary
   head: Literal['linear', 'cosine'] = 'linear'  # of classifiers; see heads.py
   dtype: str = 'float32'  # of the computation

@@ -82,7 +82,7 @@ def read(
   wanted = shapes(config)
   places = list(expand(table, wanted, config.layers))
   names = {name for _, name, _ in places}
-  _check_names(names, {n for n in sources if not re.search(ignored, n)}, where)
+  check_names(names, {n for n in sources if not re.search(ignored, n)}, where)
   leaves = {path: np.empty(shape, np.float32) for path, shape in wanted.items()}
   for entry, name, layer in places:
     parts = [leaves[path] if layer is None else leaves[path][layer] for path in entry.ours]
@@ -110,7 +110,8 @@ def write(
     yield name, np.ascontiguousarray(entry.rule.write(parts, config), np.float32)
 
 
-def _check_names(wanted: set[str], found: set[str], where: str) -> None:
+def check_names(wanted: set[str], found: set[str], where: str) -> None:
+  """Refuses names that are missing or unknown, by the first of them."""
   for names, says in ((wanted - found, 'is missing'), (found - wanted, 'is unknown')):
     if names:
       more = f' ({len(names)} such tensors)' if len(names) > 1 else ''

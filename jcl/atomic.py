@@ -1,0 +1,51 @@
+"""Files and folders that are written whole or not at all."""
+
+import contextlib
+import os
+import pathlib
+import shutil
+from collections.abc import Iterator
+
+from jcl.errors import UserError
+
+
+def write_atomically(path: str | pathlib.Path, content: bytes) -> None:
+  """Writes a file whole or not at all."""
+  path = pathlib.Path(path)
+  part = path.with_name(f'.{path.name}.part')
+  try:
+    with open(part, 'wb') as file:
+      file.write(content)
+      file.flush()
+      os.fsync(file.fileno())
+    os.replace(part, path)
+  finally:
+    part.unlink(missing_ok=True)
+
+
+def check_new(folder: pathlib.Path) -> None:
+  """Refuses a folder that something would be lost in.
+
+  Raises:
+    UserError: it is a file, or not empty.
+  """
+  if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+    raise UserError(f'{folder} is there already and not empty; name a new folder')
+
+
+@contextlib.contextmanager
+def new_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+  """A folder to fill, which takes the name of `folder` when all went well, else goes away.
+
+  Raises:
+    UserError: `folder` is in use.
+  """
+  check_new(folder)
+  part = folder.with_name(f'.{folder.name}.part')
+  shutil.rmtree(part, ignore_errors=True)
+  try:
+    part.mkdir(parents=True)
+    yield part
+    os.replace(part, folder)
+  finally:
+    shutil.rmtree(part, ignore_errors=True)
