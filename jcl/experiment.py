@@ -193,8 +193,8 @@ def _backbone(config: Config, stream: Stream, text_format: str, weights: bool) -
   from jcl.backbones import hf  # readers of files that a run from scratch does not need
 
   shape, params, tokenizer, special = hf.load(settings.path, weights)
-  if not isinstance(shape, DecoderConfig):
-    raise UserError(f'backbone.path: {settings.path} is an encoder, which writes no answers')
+  if not isinstance(shape, DecoderConfig) or shape.classes:
+    raise UserError(f'backbone.path: {settings.path} is no language model: it writes no answers')
   shape = with_settings(shape, settings)
   added = add_tokens(tokenizer, names)
   new = [n for n, i in zip(names, added, strict=True) if i >= shape.vocabulary]

@@ -45,21 +45,33 @@ class Reopened:
     params = self.parts.method.params_for(self.now.memory, self.now.params, told)
     return parallel.place(params, self.tools.mesh)
 
-  def export(self, out: pathlib.Path, name: str, dtype: str) -> None:
-    """Writes the model for a task, or for none where it is not told, as a Hugging Face folder.
+  def export(self, out: pathlib.Path, name: str, kind: str, dtype: str = 'float32') -> None:
+    """Writes the model for a task, or for none where it is not told.
+
+    Args:
+      out: a new folder.
+      name: of the task; empty: it is not told.
+      kind: `hf`, a whole model, its adapter merged; `peft`, the adapter alone.
+      dtype: of a whole model's weights.
 
     Raises:
-      UserError: there is no task of that name, or `out` is in use.
+      UserError: there is no task of that name, no adapter, or `out` is in use.
     """
-    from jcl.backbones import hf
+    from jcl.backbones import hf, lora, peft
 
     tasks = {t.name: t for t in self.parts.stream.tasks}
     if name and name not in tasks:
       raise UserError(f'--task: no task is called {name!r}; there are {", ".join(tasks)}')
     params = self.parts.method.params_for(self.now.memory, self.now.params, tasks.get(name))
-    text, source = self.tools.text, pathlib.Path(self.parts.config.backbone.path).expanduser()
-    loaded = hf.Loaded(self.parts.decoder_config, params, text.tokenizer, text.special)
-    hf.save(out, loaded, dtype=dtype, source=source if source.is_dir() else None)
+    config, path = self.parts.decoder_config, self.parts.config.backbone.path
+    if kind == 'peft':
+      if 'lora' not in params:
+        raise UserError('--format=peft: the run has no adapter; use --format=hf')
+      peft.write(out, config, params['lora'], path)
+      return
+    text, source = self.tools.text, pathlib.Path(path).expanduser()
+    loaded = hf.Loaded(config, lora.merged(params), text.tokenizer, text.special)
+    hf.save(out, loaded, dtype=dtype, source=source if path and source.is_dir() else None)
 
   def scores(self, split: str) -> Iterator[tuple[Task, evaluation.Score | None]]:
     """(task, its score on a split, or None where the split is empty) for every task."""

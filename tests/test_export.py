@@ -6,6 +6,7 @@ import pathlib
 import subprocess
 import sys
 
+import jax
 import model_folder
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ import safetensors.numpy
 from conftest import ROOT
 from goldens import make_decoder_goldens as goldens
 
-from jcl.backbones import hf
+from jcl.backbones import heads, hf, lora, peft
 from jcl.backbones import tokenizer as tokenizers
 from jcl.backbones.vocabulary import grow
 from jcl.errors import UserError
@@ -213,6 +214,58 @@ def test_an_exported_run_answers_in_transformers_as_in_ours(exported):
     theirs.append(words.decode(new, skip_special_tokens=True).strip())
   assert theirs == ours
   assert len(set(ours)) > 1
+
+
+def test_an_adapter_is_exported_alone_or_merged(exported, tmp_path):
+  """As a method that trains adapters will leave it in its parameters."""
+  run = reopened(exported[0])
+  with pytest.raises(UserError, match='--format=peft: the run has no adapter'):
+    run.export(tmp_path / 'none', '', 'peft')
+  plain = run.now.params
+  adapter = lora.fresh(plain, jax.random.key(0), 2, 4.0, ('q', 'v'))
+  adapter = jax.tree.map(lambda x: x + 0.1, adapter)
+  run.now = run.now.replace(params={**plain, 'lora': adapter})
+  run.export(tmp_path / 'adapter', '', 'peft')
+  again = peft.read(tmp_path / 'adapter', run.parts.decoder_config)
+  jax.tree.map(np.testing.assert_array_equal, again, jax.tree.map(np.asarray, adapter))
+  run.export(tmp_path / 'whole', '', 'hf')
+  kernel = hf.load(str(tmp_path / 'whole')).params['layers']['v']['kernel']
+  wanted = plain['layers']['v']['kernel'] + dict(lora.deltas(adapter))['v']
+  np.testing.assert_allclose(kernel, wanted, rtol=1e-6)
+  assert not np.allclose(kernel, plain['layers']['v']['kernel'], atol=1e-3)
+
+
+@pytest.mark.parametrize('kind', ['linear', 'cosine'])
+@pytest.mark.parametrize('case', ['llama', 'gpt2', 'bert'])
+def test_heads_stand_beside_their_model(case, kind, tmp_path):
+  if case == 'bert':
+    (tmp_path / 'theirs').mkdir()
+    loaded = model_folder.load_encoder(tmp_path / 'theirs', model_folder.golden(case, 'encoder'))
+  else:
+    folder = model_folder.write(tmp_path / 'theirs', model_folder.golden(case))
+    loaded = hf.load(str(folder))
+  config = dataclasses.replace(loaded.config, classes=5, head=kind, pooling='mean')
+  head = heads.init(jax.random.key(1), config)
+  head = {name: np.asarray(x + 0.5) for name, x in head.items()}
+  params = {**{k: v for k, v in loaded.params.items() if k != 'unembed'}, 'head': head}
+  hf.save(tmp_path / 'ours', loaded._replace(config=config, params=params))
+  same(hf.load(str(tmp_path / 'ours')), loaded._replace(config=config, params=params))
+  words = json.loads((tmp_path / 'ours' / 'head.json').read_text())
+  assert words == {'kind': kind, 'classes': 5, 'pooling': 'mean'}
+  named = json.loads((tmp_path / 'ours' / 'config.json').read_text())['architectures']
+  assert named == [{'llama': 'LlamaModel', 'gpt2': 'GPT2Model', 'bert': 'BertModel'}[case]]
+  for change, says in (
+    ({'kind': 'cubic'}, "head.json: field 'kind' is 'cubic', not one of linear, cosine"),
+    ({'classes': 4}, "head.safetensors: tensor '(bias|kernel)' has shape"),
+    ({'classes': 'five'}, "head.json: field 'classes' is 'five', not of type int"),
+    (
+      {'kind': 'linear' if kind == 'cosine' else 'cosine'},
+      "head.safetensors: tensor '(bias|scale)'",
+    ),
+  ):
+    (tmp_path / 'ours' / 'head.json').write_text(json.dumps(words | change))
+    with pytest.raises(UserError, match=says):
+      hf.load(str(tmp_path / 'ours'))
 
 
 def test_bad_flags_are_one_line(exported):

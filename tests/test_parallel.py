@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import types
 
 import eight_devices as cells
 import jax
@@ -10,9 +11,11 @@ import numpy as np
 import optax
 import pytest
 import tiny
+from jax.sharding import PartitionSpec as P
 
 from jcl import losses, methods, parallel
 from jcl.backbones.decoder import decoder
+from jcl.backbones.decoder_config import DecoderConfig
 from jcl.batch import Row, Shape, layout
 from jcl.config import TrainConfig
 from jcl.errors import UserError
@@ -99,6 +102,25 @@ def test_three_steps_with_clipping_and_a_moving_teacher_end_the_same(eight_devic
   assert np.abs(moved).max() > 1e-2
 
 
+def test_the_largest_dimension_is_sharded_but_never_that_of_layers():
+  eight = types.SimpleNamespace(size=8)
+  zeros = lambda *shape: np.zeros(shape, np.float32)
+  tree = {
+    'embed': {'embedding': zeros(48, 16)},
+    'layers': {'q': {'kernel': zeros(64, 16, 24), 'bias': zeros(64, 24)}, 'odd': zeros(64, 3, 5)},
+    'norm': {'scale': zeros(16)},
+    'moments': {'mu': {'layers': {'q': {'kernel': zeros(64, 16, 24)}}}},
+  }
+  wanted = {
+    'embed': {'embedding': P('data')},
+    'layers': {'q': {'kernel': P(None, None, 'data'), 'bias': P()}, 'odd': P()},
+    'norm': {'scale': P()},
+    'moments': {'mu': {'layers': {'q': {'kernel': P(None, None, 'data')}}}},
+  }
+  assert parallel.specs(tree, eight, fsdp=True) == wanted
+  assert set(jax.tree.leaves(parallel.specs(tree, eight))) == {P()}
+
+
 def test_sharding_reaches_parameters_and_optimizer(eight_devices):
   params, moments = eight_devices['training/sharded']
   assert params > 0.5
@@ -118,6 +140,30 @@ def test_maps_and_means_of_tools_are_the_same_on_all_devices(eight_devices):
     assert np.isfinite(one).all()
     assert np.abs(one).max() > 1e-3
     assert np.abs(one - many).max() <= ROUNDING * np.abs(one).max()
+
+
+def test_long_work_of_hooks_drops_nothing():
+  """Sampling, evaluation, a teacher's states and a Fisher are those of a model without dropout."""
+  config = lambda vocabulary, rate: DecoderConfig(
+    vocabulary, width=16, layers=2, heads=4, feed_forward=24, dropout=rate, lora_dropout=rate
+  )
+  found = []
+  for rate in (0.0, 0.5):
+    tools = tiny.tools(make=lambda vocabulary, rate=rate: decoder(config(vocabulary, rate)))
+    params, backbone = tiny.params(tools.backbone), tools.backbone
+    examples = tools.stream.tasks[0].train[:3]
+    rows = [row for item in tools.rows(examples) for row in item]
+    prompts = [tools.text.prompt(e) for e in examples]
+
+    def gradient(params, batch, backbone=backbone):
+      return jax.grad(lambda p: jnp.square(backbone.logits(p, batch)).mean())(params)
+
+    drawn = tools.sample(params, prompts, tools.key('test'), k=5, temperature=2.0, max_new=6)
+    states = np.concatenate(tools.map_targets(backbone.hidden, params, rows))
+    found.append((drawn, states, cells.flat(tools.mean_examples(gradient, params, examples))))
+  for still, dropping in zip(*found, strict=True):
+    assert np.abs(still).max() > 0
+    np.testing.assert_array_equal(still, dropping)
 
 
 def test_mean_of_squared_gradients_is_that_of_single_examples_for_any_chunk():

@@ -5,6 +5,7 @@ save(pathlib.Path('mine'), Loaded(config, params, tokenizer, special))
 """
 
 import contextlib
+import dataclasses
 import functools
 import json
 import os
@@ -14,6 +15,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
+import jax
 import ml_dtypes
 import numpy as np
 import safetensors
@@ -21,7 +23,7 @@ import safetensors.numpy
 from tokenizers import Tokenizer
 
 from jcl.atomic import new_folder
-from jcl.backbones import Params, tensors
+from jcl.backbones import Params, heads, tensors
 from jcl.backbones.config_json import Fields
 from jcl.backbones.decoder_config import DecoderConfig
 from jcl.backbones.families import FAMILIES, Family
@@ -89,12 +91,10 @@ def load_folder(folder: pathlib.Path, weights: bool = True) -> Loaded:
   with contextlib.ExitStack() as stack:
     sources = _prefixed(_sources(folder, stack), family)
     _drop_tied(config, sources)
-    return Loaded(
-      config,
-      tensors.read(config, family.table, sources, str(folder), family.ignored),
-      tokenizer,
-      special,
-    )
+    params = tensors.read(config, family.table, sources, str(folder), family.ignored)
+  if config.classes:
+    params['head'] = _read_head(folder, config)
+  return Loaded(config, params, tokenizer, special)
 
 
 def save(
@@ -121,18 +121,66 @@ def save(
     raise UserError('the parameters hold an adapter; merge it, or export it as one')
   values = {
     'model_type': config.family,
-    **FAMILIES[config.family].write(config),
     **{f'{name}_token_id': value for name, value in special._asdict().items()},
+    **FAMILIES[config.family].write(config),
     'dtype': dtype,
   }
   with new_folder(folder) as part:
     _write_weights(part, _named(config, params), WRITTEN[dtype])
+    if config.classes:
+      values['architectures'] = [_bare(name) for name in values['architectures']]
+      _write_head(part, config, params['head'])
     _write_json(part / 'config.json', values)
     tokenizer.save(str(part / 'tokenizer.json'))
     _write_json(part / 'tokenizer_config.json', _tokenizer_config(tokenizer, special, source))
     for name in KEPT:
       if source is not None and (source / name).is_file():
         shutil.copyfile(source / name, part / name)
+
+
+def _bare(architecture: str) -> str:
+  """The class of a model without its projection to the vocabulary: LlamaModel, GPT2Model."""
+  return re.sub('(LMHeadModel|ForCausalLM)$', 'Model', architecture)
+
+
+def _write_head(folder: pathlib.Path, config: ModelConfig, head: Params) -> None:
+  """The head's arrays, and what they mean in a small JSON: z = h W + b, or s·cos(h, w)."""
+  arrays = {name: np.array(x, np.float32, order='C') for name, x in head.items()}
+  safetensors.numpy.save_file(arrays, folder / 'head.safetensors', {'format': 'pt'})
+  values = {'kind': config.head, 'classes': config.classes, 'pooling': config.pooling}
+  _write_json(folder / 'head.json', values)
+
+
+def _with_head(folder: pathlib.Path, config: ModelConfig) -> ModelConfig:
+  """The config with the head that a folder has beside its model, if it has one."""
+  file = folder / 'head.json'
+  if not file.is_file():
+    return config
+  fields = Fields(read_json(file), str(file))
+  words = {
+    'head': ('kind', ('linear', 'cosine')),
+    'pooling': ('pooling', ('last', 'first', 'mean')),
+  }
+  found = {ours: fields.get(name, str) for ours, (name, _) in words.items()}
+  for ours, (name, known) in words.items():
+    if found[ours] not in known:
+      raise UserError(f'{file}: field {name!r} is {found[ours]!r}, not one of {", ".join(known)}')
+  return dataclasses.replace(config, classes=fields.get('classes', int), **found)
+
+
+def _read_head(folder: pathlib.Path, config: ModelConfig) -> Params:
+  """The arrays of a folder's head, of the shapes that its JSON gives."""
+  file = _existing(folder / 'head.safetensors')
+  wanted = jax.eval_shape(functools.partial(heads.init, config=config), jax.random.key(0))
+  with contextlib.ExitStack() as stack:
+    sources = shard(file, stack)
+    tensors.check_names(set(wanted), set(sources), str(file))
+    for name, source in sources.items():
+      if source.shape != wanted[name].shape:
+        raise UserError(
+          f'{file}: tensor {name!r} has shape {source.shape}; head.json wants {wanted[name].shape}'
+        )
+    return {name: source.read() for name, source in sources.items()}
 
 
 def _named(config: DecoderConfig, params: Params) -> Iterator[tuple[str, np.ndarray]]:
@@ -205,7 +253,7 @@ def _described(folder: pathlib.Path) -> tuple[dict[str, Any], Family, DecoderCon
   file = folder / 'config.json'
   values = read_json(file)
   family = _family(values, file)
-  return values, family, family.read(Fields(values, str(file)))
+  return values, family, _with_head(folder, family.read(Fields(values, str(file))))
 
 
 def read_json(file: pathlib.Path) -> dict[str, Any]:
