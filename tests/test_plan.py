@@ -116,7 +116,8 @@ def test_a_big_model_costs_what_the_formula_says_and_takes_no_memory(tmp_path):
   tokens, attention = 8 * 2048, 4 * 32 * 2048 * 4096  # scores and values, all positions
   forward = tokens * (2 * (BIG - 128256 * 4096) + attention)
   assert abs(said['forward'] / forward - 1) < 0.02
-  assert abs(said['backward'] / forward - 2) < 0.04
+  logits = tokens * 2 * 128256 * 4096  # go in chunks, and are computed again for the gradient
+  assert abs(said['backward'] / (2 * forward + logits) - 1) < 0.02
   assert 10 * BIG < said['optimizer'] < 40 * BIG
   assert sum(x.nbytes for x in jax.live_arrays()) - before < 1e5
 
