@@ -19,7 +19,8 @@ import numpy as np
 
 from jcl.atomic import write_atomically
 from jcl.errors import UserError
-from jcl.parallel import fetch, is_first
+from jcl.parallel import fetch
+from jcl.processes import is_first
 
 Arrays = dict[str, np.ndarray]
 

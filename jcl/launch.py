@@ -14,7 +14,7 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from jcl import methods, parallel
+from jcl import methods, processes
 from jcl.checkpoint import write_json
 from jcl.config import Config
 from jcl.errors import UserError
@@ -33,7 +33,7 @@ def main(run: Callable[[], int | None]) -> None:
   try:
     _parse(sys.argv)
     if 'distributed' in flags.FLAGS and flags.FLAGS.distributed:
-      parallel.join_processes()
+      processes.join_processes()
     sys.exit(run() or 0)
   except (UserError, flags.Error) as error:
     message = str(error)
@@ -190,11 +190,11 @@ def plain(config: Config) -> dict[str, Any]:
 def open_workdir(path: str, config: Config) -> pathlib.Path:
   """The workdir, checked, and if it is new made and marked with its config."""
   workdir = check_workdir(path, config)
-  parallel.meet('workdir checked')
-  if parallel.is_first() and not (workdir / 'config.json').exists():
+  processes.meet('workdir checked')
+  if processes.is_first() and not (workdir / 'config.json').exists():
     workdir.mkdir(parents=True, exist_ok=True)
     write_json(workdir / 'config.json', plain(config))
-  parallel.meet('workdir made')
+  processes.meet('workdir made')
   return workdir
 
 

@@ -6,7 +6,6 @@ on any number of devices, however uneven their rows.
 """
 
 import functools
-import os
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -138,40 +137,6 @@ def fetch(x: Any) -> np.ndarray:
 
     return np.asarray(multihost_utils.process_allgather(x, tiled=True))
   return np.asarray(x)
-
-
-def join_processes() -> None:
-  """Makes this process one of several: of a pod or a cluster that jax knows, or as said.
-
-  JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID say so where jax cannot know.
-
-  Raises:
-    UserError: nothing says how many processes there are.
-  """
-  said = {
-    name: int(os.environ[variable])
-    for name, variable in (('num_processes', 'JAX_NUM_PROCESSES'), ('process_id', 'JAX_PROCESS_ID'))
-    if os.environ.get(variable, '').isdigit()
-  }
-  try:
-    jax.distributed.initialize(**said)
-  except (ValueError, RuntimeError) as error:
-    raise UserError(
-      f'--distributed: {error}; set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID'
-    ) from None
-
-
-def is_first() -> bool:
-  """Whether this process is the one that writes and speaks."""
-  return jax.process_index() == 0
-
-
-def meet(name: str) -> None:
-  """Waits until every process is here."""
-  if jax.process_count() > 1:
-    from jax.experimental import multihost_utils
-
-    multihost_utils.sync_global_devices(name)
 
 
 def split(params: Tree, rules: tuple) -> tuple[Tree, Tree, Tree]:

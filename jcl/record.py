@@ -16,7 +16,8 @@ from jcl import methods, report
 from jcl.checkpoint import by_path, write_json
 from jcl.evaluate import Score
 from jcl.metrics import metrics, negative_flips
-from jcl.parallel import fetch, is_first
+from jcl.parallel import fetch
+from jcl.processes import is_first
 from jcl.streams.stream import Task
 from jcl.tools import Tools
 

@@ -19,7 +19,7 @@ import jaxlib
 import numpy as np
 
 from jcl import evaluate as evaluation
-from jcl import parallel
+from jcl import parallel, processes
 from jcl.checkpoint import MetricsLog, Snapshots, by_path
 from jcl.errors import UserError
 from jcl.experiment import Experiment
@@ -74,7 +74,7 @@ class Loop:
 
   def __init__(self, parts: Experiment, workdir: pathlib.Path, quiet: bool = False):
     self.parts, self.workdir = parts, workdir
-    self.quiet = quiet or not parallel.is_first()
+    self.quiet = quiet or not processes.is_first()
     self.config, self.method, self.tools = parts.config, parts.method, parts.tools
     self.optimizer, self.train_step = parts.optimizer(), parts.train_step()
     self.clock = Clock()

@@ -31,7 +31,7 @@ def run() -> None:
     raise UserError(f'--methods={flags.FLAGS.methods} names a method twice')
   bases = launch.read_configs(names, METHOD_FLAGS)
   launch.use_compile_cache()
-  from jcl import experiment, parallel, report, train
+  from jcl import experiment, processes, report, train
 
   runs = []
   for name, base in zip(names, bases, strict=True):
@@ -45,12 +45,12 @@ def run() -> None:
       runs.append((name, seed, config))
   results = []
   for number, (name, seed, config) in enumerate(runs):
-    if parallel.is_first():
+    if processes.is_first():
       print(f'[{number + 1}/{len(runs)}] {name}, seed {seed}', flush=True)
     parts = experiment.assemble(config)
     folder = launch.open_workdir(str(workdir / f'{name}-{seed}'), config)
     results.append(train.train(parts, folder))
-  if not parallel.is_first():
+  if not processes.is_first():
     return
   print(report.comparison_table(results))
   report.comparison_picture(results, workdir / 'comparison.png')

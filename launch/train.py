@@ -18,10 +18,10 @@ def run() -> None:
   """Trains, then prints the accuracy matrix."""
   config, workdir = launch.read_config(), launch.required('workdir')
   launch.use_compile_cache()
-  from jcl import experiment, parallel, report, train
+  from jcl import experiment, processes, report, train
 
   parts = experiment.assemble(config)
-  quiet = flags.FLAGS.quiet or not parallel.is_first()
+  quiet = flags.FLAGS.quiet or not processes.is_first()
   results = train.train(parts, launch.open_workdir(workdir, config), quiet)
   if not quiet:
     print(report.matrix_table(results))
