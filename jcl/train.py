@@ -132,7 +132,7 @@ class Loop:
     now = now.replace(params=self._placed(now.params))
     phases = 2 + PHASES * len(self.parts.stream)
     if now.done < phases:
-      self.record.resume(now.done, now.step, self.snapshots.loaded, self._steps_logged() - now.step)
+      self.record.resume(now.done, now.step, self.snapshots.loaded, self._steps_repeated(now))
     self.say(f'going on from snapshot {self.snapshots.loaded}, {now.done} of {phases} phases done')
     if (here := _machine(self.tools.mesh)) != machine:
       self.say(
@@ -140,13 +140,16 @@ class Loop:
       )
     return now
 
-  def _steps_logged(self) -> int:
-    """The last step of the newest task in metrics.jsonl, which a kill may have left too long."""
+  def _steps_repeated(self, now: Run) -> int:
+    """Steps that metrics.jsonl, which a kill may have left too long, has beyond a snapshot."""
+    task, phase = divmod(now.done - 2, PHASES)
+    taken = now.step if phase == 1 else 0  # a snapshot inside a task is in its second phase
     path = self.workdir / 'metrics.jsonl'
     lines = path.read_bytes().splitlines() if path.exists() else []
     for line in reversed(lines):
       try:
-        return json.loads(line)['step']
+        last = json.loads(line)
+        return last['step'] - taken if last['task'] == task else 0
       except ValueError:  # half a line
         continue
     return 0

@@ -104,6 +104,9 @@ def test_a_run_killed_after_a_task_ends_in_the_same_bits(finished, phase, tmp_pa
     assert resumed[key] == whole[key], key
   log = lambda f: [json.loads(line) for line in (f / 'metrics.jsonl').read_text().splitlines()]
   assert log(tmp_path) == log(folder)
+  (resume,) = resumed['resumes']
+  trained = max(line['step'] for line in log(folder) if line['task'] == 1)
+  assert resume['steps_repeated'] == (trained if phase == 'after_task' else 0)
 
 
 def test_a_finished_run_answers_at_once_and_unchanged(finished):
@@ -135,6 +138,7 @@ def test_snapshots_inside_a_task_are_resumed_from(tmp_path):
   resumed = runs.run(made, tmp_path / 'killed')
   assert resumed['params_sha256'] == whole['params_sha256']
   assert resumed['matrix'] == whole['matrix']
+  assert [r['steps_repeated'] for r in resumed['resumes']] == [1]
 
 
 def _made(folder):
