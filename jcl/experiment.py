@@ -121,6 +121,11 @@ def check(config: Config) -> None:
         raise UserError(f'{section}.{field} is {value}; it must be at least {bound}')
   if config.backbone.dropout >= 1:
     raise UserError(f'backbone.dropout is {config.backbone.dropout}; it must be below 1')
+  if config.train.optimizer_between_tasks == 'carried' and config.method.starts_afresh:
+    raise UserError(
+      f"train.optimizer_between_tasks is 'carried', but {name} starts from a fresh model; "
+      "use 'fresh'"
+    )
   if name == 'joint' and config.train.steps:
     raise UserError('train.steps counts one task and joint trains on all; use train.epochs with it')
 

@@ -325,3 +325,10 @@ def test_a_scenario_without_meaning_is_refused():
   made.scenario = 'cpt'
   with pytest.raises(UserError, match="scenario is 'cpt', in which lamol has no meaning"):
     experiment.assemble(made)
+
+
+@pytest.mark.parametrize('method', ['single', 'joint'])
+def test_moments_are_not_carried_into_a_fresh_model(method):
+  made = runs.config(method, train={'optimizer_between_tasks': 'carried'})
+  with pytest.raises(UserError, match=f"is 'carried', but {method} starts from a fresh model"):
+    experiment.assemble(made)

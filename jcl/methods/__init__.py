@@ -52,6 +52,7 @@ class Settings:
     text_format: `plain`, `lamol`, `lamol_task`, `packed` or `class`.
     scenarios: those it has a meaning in.
     needs: `task_id` where the task must be told in every scenario.
+    starts_afresh: every task trains a fresh model, so that no optimiser state can be carried on.
     neutral: settings under which the objective equals that of `seq` on a batch without replay or
       generative rows.
   """
@@ -59,6 +60,7 @@ class Settings:
   text_format: ClassVar[str] = 'plain'
   scenarios: ClassVar[tuple[str, ...]] = ('cil', 'til', 'iil', 'dil')
   needs: ClassVar[tuple[str, ...]] = ()
+  starts_afresh: ClassVar[bool] = False
   neutral: ClassVar[Mapping[str, Any]] = {}
 
   def check(self) -> None:

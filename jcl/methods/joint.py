@@ -1,6 +1,7 @@
 """JOINT: a fresh model trained once on the union of all tasks. The upper bound."""
 
 import dataclasses
+from typing import ClassVar
 
 from jcl import methods
 from jcl.streams.stream import Plan
@@ -10,6 +11,7 @@ from jcl.streams.stream import Plan
 class Joint(methods.Settings):
   """By default only the last row of the accuracy matrix (and the one before training) is filled."""
 
+  starts_afresh: ClassVar = True
   every_task: bool = False  # train afresh on tasks 1..i for every i: costs T(T+1)/2 tasks
 
 

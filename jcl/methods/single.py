@@ -11,6 +11,7 @@ class Single(methods.Settings):
   """It is told the task in every scenario and costs as many models as there are tasks."""
 
   needs: ClassVar = ('task_id',)
+  starts_afresh: ClassVar = True
 
 
 def single(backbone, settings: Single) -> methods.Method:
