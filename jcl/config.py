@@ -64,6 +64,8 @@ class BackboneConfig:
   dtype: str = choice('float32', 'bfloat16')  # of the computation; parameters are float32
   attention: str = choice('xla', 'cudnn')
   remat: bool = False  # recompute each layer in the backward pass
+  head: str = choice('', 'linear', 'cosine')  # classifies instead of writing answers; '': none
+  pooling: str = choice('', 'last', 'first', 'mean')  # the state a head reads; '': the model's own
   added_token_init: str = choice('copy', 'mean')  # rows of __ans__ and generation tokens
 
 
@@ -72,6 +74,7 @@ class TrainConfig:
   """How it is trained."""
 
   learning_rate: float = 1e-5
+  head_learning_rate: float = 1e-3  # of a head, in place of `learning_rate`
   weight_decay: float = 5e-4  # none on norms and biases
   epochs: int = 5  # a task; ignored where `steps` is given
   steps: int = 0  # a task; 0: `epochs` decides

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 from jcl import losses, methods, optimizer, parallel, streams
-from jcl.backbones import Backbone
+from jcl.backbones import Backbone, heads
 from jcl.backbones.decoder_config import DecoderConfig, from_scratch, with_settings
 from jcl.backbones.models import backbone_of
 from jcl.backbones.tokenizer import add_tokens, bpe_tokenizer, size, word_tokenizer
@@ -119,6 +119,8 @@ def check(config: Config) -> None:
       value = getattr(getattr(config, section), field)
       if value < bound:
         raise UserError(f'{section}.{field} is {value}; it must be at least {bound}')
+  if config.backbone.head and config.method.text_format != 'plain':
+    raise UserError(f'backbone.head is {config.backbone.head!r}, but {name} writes its answers')
   if config.backbone.dropout >= 1:
     raise UserError(f'backbone.dropout is {config.backbone.dropout}; it must be below 1')
   if config.train.optimizer_between_tasks == 'carried' and config.method.starts_afresh:
@@ -136,6 +138,10 @@ def check_classes(config: Config, stream: Stream) -> None:
   Raises:
     UserError: naming the field.
   """
+  if config.backbone.head and (not stream.classes or config.scenario not in ('cil', 'til', 'dil')):
+    raise UserError(
+      f'backbone.head is {config.backbone.head!r}, which needs classes and scenario cil, til or dil'
+    )
   if stream.classes:
     return
   if config.evaluate.answer == 'score':
@@ -162,14 +168,15 @@ def assemble(config: Config, mesh: Any = None, weights: bool = True) -> Experime
   )
   stream = streams.load(config.stream, need_dev=need_dev)
   check_classes(config, stream)
-  text_format = config.method.text_format
+  text_format = 'class' if config.backbone.head else config.method.text_format
   shape, params, tokenizer, special, added = _backbone(config, stream, text_format, weights)
   limit = min(config.stream.max_length, shape.max_positions)
-  text = Text(tokenizer, special, stream.template, text_format, limit)
+  text = Text(tokenizer, special, stream.template, text_format, limit, shape.pooling)
   backbone = backbone_of(shape)
   tools = Tools(
     backbone, text, stream, parallel.make_mesh() if mesh is None else mesh,
     config.train.seed, config.evaluate.batch_size,
+    class_task=_class_tasks(stream) if shape.classes else None,
     told=config.scenario == 'til' or 'task_id' in config.method.needs,
   )  # fmt: skip
   examples = stream.examples
@@ -187,6 +194,7 @@ def _backbone(config: Config, stream: Stream, text_format: str, weights: bool) -
   """-> decoder config, params or None, tokenizer with the added tokens, special ids, added ids."""
   names = added_tokens(text_format, len(stream))
   settings = config.backbone
+  classes = len(stream.classes) if settings.head else 0
   if not settings.path:
     texts = [s for t in stream.tasks for e in t.train for s in _words(e, stream.template)]
     if settings.tokenizer == 'bpe':
@@ -194,13 +202,18 @@ def _backbone(config: Config, stream: Stream, text_format: str, weights: bool) -
     else:
       tokenizer, special = word_tokenizer(texts)
     added = add_tokens(tokenizer, names)
-    return from_scratch(settings, size(tokenizer)), None, tokenizer, special, added
+    return from_scratch(settings, size(tokenizer), classes), None, tokenizer, special, added
   from jcl.backbones import hf  # readers of files that a run from scratch does not need
 
   shape, params, tokenizer, special = hf.load(settings.path, weights)
-  if not isinstance(shape, DecoderConfig) or shape.classes:
-    raise UserError(f'backbone.path: {settings.path} is no language model: it writes no answers')
-  shape = with_settings(shape, settings)
+  if not classes and (not isinstance(shape, DecoderConfig) or shape.classes):
+    raise UserError(
+      f'backbone.path: {settings.path} writes no answers; give backbone.head=linear or cosine'
+    )
+  shape = with_settings(shape, settings, classes)
+  if classes and weights:
+    params = {k: v for k, v in params.items() if k != 'unembed'}
+    params['head'] = heads.init(jax.random.key(config.train.seed), shape)
   added = add_tokens(tokenizer, names)
   new = [n for n, i in zip(names, added, strict=True) if i >= shape.vocabulary]
   multiple = settings.vocabulary_multiple
@@ -214,6 +227,12 @@ def _backbone(config: Config, stream: Stream, text_format: str, weights: bool) -
       shape, params, len(new), like, config.train.seed, settings.added_token_init, multiple
     )
   return shape, params, tokenizer, special, added
+
+
+def _class_tasks(stream: Stream) -> np.ndarray:
+  """[C] the task in which each class first occurs."""
+  first = {c: t.index for t in reversed(stream.tasks) for c in t.classes}
+  return np.array([first[c] for c in range(len(stream.classes))])
 
 
 def _words(example: Any, template: str) -> tuple[str, str, str]:

@@ -25,6 +25,8 @@ def make_optimizer(
   parts = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
   parts.append(optax.scale_by_adam(b2=config.beta2))
   parts.append(optax.add_decayed_weights(config.weight_decay, mask=_decays))
+  if config.learning_rate > 0:
+    parts.append(_scale_head(config.head_learning_rate / config.learning_rate))
   if config.added_token_rate != 1 and len(added):
     parts.append(_scale_rows(config.added_token_rate, np.asarray(added), tuple(tables)))
   return optax.chain(*parts)
@@ -36,6 +38,17 @@ def _decays(params: Any) -> Any:
   return jax.tree_util.tree_map_with_path(
     lambda path, _: last(path) not in ('bias', 'scale'), params
   )
+
+
+def _scale_head(ratio: float):
+  """Multiplies the updates of a head, so that the step's rate becomes its own."""
+
+  def update(updates, state, params=None):
+    if 'head' in updates:
+      updates = {**updates, 'head': jax.tree.map(lambda x: ratio * x, updates['head'])}
+    return updates, state
+
+  return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
 def _scale_rows(rate: float, ids: np.ndarray, tables: tuple[str, ...]):
@@ -83,8 +96,8 @@ def check(config: TrainConfig) -> None:
   """
   least = {
     'epochs': 1, 'steps': 0, 'batch_size': 1, 'microbatches': 1, 'seed': 0, 'learning_rate': 0,
-    'weight_decay': 0, 'clip_norm': 0, 'warmup_fraction': 0, 'added_token_rate': 0,
-    'log_every': 1,
+    'head_learning_rate': 0, 'weight_decay': 0, 'clip_norm': 0, 'warmup_fraction': 0,
+    'added_token_rate': 0, 'log_every': 1,
   }  # fmt: skip
   for field, bound in least.items():
     value = getattr(config, field)

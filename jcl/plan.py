@@ -148,6 +148,8 @@ def _parts(config: Config, mesh: Mesh, textless: bool) -> Experiment:
   from_scratch(BackboneConfig(dtype=settings.dtype, attention=settings.attention), vocabulary=1)
   config = copy.deepcopy(config)
   config.backbone.attention = 'xla'
+  if textless and settings.head:
+    raise UserError('--tokens cannot be had with backbone.head: its classes stand in the stream')
   if textless:
     return _textless(config, mesh)
   if not settings.path:

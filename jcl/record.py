@@ -194,7 +194,8 @@ class Record:
 
   def _metrics(self, matrix: list, sizes: list[int] | None = None) -> dict[str, Any]:
     found = metrics(matrix, 'accuracy', sizes)
-    if self._parts.config.evaluate.answer == 'score' and not self._parts.told:
+    by_label = self._parts.config.evaluate.answer == 'score' or self._parts.tools.heads is not None
+    if by_label and not self._parts.told:
       found['forward_transfer'] = None  # labels of a task to come may not be answered
     return found
 

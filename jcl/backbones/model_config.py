@@ -59,9 +59,11 @@ Config = TypeVar('Config', bound=ModelConfig)
 
 
 def with_settings(config: Config, settings: BackboneConfig, classes: int = 0) -> Config:
-  """The config with what a run chooses: dropout, dtype, attention, remat and classes."""
+  """The config with what a run chooses: dropout, dtype, attention, remat, a head over classes."""
+  chosen = {'head': settings.head, 'pooling': settings.pooling} if classes else {}
   return dataclasses.replace(
     config,
+    **{name: value for name, value in chosen.items() if value},
     dropout=settings.dropout,
     dtype=settings.dtype,
     attention=settings.attention,
