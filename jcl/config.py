@@ -75,6 +75,7 @@ class TrainConfig:
 
   learning_rate: float = 1e-5
   head_learning_rate: float = 1e-3  # of a head, in place of `learning_rate`
+  adapter_learning_rate: float = 2e-4  # of adapters, in place of `learning_rate`
   weight_decay: float = 5e-4  # none on norms and biases
   epochs: int = 5  # a task; ignored where `steps` is given
   steps: int = 0  # a task; 0: `epochs` decides

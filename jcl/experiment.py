@@ -170,6 +170,7 @@ def assemble(config: Config, mesh: Any = None, weights: bool = True) -> Experime
   check_classes(config, stream)
   text_format = 'class' if config.backbone.head else config.method.text_format
   shape, params, tokenizer, special, added = _backbone(config, stream, text_format, weights)
+  shape = dataclasses.replace(shape, lora_dropout=config.method.lora_dropout)
   limit = min(config.stream.max_length, shape.max_positions)
   text = Text(tokenizer, special, stream.template, text_format, limit, shape.pooling)
   backbone = backbone_of(shape)

@@ -26,7 +26,8 @@ def make_optimizer(
   parts.append(optax.scale_by_adam(b2=config.beta2))
   parts.append(optax.add_decayed_weights(config.weight_decay, mask=_decays))
   if config.learning_rate > 0:
-    parts.append(_scale_head(config.head_learning_rate / config.learning_rate))
+    rates = {'head': config.head_learning_rate, 'lora': config.adapter_learning_rate}
+    parts.append(_scale_groups({k: rate / config.learning_rate for k, rate in rates.items()}))
   if config.added_token_rate != 1 and len(added):
     parts.append(_scale_rows(config.added_token_rate, np.asarray(added), tuple(tables)))
   return optax.chain(*parts)
@@ -40,13 +41,15 @@ def _decays(params: Any) -> Any:
   )
 
 
-def _scale_head(ratio: float):
-  """Multiplies the updates of a head, so that the step's rate becomes its own."""
+def _scale_groups(ratios: dict[str, float]):
+  """Multiplies the updates of parts of the model, so that the step's rate becomes their own."""
 
   def update(updates, state, params=None):
-    if 'head' in updates:
-      updates = {**updates, 'head': jax.tree.map(lambda x: ratio * x, updates['head'])}
-    return updates, state
+    scaled = {
+      name: jax.tree.map(lambda x, ratio=ratios[name]: ratio * x, updates[name])
+      for name in ratios.keys() & updates.keys()
+    }
+    return {**updates, **scaled}, state
 
   return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
@@ -96,8 +99,8 @@ def check(config: TrainConfig) -> None:
   """
   least = {
     'epochs': 1, 'steps': 0, 'batch_size': 1, 'microbatches': 1, 'seed': 0, 'learning_rate': 0,
-    'head_learning_rate': 0, 'weight_decay': 0, 'clip_norm': 0, 'warmup_fraction': 0,
-    'added_token_rate': 0, 'log_every': 1,
+    'head_learning_rate': 0, 'adapter_learning_rate': 0, 'weight_decay': 0, 'clip_norm': 0,
+    'warmup_fraction': 0, 'added_token_rate': 0, 'log_every': 1,
   }  # fmt: skip
   for field, bound in least.items():
     value = getattr(config, field)

@@ -277,6 +277,6 @@ def test_eight_billion_parameters_on_64_devices_are_planned_in_little_memory(tmp
   assert done.returncode == 0, done.stderr
   assert '8,030.26 million parameters' in done.stdout
   assert '32.1 GB' in done.stdout
-  assert '502 MB' in done.stdout
+  assert '503 MB' in done.stdout  # a 64th, and the norms, which are whole everywhere
   assert "XLA's CPU compiler" in done.stdout
   assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 3e6  # kB

@@ -52,6 +52,7 @@ class Settings:
     text_format: `plain`, `lamol`, `lamol_task`, `packed` or `class`.
     scenarios: those it has a meaning in.
     needs: `task_id` where the task must be told in every scenario.
+    lora_dropout: of the input of adapters, in training; a field of the methods that train them.
     starts_afresh: every task trains a fresh model, so that no optimiser state can be carried on.
     neutral: settings under which the objective equals that of `seq` on a batch without replay or
       generative rows.
@@ -61,6 +62,7 @@ class Settings:
   scenarios: ClassVar[tuple[str, ...]] = ('cil', 'til', 'iil', 'dil')
   needs: ClassVar[tuple[str, ...]] = ()
   starts_afresh: ClassVar[bool] = False
+  lora_dropout: ClassVar[float] = 0.0
   neutral: ClassVar[Mapping[str, Any]] = {}
 
   def check(self) -> None:
@@ -79,6 +81,8 @@ def require(holds: bool, field: str, value: Any, right: str) -> None:
 
 from jcl.methods.joint import Joint, joint  # noqa: E402
 from jcl.methods.lamol import Lamol, lamol  # noqa: E402
+from jcl.methods.lora import Lora, lora  # noqa: E402
+from jcl.methods.olora import Olora, olora  # noqa: E402
 from jcl.methods.replay import Replay, replay  # noqa: E402
 from jcl.methods.seq import Seq, seq  # noqa: E402
 from jcl.methods.single import Single, single  # noqa: E402
@@ -89,6 +93,8 @@ METHODS: dict[str, tuple[Callable[[Any, Any], Method], type[Settings]]] = {
   'single': (single, Single),
   'replay': (replay, Replay),
   'lamol': (lamol, Lamol),
+  'lora': (lora, Lora),
+  'olora': (olora, Olora),
 }
 
 

@@ -1,0 +1,82 @@
+"""LoRA accumulation (Hu et al. 2022): the base is frozen, every task trains a low-rank adapter."""
+
+import dataclasses
+
+import jax
+import numpy as np
+
+from jcl import methods
+from jcl.backbones import lora as adapters
+from jcl.backbones import merges
+from jcl.config import choice
+from jcl.streams.stream import Plan
+
+
+@dataclasses.dataclass
+class Lora(methods.Settings):
+  """The task's adapter answers where it is told, else the last one, all stacked, or a merge."""
+
+  r: int = 16  # rank of a task's adapter
+  lora_alpha: float = 32.0  # its scale is lora_alpha / r
+  lora_dropout: float = 0.05  # of its input, in training
+  targets: tuple[str, ...] = ('q', 'v')  # projections that it changes
+  stack: bool = False  # train on top of the earlier adapters, which stay frozen
+  merge: str = choice(
+    '', *merges.WAYS
+  )  # of all adapters so far where no task is told; '': the last
+  density: float = 0.2  # of the entries that `ties` and `dare` keep
+
+  def check(self) -> None:
+    """Refuses values out of their range, and a merge of what is stacked."""
+    methods.require(self.r >= 1, 'r', self.r, 'at least 1')
+    methods.require(self.lora_alpha > 0, 'lora_alpha', self.lora_alpha, 'above 0')
+    holds = 0 <= self.lora_dropout < 1
+    methods.require(holds, 'lora_dropout', self.lora_dropout, 'at least 0 and below 1')
+    methods.require(0 < self.density <= 1, 'density', self.density, 'above 0 and at most 1')
+    right = "'' where adapters are stacked: they are one already"
+    methods.require(not (self.stack and self.merge), 'merge', self.merge, right)
+
+
+def lora(backbone, settings: Lora) -> methods.Method:
+  """Cross-entropy, for the adapter (and a head) alone."""
+
+  def fresh(params, rank, key):
+    alpha = settings.lora_alpha * rank / settings.r  # the scale is that of one task's rank
+    return adapters.fresh(params, key, rank, alpha, settings.targets)
+
+  def init(params, stream, tools):
+    rank = settings.r * (len(stream) if settings.stack else 1)
+    jax.eval_shape(lambda params: fresh(params, rank, tools.key('adapter', 0)), params)
+    return {'teacher': {}, 'adapters': {}, 'rank': rank, 'merged': {}}
+
+  def before_task(memory, params, task, tools):
+    if settings.stack and task.index:
+      return memory, params
+    return memory, {
+      **params,
+      'lora': fresh(params, memory['rank'], tools.key('adapter', task.index)),
+    }
+
+  def plan(memory, task):
+    own_1R = own(memory, task, settings)[None]
+    rules = (('lora/.*/scale$', False), ('^lora/', own_1R), ('^head/', True), ('', False))
+    return Plan(task.train, trainable=rules)
+
+  def after_task(memory, params, task, tools):
+    if settings.stack:
+      return memory, params
+    kept = memory['adapters'] | {task.name: params['lora']}
+    recipe = merges.Recipe(settings.merge, density=settings.density, seed=tools.seed)
+    merged = merges.merge(kept, recipe) if settings.merge else {}
+    return memory | {'adapters': kept, 'merged': merged}, params
+
+  def params_for(memory, params, task):
+    adapter = memory['adapters'].get(task.name) if task else memory['merged']
+    return {**params, 'lora': adapter} if adapter else params
+
+  return methods.Method(init, before_task, plan, after_task=after_task, params_for=params_for)
+
+
+def own(memory, task, settings: Lora) -> np.ndarray:
+  """[R] 1 for the columns of the adapter that belong to `task`, else 0."""
+  return (np.arange(memory['rank']) // settings.r == (task.index if settings.stack else 0)) * 1.0

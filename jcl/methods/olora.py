@@ -1,0 +1,54 @@
+"""O-LoRA (Wang et al. 2023): stacked adapters, each kept orthogonal to the earlier ones."""
+
+import dataclasses
+from typing import ClassVar
+
+import jax.numpy as jnp
+import numpy as np
+
+from jcl import methods
+from jcl.methods.lora import Lora, lora, own
+
+
+@dataclasses.dataclass
+class Olora(Lora):
+  """LoRA, stacked, and lambda_olora · Σ_earlier Σ_ij |(A_earlierᵀ A_own)_ij|."""
+
+  stack: bool = True
+  lambda_olora: float = 0.5
+  neutral: ClassVar = {'lambda_olora': 0.0}
+
+  def check(self) -> None:
+    """Refuses a negative weight, and adapters that are not stacked."""
+    super().check()
+    methods.require(self.stack, 'stack', self.stack, 'true: the earlier adapters must be there')
+    methods.require(self.lambda_olora >= 0, 'lambda_olora', self.lambda_olora, 'at least 0')
+
+
+def olora(backbone, settings: Olora) -> methods.Method:
+  """LoRA's method with the penalty; the teacher says which columns are whose."""
+  base = lora(backbone, settings)
+
+  def init(params, stream, tools):
+    memory = base.init(params, stream, tools)
+    nothing_R = np.zeros(memory['rank'], np.float32)
+    return memory | {'teacher': {'own': nothing_R, 'earlier': nothing_R}}
+
+  def before_task(memory, params, task, tools):
+    memory, params = base.before_task(memory, params, task, tools)
+    own_R = np.float32(own(memory, task, settings))
+    earlier_R = np.float32(np.arange(memory['rank']) < task.index * settings.r)
+    return memory | {'teacher': {'own': own_R, 'earlier': earlier_R}}, params
+
+  def penalty_fn(params, teacher_params):
+    own_1R, earlier_R1 = teacher_params['own'][None, None], teacher_params['earlier'][None, :, None]
+    overlap = jnp.float32(0)
+    for part in params.get('lora', {'layers': {}})['layers'].values():
+      product_LRR = jnp.einsum('lri,lsi->lrs', part['a'], part['a'])
+      overlap += (jnp.abs(product_LRR) * earlier_R1 * own_1R).sum()
+    return {'overlap': overlap}
+
+  def plan(memory, task):
+    return base.plan(memory, task)._replace(weights={'overlap': settings.lambda_olora})
+
+  return base._replace(init=init, before_task=before_task, penalty_fn=penalty_fn, plan=plan)
