@@ -75,8 +75,11 @@ def require(holds: bool, field: str, value: Any, right: str) -> None:
     raise UserError(f'method.{field} is {value!r}; it must be {right}')
 
 
+from jcl.methods.ewc import Ewc, ewc  # noqa: E402
 from jcl.methods.joint import Joint, joint  # noqa: E402
+from jcl.methods.l2 import L2, l2  # noqa: E402
 from jcl.methods.lamol import Lamol, lamol  # noqa: E402
+from jcl.methods.mas import Mas, mas  # noqa: E402
 from jcl.methods.replay import Replay, replay  # noqa: E402
 from jcl.methods.seq import Seq, seq  # noqa: E402
 from jcl.methods.single import Single, single  # noqa: E402
@@ -87,6 +90,9 @@ METHODS: dict[str, tuple[Callable[[Any, Any], Method], type[Settings]]] = {
   'single': (single, Single),
   'replay': (replay, Replay),
   'lamol': (lamol, Lamol),
+  'ewc': (ewc, Ewc),
+  'l2': (l2, L2),
+  'mas': (mas, Mas),
 }
 
 
