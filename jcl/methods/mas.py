@@ -21,8 +21,8 @@ class Mas(methods.Settings):
 
   def check(self) -> None:
     """Refuses a negative weight."""
-    finite = math.isfinite(self.lambda_mas) and self.lambda_mas >= 0
-    methods.require(finite, 'lambda_mas', self.lambda_mas, 'at least 0')
+    right = 0 <= self.lambda_mas < math.inf
+    methods.require(right, 'lambda_mas', self.lambda_mas, 'at least 0 and finite')
 
 
 def mas(backbone, settings: Mas) -> methods.Method:
