@@ -5,7 +5,6 @@ be sharded. Sums and counts are psummed, so a loss is the target-weighted mean o
 on any number of devices, however uneven their rows.
 """
 
-import functools
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -27,6 +26,7 @@ from jcl.errors import UserError
 AXIS = 'data'
 WHOLE = P()
 ROWS = P(AXIS)  # of a batch: each device has its own block
+HELD = 2**26  # numbers of single examples held at once on a device, 256 MB of float32
 Tree = Any
 
 
@@ -351,25 +351,46 @@ def map_targets(fn: Callable, mesh: Mesh) -> Callable:
 
 
 def sum_examples(fn: Callable, mesh: Mesh) -> Callable:
-  """fn(params, batch of one example) -> tree => its sum over every example on every device.
+  """fn(params, batch of one item) -> tree => its weighted sum over every item on every device.
 
-  The batch is laid out with one block an example, so positions are local to the example. `params`
-  must be varying: of a replicated tree jax.grad would hand back the sum over devices, silently.
+  The batch is laid out with one block an item, so positions are local to it. No more than
+  `HELD` numbers of single items stand in memory at once (those of one item at least).
+
+  Returns:
+    jitted call(params, batch, counts) -> tree; counts [items] float32 weighs each item's tree, 0
+    for a padding block.
   """
 
-  @functools.partial(jax.jit, static_argnums=2)
-  def call(params, batch, examples):
-    def per_device(params, batch):
-      params = lax.pcast(params, AXIS, to='varying')
-      each = jax.tree.map(lambda x: x.reshape(examples // mesh.size, -1, *x.shape[1:]), batch)
-      trees = jax.vmap(fn, (None, 0))(params, each)
-      real = each.length.sum(1) > 0  # of a padding block a mean over its targets is 0/0
-      add = lambda x: jnp.where(real.reshape(-1, *[1] * (x.ndim - 1)), x, 0).sum(0)
-      return lax.psum(jax.tree.map(add, trees), AXIS)
+  @jax.jit
+  def call(params, batch, counts):
+    own = len(counts) // mesh.size
 
-    return jax.shard_map(per_device, mesh=mesh, in_specs=(P(), P(AXIS)), out_specs=P())(
-      params, batch
-    )
+    def per_device(params, batch, counts):
+      # Of a replicated tree jax.grad would hand back the sum over devices, silently.
+      params = lax.pcast(params, AXIS, to='varying')
+      items = jax.tree.map(lambda x: x.reshape(own, -1, *x.shape[1:]), batch)
+      like = jax.eval_shape(fn, params, jax.tree.map(lambda x: x[0], items))
+      numbers = sum(x.size for x in jax.tree.leaves(like))
+      width = max(w for w in range(1, own + 1) if own % w == 0 and (w == 1 or w * numbers <= HELD))
+      chunks = jax.tree.map(lambda x: x.reshape(own // width, width, *x.shape[1:]), (items, counts))
+
+      def add(carry, chunk):
+        trees, weight = jax.vmap(fn, (None, 0))(params, chunk[0]), chunk[1]
+
+        def weighted(x):
+          each = weight.reshape(-1, *[1] * (x.ndim - 1))
+          return jnp.where(each > 0, x * each, 0).sum(0)  # a mean over no target is 0/0
+
+        return jax.tree.map(lambda c, x: c + weighted(x), carry, trees), None
+
+      blank = lax.pcast(
+        jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like), AXIS, to='varying'
+      )
+      return lax.psum(lax.scan(add, blank, chunks)[0], AXIS)
+
+    return jax.shard_map(
+      per_device, mesh=mesh, in_specs=(P(), P(AXIS), P(AXIS)), out_specs=P()
+    )(params, batch, counts)  # fmt: skip
 
   return call
 

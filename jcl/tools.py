@@ -20,6 +20,7 @@ import numpy as np
 from jcl import batch as batches
 from jcl import generate, parallel
 from jcl.backbones import Backbone
+from jcl.streams.rows import generator
 from jcl.streams.stream import Example, Reference, Stream
 from jcl.streams.text import Text
 
@@ -168,36 +169,49 @@ class Tools:
         at += len(rows[i].targets)
     return out
 
-  def mean_examples(self, fn: Callable, params: Any, examples: Sequence) -> Any:
-    """Mean over `examples` of fn(params, batch of the rows of one example) -> tree."""
-    items = self.rows(examples)
-    longest = max(len(r.tokens) for item in items for r in item)
-    targets = max(sum(len(r.targets) for r in item) for item in items)
-    width, size = len(items[0]), self.batch_size
+  def mean_examples(self, fn: Callable, params: Any, examples: Sequence, together: int = 1) -> Any:
+    """Mean over `examples` of fn(params, batch of the rows of one example) -> tree.
+
+    Args:
+      fn: sees one example at a time, whatever the chunk.
+      params: of the backbone.
+      examples: in any order.
+      together: examples that `fn` sees in one batch, drawn by the seed; its value then counts for
+        each of them.
+    """
+    order = range(len(examples))
+    if together > 1:
+      order = generator(self.seed, 'together', self.current).permutation(len(examples))
+    groups = _cut(self.rows([examples[i] for i in order]), together)
+    items = [([row for rows in group for row in rows], len(group)) for group in groups]
+    most = max(self.batch_size // together, 1)
+    size = -(-most // self.mesh.size) * self.mesh.size
+    longest = max(len(r.tokens) for item, _ in items for r in item)
+    targets = max(sum(len(r.targets) for r in item) for item, _ in items)
     shape = batches.Shape(
-      size * width,
+      max(len(item) for item, _ in items),
       batches.bucket(longest, batches.LENGTHS),
       batches.bucket(targets, batches.TARGETS),
     )
     labels = self.key('labels', self.current)
 
     def part(carry, chunk):
-      batch = self._example_blocks(chunk, shape, width, labels)
-      new = self._sum(fn)(params, parallel.place_batch(batch, self.mesh), size)
+      chunk = chunk + [([], 0)] * (size - len(chunk))
+      batch = self._blocks([item for item, _ in chunk], shape, labels)
+      counts = np.array([count for _, count in chunk], np.float32)
+      new = self._sum(fn)(params, *parallel.place_batch((batch, counts), self.mesh))
       return new if carry is None else jax.tree.map(jnp.add, carry, new)
 
     total = self.fold(getattr(fn, '__name__', 'mean'), part, None, _cut(items, size))
-    return jax.tree.map(lambda x: x / len(items), total)
+    return jax.tree.map(lambda x: x / len(examples), total)
 
-  def _example_blocks(self, items: list, shape: batches.Shape, width: int, key) -> batches.Batch:
-    """A batch with one block an example; blocks without one weigh nothing."""
-    one = shape._replace(rows=width)
-    items = items + [()] * (self.batch_size - len(items))
+  def _blocks(self, items: list, shape: batches.Shape, key: jax.Array) -> batches.Batch:
+    """A batch with one block of `shape` an item."""
     parts = []
     for item in items:
       keys = [jax.random.key_data(jax.random.fold_in(key, r.number)) for r in item]
       keys = np.array(keys, np.uint32).reshape(-1, 2)
-      parts.append(batches.layout(item, 1, one, keys, heads=self.heads))
+      parts.append(batches.layout(item, 1, shape, keys, heads=self.heads))
     return jax.tree.map(lambda *x: np.concatenate(x), *parts)
 
   def _make_generate(self, max_new: int, k: int) -> Callable:

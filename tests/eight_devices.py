@@ -19,6 +19,7 @@ from jcl.backbones.encoder import encoder
 from jcl.backbones.encoder_config import EncoderConfig
 from jcl.batch import Heads, Shape, layout
 from jcl.config import TrainConfig
+from jcl.memory import fisher
 from jcl.methods import Method
 from jcl.optimizer import make_optimizer
 
@@ -63,18 +64,17 @@ def cells() -> dict[str, Cell]:
   """Methods by name; all but the deep ones on a model that is quick to compile."""
   params, other = (tiny.params(BACKBONE, seed) for seed in (0, 1))
   rows, plain = tiny.rows(), losses.plain(BACKBONE)
-  pull = {'fisher': jax.tree.map(jnp.square, other), 'anchor': other}
   lamol, deep = (methods.make(b, methods.settings('lamol')) for b in (BACKBONE, DECODER))
+  ewc, deep_ewc = (methods.make(b, methods.settings('ewc')) for b in (BACKBONE, DECODER))
   taught = tiny.taught(BACKBONE)
   half = {'gen': 0.5}
   layered, adapted = tiny.params(DECODER), adapters(DECODER)
   other_layers = tiny.params(DECODER, 1)
-  layers_pull = {'fisher': jax.tree.map(jnp.square, other_layers), 'anchor': other_layers}
   deep_taught, deep_plain = tiny.taught(DECODER), losses.plain(DECODER)
   return {
     'seq': Cell(Method(), plain, {}, {}, params, rows),
     'lamol': Cell(lamol, lamol.loss_fn, {}, half, params, rows),
-    'quadratic': Cell(tiny.quadratic(BACKBONE), plain, pull, {'ewc': 0.3}, params, rows),
+    'ewc': Cell(ewc, ewc.loss_fn or plain, tiny.past(other), {'ewc': 0.3}, params, rows),
     'inner step': Cell(tiny.inner_step(BACKBONE), plain, {}, {}, params, rows),
     'taught': Cell(taught, taught.loss_fn, other, {'mse': 0.5}, params, rows),
     'head': Cell(
@@ -84,8 +84,8 @@ def cells() -> dict[str, Cell]:
     'decoder': Cell(
       deep, deep.loss_fn, {}, half, layered, rows, ways=('1', '8', '8 fsdp', '8 fsdp k4', LONGER)
     ),
-    'decoder quadratic': Cell(
-      tiny.quadratic(DECODER), deep_plain, layers_pull, {'ewc': 0.3}, layered, rows, ways=FEW
+    'decoder ewc': Cell(
+      deep_ewc, deep_plain, tiny.past(other_layers), {'ewc': 0.3}, layered, rows, ways=FEW
     ),
     'decoder inner step': Cell(
       tiny.inner_step(DECODER), deep_plain, {}, {}, layered, rows, ways=FEW
@@ -212,15 +212,13 @@ def training(out: dict, way: str) -> None:
     out['training/sharded'] = np.array([np.mean(sharded), np.mean(moments)])
 
 
-def squared_gradient(params, batch):
-  """The diagonal of one example's Fisher information."""
-  fn = lambda p: (losses.cross_entropy(TOOLS.backbone.logits(p, batch), batch.target_token)
-                  * batch.target_weight).sum() / batch.target_weight.sum()  # fmt: skip
-  return jax.tree.map(jnp.square, jax.grad(fn)(params))
-
-
 TOOLS = tiny.tools(examples=7)
 LOGITS = TOOLS.backbone.logits
+IMPORTANCE = {
+  'empirical': fisher.squared_gradient(fisher.answer_nats(TOOLS.backbone)),
+  'sampled': fisher.squared_gradient(fisher.answer_nats(TOOLS.backbone, 'sampled', 'sum')),
+  'outputs': fisher.absolute_gradient(fisher.output_size(TOOLS.backbone)),
+}
 
 
 def folds(out: dict, devices: int) -> None:
@@ -236,7 +234,10 @@ def folds(out: dict, devices: int) -> None:
   params = tiny.params(tools.backbone)
   rows = [r for item in tools.rows(examples) for r in item]
   out[f'map/{devices}'] = np.concatenate(tools.map_targets(LOGITS, params, rows))
-  out[f'mean/{devices}'] = flat(tools.mean_examples(squared_gradient, params, examples))
+  for name, fn in IMPORTANCE.items():
+    out[f'{name}/{devices}'] = flat(tools.mean_examples(fn, params, examples))
+  batches = tools.mean_examples(IMPORTANCE['empirical'], params, examples, together=4)
+  out[f'of batches/{devices}'] = flat(batches)
 
 
 def main(path: str) -> None:

@@ -19,6 +19,7 @@ from jcl.backbones.decoder_config import DecoderConfig
 from jcl.batch import Row, Shape, layout
 from jcl.config import TrainConfig
 from jcl.errors import UserError
+from jcl.memory import fisher
 from jcl.methods import Method
 from jcl.optimizer import learning_rate, make_optimizer, trainable_rules
 
@@ -88,7 +89,7 @@ def test_objective_is_the_same_on_all_devices_shards_and_microbatches(eight_devi
 
 
 def test_cells_of_the_device_test_differ_from_each_other(eight_devices):
-  found = [float(eight_devices[f'{name}/1/13/loss']) for name in ('seq', 'lamol', 'quadratic')]
+  found = [float(eight_devices[f'{name}/1/13/loss']) for name in ('seq', 'lamol', 'ewc')]
   found += [float(eight_devices[f'{name}/1/13/loss']) for name in ('inner step', 'taught')]
   assert len({round(x, 3) for x in found}) == 5
 
@@ -135,7 +136,7 @@ def test_sharded_layers_are_never_whole_all_at_once(eight_devices):
 
 
 def test_maps_and_means_of_tools_are_the_same_on_all_devices(eight_devices):
-  for what in ('map', 'mean'):
+  for what in ('map', 'empirical', 'sampled', 'outputs', 'of batches'):
     one, many = eight_devices[f'{what}/1'], eight_devices[f'{what}/8']
     assert np.isfinite(one).all()
     assert np.abs(one).max() > 1e-3
@@ -166,21 +167,15 @@ def test_long_work_of_hooks_drops_nothing():
     np.testing.assert_array_equal(still, dropping)
 
 
-def test_mean_of_squared_gradients_is_that_of_single_examples_for_any_chunk():
-  """The square of each example's gradient, not of a batch's; blocks without one weigh nothing."""
-  params = tiny.params(cells.TOOLS.backbone)
-  found = {}
+def test_blocks_without_an_example_are_no_part_of_a_mean():
+  """Where `fn` is 0/0 for want of targets: 7 examples in chunks of 4 and of 64, and one by one."""
+  nats = fisher.answer_nats(cells.TOOLS.backbone)
+  params, found = tiny.params(cells.TOOLS.backbone), {}
   for size in (1, 4, 64):
-    tools = tiny.tools(batch_size=size)
-    examples = tools.stream.tasks[0].train + tools.stream.tasks[1].train[:1]
-    fisher = tools.mean_examples(cells.squared_gradient, params, examples)
-    found[size] = cells.flat(fisher)
-  one = jax.jit(cells.squared_gradient)
-  batches = [layout(tools.text.rows(e), 1, Shape(2, 20, 32)) for e in examples]
-  wanted = sum(cells.flat(one(params, b)) for b in batches) / len(examples)
-  assert wanted.max() > 1e-4
-  for size, fisher in found.items():
-    np.testing.assert_allclose(fisher, wanted, rtol=1e-4, atol=1e-8, err_msg=f'{size}')
+    tools = tiny.tools(batch_size=size, examples=7)
+    found[size] = float(tools.mean_examples(nats, params, tools.stream.tasks[0].train))
+  assert found[1] > 0.1
+  assert found == pytest.approx(dict.fromkeys(found, found[1]), rel=1e-6)
 
 
 def test_loss_is_the_mean_over_targets_of_rows_taken_one_by_one():
@@ -256,12 +251,12 @@ def test_a_term_without_targets_is_zero_and_does_not_move_anything(name):
   same((loss, {'ce': loss}, gradient), evaluate('seq', laid_out(rows)))
 
 
-@pytest.mark.parametrize('name', ['seq', 'lamol', 'inner_step', 'taught', 'quadratic'])
+@pytest.mark.parametrize('name', ['seq', 'lamol', 'inner_step', 'taught', 'ewc'])
 def test_a_batch_without_targets_has_no_gradient_but_that_of_penalties(name):
   teacher = tiny.params(BACKBONE, 1) if name == 'taught' else {}
   params = tiny.params(BACKBONE)
-  if name == 'quadratic':
-    teacher = {'fisher': params, 'anchor': params}
+  if name == 'ewc':
+    teacher = {**tiny.past(params), 'constant': jnp.float32(0)}
   loss, _, gradient = evaluate(
     name, laid_out(tiny.rows()).only(np.zeros(64, bool)), params, teacher
   )
@@ -271,14 +266,13 @@ def test_a_batch_without_targets_has_no_gradient_but_that_of_penalties(name):
 
 def test_penalty_counts_once_and_by_its_weight():
   params, anchor = tiny.params(BACKBONE), tiny.params(BACKBONE, 1)
-  fisher = jax.tree.map(jnp.square, anchor)
+  past = tiny.past(anchor)
   empty = laid_out(tiny.rows()).only(np.zeros(64, bool))
-  loss, values, gradient = evaluate(
-    'quadratic', empty, params, {'fisher': fisher, 'anchor': anchor}, {'ewc': 0.25}
-  )
-  f, p, a = (cells.flat(tree).astype(np.float64) for tree in (fisher, params, anchor))
-  assert float(values['ewc']) == pytest.approx(np.sum(f * (p - a) ** 2), rel=1e-6)
-  assert loss == pytest.approx(0.25 * np.sum(f * (p - a) ** 2), rel=1e-6)
+  loss, values, gradient = evaluate('ewc', empty, params, past, {'ewc': 0.25})
+  f, p, a = (cells.flat(tree).astype(np.float64) for tree in (past['fisher'], params, anchor))
+  wanted = np.sum(f * (p - a) ** 2) + 0.75
+  assert float(values['ewc']) == pytest.approx(wanted, rel=1e-6)
+  assert loss == pytest.approx(0.25 * wanted, rel=1e-6)
   np.testing.assert_allclose(gradient, 0.5 * f * (p - a), rtol=1e-5, atol=1e-6)
 
 
@@ -291,7 +285,9 @@ def test_a_weight_for_an_unknown_term_is_refused():
   ('name', 'deep', 'tolerance'),
   [
     ('lamol', False, 1e-7),
-    ('quadratic', False, 1e-7),
+    ('ewc', False, 1e-7),
+    ('l2', False, 1e-7),
+    ('mas', False, 1e-7),
     ('inner_step', False, 1e-7),
     ('taught', False, 1e-7),
     ('lamol', True, 1e-5),  # attention takes its softmax in float32
@@ -305,9 +301,10 @@ def test_gradient_of_the_whole_objective_is_that_of_finite_differences(name, dee
     backbone = decoder(shape) if deep else tiny.recurrent(vocabulary)
     params, other = tiny.params(backbone), tiny.params(backbone, 1)
     assert all(x.dtype == np.float64 for x in jax.tree.leaves(params))
-    pull = {'fisher': jax.tree.map(jnp.square, other), 'anchor': other}
-    teacher = {'taught': other, 'quadratic': pull}.get(name, {})
-    weights = {'lamol': {'gen': 0.5}, 'quadratic': {'ewc': 0.1}}.get(name, {})
+    past = tiny.past(other)
+    teacher = {'taught': other, 'ewc': past, 'l2': past, 'mas': past}.get(name, {})
+    term = {'lamol': 'gen', 'ewc': 'ewc', 'l2': 'l2', 'mas': 'mas'}.get(name)
+    weights = {term: 0.1} if term else {}
     method = made(name, backbone)
     loss_fn = method.loss_fn or losses.plain(backbone)
     gradient = parallel.make_gradient(method, loss_fn, parallel.make_mesh(1))

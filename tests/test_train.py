@@ -60,7 +60,9 @@ def test_every_step_is_logged_once_with_every_term(finished):
   lines = [json.loads(line) for line in (folder / 'metrics.jsonl').read_text().splitlines()]
   steps = [(line['task'], line['step']) for line in lines]
   assert steps == sorted(set(steps))
-  terms = {'qa', 'gen'} if method == 'lamol' else {'ce'}
+  terms = {'lamol': {'qa', 'gen'}}.get(method, {'ce'})
+  terms |= {method} if method in ('ewc', 'l2', 'mas') else set()
+  terms |= {'overlap'} if method == 'olora' else set()
   assert all(
     set(line) == {'task', 'step', 'rate', 'loss', 'gradient_norm'} | terms for line in lines
   )
@@ -90,7 +92,7 @@ def test_nothing_compiles_after_the_first_batch_of_a_shape(tmp_path):
 
 
 @pytest.mark.parametrize('phase', ['train', 'after_task', 'before_task'])
-@pytest.mark.parametrize('finished', ['seq', 'replay', 'lamol', 'single'], indirect=True)
+@pytest.mark.parametrize('finished', ['ewc', 'replay', 'lamol', 'single'], indirect=True)
 def test_a_run_killed_after_a_task_ends_in_the_same_bits(finished, phase, tmp_path):
   method, folder, whole = finished
   made = runs.config(method)
@@ -146,12 +148,14 @@ def _made(folder):
   return folder
 
 
-def test_eight_devices_learn_what_one_does(tmp_path):
+@pytest.mark.parametrize(('method', 'sharded'), [('replay', False), ('ewc', True)])
+def test_eight_devices_learn_what_one_does(method, sharded, tmp_path):
   """Over few steps: rounding grows afterwards (and a sampled token may flip)."""
   script = (
     'import sys, pathlib, numpy as np; sys.path.insert(0, "tests"); import runs\n'
     'from jcl.checkpoint import Snapshots\n'
-    'made = runs.config("replay", stream={"max_tasks": 2}, train={"steps": 3, "epochs": 1})\n'
+    f'made = runs.config("{method}", stream={{"max_tasks": 2}}, '
+    f'train={{"steps": 3, "epochs": 1, "fsdp": {sharded}}})\n'
     'folder = pathlib.Path(sys.argv[1]); runs.run(made, folder)\n'
     'import jax; print(jax.device_count())\n'
   )

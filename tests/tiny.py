@@ -98,15 +98,10 @@ def recurrent(vocabulary: int, classes: int = 0, width: int = 16) -> Backbone:
   return Backbone(init, hidden, project, unembedding, None, None, width, classes, vocabulary)
 
 
-def quadratic(backbone) -> Method:
-  """Cross-entropy and Σ F (θ − θ*)², the anchor and F in the teacher."""
-
-  def penalty_fn(params, teacher_params):
-    cost = lambda p, f, a: jnp.sum(f * (p - a) ** 2)
-    costs = jax.tree.map(cost, params, teacher_params['fisher'], teacher_params['anchor'])
-    return {'ewc': sum(jax.tree.leaves(costs))}
-
-  return Method(penalty_fn=penalty_fn)
+def past(params: dict) -> dict:
+  """A quadratic around `params`, as the end of old tasks leaves it."""
+  fisher = jax.tree.map(jnp.square, params)
+  return {'fisher': fisher, 'anchor': params, 'constant': jnp.asarray(0.75, jnp.float32)}
 
 
 def inner_step(backbone) -> Method:

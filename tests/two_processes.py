@@ -14,7 +14,7 @@ def main(number: int, port: int, path: str) -> None:
   assert jax.device_count() == 8
   assert jax.local_device_count() == 4
   out: dict[str, np.ndarray] = {}
-  for name in ('lamol', 'quadratic', 'inner step', 'taught'):
+  for name in ('lamol', 'ewc', 'inner step', 'taught'):
     for way in ('8', '8 fsdp'):
       cells.gradients(out, name, way)
   cells.gradients(out, 'decoder', '8 fsdp')

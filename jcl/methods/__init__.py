@@ -79,9 +79,12 @@ def require(holds: bool, field: str, value: Any, right: str) -> None:
     raise UserError(f'method.{field} is {value!r}; it must be {right}')
 
 
+from jcl.methods.ewc import Ewc, ewc  # noqa: E402
 from jcl.methods.joint import Joint, joint  # noqa: E402
+from jcl.methods.l2 import L2, l2  # noqa: E402
 from jcl.methods.lamol import Lamol, lamol  # noqa: E402
 from jcl.methods.lora import Lora, lora  # noqa: E402
+from jcl.methods.mas import Mas, mas  # noqa: E402
 from jcl.methods.olora import Olora, olora  # noqa: E402
 from jcl.methods.replay import Replay, replay  # noqa: E402
 from jcl.methods.seq import Seq, seq  # noqa: E402
@@ -95,6 +98,9 @@ METHODS: dict[str, tuple[Callable[[Any, Any], Method], type[Settings]]] = {
   'lamol': (lamol, Lamol),
   'lora': (lora, Lora),
   'olora': (olora, Olora),
+  'ewc': (ewc, Ewc),
+  'l2': (l2, L2),
+  'mas': (mas, Mas),
 }
 
 

@@ -1,0 +1,161 @@
+"""What matters to the past, parameter by parameter, and the quadratic that holds it in place.
+
+    value(θ) = Σ_p F_p (θ_p − a_p)² + c
+
+F is the Fisher diagonal (EWC), the size of the output's gradient (MAS) or 1 (L2), a the anchor and
+c what quadratics around several anchors leave when they become one. All leaves are kept: one that
+is frozen stays at its anchor and adds nothing, and counts again where a later plan trains it.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jcl import losses
+from jcl.batch import Batch
+
+Params = Any
+Past = dict[str, Any]
+"""{'fisher': tree like the parameters, 'anchor': likewise, 'constant': scalar}, all float32."""
+
+
+def nothing(params: Params) -> Past:
+  """No past yet, in the structure it will have: value and gradient are 0 everywhere."""
+  fisher, anchor = (jax.tree.map(jnp.zeros_like, params) for _ in range(2))
+  return {'fisher': fisher, 'anchor': anchor, 'constant': jnp.float32(0)}
+
+
+def quadratic(params: Params, past: Past) -> jax.Array:
+  """Σ_p F_p (θ_p − a_p)² + c -> scalar; F may be one number a leaf."""
+  each = jax.tree.map(
+    lambda p, f, a: jnp.sum(f * jnp.square(p - a)), params, past['fisher'], past['anchor']
+  )
+  return jax.tree.reduce(jnp.add, each) + past['constant']
+
+
+# Of one example: what is differentiated, and what its gradient becomes.
+
+
+def sample(logits_MV: jax.Array, key_M2: jax.Array) -> jax.Array:
+  """A class or token a target, drawn from softmax(logits) with the target's key data -> [M]."""
+  draw = lambda logits_V, key: jax.random.categorical(jax.random.wrap_key_data(key), logits_V)
+  return jax.vmap(draw)(logits_MV, key_M2)
+
+
+def target_keys(batch: Batch) -> jax.Array:
+  """Key data [M, 2] of every target: that of its row, folded with the target's number."""
+  fold = lambda key, m: jax.random.key_data(jax.random.fold_in(jax.random.wrap_key_data(key), m))
+  row_M = batch.target_row
+  return jax.vmap(fold)(batch.key[row_M], jnp.arange(len(row_M)))
+
+
+def answer_nats(backbone: Any, labels: str = 'empirical', reduction: str = 'mean') -> Callable:
+  """-> (params, batch) -> −log p over the targets of the batch, without dropout: nats, a scalar.
+
+  Args:
+    backbone: whose p it is.
+    labels: `empirical`: those given; `sampled`: drawn from p itself, with keys from `batch.key`.
+    reduction: `mean` or `sum` over the targets.
+  """
+
+  def of_targets(logits_MV, token_M, allowed_MV, key_M2):
+    if labels == 'sampled':
+      token_M = sample(losses.restrict(logits_MV, allowed_MV), key_M2)
+    return losses.cross_entropy(logits_MV, token_M, allowed_MV)
+
+  def nats(params: Params, batch: Batch) -> jax.Array:
+    hidden_MD = backbone.hidden(params, batch)
+    rest = batch.target_token, batch.allowed, target_keys(batch)
+    value_M = losses.per_target(of_targets, backbone, params, hidden_MD, *rest)
+    total, count = losses.total(value_M, True, batch)
+    return total / count if reduction == 'mean' else total
+
+  return nats
+
+
+def output_size(backbone: Any) -> Callable:
+  """-> (params, batch) -> Σ_m ‖z[m]‖² / Σ_m w[m] over the classes that are allowed: a scalar."""
+
+  def of_targets(logits_MV, allowed_MV):
+    if allowed_MV is not None:
+      logits_MV = jnp.where(allowed_MV, logits_MV, 0)
+    return jnp.square(logits_MV).sum(-1)
+
+  def size(params: Params, batch: Batch) -> jax.Array:
+    hidden_MD = backbone.hidden(params, batch)
+    value_M = losses.per_target(of_targets, backbone, params, hidden_MD, batch.allowed)
+    total, count = losses.total(value_M, True, batch)
+    return total / count
+
+  return size
+
+
+def squared_gradient(fn: Callable) -> Callable:
+  """(params, batch) -> the square of the gradient of `fn`: of one example, its Fisher diagonal."""
+
+  def fisher(params: Params, batch: Batch) -> Params:
+    return jax.tree.map(jnp.square, jax.grad(fn)(params, batch))
+
+  return fisher
+
+
+def absolute_gradient(fn: Callable) -> Callable:
+  """(params, batch) -> the absolute value of the gradient of `fn` (Aljundi et al. 2018)."""
+
+  def importance(params: Params, batch: Batch) -> Params:
+    return jax.tree.map(jnp.abs, jax.grad(fn)(params, batch))
+
+  return importance
+
+
+# Over tasks: the quadratic of the task that ended at `params` joins those before it.
+
+
+@jax.jit
+def separate(past: Past, new: Params, params: Params) -> Past:
+  """A quadratic around each task's own end, kept as one, equal in value and gradient.
+
+  With F = F_old + F_new and s = F_new / F: the anchor is (1 − s) a_old + s θ_new, and the constant
+  grows by Σ_p F_old s (a_old − θ_new)². Where F is 0 the anchor is θ_new.
+  """
+  share = jax.tree.map(
+    lambda f, g: jnp.where(f + g > 0, g / jnp.where(f + g > 0, f + g, 1), 1), past['fisher'], new
+  )
+  anchor = jax.tree.map(lambda a, p, s: (1 - s) * a + s * p, past['anchor'], params, share)
+  between = jax.tree.map(jnp.multiply, past['fisher'], share)
+  rest = quadratic(params, {**past, 'fisher': between})
+  return {
+    'fisher': jax.tree.map(jnp.add, past['fisher'], new), 'anchor': anchor, 'constant': rest,
+  }  # fmt: skip
+
+
+def _around(params: Params, fisher: Params) -> Past:
+  """One quadratic around the last model."""
+  return {'fisher': fisher, 'anchor': params, 'constant': jnp.float32(0)}
+
+
+@jax.jit
+def online(past: Past, new: Params, params: Params, decay: float = 1.0) -> Past:
+  """F ← decay · F + F_new around the last model alone (Schwarz et al. 2018)."""
+  return _around(params, jax.tree.map(lambda f, g: decay * f + g, past['fisher'], new))
+
+
+@jax.jit
+def running_mean(past: Past, new: Params, params: Params, tasks: int) -> Past:
+  """F ← (F_new + t · F) / (t + 1) around the last model alone, t tasks before this one."""
+  mean = lambda f, g: (g + tasks * f) / (tasks + 1)
+  return _around(params, jax.tree.map(mean, past['fisher'], new))
+
+
+MERGES = ('separate', 'online', 'running_mean')
+
+
+def merge(past: Past, new: Params, params: Params, how: str, tasks: int, decay: float) -> Past:
+  """One of `MERGES`, by name."""
+  if how == 'online':
+    return online(past, new, params, decay)
+  if how == 'running_mean':
+    return running_mean(past, new, params, tasks)
+  return separate(past, new, params)

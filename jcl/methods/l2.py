@@ -1,0 +1,50 @@
+"""L2: L = CE + lambda_l2 · Σ_p (θ_p − θ*_p)², θ* the end of the last task.
+
+Quickstart, one seed: A_T 29.8 at 1e-2, 33.1 at 3e-2 (plain fine-tuning: 20.2).
+"""
+
+import dataclasses
+import math
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from jcl import methods
+from jcl.memory import fisher
+from jcl.streams.stream import Plan
+
+
+@dataclasses.dataclass
+class L2(methods.Settings):
+  """All parameters are held alike: what EWC must beat."""
+
+  lambda_l2: float = 1e-2  # weight of the penalty
+  neutral: ClassVar = {'lambda_l2': 0.0}
+
+  def check(self) -> None:
+    """Refuses a negative weight."""
+    right = 0 <= self.lambda_l2 < math.inf
+    methods.require(right, 'lambda_l2', self.lambda_l2, 'at least 0 and finite')
+
+
+def l2(backbone, settings: L2) -> methods.Method:
+  """Plain cross-entropy and a pull to the last model; in the first task there is none."""
+
+  def around(params, strength):
+    alike = jax.tree.map(lambda p: jnp.float32(strength), params)  # one number a leaf
+    return {'fisher': alike, 'anchor': params, 'constant': jnp.float32(0)}
+
+  def init(params, stream, tools):
+    return {'teacher': around(jax.tree.map(jnp.zeros_like, params), 0)}
+
+  def plan(memory, task):
+    return Plan(task.train, weights={'l2': settings.lambda_l2})
+
+  def penalty_fn(params, teacher_params):
+    return {'l2': fisher.quadratic(params, teacher_params)}
+
+  def after_task(memory, params, task, tools):
+    return memory | {'teacher': around(params, 1)}, params
+
+  return methods.Method(init, plan=plan, penalty_fn=penalty_fn, after_task=after_task)
