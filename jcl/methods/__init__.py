@@ -75,8 +75,18 @@ def require(holds: bool, field: str, value: Any, right: str) -> None:
     raise UserError(f'method.{field} is {value!r}; it must be {right}')
 
 
+def not_negative(settings: Settings, *fields: str) -> None:
+  """Raises a UserError that names the first of the fields whose value is below 0."""
+  for field in fields:
+    value = getattr(settings, field)
+    require(value >= 0, field, value, 'at least 0')
+
+
+from jcl.methods.derpp import Derpp, derpp  # noqa: E402
+from jcl.methods.distill import Distill, distill  # noqa: E402
 from jcl.methods.joint import Joint, joint  # noqa: E402
 from jcl.methods.lamol import Lamol, lamol  # noqa: E402
+from jcl.methods.lamol_kd import LamolKd, lamol_kd  # noqa: E402
 from jcl.methods.replay import Replay, replay  # noqa: E402
 from jcl.methods.seq import Seq, seq  # noqa: E402
 from jcl.methods.single import Single, single  # noqa: E402
@@ -86,7 +96,10 @@ METHODS: dict[str, tuple[Callable[[Any, Any], Method], type[Settings]]] = {
   'joint': (joint, Joint),
   'single': (single, Single),
   'replay': (replay, Replay),
+  'derpp': (derpp, Derpp),
+  'distill': (distill, Distill),
   'lamol': (lamol, Lamol),
+  'lamol_kd': (lamol_kd, LamolKd),
 }
 
 
