@@ -4,7 +4,6 @@ import dataclasses
 import json
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import runs
@@ -131,8 +130,8 @@ def test_distillation_goes_from_teacher_to_student(name):
 
 
 @pytest.mark.parametrize('name', ['distill', 'lamol_kd'])
-def test_the_scale_of_the_gradient_hardly_depends_on_the_temperature(name):
-  """T²·KL of softened logits tends to half their variance-like distance: it does not vanish."""
+def test_distillation_does_not_vanish_at_high_temperatures(name):
+  """T²·KL of softened logits tends to a limit as T grows; without T² it would vanish."""
   values = {
     t: evaluate(name, {'distill_temperature': t}, tiny.rows())[1] for t in (50.0, 100.0, 200.0)
   }
@@ -301,13 +300,15 @@ def test_the_cache_is_kept_up_to_its_size_and_no_further():
 # Whole runs.
 
 
-@pytest.mark.parametrize('name', NAMES)
-def test_no_task_compiles_anew_and_the_cache_changes_no_run(name, tmp_path):
+@pytest.mark.parametrize(
+  ('name', 'sizes_mb'), [('derpp', (0, 2048)), ('distill', (0,)), ('lamol_kd', (2048,))]
+)
+def test_no_task_compiles_anew_and_the_cache_changes_no_run(name, sizes_mb, tmp_path):
   """The step compiles once a shape of its batches; losses agree to rounding."""
   sizes = {'max_tasks': 2, 'max_train_per_task': 24, 'max_test_per_task': 4}
   made = runs.config(name, stream=sizes, train={'epochs': 1})
   logged = {}
-  for megabytes in (0, 2048):
+  for megabytes in sizes_mb:
     made.method.teacher_cache_mb = megabytes
     folder = tmp_path / str(megabytes)
     folder.mkdir()
@@ -323,9 +324,11 @@ def test_no_task_compiles_anew_and_the_cache_changes_no_run(name, tmp_path):
     assert step._cache_size() == len(shapes)
     lines = (folder / 'metrics.jsonl').read_text().splitlines()
     logged[megabytes] = [json.loads(line)['loss'] for line in lines]
-  assert len(logged[0]) == len(logged[2048])
-  few = len(logged[0]) // 2 + 2  # rounding grows; a pseudo sample is the same after the first task
-  np.testing.assert_allclose(logged[0][:few], logged[2048][:few], rtol=1e-4)
+  one, *others = logged.values()
+  few = len(one) // 2 + 2  # rounding grows afterwards
+  for other in others:
+    assert len(other) == len(one)
+    np.testing.assert_allclose(other[:few], one[:few], rtol=1e-4)
 
 
 def test_a_run_with_the_teacher_in_the_step_goes_on_in_the_same_bits(tmp_path):
@@ -335,21 +338,3 @@ def test_a_run_with_the_teacher_in_the_step_goes_on_in_the_same_bits(tmp_path):
   with pytest.raises(runs.Killed):
     runs.run(made, tmp_path / 'killed', kill=('train', 2))
   assert runs.run(made, tmp_path / 'killed')['params_sha256'] == whole['params_sha256']
-
-
-def test_squared_errors_are_finite_whatever_is_left_out():
-  """Over all, over some and over no classes; logits that are huge where they do not count."""
-  random = np.random.default_rng(0)
-  one, other = (random.standard_normal((5, 7)).astype(np.float32) for _ in range(2))
-  wanted = [np.mean((a.astype(np.float64) - b) ** 2) for a, b in zip(one, other, strict=True)]
-  np.testing.assert_allclose(losses.mean_squared_error(one, other), wanted, rtol=1e-5)
-  where = random.random((5, 7)) < 0.5
-  where[0], where[1] = False, True
-  huge = np.where(where, one, 1e30)
-  found = losses.mean_squared_error(huge, other, where)
-  some = [np.mean((a[w] - b[w]) ** 2) if w.any() else 0 for a, b, w in
-          zip(one, other, where, strict=True)]  # fmt: skip
-  np.testing.assert_allclose(found, some, rtol=1e-5)
-  gradient = jax.grad(lambda z: losses.mean_squared_error(z, other, where).sum())(jnp.asarray(huge))
-  assert np.isfinite(gradient).all()
-  assert (np.asarray(gradient)[~where] == 0).all()

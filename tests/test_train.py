@@ -266,7 +266,7 @@ def test_a_rate_that_explodes_stops_with_a_line(tmp_path):
 
 
 @pytest.mark.parametrize('scenario', ['til', 'dil'])
-@pytest.mark.parametrize('method', ['seq', 'lamol'])
+@pytest.mark.parametrize('method', ['seq', 'lamol', 'derpp'])
 def test_scenarios_run(scenario, method, tmp_path):
   made = runs.config(method, stream={'max_tasks': 2}, train={'epochs': 1})
   made.scenario = scenario
