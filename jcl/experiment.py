@@ -138,9 +138,11 @@ def check_classes(config: Config, stream: Stream) -> None:
   Raises:
     UserError: naming the field.
   """
-  if config.backbone.head and (not stream.classes or config.scenario not in ('cil', 'til', 'dil')):
+  known = config.method.head_scenarios
+  if config.backbone.head and (not stream.classes or config.scenario not in known):
     raise UserError(
-      f'backbone.head is {config.backbone.head!r}, which needs classes and scenario cil, til or dil'
+      f'backbone.head is {config.backbone.head!r}, which needs classes and a scenario out of '
+      f'{", ".join(known)} with this method'
     )
   if stream.classes:
     return

@@ -17,7 +17,7 @@ from jcl import losses, methods, parallel
 from jcl.backbones.decoder import decoder
 from jcl.backbones.encoder import encoder
 from jcl.backbones.encoder_config import EncoderConfig
-from jcl.batch import Heads, Shape, layout
+from jcl.batch import Heads, Shape, layout, table
 from jcl.config import TrainConfig
 from jcl.memory import fisher
 from jcl.methods import Method
@@ -31,6 +31,7 @@ WAYS = {
 }  # fmt: skip
 LONGER = '8 longer'  # eight devices, a longer length bucket
 FEW = ('1', '8 fsdp')
+SOME = ('1', '3', '8 fsdp', '1 k4', '8 fsdp k4')
 HEADS = Heads(np.arange(6) // 2, 2, True)
 BACKBONE = tiny.recurrent(tiny.CONFIG.vocabulary)
 HEAD = tiny.recurrent(tiny.CONFIG.vocabulary, classes=6)
@@ -57,6 +58,7 @@ class Cell:
   heads: Heads | None = None
   ways: tuple[str, ...] = tuple(WAYS)
   rules: tuple = (('.*', True),)
+  tables: dict = dataclasses.field(default_factory=dict)
 
 
 @functools.cache
@@ -80,6 +82,12 @@ def cells() -> dict[str, Cell]:
     'head': Cell(
       Method(), losses.plain(HEAD), {}, {}, tiny.params(HEAD), tiny.class_rows(), 3, HEADS
     ),
+    'derpp': compared('derpp', BACKBONE, params, other),
+    'distill': compared('distill', BACKBONE, params, other),
+    'lamol_kd': compared('lamol_kd', BACKBONE, params, other),
+    'derpp cached': cached(compared('derpp', BACKBONE, params, other), BACKBONE),
+    'lamol_kd cached': cached(compared('lamol_kd', BACKBONE, params, other), BACKBONE),
+    'decoder lamol_kd': compared('lamol_kd', DECODER, layered, other_layers, FEW),
     # Models whose layers are stacked: each layer's shards become whole inside the scan.
     'decoder': Cell(
       deep, deep.loss_fn, {}, half, layered, rows, ways=('1', '8', '8 fsdp', '8 fsdp k4', LONGER)
@@ -110,6 +118,21 @@ def cells() -> dict[str, Cell]:
   }
 
 
+def compared(name: str, backbone, params: dict, teacher: dict, ways=SOME) -> Cell:
+  """A method that looks at a teacher, which is whole."""
+  method = methods.make(backbone, methods.settings(name))
+  weights = {'old': 0.7, 'mse': 0.5, 'kd': 0.5, 'gen': 0.5, 'kd_gen': 0.25}
+  return Cell(method, method.loss_fn, teacher, weights, params, tiny.rows(), ways=ways)
+
+
+def cached(cell: Cell, backbone) -> Cell:
+  """The same with the teacher's states in the batch."""
+  one = lambda row: layout([row], 1, Shape(1, 20, len(row.targets)))
+  states = {r.number: backbone.hidden(cell.teacher, one(r)) for r in cell.rows if r.replay}
+  tables = {'teacher_hidden': table(states, (backbone.width,))}
+  return dataclasses.replace(cell, teacher=backbone.unembedding(cell.teacher), tables=tables)
+
+
 def adapters(backbone) -> dict:
   """Parameters with an adapter of rank 2 on queries and values."""
   params, random = tiny.params(backbone), np.random.default_rng(2)
@@ -134,7 +157,7 @@ def ready(cell: Cell, way: str, count: int):
   blocks = devices * microbatches
   shape = Shape(-(-13 // blocks) * blocks, 32 if way == LONGER else 20, 64)
   rows = cell.rows[:count]
-  batch = layout(rows, blocks, shape, tiny.keys(len(rows)), heads=cell.heads)
+  batch = layout(rows, blocks, shape, tiny.keys(len(rows)), cell.tables, cell.heads)
   trained, frozen, masks = parallel.split(cell.params, cell.rules)
   put = lambda tree: parallel.place(tree, mesh, parallel.specs(tree, mesh, sharded))
   how = dict(fsdp=sharded, tasks=cell.tasks, microbatches=microbatches)

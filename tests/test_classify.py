@@ -137,7 +137,8 @@ def test_a_head_has_a_rate_of_its_own():
   ('change', 'says'),
   [
     (dict(method='lamol'), "backbone.head is 'linear', but lamol writes its answers"),
-    (dict(scenario='iil'), "'linear', which needs classes and scenario cil, til or dil"),
+    (dict(scenario='iil'), "'linear', which needs classes and a scenario out of cil, til, dil"),
+    (dict(method='distill', scenario='til'), 'needs classes and a scenario out of cil, dil with'),
     (dict(head='cubic'), "backbone.head is 'cubic'; it must be one of '', 'linear', 'cosine'"),
     (dict(pooling='first'), 'first'),
   ],

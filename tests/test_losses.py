@@ -147,6 +147,24 @@ def test_distillation_over_some_classes_is_as_if_there_were_no_others():
   np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
 
 
+def test_squared_errors_are_finite_whatever_is_left_out():
+  """Over all, over some and over no classes; logits that are huge where they do not count."""
+  random = np.random.default_rng(0)
+  one, other = (random.standard_normal((5, 7)).astype(np.float32) for _ in range(2))
+  wanted = [np.mean((a.astype(np.float64) - b) ** 2) for a, b in zip(one, other, strict=True)]
+  np.testing.assert_allclose(losses.mean_squared_error(one, other), wanted, rtol=1e-5)
+  where = random.random((5, 7)) < 0.5
+  where[0], where[1] = False, True
+  huge = np.where(where, one, 1e30)
+  found = losses.mean_squared_error(huge, other, where)
+  some = [np.mean((a[w] - b[w]) ** 2) if w.any() else 0 for a, b, w in
+          zip(one, other, where, strict=True)]  # fmt: skip
+  np.testing.assert_allclose(found, some, rtol=1e-5)
+  gradient = jax.grad(lambda z: losses.mean_squared_error(z, other, where).sum())(jnp.asarray(huge))
+  assert np.isfinite(gradient).all()
+  assert (np.asarray(gradient)[~where] == 0).all()
+
+
 BACKBONE = tiny.recurrent(500)
 
 

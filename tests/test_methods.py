@@ -335,6 +335,18 @@ def test_replay_offers_every_finished_task_to_the_buffer(size, held):
     ('lamol', 'top_k', 0),
     ('lamol', 'temperature', 0.0),
     ('lamol', 'max_attempts', 0),
+    ('lamol_kd', 'gamma', -0.2),
+    ('lamol_kd', 'distill_weight', -1.0),
+    ('lamol_kd', 'distill_temperature', 0.0),
+    ('lamol_kd', 'teacher_cache_mb', -1),
+    ('distill', 'alpha', 1.5),
+    ('distill', 'alpha', -0.5),
+    ('distill', 'distill_temperature', 0.0),
+    ('distill', 'teacher_cache_mb', -1),
+    ('derpp', 'alpha', -0.5),
+    ('derpp', 'beta', -0.5),
+    ('derpp', 'buffer_size', 0),
+    ('derpp', 'teacher_cache_mb', -1),
   ],
 )
 def test_settings_out_of_range_are_refused_by_field(name, field, value):
@@ -371,11 +383,12 @@ def test_neutral_settings_leave_plain_fine_tuning(name):
   for task in tools.stream.tasks[:2]:
     memory, params = method.before_task(memory, params, task, tools)
     items = [r for e in task.train for r in tools.text.rows(e) if not r.generative]
-    batch = layout(items, 1, Shape(8, 32, 32), tiny.keys(len(items)))
+    plan = method.plan(memory, task)
+    batch = layout(items, 1, Shape(8, 32, 32), tiny.keys(len(items)), plan.tables)
     trained, frozen, _ = parallel.split(params, (('.*', True),))
     found = []
     for one, teacher, weights in (
-      (method, memory['teacher'], method.plan(memory, task).weights),
+      (method, memory['teacher'], plan.weights),
       (Method(), {}, {}),
     ):
       gradient = parallel.make_gradient(one, one.loss_fn or losses.plain(backbone), mesh)

@@ -27,6 +27,7 @@ BACKBONE = tiny.recurrent(tiny.CONFIG.vocabulary)
 ROUNDING = 1e-6  # of the largest entry
 DEEP_ROUNDING = 1e-5  # of a decoder's, which sums in many more places
 ALL = (('.*', True),)
+NAMES = ('seq', 'lamol', 'inner_step', 'taught', 'derpp', 'distill', 'lamol_kd')
 
 
 def made(name, backbone):
@@ -52,6 +53,12 @@ def evaluate(name, batch, params=None, teacher=None, weights=None, backbone=BACK
     trained, frozen, teacher or {}, weights or {}, batch
   )
   return float(loss), values, cells.flat(grads)
+
+
+def teacher_of(name):
+  """Another model for those that look at one."""
+  taught = ('taught', 'derpp', 'distill', 'lamol_kd')
+  return tiny.params(BACKBONE, 1) if name in taught else {}
 
 
 def laid_out(rows, count=16, tokens=20, targets=64, keys=None):
@@ -91,7 +98,17 @@ def test_objective_is_the_same_on_all_devices_shards_and_microbatches(eight_devi
 def test_cells_of_the_device_test_differ_from_each_other(eight_devices):
   found = [float(eight_devices[f'{name}/1/13/loss']) for name in ('seq', 'lamol', 'ewc')]
   found += [float(eight_devices[f'{name}/1/13/loss']) for name in ('inner step', 'taught')]
-  assert len({round(x, 3) for x in found}) == 5
+  found += [float(eight_devices[f'{n}/1/13/loss']) for n in ('derpp', 'distill', 'lamol_kd')]
+  assert len({round(x, 3) for x in found}) == 8
+
+
+@pytest.mark.parametrize('name', ['derpp', 'lamol_kd'])
+def test_states_of_the_teacher_in_the_batch_are_as_good_as_the_teacher(eight_devices, name):
+  for what in ('loss', 'gradient'):
+    for way in ('1', '8 fsdp k4'):
+      whole = eight_devices[f'{name}/1/13/{what}']
+      cached = eight_devices[f'{name} cached/{way}/13/{what}']
+      assert np.abs(whole - cached).max() <= 1e-5 * np.abs(whole).max()
 
 
 @pytest.mark.parametrize('way', ['3', '8', '8 fsdp'])
@@ -195,10 +212,10 @@ def test_loss_is_the_mean_over_targets_of_rows_taken_one_by_one():
   assert evaluate('seq', laid_out(rows))[0] == pytest.approx(everything, rel=1e-6)
 
 
-@pytest.mark.parametrize('name', ['seq', 'lamol', 'inner_step', 'taught'])
+@pytest.mark.parametrize('name', NAMES)
 def test_a_target_of_weight_zero_is_as_if_it_were_not_there(name):
   rows = tiny.rows()
-  teacher = tiny.params(BACKBONE, 1) if name == 'taught' else {}
+  teacher = teacher_of(name)
   batch = laid_out(rows)
   gone = {3, 6, 10}
   row_M = np.asarray(batch.target_row)
@@ -211,10 +228,10 @@ def test_a_target_of_weight_zero_is_as_if_it_were_not_there(name):
   assert evaluate(name, batch, teacher=teacher)[0] != evaluate(name, masked, teacher=teacher)[0]
 
 
-@pytest.mark.parametrize('name', ['seq', 'lamol', 'inner_step', 'taught'])
+@pytest.mark.parametrize('name', NAMES)
 def test_longer_bucket_more_rows_and_another_order_change_nothing(name):
   rows = tiny.rows()
-  teacher = tiny.params(BACKBONE, 1) if name == 'taught' else {}
+  teacher = teacher_of(name)
   wanted = evaluate(name, laid_out(rows), teacher=teacher)
   shuffled = [rows[i] for i in np.random.default_rng(5).permutation(len(rows))]
   same(wanted, evaluate(name, laid_out(shuffled, 24, 32, 96), teacher=teacher))
@@ -239,21 +256,28 @@ def test_dropout_follows_its_row_whatever_its_place():
   assert abs(one - total(laid_out(rows, keys=keys[order]))) > 1e-2
 
 
-@pytest.mark.parametrize('name', ['lamol', 'taught'])
-def test_a_term_without_targets_is_zero_and_does_not_move_anything(name):
-  teacher = tiny.params(BACKBONE, 1) if name == 'taught' else {}
-  term, rest = ('gen', 'qa') if name == 'lamol' else ('mse', 'ce')
+@pytest.mark.parametrize(
+  ('name', 'empty', 'rest'),
+  [
+    ('lamol', {'gen'}, 'qa'),
+    ('taught', {'mse'}, 'ce'),
+    ('derpp', {'old', 'mse'}, 'new'),
+    ('lamol_kd', {'gen', 'kd_qa', 'kd_gen'}, 'qa'),
+  ],
+)
+def test_a_term_without_targets_is_zero_and_does_not_move_anything(name, empty, rest):
+  teacher = teacher_of(name)
   rows = [dataclasses.replace(r, replay=False, generative=False) for r in tiny.rows()]
   loss, values, gradient = evaluate(name, laid_out(rows), teacher=teacher)
-  assert float(values[term]) == 0
+  assert {term for term, value in values.items() if float(value) == 0} == empty
   assert np.isfinite(gradient).all()
   assert loss == float(values[rest])
   same((loss, {'ce': loss}, gradient), evaluate('seq', laid_out(rows)))
 
 
-@pytest.mark.parametrize('name', ['seq', 'lamol', 'inner_step', 'taught', 'ewc'])
+@pytest.mark.parametrize('name', [*NAMES, 'ewc'])
 def test_a_batch_without_targets_has_no_gradient_but_that_of_penalties(name):
-  teacher = tiny.params(BACKBONE, 1) if name == 'taught' else {}
+  teacher = teacher_of(name)
   params = tiny.params(BACKBONE)
   if name == 'ewc':
     teacher = {**tiny.past(params), 'constant': jnp.float32(0)}
@@ -290,6 +314,9 @@ def test_a_weight_for_an_unknown_term_is_refused():
     ('mas', False, 1e-7),
     ('inner_step', False, 1e-7),
     ('taught', False, 1e-7),
+    ('derpp', False, 1e-7),
+    ('distill', False, 1e-7),
+    ('lamol_kd', False, 1e-7),
     ('lamol', True, 1e-5),  # attention takes its softmax in float32
   ],
 )
@@ -302,9 +329,8 @@ def test_gradient_of_the_whole_objective_is_that_of_finite_differences(name, dee
     params, other = tiny.params(backbone), tiny.params(backbone, 1)
     assert all(x.dtype == np.float64 for x in jax.tree.leaves(params))
     past = tiny.past(other)
-    teacher = {'taught': other, 'ewc': past, 'l2': past, 'mas': past}.get(name, {})
-    term = {'lamol': 'gen', 'ewc': 'ewc', 'l2': 'l2', 'mas': 'mas'}.get(name)
-    weights = {term: 0.1} if term else {}
+    teacher = past if name in ('ewc', 'l2', 'mas') else other if teacher_of(name) else {}
+    weights = {'lamol': {'gen': 0.5}, **{n: {n: 0.1} for n in ('ewc', 'l2', 'mas')}}.get(name, {})
     method = made(name, backbone)
     loss_fn = method.loss_fn or losses.plain(backbone)
     gradient = parallel.make_gradient(method, loss_fn, parallel.make_mesh(1))

@@ -15,6 +15,11 @@ from jcl.checkpoint import Snapshots
 from jcl.errors import UserError
 from jcl.streams.feed import Feed
 
+TERMS = {
+  'lamol': {'qa', 'gen'}, 'lamol_kd': {'qa', 'gen', 'kd_qa', 'kd_gen'},
+  'derpp': {'new', 'old', 'mse'}, 'distill': {'ce', 'kd'}, 'olora': {'ce', 'overlap'},
+  'ewc': {'ce', 'ewc'}, 'l2': {'ce', 'l2'}, 'mas': {'ce', 'mas'},
+}  # fmt: skip
 SCHEMA = {
   'jcl': str, 'method': str, 'stream': str, 'scenario': str, 'seed': int, 'tasks': list,
   'score': str, 'matrix': list, 'metrics': dict, 'seconds': dict, 'tokens': dict, 'pseudo': list,
@@ -60,9 +65,7 @@ def test_every_step_is_logged_once_with_every_term(finished):
   lines = [json.loads(line) for line in (folder / 'metrics.jsonl').read_text().splitlines()]
   steps = [(line['task'], line['step']) for line in lines]
   assert steps == sorted(set(steps))
-  terms = {'lamol': {'qa', 'gen'}}.get(method, {'ce'})
-  terms |= {method} if method in ('ewc', 'l2', 'mas') else set()
-  terms |= {'overlap'} if method == 'olora' else set()
+  terms = TERMS.get(method, {'ce'})
   assert all(
     set(line) == {'task', 'step', 'rate', 'loss', 'gradient_norm'} | terms for line in lines
   )
@@ -92,7 +95,9 @@ def test_nothing_compiles_after_the_first_batch_of_a_shape(tmp_path):
 
 
 @pytest.mark.parametrize('phase', ['train', 'after_task', 'before_task'])
-@pytest.mark.parametrize('finished', ['ewc', 'replay', 'lamol', 'single'], indirect=True)
+@pytest.mark.parametrize(
+  'finished', ['ewc', 'replay', 'derpp', 'lamol_kd', 'olora', 'single'], indirect=True
+)
 def test_a_run_killed_after_a_task_ends_in_the_same_bits(finished, phase, tmp_path):
   method, folder, whole = finished
   made = runs.config(method)
@@ -268,7 +273,7 @@ def test_a_rate_that_explodes_stops_with_a_line(tmp_path):
 
 
 @pytest.mark.parametrize('scenario', ['til', 'dil'])
-@pytest.mark.parametrize('method', ['seq', 'lamol'])
+@pytest.mark.parametrize('method', ['seq', 'lamol', 'derpp'])
 def test_scenarios_run(scenario, method, tmp_path):
   made = runs.config(method, stream={'max_tasks': 2}, train={'epochs': 1})
   made.scenario = scenario

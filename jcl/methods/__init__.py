@@ -51,6 +51,7 @@ class Settings:
   Attributes:
     text_format: `plain`, `lamol`, `lamol_task`, `packed` or `class`.
     scenarios: those it has a meaning in.
+    head_scenarios: those in which it can train a head over classes.
     needs: `task_id` where the task must be told in every scenario.
     lora_dropout: of the input of adapters, in training; a field of the methods that train them.
     starts_afresh: every task trains a fresh model, so that no optimiser state can be carried on.
@@ -60,6 +61,7 @@ class Settings:
 
   text_format: ClassVar[str] = 'plain'
   scenarios: ClassVar[tuple[str, ...]] = ('cil', 'til', 'iil', 'dil')
+  head_scenarios: ClassVar[tuple[str, ...]] = ('cil', 'til', 'dil')
   needs: ClassVar[tuple[str, ...]] = ()
   starts_afresh: ClassVar[bool] = False
   lora_dropout: ClassVar[float] = 0.0
@@ -79,10 +81,20 @@ def require(holds: bool, field: str, value: Any, right: str) -> None:
     raise UserError(f'method.{field} is {value!r}; it must be {right}')
 
 
+def not_negative(settings: Settings, *fields: str) -> None:
+  """Raises a UserError that names the first of the fields whose value is below 0."""
+  for field in fields:
+    value = getattr(settings, field)
+    require(value >= 0, field, value, 'at least 0')
+
+
+from jcl.methods.derpp import Derpp, derpp  # noqa: E402
+from jcl.methods.distill import Distill, distill  # noqa: E402
 from jcl.methods.ewc import Ewc, ewc  # noqa: E402
 from jcl.methods.joint import Joint, joint  # noqa: E402
 from jcl.methods.l2 import L2, l2  # noqa: E402
 from jcl.methods.lamol import Lamol, lamol  # noqa: E402
+from jcl.methods.lamol_kd import LamolKd, lamol_kd  # noqa: E402
 from jcl.methods.lora import Lora, lora  # noqa: E402
 from jcl.methods.mas import Mas, mas  # noqa: E402
 from jcl.methods.olora import Olora, olora  # noqa: E402
@@ -95,7 +107,10 @@ METHODS: dict[str, tuple[Callable[[Any, Any], Method], type[Settings]]] = {
   'joint': (joint, Joint),
   'single': (single, Single),
   'replay': (replay, Replay),
+  'derpp': (derpp, Derpp),
+  'distill': (distill, Distill),
   'lamol': (lamol, Lamol),
+  'lamol_kd': (lamol_kd, LamolKd),
   'lora': (lora, Lora),
   'olora': (olora, Olora),
   'ewc': (ewc, Ewc),

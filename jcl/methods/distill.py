@@ -1,0 +1,50 @@
+"""Distillation (Hinton et al. 2015; Li and Hoiem 2016): L = alpha·KD_T + (1 − alpha)·CE."""
+
+import dataclasses
+import functools
+from typing import ClassVar
+
+from jcl import losses, methods
+from jcl.memory import teacher
+from jcl.streams.stream import Plan
+
+
+@dataclasses.dataclass
+class Distill(methods.Settings):
+  """New rows alone train; the model before the task is looked at on all of them."""
+
+  alpha: float = 0.5  # weight of the distillation; 1 - alpha that of cross-entropy
+  distill_temperature: float = 2.0  # of the two softmaxes
+  teacher_cache_mb: int = 2048  # MiB of the teacher's states; more: it runs in the step
+  head_scenarios: ClassVar = ('cil', 'dil')  # in til a task's own head had nothing to teach yet
+  neutral: ClassVar = {'alpha': 0.0}
+
+  def check(self) -> None:
+    """Refuses values out of their range."""
+    methods.not_negative(self, 'teacher_cache_mb')
+    methods.require(0 <= self.alpha <= 1, 'alpha', self.alpha, 'from 0 to 1')
+    warmth = self.distill_temperature
+    methods.require(warmth > 0, 'distill_temperature', warmth, 'above 0')
+
+
+def distill(backbone, settings: Distill) -> methods.Method:
+  """The first task has no past: plain cross-entropy, of weight 1."""
+  divergence = functools.partial(losses.distillation, temperature=settings.distill_temperature)
+
+  def loss_fn(params, teacher_params, batch):
+    ce_M, kd_M = teacher.compare(backbone, params, teacher_params, batch, divergence)
+    return {'ce': (ce_M, True), 'kd': (kd_M, teacher.knows(batch))}
+
+  def init(params, stream, tools):
+    examples = max(len(task.train) for task in stream.tasks)
+    return teacher.start(backbone, params, tools, examples, settings.teacher_cache_mb)
+
+  def before_task(memory, params, task, tools):
+    looked_at = task.train if task.index else ()
+    return memory | teacher.freeze(memory, backbone, params, looked_at, tools), params
+
+  def plan(memory, task):
+    alpha = settings.alpha if task.index else 0.0
+    return Plan(task.train, weights={'ce': 1 - alpha, 'kd': alpha}, tables=memory['tables'])
+
+  return methods.Method(init, before_task, plan, loss_fn)

@@ -1,0 +1,54 @@
+"""LAMOL-KD: LAMOL, whose replay rows are distilled from the model that wrote them."""
+
+import dataclasses
+import functools
+
+from jcl import losses, methods
+from jcl.memory import pseudo, teacher
+from jcl.methods.lamol import Lamol, lamol
+
+
+@dataclasses.dataclass
+class LamolKd(Lamol):
+  """No cross-entropy on pseudo rows: at the same targets the model before the task is followed."""
+
+  task_tokens: bool = True  # __0__, __1__, … instead of one __gen__
+  distill_weight: float = 1.0  # of the distillation against the cross-entropy of new rows
+  distill_temperature: float = 2.0  # of the two softmaxes
+  teacher_cache_mb: int = 2048  # MiB of the teacher's states; more: it runs in the step
+
+  def check(self) -> None:
+    """Refuses values out of their range."""
+    super().check()
+    methods.not_negative(self, 'distill_weight', 'teacher_cache_mb')
+    warmth = self.distill_temperature
+    methods.require(warmth > 0, 'distill_temperature', warmth, 'above 0')
+
+
+def lamol_kd(backbone, settings: LamolKd) -> methods.Method:
+  """CE(new QA) + lambda_gen·CE(new GEN) + distill_weight·(KD(old QA) + lambda_gen·KD(old GEN))."""
+  past = lamol(backbone, settings)
+  divergence = functools.partial(losses.distillation, temperature=settings.distill_temperature)
+
+  def loss_fn(params, teacher_params, batch):
+    ce_M, kd_M = teacher.compare(backbone, params, teacher_params, batch, divergence)
+    old_M, gen_M = batch.replay_M, batch.generative_M
+    new = {'qa': (ce_M, ~old_M & ~gen_M), 'gen': (ce_M, ~old_M & gen_M)}
+    return new | {'kd_qa': (kd_M, old_M & ~gen_M), 'kd_gen': (kd_M, old_M & gen_M)}
+
+  def init(params, stream, tools):
+    drawn = int(settings.gamma * max(len(task.train) for task in stream.tasks))
+    frozen = teacher.start(backbone, params, tools, drawn, settings.teacher_cache_mb)
+    return past.init(params, stream, tools) | frozen
+
+  def before_task(memory, params, task, tools):
+    memory, params = past.before_task(memory, params, task, tools)
+    drawn = pseudo.examples(memory['pseudo'])
+    return memory | teacher.freeze(memory, backbone, params, drawn, tools), params
+
+  def plan(memory, task):
+    kd = settings.distill_weight
+    weights = {'gen': settings.lambda_gen, 'kd_qa': kd, 'kd_gen': kd * settings.lambda_gen}
+    return past.plan(memory, task)._replace(weights=weights, tables=memory['tables'])
+
+  return past._replace(init=init, before_task=before_task, plan=plan, loss_fn=loss_fn)
