@@ -265,7 +265,7 @@ def memory(now: Outline) -> Section:
   # Results that do not take the place of donated arguments stand beside the temporaries.
   beside = stats.output_size_in_bytes - stats.alias_size_in_bytes
   temporaries = stats.temp_size_in_bytes + beside
-  kept = [now.params, now.teacher]
+  kept = [now.state['params'], now.teacher]  # frozen ones are not copied
   if train.optimizer_between_tasks == 'carried':
     kept.append(now.state['optimizer'])
   trees = {
@@ -290,7 +290,7 @@ def memory(now: Outline) -> Section:
     unsharded = _short(whole[name], 'B') if name in whole else '·'
     rows.append([words, f'{values[name]:,}', _short(values[name], 'B'), unsharded])
   notes = [
-    'start of the task: parameters and teacher as the loop keeps them until the task is done',
+    'start of the task: what trains, and the teacher, as the loop keeps them until it is done',
     "gradients and activations: temporaries as XLA's CPU compiler lays them out; a GPU's differ",
   ]
   if now.parts.decoder_config.dtype != 'float32':
