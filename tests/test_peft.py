@@ -322,3 +322,46 @@ def test_of_a_model_on_the_hub_the_config_alone_is_fetched(tmp_path, monkeypatch
   (folder / 'config.json').unlink()
   with pytest.raises(UserError, match=r'config.json: no such file'):
     hf.load_config(str(folder))
+
+
+ENCODERS = ('bert', 'roberta', 'distilbert')
+
+
+def adapted_encoder(case, folder):
+  """A tiny encoder on disk, and an adapter of three of its projections."""
+  folder.mkdir()
+  loaded = model_folder.load_encoder(folder, model_folder.golden(case, 'encoder'))
+  adapter = lora.fresh(loaded.params, jax.random.key(0), 3, 6.0, ('q', 'v', 'up'))
+  return loaded, jax.tree.map(lambda x: np.asarray(x + 0.05), adapter)
+
+
+@pytest.mark.parametrize('case', ENCODERS)
+def test_adapters_of_encoders_come_back_bit_for_bit(case, tmp_path):
+  loaded, adapter = adapted_encoder(case, tmp_path / 'm')
+  adapter_folder.same(adapter_folder.reread(tmp_path / 'a', loaded.config, adapter), adapter)
+  fields = json.loads((tmp_path / 'a' / 'adapter_config.json').read_text())
+  assert fields['task_type'] == 'FEATURE_EXTRACTION'
+  names = safetensors.numpy.load_file(tmp_path / 'a' / 'adapter_model.safetensors')
+  assert not any(f'base_model.model.{case}.' in name for name in names)  # of the bare model
+
+
+@pytest.mark.parametrize('case', ENCODERS)
+@pytest.mark.filterwarnings('ignore')
+def test_peft_reads_adapters_of_encoders(case, tmp_path):
+  torch, package = pytest.importorskip('torch'), pytest.importorskip('peft')
+  import transformers
+
+  from jcl.backbones import encoder
+
+  loaded, adapter = adapted_encoder(case, tmp_path / 'm')
+  peft.write(tmp_path / 'a', loaded.config, adapter, str(tmp_path / 'm'))
+  net = transformers.AutoModel.from_pretrained(tmp_path / 'm')
+  net = package.PeftModel.from_pretrained(net, str(tmp_path / 'a')).eval()
+  tokens_BT = np.random.default_rng(0).integers(5, 30, (2, 9))
+  with torch.no_grad():
+    wanted = net(input_ids=torch.tensor(tokens_BT)).last_hidden_state.numpy()
+  params = jax.tree.map(jax.numpy.asarray, {**loaded.params, 'lora': adapter})
+  found = encoder.states(loaded.config, params, tokens_BT, np.full(2, 9))
+  plain = encoder.states(loaded.config, loaded.params, tokens_BT, np.full(2, 9))
+  np.testing.assert_allclose(found, wanted, atol=1e-5)
+  assert np.abs(np.asarray(plain) - wanted).max() > 0.1

@@ -291,7 +291,12 @@ def write(
     arrays[_tensor(place, 'B')] = place.join([part[i] for part in parts], config)
     scales.setdefault(_target(place, found), []).append((place.name, a.shape[1], float(scale[i])))
   # safetensors writes what is not contiguous as garbage, silently.
-  arrays = {name: np.ascontiguousarray(x, np.float32) for name, x in arrays.items()}
+  whole = isinstance(config, DecoderConfig) and not config.classes  # else the bare model is loaded
+  cut = PREFIX if whole else PREFIX + FAMILIES[config.family].prefix
+  arrays = {
+    PREFIX + name.removeprefix(cut): np.ascontiguousarray(x, np.float32)
+    for name, x in arrays.items()
+  }
   values = {
     'base_model_name_or_path': base or None,
     'bias': 'none',
@@ -300,7 +305,7 @@ def write(
     'lora_dropout': dropout,
     'peft_type': 'LORA',
     'target_modules': list(scales),
-    'task_type': 'CAUSAL_LM',
+    'task_type': 'CAUSAL_LM' if whole else 'FEATURE_EXTRACTION',
     **_ranks_and_alphas(scales),
   }
   with new_folder(folder) as part:
