@@ -29,7 +29,7 @@ class Reopened:
   """
 
   def __init__(self, config: Config, workdir: pathlib.Path):
-    self.parts = assemble(config)
+    self.parts = assemble(config, weights=False)  # the snapshot has the parameters
     self.tools = self.parts.tools
     snapshots = Snapshots(workdir, write=False)
     found = snapshots.latest()
