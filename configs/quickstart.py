@@ -21,8 +21,9 @@ from jcl.config import (
 
 def get_config(method: str = 'lamol') -> Config:
   settings = methods.settings(method)
-  if 'lamol' in method:
-    settings.task_tokens, settings.gamma = True, 0.5
+  for name, part in methods.parts(settings).items():
+    if name.startswith('lamol'):
+      part.task_tokens, part.gamma = True, 0.5
   return Config(
     method=settings,
     stream=StreamConfig(name='synthetic', order_seed=0, max_length=48),

@@ -61,6 +61,7 @@ class Batch:
     allowed, known: [M, C] bool, heads only: classes that may be answered, and those of them that
       the teacher had learned; else None.
     fields: {name: [M, …]} what a method's tables add.
+    embedding_delta: [B, T, D] added to the input embeddings, or None: adversarial training alone.
   """
 
   tokens: Any
@@ -75,6 +76,7 @@ class Batch:
   allowed: Any = None
   known: Any = None
   fields: dict[str, Any] = dataclasses.field(default_factory=dict)
+  embedding_delta: Any = None
 
   replace = dataclasses.replace
 

@@ -77,6 +77,8 @@ class TrainConfig:
   head_learning_rate: float = 1e-3  # of a head, in place of `learning_rate`
   adapter_learning_rate: float = 2e-4  # of adapters, in place of `learning_rate`
   weight_decay: float = 5e-4  # none on norms and biases
+  l1: float = 0.0  # weight of Σ|θ| of what trains, norms and biases left out
+  l2: float = 0.0  # likewise of Σθ²; unlike weight_decay it goes through Adam
   epochs: int = 5  # a task; ignored where `steps` is given
   steps: int = 0  # a task; 0: `epochs` decides
   batch_size: int = 32  # examples on all devices together
@@ -92,6 +94,14 @@ class TrainConfig:
   keep_best: bool = False  # the parameters with the best dev score of the task go on
   log_every: int = 10  # steps between lines of metrics.jsonl
   fsdp: bool = False  # shard parameters and optimiser state over the devices
+
+
+@dataclasses.dataclass
+class AdversarialConfig:
+  """Training at input embeddings moved for worse; see jcl/adversarial.py."""
+
+  epsilon: float = 0.0  # length of a row's move; 0: off
+  weight: float = 1.0  # of the objective there
 
 
 @dataclasses.dataclass
@@ -121,5 +131,6 @@ class Config:
   stream: StreamConfig = dataclasses.field(default_factory=StreamConfig)
   backbone: BackboneConfig = dataclasses.field(default_factory=BackboneConfig)
   train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+  adversarial: AdversarialConfig = dataclasses.field(default_factory=AdversarialConfig)
   evaluate: EvaluateConfig = dataclasses.field(default_factory=EvaluateConfig)
   checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 
 from jcl import losses, methods, optimizer, parallel, streams
+from jcl.adversarial import adversarial
 from jcl.backbones import Backbone, heads
 from jcl.backbones.decoder_config import DecoderConfig, from_scratch, with_settings
 from jcl.backbones.models import backbone_of
@@ -72,7 +73,7 @@ class Experiment:
     return parallel.make_step(
       self.method, self.loss_fn, self.optimizer(), tools.mesh, fsdp=train.fsdp,
       tasks=len(self.stream) if tools.class_task is not None and self.told else 0,
-      microbatches=train.microbatches,
+      microbatches=train.microbatches, **{'norms': losses.norms} if train.l1 or train.l2 else {},
     )  # fmt: skip
 
   def split(self, params: Any, plan: Plan) -> tuple[Any, Any, Any]:
@@ -113,6 +114,7 @@ def check(config: Config) -> None:
     },
     'evaluate': {'batch_size': 1, 'every_steps': 0, 'every_epochs': 0},
     'checkpoint': {'every_steps': 0},
+    'adversarial': {'epsilon': 0, 'weight': 0},
   }
   for section, fields in least.items():
     for field, bound in fields.items():
@@ -148,7 +150,8 @@ def check_classes(config: Config, stream: Stream) -> None:
     return
   if config.evaluate.answer == 'score':
     raise UserError("evaluate.answer is 'score', but the answers are free; use 'generate'")
-  if getattr(config.method, 'require_known_label', False):
+  parts = methods.parts(config.method).values()
+  if any(getattr(part, 'require_known_label', False) for part in parts):
     raise UserError('method.require_known_label is set, but the answers are free and no labels')
 
 
@@ -187,10 +190,32 @@ def assemble(config: Config, mesh: Any = None, weights: bool = True) -> Experime
   text.cut.clear()
   for example in examples:
     text.prompt(example)  # every text is looked at before anything is written
+  method = with_knobs(methods.make(backbone, config.method), config, backbone)
   return Experiment(
-    config, stream, text, backbone, shape, methods.make(backbone, config.method), tools, params,
-    tuple(added), longest,
-  )  # fmt: skip
+    config, stream, text, backbone, shape, method, tools, params, tuple(added), longest
+  )
+
+
+def with_knobs(method: Method, config: Config, backbone: Backbone) -> Method:
+  """The method with what all methods share: norms as penalties, adversarial training.
+
+  Raises:
+    UserError: `train.keep_best` for a method whose evaluated parameters are not those that train.
+  """
+  if config.train.keep_best and method.after_step is not None:
+    raise UserError(
+      f'train.keep_best is true, but {methods.name_of(config.method)} evaluates parameters that '
+      'follow those in training; set it to false'
+    )
+  if config.train.l1 or config.train.l2:
+    weights = {'l1_norm': config.train.l1, 'l2_norm': config.train.l2}
+    plan = method.plan
+    weighted = lambda p: p._replace(weights={**p.weights, **weights})
+    method = method._replace(plan=lambda memory, task: weighted(plan(memory, task)))
+  if config.adversarial.epsilon:
+    worse = config.adversarial.epsilon, config.adversarial.weight
+    method = method._replace(objective=adversarial(method.objective, backbone.width, *worse))
+  return method
 
 
 def _backbone(config: Config, stream: Stream, text_format: str, weights: bool) -> tuple:
@@ -208,6 +233,8 @@ def _backbone(config: Config, stream: Stream, text_format: str, weights: bool) -
     return from_scratch(settings, size(tokenizer), classes), None, tokenizer, special, added
   from jcl.backbones import hf  # readers of files that a run from scratch does not need
 
+  if 'pre_norm' in config.method.needs:
+    check_pre_norm(hf.load_config(settings.path), config)
   shape, params, tokenizer, special = hf.load(settings.path, weights)
   if not classes and (not isinstance(shape, DecoderConfig) or shape.classes):
     raise UserError(
@@ -230,6 +257,20 @@ def _backbone(config: Config, stream: Stream, text_format: str, weights: bool) -
       shape, params, len(new), like, config.train.seed, settings.added_token_init, multiple
     )
   return shape, params, tokenizer, special, added
+
+
+def check_pre_norm(shape: Any, config: Config) -> None:
+  """Refuses a model whose blocks cannot be the identity.
+
+  Raises:
+    UserError: it is an encoder.
+  """
+  if not isinstance(shape, DecoderConfig):
+    name = methods.name_of(config.method)
+    raise UserError(
+      f'backbone.path: {config.backbone.path} is no decoder, and {name} adds blocks that must be '
+      'able to change nothing'
+    )
 
 
 def _class_tasks(stream: Stream) -> np.ndarray:

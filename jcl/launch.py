@@ -149,7 +149,8 @@ def read_configs(names: Sequence[str], method_flags: Mapping[str, str]) -> list[
     for config in configs:
       setattr(functools.reduce(getattr, sections, config), field, value)
   for field, text in method_flags.items():
-    having = [c.method for c in configs if hasattr(c.method, field)]
+    parts = [part for c in configs for part in methods.parts(c.method).values()]
+    having = [part for part in parts if hasattr(part, field)]
     if not having:
       raise UserError(f'--config.method.{field}: none of {", ".join(names)} has this field')
     for method in having:
@@ -243,18 +244,22 @@ def load_workdir(path: str) -> Config:
     found = json.loads(kept.read_text())
     chosen = methods.settings(found['method'].pop('name'))
     config = Config(method=chosen)
-    for name, value in found.items():
-      target = getattr(config, name)
-      if not dataclasses.is_dataclass(target):
-        setattr(config, name, value)
-        continue
-      for field, one in value.items():
-        setattr(target, field, tuple(one) if isinstance(one, list) else one)
+    _fill(config, found)
     return config
   except FileNotFoundError:
     raise UserError(f'{path} holds no run: there is no config.json in it') from None
   except (ValueError, KeyError, TypeError, AttributeError):
     raise UserError(f'{kept} is not the config of a run; give another --workdir') from None
+
+
+def _fill(settings: Any, values: Mapping[str, Any]) -> None:
+  """Sets the fields of a settings dataclass, and of those in it, to what JSON has."""
+  for field, value in values.items():
+    inside = getattr(settings, field)
+    if dataclasses.is_dataclass(inside):
+      _fill(inside, value)
+    else:
+      setattr(settings, field, tuple(value) if isinstance(value, list) else value)
 
 
 def numbers(text: str, flag: str) -> list[int]:

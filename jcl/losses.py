@@ -109,6 +109,18 @@ def plain(backbone: Any) -> Callable:
   return loss_fn
 
 
+def norms(params: Any) -> dict[str, jax.Array]:
+  """Σ|θ| and Σθ² over all leaves but norms and biases: {l1_norm, l2_norm}."""
+  leaves = [x for path, x in jax.tree_util.tree_leaves_with_path(params) if decays(path)]
+  add = lambda each: sum((each(x).sum() for x in leaves), jnp.float32(0))
+  return {'l1_norm': add(jnp.abs), 'l2_norm': add(jnp.square)}
+
+
+def decays(path: tuple) -> bool:
+  """Whether a leaf is pulled towards 0 by decay and norms: not one of a norm, and no bias."""
+  return str(getattr(path[-1], 'key', path[-1])) not in ('bias', 'scale')
+
+
 def total(
   value_M: jax.Array, where_M: jax.Array | bool, batch: Batch, tasks: int = 0
 ) -> tuple[jax.Array, jax.Array]:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jcl import losses
 from jcl.config import TrainConfig
 from jcl.errors import UserError
 
@@ -34,11 +35,8 @@ def make_optimizer(
 
 
 def _decays(params: Any) -> Any:
-  """Which leaves decay: none of norms and biases."""
-  last = lambda path: str(getattr(path[-1], 'key', path[-1]))
-  return jax.tree_util.tree_map_with_path(
-    lambda path, _: last(path) not in ('bias', 'scale'), params
-  )
+  """Which leaves decay."""
+  return jax.tree_util.tree_map_with_path(lambda path, _: losses.decays(path), params)
 
 
 def _scale_groups(ratios: dict[str, float]):
@@ -100,7 +98,7 @@ def check(config: TrainConfig) -> None:
   least = {
     'epochs': 1, 'steps': 0, 'batch_size': 1, 'microbatches': 1, 'seed': 0, 'learning_rate': 0,
     'head_learning_rate': 0, 'adapter_learning_rate': 0, 'weight_decay': 0, 'clip_norm': 0,
-    'warmup_fraction': 0, 'added_token_rate': 0, 'log_every': 1,
+    'warmup_fraction': 0, 'added_token_rate': 0, 'log_every': 1, 'l1': 0, 'l2': 0,
   }  # fmt: skip
   for field, bound in least.items():
     value = getattr(config, field)

@@ -254,11 +254,21 @@ def make_gradient(
   fsdp: bool = False,
   tasks: int = 0,
   microbatches: int = 1,
+  norms: Callable = lambda trained: {},
 ) -> Callable:
   """-> f(trained, frozen, teacher_params, weights, batch) -> (loss, values), gradient.
 
   Everything the objective is made of: the data terms inside the shard_map, the penalties on whole
   arrays in the global view, each weighted; `values` has every term's unweighted value.
+
+  Args:
+    method: the record of the method.
+    loss_fn: (params, teacher_params, batch) -> {term: (value_M, where_M)}.
+    mesh: of devices.
+    fsdp: leaves are sharded.
+    tasks: of the stream, where each task's mean counts apart; else 0.
+    microbatches: parts of a device's batch, computed one after another.
+    norms: trained -> {term: value}, penalties on what trains that are not the method's.
 
   Raises:
     UserError: microbatches under a method that wraps the objective: an inner gradient would be the
@@ -290,7 +300,7 @@ def make_gradient(
     )(trained, frozen, teacher_params, weights, batch)
 
     def penalty(trained):
-      values = method.penalty_fn(join(trained, frozen), teacher_params)
+      values = {**method.penalty_fn(join(trained, frozen), teacher_params), **norms(trained)}
       return weighted(weights, values), values
 
     (extra, penalties), more = jax.value_and_grad(penalty, has_aux=True)(trained)
@@ -343,6 +353,23 @@ def make_step(
     return new, {'loss': loss, 'gradient_norm': optax.tree.norm(grads), **values}
 
   return jax.jit(step, donate_argnums=0)
+
+
+def largest(score_B: jax.Array, where_B: jax.Array, key_B2: jax.Array, share: int) -> jax.Array:
+  """Inside a shard_map: [B] bool, one of `share` rows `where`: those of the largest scores of all.
+
+  Args:
+    score_B: of this device's rows.
+    where_B: rows that may be chosen.
+    key_B2: their key data, by which ties are broken, whatever the device.
+    share: of all rows `where`, on all devices, count // share are chosen.
+  """
+  every = lambda x: lax.all_gather(x, AXIS, tiled=True)
+  score, where, key = every(score_B), every(where_B), every(key_B2)
+  order = jnp.lexsort((key[:, 1], key[:, 0], -score, ~where))  # the last is the first to count
+  rank = jnp.zeros(len(order), jnp.int32).at[order].set(jnp.arange(len(order), dtype=jnp.int32))
+  chosen = where & (rank < where.sum() // share)
+  return lax.dynamic_slice_in_dim(chosen, lax.axis_index(AXIS) * len(score_B), len(score_B))
 
 
 def map_targets(fn: Callable, mesh: Mesh) -> Callable:

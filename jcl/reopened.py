@@ -1,5 +1,6 @@
 """A run that has been trained, opened again to be evaluated and sampled."""
 
+import dataclasses
 import pathlib
 from collections.abc import Iterator
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from jcl import evaluate as evaluation
-from jcl import parallel
+from jcl import methods, parallel
 from jcl.checkpoint import Snapshots
 from jcl.config import Config
 from jcl.errors import UserError
@@ -58,12 +59,16 @@ class Reopened:
       UserError: there is no task of that name, no adapter, or `out` is in use.
     """
     from jcl.backbones import hf, lora, peft
+    from jcl.backbones.layers import depth
 
     tasks = {t.name: t for t in self.parts.stream.tasks}
     if name and name not in tasks:
       raise UserError(f'--task: no task is called {name!r}; there are {", ".join(tasks)}')
     params = self.parts.method.params_for(self.now.memory, self.now.params, tasks.get(name))
-    config, path = self.parts.decoder_config, self.parts.config.backbone.path
+    path = self.parts.config.backbone.path
+    config = dataclasses.replace(
+      self.parts.decoder_config, layers=depth(params)
+    )  # it may have grown
     if kind == 'peft':
       if 'lora' not in params:
         raise UserError('--format=peft: the run has no adapter; use --format=hf')
@@ -92,9 +97,12 @@ class Reopened:
     Raises:
       UserError: the run's method generates nothing, or there is no task of that name.
     """
-    text, settings = self.tools.text, self.parts.config.method
+    text = self.tools.text
     if text.text_format not in LAMOL_FORMATS:
       raise UserError('the method of this run trains no generation; use lamol')
+    own = methods.parts(self.parts.config.method)
+    method, settings = next((n, part) for n, part in own.items() if hasattr(part, 'top_k'))
+    memory = self.now.memory.get(method, self.now.memory)
     tasks = [t for t in self.parts.stream.tasks if name in ('', t.name)]
     if not tasks:
       known = ', '.join(t.name for t in self.parts.stream.tasks)
@@ -104,6 +112,6 @@ class Reopened:
       ids_RN = self.tools.sample(
         self.params(None), [prompt] * count, self.tools.key('shown', task.index, seed),
         k=settings.top_k, temperature=temperature or settings.temperature,
-        max_new=self.now.memory['longest'],
+        max_new=memory['longest'],
       )  # fmt: skip
       yield task.name if text.text_format == 'lamol_task' else 'all tasks', ids_RN

@@ -14,12 +14,14 @@ import numpy as np
 import tiny
 
 from jcl import losses, methods, parallel
+from jcl.adversarial import adversarial
 from jcl.backbones.decoder import decoder
 from jcl.backbones.encoder import encoder
 from jcl.backbones.encoder_config import EncoderConfig
 from jcl.batch import Heads, Shape, layout, table
 from jcl.config import TrainConfig
 from jcl.memory import fisher
+from jcl.memory.interference import most_interfered
 from jcl.methods import Method
 from jcl.optimizer import make_optimizer
 
@@ -77,6 +79,12 @@ def cells() -> dict[str, Cell]:
     'seq': Cell(Method(), plain, {}, {}, params, rows),
     'lamol': Cell(lamol, lamol.loss_fn, {}, half, params, rows),
     'ewc': Cell(ewc, ewc.loss_fn or plain, tiny.past(other), {'ewc': 0.3}, params, rows),
+    'maml': wrapped(methods.make(BACKBONE, methods.METHODS['maml'][1](inner_lr=0.3))),
+    'interfered': wrapped(Method(objective=most_interfered('ce', 2, 0.5))),
+    'adversarial': wrapped(Method(objective=adversarial(Method().objective, BACKBONE.width, 2, 1))),
+    'decoder adversarial': wrapped(
+      Method(objective=adversarial(Method().objective, DECODER.width, 0.5, 1)), DECODER, FEW
+    ),
     'inner step': Cell(tiny.inner_step(BACKBONE), plain, {}, {}, params, rows),
     'taught': Cell(taught, taught.loss_fn, other, {'mse': 0.5}, params, rows),
     'head': Cell(
@@ -116,6 +124,12 @@ def cells() -> dict[str, Cell]:
       ways=('1', '8 fsdp', LONGER),
     ),
   }
+
+
+def wrapped(method: Method, backbone=BACKBONE, ways=('1', '3', '8', '8 fsdp')) -> Cell:
+  """A method that wraps the objective of plain fine-tuning; it refuses microbatches."""
+  plain, params = losses.plain(backbone), tiny.params(backbone)
+  return Cell(method, plain, {}, {}, params, tiny.rows(), ways=ways)
 
 
 def compared(name: str, backbone, params: dict, teacher: dict, ways=SOME) -> Cell:

@@ -374,7 +374,7 @@ def test_names_and_settings_belong_together(name):
 def test_neutral_settings_leave_plain_fine_tuning(name):
   """Of the first and the second task, on a batch without replay and generation."""
   chosen = methods.METHODS[name][1](**methods.METHODS[name][1].neutral)
-  make = tiny.small_decoder if isinstance(chosen, methods.Lora) else tiny.recurrent
+  make = tiny.small_decoder if 'tree' in chosen.brings else tiny.recurrent
   tools = tiny.tools(chosen.text_format, make=make)
   tools.sample = Scripted(tools, lambda old, draw: '<eos>')
   backbone, mesh = tools.backbone, parallel.make_mesh(1)

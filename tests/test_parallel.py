@@ -85,7 +85,8 @@ def test_objective_is_the_same_on_all_devices_shards_and_microbatches(eight_devi
   assert {'loss', 'gradient'} < set(wanted)
   terms = {what for what in wanted if what.startswith('gradient of')}
   assert len(terms) == sum(what.startswith('term') for what in wanted) >= 1
-  assert all(np.abs(wanted[what]).max() > 1e-3 for what in {'gradient', *terms} if count == 13)
+  weighed = {'gradient', *terms} - {'gradient of adversarial'}  # which follows from the others
+  assert all(np.abs(wanted[what]).max() > 1e-3 for what in weighed if count == 13)
   ways = {k.split('/')[1] for k in eight_devices if k.startswith(f'{name}/')}
   assert {'8 fsdp'} <= ways
   for way in ways - {'1'}:

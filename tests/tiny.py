@@ -10,6 +10,7 @@ from jcl import losses, parallel
 from jcl.backbones import Backbone
 from jcl.backbones.decoder import decoder
 from jcl.backbones.decoder_config import DecoderConfig
+from jcl.backbones.layers import moved
 from jcl.backbones.tokenizer import add_tokens, size, word_tokenizer
 from jcl.batch import Batch, Row, Shape, layout
 from jcl.methods import Method
@@ -83,7 +84,7 @@ def recurrent(vocabulary: int, classes: int = 0, width: int = 16) -> Backbone:
     return {name: {'kernel': draw(i, shape)} for i, (name, shape) in enumerate(shapes.items())}
 
   def hidden(params, batch, train=False):
-    x_BTD = params['embed']['kernel'][batch.tokens]
+    x_BTD = moved(params['embed']['kernel'][batch.tokens], batch.embedding_delta)
     past_BTD = jnp.cumsum(x_BTD, 1) / (1 + jnp.arange(x_BTD.shape[1]))[None, :, None]
     y_BTD = x_BTD + past_BTD @ params['mix']['kernel'] + params['bias']['kernel'][None, None]
     return jnp.tanh(y_BTD).reshape(-1, width)[batch.target_position]

@@ -30,6 +30,7 @@ from jcl.backbones.layers import (
   dropout,
   fold,
   is_boxed,
+  moved,
   rematerialised,
   row_keys,
   variables,
@@ -60,7 +61,8 @@ def decoder(config: DecoderConfig) -> Backbone:
     return params
 
   def hidden(params, batch: Batch, train: bool = False):
-    hidden_BTD, _ = apply(params, batch.tokens, key_B=row_keys(config, batch, train))
+    delta_BTD, key_B = batch.embedding_delta, row_keys(config, batch, train)
+    hidden_BTD, _ = apply(params, batch.tokens, key_B=key_B, delta_BTD=delta_BTD)
     return heads.pooled(hidden_BTD, batch, config.pooling).astype(config.wide)
 
   def project(params, hidden_MD):
@@ -100,11 +102,12 @@ class Decoder(nn.Module):
   boxed: bool = False  # the leaves of the layers
 
   @nn.compact
-  def __call__(self, tokens_BT, valid_BS=None, cache=None, index=0, key_B=None):
+  def __call__(self, tokens_BT, valid_BS=None, cache=None, index=0, key_B=None, delta_BTD=None):
     """-> hidden [B, T, D], cache.
 
     Without a cache rows are right-padded and causal, so there is no mask at all; with one they are
-    left-padded and `valid_BS` says which cache positions hold real tokens.
+    left-padded and `valid_BS` says which cache positions hold real tokens. `delta_BTD` is added to
+    the embeddings.
     """
     config = self.config
     rows, length = tokens_BT.shape
@@ -114,7 +117,7 @@ class Decoder(nn.Module):
       position_BT = jax.lax.dynamic_slice_in_dim(count_BS, index, length, 1)
       past_TS = jnp.arange(valid_BS.shape[1])[None] <= (index + jnp.arange(length))[:, None]
       mask_B1TS = past_TS[None, None] & valid_BS[:, None, None]
-    x_BTD = Table(config.rows, config.width, config, name='embed')(tokens_BT)
+    x_BTD = moved(Table(config.rows, config.width, config, name='embed')(tokens_BT), delta_BTD)
     if config.positions == 'learned':
       x_BTD += Table(config.max_positions, config.width, config, name='positions')(position_BT)
     x_BTD = dropout(x_BTD, fold(key_B, 0), config.dropout)

@@ -28,6 +28,7 @@ from jcl.backbones.layers import (
   dropout,
   fold,
   is_boxed,
+  moved,
   rematerialised,
   row_keys,
   variables,
@@ -53,7 +54,7 @@ def encoder(config: EncoderConfig) -> Backbone:
 
   def hidden(params, batch: Batch, train: bool = False):
     key_B = row_keys(config, batch, train)
-    hidden_BTD = states(config, params, batch.tokens, batch.length, key_B)
+    hidden_BTD = states(config, params, batch.tokens, batch.length, key_B, batch.embedding_delta)
     return heads.pooled(hidden_BTD, batch, config.pooling).astype(config.wide)
 
   def head(params):
@@ -83,6 +84,7 @@ def states(
   tokens_BT: jax.Array,
   length_B: jax.Array,
   key_B: jax.Array | None = None,
+  delta_BTD: jax.Array | None = None,
 ) -> jax.Array:
   """Final states [B, T, D] of right-padded rows; those of padding mean nothing.
 
@@ -92,9 +94,11 @@ def states(
     tokens_BT: int32 token ids.
     length_B: int32, real tokens in each row.
     key_B: keys of dropout; None: no dropout.
+    delta_BTD: added to the embeddings of the tokens; None: nothing.
   """
   deep = dataclasses.replace(config, layers=depth(params))
-  return Encoder(deep, is_boxed(params)).apply(variables(params), tokens_BT, length_B, key_B)
+  model = Encoder(deep, is_boxed(params))
+  return model.apply(variables(params), tokens_BT, length_B, key_B, delta_BTD)
 
 
 def sentence_vectors(
@@ -125,10 +129,10 @@ class Encoder(nn.Module):
   boxed: bool = False  # the leaves of the layers
 
   @nn.compact
-  def __call__(self, tokens_BT, length_B, key_B=None):
+  def __call__(self, tokens_BT, length_B, key_B=None, delta_BTD=None):
     """-> hidden [B, T, D]."""
     config = self.config
-    x_BTD = Table(config.rows, config.width, config, name='embed')(tokens_BT)
+    x_BTD = moved(Table(config.rows, config.width, config, name='embed')(tokens_BT), delta_BTD)
     position_1T = config.first_position + jnp.arange(tokens_BT.shape[1])[None]
     x_BTD += Table(config.position_rows, config.width, config, name='positions')(position_1T)
     if config.types:

@@ -165,6 +165,11 @@ def row_keys(config: Any, batch: Batch, train: bool) -> jax.Array | None:
   return jax.random.wrap_key_data(jnp.asarray(batch.key), impl='threefry2x32')
 
 
+def moved(x_BTD: jax.Array, delta_BTD: jax.Array | None) -> jax.Array:
+  """x + delta, in the dtype of x; x where there is none."""
+  return x_BTD if delta_BTD is None else x_BTD + delta_BTD.astype(x_BTD.dtype)
+
+
 def depth(params: Params) -> int:
   """L, read off the leaves."""
   return jax.tree.leaves(params['layers'])[0].shape[0]

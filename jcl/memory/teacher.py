@@ -94,7 +94,7 @@ def compare(
   """
   teacher_MD = batch.fields.get(HIDDEN)
   if teacher_MD is None:
-    teacher_MD = backbone.hidden(teacher_params, batch)
+    teacher_MD = backbone.hidden(teacher_params, batch.replace(embedding_delta=None))
 
   def each(logits_MV, token_M, allowed_MC, known_MC, teacher_MD):
     teacher_MV = backbone.project(teacher_params, teacher_MD)

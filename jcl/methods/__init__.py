@@ -52,9 +52,13 @@ class Settings:
     text_format: `plain`, `lamol`, `lamol_task`, `packed` or `class`.
     scenarios: those it has a meaning in.
     head_scenarios: those in which it can train a head over classes.
-    needs: `task_id` where the task must be told in every scenario.
+    needs: `task_id` where the task must be told in every scenario; `pre_norm`: a decoder, whose
+      blocks add to the residual and may add nothing.
     lora_dropout: of the input of adapters, in training; a field of the methods that train them.
     starts_afresh: every task trains a fresh model, so that no optimiser state can be carried on.
+    brings: what a method has that only one of a composition may have: `loss`, old `rows`, an
+      `objective`, `slow` parameters, a `tree` of parameters that it adds to.
+    holds_tree: its memory has trees like the parameters, which may then not be added to.
     neutral: settings under which the objective equals that of `seq` on a batch without replay or
       generative rows.
   """
@@ -65,6 +69,8 @@ class Settings:
   needs: ClassVar[tuple[str, ...]] = ()
   starts_afresh: ClassVar[bool] = False
   lora_dropout: ClassVar[float] = 0.0
+  brings: ClassVar[tuple[str, ...]] = ()
+  holds_tree: ClassVar[bool] = False
   neutral: ClassVar[Mapping[str, Any]] = {}
 
   def check(self) -> None:
@@ -88,17 +94,22 @@ def not_negative(settings: Settings, *fields: str) -> None:
     require(value >= 0, field, value, 'at least 0')
 
 
+from jcl.methods import composed  # noqa: E402
+from jcl.methods.compose import compose  # noqa: E402
 from jcl.methods.derpp import Derpp, derpp  # noqa: E402
 from jcl.methods.distill import Distill, distill  # noqa: E402
 from jcl.methods.ewc import Ewc, ewc  # noqa: E402
+from jcl.methods.expand import Expand, expand  # noqa: E402
 from jcl.methods.joint import Joint, joint  # noqa: E402
 from jcl.methods.l2 import L2, l2  # noqa: E402
 from jcl.methods.lamol import Lamol, lamol  # noqa: E402
 from jcl.methods.lamol_kd import LamolKd, lamol_kd  # noqa: E402
 from jcl.methods.lora import Lora, lora  # noqa: E402
+from jcl.methods.maml import Maml, maml  # noqa: E402
 from jcl.methods.mas import Mas, mas  # noqa: E402
 from jcl.methods.olora import Olora, olora  # noqa: E402
 from jcl.methods.replay import Replay, replay  # noqa: E402
+from jcl.methods.reptile import Reptile, reptile  # noqa: E402
 from jcl.methods.seq import Seq, seq  # noqa: E402
 from jcl.methods.single import Single, single  # noqa: E402
 
@@ -113,6 +124,9 @@ METHODS: dict[str, tuple[Callable[[Any, Any], Method], type[Settings]]] = {
   'lamol_kd': (lamol_kd, LamolKd),
   'lora': (lora, Lora),
   'olora': (olora, Olora),
+  'expand': (expand, Expand),
+  'reptile': (reptile, Reptile),
+  'maml': (maml, Maml),
   'ewc': (ewc, Ewc),
   'l2': (l2, L2),
   'mas': (mas, Mas),
@@ -120,21 +134,31 @@ METHODS: dict[str, tuple[Callable[[Any, Any], Method], type[Settings]]] = {
 
 
 def settings(name: str) -> Settings:
-  """The default settings of the method `name`.
+  """The default settings of the method `name`, or of several with `+` between them.
 
   Raises:
-    UserError: there is no such method.
+    UserError: there is no such method, or the methods cannot be one.
   """
+  if composed.SIGN in name:
+    return composed.settings(name.split(composed.SIGN))
   if name not in METHODS:
     raise UserError(f'no method is called {name!r}; there are {", ".join(METHODS)}')
   return METHODS[name][1]()
 
 
+def parts(chosen: Settings) -> dict[str, Settings]:
+  """{name: settings} of one method, or of those that are composed."""
+  if isinstance(chosen, composed.Composed):
+    return chosen.parts
+  return {next(name for name, (_, kind) in METHODS.items() if type(chosen) is kind): chosen}
+
+
 def name_of(chosen: Settings) -> str:
-  """The name under which a settings class is registered."""
-  return next(name for name, (_, kind) in METHODS.items() if type(chosen) is kind)
+  """The name that `settings` would give them for."""
+  return composed.SIGN.join(parts(chosen))
 
 
 def make(backbone: Any, chosen: Settings) -> Method:
   """The method that `chosen` are the settings of."""
-  return METHODS[name_of(chosen)][0](backbone, chosen)
+  made = {name: METHODS[name][0](backbone, part) for name, part in parts(chosen).items()}
+  return compose(made) if len(made) > 1 else made[name_of(chosen)]

@@ -18,6 +18,8 @@ class Derpp(Replay):
   level: str = choice('batch', 'dataset')  # half of every batch | mixed into the epoch
   teacher_cache_mb: int = 2048  # MiB of the teacher's states; more: it runs in the step
   scenarios: ClassVar = ('cil', 'til', 'dil')
+  brings: ClassVar = ('loss', 'rows')
+  holds_tree: ClassVar = True
 
   def check(self) -> None:
     """Refuses values out of their range."""
@@ -27,7 +29,7 @@ class Derpp(Replay):
 
 def derpp(backbone, settings: Derpp) -> methods.Method:
   """New and old rows are told apart by `replay`, never by their place in the batch."""
-  past = replay(backbone, settings)
+  past = replay(backbone, settings, term='old')
 
   def loss_fn(params, teacher_params, batch):
     apart = losses.mean_squared_error

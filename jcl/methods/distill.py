@@ -17,6 +17,8 @@ class Distill(methods.Settings):
   distill_temperature: float = 2.0  # of the two softmaxes
   teacher_cache_mb: int = 2048  # MiB of the teacher's states; more: it runs in the step
   head_scenarios: ClassVar = ('cil', 'dil')  # in til a task's own head had nothing to teach yet
+  brings: ClassVar = ('loss',)
+  holds_tree: ClassVar = True
   neutral: ClassVar = {'alpha': 0.0}
 
   def check(self) -> None:

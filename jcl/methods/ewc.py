@@ -25,6 +25,7 @@ class Ewc(methods.Settings):
   over_tasks: str = choice(*fisher.MERGES)  # exact | F decays | F averaged; both: last anchor
   fisher_decay: float = 1.0  # of F a task, with `online`
   batch_fisher: int = 0  # examples whose mean is squared, published code: 32; 0: each one's own
+  holds_tree: ClassVar = True
   neutral: ClassVar = {'lambda_ewc': 0.0}
 
   def check(self) -> None:

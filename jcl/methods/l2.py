@@ -20,6 +20,7 @@ class L2(methods.Settings):
   """All parameters are held alike: what EWC must beat."""
 
   lambda_l2: float = 1e-2  # weight of the penalty
+  holds_tree: ClassVar = True
   neutral: ClassVar = {'lambda_l2': 0.0}
 
   def check(self) -> None:

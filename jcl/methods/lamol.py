@@ -21,6 +21,7 @@ class Lamol(methods.Settings):
   max_attempts: int = 3  # draws at most, as a multiple of the number asked for
   require_known_label: bool = False  # keep only samples whose answer is a label of an old task
   deduplicate: bool = False  # keep no sample twice
+  brings: ClassVar = ('loss', 'rows')
   neutral: ClassVar = {'lambda_gen': 0.0}
 
   @property

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import ClassVar
 
 from jcl import losses, methods
 from jcl.memory import pseudo, teacher
@@ -16,6 +17,7 @@ class LamolKd(Lamol):
   distill_weight: float = 1.0  # of the distillation against the cross-entropy of new rows
   distill_temperature: float = 2.0  # of the two softmaxes
   teacher_cache_mb: int = 2048  # MiB of the teacher's states; more: it runs in the step
+  holds_tree: ClassVar = True
 
   def check(self) -> None:
     """Refuses values out of their range."""

@@ -1,6 +1,7 @@
 """LoRA accumulation (Hu et al. 2022): the base is frozen, every task trains a low-rank adapter."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import numpy as np
@@ -25,6 +26,7 @@ class Lora(methods.Settings):
     '', *merges.WAYS
   )  # of all adapters so far where no task is told; '': the last
   density: float = 0.2  # of the entries that `ties` and `dare` keep
+  brings: ClassVar = ('tree',)
 
   def check(self) -> None:
     """Refuses values out of their range, and a merge of what is stacked."""

@@ -18,6 +18,7 @@ class Mas(methods.Settings):
   """What the outputs on old tasks depend on moves less."""
 
   lambda_mas: float = 1.0  # weight of the penalty
+  holds_tree: ClassVar = True
   neutral: ClassVar = {'lambda_mas': 0.0}
 
   def check(self) -> None:

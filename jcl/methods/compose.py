@@ -1,0 +1,70 @@
+"""Several methods as one, `replay+ewc`: one brings the loss or the old rows, the others penalties.
+
+Hooks run in the order given; penalties, weights and tables are united; cross-entropy counts once.
+Whatever else a method may bring (`Settings.brings`) only one of them does.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from jcl.methods import Method
+from jcl.streams.stream import Plan
+
+
+def compose(parts: Mapping[str, Method]) -> Method:
+  """One method out of several by name; memory and teacher have an entry for each."""
+
+  def own(memory: Mapping, name: str) -> dict[str, Any]:
+    return {**memory[name], 'teacher': memory['teacher'][name]}
+
+  def together(memories: Mapping[str, Mapping]) -> dict[str, Any]:
+    rest = {n: {k: v for k, v in m.items() if k != 'teacher'} for n, m in memories.items()}
+    return {'teacher': {n: m['teacher'] for n, m in memories.items()}, **rest}
+
+  def hook(field: str) -> Callable:
+    def call(memory, params, task, tools):
+      memories = {}
+      for name, part in parts.items():
+        memories[name], params = getattr(part, field)(own(memory, name), params, task, tools)
+      return together(memories), params
+
+    return call
+
+  def init(params, stream, tools):
+    return together({name: part.init(params, stream, tools) for name, part in parts.items()})
+
+  def plan(memory, task):
+    plans = [part.plan(own(memory, name), task) for name, part in parts.items()]
+    united = lambda field: {k: v for p in plans for k, v in getattr(p, field).items()}
+    rest = {f: v for p in plans for f, v in p._asdict().items() if v != Plan._field_defaults.get(f)}
+    return Plan(
+      **rest | {'new': task.train, 'weights': united('weights'), 'tables': united('tables')}
+    )
+
+  def penalty_fn(params, teacher_params):
+    values = [part.penalty_fn(params, teacher_params[name]) for name, part in parts.items()]
+    return {term: value for terms in values for term, value in terms.items()}
+
+  def brought(field: str) -> tuple[str, Any]:
+    """Whose it is, and what; '' where nobody brings it."""
+    plain = Method._field_defaults[field]
+    found = [(n, getattr(p, field)) for n, p in parts.items() if getattr(p, field) is not plain]
+    return found[0] if found else ('', plain)
+
+  (reader, loss), (mover, move) = brought('loss_fn'), brought('after_step')
+  (keeper, give), (_, objective) = brought('params_for'), brought('objective')
+
+  def loss_fn(params, teacher_params, batch):
+    return loss(params, teacher_params[reader], batch)
+
+  def after_step(teacher_params, params, step):
+    moved, params = move(teacher_params[mover], params, step)
+    return {**teacher_params, mover: moved}, params
+
+  def params_for(memory, params, task):
+    return give(own(memory, keeper) if keeper else memory, params, task)
+
+  return Method(
+    init, hook('before_task'), plan, loss_fn if reader else None, penalty_fn, objective,
+    after_step if mover else None, hook('after_task'), params_for,
+  )  # fmt: skip

@@ -1,0 +1,109 @@
+"""The settings of several methods as one, and which methods can be one."""
+
+import dataclasses
+import functools
+from typing import ClassVar
+
+from jcl import methods
+from jcl.errors import UserError
+from jcl.methods import Settings
+
+SIGN = '+'
+WORDS = {
+  'loss': 'a loss', 'rows': 'old rows', 'objective': 'an objective', 'slow': 'slow parameters',
+  'tree': 'adapters or blocks',
+}  # fmt: skip
+
+
+class Composed(Settings):
+  """The settings of each method, a field a method; what is known of them together."""
+
+  @property
+  def parts(self) -> dict[str, Settings]:
+    """The settings of each."""
+    return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+
+  @property
+  def text_format(self) -> str:
+    """That of the one that does not write plain rows, if there is one."""
+    return next((p.text_format for p in self.parts.values() if p.text_format != 'plain'), 'plain')
+
+  @property
+  def scenarios(self) -> tuple[str, ...]:
+    """Those in which all of them have a meaning."""
+    return _in_all([part.scenarios for part in self.parts.values()])
+
+  @property
+  def head_scenarios(self) -> tuple[str, ...]:
+    """Those in which all of them can train a head."""
+    return _in_all([part.head_scenarios for part in self.parts.values()])
+
+  @property
+  def needs(self) -> tuple[str, ...]:
+    """What any of them needs."""
+    return tuple(need for part in self.parts.values() for need in part.needs)
+
+  @property
+  def lora_dropout(self) -> float:
+    """Of the one that trains adapters."""
+    return max(part.lora_dropout for part in self.parts.values())
+
+  def check(self) -> None:
+    """Refuses settings out of their range, by the name of the method and the field."""
+    for name, part in self.parts.items():
+      try:
+        part.check()
+      except UserError as error:
+        raise UserError(str(error).replace('method.', f'method.{name}.', 1)) from None
+
+
+def _in_all(lists: list[tuple[str, ...]]) -> tuple[str, ...]:
+  return tuple(x for x in lists[0] if all(x in others for others in lists))
+
+
+def settings(names: list[str]) -> Composed:
+  """Default settings of methods that can be one.
+
+  Raises:
+    UserError: a name is unknown or given twice, or two of the methods bring the same.
+  """
+  return _kind(tuple(names))()
+
+
+@functools.cache
+def _kind(names: tuple[str, ...]) -> type[Composed]:
+  """The settings class of these methods."""
+  parts = {name: methods.settings(name) for name in names}
+  check_fit(names, parts)
+  default = lambda part: dataclasses.field(default_factory=type(part))
+  fields = [(name, type(part), default(part)) for name, part in parts.items()]
+  namespace = {
+    'brings': tuple(what for part in parts.values() for what in part.brings),
+    'holds_tree': any(part.holds_tree for part in parts.values()),
+    '__annotations__': {'brings': ClassVar, 'holds_tree': ClassVar},
+  }
+  return dataclasses.make_dataclass('Composed', fields, bases=(Composed,), namespace=namespace)
+
+
+def check_fit(names: tuple[str, ...], parts: dict[str, Settings]) -> None:
+  """Refuses methods that cannot be one.
+
+  Raises:
+    UserError: naming both, and what is in the way.
+  """
+  whole = SIGN.join(names)
+  if len(parts) < len(names):
+    raise UserError(f'{whole} names a method twice')
+  for name, part in parts.items():
+    if part.starts_afresh:
+      raise UserError(f'{whole}: {name} trains fresh models and cannot be composed')
+  for what, words in WORDS.items():
+    bringing = [name for name, part in parts.items() if what in part.brings]
+    if len(bringing) > 1:
+      raise UserError(f'{whole}: {" and ".join(bringing)} both bring {words}; only one can')
+  holding = [name for name, part in parts.items() if part.holds_tree]
+  growing = [name for name, part in parts.items() if 'tree' in part.brings]
+  if growing and holding:
+    raise UserError(
+      f'{whole}: {growing[0]} changes the tree of parameters, of which {holding[0]} keeps a copy'
+    )

@@ -1,0 +1,42 @@
+"""Block expansion (Wu et al. 2024): each task adds blocks that change nothing yet and trains them.
+
+The model is as deep as there are tasks: it compiles once more a task.
+"""
+
+import dataclasses
+from typing import ClassVar
+
+from jcl import methods
+from jcl.backbones import blocks
+from jcl.streams.stream import Plan
+
+
+@dataclasses.dataclass
+class Expand(methods.Settings):
+  """Everything old is frozen; the base must be a model that can do something already."""
+
+  every: int = 4  # layers of the base to each new block
+  needs: ClassVar = ('pre_norm',)
+  brings: ClassVar = ('tree',)
+
+  def check(self) -> None:
+    """Refuses a period out of its range."""
+    methods.require(self.every >= 1, 'every', self.every, 'at least 1')
+
+
+def expand(backbone, settings: Expand) -> methods.Method:
+  """Cross-entropy, for the newest blocks (and a head) alone."""
+
+  def init(params, stream, tools):
+    return {'teacher': {}, 'sizes': blocks.groups(params, settings.every), 'new': None}
+
+  def before_task(memory, params, task, tools):
+    params, new_L = blocks.grown(params, memory['sizes'])
+    sizes = [size + 1 for size in memory['sizes']]
+    return memory | {'sizes': sizes, 'new': new_L}, params
+
+  def plan(memory, task):
+    rules = (('^layers/', memory['new']), ('^head/', True), ('', False))
+    return Plan(task.train, trainable=rules)
+
+  return methods.Method(init, before_task, plan)

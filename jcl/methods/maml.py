@@ -1,0 +1,48 @@
+"""MAML (Finn et al. 2017), online-aware: L(θ − inner_lr·∇L_new(θ)), L over new and old rows."""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+
+from jcl import methods
+from jcl.config import choice
+from jcl.methods.replay import Replay, replay
+
+
+@dataclasses.dataclass
+class Maml(Replay):
+  """The buffer is that of `replay`; a step down the new rows' loss must not harm the old ones."""
+
+  level: str = choice('batch', 'dataset')  # half of every batch | mixed into the epoch
+  inner_lr: float = 1e-2  # rate of the inner steps, plain gradient descent
+  inner_steps: int = 1
+  first_order: bool = False  # no gradient through the inner gradients
+  brings: ClassVar = ('rows', 'objective')
+  neutral: ClassVar = {'inner_lr': 0.0}
+
+  def check(self) -> None:
+    """Refuses values out of their range, and a second wrapper of the objective."""
+    super().check()
+    methods.not_negative(self, 'inner_lr')
+    methods.require(self.inner_steps >= 1, 'inner_steps', self.inner_steps, 'at least 1')
+    right = "'random': the inner step is the method's own"
+    methods.require(self.select == 'random', 'select', self.select, right)
+
+
+def maml(backbone, settings: Maml) -> methods.Method:
+  """Plain cross-entropy of all rows, where the inner steps on the new ones lead."""
+
+  def objective(plain):
+    def wrapped(params, batch):
+      new = batch.only(~batch.replay_M)
+      for _ in range(settings.inner_steps):
+        grads, _ = jax.grad(plain, has_aux=True)(params, new)
+        if settings.first_order:
+          grads = jax.lax.stop_gradient(grads)
+        params = jax.tree.map(lambda p, g: p - settings.inner_lr * g, params, grads)
+      return plain(params, batch)
+
+    return wrapped
+
+  return replay(backbone, settings)._replace(objective=objective)

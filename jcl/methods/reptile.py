@@ -1,0 +1,59 @@
+"""Reptile (Nichol et al. 2018): `inner_steps` updates, then θ ← θ + outer_step·(θ' − θ)."""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from jcl import methods
+from jcl.config import choice
+from jcl.methods.replay import Replay, replay
+
+
+@dataclasses.dataclass
+class Reptile(Replay):
+  """Each update sees one task: the new one and those of the buffer in turn."""
+
+  level: str = choice('task')  # a batch of one task at a time
+  inner_steps: int = 5  # updates between two moves of the slow parameters
+  outer_step: float = 0.5  # of the way to the fast ones; 1 is plain training
+  brings: ClassVar = ('rows', 'slow')
+  holds_tree: ClassVar = True
+  neutral: ClassVar = {'outer_step': 1.0}
+
+  def check(self) -> None:
+    """Refuses values out of their range."""
+    super().check()
+    methods.require(self.inner_steps >= 1, 'inner_steps', self.inner_steps, 'at least 1')
+    holds = 0 < self.outer_step <= 1
+    methods.require(holds, 'outer_step', self.outer_step, 'above 0 and at most 1')
+
+
+def reptile(backbone, settings: Reptile) -> methods.Method:
+  """The slow parameters are the teacher, which moves; they are what is evaluated."""
+  past = replay(backbone, settings)
+
+  def toward(slow, fast):
+    return jax.tree.map(lambda s, f: s + settings.outer_step * (f - s), slow, fast)
+
+  def init(params, stream, tools):
+    return past.init(params, stream, tools) | {'teacher': params}
+
+  def after_step(slow, fast, step):
+    due = (step + 1) % settings.inner_steps == 0
+    pick = lambda yes, no: jax.tree.map(lambda y, n: jnp.where(due, y, n), yes, no)
+    slow = pick(toward(slow, fast), slow)
+    return slow, pick(slow, fast)
+
+  def after_task(memory, params, task, tools):
+    params = toward(memory['teacher'], params)  # a short last round; none leaves the two equal
+    memory, params = past.after_task(memory, params, task, tools)
+    return memory | {'teacher': params}, params
+
+  def params_for(memory, params, task):
+    return memory['teacher']
+
+  return past._replace(
+    init=init, after_step=after_step, after_task=after_task, params_for=params_for
+  )
