@@ -155,3 +155,21 @@ def test_every_config_gives_every_method(path, name):
   made = launch._load_file(str(path))(name)
   assert methods.name_of(made.method) == name
   assert 'launch/' in path.read_text().split('"""')[1]  # its docstring carries the command
+
+
+def test_runs_trained_apart_come_into_one_table_and_page(trained, tmp_path):
+  """A composition, its parts set by flags, beside the run of `trained`."""
+  more = tmp_path / 'runs' / 'two'
+  flags = ('--config.method.ewc.lambda_ewc=3', '--config.method.replay.buffer_size=9')
+  done = call('train', f'{QUICKSTART}:replay+ewc', *flags, *SMALL, f'--workdir={more}')
+  assert done.returncode == 0, done.stderr
+  kept = launch.load_workdir(str(more)).method
+  assert (kept.ewc.lambda_ewc, kept.replay.buffer_size) == (3.0, 9)
+  out = tmp_path / 'out'
+  done = call('report', f'--runs={trained},{more.parent}', f'--out={out}')
+  assert done.returncode == 0, done.stderr
+  assert [line.split()[0] for line in done.stdout.splitlines()[2:4]] == ['lamol', 'replay+ewc']
+  assert sorted(f.name for f in out.iterdir()) == ['comparison.png', 'report.html']
+  done = call('report', f'--runs={tmp_path / "nothing"}')
+  assert done.returncode == 2
+  assert 'nothing holds no results.json' in done.stderr
