@@ -1,0 +1,206 @@
+"""The whole objective of every method, written from METHODS.md in float64: no line of it is jcl's.
+
+An oracle is a function of `Given`, which is plain data: the settings, the rows, and the history of
+the run (where each task started and ended, and its examples). It reads no memory, no plan and no
+weight of a plan: teachers, Fishers and anchors it works out from the history.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from oracles import adapters, decoder, penalties
+from oracles.distillation import distance, divergence, surprise
+from oracles.texts import Row
+
+
+class Given(NamedTuple):
+  """What an objective is a function of.
+
+  Attributes:
+    settings: of the method, by name.
+    task: index of the task under way.
+    params: at which it is asked for: a nested dict of float64 arrays.
+    rows: of the batch.
+    starts: the parameters at the start of tasks 0 … task.
+    ends: those at the end of tasks 0 … task - 1.
+    examples: of each of these tasks the rows of every example.
+    outputs: V, or C of a head.
+    head_dim: of a decoder's attention.
+    class_task: of a head the task of each class, all tasks so far allowed; None: a vocabulary.
+  """
+
+  settings: dict[str, Any]
+  task: int
+  params: dict
+  rows: Sequence[Row]
+  starts: Sequence[dict]
+  ends: Sequence[dict]
+  examples: Sequence[Sequence[Sequence[Row]]]
+  outputs: int
+  head_dim: int
+  class_task: Sequence[int] | None = None
+
+
+def logits(given: Given, params: dict, row: Row) -> np.ndarray:
+  """[m, V or C] at the targets of a row."""
+  if 'layers' in params:
+    return decoder.logits(params, row, given.outputs, given.head_dim)
+  return penalties.logits(leaves(params), (row.tokens, row.targets), given.outputs)
+
+
+def leaves(params: dict) -> dict[str, np.ndarray]:
+  """{name: matrix} of the recurrent model, as `penalties` takes it."""
+  return {name: leaf['kernel'] for name, leaf in params.items()}
+
+
+def mean(values: Sequence[float]) -> float:
+  """0 of nothing."""
+  return sum(values) / len(values) if values else 0.0
+
+
+def ce(given: Given, where: Callable[[Row], bool] = lambda row: True) -> float:
+  """The mean cross-entropy of the targets of rows, over the classes of the tasks so far."""
+  found = []
+  for row in filter(where, given.rows):
+    for z, wanted in zip(logits(given, given.params, row), row.wanted, strict=True):
+      classes = _classes(given, given.task)
+      found.append(surprise(z[classes], classes.index(wanted)))
+  return mean(found)
+
+
+def apart(given: Given, difference: Callable, where: Callable[[Row], bool]) -> float:
+  """The mean difference from the model at the start of the task, at the targets of rows.
+
+  With a head over the classes that this model had learned; nothing where there are none.
+  """
+  known = _classes(given, given.task - 1)
+  found = []
+  for row in filter(where, given.rows if known else ()):
+    both = (logits(given, params, row) for params in (given.params, given.starts[given.task]))
+    found += [difference(z[known], past[known]) for z, past in zip(*both, strict=True)]
+  return mean(found)
+
+
+def _classes(given: Given, last: int) -> list[int]:
+  """What may be answered after task `last`."""
+  if given.class_task is None:
+    return list(range(given.outputs))
+  return [c for c, task in enumerate(given.class_task) if task <= last]
+
+
+# What the methods minimise.
+
+
+def plain(given: Given) -> float:
+  """CE over all rows."""
+  return ce(given)
+
+
+def derpp(given: Given) -> float:
+  """CE(new) + beta·CE(old) + alpha·MSE(old)."""
+  s, old = given.settings, lambda row: row.replay
+  value = ce(given, lambda row: not row.replay) + s['beta'] * ce(given, old)
+  return value + s['alpha'] * apart(given, distance, old)
+
+
+def distill(given: Given) -> float:
+  """(1 − alpha)·CE + alpha·KD over all rows; CE in the first task."""
+  s = given.settings
+  if not given.task:
+    return ce(given)
+  softened = functools.partial(divergence, temperature=s['distill_temperature'])
+  value = apart(given, softened, lambda row: True)
+  return (1 - s['alpha']) * ce(given) + s['alpha'] * value
+
+
+def lamol(given: Given) -> float:
+  """CE(QA) + lambda_gen·CE(GEN)."""
+  generation = ce(given, lambda row: row.generative)
+  return ce(given, lambda row: not row.generative) + given.settings['lambda_gen'] * generation
+
+
+def lamol_kd(given: Given) -> float:
+  """LAMOL of the new rows + distill_weight·(KD(old QA) + lambda_gen·KD(old GEN))."""
+  s = given.settings
+  softened = functools.partial(divergence, temperature=s['distill_temperature'])
+  new = lamol(given._replace(rows=[row for row in given.rows if not row.replay]))
+  qa = apart(given, softened, lambda row: row.replay and not row.generative)
+  gen = apart(given, softened, lambda row: row.replay and row.generative)
+  return new + s['distill_weight'] * (qa + s['lambda_gen'] * gen)
+
+
+def olora(given: Given) -> float:
+  """CE + lambda_olora · Σ_earlier Σ_ij |(A_earlierᵀ A_own)_ij|."""
+  overlap = adapters.overlap(given.params['lora'], given.task, given.settings['r'])
+  return ce(given) + given.settings['lambda_olora'] * overlap
+
+
+def ewc(given: Given) -> float:
+  """CE + lambda_ewc · Σ_tasks Σ_p F_p (θ_p − θ*_p)²."""
+  value = _held(given, penalties.fisher, penalties.separate)
+  return ce(given) + given.settings['lambda_ewc'] * value
+
+
+def mas(given: Given) -> float:
+  """CE + lambda_mas · Σ_p (Σ_tasks Ω_p) (θ_p − θ*_p)², θ* the last end."""
+  value = _held(given, penalties.importance, penalties.online)
+  return ce(given) + given.settings['lambda_mas'] * value
+
+
+def l2(given: Given) -> float:
+  """CE + lambda_l2 · ‖θ − θ*‖², θ* the last end; CE in the first task."""
+  theta, ends = (leaves(given.params), [leaves(end) for end in given.ends[-1:]])
+  value = sum(np.sum((penalties.flat(theta) - penalties.flat(end)) ** 2) for end in ends)
+  return ce(given) + given.settings['lambda_l2'] * value
+
+
+def _held(given: Given, importance: Callable, over_tasks: Callable) -> float:
+  """A pull to where the old tasks ended."""
+  theta, ends = (leaves(given.params), [leaves(end) for end in given.ends])
+  if not ends:
+    return 0.0
+  rows = [
+    [[(row.tokens, row.targets, row.wanted) for row in example] for example in task]
+    for task in given.examples
+  ]
+  fishers = [
+    _over_classes(given, importance, end, examples, task)
+    for task, (end, examples) in enumerate(zip(ends, rows, strict=True))
+  ]
+  value, _ = over_tasks(penalties.flat(theta), fishers, [penalties.flat(end) for end in ends])
+  return value
+
+
+def _over_classes(
+  given: Given, importance: Callable, end: dict, examples: list, task: int
+) -> np.ndarray:
+  """The importance at the end of a task; classes of later tasks have none, and no part in it."""
+  if given.class_task is None:
+    return importance(end, examples, given.outputs)
+  classes = _classes(given, task)
+  seen = {**end, 'head': end['head'][:, classes]}
+  found = importance(seen, examples, given.outputs)
+  sizes = [seen[name].size for name in sorted(seen)]
+  parts = dict(zip(sorted(seen), np.split(found, np.cumsum(sizes)[:-1]), strict=True))
+  whole = np.zeros_like(end['head'])
+  whole[:, classes] = parts['head'].reshape(-1, len(classes))
+  return penalties.flat({**parts, 'head': whole})
+
+
+ORACLES: dict[str, Callable[[Given], float]] = {
+  'seq': plain,
+  'joint': plain,
+  'single': plain,
+  'replay': plain,
+  'derpp': derpp,
+  'distill': distill,
+  'lamol': lamol,
+  'lamol_kd': lamol_kd,
+  'lora': plain,
+  'olora': olora,
+  'ewc': ewc,
+  'l2': l2,
+  'mas': mas,
+}

@@ -1,0 +1,57 @@
+"""Rows of tokens from words, as METHODS.md has the text formats: no line of it is jcl's.
+
+    plain        Input sentence: {x} The label: {y}{eos}            targets: y and eos
+    lamol        {x}__ans__{y}{eos}     and     __gen__{x}__ans__{y}{eos}
+    lamol_task   likewise, with __0__, __1__, … a task in place of __gen__
+    class        {x}                                                target: the class, at the end
+
+Words are split at white space; a word is a token. The generative row's targets are everything
+after its first token. A target is the place before the token that is wanted there.
+"""
+
+from typing import NamedTuple
+
+
+class Row(NamedTuple):
+  """What an oracle knows of a row: ids, places that predict, what they should predict."""
+
+  tokens: list[int]
+  targets: list[int]
+  wanted: list[int]
+  replay: bool
+  generative: bool
+  task: int
+
+
+def rows(example, replay: bool, text_format: str, ids: dict[str, int]) -> list[Row]:
+  """The rows of an example.
+
+  Args:
+    example: its text, answer, task and label; or `tokens`, those that a pseudo sample was drawn as.
+    replay: it comes from the past.
+    text_format: see above.
+    ids: {word: token id}.
+  """
+  kind = replay, example.task
+  said = [ids[word] for word in example.text.split()]
+  answer = [*(ids[word] for word in example.answer.split()), ids['<eos>']]
+  if text_format == 'class':
+    return [Row(said, [len(said) - 1], [example.label], replay, False, example.task)]
+  if text_format == 'plain':
+    before, between = (
+      [ids[word] for word in part.split()] for part in ('Input sentence:', 'The label:')
+    )
+    return [_row([*before, *said, *between], answer, False, *kind)]
+  ask = ids['__ans__']
+  if example.tokens is not None:
+    at = list(example.tokens).index(ask)
+    said, answer = list(example.tokens[:at]), list(example.tokens[at + 1 :])
+  begin = ids['__gen__' if text_format == 'lamol' else f'__{example.task}__']
+  question = _row([*said, ask], answer, False, *kind)
+  return [question, _row([begin], [*said, ask, *answer], True, *kind)]
+
+
+def _row(prompt: list[int], answer: list[int], generative: bool, replay: bool, task: int) -> Row:
+  first = len(prompt) - 1
+  places = list(range(first, first + len(answer)))
+  return Row([*prompt, *answer], places, answer, replay, generative, task)

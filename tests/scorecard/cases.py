@@ -1,0 +1,328 @@
+"""A case: one method, taken by the real loop through the three tasks of the tiny stream.
+
+Nothing in here knows a method but the two tables below. The real hooks make memory, teacher,
+tables and plan, the real step trains a few steps, and what each task was made of is kept: at the
+third one everything that a method carries is there, and with it a batch of real rows.
+"""
+
+import dataclasses
+import functools
+import pathlib
+import tempfile
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tiny
+from oracles import objectives, texts
+from test_methods import Scripted, good
+
+from jcl import batch as batches
+from jcl import losses, methods, parallel
+from jcl.backbones.decoder import decoder
+from jcl.backbones.decoder_config import DecoderConfig
+from jcl.batch import Batch, Row, Shape
+from jcl.checkpoint import MetricsLog
+from jcl.config import Config, TrainConfig
+from jcl.experiment import Experiment
+from jcl.streams import rows as composing
+from jcl.streams.stream import Example, Plan, Task
+from jcl.tools import Journal
+from jcl.train import Loop, Run
+
+DEEP = ('lora', 'olora')  # methods whose model has stacked layers
+GROWING: tuple[str, ...] = ()  # methods whose parameters grow in a task, which compiles once more
+MORE = {  # of any settings that have the field: every term is as large as cross-entropy, none is 1
+  'gamma': 1.0, 'replay_ratio': 1.0, 'alpha': 0.3, 'beta': 0.7, 'lambda_gen': 0.4,
+  'distill_weight': 0.6, 'distill_temperature': 3.0, 'lambda_ewc': 30.0, 'lambda_mas': 0.2,
+  'lambda_olora': 0.3, 'r': 2, 'lora_alpha': 2.0, 'lora_dropout': 0.0,
+}  # fmt: skip
+TRAIN = TrainConfig(
+  learning_rate=3e-2, adapter_learning_rate=3e-2, head_learning_rate=3e-2, epochs=3, batch_size=16
+)
+WAYS = {  # devices, sharded, microbatches
+  '1': (1, False, 1), '8': (8, False, 1), '8 fsdp': (8, True, 1), '1 k4': (1, False, 4),
+  '8 fsdp k2': (8, True, 2),
+}  # fmt: skip
+ALL = (('.*', True),)
+LAST = 2  # index of the third task
+Items = Sequence[tuple[Example, bool]]
+"""(example, whether it comes from the past), …"""
+
+
+def chosen(name: str, **given: Any) -> methods.Settings:
+  """A method's settings for a tiny run."""
+  made = methods.settings(name)
+  for field, value in {**MORE, **given}.items():
+    if hasattr(made, field):
+      setattr(made, field, value)
+  return made
+
+
+def model(deep: bool, classes: int = 0, dtype: str = 'float32') -> Callable[[int], Any]:
+  """vocabulary -> a tiny backbone, with a head where there are classes."""
+  if not deep:
+    return functools.partial(tiny.recurrent, classes=classes)
+  shape = dict(width=16, layers=2, heads=4, kv_heads=2, feed_forward=24, dtype=dtype)
+  of = lambda vocabulary: DecoderConfig(vocabulary, rows=vocabulary + 3, classes=classes, **shape)
+  return lambda vocabulary: decoder(of(vocabulary))
+
+
+def host(tree: Any) -> Any:
+  """A copy on the host."""
+  return jax.tree.map(lambda x: np.array(parallel.fetch(x)), tree)
+
+
+def flat(tree: Any) -> np.ndarray:
+  """All leaves in one vector, float64."""
+  leaves = [np.ravel(parallel.fetch(x)) for x in jax.tree.leaves(tree)]
+  return np.concatenate([np.zeros(0), *leaves]).astype(np.float64)
+
+
+class Seen(NamedTuple):
+  """A step of the real loop: the parameters it was given, the loss that it said."""
+
+  params: Any
+  loss: float
+
+
+class Watch:
+  """Stands before the train step, and before `mean_examples`, and keeps what passes."""
+
+  def __init__(self, step: Callable, mean: Callable):
+    self.step, self.mean = step, mean
+    self.seen: list[Seen] = []
+    self.traces: set = set()
+    self.measured: list[Callable] = []
+
+  def train_step(self, state, fixed, weights, rate, batch):
+    """As the step."""
+    params = host(parallel.join(state['params'], fixed[0]))
+    shapes = jax.tree.map(jnp.shape, (batch.tokens, batch.target_token))
+    self.traces.add((shapes, self.task if self.grows else None))
+    state, metrics = self.step(state, fixed, weights, rate, batch)
+    self.seen.append(Seen(params, float(metrics['loss'])))
+    return state, metrics
+
+  def mean_examples(self, fn, *rest, **more):
+    """As that of `tools`."""
+    self.measured.append(fn)
+    return self.mean(fn, *rest, **more)
+
+
+@dataclasses.dataclass(frozen=True)
+class Moment:
+  """One task of a case.
+
+  Attributes:
+    task: of the stream.
+    memory: as `before_task` left it, which the plan is made of.
+    plan: its examples resolved.
+    start, end: parameters before and after training.
+    seen: the steps of the loop.
+    after: memory after `after_task`.
+    items: what the first step is made of; without a plan the task's own examples.
+  """
+
+  task: Task
+  memory: dict
+  plan: Plan
+  start: Any
+  end: Any
+  seen: list[Seen]
+  after: dict
+  items: list[tuple[Example, bool]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Judged:
+  """An objective on a batch, the values of its terms, its gradient in one vector."""
+
+  loss: float
+  values: dict[str, float]
+  gradient: np.ndarray
+
+
+class Case:
+  """A method and its life; with `head` on a model that classifies, class-incrementally."""
+
+  def __init__(self, name: str, head: bool = False):
+    self.name, self.settings, self.deep = name, chosen(name), name in DEEP
+    text_format = 'class' if head else self.settings.text_format
+    make = model(self.deep, len(tiny.CLASSES) if head else 0)
+    self.tools = tiny.tools(text_format, make=make, examples=7)
+    self.class_task = np.arange(len(tiny.CLASSES)) // 2 if head else None
+    self.tools.class_task = self.class_task
+    Scripted(self.tools, good)
+    self.backbone, self.stream = self.tools.backbone, self.tools.stream
+    self.method = methods.make(self.backbone, self.settings)
+    self.loss_fn = self.method.loss_fn or losses.plain(self.backbone)
+    self.tolerance = 1e-5 if self.deep else 5e-6  # of the largest entry: float32's rounding
+    self._gradients: dict[Any, Callable] = {}
+
+  @functools.cached_property
+  def life(self) -> tuple[list[Moment], Watch, int]:
+    """The three tasks, what was seen of them, and how often the step was compiled."""
+    parts = Experiment(
+      Config(method=self.settings, train=TRAIN), self.stream, self.tools.text, self.backbone, None,
+      self.method, self.tools, tiny.params(self.backbone), (), 8,
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+      loop = Loop(parts, pathlib.Path(folder), quiet=True)
+      loop.log = MetricsLog(pathlib.Path(folder) / 'metrics.jsonl', 0)
+      watch = Watch(loop.train_step, self.tools.mean_examples)
+      watch.grows = self.name in GROWING
+      loop.train_step, self.tools.mean_examples = watch.train_step, watch.mean_examples
+      now, moments = loop.init(Run(parts.initial_params()), None), []
+      for task in self.stream.tasks:
+        self.tools.current = watch.task = task.index
+        now, moment = self._learned(loop, now, task, watch)
+        moments.append(moment)
+      loop.snapshots.close()
+      loop.log.close()
+      self.tools.mean_examples = watch.mean
+    return moments, watch, watch.step._cache_size()
+
+  def _learned(self, loop: Loop, now: Run, task: Task, watch: Watch) -> tuple[Run, Moment]:
+    """One task, phase by phase, as `Loop.run` takes it."""
+    now = loop.before_task(now, task)
+    self.tools.journal = Journal()
+    memory, start, before = now.memory, host(now.params), len(watch.seen)
+    now = loop.train(now, task)
+    end = host(now.params)
+    plan = self.method.plan(memory, task)
+    resolved = lambda examples: [self.tools.example(e) for e in examples]
+    plan = plan._replace(new=resolved(plan.new), old=resolved(plan.old))
+    first = self.steps(plan, task)[0] if plan.new else [(e, False) for e in task.train]
+    now = loop.after_task(now, task)
+    self.tools.journal = Journal()
+    seen = watch.seen[before:]
+    return now, Moment(task, memory, plan, start, end, seen, now.memory, first)
+
+  @property
+  def moments(self) -> list[Moment]:
+    """The three tasks."""
+    return self.life[0]
+
+  @property
+  def last(self) -> Moment:
+    """The third of them."""
+    return self.moments[LAST]
+
+  def steps(self, plan: Plan, task: Task) -> list[list[tuple[Example, bool]]]:
+    """The examples of every step of a task."""
+    every = {e.number: e for e in (*plan.new, *plan.old)}
+    rows_of = lambda example, replay: self.tools.text.rows(example, replay)
+    found = []
+    for epoch in range(TRAIN.epochs):
+      made = composing.steps(plan, rows_of, 0, task.index, epoch, TRAIN.batch_size)
+      for step in made:
+        items = {(row.number // 2, row.replay): None for row in step.rows}
+        found.append([(every[number], replay) for number, replay in items])
+    return found
+
+  # Rows, for the code and for the oracle.
+
+  def rows(self, items: Items) -> list[Row]:
+    """As the code has them."""
+    return [row for example, replay in items for row in self.tools.text.rows(example, replay)]
+
+  def oracle_rows(self, items: Items) -> list[texts.Row]:
+    """As the oracle has them: from the words, not from the code's rows."""
+    text, ids = self.tools.text.text_format, self.tools.text.tokenizer.get_vocab()
+    return [row for example, replay in items for row in texts.rows(example, replay, text, ids)]
+
+  def elsewhere(self, moment: Moment) -> Any:
+    """Parameters away from the end of a task: no term vanishes there and no two are alike."""
+    random = np.random.default_rng(moment.task.index)
+    draw = lambda x: np.asarray(x + 0.3 * random.standard_normal(x.shape), x.dtype)
+    return jax.tree.map(draw, moment.end)
+
+  def given(self, moment: Moment, params: Any, rows: Sequence[texts.Row]) -> objectives.Given:
+    """What the oracle knows."""
+    wide = lambda tree: jax.tree.map(lambda x: np.asarray(x, np.float64), tree)
+    past = self.moments[: moment.task.index]
+    examples = [[self.oracle_rows([(e, False)]) for e in m.task.train] for m in past]
+    starts = [wide(m.start) for m in self.moments[: moment.task.index + 1]]
+    return objectives.Given(
+      dataclasses.asdict(self.settings), moment.task.index, wide(params), rows, starts,
+      [wide(m.end) for m in past], examples, self.backbone.outputs, 4,
+      None if self.class_task is None else self.class_task.tolist(),
+    )  # fmt: skip
+
+  def wanted(
+    self, moment: Moment, params: Any, items: Items, only: Callable | None = None
+  ) -> float:
+    """The oracle's objective; `only` chooses rows."""
+    rows = [row for row in self.oracle_rows(items) if only is None or only(row)]
+    return objectives.ORACLES[self.name](self.given(moment, params, rows))
+
+  # Batches and objectives.
+
+  def shape(self, rows: Sequence[Row], blocks: int = 1) -> Shape:
+    """What holds these rows on any of the ways."""
+    return batches.rungs([rows], blocks, -(-max(len(rows), 16) // 16) * 16)[0]
+
+  def batch(
+    self, moment: Moment, rows: Sequence[Row], shape: Shape | None = None, blocks: int = 1,
+    keys: np.ndarray | None = None,
+  ) -> Batch:  # fmt: skip
+    """Rows laid out as the feed does, with the plan's tables."""
+    keys = tiny.keys(len(rows)) if keys is None else keys
+    shape = shape or self.shape(rows, blocks)
+    heads = None
+    if self.class_task is not None:
+      heads = batches.Heads(self.class_task, moment.task.index, told=False)
+    return batches.layout(rows, blocks, shape, keys, moment.plan.tables, heads)
+
+  def judge(
+    self, moment: Moment, batch: Batch, params: Any = None, way: str = '1', **more: Any
+  ) -> Judged:
+    """The objective, its terms and its gradient for all parameters.
+
+    Args:
+      moment: brings teacher and weights.
+      batch: laid out for `way`.
+      params: default: `elsewhere`.
+      way: of WAYS.
+      **more: `weights`, `teacher` or `method` in place of the moment's.
+    """
+    devices, sharded, _ = WAYS[way]
+    mesh = parallel.make_mesh(devices)
+    params = self.elsewhere(moment) if params is None else params
+    teacher = more.get('teacher', moment.memory['teacher'])
+    weights = more.get('weights', moment.plan.weights)
+    put = lambda tree: parallel.place(tree, mesh, parallel.specs(tree, mesh, sharded))
+    trained, frozen, _ = parallel.split(params, ALL)
+    fn = self.gradient(way, more.get('method', self.method))
+    (loss, values), gradient = jax.block_until_ready(
+      fn(
+        put(trained), put(frozen), put(host(teacher)),
+        {k: np.float32(v) for k, v in weights.items()}, parallel.place_batch(batch, mesh),
+      )
+    )  # fmt: skip
+    return Judged(float(loss), {k: float(v) for k, v in values.items()}, flat(gradient))
+
+  def gradient(self, way: str, method: Any) -> Callable:
+    """The jitted objective; one a way, and a method (`seq` or one with other settings)."""
+    devices, sharded, microbatches = WAYS[way]
+    key = way, id(method)
+    if key not in self._gradients:
+      loss_fn = method.loss_fn or losses.plain(self.backbone)
+      how = dict(fsdp=sharded, microbatches=microbatches)
+      fn = parallel.make_gradient(method, loss_fn, parallel.make_mesh(devices), **how)
+      self._gradients[key] = method, jax.jit(fn)  # the method stays, for its id must be its own
+    return self._gradients[key][1]
+
+  def apart(self, judge: Callable[..., Judged], whole: Judged) -> dict[str, np.ndarray]:
+    """The gradient of every term alone; `judge` takes weights, and without them gives `whole`."""
+    only = lambda term: {other: float(other == term) for other in whole.values}
+    return {term: judge(weights=only(term)).gradient for term in whole.values}
+
+
+@functools.lru_cache(maxsize=2)
+def case(name: str, head: bool = False) -> Case:
+  """The case of a method; the last ones stay, for cells go method by method."""
+  return Case(name, head)

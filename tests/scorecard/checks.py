@@ -1,0 +1,396 @@
+"""The columns of the scorecard: each is one function of a case that raises `Wrong` with a figure.
+
+A new column is a function and a line of CHECKS (or of SHARED, where it belongs to no method).
+"""
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import tiny
+from oracles import distillation, objectives
+
+from jcl import batch as batches
+from jcl import losses, methods, parallel
+from jcl.batch import Shape
+from jcl.errors import UserError
+from jcl.tools import Tools
+from scorecard import cases, shared
+from scorecard.cases import ALL, LAST, Case, Judged, Moment
+from scorecard.wrong import Wrong, above, equal, near, nothing
+
+VALUE = 1e-5  # float32 against an oracle's float64
+FEW = 3  # rows, of which most of eight devices have none
+
+
+def same(what: str, found: Judged, wanted: Judged, tolerance: float) -> None:
+  """Objective, the value of every term and the gradient agree."""
+  equal(f'{what}: terms', sorted(found.values), sorted(wanted.values))
+  near(f'{what}: objective', found.loss, wanted.loss, tolerance)
+  for term, value in wanted.values.items():
+    near(f'{what}: {term}', found.values[term], value, tolerance)
+  near(f'{what}: gradient', found.gradient, wanted.gradient, tolerance)
+
+
+def value(case: Case) -> None:
+  """The objective is the oracle's, in every task, on rows that the oracle made itself."""
+  for moment in case.moments:
+    params, rows = case.elsewhere(moment), case.rows(moment.items)
+    found = case.judge(moment, case.batch(moment, rows), params)
+    wanted = case.wanted(moment, params, moment.items)
+    near(f'objective in task {moment.task.index + 1}', found.loss, wanted, VALUE)
+
+
+def gradient(case: Case) -> None:
+  """Central differences of fourth order of the whole objective, float64, along some directions.
+
+  A direction is half the gradient's own and half random. A decoder's softmax is float32 always.
+  """
+  step, tolerance = (3e-3, 1e-5) if case.deep else (1e-3, 1e-7)
+  with jax.enable_x64(True):
+    call, trained = _wide(case)
+    grads = jax.tree.map(np.asarray, call(trained)[1])
+    norm, random = float(optax.tree.norm(grads)), np.random.default_rng(0)
+    unit = lambda tree: jax.tree.map(lambda x: x / optax.tree.norm(tree), tree)
+    for _ in range(4):
+      noise = unit(jax.tree.map(lambda x: random.standard_normal(x.shape), trained))
+      way = unit(jax.tree.map(np.add, unit(grads), noise))
+      at = lambda s, way=way: float(call(jax.tree.map(lambda x, y: x + s * y, trained, way))[0][0])
+      wanted = (8 * (at(step) - at(-step)) - (at(2 * step) - at(-2 * step))) / (12 * step)
+      found = float(optax.tree.vdot(grads, way))
+      above('slope', abs(found), 100 * tolerance * norm)
+      near('slope in units of the gradient', found / norm, wanted / norm, tolerance)
+
+
+def _wide(case: Case) -> tuple[Callable, Any]:
+  """The jitted objective in float64 on the rows of the third task, and parameters for it."""
+  wide = lambda tree: jax.tree.map(
+    lambda x: np.asarray(x, np.float64) if np.asarray(x).dtype.kind == 'f' else np.asarray(x), tree
+  )
+  backbone = cases.model(case.deep, dtype='float64')(case.backbone.vocabulary)
+  method, moment = methods.make(backbone, case.settings), case.last
+  loss_fn = method.loss_fn or losses.plain(backbone)
+  batch = wide(case.batch(moment, case.rows(moment.items)))
+  trained, frozen, _ = parallel.split(wide(case.elsewhere(moment)), ALL)
+  teacher_params = wide(cases.host(moment.memory['teacher']))
+  rest = frozen, teacher_params, dict(moment.plan.weights), batch
+  fn = jax.jit(parallel.make_gradient(method, loss_fn, parallel.make_mesh(1)))
+  return lambda params: jax.block_until_ready(fn(params, *rest)), trained
+
+
+def padding(case: Case) -> None:
+  """A longer bucket, more rows and more places for targets change nothing."""
+  moment, rows = case.last, case.rows(case.last.items)
+  shape = case.shape(rows)
+  larger = Shape(shape.rows + 16, shape.tokens + 16, 2 * shape.targets)
+  wanted = case.judge(moment, case.batch(moment, rows, shape))
+  same('padded', case.judge(moment, case.batch(moment, rows, larger)), wanted, case.tolerance)
+
+
+def mask(case: Case) -> None:
+  """Targets of weight 0 are as if their rows were not there."""
+  moment, rows = case.last, case.rows(case.last.items)
+  shape = case.shape(rows)
+  batch = case.batch(moment, rows, shape)
+  places = np.argsort(batches.deal(rows, 1)[0])
+  gone = places[::3]
+  masked = batch.only(~np.isin(batch.target_position // shape.tokens, gone))
+  keys = np.delete(tiny.keys(len(rows)), np.s_[::3], 0)
+  kept = [row for i, row in enumerate(rows) if i % 3]
+  dropped = case.batch(moment, kept, shape, keys=keys)
+  found, wanted = case.judge(moment, masked), case.judge(moment, dropped)
+  same('masked', found, wanted, case.tolerance)
+  whole = case.judge(moment, batch)
+  above('what the masked rows change', abs(found.loss - whole.loss), 1e-4)
+
+
+def order(case: Case) -> None:
+  """The order of rows does not matter."""
+  moment, rows = case.last, case.rows(case.last.items)
+  wanted = case.judge(moment, case.batch(moment, rows))
+  places, keys = np.random.default_rng(5).permutation(len(rows)), tiny.keys(len(rows))
+  moved = case.batch(moment, [rows[i] for i in places], keys=keys[places])
+  same('in another order', case.judge(moment, moved), wanted, case.tolerance)
+
+
+def _ways(case: Case, ways: tuple[str, ...]) -> None:
+  """Many rows and few are the same on each way as on one device, every term apart."""
+  moment, every = case.last, case.rows(case.last.items)
+  for rows in (every, every[:FEW]):
+    found = {}
+    for way in ('1', *ways):
+      devices, _, microbatches = cases.WAYS[way]
+      blocks = devices * microbatches
+      batch = case.batch(moment, rows, case.shape(every, blocks), blocks)
+      judge = functools.partial(case.judge, moment, batch, way=way)
+      whole = judge()
+      found[way] = whole, case.apart(judge, whole)
+    for way in ways:
+      what = f'{len(rows)} rows on {way} device(s)'
+      same(what, found[way][0], found['1'][0], case.tolerance)
+      for term, wanted in found['1'][1].items():
+        near(f'{what}: gradient of {term}', found[way][1][term], wanted, case.tolerance)
+
+
+def devices(case: Case) -> None:
+  """1 device = 8, data parallel and sharded."""
+  _ways(case, ('8', '8 fsdp'))
+
+
+def split(case: Case) -> None:
+  """Gradient accumulation: 4 microbatches on one device, 2 on each of 8 that share parameters."""
+  _ways(case, ('1 k4', '8 fsdp k2'))
+
+
+def accumulates(case: Case) -> bool:
+  """Whether the method lets a batch be split; where not, it says so first."""
+  try:
+    parallel.make_gradient(case.method, case.loss_fn, parallel.make_mesh(1), microbatches=2)
+  except UserError:
+    return False
+  return True
+
+
+def neutral(case: Case) -> None:
+  """Under `neutral` settings, on new rows that answer, the objective is that of `seq`."""
+  moment = case.last
+  settings = dataclasses.replace(case.settings, **case.settings.neutral)
+  method = methods.make(case.backbone, settings)
+  rows = [row for row in case.rows(moment.items) if not (row.replay or row.generative)]
+  batch = case.batch(moment, rows)
+  weights = method.plan(moment.memory, moment.task).weights
+  found = case.judge(moment, batch, weights=weights, method=method)
+  wanted = case.judge(moment, batch, weights={}, teacher={}, method=SEQ)
+  near('objective', found.loss, wanted.loss, case.tolerance)
+  near('gradient', found.gradient, wanted.gradient, case.tolerance)
+
+
+SEQ = methods.Method()
+
+
+def moves(case: Case) -> None:
+  """Every term of the third task has a gradient, every leaf that trains moves, no other does."""
+  moment = case.last
+  batch = case.batch(moment, case.rows(moment.items))
+  judge = functools.partial(case.judge, moment, batch)
+  for term, grads in case.apart(judge, judge()).items():
+    above(f'largest entry of the gradient of {term}', np.abs(grads).max(), 1e-5)
+  rules = moment.plan.trainable or ALL
+  for learned in (m for m in case.moments if m.seen):
+    apart = jax.tree.map(lambda a, b: np.abs(a - b), learned.end, learned.start)
+    for (path, off), mask in zip(
+      jax.tree_util.tree_leaves_with_path(apart),
+      jax.tree.leaves(_masks(learned, rules), is_leaf=lambda x: x is None),
+      strict=True,
+    ):
+      what = f'task {learned.task.index + 1}, {jax.tree_util.keystr(path)}'
+      trains = np.broadcast_to(0.0 if mask is None else mask, off.shape) > 0
+      nothing(f'{what}: what is frozen moved by', off[~trains])
+      if trains.any():
+        above(f'{what}: what trains moved by', off[trains].max(), 1e-4)
+
+
+def _masks(moment: Moment, rules: tuple) -> Any:
+  """1 where a leaf trains in this task, None where it is frozen."""
+  return parallel.split(moment.start, moment.plan.trainable or rules)[2]
+
+
+def teacher(case: Case) -> None:
+  """No gradient goes into the teacher, which stands still, is deterministic and may be cached."""
+  moment = case.last
+  rows = case.rows(moment.items)
+  params = jax.tree.map(jnp.asarray, case.elsewhere(moment))
+  batch = case.batch(moment, rows)
+
+  def objective(teacher_params, batch):
+    terms = case.loss_fn(params, teacher_params, batch)
+    sums = [losses.total(v, where, batch) for v, where in terms.values()]
+    return sum(total / (count + 1) for total, count in sums)
+
+  held = cases.host(moment.memory['teacher'])
+  into = jax.jit(jax.grad(objective))
+  nothing('gradient into the teacher', cases.flat(into(held, batch)))
+  whole = case.batch(dataclasses.replace(moment, plan=moment.plan._replace(tables={})), rows)
+  wanted = case.judge(moment, whole, params, teacher=moment.start)
+  nothing('gradient into the whole teacher', cases.flat(into(moment.start, whole)))
+  same('cached', case.judge(moment, batch, params), wanted, VALUE)
+  noisy = _in_training(case)
+  memory, _ = noisy.before_task(case.moments[LAST - 1].after, moment.start, moment.task, case.tools)
+  near('its states, where training is noisy', cases.flat(memory['tables']),
+       cases.flat(moment.memory['tables']), 1e-6)  # fmt: skip
+  if case.method.after_step is None:
+    nothing(
+      'what training changes in the teacher',
+      cases.flat(held) - cases.flat(cases.host(moment.after['teacher'])),
+    )
+
+
+def _in_training(case: Case) -> methods.Method:
+  """The method on a backbone whose states are others in training: dropout that cannot be missed."""
+  hidden = case.backbone.hidden
+  noisy = lambda params, batch, train=False: hidden(params, batch) * (2.0 if train else 1.0)
+  return methods.make(dataclasses.replace(case.backbone, hidden=noisy), case.settings)
+
+
+def has_teacher(case: Case) -> bool:
+  """Whether a data term looks at what the past left."""
+  return case.method.loss_fn is not None and bool(jax.tree.leaves(case.last.memory['teacher']))
+
+
+def fisher(case: Case) -> None:
+  """The same for batches of 1 and 64, on 8 devices, in a loop over examples, without dropout."""
+  moment, (fn,) = case.moments[0], set(case.life[1].measured)
+  params, examples = moment.end, moment.task.train
+  rows = [case.tools.text.rows(e) for e in examples]
+  shape = Shape(2, 24, 32)
+  one = jax.jit(fn)
+  each = [cases.flat(one(params, batches.layout(r, 1, shape, tiny.keys(len(r))))) for r in rows]
+  wanted = np.mean(each, 0)
+  above('largest entry', wanted.max(), 0)
+  for size, count in ((1, 1), (64, 1), (64, 8)):
+    mesh = parallel.make_mesh(count)
+    tools = Tools(case.backbone, case.tools.text, case.stream, mesh, 0, size)
+    found = cases.flat(tools.mean_examples(fn, params, examples))
+    near(f'by {size} on {count} device(s)', found, wanted, VALUE)
+  before = case.moments[0].memory
+  tools = Tools(case.backbone, case.tools.text, case.stream, parallel.make_mesh(1), 0, 8)
+  after, _ = _in_training(case).after_task(before, params, moment.task, tools)
+  near('with dropout in training', cases.flat(after['teacher']),
+       cases.flat(moment.after['teacher']), VALUE)  # fmt: skip
+
+
+def measures(case: Case) -> bool:
+  """Whether it asks what its parameters matter to."""
+  return bool(case.life and case.life[1].measured)
+
+
+def three_tasks(case: Case) -> None:
+  """Every step of the real loop, in all three tasks, says the loss that the oracle has for it."""
+  for moment in case.moments:
+    steps = case.steps(moment.plan, moment.task) if moment.plan.new else []
+    equal(f'steps of task {moment.task.index + 1}', len(moment.seen), len(steps))
+    for number, (seen, items) in enumerate(zip(moment.seen, steps, strict=True), 1):
+      wanted = case.wanted(moment, seen.params, items)
+      near(f'loss of task {moment.task.index + 1}, step {number}', seen.loss, wanted, VALUE)
+
+
+def head(case: Case) -> None:
+  """Value and three tasks again with a head: over classes so far, and those the teacher knows."""
+  other = cases.case(case.name, head=True)
+  value(other)
+  three_tasks(other)
+
+
+def classifies(case: Case) -> bool:
+  """Whether it can train a head."""
+  return case.settings.text_format == 'plain' and 'cil' in case.settings.head_scenarios
+
+
+def direction(case: Case) -> None:
+  """Each term of distillation is T²·KL(teacher ‖ student), target by target, at any T."""
+  moment = case.last
+  student, past = case.elsewhere(moment), moment.start
+  rows = case.rows(moment.items)
+  batch = case.batch(dataclasses.replace(moment, plan=moment.plan._replace(tables={})), rows)
+  ordered = [rows[i] for i in batches.deal(rows, 1)[0]]
+  given = case.given(moment, student, ordered)
+  both = [
+    np.concatenate([objectives.logits(given, params, row) for row in ordered])
+    for params in (given.params, given.starts[LAST])
+  ]
+  for temperature in (1.0, 2.0, 8.0):
+    settings = dataclasses.replace(case.settings, distill_temperature=temperature)
+    method = methods.make(case.backbone, settings)
+    terms = jax.jit(method.loss_fn)(student, past, batch)
+    kept = {term: np.asarray(v) for term, (v, _) in terms.items() if term.startswith('kd')}
+    above('terms of distillation', len(kept), 0)
+    wanted = [distillation.divergence(z, y, temperature) for z, y in zip(*both, strict=True)]
+    back = [distillation.divergence(y, z, temperature) for z, y in zip(*both, strict=True)]
+    above('what the direction changes', np.abs(np.subtract(wanted, back)).max(), 0.01 * max(wanted))
+    for term, found in kept.items():
+      near(f'{term} at T = {temperature:g}', found[: len(wanted)], wanted, 1e-4)
+
+
+def distils(case: Case) -> bool:
+  """Whether it has a temperature."""
+  return hasattr(case.settings, 'distill_temperature')
+
+
+def empty(case: Case) -> None:
+  """Without new, old, answering or any rows all is finite, and a term of nothing is 0 and still."""
+  moment = case.last
+  params, shape = case.elsewhere(moment), case.shape(case.rows(moment.items))
+
+  @jax.jit
+  def count(params, teacher_params, batch):
+    terms = case.loss_fn(params, teacher_params, batch)
+    return {term: losses.total(v, where, batch)[1] for term, (v, where) in terms.items()}
+
+  new = [(e, False) for e, replay in moment.items if not replay]
+  old = [(e, True) for e, replay in moment.items if replay] or [(e, True) for e, _ in new]
+  kinds = (lambda row: True, lambda row: row.generative, lambda row: not row.generative)
+  for items, kind in [*itertools.product((new, old), kinds), ([], kinds[0])]:
+    rows = [row for row in case.rows(items) if kind(row)]
+    what = f'{len(rows)} {"old" if items is old else "new"} rows'
+    batch = case.batch(moment, rows, shape)
+    judge = functools.partial(case.judge, moment, batch, params)
+    found = judge()
+    near(f'{what}: objective', found.loss, case.wanted(moment, params, items, kind), VALUE)
+    if not np.isfinite(found.gradient).all():
+      raise Wrong(f'{what}: {np.sum(~np.isfinite(found.gradient))} entries are not finite')
+    counts = count(params, moment.memory['teacher'], batch)
+    empties = [term for term, number in counts.items() if not number]
+    apart = case.apart(judge, found) if empties else {}
+    for term in empties:
+      nothing(f'{what}: {term} of no target', found.values[term])
+      nothing(f'{what}: gradient of {term} of no target', apart[term])
+
+
+def traces(case: Case) -> None:
+  """The step compiles at most once a bucket and rung over three tasks (once a task if it grows)."""
+  _, watch, compiled = case.life
+  equal('compilations of the step', compiled, len(watch.traces))
+
+
+class Check(NamedTuple):
+  """A column.
+
+  Attributes:
+    run: raises `Wrong`.
+    could: whether a case has what the column looks at; a cell may say "does not apply" only where
+      it has not.
+  """
+
+  run: Callable[[Case], None]
+  could: Callable[[Case], bool] = lambda case: True
+
+
+EVERYWHERE = ('value', 'gradient', 'padding', 'order', 'devices', 'split', 'tasks')
+CHECKS: dict[str, Check] = {
+  'value': Check(value),
+  'gradient': Check(gradient),
+  'padding': Check(padding),
+  'mask': Check(mask),
+  'order': Check(order),
+  'devices': Check(devices),
+  'split': Check(split, accumulates),
+  'neutral': Check(neutral),
+  'moves': Check(moves),
+  'teacher': Check(teacher, has_teacher),
+  'fisher': Check(fisher, measures),
+  'tasks': Check(three_tasks),
+  'kd': Check(direction, distils),
+  'empty': Check(empty),
+  'head': Check(head, classifies),
+  'traces': Check(traces),
+}
+SHARED: dict[str, Callable[[], None]] = {
+  'reservoir': shared.reservoir,
+  'merges': shared.merged,
+}
