@@ -1,8 +1,11 @@
 """The scorecard's tables fit the code: oracles, reasons, mutants. Its cells: `launch/check.py`."""
 
 import ast
+import json
 import pathlib
 import re
+import subprocess
+import sys
 
 import pytest
 from oracles.objectives import ORACLES
@@ -98,6 +101,39 @@ def test_the_table_says_what_is_red_and_why_cells_do_not_apply():
   assert '–  kd, seq: it does not distil' in run.table(card)
   assert 'FAIL  value, ewc: objective: 2, not 1' in run.table(card)
   assert [x['method'] for x in card.red] == ['ewc', 'ewc']
+
+
+class Ended:
+  """A process that has said all it had to say."""
+
+  def poll(self):
+    return 1
+
+
+def test_the_first_thing_a_cell_says_counts_unless_it_turns_red(tmp_path):
+  said = [
+    {'jcl': '/x', 'cells': [['value', 'seq'], ['value', 'ewc'], ['value', 'mas']]},
+    line('value', 'seq', 'fail', says='loss: 2, not 1'),
+    line('value', 'ewc', 'pass'),
+    line('value', 'ewc', 'error', says='its teardown failed'),
+    line('value', 'seq', 'pass'),
+  ]
+  (tmp_path / 'said').write_text(''.join(json.dumps(x) + '\n' for x in said))
+  done = []
+  header, lines = run._listen(Ended(), tmp_path / 'said', lambda *x: done.append(x[:2]))
+  assert header == said[0]
+  assert {cell: x['outcome'] for cell, x in lines.items()} == {
+    ('value', 'seq'): 'fail', ('value', 'ewc'): 'error',
+  }  # fmt: skip
+  assert done == [(1, 3), (2, 3), (2, 3), (2, 3)]
+
+
+def test_an_unknown_method_is_one_line():
+  command = [sys.executable, str(TESTS.parent / 'launch' / 'check.py'), '--methods=ewc,nonsense']
+  done = subprocess.run(command, capture_output=True, text=True, check=False)
+  assert (done.returncode, done.stdout) == (2, '')
+  assert done.stderr.startswith("error: no method is called 'nonsense'; there are seq, ")
+  assert done.stderr.count('\n') == 1
 
 
 def test_a_mutant_that_nothing_or_only_an_exception_meets_is_missed():

@@ -91,8 +91,9 @@ class Seen(NamedTuple):
 class Watch:
   """Stands before the train step, and before `mean_examples`, and keeps what passes."""
 
-  def __init__(self, step: Callable, mean: Callable):
-    self.step, self.mean = step, mean
+  def __init__(self, step: Callable, mean: Callable, grows: bool):
+    self.step, self.mean, self.grows = step, mean, grows
+    self.task = 0
     self.seen: list[Seen] = []
     self.traces: set = set()
     self.measured: list[Callable] = []
@@ -172,8 +173,7 @@ class Case:
     with tempfile.TemporaryDirectory() as folder:
       loop = Loop(parts, pathlib.Path(folder), quiet=True)
       loop.log = MetricsLog(pathlib.Path(folder) / 'metrics.jsonl', 0)
-      watch = Watch(loop.train_step, self.tools.mean_examples)
-      watch.grows = self.name in GROWING
+      watch = Watch(loop.train_step, self.tools.mean_examples, self.name in GROWING)
       loop.train_step, self.tools.mean_examples = watch.train_step, watch.mean_examples
       now, moments = loop.init(Run(parts.initial_params()), None), []
       for task in self.stream.tasks:
@@ -219,8 +219,8 @@ class Case:
     for epoch in range(TRAIN.epochs):
       made = composing.steps(plan, rows_of, 0, task.index, epoch, TRAIN.batch_size)
       for step in made:
-        items = {(row.number // 2, row.replay): None for row in step.rows}
-        found.append([(every[number], replay) for number, replay in items])
+        asked = [row for row in step.rows if not row.generative]  # an example has one of them
+        found.append([(every[row.number // 2], row.replay) for row in asked])
     return found
 
   # Rows, for the code and for the oracle.

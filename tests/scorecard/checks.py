@@ -27,6 +27,7 @@ from scorecard.wrong import Wrong, above, equal, near, nothing
 
 VALUE = 1e-5  # float32 against an oracle's float64
 FEW = 3  # rows, of which most of eight devices have none
+SEQ = methods.Method()
 
 
 def same(what: str, found: Judged, wanted: Judged, tolerance: float) -> None:
@@ -132,7 +133,7 @@ def _ways(case: Case, ways: tuple[str, ...]) -> None:
       whole = judge()
       found[way] = whole, case.apart(judge, whole)
     for way in ways:
-      what = f'{len(rows)} rows on {way} device(s)'
+      what = f'{len(rows)} rows, {way}'
       same(what, found[way][0], found['1'][0], case.tolerance)
       for term, wanted in found['1'][1].items():
         near(f'{what}: gradient of {term}', found[way][1][term], wanted, case.tolerance)
@@ -171,9 +172,6 @@ def neutral(case: Case) -> None:
   near('gradient', found.gradient, wanted.gradient, case.tolerance)
 
 
-SEQ = methods.Method()
-
-
 def moves(case: Case) -> None:
   """Every term of the third task has a gradient, every leaf that trains moves, no other does."""
   moment = case.last
@@ -181,12 +179,11 @@ def moves(case: Case) -> None:
   judge = functools.partial(case.judge, moment, batch)
   for term, grads in case.apart(judge, judge()).items():
     above(f'largest entry of the gradient of {term}', np.abs(grads).max(), 1e-5)
-  rules = moment.plan.trainable or ALL
   for learned in (m for m in case.moments if m.seen):
     apart = jax.tree.map(lambda a, b: np.abs(a - b), learned.end, learned.start)
     for (path, off), mask in zip(
       jax.tree_util.tree_leaves_with_path(apart),
-      jax.tree.leaves(_masks(learned, rules), is_leaf=lambda x: x is None),
+      jax.tree.leaves(_masks(learned), is_leaf=lambda x: x is None),
       strict=True,
     ):
       what = f'task {learned.task.index + 1}, {jax.tree_util.keystr(path)}'
@@ -196,9 +193,9 @@ def moves(case: Case) -> None:
         above(f'{what}: what trains moved by', off[trains].max(), 1e-4)
 
 
-def _masks(moment: Moment, rules: tuple) -> Any:
+def _masks(moment: Moment) -> Any:
   """1 where a leaf trains in this task, None where it is frozen."""
-  return parallel.split(moment.start, moment.plan.trainable or rules)[2]
+  return parallel.split(moment.start, moment.plan.trainable or ALL)[2]
 
 
 def teacher(case: Case) -> None:

@@ -36,8 +36,8 @@ ROWS = (
     _cells('value/seq', 'tasks/seq'),
   ),
   Mutant(
-    'generation does not learn its first word', 'streams/text.py',
-    'return question, _row(ids, start + 1,', 'return question, _row(ids, start + 2,',
+    'generation starts from the answer token', 'streams/text.py',
+    'self.generation_token(example.task)', 'self._answer',
     _cells('value/lamol'),
   ),
   Mutant(

@@ -108,7 +108,7 @@ def _listen(
           header = line
           continue
         cell = line['check'], line['method']
-        if lines.get(cell, line)['outcome'] not in RED:  # a failing teardown takes no fail back
+        if lines.get(cell, {}).get('outcome') not in RED:  # a failing teardown takes no fail back
           lines[cell] = line
         on_cell(len(lines), len(header['cells']), line)
       time.sleep(0 if ended else POLL)
