@@ -131,6 +131,37 @@ def lamol_kd(given: Given) -> float:
   return new + s['distill_weight'] * (qa + s['lambda_gen'] * gen)
 
 
+def maml(given: Given) -> float:
+  """CE of all rows after `inner_steps` steps of gradient descent on that of the new ones."""
+  new = given._replace(rows=[row for row in given.rows if not row.replay])
+  params = given.params
+  for _ in range(given.settings['inner_steps']):
+    slope = _slope(new, params)
+    step = lambda leaf, grad: {'kernel': leaf['kernel'] - given.settings['inner_lr'] * grad}
+    params = {name: step(leaf, slope[name]) for name, leaf in params.items()}
+  return ce(given._replace(params=params))
+
+
+def _slope(given: Given, params: dict) -> dict[str, np.ndarray]:
+  """The gradient of CE of all rows of the recurrent model, 0 without rows."""
+  theta = leaves(params)
+  if not given.rows:
+    return {name: np.zeros_like(leaf) for name, leaf in theta.items()}
+  classes = _classes(given, given.task)
+  if given.class_task is not None:
+    theta = {**theta, 'head': theta['head'][:, classes]}
+  rows = [(row.tokens, row.targets, [classes.index(w) for w in row.wanted]) for row in given.rows]
+  found = penalties.nats_gradient(theta, rows, len(classes))
+  ends = np.cumsum([theta[name].size for name in sorted(theta)])[:-1]
+  parts = dict(zip(sorted(theta), np.split(found, ends), strict=True))
+  grads = {name: parts[name].reshape(theta[name].shape) for name in theta}
+  if given.class_task is not None:
+    whole = np.zeros_like(params['head']['kernel'])
+    whole[:, classes] = grads['head']
+    grads['head'] = whole
+  return grads
+
+
 def olora(given: Given) -> float:
   """CE + lambda_olora · Σ_earlier Σ_ij |(A_earlierᵀ A_own)_ij|."""
   overlap = adapters.overlap(given.params['lora'], given.task, given.settings['r'])
@@ -200,6 +231,9 @@ ORACLES: dict[str, Callable[[Given], float]] = {
   'lamol_kd': lamol_kd,
   'lora': plain,
   'olora': olora,
+  'expand': plain,
+  'reptile': plain,
+  'maml': maml,
   'ewc': ewc,
   'l2': l2,
   'mas': mas,

@@ -32,12 +32,13 @@ from jcl.streams.stream import Example, Plan, Task
 from jcl.tools import Journal
 from jcl.train import Loop, Run
 
-DEEP = ('lora', 'olora')  # methods whose model has stacked layers
-GROWING: tuple[str, ...] = ()  # methods whose parameters grow in a task, which compiles once more
+DEEP = ('lora', 'olora', 'expand')  # methods whose model has stacked layers
+GROWING = ('expand',)  # methods whose parameters grow in a task, which compiles once more
 MORE = {  # of any settings that have the field: every term is as large as cross-entropy, none is 1
   'gamma': 1.0, 'replay_ratio': 1.0, 'alpha': 0.3, 'beta': 0.7, 'lambda_gen': 0.4,
   'distill_weight': 0.6, 'distill_temperature': 3.0, 'lambda_ewc': 30.0, 'lambda_mas': 0.2,
-  'lambda_olora': 0.3, 'r': 2, 'lora_alpha': 2.0, 'lora_dropout': 0.0,
+  'lambda_olora': 0.3, 'r': 2, 'lora_alpha': 2.0, 'lora_dropout': 0.0, 'every': 1, 'inner_lr': 0.3,
+  'inner_steps': 2,
 }  # fmt: skip
 TRAIN = TrainConfig(
   learning_rate=3e-2, adapter_learning_rate=3e-2, head_learning_rate=3e-2, epochs=3, batch_size=16

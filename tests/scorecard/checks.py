@@ -54,6 +54,7 @@ def gradient(case: Case) -> None:
   A direction is half the gradient's own and half random. A decoder's softmax is float32 always.
   """
   step, tolerance = (3e-3, 1e-5) if case.deep else (1e-3, 1e-7)
+  step = 1e-3 if grows(case) else step  # the deeper, the larger its fifth derivative
   with jax.enable_x64(True):
     call, trained = _wide(case)
     grads = jax.tree.map(np.asarray, call(trained)[1])
@@ -355,6 +356,62 @@ def traces(case: Case) -> None:
   equal('compilations of the step', compiled, len(watch.traces))
 
 
+def composed(case: Case) -> None:
+  """With another method's penalty the objective is its own and that penalty, its gradient too."""
+  other = 'l2' if case.name != 'l2' else 'ewc'
+  moment = case.last
+  settings = cases.chosen(other)
+  method = methods.make(case.backbone, settings)
+  memory = method.init(moment.start, case.stream, case.tools)
+  memory, _ = method.after_task(memory, moment.start, case.stream.tasks[LAST - 1], case.tools)
+  parts = {case.name: (case.method, moment.memory), other: (method, memory)}
+  whole = methods.compose({name: part for name, (part, _) in parts.items()})
+  together = {
+    'teacher': {name: kept['teacher'] for name, (_, kept) in parts.items()},
+    **{
+      name: {k: v for k, v in kept.items() if k != 'teacher'} for name, (_, kept) in parts.items()
+    },
+  }
+  plan = whole.plan(together, moment.task)
+  batch = case.batch(moment, case.rows(moment.items))
+  empty = batch.only(np.zeros(len(batch.target_weight), bool))
+  weights = method.plan(memory, moment.task).weights
+  alone = case.judge(moment, batch)
+  pull = case.judge(moment, empty, weights=weights, teacher=memory['teacher'], method=method)
+  found = case.judge(moment, batch, weights=plan.weights, teacher=together['teacher'], method=whole)
+  above(f'the penalty of {other}', pull.loss, 1e-3)
+  equal('terms', sorted(found.values), sorted({*alone.values, other}))
+  near('objective', found.loss, alone.loss + pull.loss, case.tolerance)
+  near('gradient', found.gradient, alone.gradient + pull.gradient, case.tolerance)
+
+
+def composes(case: Case) -> bool:
+  """Whether a penalty can stand beside it."""
+  return not (case.settings.starts_afresh or 'tree' in case.settings.brings)
+
+
+def expansion(case: Case) -> None:
+  """Before it trains, a grown model says what the smaller one said; after it, it does not."""
+  for before, moment in itertools.pairwise(case.moments):
+    batch = case.batch(moment, case.rows(moment.items))
+    said = jax.jit(case.backbone.logits)
+    near('logits of the grown model', said(moment.start, batch), said(before.end, batch), 1e-6)
+    depths = [len(m.start['layers']['o']['kernel']) for m in (before, moment)]
+    equal('blocks that a task adds', depths[1] - depths[0], 2)
+    off = np.abs(np.asarray(said(moment.end, batch)) - np.asarray(said(moment.start, batch)))
+    above('what training changes', off.max(), 1e-3)
+    fresh = ~np.asarray(moment.start['layers']['o']['kernel']).any((1, 2))
+    equal('blocks that start with nothing', fresh.sum(), 2)
+    layers = (m['layers'] for m in (moment.end, moment.start))
+    moved = jax.tree.map(lambda a, b: np.abs(a - b)[~fresh], *layers)
+    nothing('what training moves in old blocks', cases.flat(moved))
+
+
+def grows(case: Case) -> bool:
+  """Whether its parameters grow from task to task."""
+  return case.name in cases.GROWING
+
+
 class Check(NamedTuple):
   """A column.
 
@@ -385,6 +442,8 @@ CHECKS: dict[str, Check] = {
   'kd': Check(direction, distils),
   'empty': Check(empty),
   'head': Check(head, classifies),
+  'composed': Check(composed, composes),
+  'expansion': Check(expansion, grows),
   'traces': Check(traces),
 }
 SHARED: dict[str, Callable[[], None]] = {

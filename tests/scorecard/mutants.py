@@ -149,8 +149,8 @@ STEP = (
   ),
   Mutant(
     'the penalty is taken on shards', 'parallel.py',
-    '      values = method.penalty_fn(join(trained, frozen), teacher_params)\n',
-    '      values = jax.shard_map(\n'
+    '{**method.penalty_fn(join(trained, frozen), teacher_params), **norms(trained)}\n',
+    'jax.shard_map(\n'
     '        lambda *x: lax.pmean(method.penalty_fn(join(*x[:2]), x[2]), AXIS),\n'
     '        mesh=mesh, in_specs=(own, rest, theirs), out_specs=P(), check_vma=False,\n'
     '      )(trained, frozen, teacher_params)\n',
@@ -311,6 +311,39 @@ METHODS = (
   ),
 )  # fmt: skip
 
+SHELLS = (
+  Mutant(
+    'MAML steps down the loss of all rows', 'methods/maml.py',
+    'new = batch.only(~batch.replay_M)', 'new = batch',
+    _cells('value/maml', 'tasks/maml'),
+  ),
+  Mutant(
+    'MAML of second order is of first', 'methods/maml.py',
+    'if settings.first_order:', 'if True:',
+    _cells('gradient/maml'),
+  ),
+  Mutant(
+    'a composition counts penalties twice', 'methods/compose.py',
+    'return {term: value for terms in values', 'return {term: 2 * value for terms in values',
+    _cells('composed/replay', 'composed/lamol'),
+  ),
+  Mutant(
+    'a composition forgets weights', 'methods/compose.py',
+    "'weights': united('weights'), 'tables'", "'weights': {}, 'tables'",
+    _cells('composed/ewc', 'composed/distill'),
+  ),
+  Mutant(
+    'a new block does what the one before it does', 'backbones/blocks.py',
+    "'layers': {**copied, **outputs}}", "'layers': copied}",
+    _cells('expansion/expand', 'tasks/expand'),
+  ),
+  Mutant(
+    'the blocks of old tasks train too', 'methods/expand.py',
+    "('^layers/', memory['new'])", "('^layers/', True)",
+    _cells('expansion/expand'),
+  ),
+)  # fmt: skip
+
 PARTS = (
   Mutant(
     'the reservoir lets the newest in too often', 'memory/buffer.py',
@@ -336,4 +369,4 @@ PARTS = (
   ),
 )  # fmt: skip
 
-MUTANTS: tuple[Mutant, ...] = (*ROWS, *HEADS, *LOSSES, *STEP, *PAST, *METHODS, *PARTS)
+MUTANTS: tuple[Mutant, ...] = (*ROWS, *HEADS, *LOSSES, *STEP, *PAST, *METHODS, *SHELLS, *PARTS)
