@@ -183,13 +183,14 @@ def assemble(config: Config, mesh: Any = None, weights: bool = True) -> Experime
     backbone, text, stream, parallel.make_mesh() if mesh is None else mesh,
     config.train.seed, config.evaluate.batch_size,
     class_task=_class_tasks(stream) if shape.classes else None,
-    told=config.scenario == 'til' or 'task_id' in config.method.needs,
+    told=config.scenario == 'til' or 'task_id' in config.method.needs, train=config.train,
   )  # fmt: skip
   examples = stream.examples
   longest = text.reserve = max(text.answer_length(e) for e in examples)
   text.cut.clear()
   for example in examples:
     text.prompt(example)  # every text is looked at before anything is written
+  config.method.check_run(config.scenario, tools)
   method = with_knobs(methods.make(backbone, config.method), config, backbone)
   return Experiment(
     config, stream, text, backbone, shape, method, tools, params, tuple(added), longest

@@ -182,6 +182,7 @@ class Record:
       'seconds': {k: round(v, 2) for k, v in self.seconds.items()},
       'tokens': dict(self.tokens),
       'pseudo': pseudo,
+      'buffer': state['reports'].get('buffer', []),
       'cost': {'models': 1, **cost},
       'warnings': state['reports'].get('warnings', []),
       'cut_rows': len(parts.text.cut),

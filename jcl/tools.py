@@ -20,8 +20,10 @@ import numpy as np
 from jcl import batch as batches
 from jcl import generate, parallel
 from jcl.backbones import Backbone
+from jcl.config import TrainConfig
+from jcl.streams import rows as row_order
 from jcl.streams.rows import generator
-from jcl.streams.stream import Example, Reference, Stream
+from jcl.streams.stream import Example, Plan, Reference, Stream, Task
 from jcl.streams.text import Text
 
 WIDTHS = tuple(2**e for e in range(18))  # of prompts: few, for each is a compilation
@@ -66,11 +68,12 @@ class Tools:
 
   def __init__(
     self, backbone: Backbone, text: Text, stream: Stream, mesh: Any, seed: int, batch_size: int,
-    class_task: np.ndarray | None = None, told: bool = False,
+    class_task: np.ndarray | None = None, told: bool = False, train: TrainConfig | None = None,
   ):  # fmt: skip
     self.backbone, self.text, self.stream, self.mesh, self.seed = backbone, text, stream, mesh, seed
     self.batch_size = -(-batch_size // mesh.size) * mesh.size
     self.class_task, self.told = class_task, told
+    self._train = TrainConfig() if train is None else train
     self.current = 0
     self.journal = Journal()
     self.on_chunk: Callable[[str, int, int], None] = lambda name, done, chunks: None
@@ -126,6 +129,16 @@ class Tools:
   def rows(self, examples: Sequence[Example | Reference], replay: bool = False) -> list[tuple]:
     """The rows of each example, in the method's text format."""
     return [self.text.rows(self.example(e), replay) for e in examples]
+
+  def trained(self, plan: Plan, task: Task) -> list[Example]:
+    """The new examples of a task's plan in the order in which they are first trained on.
+
+    Fewer than the plan has where `train.steps` end before they all had their turn.
+    """
+    plan = plan._replace(new=[self.example(e) for e in plan.new])
+    rows_of = lambda example, replay: self.text.rows(self.example(example), replay)
+    first = row_order.steps(plan, rows_of, self.seed, task.index, 0, self._train.batch_size)
+    return row_order.trained(plan, first[: self._train.steps or None])
 
   def map_targets(self, fn: Callable, params: Any, rows: Sequence[batches.Row]) -> list[np.ndarray]:
     """fn(params, batch) -> [M, …] over rows => one array [m, …] a row, in the order of `rows`.

@@ -242,11 +242,10 @@ class Loop:
     """Whether something is done between this step and the next."""
     evaluate, every = self.config.evaluate, self.config.checkpoint.every_steps
     count, last = fed.number + 1, fed.number + 1 == feed.total
-    epochs = -(-count // feed.per_epoch)
     self._snapshot_due = bool(every) and count % every == 0 and not last
     self._curve_due = bool(evaluate.every_steps) and count % evaluate.every_steps == 0
     if evaluate.every_epochs and fed.ends_epoch:
-      self._curve_due = self._curve_due or epochs % evaluate.every_epochs == 0
+      self._curve_due = self._curve_due or (fed.epoch + 1) % evaluate.every_epochs == 0
     self._best_due = self.config.train.keep_best and (fed.ends_epoch or last)
     return self._snapshot_due or self._curve_due or self._best_due
 

@@ -1,4 +1,4 @@
-"""Methods and what they remember: buffers, pseudo samples, plans, neutral settings."""
+"""Methods and what they remember: pseudo samples, plans, neutral settings."""
 
 import copy
 import dataclasses
@@ -11,64 +11,8 @@ import tiny
 
 from jcl import losses, methods, parallel
 from jcl.batch import Shape, layout
-from jcl.memory import buffer, pseudo
+from jcl.memory import pseudo
 from jcl.methods import Method
-
-# The buffer.
-
-
-def offered(first, last):
-  """References of examples."""
-  return [(number // 10, number) for number in range(first, last)]
-
-
-def test_reservoir_is_a_uniform_sample_even_when_it_goes_on():
-  """Chi-square of how often each of 20 is kept, 19 degrees of freedom: above 43.8 once in 1000."""
-  size, total, seeds = 5, 20, 1500
-  for parts in ([20], [12, 8], [3, 1, 9, 7]):
-    count = np.zeros(total)
-    for seed in range(seeds):
-      kept, first = buffer.empty(), 0
-      for part in parts:
-        kept = buffer.add(kept, offered(first, first + part), size, 'reservoir', seed)
-        first += part
-      assert kept['seen'] == total
-      numbers = [n for _, n in kept['examples']]
-      assert len(set(numbers)) == size
-      count[numbers] += 1
-    share = size / total
-    spread = seeds * share * (1 - share) * total / (total - 1)
-    assert ((count - seeds * share) ** 2 / spread).sum() < 43.8, parts
-
-
-def test_a_reservoir_filled_in_parts_is_the_one_filled_at_once():
-  whole = buffer.add(buffer.empty(), offered(0, 60), 7, 'reservoir', 3)
-  kept = buffer.add(buffer.empty(), offered(0, 23), 7, 'reservoir', 3)
-  restored = copy.deepcopy({'examples': [tuple(e) for e in kept['examples']], 'seen': kept['seen']})
-  assert buffer.add(restored, offered(23, 60), 7, 'reservoir', 3) == whole
-  forgot = buffer.add({**kept, 'seen': 7}, offered(23, 60), 7, 'reservoir', 3)
-  assert forgot['examples'] != whole['examples']
-  assert buffer.add(buffer.empty(), offered(0, 60), 7, 'reservoir', 4) != whole
-
-
-def test_fifo_drops_the_oldest():
-  kept = buffer.add(buffer.empty(), offered(0, 4), 5, 'fifo', 0)
-  assert kept['examples'] == offered(0, 4)
-  kept = buffer.add(kept, offered(4, 7), 5, 'fifo', 0)
-  assert kept == {'examples': offered(2, 7), 'seen': 7}
-  assert buffer.add(kept, offered(7, 30), 5, 'fifo', 0)['examples'] == offered(25, 30)
-
-
-@pytest.mark.parametrize('policy', ['fifo', 'reservoir'])
-def test_adding_leaves_the_buffer_before_as_it_was(policy):
-  """A hook that is called again after a kill must find its first argument."""
-  before = buffer.add(buffer.empty(), offered(0, 9), 5, policy, 0)
-  kept = copy.deepcopy(before)
-  after = buffer.add(before, offered(9, 40), 5, policy, 0)
-  assert before == kept
-  assert after != before
-  assert buffer.empty() == {'examples': [], 'seen': 0}
-
 
 # Pseudo samples.
 
@@ -323,6 +267,23 @@ def test_replay_offers_every_finished_task_to_the_buffer(size, held):
   assert {p.level for p in plans} == {'batch'}
   for plan, task in zip(plans, tools.stream.tasks, strict=True):
     assert not set(numbers(plan.old)) & set(numbers(task.train))
+
+
+@pytest.mark.parametrize(
+  'update', [{}, {'update': 'every_epoch'}, {'update': 'every_steps', 'update_steps': 2}]
+)
+def test_examples_enter_the_buffer_in_the_order_trained(update):
+  tools, _, memory, _, plans, _ = through('replay', policy='fifo', buffer_size=8, **update)
+  order = [e for p, t in zip(plans, tools.stream.tasks, strict=True) for e in tools.trained(p, t)]
+  assert memory['buffer']['examples'] == [e.reference for e in order[-8:]]
+  assert [e.number for e in order] != sorted(e.number for e in order)
+  assert {p.filling is None for p in plans} == {not update}
+  for plan, held in zip(plans, (0, 6, 8), strict=True):
+    assert len(plan.old) == held
+    if update:
+      assert plan.filling.examples == plan.old
+      assert (plan.filling.size, plan.filling.policy) == (8, 'fifo')
+      assert plan.filling.every == update.get('update_steps', 0)
 
 
 @pytest.mark.parametrize(

@@ -80,6 +80,17 @@ class Settings:
       UserError: naming the field.
     """
 
+  def check_run(self, scenario: str, tools: Any) -> None:
+    """Refuses settings that do not go with the stream, the text or the backbone of a run.
+
+    Args:
+      scenario: of the run.
+      tools: its own; nothing may be computed with them.
+
+    Raises:
+      UserError: naming the field.
+    """
+
 
 def require(holds: bool, field: str, value: Any, right: str) -> None:
   """Raises a UserError that names the method's field unless `holds`."""

@@ -1,7 +1,8 @@
 """Replay: real examples of the past, kept in a buffer and mixed into the new ones."""
 
 import dataclasses
-from typing import ClassVar
+import math
+from typing import Any, ClassVar
 
 from jcl import methods
 from jcl.config import choice
@@ -14,48 +15,78 @@ class Replay(methods.Settings):
   """Cross-entropy over all rows, new and old."""
 
   buffer_size: int = 10000  # examples
-  replay_ratio: float = 0.3  # old examples for each new one; level `dataset`
+  replay_ratio: float = 0.3  # old for each new one; level `dataset`
+  unit: str = choice('rows', 'tokens')  # what the ratio counts
   level: str = choice('dataset', 'batch')  # mixed into the epoch | half of every batch
-  policy: str = choice('reservoir', 'fifo')  # which examples the buffer keeps
+  policy: str = choice(*buffer.POLICIES)  # which examples the buffer keeps
+  keep_hard: bool = False  # `importance` prefers examples of high loss to those of low loss
+  update: str = choice('after_task', 'every_epoch', 'every_steps')  # when new examples enter
+  update_steps: int = 0  # steps between two updates `every_steps`
   select: str = choice('random', 'adversarial')  # which are replayed; MIR: the most interfered
   candidates: int = 3  # drawn for each one replayed, with `adversarial`
   virtual_lr: float = 1e-2  # of the step that tells who is harmed, with `adversarial`
   brings: ClassVar = ('rows',)
 
   def check(self) -> None:
-    """Refuses a buffer that holds nothing and a negative ratio."""
-    methods.require(self.buffer_size >= 1, 'buffer_size', self.buffer_size, 'at least 1')
-    methods.require(self.replay_ratio >= 0, 'replay_ratio', self.replay_ratio, 'at least 0')
-    methods.require(self.candidates >= 1, 'candidates', self.candidates, 'at least 1')
+    """Refuses values out of their range, and those that nothing would read."""
+    require, ratio = methods.require, self.replay_ratio
+    require(self.buffer_size >= 1, 'buffer_size', self.buffer_size, 'at least 1')
+    require(0 <= ratio < math.inf, 'replay_ratio', ratio, 'at least 0 and finite')
+    right = self.unit == 'rows' or self.level == 'dataset'
+    require(right, 'unit', self.unit, "'rows' with level 'batch', where half of a batch is new")
+    right = self.policy == 'importance' or not self.keep_hard
+    require(right, 'keep_hard', self.keep_hard, "False unless policy is 'importance'")
+    right = self.update == 'after_task' or self.policy not in buffer.BY_MODEL
+    require(right, 'update', self.update, f"'after_task' with policy {self.policy!r}")
+    right = (self.update_steps >= 1) if self.update == 'every_steps' else self.update_steps == 0
+    words = "at least 1 with update 'every_steps' and 0 with any other"
+    require(right, 'update_steps', self.update_steps, words)
+    require(self.candidates >= 1, 'candidates', self.candidates, 'at least 1')
     methods.not_negative(self, 'virtual_lr')
-    fits = self.select == 'random' or self.level == 'batch'
-    methods.require(fits, 'select', self.select, "'random' unless level is 'batch'")
+    right = self.select == 'random' or self.level == 'batch'
+    require(right, 'select', self.select, "'random' unless level is 'batch'")
+
+  def check_run(self, scenario: str, tools: Any) -> None:
+    """Refuses class quotas where there are no classes, or more of them than places."""
+    if self.policy in buffer.BY_CLASS:
+      classes = len(tools.stream.classes)
+      right = classes > 0 and scenario in ('cil', 'til', 'dil')
+      words = 'reservoir, fifo or importance where answers are free'
+      methods.require(right, 'policy', self.policy, words)
+      words = f'at least {classes}, a place for each class, with policy {self.policy!r}'
+      methods.require(self.buffer_size >= classes, 'buffer_size', self.buffer_size, words)
 
 
 def replay(backbone, settings: Replay, term: str = 'ce') -> methods.Method:
-  """Plain cross-entropy; the examples of a finished task enter the buffer.
+  """Plain cross-entropy; the examples of a task enter the buffer in the order trained.
 
   Args:
     backbone: what learns.
     settings: this method's, or those of one that builds on it.
     term: of the loss of old rows.
   """
+  s = settings
 
   def init(params, stream, tools):
     return {'teacher': {}, 'buffer': buffer.empty()}
 
   def plan(memory, task):
-    old = memory['buffer']['examples']
-    candidates = settings.candidates if settings.select == 'adversarial' else 1
-    return Plan(task.train, old, settings.level, settings.replay_ratio, candidates=candidates)
+    held, filling = memory['buffer'], None
+    if s.update != 'after_task':
+      filling = buffer.Filling(held, s.buffer_size, s.policy, s.update_steps)
+    old = held['examples']
+    candidates = s.candidates if s.select == 'adversarial' else 1
+    return Plan(task.train, old, s.level, s.replay_ratio, s.unit, candidates, filling=filling)
 
   def after_task(memory, params, task, tools):
-    new = [e.reference for e in task.train]
-    kept = buffer.add(memory['buffer'], new, settings.buffer_size, settings.policy, tools.seed)
+    new = tools.trained(plan(memory, task), task)
+    keys = buffer.keys_of(s.policy, backbone, params, new, tools, s.keep_hard)
+    kept = buffer.add(memory['buffer'], new, s.buffer_size, s.policy, tools.seed, keys)
+    tools.report(buffer={'after': task.name, **buffer.shares(kept, tools)})
     return memory | {'buffer': kept}, params
 
   made = methods.Method(init, plan=plan, after_task=after_task)
-  if settings.select == 'random':
+  if s.select == 'random':
     return made
-  harmed = interference.most_interfered(term, settings.candidates, settings.virtual_lr)
+  harmed = interference.most_interfered(term, s.candidates, s.virtual_lr)
   return made._replace(objective=harmed)

@@ -23,12 +23,14 @@ class Fed(NamedTuple):
     number: of the step in its task, from 0.
     batch: placed on the mesh.
     tokens: real ones in it.
+    epoch: that it is in, from 0.
     ends_epoch: it is the last of its epoch.
   """
 
   number: int
   batch: Any
   tokens: int
+  epoch: int
   ends_epoch: bool
 
 
@@ -38,7 +40,7 @@ class Feed:
   Attributes:
     plan: with its examples resolved.
     total: steps of the task.
-    per_epoch: steps of its first epoch.
+    per_epoch: steps of its first epoch; those of others may have more or fewer old examples.
   """
 
   def __init__(self, plan: Plan, task: int, tools: Tools, train: TrainConfig):
@@ -48,6 +50,8 @@ class Feed:
     self._first = self._compose(0)
     self.per_epoch = len(self._first)
     self.total = train.steps or train.epochs * self.per_epoch
+    if not train.steps and (plan.filling is not None or plan.unit == 'tokens'):
+      self.total = sum(len(self._compose(epoch)) for epoch in range(train.epochs))
     self._blocks = tools.mesh.size * train.microbatches
     looked_at = range(1, min(-(-self.total // self.per_epoch), LOOKED_AT))
     steps = [step.rows for step in self._first]
@@ -61,7 +65,7 @@ class Feed:
 
   def _compose(self, epoch: int) -> list[rows.Step]:
     tools = self._tools
-    rows_of = lambda example, replay: tools.text.rows(example, replay)
+    rows_of = lambda example, replay: tools.text.rows(tools.example(example), replay)
     size = self._train.batch_size
     return rows.steps(self.plan, rows_of, tools.seed, self._task, epoch, size)
 
@@ -69,7 +73,7 @@ class Feed:
     """Rows that a batch has room for: the same for every step of a run."""
     width = len(self._tools.text.rows(self.plan.new[0]))
     size = self._train.batch_size
-    if self.plan.level == 'batch' and self.plan.old:
+    if self.plan.level == 'batch' and (self.plan.old or self.plan.filling is not None):
       size = max(size // 2, 1) * (1 + self.plan.candidates)
     return width * max(size, self._train.batch_size)
 
@@ -87,7 +91,7 @@ class Feed:
             )
             batch = parallel.place_batch(batch, self._tools.mesh)
             tokens = sum(len(r.tokens) for r in step.rows)
-            yield Fed(number + i, batch, tokens, i == len(steps) - 1)
+            yield Fed(number + i, batch, tokens, epoch, i == len(steps) - 1)
       number, epoch = number + len(steps), epoch + 1
 
   def batches(self, skip: int = 0) -> Iterator[Fed]:

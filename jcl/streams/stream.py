@@ -97,6 +97,8 @@ class Plan(NamedTuple):
       a batch of one task at a time.
     ratio: old for each new one; None: every old one once an epoch.
     unit: what `ratio` counts: `rows` (examples) or `tokens`.
+    filling: a `memory.buffer.Filling` that new examples enter as they are trained on, each once;
+      what it holds takes the place of `old`. None: `old` stands still.
     candidates: drawn for every old example wanted at level `batch`; `objective` chooses.
     weights: {term: weight}; a term that is not named counts 1, an unknown name is refused.
     trainable: ((pattern, True | False | mask over leading axes), …), first match wins; empty:
@@ -109,6 +111,7 @@ class Plan(NamedTuple):
   level: str = 'dataset'
   ratio: float | None = None
   unit: str = 'rows'
+  filling: Any = None
   candidates: int = 1
   weights: Mapping[str, float] = {}
   trainable: tuple = ()

@@ -10,6 +10,7 @@ never a target; an end that it adds (BERT's [SEP]) ends the rows of `class`. Whe
 its input is cut, never its answer.
 """
 
+import dataclasses
 from collections.abc import Iterable
 from typing import Any
 
@@ -99,11 +100,12 @@ class Text:
     Raises:
       UserError: the answer alone is longer than `stream.max_length`.
     """
-    if example.tokens is not None or replay:
+    if example.tokens is not None:
       return self._make_rows(example, replay)
     if example.number not in self._rows:
       self._rows[example.number] = self._make_rows(example, False)
-    return self._rows[example.number]
+    found = self._rows[example.number]
+    return tuple(dataclasses.replace(r, replay=True) for r in found) if replay else found
 
   def question(self, example: Example) -> Row:
     """The question-answering row of an example that is in no table."""
