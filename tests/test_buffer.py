@@ -221,15 +221,16 @@ def test_importance_keys_are_of_the_example_not_of_its_place():
 
 
 def test_features_are_states_at_the_first_target_and_losses_means_over_targets():
-  tools = tiny.tools('plain')
+  tools = tiny.tools('plain', examples=16)
   backbone, examples = tools.backbone, list(tools.stream.tasks[1].train)
   params = tiny.params(backbone)
   rows = [row for item in tools.rows(examples) for row in item]
   assert min(len(r.targets) for r in rows) >= 2
   states = tools.map_targets(backbone.hidden, params, rows)
-  first_ND = np.stack([x_mD[0] for x_mD in states])
+  first_ND, last_ND = (np.stack([x_mD[i] for x_mD in states]) for i in (0, -1))
   wanted = buffer.herding_keys(first_ND, [e.label for e in examples])
   assert buffer.keys_of('herding', backbone, params, examples, tools) == wanted
+  assert buffer.herding_keys(last_ND, [e.label for e in examples]) != wanted
   log = lambda z: z - np.log(np.exp(z).sum(-1, keepdims=True))
   logits = tools.map_targets(backbone.logits, params, rows)
   nats = [

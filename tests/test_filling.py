@@ -148,7 +148,8 @@ def test_a_task_is_as_long_as_its_epochs_and_goes_on_anywhere(past, every, level
   whole = list(fed(every, level, past=past).batches())
   assert whole[-1].ends_epoch
   assert sum(f.ends_epoch for f in whole) == 3
-  assert [f.epoch for f in whole] == sorted(f.epoch for f in whole)
+  ends = [f.number for f in whole if f.ends_epoch]
+  assert [f.epoch for f in whole] == [sum(n < f.number for n in ends) for f in whole]
   news = [(~np.asarray(f.batch.replay) & (np.asarray(f.batch.length) > 0)).sum() for f in whole]
   assert sum(news) == 3 * 9 * 2
   for skip in (1, len(whole) - 2):
@@ -158,6 +159,14 @@ def test_a_task_is_as_long_as_its_epochs_and_goes_on_anywhere(past, every, level
       np.testing.assert_array_equal(one.batch.tokens, other.batch.tokens)
       np.testing.assert_array_equal(one.batch.replay, other.batch.replay)
       np.testing.assert_array_equal(one.batch.key, other.batch.key)
+
+
+def test_candidates_have_room_from_the_first_task_on():
+  fill = fed(0, 'batch', past=False)
+  tools = fill._tools
+  made = fill.plan._replace(candidates=3, new=[e.reference for e in fill.plan.new])
+  steps = list(Feed(made, 1, tools, TrainConfig(batch_size=4, epochs=2)).batches())
+  assert {f.batch.tokens.shape[0] for f in steps} == {2 * (2 + 3 * 2)}
 
 
 def test_trained_is_the_order_of_the_first_epoch_as_far_as_it_went():

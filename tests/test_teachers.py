@@ -185,27 +185,30 @@ class Life:
   """A method over three tasks, its `training` a step down the gradient or any other move.
 
   Attributes:
-    starts: parameters at the start of each task.
+    starts, ends: parameters at the start and the end of each task.
     memories: after each `before_task`.
     plans: of each task.
   """
 
-  def __init__(self, name, **given):
+  def __init__(self, name, tools=None, **given):
     settings = chosen(name, **given)
-    self.tools = tools = tiny.tools(settings.text_format, examples=7)
+    self.tools = tools = tools or tiny.tools(settings.text_format, examples=7)
     tools.sample = Scripted(tools, good)
     self.method = method = methods.make(tools.backbone, settings)
     params = tiny.params(tools.backbone)
     memory = method.init(params, tools.stream, tools)
-    self.first, self.starts, self.memories, self.plans = memory, [], [], []
+    self.first, self.starts, self.ends, self.memories, self.plans = memory, [], [], [], []
     for task in tools.stream.tasks:
+      tools.current = task.index
       memory, params = method.before_task(memory, params, task, tools)
       self.starts.append(params)
       self.memories.append(memory)
       self.plans.append(method.plan(memory, task))
       move = tiny.params(tools.backbone, 10 + task.index)
       params = jax.tree.map(lambda p, m: p + 0.3 * m, params, move)
+      self.ends.append(params)
       memory, params = method.after_task(memory, params, task, tools)
+    self.last = memory
 
   def rows(self, task, count=16):
     """Rows of a plan, new and old."""
@@ -217,7 +220,10 @@ class Life:
 
   def batch(self, task):
     """As the feed lays it out."""
-    return layout(self.rows(task), 1, Shape(16, 24, 256), tables=self.plans[task].tables)
+    tables, heads = self.plans[task].tables, self.tools.heads
+    if heads is not None:
+      heads = heads._replace(current=task)
+    return layout(self.rows(task), 1, Shape(16, 24, 256), tables=tables, heads=heads)
 
 
 def equal(one, other):

@@ -27,6 +27,10 @@ class Replay(methods.Settings):
   virtual_lr: float = 1e-2  # of the step that tells who is harmed, with `adversarial`
   brings: ClassVar = ('rows',)
 
+  def most(self, stream: Any) -> int:
+    """Examples that the buffer can come to hold."""
+    return min(self.buffer_size, sum(len(task.train) for task in stream.tasks))
+
   def check(self) -> None:
     """Refuses values out of their range, and those that nothing would read."""
     require, ratio = methods.require, self.replay_ratio
