@@ -59,6 +59,7 @@ class BackboneConfig:
   feed_forward: int = 192  # from scratch
   dropout: float = 0.0  # probability, in training alone
   tokenizer: str = choice('word', 'bpe')  # from scratch: made of the training texts
+  tokenizer_path: str = ''  # from scratch: the tokenizer of a model (as `path`) in place of those
   vocabulary: int = 2048  # tokens at most; from scratch with `bpe`
   vocabulary_multiple: int = 1  # rows of the embedding are a multiple of it; padding is never said
   dtype: str = choice('float32', 'bfloat16')  # of the computation; parameters are float32

@@ -13,10 +13,11 @@ from jcl.adversarial import adversarial
 from jcl.backbones import Backbone, heads
 from jcl.backbones.decoder_config import DecoderConfig, from_scratch, with_settings
 from jcl.backbones.models import backbone_of
-from jcl.backbones.tokenizer import add_tokens, bpe_tokenizer, size, word_tokenizer
+from jcl.backbones.tokenizer import add_tokens, bpe_tokenizer, check_same, size, word_tokenizer
 from jcl.backbones.vocabulary import grow, grown
 from jcl.config import Config, check_choices
 from jcl.errors import UserError
+from jcl.memory.teacher import Elder
 from jcl.methods import Method
 from jcl.streams.stream import Plan, Stream
 from jcl.streams.text import ANSWER, Text, added_tokens
@@ -121,6 +122,11 @@ def check(config: Config) -> None:
       value = getattr(getattr(config, section), field)
       if value < bound:
         raise UserError(f'{section}.{field} is {value}; it must be at least {bound}')
+  if config.backbone.path and config.backbone.tokenizer_path:
+    raise UserError(
+      f'backbone.tokenizer_path is {config.backbone.tokenizer_path!r}, but backbone.path has a '
+      'tokenizer of its own; leave one of them empty'
+    )
   if config.backbone.head and config.method.text_format != 'plain':
     raise UserError(f'backbone.head is {config.backbone.head!r}, but {name} writes its answers')
   if config.backbone.dropout >= 1:
@@ -191,7 +197,8 @@ def assemble(config: Config, mesh: Any = None, weights: bool = True) -> Experime
   for example in examples:
     text.prompt(example)  # every text is looked at before anything is written
   config.method.check_run(config.scenario, tools)
-  method = with_knobs(methods.make(backbone, config.method), config, backbone)
+  method = methods.make(backbone, config.method, _elder(config, text, weights))
+  method = with_knobs(method, config, backbone)
   return Experiment(
     config, stream, text, backbone, shape, method, tools, params, tuple(added), longest
   )
@@ -219,6 +226,26 @@ def with_knobs(method: Method, config: Config, backbone: Backbone) -> Method:
   return method
 
 
+def _elder(config: Config, text: Text, weights: bool) -> Elder | None:
+  """The model that the method's `teacher_path` names, its vocabulary that of the text."""
+  path = config.method.teacher_path
+  if not path:
+    return None
+  from jcl.backbones import hf
+
+  shape, params, tokenizer, _ = hf.load(path, weights)
+  if not isinstance(shape, DecoderConfig) or shape.classes:
+    raise UserError(f'method.teacher_path: {path} writes no answers; take a language model')
+  check_same(text.tokenizer, tokenizer, f'method.teacher_path: {path}')
+  if shape.max_positions < text.max_length:
+    raise UserError(
+      f'method.teacher_path: {path} reads {shape.max_positions} tokens, rows have up to '
+      f'{text.max_length}; lower stream.max_length'
+    )
+  backbone = backbone_of(with_settings(shape, config.backbone))
+  return Elder(backbone, lambda: params if weights else backbone.init(jax.random.key(0)))
+
+
 def _backbone(config: Config, stream: Stream, text_format: str, weights: bool) -> tuple:
   """-> decoder config, params or None, tokenizer with the added tokens, special ids, added ids."""
   names = added_tokens(text_format, len(stream))
@@ -226,7 +253,11 @@ def _backbone(config: Config, stream: Stream, text_format: str, weights: bool) -
   classes = len(stream.classes) if settings.head else 0
   if not settings.path:
     texts = [s for t in stream.tasks for e in t.train for s in _words(e, stream.template)]
-    if settings.tokenizer == 'bpe':
+    if settings.tokenizer_path:
+      from jcl.backbones import hf
+
+      *_, tokenizer, special = hf.load(settings.tokenizer_path, weights=False)
+    elif settings.tokenizer == 'bpe':
       tokenizer, special = bpe_tokenizer(texts, settings.vocabulary)
     else:
       tokenizer, special = word_tokenizer(texts)

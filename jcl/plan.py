@@ -150,6 +150,8 @@ def _parts(config: Config, mesh: Mesh, textless: bool) -> Experiment:
   config.backbone.attention = 'xla'
   if textless and settings.head:
     raise UserError('--tokens cannot be had with backbone.head: its classes stand in the stream')
+  if textless and config.method.teacher_path:
+    raise UserError('--tokens cannot be had with method.teacher_path: it needs the tokenizers')
   if textless:
     return _textless(config, mesh)
   if not settings.path:

@@ -145,6 +145,7 @@ class Tools:
 
     Every row is computed in its own smallest length bucket with a fixed number of rows.
     """
+    params = parallel.place(params, self.mesh)
     starts = np.cumsum([0, *(len(r.targets) for r in rows)])
     groups: dict[int, list[int]] = {}
     for i, row in enumerate(rows):

@@ -12,7 +12,7 @@ from oracles import distillation
 from test_methods import Scripted, good
 
 from jcl import experiment, losses, methods, parallel
-from jcl.batch import Heads, Shape, layout, look_up
+from jcl.batch import Heads, Row, Shape, layout, look_up
 from jcl.memory import teacher
 
 VOCABULARY = tiny.CONFIG.vocabulary
@@ -23,7 +23,11 @@ NAMES = ('derpp', 'distill', 'lamol_kd')
 SETTINGS = {
   'derpp': [{}, {'alpha': 0.9, 'beta': 0.2}],
   'distill': [{}, {'alpha': 0.9, 'distill_temperature': 1.0}, {'alpha': 1.0}],
-  'lamol_kd': [{}, {'lambda_gen': 0.7, 'distill_weight': 0.3, 'distill_temperature': 4.0}],
+  'lamol_kd': [
+    {},
+    {'lambda_gen': 0.7, 'distill_weight': 0.3, 'distill_temperature': 4.0},
+    {'published_kd_mask': True},
+  ],
 }
 CASES = [(name, given) for name in NAMES for given in SETTINGS[name]]
 
@@ -62,7 +66,7 @@ def worked(name, given, rows, params=None, past=None):
   settings = chosen(name, **given)
   names = {
     'derpp': ('alpha', 'beta'), 'distill': ('alpha', 'distill_temperature'),
-    'lamol_kd': ('lambda_gen', 'distill_weight', 'distill_temperature'),
+    'lamol_kd': ('lambda_gen', 'distill_weight', 'distill_temperature', 'published_kd_mask'),
   }  # fmt: skip
   numbers = [getattr(settings, field) for field in names[name]]
   return getattr(distillation, name)(params, past, rows, VOCABULARY, *numbers)
@@ -138,6 +142,24 @@ def test_distillation_does_not_vanish_at_high_temperatures(name):
   for term in ('kd',) if name == 'distill' else ('kd_qa', 'kd_gen'):
     assert values[50.0][term] == pytest.approx(values[100.0][term], rel=0.05)
     assert values[100.0][term] == pytest.approx(values[200.0][term], rel=0.05)
+
+
+def test_the_published_mask_leaves_out_the_first_answer_token_and_goes_on_after_the_end():
+  """One old row of five tokens, two of them an answer: places 3 and 4, not 2 and 3."""
+  tokens, targets = np.arange(5, dtype=np.int32), np.array([2, 3])
+  row = Row(tokens, targets, tokens[3:], 0, 0, replay=True)
+  params, past = tiny.params(BACKBONE), tiny.params(BACKBONE, 1)
+  values = {
+    mask: evaluate('lamol_kd', {'published_kd_mask': mask}, [row])[1]['kd_qa'] for mask in (0, 1)
+  }
+  for mask, places in ((0, [2, 3]), (1, [3, 4])):
+    at = dataclasses.replace(row, targets=np.array(places))
+    apart = [
+      distillation.divergence(z, other, 2.0)
+      for _, z, other, _ in distillation.targets(params, past, [at], VOCABULARY)
+    ]
+    assert values[mask] == pytest.approx(np.mean(apart), rel=1e-5)
+  assert abs(values[0] - values[1]) > 1e-3
 
 
 # With a head: over the classes that the teacher knows.
@@ -265,12 +287,14 @@ def test_what_the_step_sees_has_one_structure_from_the_first_task_on(name, cache
   assert {term for plan in life.plans for term in plan.weights} == set(life.plans[0].weights)
 
 
-@pytest.mark.parametrize('name', NAMES)
-def test_cached_states_are_as_good_as_the_teacher_in_the_step(name):
+@pytest.mark.parametrize(
+  ('name', 'given'), [(n, {}) for n in NAMES] + [('lamol_kd', {'published_kd_mask': True})]
+)
+def test_cached_states_are_as_good_as_the_teacher_in_the_step(name, given):
   """Objective and gradient, and the teacher holds no more than what projects."""
   found = []
   for cache_mb in (0, 2048):
-    life = Life(name, teacher_cache_mb=cache_mb)
+    life = Life(name, teacher_cache_mb=cache_mb, **given)
     memory, plan = life.memories[2], life.plans[2]
     params = tiny.params(life.tools.backbone, 5)
     method = life.method

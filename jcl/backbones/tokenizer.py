@@ -86,6 +86,24 @@ def size(tokenizer: Tokenizer) -> int:
   return max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
 
 
+def check_same(tokenizer: Tokenizer, other: Tokenizer, field: str) -> None:
+  """Refuses another tokenizer whose ids do not mean the same, added tokens included.
+
+  Raises:
+    UserError: naming the field that the other one comes from and the first id that differs.
+  """
+  here, there = (t.get_vocab(with_added_tokens=True) for t in (tokenizer, other))
+  if here == there:
+    return
+  token_of = [{i: token for token, i in ids.items()} for ids in (here, there)]
+  first = min(i for i in {*token_of[0], *token_of[1]} if token_of[0].get(i) != token_of[1].get(i))
+  mine, theirs = (repr(tokens[first]) if first in tokens else 'nothing' for tokens in token_of)
+  raise UserError(
+    f'{field}: its vocabulary of {len(there)} tokens is not that of the model, {len(here)}; token '
+    f'{first} is {theirs} there and {mine} here'
+  )
+
+
 def with_vocabulary(config: Config, tokenizer: Tokenizer, where: str) -> Config:
   """The config with the tokenizer's ids as the real ones; further rows are padding.
 

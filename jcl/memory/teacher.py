@@ -10,9 +10,10 @@ Or each example has a past of its own: the logits that the model gave when the e
 buffer, `fields['teacher_logits']` [M, V]; there is no teacher then.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -24,6 +25,18 @@ from jcl.errors import UserError
 from jcl.streams.stream import Example, Reference
 
 HIDDEN, LOGITS, FAMILIAR = 'teacher_hidden', 'teacher_logits', 'familiar'
+
+
+class Elder(NamedTuple):
+  """Another model that teaches, from the first task on.
+
+  Attributes:
+    backbone: of the same vocabulary, its width and depth its own.
+    params: () -> its parameters.
+  """
+
+  backbone: Any
+  params: Callable[[], Any]
 
 
 def start(
@@ -60,6 +73,7 @@ def freeze(
   params: Any,
   examples: Sequence[Example | Reference],
   tools: Any,
+  later: int = 0,
 ) -> dict[str, Any]:
   """`start`'s entries with `params` as the teacher of the task to come; stored logits stay.
 
@@ -69,6 +83,7 @@ def freeze(
     params: the model at the end of the last task.
     examples: those whose targets it will be compared at.
     tools: the run's.
+    later: positions after its targets at which a row is compared.
   """
   tables = memory['tables']
   if LOGITS in tables:
@@ -79,7 +94,8 @@ def freeze(
     return {'teacher': params, 'tables': {FAMILIAR: batches.table(of_row, ())}}
   if not tables:
     return {'teacher': params, 'tables': {}}
-  states = tools.map_targets(_states(backbone), params, rows)
+  moved = [dataclasses.replace(row, targets=row.targets + later) for row in rows]
+  states = tools.map_targets(_states(backbone), params, moved)
   of_row = {row.number: hidden_mD for row, hidden_mD in zip(rows, states, strict=True)}
   table = batches.table(of_row, (backbone.width,))
   return {'teacher': backbone.unembedding(params), 'tables': {HIDDEN: table}}
@@ -155,29 +171,36 @@ def _states(backbone: Any) -> Callable:
 
 
 def compare(
-  backbone: Any, params: Any, teacher_params: Any, batch: Batch, difference: Callable
+  backbone: Any,
+  params: Any,
+  teacher_params: Any,
+  batch: Batch,
+  difference: Callable,
+  elder: Any = None,
 ) -> tuple[jax.Array, jax.Array]:
   """The cross-entropy of every target, and how far the model is from its teacher there.
 
   Args:
-    backbone: of both.
+    backbone: of the model.
     params: of the model.
     teacher_params: whole, or with its states in `batch.fields` what projects them, or with its
       logits there nothing.
     batch: rows of any kind.
     difference: (logits_MV, teacher_MV, where=known) -> [M].
+    elder: the teacher's backbone; None: the same.
 
   Returns:
     ce_M in nats and difference_M. The latter counts where `knows` says so.
   """
+  elder = backbone if elder is None else elder
   stored_MV, states_MD = (batch.fields.get(name) for name in (LOGITS, HIDDEN))
   if stored_MV is None and states_MD is None:
-    states_MD = backbone.hidden(teacher_params, batch.replace(embedding_delta=None))
+    states_MD = elder.hidden(teacher_params, batch.replace(embedding_delta=None))
 
   def each(logits_MV, token_M, allowed_MC, known_MC, stored_MV, states_MD):
     teacher_MV = stored_MV
     if stored_MV is None:
-      teacher_MV = backbone.project(teacher_params, states_MD)
+      teacher_MV = elder.project(teacher_params, states_MD)
     ce_M = losses.cross_entropy(logits_MV, token_M, allowed_MC)
     return ce_M, difference(logits_MV, teacher_MV, where=known_MC)
 

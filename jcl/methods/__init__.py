@@ -55,6 +55,7 @@ class Settings:
     needs: `task_id` where the task must be told in every scenario; `pre_norm`: a decoder, whose
       blocks add to the residual and may add nothing.
     lora_dropout: of the input of adapters, in training; a field of the methods that train them.
+    teacher_path: of another model that teaches; a field of the methods that can have one.
     starts_afresh: every task trains a fresh model, so that no optimiser state can be carried on.
     brings: what a method has that only one of a composition may have: `loss`, old `rows`, an
       `objective`, `slow` parameters, a `tree` of parameters that it adds to.
@@ -71,6 +72,7 @@ class Settings:
   lora_dropout: ClassVar[float] = 0.0
   brings: ClassVar[tuple[str, ...]] = ()
   holds_tree: ClassVar[bool] = False
+  teacher_path: ClassVar[str] = ''
   neutral: ClassVar[Mapping[str, Any]] = {}
 
   def check(self) -> None:
@@ -124,7 +126,7 @@ from jcl.methods.reptile import Reptile, reptile  # noqa: E402
 from jcl.methods.seq import Seq, seq  # noqa: E402
 from jcl.methods.single import Single, single  # noqa: E402
 
-METHODS: dict[str, tuple[Callable[[Any, Any], Method], type[Settings]]] = {
+METHODS: dict[str, tuple[Callable[..., Method], type[Settings]]] = {
   'seq': (seq, Seq),
   'joint': (joint, Joint),
   'single': (single, Single),
@@ -169,7 +171,16 @@ def name_of(chosen: Settings) -> str:
   return composed.SIGN.join(parts(chosen))
 
 
-def make(backbone: Any, chosen: Settings) -> Method:
-  """The method that `chosen` are the settings of."""
-  made = {name: METHODS[name][0](backbone, part) for name, part in parts(chosen).items()}
+def make(backbone: Any, chosen: Settings, elder: Any = None) -> Method:
+  """The method that `chosen` are the settings of.
+
+  Args:
+    backbone: what learns.
+    chosen: the settings.
+    elder: the `memory.teacher.Elder` that their `teacher_path` names; None where it is empty.
+  """
+  made = {}
+  for name, part in parts(chosen).items():
+    taught = (elder,) if part.teacher_path and elder is not None else ()
+    made[name] = METHODS[name][0](backbone, part, *taught)
   return compose(made) if len(made) > 1 else made[name_of(chosen)]

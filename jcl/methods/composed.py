@@ -2,7 +2,8 @@
 
 import dataclasses
 import functools
-from typing import ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 from jcl import methods
 from jcl.errors import UserError
@@ -48,11 +49,23 @@ class Composed(Settings):
     """Of the one that trains adapters."""
     return max(part.lora_dropout for part in self.parts.values())
 
+  @property
+  def teacher_path(self) -> str:
+    """Of the one that has another model as its teacher."""
+    return next((p.teacher_path for p in self.parts.values() if p.teacher_path), '')
+
   def check(self) -> None:
     """Refuses settings out of their range, by the name of the method and the field."""
+    self._each(lambda part: part.check())
+
+  def check_run(self, scenario: str, tools: Any) -> None:
+    """Refuses settings that do not go with a run, by the name of the method and the field."""
+    self._each(lambda part: part.check_run(scenario, tools))
+
+  def _each(self, check: Callable[[Settings], None]) -> None:
     for name, part in self.parts.items():
       try:
-        part.check()
+        check(part)
       except UserError as error:
         raise UserError(str(error).replace('method.', f'method.{name}.', 1)) from None
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from jcl import losses, methods
 from jcl.memory import teacher
@@ -11,10 +11,11 @@ from jcl.streams.stream import Plan
 
 @dataclasses.dataclass
 class Distill(methods.Settings):
-  """New rows alone train; the model before the task is looked at on all of them."""
+  """New rows alone train; the teacher is looked at on all of them."""
 
   alpha: float = 0.5  # weight of the distillation; 1 - alpha that of cross-entropy
   distill_temperature: float = 2.0  # of the two softmaxes
+  teacher_path: str = ''  # another model, as backbone.path; empty: the model before the task
   teacher_cache_mb: int = 2048  # MiB of the teacher's states; more: it runs in the step
   head_scenarios: ClassVar = ('cil', 'dil')  # in til a task's own head had nothing to teach yet
   brings: ClassVar = ('loss',)
@@ -28,25 +29,32 @@ class Distill(methods.Settings):
     warmth = self.distill_temperature
     methods.require(warmth > 0, 'distill_temperature', warmth, 'above 0')
 
+  def check_run(self, scenario: str, tools: Any) -> None:
+    """Refuses another teacher for a head: it has no head over these classes."""
+    right = not self.teacher_path or tools.heads is None
+    methods.require(right, 'teacher_path', self.teacher_path, 'empty with backbone.head')
 
-def distill(backbone, settings: Distill) -> methods.Method:
-  """The first task has no past: plain cross-entropy, of weight 1."""
+
+def distill(backbone, settings: Distill, elder: teacher.Elder | None = None) -> methods.Method:
+  """The first task has no past: plain cross-entropy, of weight 1, unless an elder teaches."""
   divergence = functools.partial(losses.distillation, temperature=settings.distill_temperature)
+  theirs = backbone if elder is None else elder.backbone
+  knowing = lambda params: params if elder is None else elder.params()
 
   def loss_fn(params, teacher_params, batch):
-    ce_M, kd_M = teacher.compare(backbone, params, teacher_params, batch, divergence)
+    ce_M, kd_M = teacher.compare(backbone, params, teacher_params, batch, divergence, theirs)
     return {'ce': (ce_M, True), 'kd': (kd_M, teacher.knows(batch))}
 
   def init(params, stream, tools):
     examples = max(len(task.train) for task in stream.tasks)
-    return teacher.start(backbone, params, tools, examples, settings.teacher_cache_mb)
+    return teacher.start(theirs, knowing(params), tools, examples, settings.teacher_cache_mb)
 
   def before_task(memory, params, task, tools):
-    looked_at = task.train if task.index else ()
-    return memory | teacher.freeze(memory, backbone, params, looked_at, tools), params
+    looked_at = task.train if task.index or elder else ()
+    return memory | teacher.freeze(memory, theirs, knowing(params), looked_at, tools), params
 
   def plan(memory, task):
-    alpha = settings.alpha if task.index else 0.0
+    alpha = settings.alpha if task.index or elder else 0.0
     return Plan(task.train, weights={'ce': 1 - alpha, 'kd': alpha}, tables=memory['tables'])
 
   return methods.Method(init, before_task, plan, loss_fn)

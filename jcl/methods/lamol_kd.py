@@ -17,6 +17,7 @@ class LamolKd(Lamol):
   distill_weight: float = 1.0  # of the distillation against the cross-entropy of new rows
   distill_temperature: float = 2.0  # of the two softmaxes
   teacher_cache_mb: int = 2048  # MiB of the teacher's states; more: it runs in the step
+  published_kd_mask: bool = False  # distil one position later: no first token, but beyond eos
   holds_tree: ClassVar = True
 
   def check(self) -> None:
@@ -31,8 +32,12 @@ def lamol_kd(backbone, settings: LamolKd) -> methods.Method:
   """CE(new QA) + lambda_gen·CE(new GEN) + distill_weight·(KD(old QA) + lambda_gen·KD(old GEN))."""
   past = lamol(backbone, settings)
   divergence = functools.partial(losses.distillation, temperature=settings.distill_temperature)
+  later = int(settings.published_kd_mask)
 
   def loss_fn(params, teacher_params, batch):
+    # Old rows are distilled alone, so theirs are the targets to move.
+    moved_M = batch.target_position + later * batch.replay_M
+    batch = batch.replace(target_position=moved_M)
     ce_M, kd_M = teacher.compare(backbone, params, teacher_params, batch, divergence)
     old_M, gen_M = batch.replay_M, batch.generative_M
     new = {'qa': (ce_M, ~old_M & ~gen_M), 'gen': (ce_M, ~old_M & gen_M)}
@@ -46,7 +51,7 @@ def lamol_kd(backbone, settings: LamolKd) -> methods.Method:
   def before_task(memory, params, task, tools):
     memory, params = past.before_task(memory, params, task, tools)
     drawn = pseudo.examples(memory['pseudo'])
-    return memory | teacher.freeze(memory, backbone, params, drawn, tools), params
+    return memory | teacher.freeze(memory, backbone, params, drawn, tools, later), params
 
   def plan(memory, task):
     kd = settings.distill_weight

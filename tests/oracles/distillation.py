@@ -75,9 +75,24 @@ def distill(params, teacher, rows, outputs, alpha, temperature):
   return (1 - alpha) * ce + alpha * kd
 
 
-def lamol_kd(params, teacher, rows, outputs, lambda_gen, weight, temperature):
-  """CE(new QA) + λ·CE(new GEN) + weight·(KD(old QA) + λ·KD(old GEN))."""
+class At:
+  """A row with other places to look at."""
+
+  def __init__(self, row, places):
+    self.tokens, self.targets, self.wanted = row.tokens, places, [0] * len(places)
+    self.replay, self.generative = row.replay, row.generative
+
+
+def lamol_kd(params, teacher, rows, outputs, lambda_gen, weight, temperature, unshifted=False):
+  """CE(new QA) + λ·CE(new GEN) + weight·(KD(old QA) + λ·KD(old GEN)).
+
+  Unshifted, as published: the mask over tokens is that of the labels, so an old row is looked at
+  where a token to be predicted stands, not where it is predicted.
+  """
   found = {(replay, gen): [] for replay in (False, True) for gen in (False, True)}
+  if unshifted:
+    labelled = lambda r: [t for t in range(len(r.tokens)) if t - 1 in list(r.targets)]
+    rows = [At(r, labelled(r)) if r.replay else r for r in rows]
   for row, z, past, wanted in targets(params, teacher, rows, outputs):
     value = divergence(z, past, temperature) if row.replay else surprise(z, wanted)
     found[row.replay, row.generative].append(value)
