@@ -28,7 +28,7 @@ def get_config(method: str = 'distill') -> Config:
     backbone = BackboneConfig(width=48, layers=1, heads=4, feed_forward=144, tokenizer_path=LARGE)
   return Config(
     method=settings,
-    stream=StreamConfig(name='synthetic', order_seed=0, max_length=48),
+    stream=StreamConfig(name='synthetic', order_seed=0, max_tasks=1, max_length=48),
     backbone=backbone,
     train=TrainConfig(learning_rate=1e-3, beta2=0.98, epochs=12, batch_size=32),
     evaluate=EvaluateConfig(batch_size=128),

@@ -22,6 +22,7 @@ from jcl.batch import Heads, Shape, layout, table
 from jcl.config import TrainConfig
 from jcl.memory import fisher
 from jcl.memory.interference import most_interfered
+from jcl.memory.teacher import Elder
 from jcl.methods import Method
 from jcl.optimizer import make_optimizer
 
@@ -38,6 +39,7 @@ HEADS = Heads(np.arange(6) // 2, 2, True)
 BACKBONE = tiny.recurrent(tiny.CONFIG.vocabulary)
 HEAD = tiny.recurrent(tiny.CONFIG.vocabulary, classes=6)
 DECODER = decoder(dataclasses.replace(tiny.CONFIG, dropout=0.3))
+ELDER = decoder(dataclasses.replace(tiny.CONFIG, width=32, head_dim=8, layers=3, feed_forward=40))
 ENCODER = encoder(
   EncoderConfig(
     30, width=16, layers=2, heads=4, feed_forward=24, dropout=0.3, classes=6, head='cosine',
@@ -96,6 +98,11 @@ def cells() -> dict[str, Cell]:
     'derpp cached': cached(compared('derpp', BACKBONE, params, other), BACKBONE),
     'lamol_kd cached': cached(compared('lamol_kd', BACKBONE, params, other), BACKBONE),
     'decoder lamol_kd': compared('lamol_kd', DECODER, layered, other_layers, FEW),
+    'lamol_kd published': compared('lamol_kd', BACKBONE, params, other, published_kd_mask=True),
+    'derpp stored': stored(compared('derpp', BACKBONE, params, other, targets='stored'), BACKBONE),
+    'decoder elder': compared(
+      'distill', DECODER, layered, tiny.params(ELDER), FEW, elder=Elder(ELDER, lambda: None)
+    ),
     # Models whose layers are stacked: each layer's shards become whole inside the scan.
     'decoder': Cell(
       deep, deep.loss_fn, {}, half, layered, rows, ways=('1', '8', '8 fsdp', '8 fsdp k4', LONGER)
@@ -132,9 +139,11 @@ def wrapped(method: Method, backbone=BACKBONE, ways=('1', '3', '8', '8 fsdp')) -
   return Cell(method, plain, {}, {}, params, tiny.rows(), ways=ways)
 
 
-def compared(name: str, backbone, params: dict, teacher: dict, ways=SOME) -> Cell:
+def compared(
+  name: str, backbone, params: dict, teacher: dict, ways=SOME, elder=None, **given
+) -> Cell:
   """A method that looks at a teacher, which is whole."""
-  method = methods.make(backbone, methods.settings(name))
+  method = methods.make(backbone, methods.METHODS[name][1](**given), elder)
   weights = {'old': 0.7, 'mse': 0.5, 'kd': 0.5, 'gen': 0.5, 'kd_gen': 0.25}
   return Cell(method, method.loss_fn, teacher, weights, params, tiny.rows(), ways=ways)
 
@@ -145,6 +154,14 @@ def cached(cell: Cell, backbone) -> Cell:
   states = {r.number: backbone.hidden(cell.teacher, one(r)) for r in cell.rows if r.replay}
   tables = {'teacher_hidden': table(states, (backbone.width,))}
   return dataclasses.replace(cell, teacher=backbone.unembedding(cell.teacher), tables=tables)
+
+
+def stored(cell: Cell, backbone) -> Cell:
+  """The same with the teacher's logits in the batch, and no teacher."""
+  one = lambda row: layout([row], 1, Shape(1, 20, len(row.targets)))
+  logits = {r.number: backbone.logits(cell.teacher, one(r)) for r in cell.rows if r.replay}
+  tables = {'teacher_logits': table(logits, (backbone.outputs,))}
+  return dataclasses.replace(cell, teacher={}, tables=tables)
 
 
 def adapters(backbone) -> dict:

@@ -181,6 +181,7 @@ def make(backbone: Any, chosen: Settings, elder: Any = None) -> Method:
   """
   made = {}
   for name, part in parts(chosen).items():
-    taught = (elder,) if part.teacher_path and elder is not None else ()
+    fields = {field.name for field in dataclasses.fields(part)}
+    taught = (elder,) if elder is not None and 'teacher_path' in fields else ()
     made[name] = METHODS[name][0](backbone, part, *taught)
   return compose(made) if len(made) > 1 else made[name_of(chosen)]
