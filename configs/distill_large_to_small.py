@@ -12,6 +12,11 @@ name to the third as --config.method.teacher_path and, for a small model from sc
 --config.backbone.tokenizer_path. A small model that has been trained is --config.backbone.path,
 with --config.backbone.tokenizer_path= left empty; its vocabulary must be the teacher's. The last
 two commands, which tune the small model without a teacher, are optional.
+
+On the first task of the embedded stream all three end at 100 %. Distillation looks at new rows
+alone and holds no forgetting off: over all five tasks (--config.stream.max_tasks=0) A_T is 99.8 of
+the large model, 20.6 of the small one, which learned them one after another, and 97.7 once it was
+tuned with replay; one seed.
 """
 
 from jcl import methods

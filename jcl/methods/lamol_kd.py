@@ -35,7 +35,7 @@ def lamol_kd(backbone, settings: LamolKd) -> methods.Method:
   later = int(settings.published_kd_mask)
 
   def loss_fn(params, teacher_params, batch):
-    # Old rows are distilled alone, so theirs are the targets to move.
+    # Old rows are nothing but distilled: to move their targets leaves cross-entropy as it is.
     moved_M = batch.target_position + later * batch.replay_M
     batch = batch.replace(target_position=moved_M)
     ce_M, kd_M = teacher.compare(backbone, params, teacher_params, batch, divergence)
