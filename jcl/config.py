@@ -86,8 +86,10 @@ class TrainConfig:
   microbatches: int = 1  # gradient accumulation: parts of a batch, computed one after another
   seed: int = 0
   trainable: tuple[str, ...] = ('.*',)  # name patterns, `!` in front freezes, first match wins
-  schedule: str = choice('constant', 'cosine', 'linear')
-  warmup_fraction: float = 0.0  # of the task's steps
+  schedule: str = choice('constant', 'cosine', 'linear', 'wsd')  # wsd: warm-up, stable, decay
+  schedule_between_tasks: str = choice('rewarm', 'continue')  # one a task | one over the run
+  warmup_fraction: float = 0.0  # of the schedule's steps
+  decay_fraction: float = 0.2  # of the schedule's steps, down to 0 at its end; `wsd` alone
   clip_norm: float = 1.0  # of the whole gradient; 0: off
   beta2: float = 0.999  # AdamW's
   optimizer_between_tasks: str = choice('fresh', 'carried')

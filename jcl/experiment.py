@@ -131,11 +131,13 @@ def check(config: Config) -> None:
     raise UserError(f'backbone.head is {config.backbone.head!r}, but {name} writes its answers')
   if config.backbone.dropout >= 1:
     raise UserError(f'backbone.dropout is {config.backbone.dropout}; it must be below 1')
-  if config.train.optimizer_between_tasks == 'carried' and config.method.starts_afresh:
-    raise UserError(
-      f"train.optimizer_between_tasks is 'carried', but {name} starts from a fresh model; "
-      "use 'fresh'"
-    )
+  kept = {'optimizer_between_tasks': 'fresh', 'schedule_between_tasks': 'rewarm'}
+  for field, right in kept.items():
+    value = getattr(config.train, field)
+    if value != right and config.method.starts_afresh:
+      raise UserError(
+        f'train.{field} is {value!r}, but {name} starts from a fresh model; use {right!r}'
+      )
   if name == 'joint' and config.train.steps:
     raise UserError('train.steps counts one task and joint trains on all; use train.epochs with it')
 

@@ -65,14 +65,23 @@ def _scale_rows(rate: float, ids: np.ndarray, tables: tuple[str, ...]):
   return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
-def learning_rate(config: TrainConfig, step: int, total: int) -> float:
+def learning_rate(
+  config: TrainConfig, step: int, total: int, task: int = 0, tasks: int = 1
+) -> float:
   """The rate of one step of a task: linear warm-up, then the schedule's course to its end.
+
+  With `schedule_between_tasks` `continue` one course leads through the whole run, of which every
+  task is an equal part, however many steps it has.
 
   Args:
     config: the settings.
     step: of the task, from 0.
     total: steps of the task.
+    task: its index.
+    tasks: of the run.
   """
+  if config.schedule_between_tasks == 'continue':
+    step, total = task * total + step, tasks * total
   warmup = config.warmup_fraction * total
   if step + 1 < warmup:
     return config.learning_rate * (step + 1) / warmup
@@ -81,6 +90,8 @@ def learning_rate(config: TrainConfig, step: int, total: int) -> float:
     return config.learning_rate * 0.5 * (1 + np.cos(np.pi * along))
   if config.schedule == 'linear':
     return config.learning_rate * (1 - along)
+  if config.schedule == 'wsd':
+    return config.learning_rate * min((total - step) / (config.decay_fraction * total), 1.0)
   return config.learning_rate
 
 
@@ -98,7 +109,8 @@ def check(config: TrainConfig) -> None:
   least = {
     'epochs': 1, 'steps': 0, 'batch_size': 1, 'microbatches': 1, 'seed': 0, 'learning_rate': 0,
     'head_learning_rate': 0, 'adapter_learning_rate': 0, 'weight_decay': 0, 'clip_norm': 0,
-    'warmup_fraction': 0, 'added_token_rate': 0, 'log_every': 1, 'l1': 0, 'l2': 0,
+    'warmup_fraction': 0, 'decay_fraction': 0, 'added_token_rate': 0, 'log_every': 1, 'l1': 0,
+    'l2': 0,
   }  # fmt: skip
   for field, bound in least.items():
     value = getattr(config, field)
@@ -106,6 +118,11 @@ def check(config: TrainConfig) -> None:
       raise UserError(f'train.{field} is {value!r}; it must be at least {bound}')
   if config.warmup_fraction > 1 or not 0 <= config.beta2 < 1:
     raise UserError('train.warmup_fraction must be at most 1 and train.beta2 below 1')
+  if config.schedule == 'wsd' and not 0 < config.decay_fraction <= 1 - config.warmup_fraction:
+    raise UserError(
+      f'train.decay_fraction is {config.decay_fraction}; with wsd it must be above 0 and, with '
+      'train.warmup_fraction, at most 1'
+    )
   if not config.trainable:
     raise UserError("train.trainable is empty, so nothing would train; '.*' trains all")
 

@@ -222,7 +222,8 @@ class Loop:
         for fed in steps:
           if len(pending) == IN_FLIGHT:
             self._settle(task, bar, *pending.popleft())
-          rate = learning_rate(self.config.train, fed.number, feed.total)
+          part = task.index, len(self.parts.stream)
+          rate = learning_rate(self.config.train, fed.number, feed.total, *part)
           state, metrics = self.train_step(state, fixed, weights, np.float32(rate), fed.batch)
           pending.append((fed, metrics, rate))
           if self._due(fed, feed):

@@ -21,7 +21,7 @@ from jcl.config import TrainConfig
 from jcl.errors import UserError
 from jcl.memory import fisher
 from jcl.methods import Method
-from jcl.optimizer import learning_rate, make_optimizer, trainable_rules
+from jcl.optimizer import check, learning_rate, make_optimizer, trainable_rules
 
 BACKBONE = tiny.recurrent(tiny.CONFIG.vocabulary)
 ROUNDING = 1e-6  # of the largest entry
@@ -487,6 +487,50 @@ def test_learning_rates_of_five_steps_by_hand(schedule, warmup, wanted):
   config = TrainConfig(learning_rate=2.0, schedule=schedule, warmup_fraction=warmup)
   rates = [learning_rate(config, step, 5) / 2 for step in range(5)]
   np.testing.assert_allclose(rates, wanted, rtol=1e-8)
+
+
+def test_rates_of_warm_up_stable_and_decay_by_hand():
+  """Ten steps: two up, four level, four down to 0 at the end."""
+  config = TrainConfig(learning_rate=2.0, schedule='wsd', warmup_fraction=0.2, decay_fraction=0.4)
+  rates = [learning_rate(config, step, 10) / 2 for step in range(10)]
+  np.testing.assert_allclose(rates, [0.5, 1, 1, 1, 1, 1, 1, 0.75, 0.5, 0.25], rtol=1e-8)
+
+
+@pytest.mark.parametrize(
+  ('schedule', 'wanted'),
+  [
+    ('constant', [0.5, 1, 1, 1, 1, 1, 1, 1, 1, 1]),
+    ('linear', [0.5, 1, 1, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8]),
+    ('wsd', [0.5, 1, 1, 1, 1, 1, 1, 1, 2 / 3, 1 / 3]),
+  ],
+)
+def test_a_schedule_that_continues_warms_up_once_and_goes_down_once(schedule, wanted):
+  """Two tasks of five steps; of the run's ten a fifth is warm-up and three tenths are decay."""
+  config = TrainConfig(
+    learning_rate=2.0, schedule=schedule, warmup_fraction=0.2, decay_fraction=0.3,
+    schedule_between_tasks='continue',
+  )  # fmt: skip
+  rates = [learning_rate(config, step, 5, task, 2) / 2 for task in range(2) for step in range(5)]
+  np.testing.assert_allclose(rates, wanted, rtol=1e-8)
+  again = dataclasses.replace(config, schedule_between_tasks='rewarm')
+  one, two = ([learning_rate(again, step, 5, task, 2) for step in range(5)] for task in (0, 1))
+  assert one == two
+
+
+def test_tasks_of_unequal_length_are_equal_parts_of_a_schedule_that_continues():
+  """Four steps, then eight: the course is half way down after each task's half."""
+  config = TrainConfig(learning_rate=1.0, schedule='linear', schedule_between_tasks='continue')
+  rates = [learning_rate(config, s, n, t, 2) for t, n in enumerate((4, 8)) for s in range(n)]
+  wanted = [1 - s / 8 for s in range(4)] + [0.5 - s / 16 for s in range(8)]
+  np.testing.assert_allclose(rates, wanted, rtol=1e-8)
+
+
+@pytest.mark.parametrize(('warmup', 'decay'), [(0.0, 0.0), (0.5, 0.6), (0.0, 1.5)])
+def test_a_decay_that_has_no_room_is_refused(warmup, decay):
+  made = TrainConfig(schedule='wsd', warmup_fraction=warmup, decay_fraction=decay)
+  with pytest.raises(UserError, match=rf'train\.decay_fraction is {decay}'):
+    check(made)
+  check(dataclasses.replace(made, schedule='linear'))
 
 
 def test_a_row_outside_its_block_is_refused_on_the_host():
