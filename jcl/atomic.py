@@ -4,7 +4,9 @@ import contextlib
 import os
 import pathlib
 import shutil
+import uuid
 from collections.abc import Iterator
+from typing import BinaryIO
 
 from jcl.errors import UserError
 
@@ -12,10 +14,25 @@ from jcl.errors import UserError
 def write_atomically(path: str | pathlib.Path, content: bytes) -> None:
   """Writes a file whole or not at all."""
   path = pathlib.Path(path)
-  part = path.with_name(f'.{path.name}.part')
+  with _renamed(path.with_name(f'.{path.name}.part'), path) as file:
+    file.write(content)
+
+
+@contextlib.contextmanager
+def whole_file(path: pathlib.Path) -> Iterator[BinaryIO]:
+  """A file to fill, which takes its name when all went well, else goes away.
+
+  Several processes may write the same file at once: the last one's stays.
+  """
+  with _renamed(path.with_name(f'.{path.name}.{uuid.uuid4().hex}.part'), path) as file:
+    yield file
+
+
+@contextlib.contextmanager
+def _renamed(part: pathlib.Path, path: pathlib.Path) -> Iterator[BinaryIO]:
   try:
     with open(part, 'wb') as file:
-      file.write(content)
+      yield file
       file.flush()
       os.fsync(file.fileno())
     os.replace(part, path)

@@ -45,7 +45,8 @@ class StreamConfig:
   overlap: str = choice('', 'refuse', 'drop', 'keep')  # train texts in test; '': the stream's own
   dev_fraction: float = 0.1  # of train, carved where the stream has no dev split and one is asked
   template: str = ''  # plain rows, with {x} and {y}; empty: the stream's own
-  max_length: int = 512  # tokens a row; the input is cut, never the answer
+  max_length: int = 512  # tokens a row; the input is cut, never the answer; cpt: of a block
+  cache: str = ''  # folder of corpora that were tokenised, cpt; empty: ~/.cache/jcl/corpora
 
 
 @dataclasses.dataclass

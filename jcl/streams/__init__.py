@@ -1,16 +1,19 @@
 """What is learned: tasks and their examples, from files or made here, and how they become rows."""
 
+import functools
+
 from jcl.config import StreamConfig
 from jcl.errors import UserError
 from jcl.streams.stream import Stream
 
 
-def load(config: StreamConfig, need_dev: bool = False) -> Stream:
+def load(config: StreamConfig, need_dev: bool = False, targets: bool = True) -> Stream:
   """Reads, checks and assembles the stream that the settings name.
 
   Args:
     config: `name` is `synthetic`, `files` or a benchmark.
     need_dev: whether every task must have a dev split; where there is none it is carved from train.
+    targets: whether texts have labels or answers; without, they are documents and nothing else.
 
   Returns:
     The stream.
@@ -24,10 +27,12 @@ def load(config: StreamConfig, need_dev: bool = False) -> Stream:
   if config.name == 'synthetic':
     from jcl.streams.synthetic import read
   elif config.name == 'files':
-    from jcl.streams.files import read
+    from jcl.streams import files
+
+    read = functools.partial(files.read, targets=targets)
   elif config.name in BENCHMARKS:
     from jcl.streams.benchmarks import read
   else:
     names = ', '.join(['synthetic', 'files', *BENCHMARKS])
     raise UserError(f'stream.name is {config.name!r}: give one of {names}')
-  return build(read(config), config, need_dev)
+  return build(read(config), config, need_dev, targets)

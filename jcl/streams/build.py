@@ -63,7 +63,9 @@ class RawStream(NamedTuple):
   overlap: str = 'refuse'
 
 
-def build(raw: RawStream, config: StreamConfig, need_dev: bool = False) -> Stream:
+def build(
+  raw: RawStream, config: StreamConfig, need_dev: bool = False, targets: bool = True
+) -> Stream:
   """Checks a raw stream and assembles it.
 
   Overlap is counted on whole splits; then a dev split is carved, if one is needed and there is
@@ -73,6 +75,8 @@ def build(raw: RawStream, config: StreamConfig, need_dev: bool = False) -> Strea
     raw: what a reader returned.
     config: the settings.
     need_dev: whether every task must have a dev split; carving one costs training examples.
+    targets: whether rows have labels or answers; without, what a row says of them counts for
+      nothing but which rows are left out.
 
   Returns:
     The stream; its numbers count from 0 over tasks, within each over train, dev and test.
@@ -83,7 +87,7 @@ def build(raw: RawStream, config: StreamConfig, need_dev: bool = False) -> Strea
   check_settings(config)
   template = checked_template(config.template or raw.template)
   check_names(raw.tasks)
-  check_rows(raw.tasks)
+  check_rows(raw.tasks, targets)
   tasks = raw.tasks
   counts = overlap(tasks)
   policy = config.overlap or raw.overlap
@@ -94,6 +98,8 @@ def build(raw: RawStream, config: StreamConfig, need_dev: bool = False) -> Strea
   if need_dev:
     tasks = carved(tasks, config.dev_fraction)
   tasks = sliced(tasks, config)
+  if not targets:
+    tasks = [without_targets(task) for task in tasks]
   return assembled(raw.name, tasks, template, counts)
 
 
@@ -175,7 +181,7 @@ def check_names(tasks: Sequence[RawTask]) -> None:
     seen.add(name)
 
 
-def check_rows(tasks: Sequence[RawTask]) -> None:
+def check_rows(tasks: Sequence[RawTask], targets: bool = True) -> None:
   """Refuses missing splits, empty fields, repeated ids, and classes that do not hold together."""
   places: dict[str, str] = {}
   spoken: dict[str, str] = {}
@@ -187,8 +193,10 @@ def check_rows(tasks: Sequence[RawTask]) -> None:
     classes = dict.fromkeys(classes_of(task.train))
     for split in SPLITS:
       for row in getattr(task, split):
-        check_fields(row)
+        check_fields(row, targets)
         check_id(row, places)
+        if not targets:
+          continue
         kinds.setdefault(row.label is None, row.where)
         if len(kinds) > 1:
           raise UserError(
@@ -197,13 +205,16 @@ def check_rows(tasks: Sequence[RawTask]) -> None:
           )
         if row.label is not None and row.label not in classes:
           raise unknown_label(row, list(classes), f' of task {task.name!r}')
-    check_labels(classes, spoken)
+    if targets:
+      check_labels(classes, spoken)
 
 
-def check_fields(row: RawRow) -> None:
+def check_fields(row: RawRow, targets: bool = True) -> None:
   """Refuses a row that has nothing to read or nothing to say, or what no tokenizer can take."""
   target = 'answer' if row.label is None else 'label'
-  values = {'text': row.text, target: row.answer if row.label is None else words(row.label)}
+  values = {'text': row.text}
+  if targets:
+    values[target] = row.answer if row.label is None else words(row.label)
   for field, value in values.items():
     if not value.strip():
       raise UserError(f'{row.where}: the {field} is empty: fill it in, or leave the row out')
@@ -338,6 +349,12 @@ def assembled(name: str, tasks: Sequence[RawTask], template: str, counts: dict[s
     classes = tuple(index_of[label] for label in classes_of(task.train))
     made.append(Task(index, task.name, **splits, classes=classes, last=index == len(tasks) - 1))
   return Stream(name, tuple(made), tuple(words(label) for label in labels), template, counts)
+
+
+def without_targets(task: RawTask) -> RawTask:
+  """The task's texts alone."""
+  alone = lambda rows: [row._replace(answer='', label=None) for row in rows]
+  return RawTask(task.name, *map(alone, (task.train, task.test, task.dev)))
 
 
 def example(row: RawRow, number: int, task: int, index_of: dict[str, int]) -> Example:

@@ -2,14 +2,17 @@
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from jcl import batch as batches
 from jcl import parallel
 from jcl.config import TrainConfig
-from jcl.streams import rows
-from jcl.streams.stream import Plan
+from jcl.streams import mix, rows
+from jcl.streams.corpus import PackedText
+from jcl.streams.stream import Example, Plan
 from jcl.tools import Tools
 
 AHEAD = 2  # batches that wait on the device
@@ -23,6 +26,7 @@ class Fed(NamedTuple):
     number: of the step in its task, from 0.
     batch: placed on the mesh.
     tokens: real ones in it.
+    old_tokens: those of them that come from the past.
     epoch: that it is in, from 0.
     ends_epoch: it is the last of its epoch.
   """
@@ -30,8 +34,22 @@ class Fed(NamedTuple):
   number: int
   batch: Any
   tokens: int
+  old_tokens: int
   epoch: int
   ends_epoch: bool
+
+
+class Resolved(Sequence):
+  """References as the examples they name, each looked up when it is asked for."""
+
+  def __init__(self, references: Sequence, tools: Tools):
+    self._references, self._tools = references, tools
+
+  def __len__(self) -> int:
+    return len(self._references)
+
+  def __getitem__(self, place: int) -> Example:
+    return self._tools.example(self._references[place])
 
 
 class Feed:
@@ -44,15 +62,23 @@ class Feed:
   """
 
   def __init__(self, plan: Plan, task: int, tools: Tools, train: TrainConfig):
-    resolve = lambda examples: [tools.example(e) for e in examples]
-    self.plan = plan._replace(new=resolve(plan.new), old=resolve(plan.old))
+    new, old = Resolved(plan.new, tools), Resolved(plan.old, tools)
     self._task, self._tools, self._train = task, tools, train
+    # Blocks of raw text are not read before their step, be they ever so many.
+    self._lazy = isinstance(tools.text, PackedText) and (plan.level == 'even' or not plan.old)
+    if self._lazy:
+      sizes = lambda blocks: np.array([tools.text.size(e) for e in blocks], np.int64)
+      self._sizes = sizes(new), sizes(old)
+    else:
+      new, old = list(new), list(old)
+    self.plan = plan._replace(new=new, old=old)
     self._first = self._compose(0)
     self.per_epoch = len(self._first)
-    self.total = train.steps or train.epochs * self.per_epoch
-    if not train.steps and (plan.filling is not None or plan.unit == 'tokens'):
-      self.total = sum(len(self._compose(epoch)) for epoch in range(train.epochs))
+    self.total = train.steps or self._steps(train.epochs)
     self._blocks = tools.mesh.size * train.microbatches
+    if self._lazy:
+      self._shapes = [self._whole_blocks()]
+      return
     looked_at = range(1, min(-(-self.total // self.per_epoch), LOOKED_AT))
     steps = [step.rows for step in self._first]
     steps += [step.rows for epoch in looked_at for step in self._compose(epoch)]
@@ -63,11 +89,27 @@ class Feed:
     """The largest shape that the steps are padded to."""
     return self._shapes[-1]
 
-  def _compose(self, epoch: int) -> list[rows.Step]:
+  def _compose(self, epoch: int) -> Sequence[rows.Step]:
     tools = self._tools
     rows_of = lambda example, replay: tools.text.rows(tools.example(example), replay)
     size = self._train.batch_size
+    if self._lazy:
+      return mix.Epoch(self.plan, self._sizes, rows_of, tools.seed, self._task, epoch, size)
     return rows.steps(self.plan, rows_of, tools.seed, self._task, epoch, size)
+
+  def _steps(self, epochs: int) -> int:
+    """Those of so many epochs, which differ where old rows are counted in tokens or come to be."""
+    plan = self.plan
+    if (self._lazy and plan.old) or plan.filling is not None or plan.unit == 'tokens':
+      return self.per_epoch + sum(len(self._compose(epoch)) for epoch in range(1, epochs))
+    return epochs * self.per_epoch
+
+  def _whole_blocks(self) -> batches.Shape:
+    """The shape of a step of whole blocks of raw text, which is that of every step of a run."""
+    a_block = -(-self._train.batch_size // self._blocks)
+    longest = batches.bucket(self._tools.text.max_length, batches.LENGTHS)
+    targets = batches.bucket(a_block * self._tools.text.max_length, batches.TARGETS)
+    return batches.Shape(a_block * self._blocks, longest, targets)
 
   def _rows(self) -> int:
     """Rows that a batch has room for: the same for every step of a run."""
@@ -83,15 +125,17 @@ class Feed:
     while number < self.total:
       steps = self._compose(epoch) if epoch else self._first
       if number + len(steps) > skip:
-        for i, step in enumerate(steps):
+        for i in range(len(steps)):
           if skip <= number + i < self.total:
+            step = steps[i]
             shape = batches.fit(step.rows, self._blocks, self._shapes)
             batch = batches.layout(
               step.rows, self._blocks, shape, step.keys, self.plan.tables, self._tools.heads
             )
             batch = parallel.place_batch(batch, self._tools.mesh)
             tokens = sum(len(r.tokens) for r in step.rows)
-            yield Fed(number + i, batch, tokens, epoch, i == len(steps) - 1)
+            old = sum(len(r.tokens) for r in step.rows if r.replay)
+            yield Fed(number + i, batch, tokens, old, epoch, i == len(steps) - 1)
       number, epoch = number + len(steps), epoch + 1
 
   def batches(self, skip: int = 0) -> Iterator[Fed]:

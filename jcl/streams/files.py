@@ -25,10 +25,11 @@ tasks, `task` names the column that tells them apart, `train`, `dev` and `test` 
 - **Columns** hold for all tasks, or stand in one: `text` (by default `text`), either `label` (a
   class; the answer is its name, `_` read as a space) or `answer` (free text), and `id`, if rows
   have one. A `text` with braces is a template over several columns. Numbers count as their text.
-- **A split** is a `.jsonl`, `.csv` or `.tsv` file, or `{"hf": NAME, "config": …, "split": …}`: a
-  data set of the Hugging Face hub or a folder (of parquet, json or csv files, or written by
-  `save_to_disk`), where `split` is by default `train`, `validation` for dev, or `test`. `dev` may
-  be missing: it is carved from train when one is needed.
+- **Raw text** (scenario cpt) needs a `text` column alone; a row is a document.
+- **A split** is a `.jsonl`, `.csv` or `.tsv` file, a `.txt` file (one row, its column `text`), or
+  `{"hf": NAME, "config": …, "split": …}`: a data set of the Hugging Face hub or a folder (of
+  parquet, json or csv files, or written by `save_to_disk`), where `split` is by default `train`,
+  `validation` for dev, or `test`. `dev` may be missing: it is carved from train when one is needed.
 - **Paths** are relative to the manifest and stay in its folder, or in one of those that `folders`
   lists.
 - **Others**: `name` of the stream (by default the folder's) and `template` of plain rows.
@@ -63,21 +64,23 @@ class Manifest(NamedTuple):
     folder: that it stands in.
     roots: the folders that its paths may lie in.
     fields: what it says.
+    targets: whether its rows must have labels or answers.
   """
 
   called: str
   folder: pathlib.Path
   roots: tuple[pathlib.Path, ...]
   fields: dict[str, Any]
+  targets: bool = True
 
 
-def read(config: StreamConfig) -> RawStream:
-  """Reads the tasks of the manifest at `config.path`.
+def read(config: StreamConfig, targets: bool = True) -> RawStream:
+  """Reads the tasks of the manifest at `config.path`; without `targets` their texts alone.
 
   Raises:
     UserError: for a manifest or tables that are missing or malformed; it names file, line or field.
   """
-  manifest = read_manifest(config.path)
+  manifest = read_manifest(config.path)._replace(targets=targets)
   fields = manifest.fields
   tasks = divided_tasks(manifest) if 'task' in fields else listed_tasks(manifest)
   tasks = [tasks[i] for i in permutation(len(tasks), config.order_seed)]
@@ -158,7 +161,7 @@ def listed_tasks(manifest: Manifest) -> list[RawTask]:
     check_strings(task, ('name', *COLUMNS), where)
     if 'name' not in task:
       raise UserError(f"{where} has no 'name': give it one")
-    columns = chosen_columns(fields, task, where)
+    columns = chosen_columns(fields, task, where, manifest.targets)
     splits = {
       split: [row(record, columns) for record in records]
       for split, records in split_records(manifest, task, where).items()
@@ -170,7 +173,7 @@ def listed_tasks(manifest: Manifest) -> list[RawTask]:
 def divided_tasks(manifest: Manifest) -> list[RawTask]:
   """Tasks that a column of one table for all tells apart."""
   called, fields = manifest.called, manifest.fields
-  columns = chosen_columns(fields, {}, called)
+  columns = chosen_columns(fields, {}, called, manifest.targets)
   parts: dict[str, dict[str, list[RawRow]]] = {}
   for split, records in split_records(manifest, fields, called).items():
     for record in records:
@@ -268,13 +271,15 @@ def resolved(folder: pathlib.Path, name: str, called: str) -> pathlib.Path:
 
 
 def chosen_columns(
-  defaults: Mapping[str, Any], task: Mapping[str, Any], where: str
+  defaults: Mapping[str, Any], task: Mapping[str, Any], where: str, targets: bool = True
 ) -> dict[str, str]:
   """The columns of a task: its own, and the manifest's where it names none."""
   columns = {'text': 'text'} | {key: defaults[key] for key in COLUMNS if key in defaults}
   if 'label' in task or 'answer' in task:
     columns = {key: column for key, column in columns.items() if key not in ('label', 'answer')}
   columns |= {key: task[key] for key in COLUMNS if key in task}
+  if not targets:
+    return {key: column for key, column in columns.items() if key in ('text', 'id')}
   if ('label' in columns) == ('answer' in columns):
     raise UserError(
       f"{where}: name the column of the classes as 'label', or that of free answers as 'answer', "

@@ -1,6 +1,8 @@
 """What is learned, as data: examples in tasks, tasks in a stream, and the plan of a task."""
 
+import bisect
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -45,16 +47,16 @@ class Task:
   Attributes:
     index: its place in the stream, from 0.
     name: unique in the stream.
-    train, dev, test: the examples; `train` and `test` are never empty.
+    train, dev, test: the examples, numbered in sequence; `train` and `test` are never empty.
     classes: indices into `Stream.classes`, in order; empty where answers are free.
     last: no task follows.
   """
 
   index: int
   name: str
-  train: tuple[Example, ...]
-  dev: tuple[Example, ...]
-  test: tuple[Example, ...]
+  train: Sequence[Example]
+  dev: Sequence[Example]
+  test: Sequence[Example]
   classes: tuple[int, ...] = ()
   last: bool = False
 
@@ -70,6 +72,7 @@ class Stream:
     template: the plain row up to and with the answer, with `{x}` and `{y}`.
     overlap: {task name: number of its test examples whose text also stands in a train split of the
       stream}, counted on whole splits before anything was left out (tasks too).
+    held_out: blocks of text that no task has, which continual pretraining is watched on.
   """
 
   name: str
@@ -77,6 +80,7 @@ class Stream:
   classes: tuple[str, ...] = ()
   template: str = 'Input sentence: {x}\n The label: {y}'
   overlap: Mapping[str, int] = dataclasses.field(default_factory=dict)
+  held_out: Sequence[Example] = ()
 
   def __len__(self) -> int:
     return len(self.tasks)
@@ -86,6 +90,32 @@ class Stream:
     """Every example of every task and split."""
     return [e for t in self.tasks for split in (t.train, t.dev, t.test) for e in split]
 
+  def example(self, reference: Reference) -> Example:
+    """The example that a reference names; numbers of a split are in sequence."""
+    task, number = reference
+    for split in (self.tasks[task].train, self.tasks[task].dev, self.tasks[task].test):
+      place = number - split[0].number if split else -1
+      if 0 <= place < len(split):
+        return split[place]
+    raise KeyError(f'task {task} of the stream has no example {number}')
+
+
+class References(Sequence):
+  """References to whole splits, kept as [task, first number, count] of each."""
+
+  def __init__(self, spans: Sequence[Sequence[int]]):
+    self._spans = spans
+    self._ends = list(itertools.accumulate(count for *_, count in spans))
+
+  def __len__(self) -> int:
+    return self._ends[-1] if self._ends else 0
+
+  def __getitem__(self, place: int) -> Reference:
+    place = range(len(self))[place]
+    at = bisect.bisect_right(self._ends, place)
+    task, first, count = self._spans[at]
+    return task, first + place - (self._ends[at] - count)
+
 
 class Plan(NamedTuple):
   """What trains a task, as data.
@@ -94,7 +124,7 @@ class Plan(NamedTuple):
     new: examples (or their references) whose rows have `replay` false.
     old: examples from the past, real or generated; rows with `replay` true.
     level: how old ones are mixed in: `dataset` into each epoch, `batch` half of every batch, `task`
-      a batch of one task at a time.
+      a batch of one task at a time, `even` as blocks of raw text, see `jcl.streams.mix`.
     ratio: old for each new one; None: every old one once an epoch.
     unit: what `ratio` counts: `rows` (examples) or `tokens`.
     filling: a `memory.buffer.Filling` that new examples enter as they are trained on, each once;

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from jcl.errors import UserError
 
-SUFFIXES = ('.jsonl', '.csv', '.tsv')
+SUFFIXES = ('.jsonl', '.csv', '.tsv', '.txt')
 
 
 class Record(NamedTuple):
@@ -27,7 +27,8 @@ def table(path: pathlib.Path, called: str, delimiter: str = '') -> list[Record]:
 
   Args:
     path: a `.jsonl` file of objects, or a `.csv` or `.tsv` file whose first line names the columns.
-      In csv, fields may be quoted by `"`; in tsv, quotes are letters like others.
+      In csv, fields may be quoted by `"`; in tsv, quotes are letters like others. A `.txt` file is
+      one record, whose only field is `text`.
     called: what errors call the file.
     delimiter: of csv, where it is not a comma.
 
@@ -40,6 +41,8 @@ def table(path: pathlib.Path, called: str, delimiter: str = '') -> list[Record]:
   if path.suffix not in SUFFIXES:
     raise UserError(f'{called}: unknown kind of file: give one of {", ".join(SUFFIXES)}')
   text = read_text(path, called)
+  if path.suffix == '.txt':
+    return [Record(called, {'text': text})]
   if path.suffix == '.jsonl':
     records = list(json_records(text, called))
   elif path.suffix == '.csv':

@@ -4,6 +4,7 @@
     lamol        {x}__ans__{y}{eos}   and   __gen__{x}__ans__{y}{eos}      the second one generative
     lamol_task   likewise, with __0__, __1__, … a task in place of __gen__
     class        {x}      one target, the class, at the last token (or the first)
+    packed       blocks of raw text, see `jcl.streams.corpus`
 
 A beginning-of-sequence token that the tokenizer adds stands first in every row and prompt and is
 never a target; an end that it adds (BERT's [SEP]) ends the rows of `class`. Where a row is too long
@@ -11,7 +12,7 @@ its input is cut, never its answer.
 """
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -87,6 +88,11 @@ class Text:
     """Ids of a piece of text, without beginning- and end-of-sequence."""
     return self._encode(text, where).ids
 
+  def encode_all(self, texts: Sequence[str], names: Sequence[str]) -> list[list[int]]:
+    """`encode` of several texts at once; `names` are what errors call them."""
+    encodings = self.tokenizer.encode_batch(list(texts), add_special_tokens=False)
+    return [self._checked(e, name).ids for e, name in zip(encodings, names, strict=True)]
+
   def decode(self, ids: Iterable[int]) -> str:
     """Text of generated ids up to the first end-of-sequence."""
     ids = list(ids)
@@ -136,7 +142,10 @@ class Text:
     return (text, answer) if text and answer else None
 
   def _encode(self, text: str, where: str) -> Any:
-    encoding = self.tokenizer.encode(text, add_special_tokens=False)
+    return self._checked(self.tokenizer.encode(text, add_special_tokens=False), where)
+
+  def _checked(self, encoding: Any, where: str) -> Any:
+    """An encoding without special tokens that stood in the text itself."""
     if found := self._forbidden & set(encoding.ids):
       token = self.tokenizer.id_to_token(found.pop())
       raise UserError(f'{where}: the text contains {token}, a special token; write it differently')
