@@ -26,6 +26,7 @@ def get_config(method: str = 'lamol') -> Config:
       part.task_tokens, part.gamma = True, 0.5
   return Config(
     method=settings,
+    scenario='cpt' if method == 'pretrain' else 'cil',
     stream=StreamConfig(name='synthetic', order_seed=0, max_length=48),
     backbone=BackboneConfig(width=64, layers=2, heads=4, feed_forward=192),
     train=TrainConfig(learning_rate=1e-3, beta2=0.98, epochs=12, batch_size=32),

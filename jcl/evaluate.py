@@ -1,4 +1,4 @@
-"""Accuracy: are the answers right, and are they answers at all?"""
+"""Scores: are the answers right, and are they answers at all? Of raw text, how well is it known?"""
 
 import dataclasses
 import functools
@@ -31,6 +31,43 @@ class Score(NamedTuple):
     """Share of right answers."""
     return float(np.mean(self.right))
 
+  value = merit = accuracy  # what the matrix holds; what is larger where the model is better
+
+
+class LogPerplexity(NamedTuple):
+  """How well a model predicts a split of raw text.
+
+  Attributes:
+    value: −log p of a token given those before it in its block, the mean over all tokens, nats.
+    targets: tokens it is the mean of.
+  """
+
+  value: float
+  targets: int
+
+  right = answers = invalid = None  # nothing is answered
+
+  @property
+  def merit(self) -> float:
+    """Larger is better."""
+    return -self.value
+
+
+@functools.cache
+def _target_nats(backbone: Backbone):
+  """(params, batch) -> {nats: [M]}; one function a backbone, so that it compiles once."""
+
+  def log_perplexity(params, batch):
+    return {'nats': losses.target_cross_entropy(backbone, params, batch, train=False)}
+
+  return log_perplexity
+
+
+def log_perplexity(params: Any, examples: Sequence[Example], tools: Tools) -> LogPerplexity:
+  """That of a model on blocks of raw text."""
+  means, count = tools.mean_targets(_target_nats(tools.backbone), params, examples)
+  return LogPerplexity(means['nats'], count)
+
 
 @functools.cache
 def _negative_log_likelihood(backbone: Backbone):
@@ -45,8 +82,8 @@ def _negative_log_likelihood(backbone: Backbone):
 
 def score(
   params: Any, task: Task, examples: Sequence[Example], tools: Tools, how: str, longest: int
-) -> Score:
-  """The answers of a model to `examples` of one task.
+) -> Score | LogPerplexity:
+  """The answers of a model to `examples` of one task; of raw text how well it predicts it.
 
   Args:
     params: what `Method.params_for` gave.
@@ -56,6 +93,8 @@ def score(
     how: `generate`, greedy text, or `score`, the likeliest allowed label. A head's argmax else.
     longest: tokens that an answer may have, end-of-sequence included.
   """
+  if tools.text.text_format == 'packed':
+    return log_perplexity(params, examples, tools)
   classes = [c.lower() for c in tools.stream.classes]
   if tools.class_task is not None:
     answers = _by_head(params, examples, tools)

@@ -19,6 +19,7 @@ from jcl.config import Config, check_choices
 from jcl.errors import UserError
 from jcl.memory.teacher import Elder
 from jcl.methods import Method
+from jcl.streams.corpus import PackedText, cache_folder, pack
 from jcl.streams.stream import Plan, Stream
 from jcl.streams.text import ANSWER, Text, added_tokens
 from jcl.tools import Tools
@@ -47,6 +48,11 @@ class Experiment:
   weights: Any
   added: tuple[int, ...]
   longest_answer: int
+
+  @property
+  def score(self) -> str:
+    """What the matrix holds: `accuracy`, or `log_perplexity` where text is predicted."""
+    return 'log_perplexity' if self.text.text_format == 'packed' else 'accuracy'
 
   @property
   def told(self) -> bool:
@@ -127,7 +133,16 @@ def check(config: Config) -> None:
       f'backbone.tokenizer_path is {config.backbone.tokenizer_path!r}, but backbone.path has a '
       'tokenizer of its own; leave one of them empty'
     )
-  if config.backbone.head and config.method.text_format != 'plain':
+  if config.scenario == 'cpt':
+    wrong = {'backbone.head': config.backbone.head, 'stream.template': config.stream.template}
+    for field, value in wrong.items():
+      if value:
+        raise UserError(
+          f"{field} is {value!r}; in scenario 'cpt' it must be '': text has no answers"
+        )
+    if config.evaluate.answer == 'score':
+      raise UserError("evaluate.answer is 'score'; in scenario 'cpt' it must be 'generate'")
+  elif config.backbone.head and config.method.text_format != 'plain':
     raise UserError(f'backbone.head is {config.backbone.head!r}, but {name} writes its answers')
   if config.backbone.dropout >= 1:
     raise UserError(f'backbone.dropout is {config.backbone.dropout}; it must be below 1')
@@ -179,13 +194,19 @@ def assemble(config: Config, mesh: Any = None, weights: bool = True) -> Experime
   need_dev = (
     config.train.keep_best or config.evaluate.every_steps > 0 or config.evaluate.every_epochs > 0
   )
-  stream = streams.load(config.stream, need_dev=need_dev)
+  raw_text = config.scenario == 'cpt'
+  stream = streams.load(config.stream, need_dev=need_dev, targets=not raw_text)
   check_classes(config, stream)
-  text_format = 'class' if config.backbone.head else config.method.text_format
+  text_format = text_format_of(config)
   shape, params, tokenizer, special, added = _backbone(config, stream, text_format, weights)
   shape = dataclasses.replace(shape, lora_dropout=config.method.lora_dropout)
   limit = min(config.stream.max_length, shape.max_positions)
-  text = Text(tokenizer, special, stream.template, text_format, limit, shape.pooling)
+  if raw_text:
+    folder, probe = cache_folder(config.stream.cache), getattr(config.method, 'probe_path', '')
+    text: Text = PackedText(folder, tokenizer, special, stream.template, limit)
+    stream = pack(stream, text, probe)
+  else:
+    text = Text(tokenizer, special, stream.template, text_format, limit, shape.pooling)
   backbone = backbone_of(shape)
   tools = Tools(
     backbone, text, stream, parallel.make_mesh() if mesh is None else mesh,
@@ -193,17 +214,30 @@ def assemble(config: Config, mesh: Any = None, weights: bool = True) -> Experime
     class_task=_class_tasks(stream) if shape.classes else None,
     told=config.scenario == 'til' or 'task_id' in config.method.needs, train=config.train,
   )  # fmt: skip
-  examples = stream.examples
-  longest = text.reserve = max(text.answer_length(e) for e in examples)
-  text.cut.clear()
-  for example in examples:
-    text.prompt(example)  # every text is looked at before anything is written
+  longest = 0 if raw_text else _longest_answer(text, stream)
   config.method.check_run(config.scenario, tools)
   method = methods.make(backbone, config.method, _elder(config, text, weights))
   method = with_knobs(method, config, backbone)
   return Experiment(
     config, stream, text, backbone, shape, method, tools, params, tuple(added), longest
   )
+
+
+def text_format_of(config: Config) -> str:
+  """The method's, unless the scenario or a head has one for all methods."""
+  if config.scenario == 'cpt':
+    return 'packed'
+  return 'class' if config.backbone.head else config.method.text_format
+
+
+def _longest_answer(text: Text, stream: Stream) -> int:
+  """Tokens of it; every text is looked at before anything is written."""
+  examples = stream.examples
+  longest = text.reserve = max(text.answer_length(e) for e in examples)
+  text.cut.clear()
+  for example in examples:
+    text.prompt(example)
+  return longest
 
 
 def with_knobs(method: Method, config: Config, backbone: Backbone) -> Method:
@@ -254,7 +288,8 @@ def _backbone(config: Config, stream: Stream, text_format: str, weights: bool) -
   settings = config.backbone
   classes = len(stream.classes) if settings.head else 0
   if not settings.path:
-    texts = [s for t in stream.tasks for e in t.train for s in _words(e, stream.template)]
+    template = '' if text_format == 'packed' else stream.template
+    texts = [s for t in stream.tasks for e in t.train for s in _words(e, template)]
     if settings.tokenizer_path:
       from jcl.backbones import hf
 

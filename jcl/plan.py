@@ -169,14 +169,16 @@ def _textless(config: Config, mesh: Mesh) -> Experiment:
   """The parts of a run on a stand-in stream of one example: hooks find what they ask for."""
   from jcl.backbones import hf
 
-  names = added_tokens(config.method.text_format, max(config.stream.max_tasks, 1))
+  # A stand-in row will do for blocks of raw text: the batch's shape is given.
+  text_format = 'plain' if config.scenario == 'cpt' else config.method.text_format
+  names = added_tokens(text_format, max(config.stream.max_tasks, 1))
   shape = with_settings(hf.load_config(config.backbone.path), config.backbone)
   added = range(shape.vocabulary, shape.vocabulary + len(names))
   shape = grown(shape, len(names)) if names else shape
   stream = Stream('', (Task(0, '', (Example(0, 'a', 'a', 0),), (), (), (), True),))
   tokenizer, special = word_tokenizer(['a'])
   add_tokens(tokenizer, names)
-  text = Text(tokenizer, special, stream.template, config.method.text_format, shape.max_positions)
+  text = Text(tokenizer, special, stream.template, text_format, shape.max_positions)
   backbone, train = backbone_of(shape), config.train
   tools = Tools(backbone, text, stream, mesh, train.seed, config.evaluate.batch_size)
   method = methods.make(backbone, config.method)

@@ -14,7 +14,8 @@ import numpy as np
 import jcl
 from jcl import methods, report
 from jcl.checkpoint import by_path, write_json
-from jcl.evaluate import Score
+from jcl.comparison import shown
+from jcl.evaluate import LogPerplexity, Score
 from jcl.metrics import metrics, negative_flips
 from jcl.parallel import fetch
 from jcl.processes import is_first
@@ -70,6 +71,7 @@ class Record:
     self._parts = parts
     self._state: dict[str, Any] = {
       'matrix': [], 'matrix_train': [], 'invalid': [], 'right': {}, 'last': {}, 'reports': {},
+      'mix': {},
     }  # fmt: skip
     self.seconds = dict.fromkeys(KINDS, 0.0)
     self.tokens = {'train': 0, 'generate': 0}
@@ -114,6 +116,14 @@ class Record:
       self.seconds[kind] += seconds
       clock.seconds[kind] = 0.0
 
+  def trained(self, task: Task, tokens: int, old: int) -> None:
+    """Counts the tokens of a step, and those of them that come from the past."""
+    self.tokens['train'] += tokens
+    mix = self._state['mix']
+    new_before, old_before = mix.get(task.index, (0, 0))
+    counts = [new_before + tokens - old, old_before + old]
+    self._state['mix'] = {**mix, task.index: counts}
+
   def _pad(self, values: Sequence) -> list:
     return [*values, *[None] * (len(self._parts.stream) - len(values))]
 
@@ -123,15 +133,18 @@ class Record:
       self._state[name] = [*self._state[name], self._pad([])]
 
   def add_row(
-    self, task: Task | None, scores: Sequence[Score], trained: Sequence[Score] | None
+    self,
+    task: Task | None,
+    scores: Sequence[Score | LogPerplexity],
+    trained: Sequence[Score] | None,
   ) -> None:
     """Adds what a model scored on the first tasks of the stream."""
     state = self._state
-    state['matrix'] = [*state['matrix'], self._pad([s.accuracy for s in scores])]
+    state['matrix'] = [*state['matrix'], self._pad([s.value for s in scores])]
     state['invalid'] = [*state['invalid'], self._pad([s.invalid for s in scores])]
-    on_train = self._pad([s.accuracy for s in trained or ()])
+    on_train = self._pad([s.value for s in trained or ()])
     state['matrix_train'] = [*state['matrix_train'], on_train]
-    if task is not None:
+    if task is not None and scores[task.index].right is not None:
       state['right'] = {**state['right'], task.index: [bool(r) for r in scores[task.index].right]}
       state['last'] = {t: [bool(r) for r in scores[t].right] for t in state['right']}
 
@@ -139,12 +152,16 @@ class Record:
     """The newest row in words."""
     names = [t.name for t in self._parts.stream.tasks]
     row = self._state['matrix'][-1]
-    cells = [f'{n} {100 * v:.1f}' for n, v in zip(names, row, strict=True) if v is not None]
+    score = self._parts.score
+    cells = [f'{n} {shown(v, score)}' for n, v in zip(names, row, strict=True) if v is not None]
     after = 'before training' if task is None else f'after {task.name}'
-    return f'{after}: {", ".join(cells)} (% right)'
+    unit = '% right' if score == 'accuracy' else 'nats per token'
+    return f'{after}: {", ".join(cells)} ({unit})'
 
-  def _flips(self) -> dict[str, Any]:
+  def _flips(self) -> dict[str, Any] | None:
     """Test examples that were right after their task and are wrong now."""
+    if self._parts.score == 'log_perplexity':
+      return None
     tasks, right, last = self._parts.stream.tasks, self._state['right'], self._state['last']
     flips = negative_flips([right.get(t.index) for t in tasks], [last.get(t.index) for t in tasks])
     examples = [tasks[task].test[i] for task, i in flips]
@@ -157,7 +174,8 @@ class Record:
   def results(self, params: Any, finished: bool) -> dict[str, Any]:
     """The contents of `results.json`."""
     parts, state = self._parts, self._state
-    sizes = [len(t.test) for t in parts.stream.tasks]
+    text = parts.score == 'log_perplexity'
+    sizes = [t.test.targets if text else len(t.test) for t in parts.stream.tasks]
     iil = parts.config.scenario == 'iil'
     missing = len(parts.stream) + 1 - len(state['matrix'])
     whole = lambda rows: [*rows, *[self._pad([])] * missing]
@@ -172,15 +190,21 @@ class Record:
       'seed': parts.config.train.seed,
       'tasks': [t.name for t in parts.stream.tasks],
       'sizes': sizes,
-      'score': 'accuracy',
+      'score': parts.score,
       'matrix': matrix,
       'matrix_train': on_train if iil else None,
       'metrics': self._metrics(matrix, sizes),
       **({'metrics_train': self._metrics(on_train)} if iil else {}),
-      'invalid': whole(state['invalid']),
+      'invalid': None if text else whole(state['invalid']),
       'negative_flips': self._flips(),
       'seconds': {k: round(v, 2) for k, v in self.seconds.items()},
       'tokens': dict(self.tokens),
+      'mix': [
+        {'task': t.name, 'new': state['mix'][t.index][0], 'old': state['mix'][t.index][1]}
+        for t in parts.stream.tasks
+        if t.index in state['mix']
+      ],
+      'drift': state['reports'].get('drift', []),
       'pseudo': pseudo,
       'buffer': state['reports'].get('buffer', []),
       'cost': {'models': 1, **cost},
@@ -194,7 +218,7 @@ class Record:
     }
 
   def _metrics(self, matrix: list, sizes: list[int] | None = None) -> dict[str, Any]:
-    found = metrics(matrix, 'accuracy', sizes)
+    found = metrics(matrix, self._parts.score, sizes)
     by_label = self._parts.config.evaluate.answer == 'score' or self._parts.tools.heads is not None
     if by_label and not self._parts.told:
       found['forward_transfer'] = None  # labels of a task to come may not be answered

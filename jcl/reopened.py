@@ -17,6 +17,8 @@ from jcl.streams.stream import Task
 from jcl.streams.text import LAMOL_FORMATS
 from jcl.train import Run
 
+TOP_K = 20  # candidates a token of a text that goes on from a prompt
+
 
 class Reopened:
   """A run that has been trained: its newest snapshot, to be evaluated and sampled.
@@ -88,6 +90,29 @@ class Reopened:
         yield task, evaluation.score(params, task, examples, self.tools, how, longest)
       else:
         yield task, None
+
+  def continued(
+    self, prompt: str, count: int, temperature: float, seed: int, most: int
+  ) -> list[str]:
+    """How a model of raw text goes on from a prompt, by top-k sampling with k = `TOP_K`.
+
+    Args:
+      prompt: that it goes on from; empty: the beginning of a document.
+      count: texts.
+      temperature: of sampling.
+      seed: of the texts.
+      most: tokens of a text at most; it ends before where the document does.
+
+    Raises:
+      UserError: the prompt contains a special token.
+    """
+    text = self.tools.text
+    ids = [*text.start, *text.encode(prompt, '--prompt')]
+    key = self.tools.key('shown', seed)
+    ids_RN = self.tools.sample(
+      self.params(None), [ids] * count, key, k=TOP_K, temperature=temperature, max_new=most
+    )
+    return [text.decode(row) for row in ids_RN.tolist()]
 
   def samples(
     self, name: str, count: int, temperature: float, seed: int

@@ -1,8 +1,8 @@
 """What people read: tables for the terminal, pictures, and one static HTML page.
 
 `results` is the contents of a run's `results.json`; keys that DESIGN's schema does not have are
-optional (`sizes`, `invalid`, `negative_flips`, `cost`, `config`), and rows that a run under way has
-not written are null.
+optional (`sizes`, `invalid`, `negative_flips`, `mix`, `drift`, `cost`, `config`), and rows that a
+run under way has not written are null.
 """
 
 import base64
@@ -141,8 +141,11 @@ def matrix_rows(results: Run, suffix: str = '') -> list[list[str]]:
 def metrics_line(results: Run, suffix: str = '') -> str:
   """All metrics of a run, `A_T 94.4, Ā 95.0, …`."""
   found, score = metrics_of(results, suffix), score_of(results)
+  words = METRICS
+  if score == 'log_perplexity':  # its sizes are tokens
+    words = METRICS | {'example_weighted_accuracy': 'A_T by tokens'}
   return ', '.join(
-    f'{word} {shown(found.get(k), score)}' for k, word in METRICS.items() if k in found
+    f'{word} {shown(found.get(k), score)}' for k, word in words.items() if k in found
   )
 
 
@@ -276,6 +279,8 @@ def _run_parts(run: Run) -> list[str]:
     parts.append(f'<p><b>{_escaped(title)}</b><br>{_escaped(line)}</p>')
     parts.append(_details('The matrix in numbers', _table(rows)))
   parts.append(_table(_facts(run), 'words'))
+  parts += _mix_parts(run.get('mix') or [])
+  parts += _drift_parts(run.get('drift') or [])
   parts += _pseudo_parts(run.get('pseudo') or [])
   flips = (run.get('negative_flips') or {}).get('examples') or []
   if flips:
@@ -316,6 +321,26 @@ def _number(value: Any) -> str:
   if isinstance(value, float):
     return f'{value:,.1f}'
   return f'{value:,}' if isinstance(value, int) else str(value)
+
+
+def _mix_parts(lines: Sequence[Mapping[str, Any]]) -> list[str]:
+  """What share of the tokens that trained each task came from the past."""
+  if not any(line['old'] for line in lines):
+    return []
+  rows = [['task', 'new tokens', 'old tokens', 'old %']]
+  for line in lines:
+    share = line['old'] / (line['new'] + line['old'])
+    rows.append([line['task'], f'{line["new"]:,}', f'{line["old"]:,}', f'{100 * share:.3f}'])
+  return ['<h3>Trained tokens</h3>', _table(rows)]
+
+
+def _drift_parts(lines: Sequence[Mapping[str, Any]]) -> list[str]:
+  """How far the model is from the one that the run started from, on held-out text."""
+  if not lines:
+    return []
+  rows = [['after', 'KL(base ‖ model), nats per token', 'perplexity']]
+  rows += [[line['task'], f'{line["kl"]:.4f}', f'{line["perplexity"]:.2f}'] for line in lines]
+  return ['<h3>Drift from the base model on held-out text</h3>', _table(rows)]
 
 
 def _pseudo_parts(lines: Sequence[Mapping[str, Any]]) -> list[str]:

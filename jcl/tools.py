@@ -80,7 +80,6 @@ class Tools:
     self.reports: dict[str, list] = {}
     self.generated = 0
     self.timed: Callable[[str], Any] = lambda kind: contextlib.nullcontext()
-    self._examples = {e.number: e for e in stream.examples}
     self._map = functools.cache(lambda fn: parallel.map_targets(fn, mesh))
     self._sum = functools.cache(lambda fn: parallel.sum_examples(fn, mesh))
     self._generate = functools.cache(self._make_generate)
@@ -124,7 +123,7 @@ class Tools:
 
   def example(self, one: Example | Reference) -> Example:
     """An example from itself or from its reference."""
-    return one if isinstance(one, Example) else self._examples[one[1]]
+    return one if isinstance(one, Example) else self.stream.example(one)
 
   def rows(self, examples: Sequence[Example | Reference], replay: bool = False) -> list[tuple]:
     """The rows of each example, in the method's text format."""
@@ -168,6 +167,36 @@ class Tools:
 
     flat = self.fold(getattr(fn, '__name__', 'map'), part, None, chunks)
     return [] if flat is None else np.split(flat, starts[1:-1])
+
+  def mean_targets(
+    self, fn: Callable, params: Any, examples: Sequence[Example]
+  ) -> tuple[dict[str, float], int]:
+    """Means over the targets of many blocks of raw text, and how many targets there are.
+
+    Rows are made a chunk at a time, in one shape for all, and only sums are kept.
+
+    Args:
+      fn: (params, batch) -> {name: [M]}.
+      params: what `fn` takes.
+      examples: blocks, of one row each.
+    """
+    most, params = self.text.max_length, parallel.place(params, self.mesh)
+    targets = batches.bucket(most * self.batch_size // self.mesh.size, batches.TARGETS)
+    shape = batches.Shape(self.batch_size, batches.bucket(most, batches.LENGTHS), targets)
+
+    def part(sums, first):
+      rows = [row for e in examples[first : first + self.batch_size] for row in self.text.rows(e)]
+      batch = batches.layout(rows, self.mesh.size, shape)
+      counts = batch.target_weight > 0
+      values = self._map(fn)(params, parallel.place_batch(batch, self.mesh))
+      new = {k: parallel.fetch(v)[counts].sum(dtype=np.float64) for k, v in values.items()}
+      new['targets'] = counts.sum(dtype=np.float64)
+      return new if sums is None else {k: sums[k] + new[k] for k in new}
+
+    name = getattr(fn, '__name__', 'mean')
+    sums = dict(self.fold(name, part, None, range(0, len(examples), self.batch_size)))
+    count = int(sums.pop('targets'))
+    return {k: float(v) / count for k, v in sums.items()}, count
 
   def _map_chunk(
     self, fn: Callable, params: Any, rows: list[batches.Row], shape: batches.Shape

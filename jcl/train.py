@@ -56,7 +56,7 @@ class Run:
   done: int = 0
   step: int = 0
   best: Any = None
-  best_score: float = -1.0
+  best_score: float = -math.inf
   record: dict = dataclasses.field(default_factory=dict)
   log_length: int = 0
 
@@ -198,7 +198,7 @@ class Loop:
       optimizer=state,
       step=0,
       best=None,
-      best_score=-1.0,
+      best_score=-math.inf,
     )
 
   def after_task(self, now: Run, task: Task) -> Run:
@@ -257,7 +257,7 @@ class Loop:
       learned = [tasks[i] for i in sorted({e.task for e in feed.plan.new})]
       asked = [t for t in tasks if t in learned or (self._curve_due and t.index <= task.index)]
       with self.clock.of('evaluate'):
-        scores = {t.name: self._score(now, t, t.dev).accuracy for t in asked}
+        scores = {t.name: self._score(now, t, t.dev).merit for t in asked}
       self.tools.journal = Journal()
       self.log.write({'task': task.index, 'step': fed.number + 1, 'dev': scores})
       score = float(np.mean([scores[t.name] for t in learned]))
@@ -304,12 +304,12 @@ class Loop:
         f'task {task.name}, step {fed.number + 1}: {", ".join(wrong)} is not finite; '
         'lower train.learning_rate (the last snapshot is good)'
       )
-    self.record.tokens['train'] += fed.tokens
+    self.record.trained(task, fed.tokens, fed.old_tokens)
     bar.advance(fed.number + 1, fed.tokens, f'loss {values["loss"]:.3f}')
     if fed.number % self.config.train.log_every == 0:
       self.log.write({'task': task.index, 'step': fed.number + 1, 'rate': rate, **values})
 
-  def _score(self, now: Run, task: Task, examples: Any) -> evaluation.Score:
+  def _score(self, now: Run, task: Task, examples: Any) -> Any:
     params = self.method.params_for(now.memory, now.params, task if self.parts.told else None)
     params = self._placed(params)
     how, longest = self.config.evaluate.answer, self.parts.longest_answer
@@ -347,13 +347,21 @@ def _machine(mesh: Any) -> dict[str, Any]:
 def summary(parts: Experiment) -> str:
   """What is about to be learned, in one line."""
   stream = parts.stream
-  count = lambda split: sum(len(getattr(t, split)) for t in stream.tasks)
+  if parts.score == 'log_perplexity':
+    count = lambda split: sum(getattr(t, split).targets for t in stream.tasks)
+    what = f'{count("train"):,} training and {count("test"):,} test tokens'
+    cut = f'blocks of {parts.text.max_length} tokens'
+  else:
+    count = lambda split: sum(len(getattr(t, split)) for t in stream.tasks)
+    what = (
+      f'{len(stream.classes)} classes, {count("train")} training and {count("test")} test examples'
+    )
+    cut = f'{len(parts.text.cut)} inputs cut'
   leaves = jax.tree.leaves(jax.eval_shape(parts.backbone.init, jax.random.key(0)))
   params = sum(math.prod(leaf.shape) for leaf in leaves)
   return (
-    f'{stream.name}: {len(stream)} tasks, {len(stream.classes)} classes, {count("train")} training '
-    f'and {count("test")} test examples ({len(parts.text.cut)} inputs cut, '
-    f'{sum(stream.overlap.values())} test texts stand in train too); '
+    f'{stream.name}: {len(stream)} tasks, {what} ({cut}, {sum(stream.overlap.values())} test texts '
+    f'stand in train too); '
     f'{params / 1e6:.2f} million parameters on {parts.tools.mesh.size} '
     f'{jax.devices()[0].platform} device(s)'
   )

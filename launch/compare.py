@@ -30,6 +30,13 @@ def run() -> None:
   if len(set(names)) != len(names):
     raise UserError(f'--methods={flags.FLAGS.methods} names a method twice')
   bases = launch.read_configs(names, METHOD_FLAGS)
+  scenarios = {base.scenario: name for name, base in zip(names, bases, strict=True)}
+  if len(scenarios) > 1 and 'cpt' in scenarios:
+    other = next(s for s in scenarios if s != 'cpt')
+    raise UserError(
+      f'{scenarios["cpt"]} runs in scenario cpt and {scenarios[other]} in {other}, which have no '
+      'score in common; give --config.scenario=cpt'
+    )
   launch.use_compile_cache()
   from jcl import experiment, processes, report, train
 

@@ -3,6 +3,7 @@
 python launch/evaluate.py --workdir=runs/lamol [--split=dev] [--answer=score] [--wrong=10]
 """
 
+import math
 import pathlib
 
 from absl import flags
@@ -16,7 +17,7 @@ flags.DEFINE_integer('wrong', 5, 'wrong answers to print for each task')
 
 
 def run() -> None:
-  """Prints the accuracy of the newest snapshot on every task, and some wrong answers."""
+  """Prints the score of the newest snapshot on every task, and some wrong answers."""
   workdir = pathlib.Path(launch.required('workdir'))
   config = launch.load_workdir(str(workdir))
   config.evaluate.answer = flags.FLAGS.answer or config.evaluate.answer
@@ -27,6 +28,12 @@ def run() -> None:
   for task, score in reopened.scores(flags.FLAGS.split):
     if score is None:
       print(f'{task.name}: no {flags.FLAGS.split} examples')
+      continue
+    if score.right is None:
+      print(
+        f'{task.name}: {score.value:.3f} nats per token, perplexity {math.exp(score.value):.2f}, '
+        f'{score.targets} tokens'
+      )
       continue
     invalid = '' if score.invalid is None else f', {100 * score.invalid:.1f} % invalid'
     print(f'{task.name}: {100 * score.accuracy:.1f} % right of {len(score.right)}{invalid}')

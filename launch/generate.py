@@ -1,6 +1,10 @@
 """Shows pseudo samples of a trained LAMOL run: what the model remembers of its tasks.
 
-python launch/generate.py --workdir=runs/lamol --count=20 [--task=bank] [--temperature=0.8]
+    python launch/generate.py --workdir=runs/lamol --count=20 [--task=bank] [--temperature=0.8]
+
+Of a run on raw text it shows how the model goes on from a prompt:
+
+    python launch/generate.py --workdir=runs/pretrain --prompt='Once upon a time' [--tokens=64]
 """
 
 import pathlib
@@ -8,23 +12,34 @@ import pathlib
 from absl import flags
 
 from jcl import launch
+from jcl.errors import UserError
 
 flags.DEFINE_string('workdir', None, 'folder of a run')
 flags.DEFINE_integer('count', 10, 'samples of each task', lower_bound=1)
 flags.DEFINE_string('task', '', 'name of a task; empty: all')
 flags.DEFINE_float('temperature', 0.0, 'of sampling; 0: as the run does', lower_bound=0)
 flags.DEFINE_integer('seed', 0, 'of the samples')
+flags.DEFINE_string('prompt', '', 'what a run on raw text goes on from; empty: a new document')
+flags.DEFINE_integer('tokens', 64, 'at most, of a run on raw text', lower_bound=1)
 
 
 def run() -> None:
-  """Prints samples as input and answer, and what was not well formed as it is."""
+  """Prints samples as input and answer, and what was not well formed as it is; or raw text."""
   workdir = pathlib.Path(launch.required('workdir'))
   config = launch.load_workdir(str(workdir))
   launch.use_compile_cache()
   from jcl.reopened import Reopened
 
   reopened = Reopened(config, workdir)
-  text = reopened.tools.text
+  text, given = reopened.tools.text, flags.FLAGS
+  if config.scenario == 'cpt':
+    for words in reopened.continued(
+      given.prompt, given.count, given.temperature or 1.0, given.seed, given.tokens
+    ):
+      print(f'{given.prompt} … {words}' if given.prompt else words)
+    return
+  if given.prompt:
+    raise UserError(f'--prompt is for runs on raw text; this one is of scenario {config.scenario}')
   for name, ids_RN in reopened.samples(
     flags.FLAGS.task, flags.FLAGS.count, flags.FLAGS.temperature, flags.FLAGS.seed
   ):

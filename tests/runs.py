@@ -12,6 +12,7 @@ def config(method: str, **sections: dict[str, Any]) -> Config:
   """A run of seconds; `sections` are fields by section, e.g. train={'epochs': 1}."""
   made = Config(
     method=methods.settings(method),
+    scenario='cpt' if method == 'pretrain' else 'cil',
     stream=StreamConfig(
       name='synthetic', order_seed=0, max_tasks=3, max_train_per_task=40, max_test_per_task=16,
       max_length=48,

@@ -96,7 +96,7 @@ def test_nothing_compiles_after_the_first_batch_of_a_shape(tmp_path):
 
 @pytest.mark.parametrize('phase', ['train', 'after_task', 'before_task'])
 @pytest.mark.parametrize(
-  'finished', ['ewc', 'replay', 'derpp', 'lamol_kd', 'olora', 'single'], indirect=True
+  'finished', ['ewc', 'replay', 'derpp', 'lamol_kd', 'olora', 'single', 'pretrain'], indirect=True
 )
 def test_a_run_killed_after_a_task_ends_in_the_same_bits(finished, phase, tmp_path):
   method, folder, whole = finished

@@ -177,6 +177,7 @@ def compare(
   batch: Batch,
   difference: Callable,
   elder: Any = None,
+  train: bool = True,
 ) -> tuple[jax.Array, jax.Array]:
   """The cross-entropy of every target, and how far the model is from its teacher there.
 
@@ -188,6 +189,7 @@ def compare(
     batch: rows of any kind.
     difference: (logits_MV, teacher_MV, where=known) -> [M].
     elder: the teacher's backbone; None: the same.
+    train: whether the model drops out.
 
   Returns:
     ce_M in nats and difference_M. The latter counts where `knows` says so.
@@ -204,7 +206,7 @@ def compare(
     ce_M = losses.cross_entropy(logits_MV, token_M, allowed_MC)
     return ce_M, difference(logits_MV, teacher_MV, where=known_MC)
 
-  hidden_MD = backbone.hidden(params, batch, train=True)
+  hidden_MD = backbone.hidden(params, batch, train=train)
   rest = (batch.target_token, batch.allowed, batch.known, stored_MV, states_MD)
   return losses.per_target(each, backbone, params, hidden_MD, *rest)
 

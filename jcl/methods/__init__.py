@@ -49,7 +49,8 @@ class Settings:
   """What is known of a method before a tokenizer or a weight is read.
 
   Attributes:
-    text_format: `plain`, `lamol`, `lamol_task`, `packed` or `class`.
+    text_format: `plain`, `lamol`, `lamol_task`, `packed` or `class`; in scenario cpt all have
+      `packed`.
     scenarios: those it has a meaning in.
     head_scenarios: those in which it can train a head over classes.
     needs: `task_id` where the task must be told in every scenario; `pre_norm`: a decoder, whose
@@ -65,7 +66,7 @@ class Settings:
   """
 
   text_format: ClassVar[str] = 'plain'
-  scenarios: ClassVar[tuple[str, ...]] = ('cil', 'til', 'iil', 'dil')
+  scenarios: ClassVar[tuple[str, ...]] = ('cil', 'til', 'iil', 'dil', 'cpt')
   head_scenarios: ClassVar[tuple[str, ...]] = ('cil', 'til', 'dil')
   needs: ClassVar[tuple[str, ...]] = ()
   starts_afresh: ClassVar[bool] = False
@@ -121,6 +122,7 @@ from jcl.methods.lora import Lora, lora  # noqa: E402
 from jcl.methods.maml import Maml, maml  # noqa: E402
 from jcl.methods.mas import Mas, mas  # noqa: E402
 from jcl.methods.olora import Olora, olora  # noqa: E402
+from jcl.methods.pretrain import Pretrain, pretrain  # noqa: E402
 from jcl.methods.replay import Replay, replay  # noqa: E402
 from jcl.methods.reptile import Reptile, reptile  # noqa: E402
 from jcl.methods.seq import Seq, seq  # noqa: E402
@@ -135,6 +137,7 @@ METHODS: dict[str, tuple[Callable[..., Method], type[Settings]]] = {
   'distill': (distill, Distill),
   'lamol': (lamol, Lamol),
   'lamol_kd': (lamol_kd, LamolKd),
+  'pretrain': (pretrain, Pretrain),
   'lora': (lora, Lora),
   'olora': (olora, Olora),
   'expand': (expand, Expand),

@@ -22,6 +22,7 @@ class Lamol(methods.Settings):
   require_known_label: bool = False  # keep only samples whose answer is a label of an old task
   deduplicate: bool = False  # keep no sample twice
   brings: ClassVar = ('loss', 'rows')
+  scenarios: ClassVar = ('cil', 'til', 'iil', 'dil')
   neutral: ClassVar = {'lambda_gen': 0.0}
 
   @property

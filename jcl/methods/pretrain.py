@@ -1,0 +1,70 @@
+"""Continual pretraining: blocks of raw text, new and old ones mixed in a fixed share of tokens.
+
+L = mean over all tokens of −log p(token | those before it in its block). Of the tokens that train a
+task `replay_share` are of the corpora before it, exactly and evenly (see `jcl.streams.mix`); 0.2 is
+new to old 8 : 2. Rates that warm up anew for every task (Ibrahim et al. 2024) or go on over the
+whole run are `train.schedule_between_tasks`. After every task the model is held against the one
+that the run started from, on text that is not trained on: KL(base ‖ model) in nats per token and
+perplexity, in `results.json` under `drift`.
+"""
+
+import dataclasses
+import functools
+import math
+import pathlib
+from typing import ClassVar
+
+from jcl import losses, methods
+from jcl.memory import teacher
+from jcl.streams.stream import Plan, References
+
+
+@dataclasses.dataclass
+class Pretrain(methods.Settings):
+  """Cross-entropy on every token."""
+
+  replay_share: float = 0.2  # of a task's tokens that are of the corpora before it
+  drift: bool = True  # hold the model against the one of the start, which memory then keeps
+  probe_path: str = ''  # file of text that no task has; empty: the first task's test split
+  text_format: ClassVar = 'packed'
+  scenarios: ClassVar = ('cpt',)
+  neutral: ClassVar = {'replay_share': 0.0}
+
+  def check(self) -> None:
+    """Refuses a share that leaves nothing new, and a probe that is not there or not asked for."""
+    share = self.replay_share
+    methods.require(0 <= share < 1, 'replay_share', share, 'at least 0 and below 1')
+    path = self.probe_path
+    methods.require(not path or self.drift, 'probe_path', path, "'' without method.drift")
+    there = not path or pathlib.Path(path).is_file()
+    methods.require(there, 'probe_path', path, "a text file, or '' for the first task's test split")
+
+
+def pretrain(backbone, settings: Pretrain) -> methods.Method:
+  """Plain cross-entropy on the tokens of all blocks, new and old."""
+  divergence = functools.partial(losses.distillation, temperature=1.0)
+
+  def drift(models, batch):  # no logits of all tokens: both are projected a chunk at a time
+    nats_M, kl_M = teacher.compare(
+      backbone, models['now'], models['base'], batch, divergence, train=False
+    )
+    return {'kl': kl_M, 'nats': nats_M}
+
+  def init(params, stream, tools):
+    return {'teacher': {}, 'past': []} | ({'base': params} if settings.drift else {})
+
+  def plan(memory, task):
+    ratio = settings.replay_share / (1 - settings.replay_share)  # old tokens for each new one
+    return Plan(task.train, References(memory['past']), 'even', ratio, 'tokens')
+
+  def after_task(memory, params, task, tools):
+    if settings.drift:
+      held_out = tools.stream.held_out or tools.stream.tasks[0].test
+      models = {'now': params, 'base': memory['base']}
+      means, _ = tools.mean_targets(drift, models, held_out)
+      line = {'kl': means['kl'], 'perplexity': math.exp(means['nats'])}
+      tools.report(drift={'task': task.name, **line})
+    span = [task.index, task.train[0].number, len(task.train)]
+    return memory | {'past': [*memory['past'], span]}, params
+
+  return methods.Method(init, plan=plan, after_task=after_task)
