@@ -15,6 +15,7 @@ from jcl.backbones.tokenizer import word_tokenizer
 from jcl.config import StreamConfig
 from jcl.errors import UserError
 from jcl.streams import corpus, load, mix
+from jcl.streams.build import RawRow, RawStream, RawTask, build
 from jcl.streams.corpus import PackedText
 from jcl.streams.stream import Example, Plan, References
 
@@ -80,10 +81,11 @@ def test_blocks_are_numbered_in_sequence_and_found_by_reference(tmp_path):
   assert list(References([])) == []
 
 
-def test_many_documents_are_joined_over_the_batches_of_the_tokenizer(tmp_path, monkeypatch):
-  whole, _, _ = packed(tmp_path / 'a', bos=True)
+@pytest.mark.parametrize('bos', [False, True])
+def test_many_documents_are_joined_over_the_batches_of_the_tokenizer(bos, tmp_path, monkeypatch):
+  whole, _, _ = packed(tmp_path / 'a', bos=bos)
   monkeypatch.setattr(corpus, 'DOCUMENTS', 2)
-  parts, _, _ = packed(tmp_path / 'b', bos=True)
+  parts, _, _ = packed(tmp_path / 'b', bos=bos)
   for one, other in zip(whole.tasks, parts.tasks, strict=True):
     np.testing.assert_array_equal(one.train.tokens, other.train.tokens)
 
@@ -135,6 +137,14 @@ def truncate(path, other):
   os.truncate(path, os.path.getsize(path) - 4)
 
 
+def truncate_within_a_token(path, other):
+  os.truncate(path, os.path.getsize(path) - 2)
+
+
+def truncate_to_the_header(path, other):
+  os.truncate(path, corpus.HEADER.size)
+
+
 def truncate_within_the_header(path, other):
   os.truncate(path, 20)
 
@@ -167,8 +177,8 @@ def write_something_else(path, other):
 @pytest.mark.parametrize(
   'damage',
   [
-    truncate, truncate_within_the_header, lengthen, replace_by_another_corpus, flip_a_bit,
-    write_something_else,
+    truncate, truncate_within_a_token, truncate_to_the_header, truncate_within_the_header, lengthen,
+    replace_by_another_corpus, flip_a_bit, write_something_else,
   ],
 )  # fmt: skip
 def test_a_damaged_or_foreign_file_is_made_again(damage, tmp_path):
@@ -246,6 +256,18 @@ def test_labels_that_texts_have_count_for_nothing(tmp_path):
   ]  # fmt: skip
   with pytest.raises(UserError, match='label'):
     load(config)
+
+
+def test_rows_that_make_no_classes_together_are_texts_all_the_same():
+  """As above, of a reader that gives labels; and rows with answers beside rows with labels."""
+  row = lambda i, **more: RawRow(f'f:{i}', f'text {i}', **more)
+  train = [row(1, label='x y'), row(2, label='x_y'), row(3, answer='z')]
+  raw = RawStream('toy', [RawTask('a', train, [row(4, label='other')])])
+  stream = build(raw, StreamConfig(), targets=False)
+  assert [e.label for e in stream.examples] == [-1] * 4
+  for kept in (train[:1], train[:2], train[1:]):
+    with pytest.raises(UserError):
+      build(raw._replace(tasks=[RawTask('a', kept, [row(4, label='other')])]), StreamConfig())
 
 
 def test_texts_of_a_classed_stream_are_left_out_class_by_class():

@@ -277,15 +277,18 @@ def test_the_steps_of_a_task_are_those_of_its_epochs(tmp_path):
   past = [[0, first.train[0].number, len(first.train)]]
   method = methods.make(tools.backbone, methods.settings('pretrain'))
   found = method.plan({'past': past}, second)
+  lengths = set()
   for epochs in (1, 2, 5):
-    train = runs.config('seq', train={'epochs': epochs, 'batch_size': 3}).train
+    train = runs.config('seq', train={'epochs': epochs, 'batch_size': 1}).train
     feed = Feed(found, 1, tools, train)
     fed = list(feed.batches())
     assert [f.number for f in fed] == list(range(feed.total))
     assert sum(f.ends_epoch for f in fed) == epochs
     assert fed[-1].ends_epoch
+    lengths.add(feed.total / epochs)
     assert sum(f.tokens - f.old_tokens for f in fed) == epochs * second.train.targets
     assert sum(f.old_tokens for f in fed) == round(epochs * second.train.targets / 4)
+  assert len(lengths) > 1  # epochs whose old text is cut at other places have more pieces or fewer
 
 
 def test_a_probe_of_ones_own_is_what_drift_is_measured_on(tmp_path):
@@ -422,6 +425,8 @@ def test_a_pretrained_model_learns_two_corpora_and_replay_keeps_the_first(shared
     R = results['matrix']
     assert R[1][0] < R[0][0] - 0.5
     assert R[2][1] < R[1][1] - 0.2
-  assert found['pretrain']['metrics']['forgetting'] < found['seq']['metrics']['forgetting'] - 0.05
+  forgetting = {method: results['metrics']['forgetting'] for method, results in found.items()}
+  assert forgetting['seq'] > 0.3
+  assert forgetting['pretrain'] < 0.1
   kls = [line['kl'] for line in found['pretrain']['drift']]
   assert all(kl > 0.01 for kl in kls)
