@@ -1,6 +1,8 @@
 """Raw text as blocks, and how new and old blocks mix: counted token by token."""
 
 import collections
+import dataclasses
+import gc
 import json
 import os
 
@@ -14,10 +16,11 @@ from jcl.atomic import whole_file
 from jcl.backbones.tokenizer import word_tokenizer
 from jcl.config import StreamConfig
 from jcl.errors import UserError
-from jcl.streams import corpus, load, mix
+from jcl.streams import corpus, files, load, mix
 from jcl.streams.build import RawRow, RawStream, RawTask, build
 from jcl.streams.corpus import PackedText
-from jcl.streams.stream import Example, Plan, References
+from jcl.streams.stream import Example, Lazy, Plan, References
+from jcl.streams.tables import Record
 
 LENGTH = 7
 
@@ -109,28 +112,28 @@ def file_of(blocks):
 
 def test_a_corpus_is_tokenised_once(tmp_path, monkeypatch):
   stream, _, _ = packed(tmp_path)
-  files = sorted(tmp_path.iterdir())
-  assert len(files) == 9
+  first = sorted(tmp_path.iterdir())
+  assert len(first) == 9
   assert not stream.tasks[0].train.tokens.flags.writeable
   monkeypatch.setattr(PackedText, 'encode_all', None)  # whoever tokenises again falls
   again, _, _ = packed(tmp_path)
-  assert sorted(tmp_path.iterdir()) == files
+  assert sorted(tmp_path.iterdir()) == first
   for one, other in zip(stream.tasks, again.tasks, strict=True):
     assert isinstance(other.train.tokens, np.memmap)
     np.testing.assert_array_equal(one.train.tokens, other.train.tokens)
 
 
 def test_other_words_and_other_tokenizers_have_files_of_their_own(tmp_path):
-  files = lambda: {f.name for f in tmp_path.iterdir()}
+  names = lambda: {f.name for f in tmp_path.iterdir()}
   packed(tmp_path)
-  first = files()
+  first = names()
   packed(tmp_path, more=['another'])
-  assert len(files()) == 18
+  assert len(names()) == 18
   packed(tmp_path, bos=True)
-  assert len(files()) == 27
+  assert len(names()) == 27
   packed(tmp_path, length=LENGTH + 1)  # blocks are cut when they are read
-  assert len(files()) == 27
-  assert first < files()
+  assert len(names()) == 27
+  assert first < names()
 
 
 def truncate(path, other):
@@ -221,8 +224,8 @@ def test_two_may_write_the_same_file_at_once(tmp_path):
 # Documents.
 
 
-def manifest(folder, fields, **files):
-  for name, content in files.items():
+def manifest(folder, fields, **contents):
+  for name, content in contents.items():
     (folder / name.replace('_', '.')).write_text(content)
   (folder / 'manifest.json').write_text(json.dumps(fields))
   return StreamConfig(name='files', path=str(folder))
@@ -241,6 +244,44 @@ def test_texts_need_no_label_and_a_txt_file_is_one_document(tmp_path):
   assert stream.classes == task.classes == ()
   with pytest.raises(UserError, match='name the column of the classes'):
     load(config)
+
+
+def test_a_data_set_on_the_disk_is_not_read_into_memory(tmp_path):
+  """It gives what a file gives, and none of its rows outlives the block it was tokenised in."""
+  texts = [f'one {i} {"two " * (i % 5)}' for i in range(700)]
+  datasets = pytest.importorskip('datasets')
+  datasets.Dataset.from_dict({'text': texts, 'other': texts}).save_to_disk(str(tmp_path / 'set'))
+  lines = ''.join(json.dumps({'text': t}) + '\n' for t in texts)
+  made = []
+  for train in ({'hf': './set'}, 'a.jsonl'):
+    fields = {'tasks': [{'name': 'a', 'train': train, 'test': 'b.txt'}]}
+    config = manifest(tmp_path, fields, a_jsonl=lines, b_txt='three')
+    made.append(load(config, targets=False))
+    if isinstance(train, dict):
+      assert alive() == 1  # the text that is tested on
+      first = load(dataclasses.replace(config, max_train_per_task=5), targets=False)
+      assert [e.text for e in first.tasks[0].train] == [t.strip() for t in texts[:5]]
+      del first
+  lazy, whole = (stream.tasks[0].train for stream in made)
+  assert [e.number for e in lazy] == list(range(700))
+  under = lazy
+  while isinstance(under, Lazy):
+    under = under._items
+  assert isinstance(under, files.Mapped)
+  assert [(e.number, e.text) for e in lazy] == [(e.number, e.text) for e in whole]
+  assert [lazy[699], lazy[-1], *lazy[3:5]] == [list(lazy)[i] for i in (699, 699, 3, 4)]
+  tokenizer, special = word_tokenizer(texts)
+  tokens = []
+  for folder, stream in zip('xy', made, strict=True):
+    text = PackedText(tmp_path / folder, tokenizer, special, stream.template, LENGTH)
+    tokens.append(corpus.pack(stream, text).tasks[0].train.tokens)
+  np.testing.assert_array_equal(*tokens)
+
+
+def alive():
+  """Rows that stand in memory."""
+  gc.collect()
+  return sum(isinstance(x, Record | RawRow) for x in gc.get_objects())
 
 
 def test_labels_that_texts_have_count_for_nothing(tmp_path):

@@ -6,6 +6,8 @@ it gives is a function of the rows and the settings.
 """
 
 import collections
+import functools
+import hashlib
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -13,7 +15,7 @@ import numpy as np
 
 from jcl.config import StreamConfig
 from jcl.errors import UserError
-from jcl.streams.stream import Example, Stream, Task
+from jcl.streams.stream import Example, Lazy, Stream, Task
 
 TEMPLATE = Stream.template
 SPLITS = ('train', 'dev', 'test')
@@ -252,8 +254,10 @@ def unknown_label(row: RawRow, classes: Sequence[str], of: str = '') -> UserErro
 
 def overlap(tasks: Sequence[RawTask]) -> dict[str, int]:
   """{task: how many of its test examples have a text that stands in a train split too}."""
-  trained = {key(row.text) for task in tasks for row in task.train}
-  return {task.name: sum(key(row.text) in trained for row in task.test) for task in tasks}
+  # A digest a text: corpora may be larger than memory.
+  brief = lambda row: hashlib.blake2b(key(row.text).encode(), digest_size=16).digest()
+  trained = {brief(row) for task in tasks for row in task.train}
+  return {task.name: sum(brief(row) in trained for row in task.test) for task in tasks}
 
 
 def refuse_overlap(tasks: Sequence[RawTask]) -> None:
@@ -325,6 +329,8 @@ def in_turn(rows: Sequence[RawRow], classes: Sequence[str], count: int) -> Seque
   """`count` rows (0: all), taken from each class in turn in file order; given in file order."""
   if not 0 < count < len(rows):
     return rows
+  if not classes:
+    return rows[:count]
   place = {label: i for i, label in enumerate(classes)}
   seen: collections.Counter = collections.Counter()
   ranks = []
@@ -344,7 +350,10 @@ def assembled(name: str, tasks: Sequence[RawTask], template: str, counts: dict[s
     splits = {}
     for split in SPLITS:
       rows = getattr(task, split)
-      splits[split] = tuple(example(row, number + i, index, index_of) for i, row in enumerate(rows))
+      made_of = functools.partial(numbered, number, index, index_of)
+      # Texts without labels and answers may be a corpus that does not fit into memory.
+      lazy = isinstance(rows, Lazy)
+      splits[split] = Lazy(rows, made_of) if lazy else tuple(map(made_of, range(len(rows)), rows))
       number += len(rows)
     classes = tuple(index_of[label] for label in classes_of(task.train))
     made.append(Task(index, task.name, **splits, classes=classes, last=index == len(tasks) - 1))
@@ -353,8 +362,13 @@ def assembled(name: str, tasks: Sequence[RawTask], template: str, counts: dict[s
 
 def without_targets(task: RawTask) -> RawTask:
   """The task's texts alone."""
-  alone = lambda rows: [row._replace(answer='', label=None) for row in rows]
+  alone = lambda rows: Lazy(rows, lambda _, row: row._replace(answer='', label=None))
   return RawTask(task.name, *map(alone, (task.train, task.test, task.dev)))
+
+
+def numbered(first: int, task: int, index_of: dict[str, int], place: int, row: RawRow) -> Example:
+  """A row as the example that comes at `place` after the `first` number."""
+  return example(row, first + place, task, index_of)
 
 
 def example(row: RawRow, number: int, task: int, index_of: dict[str, int]) -> Example:

@@ -12,7 +12,7 @@ from jcl import parallel
 from jcl.config import TrainConfig
 from jcl.streams import mix, rows
 from jcl.streams.corpus import PackedText
-from jcl.streams.stream import Example, Plan
+from jcl.streams.stream import Lazy, Plan
 from jcl.tools import Tools
 
 AHEAD = 2  # batches that wait on the device
@@ -39,19 +39,6 @@ class Fed(NamedTuple):
   ends_epoch: bool
 
 
-class Resolved(Sequence):
-  """References as the examples they name, each looked up when it is asked for."""
-
-  def __init__(self, references: Sequence, tools: Tools):
-    self._references, self._tools = references, tools
-
-  def __len__(self) -> int:
-    return len(self._references)
-
-  def __getitem__(self, place: int) -> Example:
-    return self._tools.example(self._references[place])
-
-
 class Feed:
   """The steps of one task, a function of (seed, plan, task, step) alone.
 
@@ -62,7 +49,8 @@ class Feed:
   """
 
   def __init__(self, plan: Plan, task: int, tools: Tools, train: TrainConfig):
-    new, old = Resolved(plan.new, tools), Resolved(plan.old, tools)
+    resolve = lambda examples: Lazy(examples, lambda _, one: tools.example(one))
+    new, old = resolve(plan.new), resolve(plan.old)
     self._task, self._tools, self._train = task, tools, train
     # Blocks of raw text are not read before their step, be they ever so many.
     self._lazy = isinstance(tools.text, PackedText) and (plan.level == 'even' or not plan.old)

@@ -25,7 +25,9 @@ tasks, `task` names the column that tells them apart, `train`, `dev` and `test` 
 - **Columns** hold for all tasks, or stand in one: `text` (by default `text`), either `label` (a
   class; the answer is its name, `_` read as a space) or `answer` (free text), and `id`, if rows
   have one. A `text` with braces is a template over several columns. Numbers count as their text.
-- **Raw text** (scenario cpt) needs a `text` column alone; a row is a document.
+- **Raw text** (scenario cpt) needs a `text` column alone; a row is a document. A data set of the
+  Hugging Face library that a task names is then read from the disk as it is needed, and may be
+  larger than memory.
 - **A split** is a `.jsonl`, `.csv` or `.tsv` file, a `.txt` file (one row, its column `text`), or
   `{"hf": NAME, "config": …, "split": …}`: a data set of the Hugging Face hub or a folder (of
   parquet, json or csv files, or written by `save_to_disk`), where `split` is by default `train`,
@@ -41,12 +43,13 @@ import json
 import math
 import pathlib
 import string
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jcl.config import StreamConfig
 from jcl.errors import UserError
 from jcl.streams.build import SPLITS, TEMPLATE, RawRow, RawStream, RawTask, permutation
+from jcl.streams.stream import Lazy
 from jcl.streams.tables import Record, json_value, read_text, table
 
 COLUMNS = ('text', 'label', 'answer', 'id')
@@ -163,7 +166,7 @@ def listed_tasks(manifest: Manifest) -> list[RawTask]:
       raise UserError(f"{where} has no 'name': give it one")
     columns = chosen_columns(fields, task, where, manifest.targets)
     splits = {
-      split: [row(record, columns) for record in records]
+      split: raw_rows(records, columns)
       for split, records in split_records(manifest, task, where).items()
     }
     tasks.append(RawTask(task['name'], **splits))
@@ -194,7 +197,7 @@ def divided_tasks(manifest: Manifest) -> list[RawTask]:
 
 def split_records(
   manifest: Manifest, source: Mapping[str, Any], where: str
-) -> dict[str, list[Record]]:
+) -> dict[str, Sequence[Record]]:
   """The rows of every split that a task, or the manifest for all tasks, names."""
   missing = [split for split in ('train', 'test') if split not in source]
   if missing:
@@ -202,7 +205,7 @@ def split_records(
   return {s: records(manifest, source[s], s, where) for s in SPLITS if s in source}
 
 
-def records(manifest: Manifest, source: Any, split: str, where: str) -> list[Record]:
+def records(manifest: Manifest, source: Any, split: str, where: str) -> Sequence[Record]:
   """The rows of one split, from a file or a Hugging Face data set."""
   if isinstance(source, str) and source:
     return table(inside(manifest, source), source)
@@ -217,7 +220,26 @@ def records(manifest: Manifest, source: Any, split: str, where: str) -> list[Rec
   return hub_records(manifest, source, split)
 
 
-def hub_records(manifest: Manifest, source: Mapping[str, str], split: str) -> list[Record]:
+class Mapped(Sequence):
+  """The rows of a data set of the library, which maps its files and reads what is asked for."""
+
+  def __init__(self, data: Any):
+    self._data = data
+
+  def __len__(self) -> int:
+    return len(self._data)
+
+  def __iter__(self) -> Iterator[dict[str, Any]]:
+    return iter(self._data)
+
+  def __getitem__(self, place: Any) -> Any:
+    found = self._data[place]
+    if not isinstance(place, slice):
+      return found
+    return [dict(zip(found, values, strict=True)) for values in zip(*found.values(), strict=True)]
+
+
+def hub_records(manifest: Manifest, source: Mapping[str, str], split: str) -> Sequence[Record]:
   """The rows of a Hugging Face data set, from the hub or a folder; classes by their names."""
   name, wanted = source['hf'], source.get('split', HUB_SPLITS[split])
   called = f'{name}[{wanted}]'
@@ -234,7 +256,7 @@ def hub_records(manifest: Manifest, source: Mapping[str, str], split: str) -> li
     else:
       data = datasets.load_dataset(str(path or name), source.get('config'), split=wanted)
     classes = {c: f for c, f in data.features.items() if isinstance(f, datasets.ClassLabel)}
-    rows = list(data)
+    rows = list(data) if manifest.targets else Mapped(data)
   except Exception as error:  # the library raises what it likes, on what the user named
     reason = ' '.join(str(error).splitlines()[:1]) or type(error).__name__
     raise UserError(
@@ -242,6 +264,8 @@ def hub_records(manifest: Manifest, source: Mapping[str, str], split: str) -> li
     ) from None
   if not rows:
     raise UserError(f'{called}: the data set has no rows: give another')
+  if not manifest.targets:
+    return Lazy(rows, lambda place, fields: Record(f'{called}:{place}', fields))
   for fields in rows:
     for column, feature in classes.items():
       known = fields[column] is not None and fields[column] >= 0
@@ -286,6 +310,13 @@ def chosen_columns(
       'and not both'
     )
   return columns
+
+
+def raw_rows(records: Sequence[Record], columns: Mapping[str, str]) -> Sequence[RawRow]:
+  """Records as rows of a task; those of a data set that stays on the disk as they are needed."""
+  if isinstance(records, Lazy):
+    return Lazy(records, lambda _, record: row(record, columns))
+  return [row(record, columns) for record in records]
 
 
 def row(record: Record, columns: Mapping[str, str]) -> RawRow:

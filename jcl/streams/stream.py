@@ -3,7 +3,7 @@
 import bisect
 import dataclasses
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 Reference = tuple[int, int]
@@ -98,6 +98,28 @@ class Stream:
       if 0 <= place < len(split):
         return split[place]
     raise KeyError(f'task {task} of the stream has no example {number}')
+
+
+class Lazy(Sequence):
+  """fn(place, item) of every item of a sequence, each made when it is asked for.
+
+  What is long is asked for in order or in slices, as the items are.
+  """
+
+  def __init__(self, items: Sequence, fn: Callable[[int, Any], Any]):
+    self._items, self._fn = items, fn
+
+  def __len__(self) -> int:
+    return len(self._items)
+
+  def __iter__(self) -> Iterator[Any]:
+    return (self._fn(place, item) for place, item in enumerate(self._items))
+
+  def __getitem__(self, place: Any) -> Any:
+    if isinstance(place, slice):
+      places = range(len(self))[place]
+      return [self._fn(i, x) for i, x in zip(places, self._items[place], strict=True)]
+    return self._fn(range(len(self))[place], self._items[place])
 
 
 class References(Sequence):
