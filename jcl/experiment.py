@@ -289,7 +289,7 @@ def _backbone(config: Config, stream: Stream, text_format: str, weights: bool) -
   classes = len(stream.classes) if settings.head else 0
   if not settings.path:
     template = '' if text_format == 'packed' else stream.template
-    texts = [s for t in stream.tasks for e in t.train for s in _words(e, template)]
+    texts = (s for t in stream.tasks for e in t.train for s in _words(e, template))
     if settings.tokenizer_path:
       from jcl.backbones import hf
 

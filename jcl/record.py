@@ -89,7 +89,7 @@ class Record:
     state = dict(state)
     self.seconds, self.tokens = state.pop('seconds'), state.pop('tokens')
     self.resumes = state.pop('resumes')
-    self._state = state
+    self._state |= state
 
   def resume(self, phase: int, step: int, snapshot: int, repeated: int) -> None:
     """Notes that a run went on from a snapshot, and how many logged steps it repeats."""

@@ -12,6 +12,8 @@ import tiny
 from oracles import pretraining
 from test_corpus import packed
 from test_launch import call
+from test_plan import SMALL
+from test_plan import folder as model_folder
 
 from jcl import evaluate, experiment, losses, methods, parallel, plan
 from jcl.backbones.tokenizer import size
@@ -309,11 +311,14 @@ def test_a_probe_of_ones_own_is_what_drift_is_measured_on(tmp_path):
   assert results['drift'][1]['perplexity'] != math.exp(results['matrix'][2][0])
 
 
-def test_a_plan_says_what_blocks_would_take():
+def test_a_plan_says_what_blocks_would_take_without_text_too(tmp_path):
   made = config(train={'batch_size': 16})
   values = json.loads(plan.as_json(plan.page(made, 1)))
   assert (values['assumed']['rows'], values['assumed']['tokens_per_row']) == (16, 48)
   assert values['assumed']['targets'] == 16 * 48
+  made.backbone.path = model_folder(tmp_path, SMALL)
+  values = json.loads(plan.as_json(plan.page(made, 1, tokens=128)))
+  assert values['assumed']['targets'] == 16 * 128
 
 
 # What is refused.

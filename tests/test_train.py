@@ -153,7 +153,9 @@ def _made(folder):
   return folder
 
 
-@pytest.mark.parametrize(('method', 'sharded'), [('replay', False), ('ewc', True)])
+@pytest.mark.parametrize(
+  ('method', 'sharded'), [('replay', False), ('ewc', True), ('pretrain', True)]
+)
 def test_eight_devices_learn_what_one_does(method, sharded, tmp_path):
   """Over few steps: rounding grows afterwards (and a sampled token may flip)."""
   script = (
@@ -164,7 +166,7 @@ def test_eight_devices_learn_what_one_does(method, sharded, tmp_path):
     'folder = pathlib.Path(sys.argv[1]); runs.run(made, folder)\n'
     'import jax; print(jax.device_count())\n'
   )
-  params = {}
+  params, results = {}, {}
   for devices in (1, 8):
     folder = tmp_path / str(devices)
     env = {**os.environ, 'JAX_NUM_CPU_DEVICES': str(devices), 'JAX_PLATFORMS': 'cpu'}
@@ -175,6 +177,17 @@ def test_eight_devices_learn_what_one_does(method, sharded, tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.split()[-1] == str(devices)
     params[devices] = Snapshots(folder).latest()['params']
+    results[devices] = json.loads((folder / 'results.json').read_text())
+  assert results[8]['mix'] == results[1]['mix']
+  for line, wanted in zip(results[8]['drift'], results[1]['drift'], strict=True):
+    assert line == {
+      **wanted,
+      **{k: pytest.approx(wanted[k], rel=1e-3) for k in ('kl', 'perplexity')},
+    }
+  if method == 'pretrain':
+    assert len(results[1]['drift']) == 2
+    for row, wanted in zip(*(results[d]['matrix'] for d in (8, 1)), strict=True):
+      assert row == pytest.approx(wanted, rel=1e-4)
   for one, eight in zip(*(jax.tree.leaves(params[d]) for d in (1, 8)), strict=True):
     np.testing.assert_allclose(eight, one, rtol=2e-4, atol=2e-5)
 
