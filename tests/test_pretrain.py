@@ -18,10 +18,10 @@ from test_plan import folder as model_folder
 from jcl import evaluate, experiment, losses, methods, parallel, plan
 from jcl.backbones.tokenizer import size
 from jcl.batch import Shape, layout
-from jcl.checkpoint import Snapshots
+from jcl.checkpoint import Snapshots, decode, encode
 from jcl.errors import UserError
 from jcl.streams.feed import Feed
-from jcl.tools import Tools
+from jcl.tools import Journal, Tools
 
 CPT = ('seq', 'joint', 'single', 'replay', 'ewc', 'distill', 'lora')
 LAUNCHED = (
@@ -91,6 +91,28 @@ def test_log_perplexity_is_the_mean_over_tokens_whatever_the_chunk(batch_size, b
     assert found.merit == -found.value
 
 
+def test_a_score_goes_on_from_the_chunk_it_was_killed_in(tmp_path):
+  tools = text_tools(tmp_path, batch_size=1)
+  params, task = tiny.params(tools.backbone), tools.stream.tasks[0]
+  score = lambda: evaluate.score(params, task, task.train, tools, 'generate', 0)
+  whole, done = score(), []
+
+  def dying(name, number, chunks):
+    done.append((number, chunks))
+    if number == 2:
+      raise runs.Killed
+
+  tools.journal, tools.on_chunk = Journal(), dying
+  with pytest.raises(runs.Killed):
+    score()
+  arrays = {}
+  kept = json.loads(json.dumps(encode([list(e) for e in tools.journal.entries], arrays)))
+  tools.journal = Journal(decode(kept, arrays))
+  tools.on_chunk = lambda name, number, chunks: done.append((number, chunks))
+  assert score() == whole
+  assert [number for number, _ in done] == list(range(1, len(task.train) + 1))
+
+
 def test_drift_is_the_divergence_from_the_base_and_nothing_for_the_base_itself(tmp_path):
   tools = text_tools(tmp_path)
   params, other = (tiny.params(tools.backbone, seed) for seed in (0, 1))
@@ -98,7 +120,7 @@ def test_drift_is_the_divergence_from_the_base_and_nothing_for_the_base_itself(t
   memory = method.init(params, tools.stream, tools)
   for now in (params, other):
     method.after_task(memory, now, tools.stream.tasks[0], tools)
-    tools.journal = type(tools.journal)()
+    tools.journal = Journal()
   still, moved = tools.reports['drift']
   rows = rows_of(tools, tools.stream.tasks[0].test)
   at = plain(params), plain(other)
@@ -122,7 +144,7 @@ def test_drift_holds_no_logits_of_all_tokens(tmp_path, monkeypatch):
     method = methods.make(tools.backbone, methods.settings('pretrain'))
     memory = method.init(params, tools.stream, tools)
     method.after_task(memory, other, tools.stream.tasks[0], tools)
-    tools.journal = type(tools.journal)()
+    tools.journal = Journal()
   one, two = tools.reports['drift']
   assert one['kl'] == pytest.approx(two['kl'], rel=1e-6)
 
