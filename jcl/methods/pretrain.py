@@ -28,6 +28,7 @@ class Pretrain(methods.Settings):
   probe_path: str = ''  # file of text that no task has; empty: the first task's test split
   text_format: ClassVar = 'packed'
   scenarios: ClassVar = ('cpt',)
+  brings: ClassVar = ('rows',)
   neutral: ClassVar = {'replay_share': 0.0}
 
   def check(self) -> None:

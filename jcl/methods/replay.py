@@ -80,7 +80,9 @@ def replay(backbone, settings: Replay, term: str = 'ce') -> methods.Method:
       filling = buffer.Filling(held, s.buffer_size, s.policy, s.update_steps)
     old = held['examples']
     candidates = s.candidates if s.select == 'adversarial' else 1
-    return Plan(task.train, old, s.level, s.replay_ratio, s.unit, candidates, filling=filling)
+    return Plan(
+      task.train, old, s.level, s.replay_ratio, s.unit, candidates=candidates, filling=filling
+    )
 
   def after_task(memory, params, task, tools):
     new = tools.trained(plan(memory, task), task)
