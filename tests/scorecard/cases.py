@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import tiny
 from oracles import objectives, texts
@@ -96,14 +95,17 @@ class Watch:
     self.step, self.mean, self.grows = step, mean, grows
     self.task = 0
     self.seen: list[Seen] = []
-    self.traces: set = set()
+    self.shapes: set = set()  # of batches; of a method that grows in each task
+    self.kinds: set = set()  # of all else that the step is given
     self.measured: list[Callable] = []
 
   def train_step(self, state, fixed, weights, rate, batch):
     """As the step."""
     params = host(parallel.join(state['params'], fixed[0]))
-    shapes = jax.tree.map(jnp.shape, (batch.tokens, batch.target_token))
-    self.traces.add((shapes, self.task if self.grows else None))
+    own = self.task if self.grows else None
+    self.shapes.add((batch.tokens.shape, batch.target_token.shape, own))
+    leaves, structure = jax.tree.flatten((state, fixed, weights))
+    self.kinds.add((structure, *((x.shape, str(x.dtype)) for x in leaves)))
     state, metrics = self.step(state, fixed, weights, rate, batch)
     self.seen.append(Seen(params, float(metrics['loss'])))
     return state, metrics

@@ -352,8 +352,11 @@ def empty(case: Case) -> None:
 
 def traces(case: Case) -> None:
   """The step compiles at most once a bucket and rung over three tasks (once a task if it grows)."""
-  _, watch, compiled = case.life
-  equal('compilations of the step', compiled, len(watch.traces))
+  moments, watch, compiled = case.life
+  learned = sum(bool(moment.seen) for moment in moments)
+  kinds = learned if watch.grows else 1
+  equal('kinds of what the step is given beside batches', len(watch.kinds), kinds)
+  equal('compilations of the step', compiled, len(watch.shapes))
 
 
 def composed(case: Case) -> None:
