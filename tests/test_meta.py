@@ -300,7 +300,8 @@ def test_norms_pull_at_the_parameters_by_their_weights():
   ('name', 'field', 'value'),
   [
     ('maml', 'inner_lr', -0.1), ('maml', 'inner_steps', 0), ('maml', 'select', 'adversarial'),
-    ('reptile', 'inner_steps', 0), ('reptile', 'outer_step', 0.0), ('reptile', 'outer_step', 1.5),
+    ('reptile', 'inner_steps', 0), ('reptile', 'update', 'every_epoch'),
+    ('reptile', 'outer_step', 0.0), ('reptile', 'outer_step', 1.5),
     ('replay', 'select', 'adversarial'), ('replay', 'candidates', 0),
     ('replay', 'virtual_lr', -1.0),
   ],

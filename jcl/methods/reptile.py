@@ -26,6 +26,8 @@ class Reptile(Replay):
     """Refuses values out of their range."""
     super().check()
     methods.require(self.inner_steps >= 1, 'inner_steps', self.inner_steps, 'at least 1')
+    later = self.update == 'after_task'
+    methods.require(later, 'update', self.update, "'after_task': a step has one task")
     holds = 0 < self.outer_step <= 1
     methods.require(holds, 'outer_step', self.outer_step, 'above 0 and at most 1')
 

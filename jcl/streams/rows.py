@@ -81,8 +81,9 @@ def _compose(
     halves = cut(shuffled(new), max(size // 2, 1))
     return [half + draw(random, old, len(half) * plan.candidates) for half in halves]
   if plan.level == 'task' and old:
-    tasks = sorted({e.task for e, _ in old})
-    of_turn = lambda i: [x for x in old if x[0].task == tasks[i % len(tasks)]]
+    task_of = lambda e: e.task if isinstance(e, Example) else e[0]
+    tasks = sorted({task_of(e) for e, _ in old})
+    of_turn = lambda i: [x for x in old if task_of(x[0]) == tasks[i % len(tasks)]]
     parts = cut(shuffled(new), size)
     return [b for i, part in enumerate(parts) for b in (part, draw(random, of_turn(i), len(part)))]
   if plan.ratio is not None and old:

@@ -451,5 +451,6 @@ CHECKS: dict[str, Check] = {
 }
 SHARED: dict[str, Callable[[], None]] = {
   'reservoir': shared.reservoir,
+  'quota': shared.quota,
   'merges': shared.merged,
 }

@@ -48,5 +48,6 @@ DOES_NOT_APPLY: dict[tuple[str, str], str] = {
   ('head', 'lamol'): WRITES,
   ('head', 'lamol_kd'): WRITES,
   ('reservoir', '*'): 'the buffer is of no method: checked once, in the last row',
+  ('quota', '*'): 'places in the buffer are of no method: checked once, in the last row',
   ('merges', '*'): 'merges are of no method: checked once, in the last row',
 }  # fmt: skip

@@ -272,7 +272,7 @@ METHODS = (
   ),
   Mutant(
     'DER++ gives new rows weight beta', 'methods/derpp.py',
-    "weights = {'old': settings.beta,", "weights = {'new': settings.beta, 'old': settings.beta,",
+    "weights = {'new': 1.0, 'old': s.beta,", "weights = {'new': s.beta, 'old': s.beta,",
     _cells('neutral/derpp', 'value/derpp'),
   ),
   Mutant(
@@ -287,8 +287,8 @@ METHODS = (
   ),
   Mutant(
     'the first task is distilled, later ones are not', 'methods/distill.py',
-    'alpha = settings.alpha if task.index else 0.0',
-    'alpha = 0.0 if task.index else settings.alpha',
+    'alpha = settings.alpha if task.index or elder else 0.0',
+    'alpha = 0.0 if task.index or elder else settings.alpha',
     _cells('tasks/distill', 'value/distill'),
   ),
   Mutant(
@@ -347,14 +347,24 @@ SHELLS = (
 PARTS = (
   Mutant(
     'the reservoir lets the newest in too often', 'memory/buffer.py',
-    'integers(seen + 1)', 'integers(seen)',
+    'integers(place + 1)', 'integers(place)',
     _cells('reservoir/(shared)'),
   ),
   Mutant(
     'the reservoir forgets how many it has seen', 'memory/buffer.py',
-    "kept, seen = list(buffer['examples']), buffer['seen']",
-    "kept, seen = list(buffer['examples']), len(buffer['examples'])",
+    "_reservoir(before, new, buffer['seen'], size, seed)",
+    "_reservoir(before, new, len(before), size, seed)",
     _cells('reservoir/(shared)'),
+  ),
+  Mutant(
+    'a quota is of all places', 'memory/buffer.py',
+    'quota, count, stay = size // max(len(set(groups)), 1),', 'quota, count, stay = size // 2,',
+    _cells('quota/(shared)'),
+  ),
+  Mutant(
+    'the worst examples of a class stay', 'memory/buffer.py',
+    'key=lambda i: -keys[i])', 'key=lambda i: keys[i])',
+    _cells('quota/(shared)'),
   ),
   Mutant(
     'merged adapters lose their weights', 'backbones/merges.py',

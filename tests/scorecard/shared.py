@@ -1,12 +1,14 @@
 """Columns that belong to no method: what several of them are made of."""
 
 import json
+from collections import Counter
 
 import adapter_folder
 import numpy as np
 
 from jcl.backbones import merges
 from jcl.memory import buffer
+from jcl.streams.stream import Example
 from scorecard.wrong import equal, near
 
 SHAPES = {'q': (2, 16, 16), 'v': (2, 16, 8), 'down': (2, 24, 16)}
@@ -14,9 +16,9 @@ KEPT, OFFERED, SEEDS = 5, 20, 1500
 ONCE_IN_A_THOUSAND = 43.8  # chi-square of 19 degrees of freedom
 
 
-def offered(first: int, last: int) -> list[tuple[int, int]]:
-  """References of examples."""
-  return [(number // 10, number) for number in range(first, last)]
+def offered(first: int, last: int, classes: int = 3) -> list[Example]:
+  """Examples, ten a task, their classes in turn."""
+  return [Example(n, 'x', 'y', n // 10, n % classes) for n in range(first, last)]
 
 
 def reservoir() -> None:
@@ -46,6 +48,38 @@ def _restored(kept: buffer.Buffer) -> buffer.Buffer:
   """As it comes out of a file."""
   read = json.loads(json.dumps(kept))
   return {**read, 'examples': [tuple(e) for e in read['examples']]}
+
+
+def quota() -> None:
+  """Every class has size // classes places and no more, filled as far as it has examples.
+
+  Of a class that is herded the best stay when its places become fewer.
+  """
+  tasks = [offered(0, 12, 2), [Example(n, 'x', 'y', 1, 2) for n in range(12, 15)],
+           [Example(n, 'x', 'y', 2, 3 + n % 4) for n in range(15, 40)]]  # fmt: skip
+  sizes: Counter = Counter()
+  for policy in ('class_balanced', 'herding'):
+    for size in (7, 14, 30):
+      kept, sizes = buffer.empty(), Counter()
+      for examples in tasks:
+        before = kept
+        keys = [-float(e.number) for e in examples] if policy == 'herding' else ()
+        kept = buffer.add(_restored(kept), examples, size, policy, 0, keys)
+        sizes.update(e.label for e in examples)
+        places = size // len(sizes)
+        counts = Counter(kept['labels'])
+        wanted = {label: min(count, places) for label, count in sizes.items()}
+        equal(f'{policy}, {size} places, {len(sizes)} classes', dict(counts), wanted)
+        old = [e for e, label in zip(kept['examples'], kept['labels'], strict=True)
+               if label in set(before['labels'])]  # fmt: skip
+        equal('old examples that come from nowhere', len(set(old) - set(before['examples'])), 0)
+        if policy == 'herding':
+          best = {c: sorted(n for e in tasks for x in e for n in [x.number] if x.label == c)
+                  for c in sizes}  # fmt: skip
+          found = {c: sorted(n for (_, n), label in zip(kept['examples'], kept['labels'], strict=True)
+                             if label == c) for c in sizes}  # fmt: skip
+          first = {c: best[c][: wanted[c]] for c in sizes}
+          equal('herded examples', found, first)
 
 
 def merged() -> None:
