@@ -229,6 +229,7 @@ ORACLES: dict[str, Callable[[Given], float]] = {
   'distill': distill,
   'lamol': lamol,
   'lamol_kd': lamol_kd,
+  'pretrain': plain,
   'lora': plain,
   'olora': olora,
   'expand': plain,

@@ -51,6 +51,37 @@ def rows(example, replay: bool, text_format: str, ids: dict[str, int]) -> list[R
   return [question, _row([begin], [*said, ask, *answer], True, *kind)]
 
 
+def block(
+  documents: list[str],
+  ids: dict[str, int],
+  place: int,
+  size: int,
+  seen: list[int],
+  replay: bool,
+  task: int,
+) -> Row:
+  """A piece of raw text: {eos}{document}{eos}{document}{eos}, each token predicted by those before.
+
+  Args:
+    documents: of the corpus.
+    ids: {word: token id}.
+    place: of the first token of its block in the corpus.
+    size: tokens of the block.
+    seen: the tokens that it shows: those of the block, its beginning or its rest.
+    replay, task: what the row is.
+  """
+  every = [ids['<eos>']]
+  for document in documents:
+    every += [*(ids[word] for word in document.split()), ids['<eos>']]
+  size = min(size, len(every) - 1 - place)
+  ends = {place, place + size - len(seen)}
+  found = {
+    tuple(every[i + 1 : i + 1 + len(seen)]) for i in ends if every[i : i + len(seen)] == seen
+  }
+  (wanted,) = found  # a piece that stands at both ends would be nobody's
+  return Row(seen, list(range(len(seen))), list(wanted), replay, False, task)
+
+
 def _row(prompt: list[int], answer: list[int], generative: bool, replay: bool, task: int) -> Row:
   first = len(prompt) - 1
   places = list(range(first, first + len(answer)))

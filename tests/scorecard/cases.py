@@ -8,7 +8,9 @@ third one everything that a method carries is there, and with it a batch of real
 import dataclasses
 import functools
 import pathlib
+import shutil
 import tempfile
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -26,18 +28,20 @@ from jcl.batch import Batch, Row, Shape
 from jcl.checkpoint import MetricsLog
 from jcl.config import Config, TrainConfig
 from jcl.experiment import Experiment
+from jcl.streams import mix
 from jcl.streams import rows as composing
+from jcl.streams.corpus import PackedText, pack
 from jcl.streams.stream import Example, Plan, Task
-from jcl.tools import Journal
+from jcl.tools import Journal, Tools
 from jcl.train import Loop, Run
 
 DEEP = ('lora', 'olora', 'expand')  # methods whose model has stacked layers
 GROWING = ('expand',)  # methods whose parameters grow in a task, which compiles once more
 MORE = {  # of any settings that have the field: every term is as large as cross-entropy, none is 1
-  'gamma': 1.0, 'replay_ratio': 1.0, 'alpha': 0.3, 'beta': 0.7, 'lambda_gen': 0.4,
-  'distill_weight': 0.6, 'distill_temperature': 3.0, 'lambda_ewc': 30.0, 'lambda_mas': 0.2,
-  'lambda_olora': 0.3, 'r': 2, 'lora_alpha': 2.0, 'lora_dropout': 0.0, 'every': 1, 'inner_lr': 0.3,
-  'inner_steps': 2,
+  'gamma': 1.0, 'replay_ratio': 1.0, 'replay_share': 0.4, 'alpha': 0.3, 'beta': 0.7,
+  'lambda_gen': 0.4, 'distill_weight': 0.6, 'distill_temperature': 3.0, 'lambda_ewc': 30.0,
+  'lambda_mas': 0.2, 'lambda_olora': 0.3, 'r': 2, 'lora_alpha': 2.0, 'lora_dropout': 0.0,
+  'every': 1, 'inner_lr': 0.3, 'inner_steps': 2,
 }  # fmt: skip
 TRAIN = TrainConfig(
   learning_rate=3e-2, adapter_learning_rate=3e-2, head_learning_rate=3e-2, epochs=3, batch_size=16
@@ -47,9 +51,10 @@ WAYS = {  # devices, sharded, microbatches
   '8 fsdp k2': (8, True, 2),
 }  # fmt: skip
 ALL = (('.*', True),)
+BLOCK = 7  # tokens of raw text
 LAST = 2  # index of the third task
-Items = Sequence[tuple[Example, bool]]
-"""(example, whether it comes from the past), …"""
+Items = Sequence[tuple[Example | Row, bool]]
+"""(example, or row of raw text, whether it comes from the past), …"""
 
 
 def chosen(name: str, **given: Any) -> methods.Settings:
@@ -156,7 +161,12 @@ class Case:
     self.name, self.settings, self.deep = name, chosen(name), name in DEEP
     text_format = 'class' if head else self.settings.text_format
     make = model(self.deep, len(tiny.CLASSES) if head else 0)
-    self.tools = tiny.tools(text_format, make=make, examples=7)
+    self.documents = tiny.stream(examples=7)
+    self.packed = text_format == 'packed'
+    self.tools = (
+      self._packed(make) if self.packed else tiny.tools(text_format, make=make, examples=7)
+    )
+    self.tools._train = TRAIN
     self.class_task = np.arange(len(tiny.CLASSES)) // 2 if head else None
     self.tools.class_task = self.class_task
     Scripted(self.tools, good)
@@ -165,6 +175,17 @@ class Case:
     self.loss_fn = self.method.loss_fn or losses.plain(self.backbone)
     self.tolerance = 1e-5 if self.deep else 5e-6  # of the largest entry: float32's rounding
     self._gradients: dict[Any, Callable] = {}
+
+  def _packed(self, make: Callable[[int], Any]) -> Tools:
+    """Tools of a run on the stream's texts in blocks, whose corpora stay as long as the case."""
+    folder = tempfile.mkdtemp()
+    weakref.finalize(self, shutil.rmtree, folder)
+    words = tiny.text('plain', self.documents)
+    rest = words.tokenizer, words.special, self.documents.template, BLOCK
+    text = PackedText(pathlib.Path(folder), *rest)
+    stream = pack(self.documents, text)
+    backbone = make(tiny.size(words.tokenizer))
+    return Tools(backbone, text, stream, parallel.make_mesh(1), 0, 8)
 
   @functools.cached_property
   def life(self) -> tuple[list[Moment], Watch, int]:
@@ -217,8 +238,16 @@ class Case:
   def steps(self, plan: Plan, task: Task) -> list[list[tuple[Example, bool]]]:
     """The examples of every step of a task."""
     every = {e.number: e for e in (*plan.new, *plan.old)}
-    rows_of = lambda example, replay: self.tools.text.rows(example, replay)
+    text = self.tools.text
+    rows_of = lambda example, replay: text.rows(example, replay)
     found = []
+    if self.packed:  # a block may be cut between epochs, so a step is made of rows
+      sizes = tuple(np.array([text.size(e) for e in blocks]) for blocks in (plan.new, plan.old))
+      epochs = [
+        mix.Epoch(plan, sizes, rows_of, 0, task.index, epoch, TRAIN.batch_size)
+        for epoch in range(TRAIN.epochs)
+      ]
+      return [[(row, row.replay) for row in step.rows] for epoch in epochs for step in epoch]
     for epoch in range(TRAIN.epochs):
       made = composing.steps(plan, rows_of, 0, task.index, epoch, TRAIN.batch_size)
       for step in made:
@@ -230,11 +259,26 @@ class Case:
 
   def rows(self, items: Items) -> list[Row]:
     """As the code has them."""
-    return [row for example, replay in items for row in self.tools.text.rows(example, replay)]
+    made = lambda one, replay: (
+      [dataclasses.replace(one, replay=replay)]
+      if isinstance(one, Row)
+      else self.tools.text.rows(one, replay)
+    )
+    return [row for one, replay in items for row in made(one, replay)]
 
   def oracle_rows(self, items: Items) -> list[texts.Row]:
     """As the oracle has them: from the words, not from the code's rows."""
     text, ids = self.tools.text.text_format, self.tools.text.tokenizer.get_vocab()
+    if self.packed:
+      blocks, found = self.stream.tasks, []
+      for row in self.rows(items):
+        task = next(t for t in blocks if 0 <= row.number // 2 - t.train[0].number < len(t.train))
+        place = (row.number // 2 - task.train[0].number) * BLOCK
+        said = [document.text for document in self.documents.tasks[task.index].train]
+        found.append(
+          texts.block(said, ids, place, BLOCK, row.tokens.tolist(), row.replay, task.index)
+        )
+      return found
     return [row for example, replay in items for row in texts.rows(example, replay, text, ids)]
 
   def elsewhere(self, moment: Moment) -> Any:

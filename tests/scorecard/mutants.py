@@ -41,6 +41,11 @@ ROWS = (
     _cells('value/lamol'),
   ),
   Mutant(
+    'raw text predicts what it shows', 'streams/corpus.py',
+    'for at in (start, start + 1)', 'for at in (start, start)',
+    _cells('value/pretrain', 'tasks/pretrain'),
+  ),
+  Mutant(
     'the replay mask is inverted', 'batch.py',
     'batch.length[at], batch.replay[at] = length, row.replay',
     'batch.length[at], batch.replay[at] = length, not row.replay',

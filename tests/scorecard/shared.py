@@ -1,5 +1,6 @@
 """Columns that belong to no method: what several of them are made of."""
 
+import itertools
 import json
 from collections import Counter
 
@@ -53,33 +54,31 @@ def _restored(kept: buffer.Buffer) -> buffer.Buffer:
 def quota() -> None:
   """Every class has size // classes places and no more, filled as far as it has examples.
 
-  Of a class that is herded the best stay when its places become fewer.
+  Of a class that is herded the first in its order stay when its places become fewer.
   """
-  tasks = [offered(0, 12, 2), [Example(n, 'x', 'y', 1, 2) for n in range(12, 15)],
-           [Example(n, 'x', 'y', 2, 3 + n % 4) for n in range(15, 40)]]  # fmt: skip
-  sizes: Counter = Counter()
-  for policy in ('class_balanced', 'herding'):
-    for size in (7, 14, 30):
-      kept, sizes = buffer.empty(), Counter()
-      for examples in tasks:
-        before = kept
-        keys = [-float(e.number) for e in examples] if policy == 'herding' else ()
-        kept = buffer.add(_restored(kept), examples, size, policy, 0, keys)
-        sizes.update(e.label for e in examples)
-        places = size // len(sizes)
-        counts = Counter(kept['labels'])
-        wanted = {label: min(count, places) for label, count in sizes.items()}
-        equal(f'{policy}, {size} places, {len(sizes)} classes', dict(counts), wanted)
-        old = [e for e, label in zip(kept['examples'], kept['labels'], strict=True)
-               if label in set(before['labels'])]  # fmt: skip
-        equal('old examples that come from nowhere', len(set(old) - set(before['examples'])), 0)
-        if policy == 'herding':
-          best = {c: sorted(n for e in tasks for x in e for n in [x.number] if x.label == c)
-                  for c in sizes}  # fmt: skip
-          found = {c: sorted(n for (_, n), label in zip(kept['examples'], kept['labels'], strict=True)
-                             if label == c) for c in sizes}  # fmt: skip
-          first = {c: best[c][: wanted[c]] for c in sizes}
-          equal('herded examples', found, first)
+  tasks = [
+    offered(0, 12, 2),
+    [Example(n, 'x', 'y', 1, 2) for n in range(12, 15)],
+    [Example(n, 'x', 'y', 2, 3 + n % 4) for n in range(15, 40)],
+  ]
+  for policy, size in itertools.product(('class_balanced', 'herding'), (7, 14, 30)):
+    kept, seen, count = buffer.empty(), [], Counter()
+    for examples in tasks:
+      before, keys = kept, [-float(e.number) for e in examples]  # herded: the lower the better
+      kept = buffer.add(
+        _restored(kept), examples, size, policy, 0, keys if policy == 'herding' else ()
+      )
+      seen += examples
+      count.update(e.label for e in examples)
+      places = size // len(count)
+      what = f'{policy}, {size} places for {len(count)} classes'
+      wanted = {label: min(number, places) for label, number in count.items()}
+      equal(f'{what}: kept of each class', dict(Counter(kept['labels'])), wanted)
+      known = {*before['examples'], *(e.reference for e in examples)}
+      equal(f'{what}: examples from nowhere', len({*kept['examples']} - known), 0)
+      if policy == 'herding':
+        first = [e for c in wanted for e in [x for x in seen if x.label == c][:places]]
+        equal(f'{what}: herded', sorted(kept['examples']), sorted(e.reference for e in first))
 
 
 def merged() -> None:
