@@ -1,6 +1,7 @@
 """DER++: stored logits, a buffer that fills within the task, the published weights of heads."""
 
 import dataclasses
+import types
 
 import jax
 import numpy as np
@@ -142,9 +143,12 @@ def test_too_many_logits_are_refused_with_the_figure():
   made.method.stored_logits_mb = 1
   experiment.assemble(made)
   most = 2**20 // (targets * outputs * 4)
-  teacher.check_stored(parts.tools, most, 1)
+  held = lambda examples: types.SimpleNamespace(
+    targets='stored', stored_logits_mb=1, most=lambda stream: examples
+  )
+  teacher.check_stored(parts.tools, held(most))
   with pytest.raises(UserError, match=f'logits of {most + 1} examples, .* take 2 MiB'):
-    teacher.check_stored(parts.tools, most + 1, 1)
+    teacher.check_stored(parts.tools, held(most + 1))
 
 
 # A buffer that fills within the task.
@@ -212,9 +216,9 @@ def test_by_default_new_rows_of_heads_weigh_one_and_are_held_to_nothing():
 @pytest.mark.parametrize(
   ('given', 'scenario', 'head', 'message'),
   [
-    ({'published_til_weighting': True}, 'cil', 'linear', 'must be False without heads in til'),
-    ({'published_til_weighting': True}, 'til', '', 'must be False without heads in til'),
-    ({'published_til_weighting': True, 'targets': 'stored'}, 'til', 'linear', "targets 'stored'"),
+    ({'published_til_weighting': True}, 'cil', 'linear', 'must be False but for heads in til'),
+    ({'published_til_weighting': True}, 'til', '', 'must be False but for heads in til'),
+    ({'published_til_weighting': True, 'targets': 'stored'}, 'til', 'linear', "and a 'teacher'"),
     ({'targets': 'stored', 'update': 'every_epoch'}, 'cil', '', "update is 'every_epoch'; it must"),
     ({'stored_logits_mb': -1}, 'cil', '', 'stored_logits_mb is -1; it must be at least 0'),
     ({'targets': 'none'}, 'cil', '', "targets is 'none'; it must be one of 'teacher', 'stored'"),

@@ -35,6 +35,11 @@ def empty() -> Buffer:
   return {'examples': [], 'seen': 0, 'labels': [], 'keys': []}
 
 
+def held(memory: dict[str, Any]) -> list[Reference]:
+  """What the buffer of a method's memory holds."""
+  return memory['buffer']['examples']
+
+
 def add(
   buffer: Buffer,
   examples: Sequence[Example],

@@ -39,6 +39,13 @@ class Elder(NamedTuple):
   params: Callable[[], Any]
 
 
+def field_of(targets: str, update: str) -> str:
+  """What comes with the batch where the past looks at what a buffer holds; see `start`."""
+  if targets == 'stored':
+    return LOGITS
+  return HIDDEN if update == 'after_task' else FAMILIAR
+
+
 def start(
   backbone: Any, params: Any, tools: Any, examples: int, cache_mb: int, field: str = HIDDEN
 ) -> dict[str, Any]:
@@ -129,12 +136,52 @@ def store(
   return {'tables': {k: batches.table(x, (backbone.outputs,)) for k, x in kept.items()}}
 
 
-def check_stored(tools: Any, examples: int, most_mb: int) -> None:
+def follow(
+  method: Any, backbone: Any, most: Callable, looked_at: Callable, cache_mb: int,
+  field: str = HIDDEN, later: int = 0,
+) -> Any:  # fmt: skip
+  """The method with a past to look at: frozen before every task, or stored after it.
+
+  Args:
+    method: whose own hooks come first.
+    backbone: of the model and of its past.
+    most: stream -> the most examples that are looked at in a task.
+    looked_at: memory -> those of the task to come.
+    cache_mb, field: as in `start`.
+    later: as in `freeze`.
+  """
+
+  def init(params, stream, tools):
+    frozen = start(backbone, params, tools, most(stream), cache_mb, field)
+    return method.init(params, stream, tools) | frozen
+
+  def before_task(memory, params, task, tools):
+    memory, params = method.before_task(memory, params, task, tools)
+    return memory | freeze(memory, backbone, params, looked_at(memory), tools, later), params
+
+  def plan(memory, task):
+    return method.plan(memory, task)._replace(tables=memory['tables'])
+
+  def after_task(memory, params, task, tools):
+    memory, params = method.after_task(memory, params, task, tools)
+    return memory | store(memory, backbone, params, looked_at(memory), tools), params
+
+  return method._replace(init=init, before_task=before_task, plan=plan, after_task=after_task)
+
+
+def check_stored(tools: Any, settings: Any) -> None:
   """Refuses logits that would take too much, with the longest answers of the stream.
+
+  Args:
+    tools: the run's.
+    settings: of a method with a buffer, `targets` and `stored_logits_mb`.
 
   Raises:
     UserError: naming `method.stored_logits_mb`.
   """
+  if settings.targets != 'stored':
+    return
+  most_mb, examples = settings.stored_logits_mb, settings.most(tools.stream)
   targets, outputs = longest_targets(tools), tools.backbone.outputs
   wanted = -(-examples * targets * outputs * 4 // 2**20)
   if wanted > most_mb:

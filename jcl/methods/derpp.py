@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from jcl import losses, methods
 from jcl.config import choice
-from jcl.memory import teacher
+from jcl.memory import buffer, teacher
 from jcl.methods.replay import Replay, replay
 
 
@@ -25,58 +25,36 @@ class Derpp(Replay):
   holds_tree: ClassVar = True
 
   def check(self) -> None:
-    """Refuses values out of their range."""
     super().check()
     methods.not_negative(self, 'alpha', 'beta', 'teacher_cache_mb', 'stored_logits_mb')
-    if self.targets == 'stored':
-      methods.require(self.update == 'after_task', 'update', self.update, "'after_task' if stored")
-      right, words = not self.published_til_weighting, "False with targets 'stored'"
-      methods.require(right, 'published_til_weighting', True, words)
+    right = self.update == 'after_task' or self.targets == 'teacher'
+    methods.require(right, 'update', self.update, "'after_task' with targets 'stored'")
 
   def check_run(self, scenario: str, tools: Any) -> None:
-    """Refuses logits that take too much, and a weighting of heads without them."""
     super().check_run(scenario, tools)
-    right = (tools.told and tools.heads is not None) or not self.published_til_weighting
-    methods.require(right, 'published_til_weighting', True, 'False without heads in til')
-    if self.targets == 'stored':
-      teacher.check_stored(tools, self.most(tools.stream), self.stored_logits_mb)
+    teacher.check_stored(tools, self)
+    plain, words = not self.published_til_weighting, "False but for heads in til and a 'teacher'"
+    right = plain or (tools.told and tools.heads is not None and self.targets == 'teacher')
+    methods.require(right, 'published_til_weighting', True, words)
 
 
 def derpp(backbone, settings: Derpp) -> methods.Method:
   """New and old rows are told apart by `replay`, never by their place in the batch."""
-  past, s = replay(backbone, settings, term='old'), settings
-  published = s.published_til_weighting
+  s, published = settings, settings.published_til_weighting  # which looks at new rows, too
+  field, cache_mb = teacher.field_of(s.targets, s.update), 0 if published else s.teacher_cache_mb
+  past = teacher.follow(replay(backbone, s, 'old'), backbone, s.most, buffer.held, cache_mb, field)
 
   def loss_fn(params, teacher_params, batch):
     batch = batch.replace(known=batch.allowed) if published else batch
-    apart = losses.mean_squared_error
+    apart, old_M = losses.mean_squared_error, batch.replay_M
     ce_M, mse_M = teacher.compare(backbone, params, teacher_params, batch, apart)
-    old_M = batch.replay_M
-    mse = (mse_M, (old_M | published) & teacher.knows(batch))
-    return {'new': (ce_M, ~old_M), 'old': (ce_M, old_M), 'mse': mse}
-
-  def init(params, stream, tools):
-    field = teacher.HIDDEN if s.update == 'after_task' else teacher.FAMILIAR
-    field = teacher.LOGITS if s.targets == 'stored' else field
-    cache_mb = 0 if published else s.teacher_cache_mb  # it looks at new rows, too
-    frozen = teacher.start(backbone, params, tools, s.most(stream), cache_mb, field)
-    return past.init(params, stream, tools) | frozen
-
-  def before_task(memory, params, task, tools):
-    old = memory['buffer']['examples']
-    return memory | teacher.freeze(memory, backbone, params, old, tools), params
+    seen_M = (old_M | published) & teacher.knows(batch)
+    return {'new': (ce_M, ~old_M), 'old': (ce_M, old_M), 'mse': (mse_M, seen_M)}
 
   def plan(memory, task):
-    weights = {'new': 1.0, 'old': s.beta, 'mse': s.alpha}
-    if published:  # from the second task on
-      weights |= {'new': s.beta} if task.index else {'mse': 0.0}
-    return past.plan(memory, task)._replace(weights=weights, tables=memory['tables'])
+    later = published and task.index > 0
+    mse = s.alpha if later or not published else 0.0
+    weights = {'new': s.beta if later else 1.0, 'old': s.beta, 'mse': mse}
+    return past.plan(memory, task)._replace(weights=weights)
 
-  def after_task(memory, params, task, tools):
-    memory, params = past.after_task(memory, params, task, tools)
-    old = memory['buffer']['examples']
-    return memory | teacher.store(memory, backbone, params, old, tools), params
-
-  return past._replace(
-    init=init, before_task=before_task, plan=plan, loss_fn=loss_fn, after_task=after_task
-  )
+  return past._replace(plan=plan, loss_fn=loss_fn)

@@ -30,9 +30,12 @@ class LamolKd(Lamol):
 
 def lamol_kd(backbone, settings: LamolKd) -> methods.Method:
   """CE(new QA) + lambda_gen·CE(new GEN) + distill_weight·(KD(old QA) + lambda_gen·KD(old GEN))."""
-  past = lamol(backbone, settings)
-  divergence = functools.partial(losses.distillation, temperature=settings.distill_temperature)
-  later = int(settings.published_kd_mask)
+  s, later = settings, int(settings.published_kd_mask)
+  most = lambda stream: int(s.gamma * max(len(task.train) for task in stream.tasks))
+  drawn = lambda memory: pseudo.examples(memory['pseudo'])
+  past = lamol(backbone, s)
+  past = teacher.follow(past, backbone, most, drawn, s.teacher_cache_mb, later=later)
+  divergence = functools.partial(losses.distillation, temperature=s.distill_temperature)
 
   def loss_fn(params, teacher_params, batch):
     # Old rows are nothing but distilled: to move their targets leaves cross-entropy as it is.
@@ -43,19 +46,9 @@ def lamol_kd(backbone, settings: LamolKd) -> methods.Method:
     new = {'qa': (ce_M, ~old_M & ~gen_M), 'gen': (ce_M, ~old_M & gen_M)}
     return new | {'kd_qa': (kd_M, old_M & ~gen_M), 'kd_gen': (kd_M, old_M & gen_M)}
 
-  def init(params, stream, tools):
-    drawn = int(settings.gamma * max(len(task.train) for task in stream.tasks))
-    frozen = teacher.start(backbone, params, tools, drawn, settings.teacher_cache_mb)
-    return past.init(params, stream, tools) | frozen
-
-  def before_task(memory, params, task, tools):
-    memory, params = past.before_task(memory, params, task, tools)
-    drawn = pseudo.examples(memory['pseudo'])
-    return memory | teacher.freeze(memory, backbone, params, drawn, tools, later), params
-
   def plan(memory, task):
-    kd = settings.distill_weight
-    weights = {'gen': settings.lambda_gen, 'kd_qa': kd, 'kd_gen': kd * settings.lambda_gen}
-    return past.plan(memory, task)._replace(weights=weights, tables=memory['tables'])
+    kd = s.distill_weight
+    weights = {'gen': s.lambda_gen, 'kd_qa': kd, 'kd_gen': kd * s.lambda_gen}
+    return past.plan(memory, task)._replace(weights=weights)
 
-  return past._replace(init=init, before_task=before_task, plan=plan, loss_fn=loss_fn)
+  return past._replace(plan=plan, loss_fn=loss_fn)

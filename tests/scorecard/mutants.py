@@ -272,12 +272,13 @@ PAST = (
 METHODS = (
   Mutant(
     'DER++ splits at half of the batch', 'methods/derpp.py',
-    'old_M = batch.replay_M', 'old_M = batch.target_row * 2 >= len(batch.length)',
+    'mean_squared_error, batch.replay_M',
+    'mean_squared_error, batch.target_row * 2 >= len(batch.length)',
     _cells('order/derpp', 'value/derpp'),
   ),
   Mutant(
     'DER++ gives new rows weight beta', 'methods/derpp.py',
-    "weights = {'new': 1.0, 'old': s.beta,", "weights = {'new': s.beta, 'old': s.beta,",
+    "'new': s.beta if later else 1.0", "'new': s.beta",
     _cells('neutral/derpp', 'value/derpp'),
   ),
   Mutant(
