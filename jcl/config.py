@@ -122,7 +122,9 @@ class EvaluateConfig:
 class CheckpointConfig:
   """What survives a kill."""
 
-  every_steps: int = 0  # snapshots inside a task; 0: at the end of tasks alone
+  every_steps: int = 0  # of a task, between snapshots; 0: none by steps
+  every_chunks: int = 0  # of sampling, evaluation and Fisher, between snapshots; 0: none by chunks
+  every_minutes: float = 15.0  # between snapshots, at the next step or chunk; one process; 0: none
   keep_tasks: bool = False  # keep the snapshot of every finished task under tasks/
 
 

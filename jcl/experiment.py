@@ -120,7 +120,7 @@ def check(config: Config) -> None:
       'vocabulary_multiple': 1,
     },
     'evaluate': {'batch_size': 1, 'every_steps': 0, 'every_epochs': 0},
-    'checkpoint': {'every_steps': 0},
+    'checkpoint': {'every_steps': 0, 'every_chunks': 0, 'every_minutes': 0},
     'adversarial': {'epsilon': 0, 'weight': 0},
   }
   for section, fields in least.items():

@@ -18,6 +18,7 @@ from jcl import methods, processes
 from jcl.checkpoint import write_json
 from jcl.config import Config
 from jcl.errors import UserError
+from jcl.interrupt import STATUS, Stopped
 
 
 def define_config() -> None:
@@ -35,6 +36,9 @@ def main(run: Callable[[], int | None]) -> None:
     if 'distributed' in flags.FLAGS and flags.FLAGS.distributed:
       processes.join_processes()
     sys.exit(run() or 0)
+  except Stopped as stopped:
+    print(f'stopped: {stopped}', file=sys.stderr)
+    sys.exit(STATUS)
   except (UserError, flags.Error) as error:
     message = str(error)
   except OSError as error:

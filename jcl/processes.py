@@ -1,8 +1,10 @@
-"""One process of several: who they are, who writes, where they wait for each other."""
+"""The machine, and one process of several: who they are, who writes, where they wait."""
 
 import os
+from typing import Any
 
 import jax
+import jaxlib
 
 from jcl.errors import UserError
 
@@ -39,3 +41,15 @@ def meet(name: str) -> None:
     from jax.experimental import multihost_utils
 
     multihost_utils.sync_global_devices(name)
+
+
+def machine(mesh: Any) -> dict[str, Any]:
+  """What equal bits depend on, beside the seed."""
+  return {
+    'jax': jax.__version__,
+    'jaxlib': jaxlib.__version__,
+    'platform': jax.devices()[0].platform,
+    'device': jax.devices()[0].device_kind,
+    'devices': [mesh.size, jax.device_count()],
+    'cores': len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count(),
+  }

@@ -2,6 +2,8 @@
 
 import sys
 import time
+from collections.abc import Callable
+from typing import Any
 
 import tqdm
 
@@ -46,3 +48,36 @@ class Bar:
     """Takes the bar away."""
     if self._bar is not None:
       self._bar.close()
+
+
+class FoldBars:
+  """Shows the folds of a hook, while it is in a `with` statement.
+
+  Args:
+    tools: whose folds they are.
+    title: name of a fold -> what a bar calls it.
+    quiet: show nothing.
+    after: called after every chunk.
+  """
+
+  def __init__(self, tools: Any, title: Callable[[str], str], quiet: bool, after: Callable):
+    self._tools, self._title, self._quiet, self._after = tools, title, quiet, after
+    self._bar, self._name = None, ''
+
+  def __enter__(self) -> None:
+    self._tools.on_chunk = self._advance
+
+  def _advance(self, name: str, done: int, chunks: int) -> None:
+    if name != self._name or done == 1:
+      self._close()
+      self._bar, self._name = Bar(self._title(name), chunks, self._quiet), name
+    self._bar.advance(done)
+    self._after()
+
+  def _close(self) -> None:
+    if self._bar is not None:
+      self._bar.close()
+
+  def __exit__(self, *error: Any) -> None:
+    self._close()
+    self._tools.on_chunk = lambda name, done, chunks: None

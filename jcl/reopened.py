@@ -39,7 +39,9 @@ class Reopened:
     snapshots.close()
     if found is None:
       raise UserError(f'{workdir} has no snapshot yet; train it first with launch/train.py')
-    self.now = Run(**{k: v for k, v in found.items() if k not in ('journal', 'machine')})
+    self.now = Run(
+      **{k: v for k, v in found.items() if k not in ('journal', 'generated', 'machine')}
+    )
     self.tools.current = max(len(self.now.record['matrix']) - 2, 0)
 
   def params(self, task: Task | None) -> Any:

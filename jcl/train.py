@@ -4,10 +4,11 @@ Every phase is a function from run to run; a snapshot is the run between two of 
 """
 
 import collections
+import contextlib
 import dataclasses
+import functools
 import json
 import math
-import os
 import pathlib
 import time
 from collections.abc import Callable
@@ -15,7 +16,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import jaxlib
 import numpy as np
 
 from jcl import evaluate as evaluation
@@ -23,8 +23,9 @@ from jcl import parallel, processes
 from jcl.checkpoint import MetricsLog, Snapshots, by_path
 from jcl.errors import UserError
 from jcl.experiment import Experiment
+from jcl.interrupt import Requests, Stopped
 from jcl.optimizer import learning_rate, merged
-from jcl.progress import Bar
+from jcl.progress import Bar, FoldBars
 from jcl.record import Clock, Record
 from jcl.streams.feed import Fed, Feed
 from jcl.streams.stream import Task
@@ -81,6 +82,8 @@ class Loop:
     self.tools.timed = self.clock.of
     self.record = Record(parts)
     self.snapshots = Snapshots(workdir)
+    self.requests, self._alone = Requests(), jax.process_count() == 1
+    self._saved, self._chunks = time.monotonic(), 0
 
   def say(self, line: str) -> None:
     """A line for the person who waits."""
@@ -100,16 +103,20 @@ class Loop:
       phases += [(task, f) for f in (self.before_task, self.train, self.after_task, self.evaluate)]
     self.log = MetricsLog(self.workdir / 'metrics.jsonl', now.log_length)
     try:
-      for task, phase in phases[now.done :]:
-        self.tools.current = 0 if task is None else task.index
-        now = phase(now, task).replace(done=now.done + 1)
-        now = self._with_record(now)
-        self.tools.journal = Journal()
-        if phase == self.evaluate:
-          self._save(now)
-          if task is not None and self.config.checkpoint.keep_tasks:
-            self.snapshots.keep(f'{task.index + 1}-{task.name}')
-          results = self.record.write(self.workdir, now.params, finished=now.done == len(phases))
+      with self.requests if self._alone else contextlib.nullcontext():
+        for task, phase in phases[now.done :]:
+          self.tools.current = 0 if task is None else task.index
+          now = self._with_record(phase(now, task).replace(done=now.done + 1))
+          self.tools.journal, last = Journal(), now.done == len(phases)
+          if phase == self.evaluate:
+            self._save(now)
+            if task is not None and self.config.checkpoint.keep_tasks:
+              self.snapshots.keep(f'{task.index + 1}-{task.name}')
+            results = self.record.write(self.workdir, now.params, finished=last)
+          elif self._late():
+            self._save(now)
+          if not last:
+            self._stop_if_asked()
       if results is None:  # all was done before
         results = self.record.write(self.workdir, now.params, finished=True)
     finally:
@@ -124,8 +131,9 @@ class Loop:
       self.say(line)
     if found is None:
       self.say(summary(self.parts))
-      return Run(self._placed(self.parts.initial_params()))
+      return Run(self._placed(self.parts.initial_params()), record=self.record.state())
     self.tools.journal = Journal([list(e) for e in found.pop('journal')])
+    self.tools.generated = found.pop('generated', 0)
     machine = found.pop('machine')
     now = Run(**found)
     self.record.restore(now.record)
@@ -134,7 +142,7 @@ class Loop:
     if now.done < phases:
       self.record.resume(now.done, now.step, self.snapshots.loaded, self._steps_repeated(now))
     self.say(f'going on from snapshot {self.snapshots.loaded}, {now.done} of {phases} phases done')
-    if (here := _machine(self.tools.mesh)) != machine:
+    if (here := processes.machine(self.tools.mesh)) != machine:
       self.say(
         f'it was made on {machine}, this is {here}: it goes on within rounding, not bit for bit'
       )
@@ -143,7 +151,7 @@ class Loop:
   def _steps_repeated(self, now: Run) -> int:
     """Steps that metrics.jsonl, which a kill may have left too long, has beyond a snapshot."""
     task, phase = divmod(now.done - 2, PHASES)
-    taken = now.step if phase == 1 else 0  # a snapshot inside a task is in its second phase
+    taken = now.step if phase else 0  # the first phase trains nothing
     path = self.workdir / 'metrics.jsonl'
     lines = path.read_bytes().splitlines() if path.exists() else []
     for line in reversed(lines):
@@ -168,8 +176,36 @@ class Loop:
 
   def _save(self, now: Run) -> None:
     content = {f.name: getattr(now, f.name) for f in dataclasses.fields(now)}
-    journal = [list(e) for e in self.tools.journal.entries]
-    self.snapshots.save({**content, 'journal': journal, 'machine': _machine(self.tools.mesh)})
+    content['journal'] = [list(e) for e in self.tools.journal.entries]
+    content['generated'] = self.tools.generated  # by folds of the phase under way
+    self.snapshots.save({**content, 'machine': processes.machine(self.tools.mesh)})
+    self._saved, self._chunks = time.monotonic(), 0
+
+  def _late(self) -> bool:
+    """Whether the last snapshot is so old that one is due, or the run is asked to stop."""
+    if self.requests.asked or not self._alone:  # processes would not agree on the time
+      return bool(self.requests.asked)
+    minutes = self.config.checkpoint.every_minutes
+    return bool(minutes) and time.monotonic() - self._saved >= 60 * minutes
+
+  def _after_chunk(self, now: Run) -> None:
+    """Saves between two chunks of a fold: the run as the phase was entered, and the journal."""
+    self._chunks += 1
+    if self._late() or self._chunks == self.config.checkpoint.every_chunks:
+      self._save(now)
+      self._stop_if_asked()
+
+  def _stop_if_asked(self) -> None:
+    if self.requests.asked:
+      self.snapshots.wait()
+      raise Stopped(
+        f'snapshot {self.snapshots.number} is in {self.snapshots.folder}; the same command goes on'
+      )
+
+  def _folds(self, now: Run, task: Task | None) -> FoldBars:
+    """What watches the folds of a phase."""
+    title = functools.partial(self._title, task)
+    return FoldBars(self.tools, title, self.quiet, functools.partial(self._after_chunk, now))
 
   def _title(self, task: Task | None, what: str) -> str:
     if task is None:
@@ -178,12 +214,12 @@ class Loop:
 
   def _hook(self, now: Run, task: Task | None, hook: Callable) -> tuple[Any, Any]:
     """Calls a hook, its folds on a progress bar, its time on the clock."""
-    with _FoldBars(self, task), self.clock.of('memory'):
+    with self._folds(now, task), self.clock.of('memory'):
       return hook(now.memory, now.params, task, self.tools)
 
   def init(self, now: Run, task: Task | None) -> Run:
     """The method's memory."""
-    with self.clock.of('memory'):
+    with self._folds(now, task), self.clock.of('memory'):
       memory = self.method.init(now.params, self.parts.stream, self.tools)
     return now.replace(memory=memory)
 
@@ -243,7 +279,8 @@ class Loop:
     """Whether something is done between this step and the next."""
     evaluate, every = self.config.evaluate, self.config.checkpoint.every_steps
     count, last = fed.number + 1, fed.number + 1 == feed.total
-    self._snapshot_due = bool(every) and count % every == 0 and not last
+    by_step = bool(every) and count % every == 0
+    self._snapshot_due = (by_step or self._late()) and not last
     self._curve_due = bool(evaluate.every_steps) and count % evaluate.every_steps == 0
     if evaluate.every_epochs and fed.ends_epoch:
       self._curve_due = self._curve_due or (fed.epoch + 1) % evaluate.every_epochs == 0
@@ -266,6 +303,7 @@ class Loop:
     if self._snapshot_due:
       now = self._with_record(now)
       self._save(now)
+      self._stop_if_asked()
     return now
 
   def _ready(self, now: Run, plan: Any) -> tuple[dict, tuple]:
@@ -322,7 +360,7 @@ class Loop:
       self.record.skip_row()
       return now
     seen = len(stream) if task is None else min(task.index + 2, len(stream))
-    with _FoldBars(self, task), self.clock.of('evaluate'):
+    with self._folds(now, task), self.clock.of('evaluate'):
       scores = [self._score(now, t, t.test) for t in stream.tasks[:seen]]
       trained = None
       if self.config.scenario == 'iil':
@@ -330,18 +368,6 @@ class Loop:
     self.record.add_row(task, scores, trained)
     self.say(self.record.line(task))
     return now
-
-
-def _machine(mesh: Any) -> dict[str, Any]:
-  """What equal bits depend on, beside the seed."""
-  return {
-    'jax': jax.__version__,
-    'jaxlib': jaxlib.__version__,
-    'platform': jax.devices()[0].platform,
-    'device': jax.devices()[0].device_kind,
-    'devices': [mesh.size, jax.device_count()],
-    'cores': len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count(),
-  }
 
 
 def summary(parts: Experiment) -> str:
@@ -365,31 +391,6 @@ def summary(parts: Experiment) -> str:
     f'{params / 1e6:.2f} million parameters on {parts.tools.mesh.size} '
     f'{jax.devices()[0].platform} device(s)'
   )
-
-
-class _FoldBars:
-  """Shows the folds of a hook on progress bars."""
-
-  def __init__(self, loop: Loop, task: Task | None):
-    self._loop, self._task, self._bar, self._name = loop, task, None, None
-
-  def __enter__(self) -> None:
-    self._loop.tools.on_chunk = self._advance
-
-  def _advance(self, name: str, done: int, chunks: int) -> None:
-    if name != self._name or done == 1:
-      self._close()
-      self._bar = Bar(self._loop._title(self._task, name), chunks, self._loop.quiet)
-      self._name = name
-    self._bar.advance(done)
-
-  def _close(self) -> None:
-    if self._bar is not None:
-      self._bar.close()
-
-  def __exit__(self, *error: Any) -> None:
-    self._close()
-    self._loop.tools.on_chunk = lambda name, done, chunks: None
 
 
 def train(parts: Experiment, workdir: pathlib.Path, quiet: bool = False) -> dict[str, Any]:

@@ -1,0 +1,43 @@
+"""SIGTERM and Ctrl-C: the run saves itself at its next step and stops; a second ends it at once."""
+
+import os
+import signal
+import sys
+import threading
+from typing import Any
+
+STATUS = 75  # of a process that was stopped and can go on: EX_TEMPFAIL of sysexits.h
+
+
+class Stopped(Exception):
+  """A run that was asked to stop has saved itself; the message says where."""
+
+
+class Requests:
+  """Whether somebody has asked the run to stop, while it is in a `with` statement.
+
+  Attributes:
+    asked: name of the signal; empty: nobody has.
+  """
+
+  def __init__(self) -> None:
+    self.asked = ''
+    self._before: dict[int, Any] = {}
+
+  def __enter__(self) -> 'Requests':
+    if threading.current_thread() is threading.main_thread():
+      for number in (signal.SIGTERM, signal.SIGINT):
+        self._before[number] = signal.signal(number, self._take)
+    return self
+
+  def _take(self, number: int, frame: Any) -> None:
+    if self.asked:
+      os._exit(128 + number)
+    self.asked = signal.Signals(number).name
+    line = f'\n{self.asked}: saving at the next step, then stopping; once more ends it at once'
+    print(line, file=sys.stderr, flush=True)
+
+  def __exit__(self, *error: Any) -> None:
+    for number, handler in self._before.items():
+      signal.signal(number, handler)
+    self._before = {}
