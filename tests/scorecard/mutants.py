@@ -341,7 +341,7 @@ SHELLS = (
   Mutant(
     'a new block does what the one before it does', 'backbones/blocks.py',
     "'layers': {**copied, **outputs}}", "'layers': copied}",
-    _cells('expansion/expand', 'tasks/expand'),
+    _cells('expansion/expand'),
   ),
   Mutant(
     'the blocks of old tasks train too', 'methods/expand.py',
