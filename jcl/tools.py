@@ -139,10 +139,18 @@ class Tools:
     first = row_order.steps(plan, rows_of, self.seed, task.index, 0, self._train.batch_size)
     return row_order.trained(plan, first[: self._train.steps or None])
 
-  def map_targets(self, fn: Callable, params: Any, rows: Sequence[batches.Row]) -> list[np.ndarray]:
+  def map_targets(
+    self, fn: Callable, params: Any, rows: Sequence[batches.Row], name: str = ''
+  ) -> list[np.ndarray]:
     """fn(params, batch) -> [M, …] over rows => one array [m, …] a row, in the order of `rows`.
 
     Every row is computed in its own smallest length bucket with a fixed number of rows.
+
+    Args:
+      fn: compiles once for as long as it is the same function, such as `backbone.hidden`.
+      params: what `fn` takes.
+      rows: of any lengths.
+      name: of the fold; empty: that of `fn`.
     """
     params = parallel.place(params, self.mesh)
     starts = np.cumsum([0, *(len(r.targets) for r in rows)])
@@ -165,7 +173,7 @@ class Tools:
         carry[starts[i] : starts[i + 1]] = value
       return carry
 
-    flat = self.fold(getattr(fn, '__name__', 'map'), part, None, chunks)
+    flat = self.fold(name or getattr(fn, '__name__', 'map'), part, None, chunks)
     return [] if flat is None else np.split(flat, starts[1:-1])
 
   def mean_targets(

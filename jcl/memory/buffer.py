@@ -146,7 +146,8 @@ def keys_of(
   rows = [row for item in tools.rows(examples) for row in item[:1]]
   if policy == 'herding':
     first = [dataclasses.replace(r, targets=r.targets[:1], wanted=r.wanted[:1]) for r in rows]
-    features_ND = np.concatenate(tools.map_targets(_features(backbone), params, first))
+    features = tools.map_targets(backbone.hidden, params, first, name='features')
+    features_ND = np.concatenate(features)
     return herding_keys(features_ND, [e.label for e in examples])
   if policy == 'importance':
     nats = [x_m.mean() for x_m in tools.map_targets(_nats(backbone), params, rows)]
@@ -213,18 +214,8 @@ def importance_keys(
 
 
 @functools.cache
-def _features(backbone: Any) -> Callable:
-  """(params, batch) -> [M, D]; one function a backbone, so that it compiles once."""
-
-  def features(params, batch):
-    return backbone.hidden(params, batch)
-
-  return features
-
-
-@functools.cache
 def _nats(backbone: Any) -> Callable:
-  """(params, batch) -> [M], likewise."""
+  """(params, batch) -> [M]; one function a backbone, so that it compiles once."""
 
   def nats(params, batch):
     return losses.target_cross_entropy(backbone, params, batch, train=False)

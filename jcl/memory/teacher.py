@@ -11,7 +11,6 @@ buffer, `fields['teacher_logits']` [M, V]; there is no teacher then.
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -102,7 +101,7 @@ def freeze(
   if not tables:
     return {'teacher': params, 'tables': {}}
   moved = [dataclasses.replace(row, targets=row.targets + later) for row in rows]
-  states = tools.map_targets(_states(backbone), params, moved)
+  states = tools.map_targets(backbone.hidden, params, moved, name='teacher_states')
   of_row = {row.number: hidden_mD for row, hidden_mD in zip(rows, states, strict=True)}
   table = batches.table(of_row, (backbone.width,))
   return {'teacher': backbone.unembedding(params), 'tables': {HIDDEN: table}}
@@ -129,7 +128,8 @@ def store(
     found = {row.number: batches.look_up(entries, row.number) for row in rows}
     kept[name] = {number: values for number, values in found.items() if values is not None}
   new = [row for row in rows if row.number not in kept[LOGITS]]
-  for row, logits_mV in zip(new, tools.map_targets(_logits(backbone), params, new), strict=True):
+  logits = tools.map_targets(backbone.logits, params, new, name='stored_logits')
+  for row, logits_mV in zip(new, logits, strict=True):
     kept[LOGITS][row.number] = logits_mV
     if 'known' in kept:
       kept['known'][row.number] = np.broadcast_to(tools.heads.allowed(row.task), logits_mV.shape)
@@ -195,26 +195,6 @@ def longest_targets(tools: Any) -> int:
   """Targets that an example of the stream has at most, over all its rows."""
   items = tools.rows([e for t in tools.stream.tasks for e in t.train])
   return len(items[0]) * max(len(row.targets) for item in items for row in item)
-
-
-@functools.cache
-def _logits(backbone: Any) -> Callable:
-  """(params, batch) -> [M, V]; one function a backbone, so that it compiles once."""
-
-  def stored_logits(params, batch):
-    return backbone.logits(params, batch)
-
-  return stored_logits
-
-
-@functools.cache
-def _states(backbone: Any) -> Callable:
-  """(params, batch) -> [M, D]; one function a backbone, so that it compiles once."""
-
-  def teacher_states(params, batch):
-    return backbone.hidden(params, batch)
-
-  return teacher_states
 
 
 def compare(

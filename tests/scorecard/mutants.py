@@ -211,8 +211,8 @@ PAST = (
   ),
   Mutant(
     'states of the teacher are those of training', 'memory/teacher.py',
-    '    return backbone.hidden(params, batch)\n\n  return teacher_states',
-    '    return backbone.hidden(params, batch, train=True)\n\n  return teacher_states',
+    'tools.map_targets(backbone.hidden, params, moved,',
+    'tools.map_targets(lambda p, b: backbone.hidden(p, b, train=True), params, moved,',
     _cells('teacher/derpp'),
   ),
   Mutant(
