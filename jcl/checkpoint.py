@@ -83,7 +83,7 @@ class Snapshots:
     loaded: number of the snapshot that `latest` gave.
   """
 
-  def __init__(self, workdir: pathlib.Path, write: bool = True):
+  def __init__(self, workdir: pathlib.Path, write: bool = True, announce=lambda event: None):
     from orbax.checkpoint import v1 as ocp  # 2 s of imports that a refusal need not wait for
 
     self.workdir, self.folder = workdir, workdir / 'checkpoints'
@@ -93,6 +93,7 @@ class Snapshots:
       cleanup_tmp_directories=write,  # a reader must not touch what a run is writing
     )
     self._pending: Any = None
+    self._announce = announce
     self.said: list[str] = []
     self.loaded = -1
     self.number = max(self._numbers(), default=-1)
@@ -103,6 +104,7 @@ class Snapshots:
   def save(self, content: Mapping[str, Any]) -> int:
     """Starts to write a snapshot and returns its number; the one before is finished first."""
     self.wait()
+    self._announce('snapshot begun')
     arrays: Arrays = {}
     structure = encode(content, arrays)
     on_host = {path: fetch(a) for path, a in arrays.items()}
@@ -121,6 +123,7 @@ class Snapshots:
     if self._pending is not None:
       self._pending.result()
       self._pending = None
+      self._announce('snapshot committed')
 
   def keep(self, name: str) -> None:
     """Copies the newest snapshot to `tasks/NAME`."""

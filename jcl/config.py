@@ -96,6 +96,7 @@ class TrainConfig:
   optimizer_between_tasks: str = choice('fresh', 'carried')
   added_token_rate: float = 1.0  # multiplies the updates of the rows of added tokens
   keep_best: bool = False  # the parameters with the best dev score of the task go on
+  max_bad_steps: int = 10  # steps of a task, not finite and so not applied; one more ends the run
   log_every: int = 10  # steps between lines of metrics.jsonl
   fsdp: bool = False  # shard parameters and optimiser state over the devices
 
@@ -122,8 +123,8 @@ class EvaluateConfig:
 class CheckpointConfig:
   """What survives a kill."""
 
-  every_steps: int = 0  # of a task, between snapshots; 0: none by steps
-  every_chunks: int = 0  # of sampling, evaluation and Fisher, between snapshots; 0: none by chunks
+  every_steps: int = 0  # training steps that a kill costs at most; 0: no snapshots by steps
+  every_chunks: int = 0  # chunks of sampling, evaluation, Fisher that it costs at most; 0: none
   every_minutes: float = 15.0  # between snapshots, at the next step or chunk; one process; 0: none
   keep_tasks: bool = False  # keep the snapshot of every finished task under tasks/
 

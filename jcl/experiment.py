@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import optax
 
-from jcl import losses, methods, optimizer, parallel, streams
+from jcl import losses, methods, optimizer, parallel, partition, streams
 from jcl.adversarial import adversarial
 from jcl.backbones import Backbone, heads
 from jcl.backbones.decoder_config import DecoderConfig, from_scratch, with_settings
@@ -84,13 +84,13 @@ class Experiment:
     )  # fmt: skip
 
   def split(self, params: Any, plan: Plan) -> tuple[Any, Any, Any]:
-    """-> trained, frozen and masks of a task's plan; see `parallel.split`.
+    """-> trained, frozen and masks of a task's plan; see `partition.split`.
 
     Raises:
       UserError: nothing would train.
     """
     patterns = self.config.train.trainable
-    parts = parallel.split(params, plan.trainable or optimizer.trainable_rules(patterns))
+    parts = partition.split(params, plan.trainable or optimizer.trainable_rules(patterns))
     if not jax.tree.leaves(parts[0]):
       raise UserError(f'train.trainable {patterns} names no parameter')
     return parts

@@ -110,7 +110,7 @@ def check(config: TrainConfig) -> None:
     'epochs': 1, 'steps': 0, 'batch_size': 1, 'microbatches': 1, 'seed': 0, 'learning_rate': 0,
     'head_learning_rate': 0, 'adapter_learning_rate': 0, 'weight_decay': 0, 'clip_norm': 0,
     'warmup_fraction': 0, 'decay_fraction': 0, 'added_token_rate': 0, 'log_every': 1, 'l1': 0,
-    'l2': 0,
+    'l2': 0, 'max_bad_steps': 0,
   }  # fmt: skip
   for field, bound in least.items():
     value = getattr(config, field)

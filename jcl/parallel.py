@@ -5,7 +5,6 @@ be sharded. Sums and counts are psummed, so a loss is the target-weighted mean o
 on any number of devices, however uneven their rows.
 """
 
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -22,6 +21,7 @@ from jax.sharding import PartitionSpec as P
 from jcl import losses
 from jcl.batch import Batch
 from jcl.errors import UserError
+from jcl.partition import is_none, join
 
 AXIS = 'data'
 WHOLE = P()
@@ -139,46 +139,9 @@ def fetch(x: Any) -> np.ndarray:
   return np.asarray(x)
 
 
-def split(params: Tree, rules: tuple) -> tuple[Tree, Tree, Tree]:
-  """Which leaves train.
-
-  Args:
-    params: a nested dict.
-    rules: ((pattern, True | False | mask over leading axes), …), first match wins, unmatched leaves
-      are frozen.
-
-  Returns:
-    trained, frozen and masks, trees like `params` with None where a leaf is not theirs.
-  """
-
-  def rule(path, x):
-    name = '/'.join(str(k.key) for k in path)
-    found = next((r for pattern, r in rules if re.search(pattern, name)), False)
-    if isinstance(found, bool):
-      return found
-    return np.reshape(found, (*np.shape(found), *[1] * (x.ndim - np.ndim(found))))
-
-  kinds = jax.tree_util.tree_map_with_path(rule, params)
-  trained = jax.tree.map(lambda k, x: None if k is False else x, kinds, params)
-  frozen = jax.tree.map(lambda k, x: x if k is False else None, kinds, params)
-  masks = jax.tree.map(
-    lambda k: None if k is False else np.asarray(1 if k is True else k, np.float32), kinds
-  )
-  return trained, frozen, masks
-
-
-def join(trained: Tree, frozen: Tree) -> Tree:
-  """The whole tree from the two that `split` made."""
-  return jax.tree.map(lambda a, b: b if a is None else a, trained, frozen, is_leaf=_is_none)
-
-
 def weighted(weights: Mapping[str, Any], values: Mapping[str, jax.Array]) -> jax.Array:
   """Σ_k weights[k]·values[k]; a term without a weight counts 1."""
   return sum((weights.get(k, 1.0) * v for k, v in values.items()), jnp.float32(0))
-
-
-def _is_none(x: Any) -> bool:
-  return x is None
 
 
 def _ratio(sums: jax.Array, counts: jax.Array) -> jax.Array:
@@ -327,7 +290,8 @@ def make_step(
   Returns:
     jitted step(state, fixed, weights, rate, batch) -> state, metrics. `state` (donated) holds
     params (those that train), optimizer, step and a teacher that moves; `fixed` holds frozen,
-    masks and a teacher that does not.
+    masks and a teacher that does not. A step whose loss or gradient is not finite changes nothing
+    but the count of steps.
   """
   gradient = make_gradient(method, loss_fn, mesh, **how)
 
@@ -339,18 +303,18 @@ def make_step(
     grads = mask(grads)
     updates, opt = optimizer.update(grads, state['optimizer'], params)
     updates = jax.tree.map(lambda u: -rate * u, mask(updates))
-    new = {
-      'params': optax.apply_updates(params, updates),
-      'optimizer': opt,
-      'step': state['step'] + 1,
-    }
+    new = {'params': optax.apply_updates(params, updates), 'optimizer': opt}
     if method.after_step is not None:
       whole = join(new['params'], frozen)
       new['teacher'], moved = method.after_step(teacher_params, whole, state['step'])
       new['params'] = jax.tree.map(
-        lambda p, m: None if p is None else m, params, moved, is_leaf=_is_none
+        lambda p, m: None if p is None else m, params, moved, is_leaf=is_none
       )
-    return new, {'loss': loss, 'gradient_norm': optax.tree.norm(grads), **values}
+    norm = optax.tree.norm(grads)
+    good = jnp.isfinite(loss) & jnp.isfinite(norm)
+    old = {name: state[name] for name in new}
+    new = jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old)
+    return {**new, 'step': state['step'] + 1}, {'loss': loss, 'gradient_norm': norm, **values}
 
   return jax.jit(step, donate_argnums=0)
 

@@ -51,21 +51,24 @@ class Bar:
 
 
 class FoldBars:
-  """Shows the folds of a hook, while it is in a `with` statement.
+  """Shows and watches the folds of a hook, while it is in a `with` statement.
 
   Args:
     tools: whose folds they are.
     title: name of a fold -> what a bar calls it.
     quiet: show nothing.
-    after: called after every chunk.
+    before, after: called around every chunk.
   """
 
-  def __init__(self, tools: Any, title: Callable[[str], str], quiet: bool, after: Callable):
-    self._tools, self._title, self._quiet, self._after = tools, title, quiet, after
+  def __init__(
+    self, tools: Any, title: Callable[[str], str], quiet: bool, before: Callable, after: Callable
+  ):
+    self._tools, self._title, self._quiet = tools, title, quiet
+    self._before, self._after = before, after
     self._bar, self._name = None, ''
 
   def __enter__(self) -> None:
-    self._tools.on_chunk = self._advance
+    self._tools.before_chunk, self._tools.on_chunk = self._before, self._advance
 
   def _advance(self, name: str, done: int, chunks: int) -> None:
     if name != self._name or done == 1:
@@ -80,4 +83,5 @@ class FoldBars:
 
   def __exit__(self, *error: Any) -> None:
     self._close()
+    self._tools.before_chunk = lambda: None
     self._tools.on_chunk = lambda name, done, chunks: None

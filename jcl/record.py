@@ -71,38 +71,34 @@ class Record:
     self._parts = parts
     self._state: dict[str, Any] = {
       'matrix': [], 'matrix_train': [], 'invalid': [], 'right': {}, 'last': {}, 'reports': {},
-      'mix': {},
+      'mix': {}, 'refused': {},
     }  # fmt: skip
     self.seconds = dict.fromkeys(KINDS, 0.0)
     self.tokens = {'train': 0, 'generate': 0}
-    self.resumes: list[dict] = []
+    self.resumes: list[dict] = []  # of all times, read from a file: no snapshot is as new
 
   def state(self) -> dict[str, Any]:
     """As a snapshot holds it."""
-    return {
-      **self._state, 'seconds': dict(self.seconds), 'tokens': dict(self.tokens),
-      'resumes': self.resumes,
-    }  # fmt: skip
+    return {**self._state, 'seconds': dict(self.seconds), 'tokens': dict(self.tokens)}
 
   def restore(self, state: dict[str, Any]) -> None:
     """From a snapshot."""
     state = dict(state)
     self.seconds, self.tokens = state.pop('seconds'), state.pop('tokens')
-    self.resumes = state.pop('resumes')
     self._state |= state
 
-  def resume(self, phase: int, step: int, snapshot: int, repeated: int) -> None:
-    """Notes that a run went on from a snapshot, and how many logged steps it repeats."""
+  def resume(self, phase: int, step: int, snapshot: int, repeated: tuple[int, int]) -> dict:
+    """A line about a run that goes on from a snapshot, and how much of its work it repeats."""
     inside = max(phase - 2, 0)
     names = ('before_task', 'train', 'after_task', 'evaluate')
-    line = {
+    return {
       'phase': names[inside % 4] if phase >= 2 else ('init', 'evaluate')[phase],
       'task': inside // 4 if phase >= 2 else None,
       'step': step if phase >= 2 and inside % 4 == 1 else 0,
       'from_snapshot': snapshot,
-      'steps_repeated': max(repeated, 0) if phase >= 2 else 0,
+      'steps_repeated': repeated[0],
+      'chunks_repeated': repeated[1],
     }
-    self.resumes = [*self.resumes, line]
 
   def take(self, tools: Tools, clock: Clock) -> None:
     """Moves what hooks reported, and what was counted meanwhile, into the record."""
@@ -123,6 +119,12 @@ class Record:
     new_before, old_before = mix.get(task.index, (0, 0))
     counts = [new_before + tokens - old, old_before + old]
     self._state['mix'] = {**mix, task.index: counts}
+
+  def refused(self, task: Task) -> int:
+    """Counts a step that was not applied -> how many of the task were not."""
+    count = self._state['refused'].get(task.index, 0) + 1
+    self._state['refused'] = {**self._state['refused'], task.index: count}
+    return count
 
   def _pad(self, values: Sequence) -> list:
     return [*values, *[None] * (len(self._parts.stream) - len(values))]
@@ -203,6 +205,11 @@ class Record:
         {'task': t.name, 'new': state['mix'][t.index][0], 'old': state['mix'][t.index][1]}
         for t in parts.stream.tasks
         if t.index in state['mix']
+      ],
+      'refused_steps': [
+        {'task': t.name, 'count': state['refused'][t.index]}
+        for t in parts.stream.tasks
+        if t.index in state['refused']
       ],
       'drift': state['reports'].get('drift', []),
       'pseudo': pseudo,

@@ -13,9 +13,9 @@ from jcl.checkpoint import Snapshots
 from jcl.config import Config
 from jcl.errors import UserError
 from jcl.experiment import assemble
+from jcl.position import Run
 from jcl.streams.stream import Task
 from jcl.streams.text import LAMOL_FORMATS
-from jcl.train import Run
 
 TOP_K = 20  # candidates a token of a text that goes on from a prompt
 
@@ -39,9 +39,7 @@ class Reopened:
     snapshots.close()
     if found is None:
       raise UserError(f'{workdir} has no snapshot yet; train it first with launch/train.py')
-    self.now = Run(
-      **{k: v for k, v in found.items() if k not in ('journal', 'generated', 'machine')}
-    )
+    self.now = Run(**{f.name: found[f.name] for f in dataclasses.fields(Run)})
     self.tools.current = max(len(self.now.record['matrix']) - 2, 0)
 
   def params(self, task: Task | None) -> Any:

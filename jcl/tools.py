@@ -21,11 +21,13 @@ from jcl import batch as batches
 from jcl import generate, parallel
 from jcl.backbones import Backbone
 from jcl.config import TrainConfig
+from jcl.guards import memory_for
 from jcl.streams import rows as row_order
 from jcl.streams.rows import generator
 from jcl.streams.stream import Example, Plan, Reference, Stream, Task
 from jcl.streams.text import Text
 
+LESS = 'evaluate.batch_size or stream.max_length'
 WIDTHS = tuple(2**e for e in range(18))  # of prompts: few, for each is a compilation
 
 
@@ -60,6 +62,7 @@ class Tools:
     batch_size: rows (examples, for `mean_examples`) a chunk, on all devices together.
     heads: for a classifier, task index -> `batch.Heads`; else None.
     journal: of the phase under way.
+    before_chunk: called before every chunk.
     on_chunk: called as (name, chunks done, chunks) after every chunk.
     reports: what hooks said with `report`, by kind; the loop takes them when the hook returns.
     generated: tokens sampled so far, up to the end of each row.
@@ -76,6 +79,7 @@ class Tools:
     self._train = TrainConfig() if train is None else train
     self.current = 0
     self.journal = Journal()
+    self.before_chunk: Callable[[], None] = lambda: None
     self.on_chunk: Callable[[str, int, int], None] = lambda name, done, chunks: None
     self.reports: dict[str, list] = {}
     self.generated = 0
@@ -104,7 +108,9 @@ class Tools:
     if entry[2] is not None:
       carry = entry[2]
     for i in range(entry[1], len(chunks)):
-      carry = body(carry, chunks[i])
+      self.before_chunk()
+      with memory_for(lambda: f'{name or "a fold"}, {self.batch_size} rows a chunk', LESS):
+        carry = body(carry, chunks[i])
       entry[1:] = i + 1, carry
       self.on_chunk(name, i + 1, len(chunks))
     return carry

@@ -7,7 +7,6 @@ import collections
 import contextlib
 import dataclasses
 import functools
-import json
 import math
 import pathlib
 import time
@@ -19,12 +18,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jcl import evaluate as evaluation
-from jcl import parallel, processes
+from jcl import guards, lock, parallel, partition, processes
 from jcl.checkpoint import MetricsLog, Snapshots, by_path
 from jcl.errors import UserError
 from jcl.experiment import Experiment
 from jcl.interrupt import Requests, Stopped
 from jcl.optimizer import learning_rate, merged
+from jcl.position import Announce, Position, Run, nobody
 from jcl.progress import Bar, FoldBars
 from jcl.record import Clock, Record
 from jcl.streams.feed import Fed, Feed
@@ -33,35 +33,7 @@ from jcl.tools import Journal
 
 PHASES = 4  # a task has
 IN_FLIGHT = 2  # steps dispatched and not waited for: more deadlock fake CPU devices
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-  """All that a snapshot holds.
-
-  Attributes:
-    params: of the model.
-    memory: of the method.
-    optimizer: leaves of the optimiser's state by path; None: fresh.
-    done: phases finished.
-    step: steps taken in the task under way.
-    best: the parameters with the best dev score of the task, under `keep_best`.
-    best_score: that score.
-    record: what `results.json` will say.
-    log_length: bytes of metrics.jsonl.
-  """
-
-  params: Any
-  memory: Any = None
-  optimizer: Any = None
-  done: int = 0
-  step: int = 0
-  best: Any = None
-  best_score: float = -math.inf
-  record: dict = dataclasses.field(default_factory=dict)
-  log_length: int = 0
-
-  replace = dataclasses.replace
+LESS = 'train.batch_size or stream.max_length, or raise train.microbatches'
 
 
 class Loop:
@@ -71,9 +43,13 @@ class Loop:
     parts: of the run.
     workdir: where it leaves its files; it exists.
     quiet: no progress on the terminal.
+    announce: called with every event; see `position.Event`.
   """
 
-  def __init__(self, parts: Experiment, workdir: pathlib.Path, quiet: bool = False):
+  def __init__(
+    self, parts: Experiment, workdir: pathlib.Path, quiet: bool = False,
+    announce: Announce = nobody,
+  ):  # fmt: skip
     self.parts, self.workdir = parts, workdir
     self.quiet = quiet or not processes.is_first()
     self.config, self.method, self.tools = parts.config, parts.method, parts.tools
@@ -81,9 +57,9 @@ class Loop:
     self.clock = Clock()
     self.tools.timed = self.clock.of
     self.record = Record(parts)
-    self.snapshots = Snapshots(workdir)
     self.requests, self._alone = Requests(), jax.process_count() == 1
-    self._saved, self._chunks = time.monotonic(), 0
+    self._saved, self._chunks, self._bad = time.monotonic(), 0, False
+    self._announce = announce
 
   def say(self, line: str) -> None:
     """A line for the person who waits."""
@@ -96,8 +72,17 @@ class Loop:
     Returns:
       What `results.json` says.
     """
-    now, results = self._start(), None
-    stream = self.parts.stream
+    with lock.held(self.workdir) if processes.is_first() else contextlib.nullcontext():
+      self.position = Position(self.workdir, self._announce, processes.is_first())
+      self.snapshots = Snapshots(self.workdir, announce=self.position.says)
+      try:
+        return self._run(self._start())
+      finally:
+        self.snapshots.close()
+        self.position.close()
+
+  def _run(self, now: Run) -> dict[str, Any]:
+    stream, results = self.parts.stream, None
     phases: list[tuple[Task | None, Callable]] = [(None, self.init), (None, self.evaluate)]
     for task in stream.tasks:
       phases += [(task, f) for f in (self.before_task, self.train, self.after_task, self.evaluate)]
@@ -106,6 +91,7 @@ class Loop:
       with self.requests if self._alone else contextlib.nullcontext():
         for task, phase in phases[now.done :]:
           self.tools.current = 0 if task is None else task.index
+          self.position.done = now.done
           now = self._with_record(phase(now, task).replace(done=now.done + 1))
           self.tools.journal, last = Journal(), now.done == len(phases)
           if phase == self.evaluate:
@@ -113,6 +99,7 @@ class Loop:
             if task is not None and self.config.checkpoint.keep_tasks:
               self.snapshots.keep(f'{task.index + 1}-{task.name}')
             results = self.record.write(self.workdir, now.params, finished=last)
+            self.position.says('task done')
           elif self._late():
             self._save(now)
           if not last:
@@ -120,7 +107,6 @@ class Loop:
       if results is None:  # all was done before
         results = self.record.write(self.workdir, now.params, finished=True)
     finally:
-      self.snapshots.close()
       self.log.close()
     return results
 
@@ -134,33 +120,21 @@ class Loop:
       return Run(self._placed(self.parts.initial_params()), record=self.record.state())
     self.tools.journal = Journal([list(e) for e in found.pop('journal')])
     self.tools.generated = found.pop('generated', 0)
-    machine = found.pop('machine')
+    machine, counts = found.pop('machine'), found.pop('counts')
     now = Run(**found)
     self.record.restore(now.record)
     now = now.replace(params=self._placed(now.params))
+    repeated, line = self.position.restore(now.done, counts), None
     phases = 2 + PHASES * len(self.parts.stream)
     if now.done < phases:
-      self.record.resume(now.done, now.step, self.snapshots.loaded, self._steps_repeated(now))
+      line = self.record.resume(now.done, now.step, self.snapshots.loaded, repeated)
+    self.record.resumes = self.position.resumed(line)
     self.say(f'going on from snapshot {self.snapshots.loaded}, {now.done} of {phases} phases done')
     if (here := processes.machine(self.tools.mesh)) != machine:
       self.say(
         f'it was made on {machine}, this is {here}: it goes on within rounding, not bit for bit'
       )
     return now
-
-  def _steps_repeated(self, now: Run) -> int:
-    """Steps that metrics.jsonl, which a kill may have left too long, has beyond a snapshot."""
-    task, phase = divmod(now.done - 2, PHASES)
-    taken = now.step if phase else 0  # the first phase trains nothing
-    path = self.workdir / 'metrics.jsonl'
-    lines = path.read_bytes().splitlines() if path.exists() else []
-    for line in reversed(lines):
-      try:
-        last = json.loads(line)
-        return last['step'] - taken if last['task'] == task else 0
-      except ValueError:  # half a line
-        continue
-    return 0
 
   def _placed(self, params: Any) -> Any:
     """Parameters where every compiled function expects them; those in place stay."""
@@ -178,8 +152,12 @@ class Loop:
     content = {f.name: getattr(now, f.name) for f in dataclasses.fields(now)}
     content['journal'] = [list(e) for e in self.tools.journal.entries]
     content['generated'] = self.tools.generated  # by folds of the phase under way
+    content['counts'] = self.position.state()
     self.snapshots.save({**content, 'machine': processes.machine(self.tools.mesh)})
     self._saved, self._chunks = time.monotonic(), 0
+    every = self.config.checkpoint
+    if 1 in (every.every_steps, every.every_chunks):
+      self.snapshots.wait()  # what comes next may not be repeated beside what was saved
 
   def _late(self) -> bool:
     """Whether the last snapshot is so old that one is due, or the run is asked to stop."""
@@ -191,7 +169,9 @@ class Loop:
   def _after_chunk(self, now: Run) -> None:
     """Saves between two chunks of a fold: the run as the phase was entered, and the journal."""
     self._chunks += 1
-    if self._late() or self._chunks == self.config.checkpoint.every_chunks:
+    self.position.took(chunks=1)
+    every = self.config.checkpoint.every_chunks
+    if self._late() or (every and self._chunks >= between(every)):
       self._save(now)
       self._stop_if_asked()
 
@@ -205,7 +185,10 @@ class Loop:
   def _folds(self, now: Run, task: Task | None) -> FoldBars:
     """What watches the folds of a phase."""
     title = functools.partial(self._title, task)
-    return FoldBars(self.tools, title, self.quiet, functools.partial(self._after_chunk, now))
+    before = functools.partial(self.position.says, 'chunk')
+    return FoldBars(
+      self.tools, title, self.quiet, before, functools.partial(self._after_chunk, now)
+    )
 
   def _title(self, task: Task | None, what: str) -> str:
     if task is None:
@@ -244,23 +227,31 @@ class Loop:
 
   def train(self, now: Run, task: Task) -> Run:
     """All steps of a task."""
-    plan = self.method.plan(now.memory, task)
+    plan, mesh = self.method.plan(now.memory, task), self.tools.mesh
     if not plan.new:
       return now
     feed = Feed(plan, task.index, self.tools, self.config.train)
     state, fixed = self._ready(now, plan)
-    weights = {k: np.float32(v) for k, v in plan.weights.items()}
+    weights = self._weights = {k: np.float32(v) for k, v in plan.weights.items()}
     bar = Bar(self._title(task, 'train'), feed.total, self.quiet, now.step)
     pending: collections.deque = collections.deque()
-    steps = feed.batches(now.step)
+    between_steps = bool(self.tools.journal.entries)  # a kill struck in an evaluation there
+    steps = feed.batches(now.step - between_steps)
+    shape = lambda: f'task {task.name}, step {fed.number + 1}: {guards.shape(fed.batch, mesh)}'
     try:
-      with self.clock.of('train'):
+      with self.clock.of('train'), guards.memory_for(shape, LESS):
         for fed in steps:
+          if fed.number < now.step:
+            self._due(fed, feed)
+            now = self._inside(now, task, fed, feed)
+            continue
           if len(pending) == IN_FLIGHT:
             self._settle(task, bar, *pending.popleft())
           part = task.index, len(self.parts.stream)
           rate = learning_rate(self.config.train, fed.number, feed.total, *part)
+          self.position.says('step')
           state, metrics = self.train_step(state, fixed, weights, np.float32(rate), fed.batch)
+          self.position.took(steps=1)
           pending.append((fed, metrics, rate))
           if self._due(fed, feed):
             while pending:
@@ -278,29 +269,30 @@ class Loop:
   def _due(self, fed: Fed, feed: Feed) -> bool:
     """Whether something is done between this step and the next."""
     evaluate, every = self.config.evaluate, self.config.checkpoint.every_steps
-    count, last = fed.number + 1, fed.number + 1 == feed.total
-    by_step = bool(every) and count % every == 0
-    self._snapshot_due = (by_step or self._late()) and not last
+    count = fed.number + 1
+    by_step = bool(every) and count % between(every) == 0
+    self._snapshot_due = (by_step or self._late()) and not fed.last
     self._curve_due = bool(evaluate.every_steps) and count % evaluate.every_steps == 0
     if evaluate.every_epochs and fed.ends_epoch:
       self._curve_due = self._curve_due or (fed.epoch + 1) % evaluate.every_epochs == 0
-    self._best_due = self.config.train.keep_best and (fed.ends_epoch or last)
+    self._best_due = self.config.train.keep_best and (fed.ends_epoch or fed.last)
     return self._snapshot_due or self._curve_due or self._best_due
 
   def _inside(self, now: Run, task: Task, fed: Fed, feed: Feed) -> Run:
     """What is done between two steps: dev scores, the best parameters, a snapshot."""
+    now = self._with_record(now)
     if self._curve_due or self._best_due:
       tasks = self.parts.stream.tasks
       learned = [tasks[i] for i in sorted({e.task for e in feed.plan.new})]
       asked = [t for t in tasks if t in learned or (self._curve_due and t.index <= task.index)]
-      with self.clock.of('evaluate'):
+      with self._folds(now, task), self.clock.of('evaluate'):
         scores = {t.name: self._score(now, t, t.dev).merit for t in asked}
       self.tools.journal = Journal()
       self.log.write({'task': task.index, 'step': fed.number + 1, 'dev': scores})
       score = float(np.mean([scores[t.name] for t in learned]))
       if self._best_due and score > now.best_score:
         now = now.replace(best=jax.tree.map(parallel.fetch, now.params), best_score=score)
-    if self._snapshot_due:
+    if self._snapshot_due and (self.requests.asked or not self._bad):
       now = self._with_record(now)
       self._save(now)
       self._stop_if_asked()
@@ -329,23 +321,38 @@ class Loop:
     if 'teacher' in state:
       memory = {**memory, 'teacher': state['teacher']}
     return now.replace(
-      params=parallel.join(state['params'], fixed[0]), optimizer=by_path(state['optimizer']),
+      params=partition.join(state['params'], fixed[0]), optimizer=by_path(state['optimizer']),
       memory=memory, step=fed.number + 1,
     )  # fmt: skip
 
   def _settle(self, task: Task, bar: Bar, fed: Fed, metrics: dict, rate: float) -> None:
     """Waits for a step and reads its metrics."""
     values = {k: float(v) for k, v in jax.device_get(jax.block_until_ready(metrics)).items()}
-    wrong = [k for k, v in values.items() if not math.isfinite(v)]
-    if wrong:
-      raise UserError(
-        f'task {task.name}, step {fed.number + 1}: {", ".join(wrong)} is not finite; '
-        'lower train.learning_rate (the last snapshot is good)'
-      )
+    if wrong := guards.not_finite(values, self._weights):
+      self._refused(task, fed, wrong)
+    self._bad = bool(wrong)
     self.record.trained(task, fed.tokens, fed.old_tokens)
     bar.advance(fed.number + 1, fed.tokens, f'loss {values["loss"]:.3f}')
-    if fed.number % self.config.train.log_every == 0:
+    if fed.number % self.config.train.log_every == 0 and not wrong:
       self.log.write({'task': task.index, 'step': fed.number + 1, 'rate': rate, **values})
+
+  def _refused(self, task: Task, fed: Fed, wrong: list[str]) -> None:
+    """Counts and tells a step that was not applied.
+
+    Raises:
+      UserError: it is one too many, or the last of its task.
+    """
+    rows = [self.parts.stream.called(reference) for reference in fed.rows]
+    line = guards.refusal(task.name, fed.number + 1, wrong, rows)
+    count, most = self.record.refused(task), self.config.train.max_bad_steps
+    self.log.write({'task': task.index, 'step': fed.number + 1, 'refused': wrong, 'rows': rows})
+    if count > most or fed.last:
+      why = 'the last of its task' if fed.last else f'train.max_bad_steps is {most}'
+      raise UserError(
+        f'{line}, {count} of this task so far and {why}: lower train.learning_rate or mend these '
+        f'rows (snapshot {self.snapshots.number} in {self.snapshots.folder} is the last good one)'
+      )
+    self.say(f'warning: {line} ({count} of at most {most} in a task)')
 
   def _score(self, now: Run, task: Task, examples: Any) -> Any:
     params = self.method.params_for(now.memory, now.params, task if self.parts.told else None)
@@ -368,6 +375,14 @@ class Loop:
     self.record.add_row(task, scores, trained)
     self.say(self.record.line(task))
     return now
+
+
+def between(most: int) -> int:
+  """Steps or chunks between the beginnings of two snapshots, so that a kill costs `most`.
+
+  One is written while the work goes on, so a kill may go back to the one before it.
+  """
+  return max(most // 2, 1)
 
 
 def summary(parts: Experiment) -> str:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import tiny
 
-from jcl import losses, methods, parallel
+from jcl import losses, methods, parallel, partition
 from jcl.adversarial import adversarial
 from jcl.backbones.decoder import decoder
 from jcl.backbones.encoder import encoder
@@ -189,7 +189,7 @@ def ready(cell: Cell, way: str, count: int):
   shape = Shape(-(-13 // blocks) * blocks, 32 if way == LONGER else 20, 64)
   rows = cell.rows[:count]
   batch = layout(rows, blocks, shape, tiny.keys(len(rows)), cell.tables, cell.heads)
-  trained, frozen, masks = parallel.split(cell.params, cell.rules)
+  trained, frozen, masks = partition.split(cell.params, cell.rules)
   put = lambda tree: parallel.place(tree, mesh, parallel.specs(tree, mesh, sharded))
   how = dict(fsdp=sharded, tasks=cell.tasks, microbatches=microbatches)
   batch = parallel.place_batch(batch, mesh)
@@ -228,7 +228,7 @@ def memory(out: dict) -> None:
   for way, sharded in (('8', False), ('8 fsdp', True)):
     method = Method()
     fn = jax.jit(parallel.make_gradient(method, losses.plain(backbone), mesh, fsdp=sharded))
-    trained, frozen, _ = parallel.split(params, (('.*', True),))
+    trained, frozen, _ = partition.split(params, (('.*', True),))
     abstract = parallel.outline(trained, mesh, parallel.specs(trained, mesh, sharded))
     compiled = fn.lower(abstract, frozen, {}, {}, parallel.place_batch(batch, mesh)).compile()
     out[f'memory/{way}'] = np.asarray(compiled.memory_analysis().temp_size_in_bytes)

@@ -8,7 +8,7 @@ import pytest
 import runs
 import tiny
 
-from jcl import experiment, launch, losses, methods, parallel
+from jcl import experiment, launch, losses, methods, parallel, partition
 from jcl.batch import Shape, layout
 from jcl.errors import UserError
 from jcl.methods import Method
@@ -39,7 +39,7 @@ def objective(tools, method, memory, params, rows):
     method, method.loss_fn or losses.plain(tools.backbone), parallel.make_mesh(1)
   )
   batch = layout(rows, 1, Shape(16, 32, 64), tiny.keys(len(rows)), plan.tables)
-  trained, frozen, _ = parallel.split(params, (('.*', True),))
+  trained, frozen, _ = partition.split(params, (('.*', True),))
   (loss, values), grads = jax.jit(fn)(trained, frozen, memory['teacher'], plan.weights, batch)
   return float(loss), values, grads
 

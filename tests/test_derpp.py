@@ -11,7 +11,7 @@ import tiny
 from oracles import distillation
 from test_teachers import HEAD, Life, equal
 
-from jcl import experiment, methods, parallel
+from jcl import experiment, methods, parallel, partition
 from jcl.batch import Heads, Shape, layout, look_up
 from jcl.errors import UserError
 from jcl.memory import teacher
@@ -31,7 +31,7 @@ def values(life, task, params=None):
   gradient = parallel.make_gradient(
     life.method, life.method.loss_fn, parallel.make_mesh(1), tasks=tasks
   )
-  trained, frozen, _ = parallel.split(params, (('.*', True),))
+  trained, frozen, _ = partition.split(params, (('.*', True),))
   past, weights = life.memories[task]['teacher'], life.plans[task].weights
   (loss, terms), _ = jax.jit(gradient)(trained, frozen, past, weights, life.batch(task))
   return float(loss), {k: float(v) for k, v in terms.items()}, params

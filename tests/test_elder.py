@@ -13,7 +13,7 @@ from conftest import ROOT
 from oracles import distillation
 from test_teachers import equal
 
-from jcl import experiment, methods, parallel
+from jcl import experiment, methods, parallel, partition
 from jcl.backbones import hf
 from jcl.batch import Shape, layout
 from jcl.errors import UserError
@@ -49,7 +49,7 @@ def test_the_objective_is_the_oracles_in_every_task(task, cache_mb):
   batch = layout(rows, 1, Shape(8, 24, 64), tables=plan.tables)
   params = tiny.params(tools.backbone, 5)
   gradient = parallel.make_gradient(method, method.loss_fn, parallel.make_mesh(1))
-  trained, frozen, _ = parallel.split(params, (('.*', True),))
+  trained, frozen, _ = partition.split(params, (('.*', True),))
   arguments = (trained, frozen, memories[task]['teacher'], plan.weights, batch)
   (loss, _), found = jax.jit(gradient)(*arguments)
   vocabulary = tools.backbone.vocabulary

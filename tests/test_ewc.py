@@ -11,7 +11,7 @@ import pytest
 import tiny
 from oracles import penalties
 
-from jcl import config, losses, methods, parallel
+from jcl import config, losses, methods, parallel, partition
 from jcl.backbones.decoder import decoder
 from jcl.backbones.decoder_config import DecoderConfig
 from jcl.batch import Shape, layout
@@ -311,7 +311,7 @@ def objective(name, memory, batch, params, **settings):
   call = jax.jit(
     parallel.make_gradient(method, losses.plain(tools.backbone), parallel.make_mesh(1))
   )
-  trained, frozen, _ = parallel.split(params, (('.*', True),))
+  trained, frozen, _ = partition.split(params, (('.*', True),))
   (loss, values), gradient = call(trained, frozen, memory['teacher'], weights, batch)
   return float(loss), values, cells.flat(gradient)
 
@@ -355,7 +355,7 @@ def test_a_stronger_penalty_keeps_the_parameters_nearer():
     optimizer = make_optimizer(config.TrainConfig(weight_decay=0.0))
     loss_fn, mesh = losses.plain(tools.backbone), parallel.make_mesh(1)
     step = parallel.make_step(method, loss_fn, optimizer, mesh)
-    own, frozen, masks = parallel.split(jax.tree.map(jnp.array, end), (('.*', True),))
+    own, frozen, masks = partition.split(jax.tree.map(jnp.array, end), (('.*', True),))
     state = {'params': own, 'optimizer': optimizer.init(own), 'step': np.int32(0)}
     weights = method.plan(memory, tools.stream.tasks[1]).weights
     for _ in range(10):

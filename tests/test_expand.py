@@ -8,7 +8,7 @@ import pytest
 import runs
 import tiny
 
-from jcl import experiment, methods, parallel
+from jcl import experiment, methods, partition
 from jcl.backbones import blocks, hf
 from jcl.backbones.decoder import decoder
 from jcl.backbones.decoder_config import DecoderConfig
@@ -79,8 +79,8 @@ def through(every=1, tasks=3):
   memory, seen = method.init(params, tools.stream, tools), []
   for task in tools.stream.tasks[:tasks]:
     memory, params = method.before_task(memory, params, task, tools)
-    trained, frozen, masks = parallel.split(params, method.plan(memory, task).trainable)
-    params = parallel.join(jax.tree.map(lambda p, m: p + m, trained, masks), frozen)
+    trained, frozen, masks = partition.split(params, method.plan(memory, task).trainable)
+    params = partition.join(jax.tree.map(lambda p, m: p + m, trained, masks), frozen)
     memory, params = method.after_task(memory, params, task, tools)
     seen.append(params)
   return tiny.params(tools.backbone), memory, seen
@@ -132,7 +132,7 @@ def test_a_head_trains_with_the_new_blocks():
   memory, params = method.before_task(
     method.init(params, tools.stream, tools), params, tools.stream.tasks[0], tools
   )
-  trained, _, _ = parallel.split(params, method.plan(memory, tools.stream.tasks[0]).trainable)
+  trained, _, _ = partition.split(params, method.plan(memory, tools.stream.tasks[0]).trainable)
   names = {path[0].key for path, _ in jax.tree_util.tree_leaves_with_path(trained)}
   assert names == {'layers', 'head'}
 

@@ -7,7 +7,7 @@ import runs
 import tiny
 from oracles import adapters as oracle
 
-from jcl import experiment, methods, parallel
+from jcl import experiment, methods, parallel, partition
 from jcl.backbones import hf, lora, merges
 from jcl.batch import Shape, layout
 from jcl.errors import UserError
@@ -24,10 +24,10 @@ def through(name, tasks=3, **settings):
   memory, seen = method.init(params, tools.stream, tools), []
   for task in tools.stream.tasks[:tasks]:
     memory, params = method.before_task(memory, params, task, tools)
-    trained, frozen, masks = parallel.split(params, method.plan(memory, task).trainable)
+    trained, frozen, masks = partition.split(params, method.plan(memory, task).trainable)
     random = np.random.default_rng(task.index)
     step = lambda p, m, random=random: p + np.float32(0.1 * random.standard_normal(p.shape)) * m
-    params = parallel.join(jax.tree.map(step, trained, masks), frozen)
+    params = partition.join(jax.tree.map(step, trained, masks), frozen)
     memory, params = method.after_task(memory, params, task, tools)
     seen.append(params)
   return tools, method, memory, seen
@@ -133,7 +133,7 @@ def test_frozen_stacks_cost_no_gradient_of_theirs():
   task = tools.stream.tasks[1]
   rows = [row for e in task.train for row in tools.text.rows(e)]
   batch = layout(rows, 1, Shape(8, 32, 32), tiny.keys(len(rows)))
-  trained, frozen, masks = parallel.split(seen[-1], method.plan(memory, task).trainable)
+  trained, frozen, masks = partition.split(seen[-1], method.plan(memory, task).trainable)
   assert {p.split('/')[0] for p in flat(jax.tree.map(lambda x: x, trained))} == {'lora'}
   assert not any('scale' in path for path in flat(trained))
   fn = parallel.make_gradient(

@@ -8,7 +8,7 @@ import pytest
 import tiny
 from oracles import meta as oracle
 
-from jcl import experiment, losses, methods, parallel
+from jcl import experiment, losses, methods, parallel, partition
 from jcl.adversarial import adversarial
 from jcl.batch import Shape, layout
 from jcl.config import Config, TrainConfig
@@ -35,7 +35,7 @@ def objective(method, rows, params=None, loss_fn=None):
   params = tiny.params(BACKBONE) if params is None else params
   mesh = parallel.make_mesh(1)
   fn = parallel.make_gradient(method, loss_fn or method.loss_fn or losses.plain(BACKBONE), mesh)
-  trained, frozen, _ = parallel.split(params, (('.*', True),))
+  trained, frozen, _ = partition.split(params, (('.*', True),))
   (loss, values), grads = jax.jit(fn)(trained, frozen, {}, {}, batch_of(rows))
   return float(loss), values, grads
 
@@ -151,7 +151,7 @@ def stepped(outer_step, count, inner_steps=3, rate=1e-2):
   )
   optimizer = make_optimizer(TrainConfig(clip_norm=0.0, weight_decay=0.0))
   params = tiny.params(BACKBONE)
-  trained, frozen, masks = parallel.split(params, (('.*', True),))
+  trained, frozen, masks = partition.split(params, (('.*', True),))
   own = lambda tree: jax.tree.map(lambda x: x + 0, tree)
   state = {
     'params': own(trained), 'optimizer': optimizer.init(trained), 'step': np.int32(0),
@@ -277,7 +277,7 @@ def test_norms_pull_at_the_parameters_by_their_weights():
   plan = method.plan(method.init({}, tools.stream, tools), tools.stream.tasks[0])
   assert plan.weights == {'gen': 0.25, 'l1_norm': 0.01, 'l2_norm': 0.1}
   params, mesh = tiny.params(BACKBONE), parallel.make_mesh(1)
-  trained, frozen, _ = parallel.split(params, (('embed', False), ('.*', True)))
+  trained, frozen, _ = partition.split(params, (('embed', False), ('.*', True)))
   batch = batch_of(tiny.rows())
   found = [
     jax.jit(parallel.make_gradient(method, method.loss_fn, mesh, norms=norms))(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tiny
 
-from jcl import losses, methods, parallel
+from jcl import losses, methods, parallel, partition
 from jcl.batch import Shape, layout
 from jcl.memory import pseudo
 from jcl.methods import Method
@@ -346,7 +346,7 @@ def test_neutral_settings_leave_plain_fine_tuning(name):
     items = [r for e in task.train for r in tools.text.rows(e) if not r.generative]
     plan = method.plan(memory, task)
     batch = layout(items, 1, Shape(8, 32, 32), tiny.keys(len(items)), plan.tables)
-    trained, frozen, _ = parallel.split(params, (('.*', True),))
+    trained, frozen, _ = partition.split(params, (('.*', True),))
     found = []
     for one, teacher, weights in (
       (method, memory['teacher'], plan.weights),

@@ -7,7 +7,7 @@ import pytest
 import tiny
 from goldens import make_objective_goldens as goldens
 
-from jcl import losses, methods, parallel
+from jcl import losses, methods, parallel, partition
 from jcl.batch import Row, Shape, layout
 from jcl.memory import fisher
 from jcl.streams.stream import Example
@@ -75,7 +75,7 @@ def test_objective_and_gradient_are_those_of_torch(name, golden):
     method, method.loss_fn or losses.plain(BACKBONE), parallel.make_mesh(1)
   )
   batch = layout(rows(), 1, Shape(16, 16, 64), tiny.keys(13))
-  trained, frozen, _ = parallel.split(params, (('.*', True),))
+  trained, frozen, _ = partition.split(params, (('.*', True),))
   teacher = teacher_of(name, chosen, past)
   (loss, _), gradient = jax.jit(fn)(trained, frozen, teacher, weights, batch)
   assert float(loss) == pytest.approx(float(golden[f'{name}/loss']), rel=1e-5)

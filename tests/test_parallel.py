@@ -13,7 +13,7 @@ import pytest
 import tiny
 from jax.sharding import PartitionSpec as P
 
-from jcl import losses, methods, parallel
+from jcl import losses, methods, parallel, partition
 from jcl.backbones.decoder import decoder
 from jcl.backbones.decoder_config import DecoderConfig
 from jcl.batch import Row, Shape, layout
@@ -48,7 +48,7 @@ def gradient_of(name, backbone=BACKBONE):
 def evaluate(name, batch, params=None, teacher=None, weights=None, backbone=BACKBONE):
   """-> loss, values, flat gradient of all leaves."""
   params = tiny.params(backbone) if params is None else params
-  trained, frozen, _ = parallel.split(params, ALL)
+  trained, frozen, _ = partition.split(params, ALL)
   (loss, values), grads = gradient_of(name, backbone)(
     trained, frozen, teacher or {}, weights or {}, batch
   )
@@ -339,7 +339,7 @@ def test_gradient_of_the_whole_objective_is_that_of_finite_differences(name, dee
     loss_fn = method.loss_fn or losses.plain(backbone)
     gradient = parallel.make_gradient(method, loss_fn, parallel.make_mesh(1))
     batch = laid_out(tiny.rows(6), 6, 20, 32)
-    trained, frozen, _ = parallel.split(params, ALL)
+    trained, frozen, _ = partition.split(params, ALL)
     fn = jax.jit(lambda params: gradient(params, frozen, teacher, weights, batch))
     _, grads = fn(trained)
     random = np.random.default_rng(0)
@@ -373,7 +373,7 @@ def step_once(rules=ALL, params=None, added=(), rate=0.1, method=None, **setting
   """-> state before (on the host) and after one step of plain fine-tuning."""
   settings = dict(weight_decay=0.0, clip_norm=0.0) | settings
   params = tiny.params(BACKBONE) if params is None else params
-  trained, frozen, masks = parallel.split(params, rules)
+  trained, frozen, masks = partition.split(params, rules)
   optimizer = make_optimizer(TrainConfig(**settings), added, ('embed',))
   mesh = parallel.make_mesh(1)
   state = {
@@ -399,10 +399,10 @@ def test_frozen_leaves_have_no_gradient_no_optimizer_state_and_stay():
 
 def test_first_rule_wins_and_an_exclamation_mark_freezes():
   params = tiny.params(BACKBONE)
-  trained, frozen, _ = parallel.split(params, trainable_rules(('!embed', '.*')))
+  trained, frozen, _ = partition.split(params, trainable_rules(('!embed', '.*')))
   assert {k for k, v in trained.items() if jax.tree.leaves(v)} == {'mix', 'bias'}
   assert {k for k, v in frozen.items() if jax.tree.leaves(v)} == {'embed'}
-  joined = parallel.join(trained, frozen)
+  joined = partition.join(trained, frozen)
   assert jax.tree.map(np.array_equal, joined, params) == jax.tree.map(lambda _: True, params)
 
 

@@ -15,7 +15,7 @@ from test_launch import call
 from test_plan import SMALL
 from test_plan import folder as model_folder
 
-from jcl import evaluate, experiment, losses, methods, parallel, plan
+from jcl import evaluate, experiment, losses, methods, parallel, partition, plan
 from jcl.backbones.tokenizer import size
 from jcl.batch import Shape, layout
 from jcl.checkpoint import Snapshots, decode, encode
@@ -68,7 +68,7 @@ def test_the_objective_is_the_mean_over_all_tokens_new_and_old(tmp_path):
   assert sum(r.replay for r in rows) == 3
   targets = sum(len(r.targets) for r in rows)
   batch = layout(rows, 1, Shape(len(rows), 8, targets + 5), tiny.keys(len(rows)))
-  trained, frozen, _ = parallel.split(params, (('.*', True),))
+  trained, frozen, _ = partition.split(params, (('.*', True),))
   loss_fn = method.loss_fn or losses.plain(backbone)
   gradient = parallel.make_gradient(method, loss_fn, tools.mesh)
   (loss, values), _ = jax.jit(gradient)(trained, frozen, memory['teacher'], found.weights, batch)

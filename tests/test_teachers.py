@@ -11,7 +11,7 @@ import tiny
 from oracles import distillation
 from test_methods import Scripted, good
 
-from jcl import experiment, losses, methods, parallel
+from jcl import experiment, losses, methods, parallel, partition
 from jcl.batch import Heads, Row, Shape, layout, look_up
 from jcl.memory import teacher
 
@@ -53,7 +53,7 @@ def evaluate(name, given, rows, params=None, past=None, task=1, backbone=BACKBON
   params = tiny.params(backbone) if params is None else params
   past = tiny.params(backbone, 1) if past is None else past
   gradient = parallel.make_gradient(method, method.loss_fn, parallel.make_mesh(1))
-  trained, frozen, _ = parallel.split(params, (('.*', True),))
+  trained, frozen, _ = partition.split(params, (('.*', True),))
   batch = layout(rows, 1, SHAPE, heads=heads)
   (loss, values), _ = jax.jit(gradient)(trained, frozen, past, weights_of(name, given, task), batch)
   return float(loss), {term: float(value) for term, value in values.items()}
@@ -299,7 +299,7 @@ def test_cached_states_are_as_good_as_the_teacher_in_the_step(name, given):
     params = tiny.params(life.tools.backbone, 5)
     method = life.method
     gradient = parallel.make_gradient(method, method.loss_fn, parallel.make_mesh(1))
-    trained, frozen, _ = parallel.split(params, (('.*', True),))
+    trained, frozen, _ = partition.split(params, (('.*', True),))
     fn = jax.jit(gradient)
     found.append(fn(trained, frozen, memory['teacher'], plan.weights, life.batch(2)))
     assert set(memory['teacher']) == ({'embed'} if cache_mb else set(params))

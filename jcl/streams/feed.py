@@ -12,7 +12,7 @@ from jcl import parallel
 from jcl.config import TrainConfig
 from jcl.streams import mix, rows
 from jcl.streams.corpus import PackedText
-from jcl.streams.stream import Lazy, Plan
+from jcl.streams.stream import Lazy, Plan, Reference
 from jcl.tools import Tools
 
 AHEAD = 2  # batches that wait on the device
@@ -27,16 +27,20 @@ class Fed(NamedTuple):
     batch: placed on the mesh.
     tokens: real ones in it.
     old_tokens: those of them that come from the past.
+    rows: (task, number) of the examples in it.
     epoch: that it is in, from 0.
     ends_epoch: it is the last of its epoch.
+    last: it is the last of its task.
   """
 
   number: int
   batch: Any
   tokens: int
   old_tokens: int
+  rows: tuple[Reference, ...]
   epoch: int
   ends_epoch: bool
+  last: bool
 
 
 class Feed:
@@ -123,7 +127,9 @@ class Feed:
             batch = parallel.place_batch(batch, self._tools.mesh)
             tokens = sum(len(r.tokens) for r in step.rows)
             old = sum(len(r.tokens) for r in step.rows if r.replay)
-            yield Fed(number + i, batch, tokens, old, epoch, i == len(steps) - 1)
+            rows = tuple(dict.fromkeys((r.task, r.number // 2) for r in step.rows))
+            last = number + i + 1 == self.total
+            yield Fed(number + i, batch, tokens, old, rows, epoch, i == len(steps) - 1, last)
       number, epoch = number + len(steps), epoch + 1
 
   def batches(self, skip: int = 0) -> Iterator[Fed]:

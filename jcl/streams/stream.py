@@ -99,6 +99,15 @@ class Stream:
         return split[place]
     raise KeyError(f'task {task} of the stream has no example {number}')
 
+  def called(self, reference: Reference) -> str:
+    """How messages call the example that a reference names."""
+    task, number = reference
+    try:
+      name = self.example(reference).name if task >= 0 else 'pseudo sample'
+    except KeyError:
+      name = 'pseudo sample'
+    return f'{name} #{number}'
+
 
 class Lazy(Sequence):
   """fn(place, item) of every item of a sequence, each made when it is asked for.

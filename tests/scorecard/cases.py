@@ -21,19 +21,20 @@ from oracles import objectives, texts
 from test_methods import Scripted, good
 
 from jcl import batch as batches
-from jcl import losses, methods, parallel
+from jcl import losses, methods, parallel, partition
 from jcl.backbones.decoder import decoder
 from jcl.backbones.decoder_config import DecoderConfig
 from jcl.batch import Batch, Row, Shape
 from jcl.checkpoint import MetricsLog
 from jcl.config import Config, TrainConfig
 from jcl.experiment import Experiment
+from jcl.position import Run
 from jcl.streams import mix
 from jcl.streams import rows as composing
 from jcl.streams.corpus import PackedText, pack
 from jcl.streams.stream import Example, Plan, Task
 from jcl.tools import Journal, Tools
-from jcl.train import Loop, Run
+from jcl.train import Loop
 
 DEEP = ('lora', 'olora', 'expand')  # methods whose model has stacked layers
 GROWING = ('expand',)  # methods whose parameters grow in a task, which compiles once more
@@ -106,7 +107,7 @@ class Watch:
 
   def train_step(self, state, fixed, weights, rate, batch):
     """As the step."""
-    params = host(parallel.join(state['params'], fixed[0]))
+    params = host(partition.join(state['params'], fixed[0]))
     own = self.task if self.grows else None
     self.shapes.add((batch.tokens.shape, batch.target_token.shape, own))
     leaves, structure = jax.tree.flatten((state, fixed, weights))
@@ -342,7 +343,7 @@ class Case:
     teacher = more.get('teacher', moment.memory['teacher'])
     weights = more.get('weights', moment.plan.weights)
     put = lambda tree: parallel.place(tree, mesh, parallel.specs(tree, mesh, sharded))
-    trained, frozen, _ = parallel.split(params, ALL)
+    trained, frozen, _ = partition.split(params, ALL)
     fn = self.gradient(way, more.get('method', self.method))
     (loss, values), gradient = jax.block_until_ready(
       fn(

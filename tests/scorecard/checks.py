@@ -17,7 +17,7 @@ import tiny
 from oracles import distillation, objectives
 
 from jcl import batch as batches
-from jcl import losses, methods, parallel
+from jcl import losses, methods, parallel, partition
 from jcl.batch import Shape
 from jcl.errors import UserError
 from jcl.tools import Tools
@@ -79,7 +79,7 @@ def _wide(case: Case) -> tuple[Callable, Any]:
   method, moment = methods.make(backbone, case.settings), case.last
   loss_fn = method.loss_fn or losses.plain(backbone)
   batch = wide(case.batch(moment, case.rows(moment.items)))
-  trained, frozen, _ = parallel.split(wide(case.elsewhere(moment)), ALL)
+  trained, frozen, _ = partition.split(wide(case.elsewhere(moment)), ALL)
   teacher_params = wide(cases.host(moment.memory['teacher']))
   rest = frozen, teacher_params, dict(moment.plan.weights), batch
   fn = jax.jit(parallel.make_gradient(method, loss_fn, parallel.make_mesh(1)))
@@ -196,7 +196,7 @@ def moves(case: Case) -> None:
 
 def _masks(moment: Moment) -> Any:
   """1 where a leaf trains in this task, None where it is frozen."""
-  return parallel.split(moment.start, moment.plan.trainable or ALL)[2]
+  return partition.split(moment.start, moment.plan.trainable or ALL)[2]
 
 
 def teacher(case: Case) -> None:
