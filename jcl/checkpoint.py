@@ -123,6 +123,7 @@ class Snapshots:
     if self._pending is not None:
       self._pending.result()
       self._pending = None
+      self._announce('snapshot renamed')
       self._announce('snapshot committed')
 
   def keep(self, name: str) -> None:

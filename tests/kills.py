@@ -14,7 +14,6 @@ import pathlib
 import shutil
 import signal
 import sys
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,6 +24,7 @@ import runs
 from jcl import methods
 from jcl.checkpoint import Snapshots
 from jcl.config import Config
+from jcl.interrupt import STATUS, Stopped
 from jcl.position import Event
 
 PHASES = ('before_task', 'train', 'after_task', 'evaluate')
@@ -93,7 +93,10 @@ def child(made: Config, folder: str, die_at: Event | None, mutant: str) -> None:
 
   workdir = pathlib.Path(folder)
   workdir.mkdir(exist_ok=True)
-  runs.Loop(runs.experiment.assemble(made), workdir, quiet=True, announce=announce).run()
+  try:
+    runs.Loop(runs.experiment.assemble(made), workdir, quiet=True, announce=announce).run()
+  except Stopped:
+    sys.exit(STATUS)
 
 
 def server() -> Any:
@@ -107,12 +110,9 @@ def server() -> Any:
 
 
 def start(
-  made: Config,
-  folder: pathlib.Path,
-  die_at: Event | None = None,
-  after: float = 0,
-  mutant: str = '',
-) -> int:
+  made: Config, folder: pathlib.Path, die_at: Event | None = None, after: float = 0,
+  gently: bool = False, mutant: str = '',
+) -> int:  # fmt: skip
   """Runs a child in a workdir to its end -> its exit code.
 
   Args:
@@ -120,17 +120,22 @@ def start(
     folder: its workdir; beside it stand FOLDER.events and FOLDER.said.
     die_at: the event at which it kills itself.
     after: seconds after which it is killed from outside; 0: never.
+    gently: by SIGTERM, which it may answer.
     mutant: name of a broken loop.
   """
   process = server().Process(target=child, args=(made, str(folder), die_at, mutant))
   process.start()
   process.join(after or PATIENCE)
+  if process.exitcode is None and gently:
+    process.terminate()
+    process.join(PATIENCE)
+  hangs = process.exitcode is None and (gently or not after)
   if process.exitcode is None:
     process.kill()
     process.join()
-    if not after:
-      raise AssertionError(f'{folder}: it hangs; {said(folder)}')
-  if process.exitcode not in (0, -signal.SIGKILL):
+  if hangs:
+    raise AssertionError(f'{folder}: it hangs; {said(folder)}')
+  if process.exitcode not in (0, STATUS, -signal.SIGKILL, -signal.SIGTERM):
     raise AssertionError(f'{folder}: exit code {process.exitcode}; {said(folder)}')
   return process.exitcode
 
@@ -219,16 +224,18 @@ def check_repeats(folder: pathlib.Path, made: Config) -> list[tuple[int, int]]:
       continue
     end, again = before[-1], next(e for e in after if not e.kind.startswith('snapshot'))
     costs = end.steps - again.steps, end.chunks - again.chunks
-    assert costs[0] <= most.every_steps, f'{costs[0]} steps were repeated after {end}'
-    assert costs[1] <= most.every_chunks, f'{costs[1]} chunks were repeated after {end}'
+    assert costs[0] <= most.every_steps, f'{folder}: {costs[0]} steps done twice after {end}'
+    assert costs[1] <= most.every_chunks, f'{folder}: {costs[1]} chunks done twice after {end}'
     repeated.append(costs)
   return repeated
 
 
 def check_same(killed: pathlib.Path, reference: pathlib.Path) -> None:
-  """That a run with kills ended as the one without, to the bit."""
+  """That a run with kills ended as the one without, to the bit, and did nothing besides."""
   differences = same(last_words(reference), last_words(killed))
   assert not differences, f'{killed} differs from {reference} in {differences[:9]}'
+  ends = [events(folder)[-1][-1] for folder in (reference, killed)]
+  assert ends[0] == ends[1], f'{killed} ended at {ends[1]}, {reference} at {ends[0]}'
 
 
 def clear(folder: pathlib.Path) -> None:
@@ -236,8 +243,3 @@ def clear(folder: pathlib.Path) -> None:
   shutil.rmtree(folder, ignore_errors=True)
   for end in ('said', 'events'):
     pathlib.Path(f'{folder}.{end}').unlink(missing_ok=True)
-
-
-def now() -> float:
-  """Seconds, for how long things take."""
-  return time.monotonic()
