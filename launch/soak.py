@@ -85,8 +85,7 @@ class Soak:
     import kills
 
     random, die_at, after, gently = self._random, None, 0.0, False
-    lives = kills.events(folder) if pathlib.Path(f'{folder}.events').exists() else []
-    last = next((one[-1] for one in reversed(lives) if one), None)
+    last = kills.last_event(folder)
     kind = 'at any moment'
     if random.random() < TIMED:
       after = float(random.uniform(0.05, seconds))
