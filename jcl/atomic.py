@@ -1,6 +1,7 @@
 """Files and folders that are written whole or not at all."""
 
 import contextlib
+import errno
 import os
 import pathlib
 import shutil
@@ -31,13 +32,32 @@ def whole_file(path: pathlib.Path) -> Iterator[BinaryIO]:
 @contextlib.contextmanager
 def _renamed(part: pathlib.Path, path: pathlib.Path) -> Iterator[BinaryIO]:
   try:
-    with open(part, 'wb') as file:
-      yield file
-      file.flush()
-      os.fsync(file.fileno())
-    os.replace(part, path)
+    with named(path):
+      with open(part, 'wb') as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+      os.replace(part, path)
   finally:
     part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def named(path: pathlib.Path) -> Iterator[None]:
+  """Errors of the system say which file they are about; a failed write does not by itself."""
+  try:
+    yield
+  except OSError as error:
+    error.filename = error.filename or str(path)
+    raise
+
+
+def said(error: OSError) -> str:
+  """An error of the system as one line, with what to do."""
+  line = f'{error.filename or "file"}: {error.strerror or error}'
+  if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    line += '; free some space, and the same command goes on'
+  return line
 
 
 def check_new(folder: pathlib.Path) -> None:

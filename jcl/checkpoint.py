@@ -1,28 +1,45 @@
-"""Snapshots of a run: Orbax underneath, atomic, with a checksum a leaf, the last two kept.
+"""Snapshots of a run: Orbax underneath, sealed, verified, the last two good ones kept.
 
-A snapshot is a flat dict of arrays and, beside it, readable without them, the structure they stand
-in (plain data with references to arrays) and a description of every leaf. No pickle.
+A snapshot `checkpoints/N` is a flat dict of arrays, one of which is the structure that the others
+stand in: plain data with references to arrays, no pickle. Orbax writes it beside its place and
+renames it; then it is sealed with `snapshot.json` (see `jcl.sealed`), which says, readable without
+the arrays: its format, the versions that made it, shape, dtype and checksum of every leaf, size and
+checksum of every file. Only a sealed snapshot counts. What has no seal was never finished, and the
+next run that writes deletes it; what is not as it was sealed goes to `checkpoints/damaged/N`.
+
+`FORMAT` has to go up with every change after which an older jcl would misread a new snapshot or a
+newer jcl an old one: another meaning of `encode`'s structure, of the seal's content, of the run's
+fields or of what a method keeps in its memory. A snapshot of another format is refused.
 """
 
+import contextlib
 import io
 import json
-import logging
 import os
 import pathlib
 import shutil
+import threading
+import time
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from importlib import metadata
 from typing import Any
 
 import jax
 import numpy as np
 
-from jcl.atomic import write_atomically
+import jcl
+from jcl import processes
+from jcl.atomic import named, write_atomically
 from jcl.errors import UserError
 from jcl.parallel import fetch
-from jcl.processes import is_first
+from jcl.sealed import Damaged, check_files, delete, is_sealed, read_seal, seal
+from jcl.storage import orbax, reason
 
 Arrays = dict[str, np.ndarray]
+FORMAT = 2  # of snapshots; see above when it has to go up
+KEPT = 2  # snapshots at a time
+UNFINISHED = '.orbax-checkpoint-tmp'  # the end of Orbax's names for what it is writing
 
 
 def encode(value: Any, arrays: Arrays, path: str = '') -> Any:
@@ -76,108 +93,247 @@ def by_path(tree: Any) -> dict[str, Any]:
 class Snapshots:
   """The snapshots of one workdir.
 
+  Args:
+    workdir: of the run.
+    write: whether this run may write; a reader leaves the folder as it is.
+    announce: called with `snapshot begun` before anything of a snapshot is written, `snapshot
+      renamed` when Orbax is done and `snapshot committed` when the snapshot is sealed; the last two
+      in the thread that writes, of the first process.
+
   Attributes:
     folder: of the rolling snapshots, `checkpoints/`.
-    number: of the newest snapshot, -1 before the first.
-    said: warnings about snapshots that could not be used.
-    loaded: number of the snapshot that `latest` gave.
+    number: of the newest snapshot, finished or not, -1 before the first.
+    committed: of the newest snapshot that is known to be sealed, -1 before the first.
+    loaded: of the snapshot that `latest` gave.
+    said: what the user must know about the snapshots that `latest` found, lines.
   """
 
-  def __init__(self, workdir: pathlib.Path, write: bool = True, announce=lambda event: None):
-    from orbax.checkpoint import v1 as ocp  # 2 s of imports that a refusal need not wait for
-
+  def __init__(
+    self,
+    workdir: pathlib.Path,
+    write: bool = True,
+    announce: Callable[[str], None] = lambda event: None,
+  ):
     self.workdir, self.folder = workdir, workdir / 'checkpoints'
-    self._checkpointer = ocp.training.Checkpointer(
-      self.folder.absolute(),
-      preservation_policy=ocp.training.preservation_policies.LatestN(2),
-      cleanup_tmp_directories=write,  # a reader must not touch what a run is writing
-    )
-    self._pending: Any = None
-    self._announce = announce
+    self._write, self._announce, self._orbax = write, announce, orbax()
+    self._thread: threading.Thread | None = None
+    self._error: BaseException | None = None
     self.said: list[str] = []
     self.loaded = -1
-    self.number = max(self._numbers(), default=-1)
+    self.committed = max(self._sealed(), default=-1)
+    self.number = max([*_numbered(self.folder), *_numbered(self.folder / 'damaged')], default=-1)
+    processes.meet('snapshots counted')
 
-  def _numbers(self) -> list[int]:
-    return [c.step for c in self._checkpointer.checkpoints]
+  def _sealed(self) -> list[int]:
+    return [number for number, path in _numbered(self.folder).items() if is_sealed(path)]
+
+  @property
+  def pending(self) -> bool:
+    """Whether a snapshot is being written."""
+    return self._thread is not None and self._thread.is_alive()
 
   def save(self, content: Mapping[str, Any]) -> int:
-    """Starts to write a snapshot and returns its number; the one before is finished first."""
+    """Starts to write a snapshot and returns its number; the one before is finished first.
+
+    Raises:
+      UserError: this one cannot be begun, or the one before could not be written.
+    """
     self.wait()
-    self._announce('snapshot begun')
     arrays: Arrays = {}
     structure = encode(content, arrays)
     on_host = {path: fetch(a) for path, a in arrays.items()}
+    on_host['/structure'] = np.frombuffer(json.dumps(structure).encode(), np.uint8)
     leaves = {p: [list(a.shape), str(a.dtype), checksum(a)] for p, a in on_host.items()}
     stored = {path: a for path, a in on_host.items() if a.size}  # Orbax refuses empty arrays
-    stored['/structure'] = np.frombuffer(json.dumps(structure).encode(), np.uint8)
-    leaves['/structure'] = [[stored['/structure'].size], 'uint8', checksum(stored['/structure'])]
+    self._announce('snapshot begun')
     self.number += 1
-    self._pending = self._checkpointer.save_checkpointables_async(
-      self.number, {'run': stored}, custom_metadata={'leaves': leaves}
-    )
+    path = self.folder / str(self.number)
+    with self._one_line(path):
+      if processes.is_first():
+        self._sweep()
+        self.folder.mkdir(exist_ok=True)
+      written = self._orbax.save_checkpointables_async(path.absolute(), {'run': stored})
+    content = {'format': FORMAT, **versions(), 'leaves': leaves}
+    self._thread = threading.Thread(target=self._finish, args=(self.number, written, content))
+    self._thread.start()
     return self.number
 
+  def _finish(self, number: int, written: Any, content: dict) -> None:
+    """The part of `save` that nobody waits for: Orbax's end, the seal, the oldest one's end."""
+    path = self.folder / str(number)
+    try:
+      with self._one_line(path):
+        written.result()
+      if processes.is_first():
+        self._announce('snapshot renamed')
+        with self._one_line(path):
+          seal(path, content)
+      self.committed = number
+      if processes.is_first():
+        self._announce('snapshot committed')
+        for old in sorted(self._sealed())[:-KEPT]:
+          delete(self.folder / str(old))
+    except BaseException as error:  # for whoever waits
+      self._error = error
+
+  @contextlib.contextmanager
+  def _one_line(self, path: pathlib.Path) -> Iterator[None]:
+    """Whatever goes wrong in writing `path` is one line, and nothing is left of it."""
+    try:
+      yield
+    except Exception as error:
+      if processes.is_first():
+        self._sweep(times=20)
+      good = f'snapshot {self.committed}' if self.committed >= 0 else 'none, so far,'
+      raise UserError(
+        f'{path} cannot be written: {reason(error)}; {good} is the last good one; free some space '
+        'or mend the folder, and the same command goes on from there'
+      ) from error
+
+  def _unfinished(self) -> list[pathlib.Path]:
+    """What is left of snapshots that were never sealed."""
+    numbered = _numbered(self.folder).values()
+    bare = [path for path in numbered if not is_sealed(path) and not _is_of_format_1(path)]
+    return [*bare, *self.folder.glob('*' + UNFINISHED)]
+
+  def _sweep(self, times: int = 1) -> None:
+    """Deletes what is unfinished; more than once where writes may end that are still under way."""
+    for _ in range(times):
+      for path in self._unfinished():
+        delete(path)
+      time.sleep(0.05 if times > 1 else 0)
+      if not self._unfinished():
+        return
+
   def wait(self) -> None:
-    """Waits until the snapshot under way is on the disk."""
-    if self._pending is not None:
-      self._pending.result()
-      self._pending = None
-      self._announce('snapshot renamed')
-      self._announce('snapshot committed')
+    """Waits until the snapshot under way is on the disk.
+
+    Raises:
+      UserError: it could not be written.
+    """
+    if self._thread is not None:
+      self._thread.join()
+      self._thread = None
+    error, self._error = self._error, None
+    if error is not None:
+      raise error
 
   def keep(self, name: str) -> None:
     """Copies the newest snapshot to `tasks/NAME`."""
     self.wait()
-    if not is_first():
+    if not processes.is_first():
       return
     target = self.workdir / 'tasks' / name
     half = target.with_name(f'.{name}.part')
-    for folder in (half, target):
-      shutil.rmtree(folder, ignore_errors=True)
-    target.parent.mkdir(exist_ok=True)
-    shutil.copytree(self.folder / str(self.number), half)
-    os.replace(half, target)
+    with self._one_line(target):
+      delete(half)
+      try:
+        shutil.copytree(self.folder / str(self.committed), half)
+        delete(target)
+        os.replace(half, target)
+      finally:
+        delete(half)
 
   def latest(self) -> dict[str, Any] | None:
     """The newest snapshot that is whole; None where there is none.
 
+    A run that may write puts the damaged ones away, to `damaged/`: they are no longer among those
+    that are kept.
+
     Raises:
       UserError: there are snapshots and none of them can be read.
     """
-    numbers = sorted(self._numbers(), reverse=True)
-    logging.getLogger('asyncio').setLevel(logging.CRITICAL)  # Orbax leaves futures unread
-    for number in numbers:
+    unusable: dict[int, str] = {}
+    # Anew each time, for a run that goes on meanwhile deletes old ones and makes new ones.
+    while numbers := [n for n in self._sealed() if n not in unusable]:
+      number = max(numbers)
       try:
         found = self._load(number)
-        self.loaded = number
-        return found
+      except (MemoryError, UserError):
+        raise
       except Exception as error:  # whatever a damaged file makes Orbax raise
-        reason = ' '.join(str(error).split())[:120]
-        self.said.append(
-          f'snapshot {number} cannot be used ({reason}): going back to the one before'
-        )
-    if numbers:
-      raise UserError(
-        f'{self.folder}: no snapshot can be read; {self.said[-1]}; start a new workdir'
-      )
+        unusable[number] = ' '.join(str(error).split())[:120]
+      else:
+        self._put_away(unusable)
+        self.loaded = self.committed = number
+        return found
+    for path in _numbered(self.folder).values():
+      if _is_of_format_1(path):
+        raise _other_format(path, 1, 'an earlier jcl')
+    if unusable:
+      reasons = '; '.join(f'snapshot {n}: {reason}' for n, reason in unusable.items())
+      raise UserError(f'{self.folder}: no snapshot can be read ({reasons}); start a new workdir')
     return None
 
   def _load(self, number: int) -> dict[str, Any]:
-    metadata = self._checkpointer.checkpointables_metadata(number)
-    leaves = metadata.custom_metadata['leaves']
+    path = self.folder / str(number)
+    content = read_seal(path)
+    if content['format'] != FORMAT:
+      raise _other_format(path, content['format'], f'jcl {content["jcl"]}')
+    more = check_files(path, content)
+    leaves = content['leaves']
     blank = {p: np.zeros(shape, np.dtype(dtype)) for p, (shape, dtype, _) in leaves.items()}
     stored = {p: a for p, a in blank.items() if a.size}
-    arrays = {**blank, **self._checkpointer.load_checkpointables(number, {'run': stored})['run']}
-    for path, (_, _, wanted) in leaves.items():
-      if checksum(arrays[path]) != wanted:
-        raise ValueError(f'the checksum of {path} is wrong')
+    found = self._orbax.load_checkpointables(path.absolute(), {'run': stored})['run']
+    arrays = {**blank, **found}
+    for name, (_, _, wanted) in leaves.items():
+      if checksum(arrays[name]) != wanted:
+        raise Damaged(f'the checksum of {name} is wrong')
+    if more:
+      self.said.append(f'{path} holds what is not of the snapshot: {", ".join(more)[:200]}')
+    if content['jcl'] != jcl.__version__:
+      self.said.append(
+        f'snapshot {number} was made by jcl {content["jcl"]}, this is jcl {jcl.__version__}'
+      )
     return decode(json.loads(arrays.pop('/structure').tobytes()), arrays)
+
+  def _put_away(self, unusable: Mapping[int, str]) -> None:
+    """Says which snapshots were passed over, and takes them out of the way."""
+    processes.meet('a snapshot is read')
+    for number, why in unusable.items():
+      path, away = self.folder / str(number), self.folder / 'damaged' / str(number)
+      if not path.exists():  # deleted meanwhile, by the run that goes on
+        continue
+      where = ''
+      if self._write:
+        where = f' and put away as {away}'
+        if processes.is_first():
+          away.parent.mkdir(exist_ok=True)
+          os.replace(path, away)
+      self.said.append(
+        f'snapshot {number} cannot be used ({why}){where}: going back to the one before'
+      )
 
   def close(self) -> None:
     """Finishes what is under way."""
     self.wait()
-    self._checkpointer.close()
+
+
+def versions() -> dict[str, str]:
+  """What made a snapshot."""
+  return {
+    'jcl': jcl.__version__,
+    **{name: metadata.version(name) for name in ('jax', 'jaxlib', 'orbax-checkpoint')},
+  }
+
+
+def _numbered(folder: pathlib.Path) -> dict[int, pathlib.Path]:
+  """The snapshots in a folder, finished or not, by number."""
+  found = folder.iterdir() if folder.is_dir() else ()
+  return {int(path.name): path for path in found if path.name.isdecimal()}
+
+
+def _is_of_format_1(path: pathlib.Path) -> bool:
+  """Whether a snapshot without a seal is one of the time before there were seals."""
+  described = path / '_CHECKPOINT_METADATA'
+  return not is_sealed(path) and described.is_file() and b'"leaves"' in described.read_bytes()
+
+
+def _other_format(path: pathlib.Path, number: int, made_by: str) -> UserError:
+  return UserError(
+    f'{path} has format {number}, of {made_by}; this is jcl {jcl.__version__}, which reads format '
+    f'{FORMAT}; go on with the jcl that made it, or start a new workdir'
+  )
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
@@ -197,16 +353,21 @@ class MetricsLog:
   """
 
   def __init__(self, path: pathlib.Path, length: int = 0):
-    self._file = open(path, 'a+b') if is_first() else io.BytesIO()  # noqa: SIM115, it lives on
-    self._file.truncate(min(length, self._file.seek(0, os.SEEK_END)))
+    self._path = path
+    with named(path):
+      # Without a buffer: what is written is the system's, and no failed write is tried again.
+      self._file = open(path, 'a+b', 0) if processes.is_first() else io.BytesIO()  # noqa: SIM115
+      self._file.truncate(min(length, self._file.seek(0, os.SEEK_END)))
 
   def write(self, line: Mapping[str, Any]) -> None:
     """Appends one line."""
-    self._file.write((json.dumps(line) + '\n').encode())
+    left = memoryview((json.dumps(line) + '\n').encode())
+    with named(self._path):
+      while left:
+        left = left[self._file.write(left) :]
 
   def length(self) -> int:
     """Bytes so far, all of them handed to the system."""
-    self._file.flush()
     return self._file.seek(0, os.SEEK_END)
 
   def close(self) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from jcl import methods, processes
+from jcl import atomic, methods, processes
 from jcl.checkpoint import write_json
 from jcl.config import Config
 from jcl.errors import UserError
@@ -42,7 +42,7 @@ def main(run: Callable[[], int | None]) -> None:
   except (UserError, flags.Error) as error:
     message = str(error)
   except OSError as error:
-    message = f'{error.filename or "file"}: {error.strerror or error}'
+    message = atomic.said(error)
   print('error: ' + ' '.join(message.split()), file=sys.stderr)
   sys.exit(2)
 

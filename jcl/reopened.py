@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -39,7 +40,9 @@ class Reopened:
     snapshots.close()
     if found is None:
       raise UserError(f'{workdir} has no snapshot yet; train it first with launch/train.py')
-    self.now = Run(**{f.name: found[f.name] for f in dataclasses.fields(Run)})
+    for line in snapshots.said:
+      print(line, file=sys.stderr)
+    self.now = Run(**{field.name: found[field.name] for field in dataclasses.fields(Run)})
     self.tools.current = max(len(self.now.record['matrix']) - 2, 0)
 
   def params(self, task: Task | None) -> Any:

@@ -1,7 +1,6 @@
 """Snapshots come back bit for bit, or are known to be damaged."""
 
 import json
-import pathlib
 import shutil
 
 import jax
@@ -10,12 +9,11 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from jcl import checkpoint
-from jcl.checkpoint import MetricsLog, Snapshots, decode, encode, write_json, write_text
+import jcl
+from jcl import checkpoint, sealed
+from jcl.checkpoint import Snapshots, decode, encode
 from jcl.errors import UserError
 
-# Orbax leaves reads behind that go on failing after the first of a damaged snapshot has.
-pytestmark = pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
 BFLOAT16 = ml_dtypes.bfloat16
 MEMORY = {
   'teacher': {'layers': {'kernel': np.arange(6, dtype=np.float32).reshape(2, 3)}, 'scale': None},
@@ -100,20 +98,20 @@ def workdir(written, tmp_path):
   return tmp_path / 'run'
 
 
-def latest(workdir):
-  snapshots = Snapshots(workdir)
-  try:
-    return snapshots.latest(), snapshots.said
-  finally:
-    snapshots.close()
+def latest(workdir, write=False):
+  """-> what the newest snapshot that is whole holds, and what is said about the others."""
+  snapshots = Snapshots(workdir, write=write)
+  return snapshots.latest(), snapshots.said
+
+
+def names(workdir):
+  return sorted(p.name for p in (workdir / 'checkpoints').iterdir())
 
 
 def files(workdir, number):
-  """All files with content of a snapshot."""
-  return [
-    f for f in sorted((workdir / 'checkpoints' / str(number)).rglob('*'))
-    if f.is_file() and f.stat().st_size
-  ]  # fmt: skip
+  """All files of a snapshot, from its folder."""
+  folder = workdir / 'checkpoints' / str(number)
+  return sorted(f.relative_to(folder).as_posix() for f in folder.rglob('*') if f.is_file())
 
 
 def test_the_last_two_are_kept_and_the_newest_comes_back(written, workdir):
@@ -132,53 +130,199 @@ def test_going_on_counts_on(workdir):
   assert sorted(p.name for p in (workdir / 'checkpoints').iterdir()) == ['2', '3']
 
 
-def flip(path, at):
-  """One bit of a file."""
-  data = bytearray(path.read_bytes())
-  data[at] ^= 1
-  path.write_bytes(data)
-
-
-def test_a_flipped_bit_anywhere_is_harmless_or_noticed(written, workdir):
-  """Whatever byte is hit: the snapshot as it was, or the one before and a word about it."""
-  random = np.random.default_rng(0)
-  reasons = []
-  names = [f.relative_to(workdir) for f in files(workdir, 2)]
-  assert len(names) >= 5
-  biggest = max(names, key=lambda name: (workdir / name).stat().st_size)
-  assert (workdir / biggest).stat().st_size > 1e5  # large arrays stand in files of their own
-  for name in names:
-    path = workdir / name
-    good, size = path.read_bytes(), path.stat().st_size
-    anywhere = random.integers(size, size=6 if name == biggest else 1)
-    for at in {0, size // 2, size - 1, *anywhere.tolist()}:
-      flip(path, at)
-      found, said = latest(workdir)
-      equal(written[1][1 if said else 2], found)
-      reasons += said
-      assert all(line.startswith('snapshot 2 cannot be used') for line in said)
-      assert not any('\n' in line for line in said)
-      path.write_bytes(good)
-  assert sum('the checksum of /w is wrong' in line for line in reasons) >= 5, reasons
-
-
-def test_a_truncated_or_missing_file_is_noticed(written, workdir):
-  biggest = max(files(workdir, 2), key=lambda f: f.stat().st_size)
-  biggest.write_bytes(biggest.read_bytes()[: biggest.stat().st_size // 2])
+def noticed(workdir, contents, reason=''):
+  """The newest snapshot is passed over with a line, and the one before is as it was."""
   found, said = latest(workdir)
-  equal(written[1][1], found)
-  assert len(said) == 1
-  biggest.unlink()
-  equal(written[1][1], latest(workdir)[0])
+  equal(contents[1], found)
+  (line,) = said
+  assert line.startswith('snapshot 2 cannot be used (')
+  assert reason in line
+  assert '\n' not in line
 
 
-def test_where_none_can_be_read_the_user_is_told(workdir):
+def test_fifty_flipped_bits_are_all_noticed(written, workdir):
+  """Anywhere in the snapshot, each byte as likely as any other, and one in every file at least."""
+  folder, random = workdir / 'checkpoints' / '2', np.random.default_rng(0)
+  sizes = {name: (folder / name).stat().st_size for name in files(workdir, 2)}
+  sizes = {name: size for name, size in sizes.items() if size}
+  assert 'snapshot.json' in sizes
+  assert len(sizes) >= 8
+  share = np.array([*sizes.values()]) / sum(sizes.values())
+  anywhere = random.choice(list(sizes), 50 - len(sizes), p=share)
+  for name in [*sizes, *anywhere.tolist()]:
+    good = (folder / name).read_bytes()
+    bad = bytearray(good)
+    bad[random.integers(len(bad))] ^= 1 << random.integers(8)
+    (folder / name).write_bytes(bad)
+    noticed(workdir, written[1], name)
+    (folder / name).write_bytes(good)
+  equal(written[1][2], latest(workdir)[0])
+
+
+def test_a_truncated_or_missing_file_is_noticed_whichever_it_is(written, workdir):
+  folder = workdir / 'checkpoints' / '2'
+  for name in files(workdir, 2):
+    good = (folder / name).read_bytes()
+    for length in {0, len(good) // 2} if good else ():
+      (folder / name).write_bytes(good[:length])
+      noticed(workdir, written[1], name)
+    (folder / name).unlink()
+    if name == 'snapshot.json':  # then it was never finished
+      equal(written[1][1], latest(workdir)[0])
+    else:
+      noticed(workdir, written[1], f'{name} is missing')
+    (folder / name).write_bytes(good)
+  assert latest(workdir)[1] == []
+
+
+def test_a_file_that_came_later_is_said_and_does_no_harm(written, workdir):
+  (workdir / 'checkpoints' / '2' / 'run' / 'notes.txt').write_text('mine')
+  found, said = latest(workdir)
+  equal(written[1][2], found)
+  assert said == [f'{workdir}/checkpoints/2 holds what is not of the snapshot: run/notes.txt']
+
+
+def test_a_leaf_that_orbax_did_not_write_as_it_was_is_noticed(written, workdir, monkeypatch):
+  """The files are those of the seal, the array is not that of the run."""
+  real = checkpoint.checksum
+  wrong = lambda array: real(array) ^ (array.size == 20000)
+  snapshots = Snapshots(workdir)
+  monkeypatch.setattr(checkpoint, 'checksum', wrong)
+  snapshots.save(written[1][2])
+  snapshots.close()
+  monkeypatch.setattr(checkpoint, 'checksum', real)
+  found, (line,) = latest(workdir)
+  equal(written[1][2], found)
+  assert line.startswith('snapshot 3 cannot be used (the checksum of /w is wrong): going back')
+
+
+def test_what_was_never_finished_is_not_read_and_goes_away(written, workdir):
+  """A folder that Orbax was writing, one without a seal, and one whose deletion was cut short."""
+  folder = workdir / 'checkpoints'
+  shutil.copytree(folder / '2', folder / '7.orbax-checkpoint-tmp')
+  shutil.copytree(folder / '2', folder / '9')
+  (folder / '9' / 'snapshot.json').unlink()
+  (folder / '0').mkdir()
+  (folder / 'notes').mkdir()
+  found, said = latest(workdir)
+  equal(written[1][2], found)
+  assert said == []
+  assert names(workdir) == ['0', '1', '2', '7.orbax-checkpoint-tmp', '9', 'notes']  # as they were
+  snapshots = Snapshots(workdir)
+  assert (snapshots.number, snapshots.committed) == (9, 2)
+  assert snapshots.save({'step': 3}) == 10
+  snapshots.close()
+  assert names(workdir) == ['10', '2', 'notes']
+
+
+def test_a_damaged_snapshot_is_put_away_and_is_none_of_the_two(written, workdir):
+  victim = workdir / 'checkpoints' / '2' / '_CHECKPOINT_METADATA'
+  victim.write_bytes(victim.read_bytes()[:-1])
+  noticed(workdir, written[1])
+  assert names(workdir) == ['1', '2']  # a reader touches nothing
+  snapshots = Snapshots(workdir)
+  equal(written[1][1], snapshots.latest())
+  (line,) = snapshots.said
+  assert line.endswith(f'put away as {workdir}/checkpoints/damaged/2: going back to the one before')
+  assert (snapshots.loaded, snapshots.committed) == (1, 1)
+  assert names(workdir) == ['1', 'damaged']
+  assert snapshots.save({'step': 3}) == 3
+  snapshots.close()
+  assert names(workdir) == ['1', '3', 'damaged']
+  assert files(workdir, 'damaged/2')
+  shutil.rmtree(workdir / 'checkpoints' / '3')
+  assert Snapshots(workdir).save({'step': 4}) == 3
+  assert latest(workdir)[1] == []
+
+
+def test_no_number_comes_twice(workdir):
+  (workdir / 'checkpoints' / 'damaged').mkdir()
+  (workdir / 'checkpoints' / '1').rename(workdir / 'checkpoints' / 'damaged' / '5')
+  snapshots = Snapshots(workdir)
+  assert snapshots.save({}) == 6
+  snapshots.close()
+
+
+@pytest.mark.parametrize('write', [True, False])
+def test_where_none_can_be_read_the_user_is_told(workdir, write):
   for number in (1, 2):
-    biggest = max(files(workdir, number), key=lambda f: f.stat().st_size)
-    biggest.unlink()
-  with pytest.raises(UserError, match=r'no snapshot can be read; .*; start a new workdir') as error:
+    (workdir / 'checkpoints' / str(number) / 'run' / '_METADATA').unlink()
+  for _ in range(2):  # and the next time too: nothing was put away, nothing starts afresh
+    with pytest.raises(UserError, match=r'no snapshot can be read \(.*; start a new workdir') as e:
+      latest(workdir, write)
+    assert '\n' not in str(e.value)
+    assert 'snapshot 2: run/_METADATA is missing; snapshot 1: run/_METADATA' in str(e.value)
+  assert names(workdir) == ['1', '2']
+
+
+def test_a_reader_follows_a_run_that_goes_on(written, workdir, monkeypatch):
+  """Between two looks at the folder the run may have deleted what was there."""
+  reader, real = Snapshots(workdir, write=False), checkpoint.read_seal
+
+  def late(folder):
+    monkeypatch.setattr(checkpoint, 'read_seal', real)
+    run = Snapshots(workdir)
+    for step in (10, 11):
+      run.save({'step': step})
+    run.close()
+    return real(folder)
+
+  monkeypatch.setattr(checkpoint, 'read_seal', late)
+  assert reader.latest() == {'step': 11}
+  assert reader.said == []
+  assert reader.loaded == 4
+
+
+# What made it.
+
+
+def reseal(workdir, number, **changes):
+  folder = workdir / 'checkpoints' / str(number)
+  content = sealed.read_seal(folder) | changes
+  (folder / 'snapshot.json').unlink()
+  sealed.seal(folder, content)
+
+
+def test_the_seal_says_what_made_it_without_the_arrays(workdir):
+  content = json.loads((workdir / 'checkpoints' / '2' / 'snapshot.json').read_text())['content']
+  assert content['format'] == checkpoint.FORMAT
+  assert content['jcl'] == jcl.__version__
+  assert content['jax'] == jax.__version__
+  assert {'jaxlib', 'orbax-checkpoint'} <= set(content)
+  assert content['leaves']['/teacher/layers/kernel'][:2] == [[2, 3], 'float32']
+  assert set(content['files']) == {*files(workdir, 2)} - {'snapshot.json'}
+
+
+@pytest.mark.parametrize('other', [1, 99])
+def test_another_format_is_refused_with_both_versions(workdir, other):
+  reseal(workdir, 2, format=other, jcl='7.1')
+  wanted = (
+    rf'2 has format {other}, of jcl 7\.1; this is jcl {jcl.__version__}, which reads format 2'
+  )
+  with pytest.raises(UserError, match=wanted):
     latest(workdir)
-  assert '\n' not in str(error.value)
+  assert names(workdir) == ['1', '2']
+
+
+def test_snapshots_of_before_there_were_seals_are_refused_and_stay(tmp_path):
+  from orbax.checkpoint import v1
+
+  folder = tmp_path / 'checkpoints' / '4'
+  leaves = {'leaves': {'/w': [[2], 'float64', 0]}}
+  v1.save_checkpointables(folder, {'run': {'/w': np.ones(2)}}, custom_metadata=leaves)
+  with pytest.raises(UserError, match='has format 1, of an earlier jcl; this is'):
+    latest(tmp_path)
+  snapshots = Snapshots(tmp_path)
+  snapshots.save({})
+  snapshots.close()
+  assert names(tmp_path) == ['4', '5']
+
+
+def test_another_jcl_of_the_same_format_is_read_and_said(written, workdir):
+  reseal(workdir, 2, jcl='7.1')
+  found, said = latest(workdir)
+  equal(written[1][2], found)
+  assert said == [f'snapshot 2 was made by jcl 7.1, this is jcl {jcl.__version__}']
 
 
 def test_a_kept_snapshot_stays_when_the_others_roll_on(workdir):
@@ -202,51 +346,3 @@ def test_arrays_of_a_snapshot_are_those_of_the_call_though_they_change_later(tmp
   (found, said) = latest(tmp_path)
   assert said == []
   assert (found['w'] == 0).all()
-
-
-# Files.
-
-
-def test_a_failing_write_leaves_the_old_file(tmp_path):
-  path = tmp_path / 'results.json'
-  write_json(path, {'a': 'é'})
-  assert json.loads(path.read_text('utf-8')) == {'a': 'é'}
-
-  def parts():
-    yield 'half of it'
-    raise OSError('disk full')
-
-  with pytest.raises(OSError, match='disk full'):
-    write_text(path, parts())
-  with pytest.raises(TypeError):
-    write_json(path, {'a': object()})
-  assert json.loads(path.read_text('utf-8')) == {'a': 'é'}
-  write_json(path, [1])
-  assert json.loads(path.read_text()) == [1]
-  assert [p.name for p in tmp_path.iterdir()] == ['results.json']
-
-
-def lines(path: pathlib.Path):
-  return [json.loads(line)['step'] for line in path.read_text().splitlines()]
-
-
-def test_the_log_is_cut_back_to_where_the_snapshot_was(tmp_path):
-  path = tmp_path / 'metrics.jsonl'
-  log = MetricsLog(path)
-  for step in range(3):
-    log.write({'step': step})
-  length = log.length()
-  assert length == path.stat().st_size
-  log.write({'step': 99})
-  log.close()
-  assert lines(path) == [0, 1, 2, 99]
-  log = MetricsLog(path, length)
-  log.write({'step': 3})
-  log.close()
-  assert lines(path) == [0, 1, 2, 3]
-  log = MetricsLog(path, 10**6)  # the disk lost the end of it
-  assert log.length() == path.stat().st_size
-  log.close()
-  assert lines(path) == [0, 1, 2, 3]
-  MetricsLog(path).close()  # a run from its start
-  assert path.read_text() == ''
