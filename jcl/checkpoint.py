@@ -33,7 +33,7 @@ from jcl import processes
 from jcl.atomic import named, write_atomically
 from jcl.errors import UserError
 from jcl.parallel import fetch
-from jcl.sealed import Damaged, check_files, delete, is_sealed, read_seal, seal
+from jcl.sealed import Damaged, check_files, delete, is_sealed, newest, numbered, read_seal, seal
 from jcl.storage import orbax, reason
 
 Arrays = dict[str, np.ndarray]
@@ -120,12 +120,12 @@ class Snapshots:
     self._error: BaseException | None = None
     self.said: list[str] = []
     self.loaded = -1
-    self.committed = max(self._sealed(), default=-1)
-    self.number = max([*_numbered(self.folder), *_numbered(self.folder / 'damaged')], default=-1)
+    self.committed = newest(self.folder)
+    self.number = max([*numbered(self.folder), *numbered(self.folder / 'damaged')], default=-1)
     processes.meet('snapshots counted')
 
   def _sealed(self) -> list[int]:
-    return [number for number, path in _numbered(self.folder).items() if is_sealed(path)]
+    return [number for number, path in numbered(self.folder).items() if is_sealed(path)]
 
   @property
   def pending(self) -> bool:
@@ -192,8 +192,8 @@ class Snapshots:
 
   def _unfinished(self) -> list[pathlib.Path]:
     """What is left of snapshots that were never sealed."""
-    numbered = _numbered(self.folder).values()
-    bare = [path for path in numbered if not is_sealed(path) and not _is_of_format_1(path)]
+    found = numbered(self.folder).values()
+    bare = [path for path in found if not is_sealed(path) and not _is_of_format_1(path)]
     return [*bare, *self.folder.glob('*' + UNFINISHED)]
 
   def _sweep(self, times: int = 1) -> None:
@@ -257,7 +257,7 @@ class Snapshots:
         self._put_away(unusable)
         self.loaded = self.committed = number
         return found
-    for path in _numbered(self.folder).values():
+    for path in numbered(self.folder).values():
       if _is_of_format_1(path):
         raise _other_format(path, 1, 'an earlier jcl')
     if unusable:
@@ -315,12 +315,6 @@ def versions() -> dict[str, str]:
     'jcl': jcl.__version__,
     **{name: metadata.version(name) for name in ('jax', 'jaxlib', 'orbax-checkpoint')},
   }
-
-
-def _numbered(folder: pathlib.Path) -> dict[int, pathlib.Path]:
-  """The snapshots in a folder, finished or not, by number."""
-  found = folder.iterdir() if folder.is_dir() else ()
-  return {int(path.name): path for path in found if path.name.isdecimal()}
 
 
 def _is_of_format_1(path: pathlib.Path) -> bool:

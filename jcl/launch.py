@@ -1,6 +1,7 @@
 """What every launcher shares: flags, one error line, the workdir, many processes."""
 
 import dataclasses
+import datetime
 import functools
 import json
 import os
@@ -8,23 +9,26 @@ import pathlib
 import re
 import runpy
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from absl import flags
 from ml_collections import config_flags
 
-from jcl import atomic, methods, processes
-from jcl.checkpoint import write_json
+from jcl import atomic, changes, methods, processes
+from jcl.changes import ABSENT, words
+from jcl.checkpoint import write_json, write_text
 from jcl.config import Config
 from jcl.errors import UserError
 from jcl.interrupt import STATUS, Stopped
+from jcl.sealed import newest
 
 
 def define_config() -> None:
-  """Defines `--config` and `--workdir`."""
+  """Defines `--config` and `--workdir`, and what may be changed in a run that is there."""
   config_flags.DEFINE_config_file('config', None, 'configs/NAME.py:METHOD', lock_config=True)
   flags.DEFINE_string('workdir', None, 'folder that the run leaves its files in')
+  flags.DEFINE_list('allow_config_change', [], 'fields that may differ from those of the run')
   flags.DEFINE_bool('distributed', False, 'one process of several, all started alike')
 
 
@@ -192,49 +196,70 @@ def plain(config: Config) -> dict[str, Any]:
   return json.loads(json.dumps(values))
 
 
-def open_workdir(path: str, config: Config) -> pathlib.Path:
-  """The workdir, checked, and if it is new made and marked with its config."""
-  workdir = check_workdir(path, config)
+def open_workdir(
+  path: str,
+  config: Config,
+  allowed: Collection[str] = (),
+  say: Callable[[str], None] = lambda line: None,
+) -> pathlib.Path:
+  """The workdir, checked, and if it is new made and marked with its config.
+
+  What changes in the config of a run is written to `config.json`, after a line of
+  `config_changes.jsonl` has what was there before, when it changed and after which snapshot.
+
+  Args:
+    path: of the workdir.
+    config: of the run.
+    allowed: names of the fields in which it may differ from the run that is there.
+    say: takes a line about each that does.
+  """
+  workdir, changed = _checked(path, config, allowed)
   processes.meet('workdir checked')
-  if processes.is_first() and not (workdir / 'config.json').exists():
+  kept = workdir / 'config.json'
+  if processes.is_first() and not kept.exists():
     workdir.mkdir(parents=True, exist_ok=True)
-    write_json(workdir / 'config.json', plain(config))
+    write_json(kept, plain(config))
+  elif processes.is_first() and changed:
+    line = {
+      'time': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
+      'snapshot': newest(workdir / 'checkpoints'),
+      'changes': {f: [None if v is ABSENT else v for v in pair] for f, pair in changed.items()},
+    }
+    log = workdir / 'config_changes.jsonl'
+    before = log.read_text() if log.exists() else ''
+    write_text(log, [before, json.dumps(line, ensure_ascii=False), '\n'])
+    write_json(kept, plain(config))
+    for field, pair in changed.items():
+      exactly = ': within rounding, not bit for bit' if field in changes.ROUNDING else ''
+      say(f'changed: {words(field, *pair)}, from snapshot {line["snapshot"]} on{exactly}')
   processes.meet('workdir made')
   return workdir
 
 
-def check_workdir(path: str, config: Config) -> pathlib.Path:
-  """The workdir, if it is new or holds a run of this config.
+def check_workdir(path: str, config: Config, allowed: Collection[str] = ()) -> pathlib.Path:
+  """The workdir, if it is new or holds a run of this config, up to the fields that may differ.
 
   Raises:
     UserError: it holds a run of another config, or something else.
   """
-  workdir, wanted = pathlib.Path(path), plain(config)
-  kept = workdir / 'config.json'
+  return _checked(path, config, allowed)[0]
+
+
+def _checked(
+  path: str, config: Config, allowed: Collection[str]
+) -> tuple[pathlib.Path, dict[str, tuple[Any, Any]]]:
+  """-> the workdir, {field: (was, is)} of what changes in its run."""
+  workdir, kept = pathlib.Path(path), pathlib.Path(path) / 'config.json'
   if kept.exists():
     try:
       found = json.loads(kept.read_text())
     except ValueError:
       raise UserError(f'{kept} is not JSON; give another --workdir') from None
-    if found != wanted:
-      raise UserError(
-        f'{workdir} holds a run of another config ({"; ".join(_differences(found, wanted))}); '
-        'give another --workdir'
-      )
-    return workdir
+    defaults = plain(Config(method=methods.settings(methods.name_of(config.method))))
+    return workdir, changes.check(found, plain(config), defaults, allowed, workdir)
   if workdir.is_file() or (workdir.exists() and any(workdir.iterdir())):
     raise UserError(f'{workdir} is not empty and holds no run; give another --workdir')
-  return workdir
-
-
-def _differences(found: Any, wanted: Any, path: str = '') -> list[str]:
-  """The fields in which two configs differ, with both values."""
-  if isinstance(found, dict) and isinstance(wanted, dict):
-    keys = dict.fromkeys([*found, *wanted])
-    return [
-      d for k in keys for d in _differences(found.get(k), wanted.get(k), f'{path}.{k}'.lstrip('.'))
-    ]
-  return [] if found == wanted else [f'{path} was {found!r}, is {wanted!r}']
+  return workdir, {}
 
 
 def load_workdir(path: str) -> Config:

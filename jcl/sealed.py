@@ -77,6 +77,17 @@ def check_files(folder: pathlib.Path, content: Mapping[str, Any]) -> list[str]:
   return [name for name in there if name not in content['files']]
 
 
+def numbered(folder: pathlib.Path) -> dict[int, pathlib.Path]:
+  """The folders in a folder that have a number for a name, sealed or not, by number."""
+  found = folder.iterdir() if folder.is_dir() else ()
+  return {int(path.name): path for path in found if path.name.isdecimal()}
+
+
+def newest(folder: pathlib.Path) -> int:
+  """The highest number of a sealed folder in a folder, -1 where there is none."""
+  return max((n for n, path in numbered(folder).items() if is_sealed(path)), default=-1)
+
+
 def delete(folder: pathlib.Path) -> None:
   """Deletes a folder, its seal first: what a kill leaves of it is unfinished, not damaged."""
   with contextlib.suppress(OSError):

@@ -40,7 +40,7 @@ def run() -> None:
   launch.use_compile_cache()
   from jcl import experiment, processes, report, train
 
-  runs = []
+  runs, allowed = [], flags.FLAGS.allow_config_change
   for name, base in zip(names, bases, strict=True):
     for seed in seeds:
       config = copy.deepcopy(base)
@@ -48,14 +48,14 @@ def run() -> None:
       if not launch.overridden('stream.order_seed'):
         config.stream.order_seed = seed
       experiment.check(config)
-      launch.check_workdir(str(workdir / f'{name}-{seed}'), config)
+      launch.check_workdir(str(workdir / f'{name}-{seed}'), config, allowed)
       runs.append((name, seed, config))
   results = []
   for number, (name, seed, config) in enumerate(runs):
     if processes.is_first():
       print(f'[{number + 1}/{len(runs)}] {name}, seed {seed}', flush=True)
     parts = experiment.assemble(config)
-    folder = launch.open_workdir(str(workdir / f'{name}-{seed}'), config)
+    folder = launch.open_workdir(str(workdir / f'{name}-{seed}'), config, allowed, print)
     results.append(train.train(parts, folder))
   if not processes.is_first():
     return

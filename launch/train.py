@@ -22,7 +22,9 @@ def run() -> None:
 
   parts = experiment.assemble(config)
   quiet = flags.FLAGS.quiet or not processes.is_first()
-  results = train.train(parts, launch.open_workdir(workdir, config), quiet)
+  say = (lambda line: None) if quiet else print
+  folder = launch.open_workdir(workdir, config, flags.FLAGS.allow_config_change, say)
+  results = train.train(parts, folder, quiet)
   if not quiet:
     print(report.matrix_table(results))
     print(f'results, report and pictures are in {workdir}')
