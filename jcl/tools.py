@@ -36,21 +36,28 @@ class Journal:
   """The folds of the phase under way.
 
   Attributes:
-    entries: [name, chunks done, carry] of each fold, in the order asked for.
+    entries: [name, chunks done, carry, chunks, rows a chunk] of each fold, in the order asked for.
     asked: folds asked for since the hook was (re-)entered.
   """
 
   entries: list[list] = dataclasses.field(default_factory=list)
   asked: int = 0
 
-  def next(self, name: str) -> list:
-    """The entry of the next fold, known from before a kill or new."""
+  def next(self, name: str, chunks: int, rows: int) -> list:
+    """The entry of the next fold, known from before a kill or new.
+
+    One that was finished stays so. One that was cut into other chunks, for another number of
+    devices or batch size, starts again: its carry is not that of these chunks.
+    """
     self.asked += 1
     if self.asked > len(self.entries):
-      self.entries.append([name, 0, None])
+      self.entries.append([name, 0, None, chunks, rows])
     entry = self.entries[self.asked - 1]
     if entry[0] != name:
       raise RuntimeError(f'fold {self.asked} was {entry[0]} before and is {name} now')
+    if entry[3:] != [chunks, rows]:
+      finished = entry[1] == entry[3]
+      entry[1:] = [chunks if finished else 0, entry[2] if finished else None, chunks, rows]
     return entry
 
 
@@ -104,14 +111,14 @@ class Tools:
       carry: a tree of arrays in their final shapes (None: `body` makes it from the first chunk).
       chunks: any sequence.
     """
-    entry = self.journal.next(name)
+    entry = self.journal.next(name, len(chunks), self.batch_size)
     if entry[2] is not None:
       carry = entry[2]
     for i in range(entry[1], len(chunks)):
       self.before_chunk()
       with memory_for(lambda: f'{name or "a fold"}, {self.batch_size} rows a chunk', LESS):
         carry = body(carry, chunks[i])
-      entry[1:] = i + 1, carry
+      entry[1:3] = i + 1, carry
       self.on_chunk(name, i + 1, len(chunks))
     return carry
 

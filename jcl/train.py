@@ -123,6 +123,9 @@ class Loop:
     machine, counts = found.pop('machine'), found.pop('counts')
     now = Run(**found)
     self.record.restore(now.record)
+    task, inside = divmod(now.done - 2, PHASES)
+    if self.config.checkpoint.keep_tasks and task > 0 and not inside:  # a kill may have come first
+      self.snapshots.keep(f'{task}-{self.parts.stream.tasks[task - 1].name}')
     now = now.replace(params=self._placed(now.params))
     repeated, line = self.position.restore(now.done, counts), None
     phases = 2 + PHASES * len(self.parts.stream)
