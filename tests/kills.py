@@ -224,14 +224,12 @@ def check_repeats(folder: pathlib.Path, made: Config) -> list[tuple[int, int]]:
   """How much each life repeated of the one before, which may not be more than was allowed.
 
   Returns:
-    steps and chunks that each life but the first did again.
+    steps and chunks that each life but the first did again, of those that came to an event.
   """
-  lives, most = events(folder), made.checkpoint
+  lives, most = [life for life in events(folder) if life], made.checkpoint
   repeated = []
   for before, after in itertools.pairwise(lives):
-    if not before or not after:  # killed before its first event
-      continue
-    end, again = before[-1], next(e for e in after if not e.kind.startswith('snapshot'))
+    end, again = before[-1], after[0]
     costs = end.steps - again.steps, end.chunks - again.chunks
     assert costs[0] <= most.every_steps, f'{folder}: {costs[0]} steps done twice after {end}'
     assert costs[1] <= most.every_chunks, f'{folder}: {costs[1]} chunks done twice after {end}'
