@@ -184,10 +184,13 @@ class Snapshots:
     except Exception as error:
       if processes.is_first():
         self._sweep(times=20)
-      good = f'snapshot {self.committed}' if self.committed >= 0 else 'none, so far,'
+      there = self.committed >= 0
+      good = (
+        f'snapshot {self.committed} is the last good one' if there else 'there is none before it'
+      )
       raise UserError(
-        f'{path} cannot be written: {reason(error)}; {good} is the last good one; free some space '
-        'or mend the folder, and the same command goes on from there'
+        f'{path} cannot be written: {reason(error)}; {good}; free some space or mend the folder, '
+        'and the same command goes on'
       ) from error
 
   def _unfinished(self) -> list[pathlib.Path]:

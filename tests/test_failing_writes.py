@@ -3,14 +3,17 @@
 import errno
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 import threading
 
 import pytest
+import runs
 from conftest import ROOT
+from test_launch import QUICKSTART, SMALL, call
 
-from jcl import atomic
+from jcl import atomic, experiment
 from jcl.checkpoint import MetricsLog, Snapshots, write_json, write_text
 from jcl.errors import UserError
 
@@ -149,7 +152,7 @@ def full(folder, how, reason):
     assert kind == 'UserError'
     assert line == (
       f'{folder}/checkpoints/{number} cannot be written: {reason}; snapshot 0 is the last good '
-      'one; free some space or mend the folder, and the same command goes on from there'
+      'one; free some space or mend the folder, and the same command goes on'
     )
   assert said[3:5] == [None, None]  # said once, and then no more
   for (kind, line), name in zip(said[5:], ('metrics.jsonl', 'results.json'), strict=True):
@@ -163,19 +166,42 @@ def test_a_file_that_grows_too_large_is_one_line(tmp_path):
   full(tmp_path, 'limited', 'File too large')
 
 
-def test_a_full_disk_is_one_line(tmp_path):
-  mount = ['mount', '-t', 'tmpfs', '-o', 'size=2m', 'tmpfs', str(tmp_path)]
-  if subprocess.run(mount, capture_output=True, check=False).returncode:
+@pytest.fixture
+def small_disk(tmp_path):
+  """(folder on a disk of its own, sets the size of the disk)."""
+
+  def resize(size, *options):
+    mount = ['mount', '-t', 'tmpfs', '-o', ','.join([*options, f'size={size}']), 'tmpfs']
+    return subprocess.run([*mount, str(tmp_path)], capture_output=True, check=False).returncode
+
+  if resize('2m'):
     pytest.skip('this user may not mount a small tmpfs')
-  try:
-    full(tmp_path, 'small', 'No space left on device')
-  finally:
-    subprocess.run(['umount', str(tmp_path)], check=True)
+  yield tmp_path, lambda size: resize(size, 'remount')
+  subprocess.run(['umount', str(tmp_path)], check=True)
+
+
+def test_a_full_disk_is_one_line(small_disk):
+  full(small_disk[0], 'small', 'No space left on device')
+
+
+@pytest.mark.slow
+def test_a_run_on_a_full_disk_ends_in_a_line_and_goes_on_when_there_is_space(small_disk):
+  folder, resize = small_disk
+  command = 'train', QUICKSTART + ':seq', *SMALL, f'--workdir={folder / "run"}'
+  assert resize('120k') == 0
+  done = call(*command)
+  assert done.returncode == 2
+  (line,) = done.stderr.splitlines()
+  assert line.startswith(f'error: {folder}/run/checkpoints/1 cannot be written: No space left on')
+  assert resize('8m') == 0
+  done = call(*command)
+  assert done.returncode == 0, done.stderr
+  assert 'going on from snapshot 0' in done.stdout
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, workdir):
   (tmp_path / 'checkpoints').write_text('mine')
-  wanted = 'checkpoints/0 cannot be written: File exists; none, so far, is the last good one; '
+  wanted = 'checkpoints/0 cannot be written: File exists; there is none before it; free '
   with pytest.raises(UserError, match=wanted):
     Snapshots(tmp_path).save({})
   assert (tmp_path / 'checkpoints').read_text() == 'mine'
@@ -193,6 +219,28 @@ def test_the_line_of_a_full_disk_names_the_file_and_what_to_do():
     'runs/a/metrics.jsonl: No space left on device; free some space, and the same command goes on'
   )
   assert atomic.said(FileNotFoundError(2, 'No such file', 'a.txt')) == 'a.txt: No such file'
+
+
+def test_a_finished_task_is_kept_though_a_kill_came_before_the_copy(tmp_path, monkeypatch):
+  made = runs.config('seq', checkpoint={'keep_tasks': True}, stream={'max_tasks': 2})
+  real = Snapshots.keep
+
+  def dying(snapshots, name):
+    snapshots.wait()
+    raise runs.Killed
+
+  monkeypatch.setattr(Snapshots, 'keep', dying)
+  with pytest.raises(runs.Killed):
+    runs.run(made, tmp_path)
+  assert not (tmp_path / 'tasks').exists()
+  monkeypatch.setattr(Snapshots, 'keep', real)
+  names = [f'{t.index + 1}-{t.name}' for t in experiment.assemble(made).stream.tasks]
+  runs.run(made, tmp_path)
+  assert sorted(p.name for p in (tmp_path / 'tasks').iterdir()) == names
+  for done, name in zip((6, 10), names, strict=True):  # a kept one can be gone on from
+    again = tmp_path / f'from {name}'
+    shutil.copytree(tmp_path / 'tasks' / name, again / 'checkpoints' / '0')
+    assert latest(again)['done'] == done
 
 
 # Files.
