@@ -18,7 +18,6 @@ def orbax() -> Any:
   from orbax.checkpoint import v1
 
   logging.getLogger('absl').addFilter(_is_no_echo)
-  logging.getLogger('asyncio').setLevel(logging.CRITICAL)  # futures that are left unread
   if getattr(sys.unraisablehook, 'func', None) is not _unless_late:
     sys.unraisablehook = functools.partial(_unless_late, sys.unraisablehook)
   return v1

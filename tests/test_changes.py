@@ -3,12 +3,13 @@
 import copy
 import json
 
+import jax
 import pytest
 import runs
 from test_launch import QUICKSTART, SMALL, call
 
-from jcl import changes, launch, methods
-from jcl.checkpoint import Snapshots
+from jcl import changes, experiment, launch, methods
+from jcl.checkpoint import Snapshots, by_path
 from jcl.config import Config
 from jcl.errors import UserError
 
@@ -51,6 +52,28 @@ def test_what_can_change_is_a_field():
   assert not free & {'train.seed', 'train.batch_size', 'train.epochs', 'train.trainable'}
   assert not free & {'train.clip_norm', 'train.optimizer_between_tasks', 'train.keep_best'}
   assert not {f for f in free if f.startswith('evaluate.')} - {'evaluate.batch_size'}
+
+
+def trees(made):
+  """Paths and shapes of the parameters and of the optimiser's state."""
+  parts = experiment.assemble(made)
+  params = parts.initial_params()
+  state = jax.eval_shape(parts.optimizer().init, params)
+  return {k: v.shape for tree in (params, state) for k, v in by_path(tree).items()}
+
+
+def test_what_can_change_leaves_parameters_and_state_as_they_are(made):
+  """A leaf of another path would start afresh, silently."""
+  wanted = trees(made)
+  others = {
+    'train__fsdp': True, 'train__microbatches': 2, 'evaluate__batch_size': 3,
+    'backbone__remat': True, 'train__learning_rate': 0.0, 'train__head_learning_rate': 0.5,
+    'train__adapter_learning_rate': 0.5, 'train__weight_decay': 0.0,
+  }  # fmt: skip
+  assert {f.replace('__', '.') for f in others} >= set(changes.ROUNDING) - {'backbone.attention'}
+  for field, value in others.items():
+    assert trees(other(made, **{field: value})) == wanted, field
+  assert trees(other(made, train__clip_norm=0.0)) != wanted  # hence it is none of them
 
 
 def test_without_the_flag_a_difference_is_refused_and_the_flag_is_named(made, workdir):

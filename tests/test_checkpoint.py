@@ -165,7 +165,8 @@ def test_a_truncated_or_missing_file_is_noticed_whichever_it_is(written, workdir
     good = (folder / name).read_bytes()
     for length in {0, len(good) // 2} if good else ():
       (folder / name).write_bytes(good[:length])
-      noticed(workdir, written[1], name)
+      how = 'is damaged' if name == 'snapshot.json' else f'has {length} bytes and had {len(good)}'
+      noticed(workdir, written[1], f'{name} {how}')
     (folder / name).unlink()
     if name == 'snapshot.json':  # then it was never finished
       equal(written[1][1], latest(workdir)[0])

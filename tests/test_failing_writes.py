@@ -237,6 +237,7 @@ def test_a_finished_task_is_kept_though_a_kill_came_before_the_copy(tmp_path, mo
   names = [f'{t.index + 1}-{t.name}' for t in experiment.assemble(made).stream.tasks]
   runs.run(made, tmp_path)
   assert sorted(p.name for p in (tmp_path / 'tasks').iterdir()) == names
+  runs.run(made, tmp_path)  # and once more, over what is there
   for done, name in zip((6, 10), names, strict=True):  # a kept one can be gone on from
     again = tmp_path / f'from {name}'
     shutil.copytree(tmp_path / 'tasks' / name, again / 'checkpoints' / '0')

@@ -11,8 +11,9 @@ import pytest
 import runs
 from conftest import ROOT, TESTS
 
-from jcl import experiment
+from jcl import experiment, processes
 from jcl.checkpoint import Snapshots
+from jcl.reopened import Reopened
 from jcl.tools import Journal
 
 # Sums over devices are taken in another order: 1e-7 of a gradient, which Adam's division by its
@@ -105,6 +106,45 @@ def test_it_says_that_it_is_within_rounding(folder):
     for field, value in changes.items():
       assert any(x.startswith(f'changed: {field} was') and f'is {value}, from' in x for x in lines)
   assert any('within rounding' in x for x in said['sharded'])  # the same devices, another layout
+
+
+# Another machine, another snapshot.
+
+
+@pytest.fixture
+def finished(tmp_path):
+  """-> the config and the workdir of a run of one task."""
+  made = runs.config('seq', stream={'max_tasks': 1}, train={'epochs': 1})
+  runs.run(made, tmp_path)
+  return made, tmp_path
+
+
+def test_a_snapshot_of_another_jax_is_gone_on_from_and_it_is_said(finished, monkeypatch):
+  made, workdir = finished
+  loop = runs.Loop(experiment.assemble(made), workdir, quiet=True)
+  lines = []
+  monkeypatch.setattr(loop, 'say', lines.append)
+  older = {**processes.machine(loop.tools.mesh), 'jax': '0.0.1'}
+  monkeypatch.setattr(processes, 'machine', lambda mesh: older)
+  loop._save(loop._start())
+  loop.snapshots.wait()
+  lines.clear()
+  monkeypatch.undo()
+  again = runs.Loop(experiment.assemble(made), workdir, quiet=True)
+  monkeypatch.setattr(again, 'say', lines.append)
+  assert again.run()['finished']
+  said = next(line for line in lines if 'within rounding' in line)
+  assert "'jax': '0.0.1'" in said
+  assert f"'jax': '{jax.__version__}'" in said
+
+
+def test_a_run_that_is_opened_again_says_which_snapshot_it_could_not_use(finished, capsys):
+  made, workdir = finished
+  (workdir / 'checkpoints' / '1' / 'run' / '_METADATA').unlink()
+  assert Reopened(made, workdir).now.done == 2
+  wanted = 'snapshot 1 cannot be used (run/_METADATA is missing): going back to the one before\n'
+  assert capsys.readouterr().err == wanted
+  assert (workdir / 'checkpoints' / '1').is_dir()
 
 
 # Chunks.
