@@ -15,7 +15,7 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from jcl import atomic, changes, methods, processes
+from jcl import atomic, changes, lock, methods, processes
 from jcl.changes import ABSENT, words
 from jcl.checkpoint import write_json, write_text
 from jcl.config import Config
@@ -213,13 +213,23 @@ def open_workdir(
     allowed: names of the fields in which it may differ from the run that is there.
     say: takes a line about each that does.
   """
-  workdir, changed = _checked(path, config, allowed)
+  workdir = check_workdir(path, config, allowed)
   processes.meet('workdir checked')
-  kept = workdir / 'config.json'
-  if processes.is_first() and not kept.exists():
+  if processes.is_first():
     workdir.mkdir(parents=True, exist_ok=True)
+    with lock.held(workdir):  # two runs that begin at once are not to write over each other
+      _mark(path, config, allowed, say)
+  processes.meet('workdir made')
+  return workdir
+
+
+def _mark(path: str, config: Config, allowed: Collection[str], say: Callable[[str], None]) -> None:
+  """Writes the config of a new run, or what changes in that of an old one."""
+  workdir, changed = _checked(path, config, allowed)
+  kept = workdir / 'config.json'
+  if not kept.exists():
     write_json(kept, plain(config))
-  elif processes.is_first() and changed:
+  elif changed:
     line = {
       'time': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
       'snapshot': newest(workdir / 'checkpoints'),
@@ -232,8 +242,6 @@ def open_workdir(
     for field, pair in changed.items():
       exactly = ': within rounding, not bit for bit' if field in changes.ROUNDING else ''
       say(f'changed: {words(field, *pair)}, from snapshot {line["snapshot"]} on{exactly}')
-  processes.meet('workdir made')
-  return workdir
 
 
 def check_workdir(path: str, config: Config, allowed: Collection[str] = ()) -> pathlib.Path:
@@ -257,7 +265,7 @@ def _checked(
       raise UserError(f'{kept} is not JSON; give another --workdir') from None
     defaults = plain(Config(method=methods.settings(methods.name_of(config.method))))
     return workdir, changes.check(found, plain(config), defaults, allowed, workdir)
-  if workdir.is_file() or (workdir.exists() and any(workdir.iterdir())):
+  if workdir.is_file() or (workdir.exists() and {p.name for p in workdir.iterdir()} - {lock.LOCK}):
     raise UserError(f'{workdir} is not empty and holds no run; give another --workdir')
   return workdir, {}
 

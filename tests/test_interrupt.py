@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import runs
 from test_launch import QUICKSTART, ROOT, SMALL
@@ -131,6 +132,30 @@ def test_snapshots_come_by_minutes_too(tmp_path):
   loop.snapshots.close()
   assert Snapshots(tmp_path / 'run').latest()['step'] == 2
   assert config('seq').checkpoint.every_minutes == 15
+
+
+@pytest.mark.parametrize('every', [1, 2, 5])
+def test_a_slow_disk_makes_no_kill_dearer(every, tmp_path):
+  """Whenever it struck: what is sealed is never further behind than the settings say."""
+  made = config('seq', every_steps=every, every_chunks=every)
+  made.train.epochs, made.evaluate.every_epochs = 4, 1
+  begun, sealed, behind, beside = [], [(0, 0)], [], []
+
+  def announce(event):
+    if event.kind == 'snapshot renamed':
+      time.sleep(0.05)  # where it is written
+    if event.kind == 'snapshot committed':
+      sealed.append(begun[len(sealed) - 1])
+    behind.append(np.subtract((event.steps, event.chunks), sealed[-1]))
+    if event.kind == 'snapshot begun':
+      begun.append((event.steps, event.chunks))
+    beside.append(event.kind == 'step' and len(begun) >= len(sealed))
+
+  parts = experiment.assemble(made)
+  runs.Loop(parts, tmp_path, quiet=True, announce=announce).run()
+  assert every - 1 <= np.max(behind, 0).max() <= every
+  assert any(beside) == (every > 1)  # one step goes on while another's snapshot is written
+  assert len(begun) == len(sealed) - 1 > 12 // every
 
 
 @pytest.mark.parametrize('field', ['every_chunks', 'every_minutes'])
