@@ -230,6 +230,16 @@ def test_refused_settings(field, value):
     build(stream(task()), config)
 
 
+def test_no_class_loses_all_its_training_examples():
+  both = ('one', 'a'), ('two', 'b'), ('three', 'a')
+  raw = stream(task(train=rows('train', *both), test=rows('test', ('four', 'a'), ('five', 'b'))))
+  with pytest.raises(UserError, match=r"max_train_per_task is 1.* task 'first' .*at least 2"):
+    build(raw, StreamConfig(max_train_per_task=1))
+  made = build(raw, StreamConfig(max_train_per_task=2))
+  assert [e.answer for e in made.tasks[0].train] == ['a', 'b']
+  assert len(build(raw, StreamConfig(max_train_per_task=1), targets=False).tasks[0].train) == 1
+
+
 def test_an_unknown_stream_is_refused_with_the_names():
   with pytest.raises(UserError, match=r"stream\.name is 'clinc'.*synthetic, files, clinc150"):
     load(StreamConfig(name='clinc'))

@@ -99,7 +99,7 @@ def build(
     tasks = without_overlap(tasks)
   if need_dev:
     tasks = carved(tasks, config.dev_fraction)
-  tasks = sliced(tasks, config)
+  tasks = sliced(tasks, config, targets)
   if not targets:
     tasks = [without_targets(task) for task in tasks]
   return assembled(raw.name, tasks, template, counts)
@@ -314,11 +314,20 @@ def carved(tasks: Sequence[RawTask], fraction: float) -> list[RawTask]:
   return result
 
 
-def sliced(tasks: Sequence[RawTask], config: StreamConfig) -> list[RawTask]:
-  """The first tasks, and of each as many examples as the settings allow."""
+def sliced(tasks: Sequence[RawTask], config: StreamConfig, targets: bool = True) -> list[RawTask]:
+  """The first tasks, and of each as many examples as the settings allow.
+
+  Raises:
+    UserError: a class would lose all its training examples (where rows have targets).
+  """
   result = []
   for task in tasks[: config.max_tasks or None]:
     classes = classes_of(task.train)
+    if targets and 0 < config.max_train_per_task < len(classes):
+      raise UserError(
+        f'stream.max_train_per_task is {config.max_train_per_task}, which leaves classes of task '
+        f'{task.name!r} without a training example: give at least {len(classes)}, or 0 for all'
+      )
     train = in_turn(task.train, classes, config.max_train_per_task)
     dev, test = (in_turn(s, classes, config.max_test_per_task) for s in (task.dev, task.test))
     result.append(task._replace(train=train, dev=dev, test=test))
