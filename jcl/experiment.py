@@ -1,6 +1,7 @@
 """From settings to the parts of a run: stream, text, backbone, method, tools."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -8,7 +9,7 @@ import jax
 import numpy as np
 import optax
 
-from jcl import losses, methods, optimizer, parallel, partition, streams
+from jcl import doctor, losses, methods, optimizer, parallel, partition, streams
 from jcl.adversarial import adversarial
 from jcl.backbones import Backbone, heads
 from jcl.backbones.decoder_config import DecoderConfig, from_scratch, with_settings
@@ -64,6 +65,11 @@ class Experiment:
     if self.weights is not None:
       return jax.tree.map(np.asarray, self.weights)
     return jax.jit(self.backbone.init)(self.tools.key('init'))
+
+  @functools.cached_property
+  def checkup(self) -> doctor.Checkup:
+    """What the run will read and hold, counted once."""
+    return doctor.checkup(self)
 
   @property
   def loss_fn(self) -> Callable:
@@ -236,7 +242,7 @@ def _longest_answer(text: Text, stream: Stream) -> int:
   longest = text.reserve = max(text.answer_length(e) for e in examples)
   text.cut.clear()
   for example in examples:
-    text.prompt(example)
+    text.rows(example)
   return longest
 
 

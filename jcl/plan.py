@@ -6,9 +6,7 @@ of shapes and shardings alone: XLA says what its temporaries take, and jcl.flops
 
 import copy
 import dataclasses
-import json
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -16,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jcl import batch as batches
-from jcl import experiment, flops, methods, parallel
+from jcl import doctor, experiment, flops, methods, parallel, sections
 from jcl.backbones.decoder_config import from_scratch, with_settings
 from jcl.backbones.models import backbone_of
 from jcl.backbones.tokenizer import add_tokens, word_tokenizer
@@ -24,30 +22,14 @@ from jcl.backbones.vocabulary import grown
 from jcl.config import BackboneConfig, Config
 from jcl.errors import UserError
 from jcl.experiment import Experiment
-from jcl.report import aligned
+from jcl.rehearsal import Rehearsal, device_bytes, resident, short
+from jcl.sections import Section
 from jcl.streams.feed import Feed
 from jcl.streams.stream import Example, Plan, Stream, Task
 from jcl.streams.text import Text, added_tokens
 from jcl.tools import Tools
 
-
-@dataclasses.dataclass(frozen=True)
-class Section:
-  """One part of the page.
-
-  Attributes:
-    name: its key in JSON.
-    title: its heading.
-    values: what it says, as JSON has it.
-    rows: the same as cells of a table, the first row its header.
-    notes: lines below the table.
-  """
-
-  name: str
-  title: str
-  values: dict[str, Any]
-  rows: Sequence[Sequence[str]]
-  notes: Sequence[str] = ()
+NEED_TEXT = ['rows', 'tokens', 'disk', 'warnings']  # sections
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +66,9 @@ class Outline:
     return self.state.get('teacher', self.fixed[2])
 
 
-def page(config: Config, devices: int, tokens: int = 0, targets: int = 0) -> list[Section]:
+def page(
+  config: Config, devices: int, tokens: int = 0, targets: int = 0, workdir: str | None = None
+) -> list[Section]:
   """The sections of a plan.
 
   Args:
@@ -93,27 +77,24 @@ def page(config: Config, devices: int, tokens: int = 0, targets: int = 0) -> lis
     tokens: a row; 0: the stream is read and its largest batch taken. Otherwise neither text nor
       tokenizer need be there, config.json is enough.
     targets: a row, with `tokens`; 0: every token is one.
+    workdir: that it would be written to, whose room is looked at; None: no machine is meant.
 
   Raises:
-    UserError: for settings or files that cannot be used.
+    UserError: for settings or files that cannot be used, or a stream that cannot be learned.
   """
   now = outline(config, parallel.make_mesh(devices), tokens, targets)
-  return [assumed(now), memory(now), operations(now)]
-
-
-def as_text(sections: Sequence[Section]) -> str:
-  """The page for the terminal."""
-  return '\n\n'.join('\n'.join([s.title, aligned(s.rows), *s.notes]) for s in sections)
-
-
-def as_json(sections: Sequence[Section]) -> str:
-  """The page as one JSON object, a key a section."""
-  return json.dumps({s.name: s.values for s in sections}, indent=2)
+  if _is_textless(config, tokens):
+    return [assumed(now, left_out=True), memory(now), operations(now)]
+  parts = now.parts
+  doctor.refuse(parts)
+  read = [sections.rows(parts), sections.tokens(parts)]
+  held = [memory(now, parts.checkup.footprint.device), sections.disk(parts, workdir)]
+  return [assumed(now), *read, *held, operations(now), sections.warnings(parts, workdir)]
 
 
 def outline(config: Config, mesh: Mesh, tokens: int = 0, targets: int = 0) -> Outline:
   """The first step of a run; see `page`."""
-  parts = _parts(config, mesh, textless=bool(tokens and config.backbone.path))
+  parts = _parts(config, mesh, textless=_is_textless(config, tokens))
   whole = jax.eval_shape(parts.backbone.init, jax.random.key(0))
   task, plan, whole, teacher = _first_task(parts, whole)
   if tokens:
@@ -138,6 +119,11 @@ def outline(config: Config, mesh: Mesh, tokens: int = 0, targets: int = 0) -> Ou
     (put(frozen), parallel.outline(masks, mesh), put(teacher)),
     parallel.outline(empty, mesh, parallel.ROWS),
   )  # fmt: skip
+
+
+def _is_textless(config: Config, tokens: int) -> bool:
+  """Whether neither stream nor tokenizer is read."""
+  return bool(tokens and config.backbone.path)
 
 
 def _parts(config: Config, mesh: Mesh, textless: bool) -> Experiment:
@@ -190,12 +176,13 @@ def _textless(config: Config, mesh: Mesh) -> Experiment:
 def _first_task(parts: Experiment, params: Any) -> tuple[Task, Plan, Any, Any]:
   """-> the first task that trains, its plan, and as shapes the params and the teacher it has."""
   found: dict[str, Any] = {}
+  tools = Rehearsal(parts.tools)
 
   def go(params):
-    memory = parts.method.init(params, parts.stream, parts.tools)
+    memory = parts.method.init(params, parts.stream, tools)
     for task in parts.stream.tasks:
-      parts.tools.current = task.index
-      memory, params = parts.method.before_task(memory, params, task, parts.tools)
+      parts.tools.current = tools.current = task.index
+      memory, params = parts.method.before_task(memory, params, task, tools)
       found.update(task=task, plan=parts.method.plan(memory, task))
       if found['plan'].new:
         break
@@ -227,8 +214,8 @@ def _given_shape(parts: Experiment, tokens: int, targets: int) -> batches.Shape:
   )
 
 
-def assumed(now: Outline) -> Section:
-  """Model, devices and batch that the other sections are about."""
+def assumed(now: Outline, left_out: bool = False) -> Section:
+  """Model, devices and batch that the other sections are about; `left_out`: some need text."""
   parts, train, shape = now.parts, now.parts.config.train, now.shape
   devices, config = parts.tools.mesh.size, parts.decoder_config
   blocks = devices * train.microbatches
@@ -258,29 +245,31 @@ def assumed(now: Outline) -> Section:
      f'in {blocks} blocks (devices × microbatches)'],
     ['from', now.source],
   ]  # fmt: skip
-  width = max(len(row[1]) for row in rows)
-  return Section('assumed', 'assumed', values, [[a, b.ljust(width)] for a, b in rows])
+  width, notes = max(len(row[1]) for row in rows), []
+  if left_out:
+    values['left_out'] = NEED_TEXT
+    notes = [f'left out, for they need the text: {", ".join(NEED_TEXT)}; run it without --tokens']
+  return Section('assumed', 'assumed', values, [[a, b.ljust(width)] for a, b in rows], notes)
 
 
-def memory(now: Outline) -> Section:
-  """Bytes on each device while a step runs."""
+def memory(now: Outline, largest: dict[str, int] | None = None) -> Section:
+  """Bytes on each device while a step runs.
+
+  Args:
+    now: the first step.
+    largest: `Footprint.device`, that of the task which takes most; None: not known.
+  """
   train = now.parts.config.train
   stats = now.parts.train_step().lower(*now.arguments).compile().memory_analysis()
   # Results that do not take the place of donated arguments stand beside the temporaries.
   beside = stats.output_size_in_bytes - stats.alias_size_in_bytes
   temporaries = stats.temp_size_in_bytes + beside
-  kept = [now.state['params'], now.teacher]  # frozen ones are not copied
-  if train.optimizer_between_tasks == 'carried':
-    kept.append(now.state['optimizer'])
-  trees = {
-    'parameters': (now.state['params'], now.fixed[0]),
-    'gradients': now.state['params'],
-    'optimizer': now.state['optimizer'],
-    'teacher': now.teacher,
-    'batch': now.batch,
-    'start_of_task': kept,
-  }
-  values: dict[str, Any] = {name: _bytes(tree) for name, tree in trees.items()}
+  state, carried = now.state, train.optimizer_between_tasks == 'carried'
+  held = resident(
+    (state['params'], now.fixed[0]), state['params'], state['optimizer'], now.teacher, carried
+  )
+  trees = {**held, 'batch': now.batch}
+  values: dict[str, Any] = {name: device_bytes(tree) for name, tree in trees.items()}
   values['activations'] = max(temporaries - values['gradients'], 0)
   values['total'] = sum(values.values())
   whole = {name: _elements(tree, size=True) for name, tree in trees.items()}
@@ -291,15 +280,21 @@ def memory(now: Outline) -> Section:
   }  # fmt: skip
   rows = [['', 'bytes', '', 'unsharded']]
   for name, words in names.items():
-    unsharded = _short(whole[name], 'B') if name in whole else '·'
-    rows.append([words, f'{values[name]:,}', _short(values[name], 'B'), unsharded])
+    unsharded = short(whole[name], 'B') if name in whole else '·'
+    rows.append([words, f'{values[name]:,}', short(values[name], 'B'), unsharded])
   notes = [
     'start of the task: what trains, and the teacher, as the loop keeps them until it is done',
     "gradients and activations: temporaries as XLA's CPU compiler lays them out; a GPU's differ",
   ]
   if now.parts.decoder_config.dtype != 'float32':
     notes.append('it does much of bfloat16 in float32, which makes the activations the larger')
-  values = {'per_device': values, 'unsharded': whole}
+  first = sum(values[name] for name in held)
+  if largest is not None and largest['total'] > first:
+    notes.append(
+      f'in the task that takes most all but batch and activations is {short(largest["total"], "B")}'
+      f' ({short(first, "B")} here), with what the memory of the method keeps on a device'
+    )
+  values = {'per_device': values, 'unsharded': whole, 'largest_task': largest}
   return Section('memory', 'bytes on each device', values, rows, notes)
 
 
@@ -311,7 +306,7 @@ def operations(now: Outline) -> Section:
   # On the loss alone no gradient depends: what is left of the step is its forward pass.
   forward = flops.count(lambda *args: train_step(*args)[1]['loss'], *now.arguments).mapped
   # Outside the mapped part all is elementwise: a device computes what it holds of the leaves.
-  held = _bytes(now.state['params']) / _elements(now.state['params'], size=True)
+  held = device_bytes(now.state['params']) / _elements(now.state['params'], size=True)
   device = {
     'forward': forward,
     'backward': step.mapped - forward,
@@ -324,11 +319,11 @@ def operations(now: Outline) -> Section:
   names = {'optimizer': 'optimiser and penalties'}
   rows = [['', 'all devices', '', 'each device', '']]
   for name in device:
-    both = [c for v in (every[name], device[name]) for c in (f'{v:,.0f}', _short(v, 'FLOP'))]
+    both = [c for v in (every[name], device[name]) for c in (f'{v:,.0f}', short(v, 'FLOP'))]
     rows.append([names.get(name, name), *both])
   notes = [
     "XLA's cost of every operation times the turns of the loops that it stands in, padding too",
-    f'6 · parameters · tokens = {_short(simple, "FLOP")}, of which the total is '
+    f'6 · parameters · tokens = {short(simple, "FLOP")}, of which the total is '
     f'{every["total"] / simple:.2f}',
   ]
   if now.parts.config.backbone.remat:
@@ -337,25 +332,7 @@ def operations(now: Outline) -> Section:
   return Section('flops', 'floating-point operations of a step', values, rows, notes)
 
 
-def _bytes(tree: Any) -> int:
-  """That one device holds of a tree of shapes with shardings."""
-  held = lambda x: math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
-  return sum(map(held, jax.tree.leaves(tree)))
-
-
 def _elements(tree: Any, size: bool = False) -> int:
   """Numbers in a tree of shapes; with `size` their bytes."""
   leaves = jax.tree.leaves(tree)
   return sum(math.prod(x.shape) * (x.dtype.itemsize if size else 1) for x in leaves)
-
-
-def _short(number: float, unit: str = '') -> str:
-  """'32.1 GB': three digits and a power of a thousand."""
-  for power, prefix in ((15, 'P'), (12, 'T'), (9, 'G'), (6, 'M'), (3, 'k')):
-    if number >= 0.9995 * 10**power:
-      return f'{_three(number / 10**power)} {prefix}{unit}'
-  return f'{number:.0f} {unit}'.rstrip()
-
-
-def _three(number: float) -> str:
-  return f'{number:.{max(0, 2 - int(math.log10(max(number, 1))))}f}'

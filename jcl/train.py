@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jcl import doctor, guards, lock, parallel, partition, processes
 from jcl import evaluate as evaluation
-from jcl import guards, lock, parallel, partition, processes
 from jcl.checkpoint import MetricsLog, Snapshots, by_path
 from jcl.errors import UserError
 from jcl.experiment import Experiment
@@ -116,7 +116,9 @@ class Loop:
     for line in self.snapshots.said:
       self.say(line)
     if found is None:
-      self.say(summary(self.parts))
+      for line in doctor.opening(self.parts, self.workdir):
+        self.say(line)
+      self.record.take(self.tools, self.clock)
       return Run(self._placed(self.parts.initial_params()), record=self.record.state())
     self.tools.journal = Journal([list(e) for e in found.pop('journal')])
     self.tools.generated = found.pop('generated', 0)
@@ -386,29 +388,6 @@ def between(most: int) -> int:
   One is written while the work goes on, so a kill may go back to the one before it.
   """
   return max(most // 2, 1)
-
-
-def summary(parts: Experiment) -> str:
-  """What is about to be learned, in one line."""
-  stream = parts.stream
-  if parts.score == 'log_perplexity':
-    count = lambda split: sum(getattr(t, split).targets for t in stream.tasks)
-    what = f'{count("train"):,} training and {count("test"):,} test tokens'
-    cut = f'blocks of {parts.text.max_length} tokens'
-  else:
-    count = lambda split: sum(len(getattr(t, split)) for t in stream.tasks)
-    what = (
-      f'{len(stream.classes)} classes, {count("train")} training and {count("test")} test examples'
-    )
-    cut = f'{len(parts.text.cut)} inputs cut'
-  leaves = jax.tree.leaves(jax.eval_shape(parts.backbone.init, jax.random.key(0)))
-  params = sum(math.prod(leaf.shape) for leaf in leaves)
-  return (
-    f'{stream.name}: {len(stream)} tasks, {what} ({cut}, {sum(stream.overlap.values())} test texts '
-    f'stand in train too); '
-    f'{params / 1e6:.2f} million parameters on {parts.tools.mesh.size} '
-    f'{jax.devices()[0].platform} device(s)'
-  )
 
 
 def train(parts: Experiment, workdir: pathlib.Path, quiet: bool = False) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def run() -> None:
       'score in common; give --config.scenario=cpt'
     )
   launch.use_compile_cache()
-  from jcl import experiment, processes, report, train
+  from jcl import doctor, experiment, processes, report, train
 
   runs, allowed = [], flags.FLAGS.allow_config_change
   for name, base in zip(names, bases, strict=True):
@@ -55,6 +55,7 @@ def run() -> None:
     if processes.is_first():
       print(f'[{number + 1}/{len(runs)}] {name}, seed {seed}', flush=True)
     parts = experiment.assemble(config)
+    doctor.refuse_new(parts, workdir / f'{name}-{seed}')
     folder = launch.open_workdir(str(workdir / f'{name}-{seed}'), config, allowed, print)
     results.append(train.train(parts, folder))
   if not processes.is_first():

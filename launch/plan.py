@@ -1,9 +1,10 @@
-"""Says what a run would cost on each device, in bytes and operations; allocates and trains nothing.
+"""Says what a run would read and take, in rows, tokens, bytes and operations, and what is wrong.
 
     python launch/plan.py --config=configs/clinc150.py:lamol --devices=8 --config.train.fsdp=true
 
-Without --tokens the batch is the largest of the run's own stream. With --tokens=T a folder that
-holds nothing but a config.json will do for --config.backbone.path.
+Nothing is trained and no parameter allocated. Without --tokens the batch is the largest of the
+run's own stream. With --tokens=T a folder that holds nothing but a config.json will do for
+--config.backbone.path; what needs the text is then left out. With --workdir the room there counts.
 """
 
 from absl import flags
@@ -25,10 +26,10 @@ def run() -> None:
     raise UserError('--targets goes with --tokens; without it the stream has its own')
   launch.use_fake_devices(given.devices)
   launch.use_compile_cache()
-  from jcl import plan
+  from jcl import plan, sections
 
-  sections = plan.page(config, given.devices, given.tokens, given.targets)
-  print((plan.as_json if given.json else plan.as_text)(sections))
+  page = plan.page(config, given.devices, given.tokens, given.targets, given.workdir)
+  print((sections.as_json if given.json else sections.as_text)(page))
 
 
 if __name__ == '__main__':

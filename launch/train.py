@@ -18,9 +18,10 @@ def run() -> None:
   """Trains, then prints the accuracy matrix."""
   config, workdir = launch.read_config(), launch.required('workdir')
   launch.use_compile_cache()
-  from jcl import experiment, processes, report, train
+  from jcl import doctor, experiment, processes, report, train
 
   parts = experiment.assemble(config)
+  doctor.refuse_new(parts, workdir)
   quiet = flags.FLAGS.quiet or not processes.is_first()
   say = (lambda line: None) if quiet else print
   folder = launch.open_workdir(workdir, config, flags.FLAGS.allow_config_change, say)

@@ -5,6 +5,7 @@ import gc
 import json
 import os
 import pathlib
+import re
 import resource
 import subprocess
 import sys
@@ -15,8 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import runs
+import test_elder
 
-from jcl import experiment, flops, methods, parallel, plan
+from jcl import experiment, flops, methods, parallel, plan, sections
 from jcl.config import Config, TrainConfig
 from jcl.errors import UserError
 from jcl.methods import Method
@@ -55,7 +57,7 @@ def config(path: str, method: str = 'seq', **train) -> Config:
 
 def values(made: Config, tokens: int = 16, **more) -> dict:
   """The page of one device as JSON has it."""
-  return json.loads(plan.as_json(plan.page(made, 1, tokens, **more)))
+  return json.loads(sections.as_json(plan.page(made, 1, tokens, **more)))
 
 
 def call(*arguments: str) -> subprocess.CompletedProcess:
@@ -240,6 +242,81 @@ def test_a_batch_is_that_of_the_stream_or_the_one_given(tmp_path):
 def test_what_cannot_be_planned_is_said(changes, tokens, targets, message, tmp_path):
   with pytest.raises(UserError, match=message):
     plan.page(config(folder(tmp_path, SMALL, **changes)), 1, tokens, targets)
+
+
+def test_the_page_says_what_the_stream_holds_and_what_a_run_leaves(tmp_path):
+  made = runs.config('ewc', stream={'max_test_per_task': 3}, checkpoint={'keep_tasks': True})
+  page = plan.page(made, 1, workdir=str(tmp_path))
+  said, text = json.loads(sections.as_json(page)), sections.as_text(page)
+  assert list(said) == ['assumed', 'rows', 'tokens', 'memory', 'disk', 'flops', 'warnings']
+  parts = experiment.assemble(made)
+  splits = [(t.name, name) for t in parts.stream.tasks for name in ('train', 'dev', 'test')]
+  for section in ('rows', 'tokens'):
+    assert [(s['task'], s['split']) for s in said[section]['splits']] == splits
+  assert [s['rows'] for s in said['rows']['splits']] == [40, 3, 3] * 3
+  assert said['rows']['splits'][2] == {
+    'task': splits[2][0], 'split': 'test', 'rows': 3, 'classes': 3, 'cut': 0, 'cut_percent': 0.0,
+    'repeated': 0, 'leaked': 0, 'elsewhere': 0, 'conflicting': 0,
+  }  # fmt: skip
+  tokens = sum(len(row.tokens) for e in parts.stream.tasks[0].train for row in parts.text.rows(e))
+  assert said['tokens']['splits'][0]['tokens'] == tokens
+  assert re.search(f'{splits[0][0]}, train +{tokens} +{tokens / 40:.1f} ', text)
+  size = parts.checkup.footprint
+  disk = said['disk']
+  assert disk.pop('free') > 1e6
+  assert disk == {
+    'snapshot': size.snapshot, 'snapshots': 3, 'kept': size.kept, 'total': size.disk,
+    'rehearsed': True,
+  }  # fmt: skip
+  assert said['memory']['largest_task'] == size.device
+  (line,) = said['warnings']['lines']
+  assert line.startswith('25.0 % (3 of 12) classes have no test row')
+  for heading in ('rows', 'tokens', 'bytes on disk', 'warnings', 'bytes on each device'):
+    assert heading in text.splitlines()
+  assert line in text
+  assert 'free' not in sections.as_text(plan.page(runs.config('seq'), 1))
+
+
+def test_of_raw_text_the_page_has_blocks_and_tokens(tmp_path):
+  made = runs.config('pretrain', stream={'cache': str(tmp_path)})
+  page = plan.page(made, 1)
+  said = json.loads(sections.as_json(page))
+  blocks, tokens = said['rows']['splits'][0], said['tokens']['splits'][0]
+  assert set(blocks) == {'task', 'split', 'rows'}
+  assert blocks['rows'] == -(-tokens['tokens'] // 48)
+  assert 'rows are blocks of 48 tokens' in sections.as_text(page)
+
+
+def test_without_text_the_page_says_what_is_left_out(tmp_path):
+  page = plan.page(config(folder(tmp_path, SMALL)), 1, 16)
+  said = json.loads(sections.as_json(page))
+  assert list(said) == ['assumed', 'memory', 'flops']
+  assert said['assumed']['left_out'] == ['rows', 'tokens', 'disk', 'warnings']
+  assert 'left out, for they need the text: rows, tokens, disk' in sections.as_text(page)
+
+
+def test_a_stream_that_cannot_be_learned_is_refused_before_anything_is_compiled(monkeypatch):
+  def refused(parts):
+    raise UserError('as it is')
+
+  monkeypatch.setattr(plan.doctor, 'refuse', refused)
+  monkeypatch.setattr(plan, 'memory', lambda *_: pytest.fail('compiled'))
+  with pytest.raises(UserError, match='as it is'):
+    plan.page(runs.config('seq'), 1)
+
+
+@pytest.mark.parametrize('cache_mb', [0, 2048])
+def test_another_model_that_teaches_is_planned(cache_mb, tmp_path):
+  """Whether it runs in the step or its states come with the batch."""
+  made = test_elder.config(test_elder.written(tmp_path / 'large'))
+  made.method.teacher_cache_mb = cache_mb
+  now = plan.outline(made, parallel.make_mesh(1))
+  states = {'teacher_hidden': (now.shape.targets, test_elder.WIDE)} if cache_mb else {}
+  assert {name: x.shape for name, x in now.batch.fields.items()} == states
+  parts = experiment.assemble(made)
+  whole = jax.tree.map(np.shape, parts.method.init({}, parts.stream, parts.tools)['teacher'])
+  assert jax.tree.map(lambda x: x.shape, now.teacher) == whole
+  assert plan.memory(now).values['per_device']['teacher'] > 0
 
 
 def test_attention_of_a_gpu_is_planned_as_its_plain_form_or_refused(tmp_path):

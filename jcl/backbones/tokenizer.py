@@ -81,6 +81,14 @@ def add_tokens(tokenizer: Tokenizer, tokens: Sequence[str]) -> list[int]:
   return [tokenizer.token_to_id(token) for token in tokens]
 
 
+def unknown_id(tokenizer: Tokenizer) -> int | None:
+  """The id of what the tokenizer does not know; None: it knows all, as at the level of bytes."""
+  if isinstance(tokenizer.model, tokenizers.models.Unigram):
+    return json.loads(tokenizer.to_str())['model']['unk_id']
+  token = getattr(tokenizer.model, 'unk_token', None)
+  return tokenizer.token_to_id(token) if token else None
+
+
 def size(tokenizer: Tokenizer) -> int:
   """V, real token ids: the greatest id and one, added tokens included."""
   return max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1

@@ -83,6 +83,10 @@ class Settings:
       UserError: naming the field.
     """
 
+  def most(self, stream: Any) -> int:
+    """Examples whose states or logits its tables can come to hold; 0: it has no tables."""
+    return 0
+
   def check_run(self, scenario: str, tools: Any) -> None:
     """Refuses settings that do not go with the stream, the text or the backbone of a run.
 

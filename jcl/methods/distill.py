@@ -22,6 +22,10 @@ class Distill(methods.Settings):
   holds_tree: ClassVar = True
   neutral: ClassVar = {'alpha': 0.0}
 
+  def most(self, stream: Any) -> int:
+    """Examples of the largest task."""
+    return max(len(task.train) for task in stream.tasks)
+
   def check(self) -> None:
     """Refuses values out of their range."""
     methods.not_negative(self, 'teacher_cache_mb')
@@ -46,8 +50,8 @@ def distill(backbone, settings: Distill, elder: teacher.Elder | None = None) -> 
     return {'ce': (ce_M, True), 'kd': (kd_M, teacher.knows(batch))}
 
   def init(params, stream, tools):
-    examples = max(len(task.train) for task in stream.tasks)
-    return teacher.start(theirs, knowing(params), tools, examples, settings.teacher_cache_mb)
+    most, cache_mb = settings.most(stream), settings.teacher_cache_mb
+    return teacher.start(theirs, knowing(params), tools, most, cache_mb)
 
   def before_task(memory, params, task, tools):
     looked_at = task.train if task.index or elder else ()

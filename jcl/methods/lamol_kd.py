@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from jcl import losses, methods
 from jcl.memory import pseudo, teacher
@@ -20,6 +20,10 @@ class LamolKd(Lamol):
   published_kd_mask: bool = False  # distil one position later: no first token, but beyond eos
   holds_tree: ClassVar = True
 
+  def most(self, stream: Any) -> int:
+    """Pseudo samples before the largest task."""
+    return int(self.gamma * max(len(task.train) for task in stream.tasks))
+
   def check(self) -> None:
     """Refuses values out of their range."""
     super().check()
@@ -31,10 +35,9 @@ class LamolKd(Lamol):
 def lamol_kd(backbone, settings: LamolKd) -> methods.Method:
   """CE(new QA) + lambda_gen·CE(new GEN) + distill_weight·(KD(old QA) + lambda_gen·KD(old GEN))."""
   s, later = settings, int(settings.published_kd_mask)
-  most = lambda stream: int(s.gamma * max(len(task.train) for task in stream.tasks))
   drawn = lambda memory: pseudo.examples(memory['pseudo'])
   past = lamol(backbone, s)
-  past = teacher.follow(past, backbone, most, drawn, s.teacher_cache_mb, later=later)
+  past = teacher.follow(past, backbone, s.most, drawn, s.teacher_cache_mb, later=later)
   divergence = functools.partial(losses.distillation, temperature=s.distill_temperature)
 
   def loss_fn(params, teacher_params, batch):

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from jcl.backbones.tokenizer import unknown_id
 from jcl.batch import Row
 from jcl.errors import UserError
 from jcl.streams.stream import Example
@@ -42,6 +43,7 @@ class Text:
     eos, pad: token ids.
     bos: the id that the tokenizer puts first, or None.
     end: what it puts last, end-of-sequence or nothing; in rows of `class` alone.
+    unknown: what the tokenizer gives for what it does not know; None: it knows all.
     pooling: `first` puts the target of `class` at the first token, all else at the last.
     cut: numbers of the examples whose input was cut to fit `max_length`.
     reserve: tokens that every row leaves to its answer: no cut gives the answer's length away.
@@ -69,8 +71,8 @@ class Text:
     self._special = {i for i, t in tokenizer.get_added_tokens_decoder().items() if t.special}
     self._special |= {self.eos, *(i for i in (special.bos, special.pad) if i is not None)}
     # A word that the tokenizer does not know is no attempt to write a special token.
-    unknown = getattr(tokenizer.model, 'unk_token', None)
-    self._forbidden = self._special - {unknown and tokenizer.token_to_id(unknown)}
+    self.unknown = unknown_id(tokenizer)
+    self._forbidden = self._special - {self.unknown}
     self._answer = tokenizer.token_to_id(ANSWER)
     self._head, self._tail = _split_template(template)
 
