@@ -79,7 +79,7 @@ def faulty():
   """Two tasks with every fault of rows, some of them in several rows."""
   first = more(
     task('first', 'a'),
-    train=[('first red red  RED', 'a'), ('shared words', 'a'), ('First red red red', 'a')],
+    train=[('first red red  RED', 'a'), ('shared words', 'a'), ('First red red red', 'c')],
     test=[('shared words', 'a'), ('zebra yak red', 'a'), ('second red red red', 'a')],
   )
   second = more(
@@ -136,7 +136,7 @@ def test_counts_are_those_taken_row_against_row(told):
     sums.update(values)
   for fault in ('unknown', 'cut', 'repeated', 'leaked', 'elsewhere'):
     assert sums[fault] > 0
-  assert (sums['conflicting'] > 0) == (not told)
+  assert sums['conflicting'] == (3 if told else 8)
 
 
 def test_training_rows_of_lamol_count_with_their_generation():
@@ -255,7 +255,7 @@ def test_the_largest_share_comes_first(monkeypatch):
   made = parts(*faulty(), max_length=40, monkeypatch=monkeypatch)
   found = doctor.warnings(made)
   shares = [float(re.findall(r'([\d.]+) %', line)[-1]) for line in found]
-  assert len(found) == 5
+  assert len(found) == 7
   assert shares == sorted(shares, reverse=True)
 
 
@@ -362,6 +362,26 @@ def test_a_run_says_little_and_its_record_has_all(tmp_path, monkeypatch):
   assert results['resumes']
   assert results['warnings'] == wanted
   assert json.loads((tmp_path / 'run' / 'results.json').read_text())['warnings'] == wanted
+
+
+def test_a_run_prints_its_opening_once_and_before_all_else(tmp_path, monkeypatch, capsys):
+  monkeypatch.setattr(doctor, '_said', set())
+  made = experiment.assemble(runs.config('seq', stream={'max_tasks': 2, 'max_test_per_task': 3}))
+  loop = runs.Loop(made, tmp_path)
+
+  def killed(now, task):
+    raise runs.Killed
+
+  loop.evaluate = killed
+  with pytest.raises(runs.Killed):
+    loop.run()
+  said = capsys.readouterr().out
+  monkeypatch.setattr(doctor, '_said', set())
+  *lines, warning = doctor.opening(made, tmp_path)
+  assert warning.startswith('warning: 25.0 % (2 of 8) classes have no test row')
+  printed = said.splitlines()
+  assert printed[:2] == lines[:2]
+  assert printed[3:] == [warning]  # the third has the free space, which moves
 
 
 def test_a_second_run_of_a_command_does_not_say_it_all_again(tmp_path, monkeypatch):
