@@ -8,27 +8,77 @@ dataclass in the method's file and stand in `Config.method`.
 import dataclasses
 from typing import Any
 
+import numpy as np
+
 from jcl.errors import UserError
 
 
 def choice(default: str, *others: str) -> Any:
-  """A field that is one of a few words; `check_choices` refuses all others."""
+  """A field that is one of a few words; `check_values` refuses all others."""
   return dataclasses.field(default=default, metadata={'choices': (default, *others)})
 
 
-def check_choices(settings: Any, path: str = '') -> None:
-  """Refuses words that are none of a field's choices, in a settings dataclass and those in it.
+def check_values(settings: Any, path: str = '') -> None:
+  """Refuses values that no field of their kind can have, in a settings dataclass and those in it.
 
   Raises:
-    UserError: naming the field and its choices.
+    UserError: naming the field and what would be right.
   """
   for field in dataclasses.fields(settings):
     value, name = getattr(settings, field.name), f'{path}{field.name}'
     if dataclasses.is_dataclass(value):
-      check_choices(value, f'{name}.')
-    elif value not in field.metadata.get('choices', (value,)):
-      known = ', '.join(repr(c) for c in field.metadata['choices'])
-      raise UserError(f'{name} is {value!r}; it must be one of {known}')
+      check_values(value, f'{name}.')
+      continue
+    choices = field.metadata.get('choices')
+    right = _misfit(value, field.type)
+    if not right and choices and value not in choices:
+      right = f'one of {", ".join(map(repr, choices))}'
+    if right:
+      raise UserError(f'{name} is {_short(value)}; it must be {right}')
+
+
+def _misfit(value: Any, kind: Any) -> str:
+  """What a value of a field of this type must be; empty where it is so."""
+  number = isinstance(value, int | float) and not isinstance(value, bool)
+  if kind is bool and not isinstance(value, bool):
+    return 'true or false'
+  if kind is int and not (number and isinstance(value, int) and abs(value) < 2**31):
+    return 'a whole number below 2147483648'
+  if kind is float and not (number and _fits_float32(value)):
+    return 'a number in the range of float32'
+  if kind is str and not _is_text(value):
+    return 'text'
+  if kind == tuple[str, ...] and not (
+    isinstance(value, tuple | list) and all(map(_is_text, value))
+  ):
+    return 'a tuple of texts'
+  if dataclasses.is_dataclass(kind):
+    return 'a group of settings'
+  return ''
+
+
+def _fits_float32(value: float) -> bool:
+  """Whether a number becomes neither infinite nor, unless it is 0, zero on the device."""
+  try:
+    with np.errstate(over='ignore', under='ignore'):
+      rounded = np.float32(float(value))
+  except OverflowError:
+    return False
+  return bool(np.isfinite(rounded) and (rounded != 0 or value == 0))
+
+
+def _is_text(value: Any) -> bool:
+  """Whether a value is text that a file can hold: no NUL and no half of a surrogate pair."""
+  return isinstance(value, str) and not any(x == '\0' or '\ud800' <= x <= '\udfff' for x in value)
+
+
+def _short(value: Any) -> str:
+  """A value as a message shows it."""
+  try:
+    shown = repr(value)
+  except ValueError:  # an integer of more digits than Python writes
+    return 'a huge number'
+  return shown if len(shown) <= 60 else f'{shown[:60]}…'
 
 
 @dataclasses.dataclass

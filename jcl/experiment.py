@@ -16,10 +16,11 @@ from jcl.backbones.decoder_config import DecoderConfig, from_scratch, with_setti
 from jcl.backbones.models import backbone_of
 from jcl.backbones.tokenizer import add_tokens, bpe_tokenizer, check_same, size, word_tokenizer
 from jcl.backbones.vocabulary import grow, grown
-from jcl.config import Config, check_choices
+from jcl.config import Config, check_values
 from jcl.errors import UserError
 from jcl.memory.teacher import Elder
 from jcl.methods import Method
+from jcl.streams.build import check_settings
 from jcl.streams.corpus import PackedText, cache_folder, pack
 from jcl.streams.stream import Plan, Stream
 from jcl.streams.text import ANSWER, Text, added_tokens
@@ -108,7 +109,7 @@ def check(config: Config) -> None:
   Raises:
     UserError: naming the field.
   """
-  check_choices(config)
+  check_values(config)
   config.method.check()
   optimizer.check(config.train)
   name = methods.name_of(config.method)
@@ -116,13 +117,21 @@ def check(config: Config) -> None:
     known = ', '.join(config.method.scenarios)
     raise UserError(f'scenario is {config.scenario!r}, in which {name} has no meaning; use {known}')
   least = {
-    'stream': {'max_length': 8},
+    'stream': {
+      'max_length': 8,
+      'classes_per_task': 1,
+      'max_tasks': 0,
+      'max_train_per_task': 0,
+      'max_test_per_task': 0,
+      'order_seed': -1,
+    },
     'backbone': {
       'width': 1,
       'layers': 1,
       'heads': 1,
       'feed_forward': 1,
       'dropout': 0,
+      'vocabulary': 1,
       'vocabulary_multiple': 1,
     },
     'evaluate': {'batch_size': 1, 'every_steps': 0, 'every_epochs': 0},
@@ -134,6 +143,7 @@ def check(config: Config) -> None:
       value = getattr(getattr(config, section), field)
       if value < bound:
         raise UserError(f'{section}.{field} is {value}; it must be at least {bound}')
+  check_settings(config.stream)
   if config.backbone.path and config.backbone.tokenizer_path:
     raise UserError(
       f'backbone.tokenizer_path is {config.backbone.tokenizer_path!r}, but backbone.path has a '
@@ -224,9 +234,24 @@ def assemble(config: Config, mesh: Any = None, weights: bool = True) -> Experime
   config.method.check_run(config.scenario, tools)
   method = methods.make(backbone, config.method, _elder(config, text, weights))
   method = with_knobs(method, config, backbone)
+  check_trainable(config, backbone)
   return Experiment(
     config, stream, text, backbone, shape, method, tools, params, tuple(added), longest
   )
+
+
+def check_trainable(config: Config, backbone: Backbone) -> None:
+  """Refuses `train.trainable` where no parameter has such a name.
+
+  Raises:
+    UserError: naming the patterns.
+  """
+  patterns = config.train.trainable
+  if any('tree' in part.brings for part in methods.parts(config.method).values()):
+    return  # which parameters there are, each task decides
+  whole = jax.eval_shape(backbone.init, jax.random.key(0))
+  if not jax.tree.leaves(parallel.split(whole, optimizer.trainable_rules(patterns))[0]):
+    raise UserError(f'train.trainable {patterns} names no parameter; there are {", ".join(whole)}')
 
 
 def text_format_of(config: Config) -> str:

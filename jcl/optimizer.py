@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jcl import losses
+from jcl import losses, patterns
 from jcl.config import TrainConfig
 from jcl.errors import UserError
 
@@ -114,7 +114,7 @@ def check(config: TrainConfig) -> None:
   }  # fmt: skip
   for field, bound in least.items():
     value = getattr(config, field)
-    if not (np.isfinite(value) and value >= bound):
+    if not value >= bound:
       raise UserError(f'train.{field} is {value!r}; it must be at least {bound}')
   if config.warmup_fraction > 1 or not 0 <= config.beta2 < 1:
     raise UserError('train.warmup_fraction must be at most 1 and train.beta2 below 1')
@@ -125,6 +125,9 @@ def check(config: TrainConfig) -> None:
     )
   if not config.trainable:
     raise UserError("train.trainable is empty, so nothing would train; '.*' trains all")
+  for pattern, _ in trainable_rules(config.trainable):
+    if why := patterns.fault(pattern) if pattern else 'is empty':
+      raise UserError(f"train.trainable: {pattern!r} {why}; give patterns of names, '.*' for all")
 
 
 def merged(fresh: Any, carried: dict[str, Any] | None) -> Any:

@@ -386,7 +386,7 @@ def test_a_stronger_penalty_keeps_the_parameters_nearer():
 )
 def test_settings_out_of_range_are_refused_by_field(name, settings, words):
   chosen = methods.METHODS[name][1](**settings)
-  check = chosen.check if words.startswith('method') else lambda: config.check_choices(chosen)
+  check = chosen.check if words.startswith('method') else lambda: config.check_values(chosen)
   with pytest.raises(methods.UserError, match=words):
     check()
   methods.settings(name).check()
