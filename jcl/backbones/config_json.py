@@ -1,5 +1,8 @@
 """What a decoder's config.json says, read and written: one pair of functions a family."""
 
+import json
+import math
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +13,37 @@ ACTIVATION_NAMES = {
   'silu': 'silu', 'swish': 'silu', 'relu': 'relu', 'gelu': 'gelu', 'gelu_new': 'gelu_tanh',
   'gelu_pytorch_tanh': 'gelu_tanh', 'gelu_fast': 'gelu_tanh',
 }  # fmt: skip
+
+
+MOST = 2**24  # that any count can be: above every width, vocabulary and context there is
+
+
+def existing(file: pathlib.Path) -> pathlib.Path:
+  """The file, if it is there.
+
+  Raises:
+    UserError: it is not.
+  """
+  if not file.is_file():
+    raise UserError(f'{file}: no such file; correct the path, or put it there')
+  return file
+
+
+def read_json(file: pathlib.Path) -> dict[str, Any]:
+  """The object in a JSON file.
+
+  Raises:
+    UserError: it is missing, malformed or no object.
+  """
+  try:
+    values = json.loads(existing(file).read_text('utf-8'))
+  except UserError:
+    raise
+  except (ValueError, RecursionError) as error:
+    raise UserError(f'{file}: not valid JSON ({error}); fetch it again') from None
+  if not isinstance(values, dict):
+    raise UserError(f'{file}: a JSON object is wanted, not {type(values).__name__}')
+  return values
 
 
 class Fields:
@@ -32,9 +66,23 @@ class Fields:
     right = isinstance(value, kind) or (kind is float and isinstance(value, int))
     if not right or (isinstance(value, bool) and kind is not bool):
       raise UserError(f'{self.where}: field {name!r} is {value!r}, not of type {kind.__name__}')
-    if kind is int and value < 1:
-      raise UserError(f'{self.where}: field {name!r} is {value}, not positive')
+    if kind is int and not 1 <= value <= MOST:
+      what = 'not positive' if value < 1 else f'which is too many; it must be at most {MOST}'
+      raise UserError(f'{self.where}: field {name!r} is {value}, {what}')
+    if kind is float and not (abs(value) < 1e38 and math.isfinite(value)):
+      raise UserError(f'{self.where}: field {name!r} is {value}; it must be finite, below 1e38')
     return value
+
+  def positive(self, name: str, default: float | None = None) -> float:
+    """A number above 0.
+
+    Raises:
+      UserError: it is missing, no number, or not above 0.
+    """
+    value = self.get(name, float, default)
+    if value <= 0:
+      raise UserError(f'{self.where}: field {name!r} is {value}, not positive')
+    return float(value)
 
   def refuse(self, name: str, *allowed: Any) -> None:
     """Refuses a field whose value is none of those `allowed` (or absent)."""
@@ -53,18 +101,18 @@ class Fields:
 
   def rope(self) -> dict[str, Any]:
     """Rotary settings, wherever transformers 4 (two fields) or 5 (one) has put them."""
-    old, new = (self.values.get(n) or {} for n in ('rope_scaling', 'rope_parameters'))
+    old, new = (self.get(n, dict, {}) for n in ('rope_scaling', 'rope_parameters'))
     merged = Fields({**self.values, **old, **new}, self.where)
     kind = merged.get('rope_type', str, merged.values.get('type') or 'default')
-    out = {'rope_theta': float(merged.get('rope_theta', float, 1e4))}
+    out: dict[str, Any] = {'rope_theta': merged.positive('rope_theta', 1e4)}
     if kind == 'linear':
-      out['rope_scaling'] = RopeScaling('linear', merged.get('factor', float))
+      out['rope_scaling'] = RopeScaling('linear', merged.positive('factor'))
     elif kind == 'llama3':
       out['rope_scaling'] = RopeScaling(
         'llama3',
-        merged.get('factor', float),
-        merged.get('low_freq_factor', float),
-        merged.get('high_freq_factor', float),
+        merged.positive('factor'),
+        merged.positive('low_freq_factor'),
+        merged.positive('high_freq_factor'),
         merged.get('original_max_position_embeddings', int),
       )
     elif kind != 'default':
@@ -83,7 +131,7 @@ def _llama_like(fields: Fields, family: str, **kwargs: Any) -> DecoderConfig:
     kv_heads=fields.get('num_key_value_heads', int, heads),
     feed_forward=fields.get('intermediate_size', int),
     max_positions=fields.get('max_position_embeddings', int, 2048),
-    norm_epsilon=fields.get('rms_norm_eps', float, 1e-6),
+    norm_epsilon=fields.positive('rms_norm_eps', 1e-6),
     activation=fields.activation('hidden_act', 'silu'),
     tied=fields.get('tie_word_embeddings', bool, False),
     **fields.rope(),
@@ -130,7 +178,7 @@ def read_qwen3(fields: Fields) -> DecoderConfig:
 
 def _refuse_windows(fields: Fields) -> None:
   fields.refuse('use_sliding_window', False)
-  if set(fields.values.get('layer_types') or ['full_attention']) != {'full_attention'}:
+  if any(kind != 'full_attention' for kind in fields.get('layer_types', list, [])):
     raise UserError(f'{fields.where}: layer_types other than full_attention are not supported')
 
 
@@ -152,7 +200,7 @@ def read_gpt2(fields: Fields) -> DecoderConfig:
     max_positions=fields.get('n_positions', int, 1024),
     family='gpt2',
     norm='layer',
-    norm_epsilon=fields.get('layer_norm_epsilon', float, 1e-5),
+    norm_epsilon=fields.positive('layer_norm_epsilon', 1e-5),
     positions='learned',
     activation=fields.activation('activation_function', 'gelu_new'),
     gated=False,
@@ -165,7 +213,7 @@ def read_gpt2(fields: Fields) -> DecoderConfig:
 
 def read_neox(fields: Fields) -> DecoderConfig:
   """GPT-NeoX (Pythia)."""
-  rope = {**fields.values, **(fields.values.get('rope_parameters') or {})}
+  rope = {**fields.values, **fields.get('rope_parameters', dict, {})}
   rope.setdefault('rope_theta', rope.get('rotary_emb_base'))
   merged = Fields(rope, fields.where)
   bias = fields.get('attention_bias', bool, True)
@@ -179,7 +227,7 @@ def read_neox(fields: Fields) -> DecoderConfig:
     max_positions=fields.get('max_position_embeddings', int, 2048),
     family='gpt_neox',
     norm='layer',
-    norm_epsilon=fields.get('layer_norm_eps', float, 1e-5),
+    norm_epsilon=fields.positive('layer_norm_eps', 1e-5),
     rope_fraction=merged.get('partial_rotary_factor', float, fraction),
     activation=fields.activation('hidden_act', 'gelu'),
     gated=False,

@@ -60,6 +60,12 @@ class DecoderConfig(ModelConfig):
     super().__post_init__()
     self.fill('kv_heads', self.heads)
     self.fill('head_dim', self.width // self.heads)
+    if self.head_dim < 1:
+      raise UserError(f'a width of {self.width} is too small for {self.heads} heads')
+    if not 0 < self.rope_fraction <= 1:
+      raise UserError(
+        f'{self.rope_fraction} of each head is rotated; it must be above 0, at most 1'
+      )
     if self.heads % self.kv_heads:
       raise UserError(f'{self.heads} heads are no multiple of {self.kv_heads} kv_heads')
     if self.positions == 'rotary' and self.rotated % 2:

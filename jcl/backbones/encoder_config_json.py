@@ -24,7 +24,7 @@ def _like_bert(fields: Fields, family: str, first_position: int) -> EncoderConfi
     max_positions=fields.get('max_position_embeddings', int, 512) - first_position,
     first_position=first_position,
     types=fields.get('type_vocab_size', int, 2),
-    norm_epsilon=fields.get('layer_norm_eps', float, 1e-12),
+    norm_epsilon=fields.positive('layer_norm_eps', 1e-12),
     activation=fields.activation('hidden_act', 'gelu'),
   )
 

@@ -4,6 +4,7 @@ The extra `gguf` brings the package that reads the format.
 """
 
 import dataclasses
+import functools
 import pathlib
 import types
 from collections.abc import Mapping
@@ -82,7 +83,12 @@ def load(
     UserError: the package is absent, or the file is truncated, malformed or of unknown kind.
   """
   config, meta, sources = _described(file)
-  tokenizer, special = _tokenizer(meta, str(file))
+  try:
+    tokenizer, special = _tokenizer(meta, str(file))
+  except UserError:
+    raise
+  except Exception as error:  # of any kind, out of the library of tokenizers
+    raise UserError(f'{file}: no valid tokenizer ({error}); fetch it again') from None
   config = with_vocabulary(config, tokenizer, str(file))
   if not weights:
     return config, None, tokenizer, special
@@ -100,13 +106,14 @@ def _described(file: pathlib.Path) -> tuple[DecoderConfig, dict[str, Any], dict[
   """-> shape, metadata and tensors, not read yet."""
   package = _package(file)
   try:
-    reader = package.GGUFReader(str(file))
-  except (ValueError, KeyError, IndexError, TypeError, OSError, UnicodeDecodeError) as error:
-    raise UserError(f'{file}: truncated or no GGUF file ({error})') from None
-  meta = {name: field.contents() for name, field in reader.fields.items()}
-  sources = {tensor.name: _source(package, str(file), tensor) for tensor in reader.tensors}
+    with np.errstate(all='ignore'):
+      reader = _bounded(package)(str(file))
+      meta = {name: field.contents() for name, field in reader.fields.items()}
+      sources = {tensor.name: _source(package, str(file), tensor) for tensor in reader.tensors}
+  except Exception as error:  # whatever damaged bytes make the package raise
+    raise UserError(f'{file}: truncated or no GGUF file ({error}); fetch it again') from None
   name = meta.get('general.architecture')
-  if name not in TABLES:
+  if not isinstance(name, str) or name not in TABLES:
     raise UserError(f'{file}: architecture {name!r} is unknown; known: {", ".join(TABLES)}')
   return _config(meta, sources, name, str(file)), meta, sources
 
@@ -118,6 +125,20 @@ def _package(file: pathlib.Path) -> types.ModuleType:
   except ImportError:
     raise UserError(f"{file}: GGUF needs the package gguf: pip install 'jcl[gguf]'") from None
   return gguf
+
+
+@functools.cache
+def _bounded(package: types.ModuleType) -> type:
+  """The package's reader, which ends where the file does: its own goes on, however far."""
+
+  class Bounded(package.GGUFReader):
+    def _get(self, offset: int, dtype: Any, count: int = 1, *order: Any, **named: Any) -> Any:
+      found = super()._get(offset, dtype, int(count), *order, **named)
+      if len(found) < count:
+        raise ValueError(f'it ends before byte {offset + int(count)}')
+      return found
+
+  return Bounded
 
 
 def _source(package: types.ModuleType, file: str, tensor: Any) -> Source:
@@ -151,8 +172,8 @@ def _config(
     head_dim=fields.get('attention.key_length', int, width // heads),
     feed_forward=fields.get('feed_forward_length', int),
     max_positions=fields.get('context_length', int, 2048),
-    norm_epsilon=fields.get('attention.layer_norm_rms_epsilon', float),
-    rope_theta=fields.get('rope.freq_base', float, 1e4),
+    norm_epsilon=fields.positive('attention.layer_norm_rms_epsilon'),
+    rope_theta=fields.positive('rope.freq_base', 1e4),
     rope_scaling=_linear_scaling(fields),
     qkv_bias='blk.0.attn_q.bias' in sources,
     o_bias='blk.0.attn_output.bias' in sources,
@@ -168,7 +189,7 @@ def _config(
 def _linear_scaling(fields: Fields) -> RopeScaling | None:
   kind = fields.get('rope.scaling.type', str, 'none')
   if kind == 'linear':
-    return RopeScaling('linear', fields.get('rope.scaling.factor', float))
+    return RopeScaling('linear', fields.positive('rope.scaling.factor'))
   if kind != 'none':
     raise UserError(f'{fields.where}: rope scaling {kind!r} is not supported; known: linear')
   return None

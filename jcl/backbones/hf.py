@@ -24,7 +24,7 @@ from tokenizers import Tokenizer
 
 from jcl.atomic import new_folder
 from jcl.backbones import Params, heads, tensors
-from jcl.backbones.config_json import Fields
+from jcl.backbones.config_json import Fields, existing, read_json
 from jcl.backbones.decoder_config import DecoderConfig
 from jcl.backbones.families import FAMILIES, Family
 from jcl.backbones.model_config import ModelConfig
@@ -34,6 +34,8 @@ from jcl.errors import UserError
 
 DOWNLOADED = ('*.json', '*.txt', 'tokenizer.model')
 WEIGHTS = ('*.safetensors',)
+PICKLES = ('*.bin', '*.pt', '*.pth', '*.ckpt', '*.pkl')
+FOREIGN = ('*.h5', '*.msgpack', '*.onnx', '*.npz')
 FLOATS = ('F16', 'BF16', 'F32', 'F64')
 SHARD_BYTES = 5 * 10**9  # a file of weights holds at most so many
 WRITTEN = {'float32': np.float32, 'bfloat16': ml_dtypes.bfloat16}
@@ -64,7 +66,7 @@ def load(path: str, weights: bool = True) -> Loaded:
   if place.suffix == '.gguf':
     from jcl.backbones import gguf
 
-    return Loaded(*gguf.load(_existing(place), weights))
+    return Loaded(*gguf.load(existing(place), weights))
   return load_folder(_folder(path, weights), weights)
 
 
@@ -77,7 +79,7 @@ def load_config(path: str) -> DecoderConfig:
   if place.suffix == '.gguf':
     from jcl.backbones import gguf
 
-    return gguf.load_config(_existing(place))
+    return gguf.load_config(existing(place))
   return _described(_folder(path, weights=False))[2]
 
 
@@ -170,7 +172,7 @@ def _with_head(folder: pathlib.Path, config: ModelConfig) -> ModelConfig:
 
 def _read_head(folder: pathlib.Path, config: ModelConfig) -> Params:
   """The arrays of a folder's head, of the shapes that its JSON gives."""
-  file = _existing(folder / 'head.safetensors')
+  file = existing(folder / 'head.safetensors')
   wanted = jax.eval_shape(functools.partial(heads.init, config=config), jax.random.key(0))
   with contextlib.ExitStack() as stack:
     sources = shard(file, stack)
@@ -253,34 +255,18 @@ def _described(folder: pathlib.Path) -> tuple[dict[str, Any], Family, DecoderCon
   file = folder / 'config.json'
   values = read_json(file)
   family = _family(values, file)
-  return values, family, _with_head(folder, family.read(Fields(values, str(file))))
-
-
-def read_json(file: pathlib.Path) -> dict[str, Any]:
-  """The object in a JSON file.
-
-  Raises:
-    UserError: it is missing, malformed or no object.
-  """
   try:
-    values = json.loads(_existing(file).read_text('utf-8'))
-  except (json.JSONDecodeError, UnicodeDecodeError) as error:
-    raise UserError(f'{file}: not valid JSON ({error})') from None
-  if not isinstance(values, dict):
-    raise UserError(f'{file}: a JSON object is wanted, not {type(values).__name__}')
-  return values
-
-
-def _existing(file: pathlib.Path) -> pathlib.Path:
-  if not file.is_file():
-    raise UserError(f'{file}: no such file')
-  return file
+    config = family.read(Fields(values, str(file)))
+  except UserError as error:  # fields that contradict each other do not know their file
+    words = str(error)
+    raise UserError(words if words.startswith(str(file)) else f'{file}: {words}') from None
+  return values, family, _with_head(folder, config)
 
 
 def _family(values: dict[str, Any], file: pathlib.Path) -> Family:
   """The architecture that the config names; its code (`auto_map`) is never run."""
   name = values.get('model_type')
-  if name not in FAMILIES:
+  if not isinstance(name, str) or name not in FAMILIES:
     raise UserError(f'{file}: model_type {name!r} is unknown; known: {", ".join(FAMILIES)}')
   if values.get('quantization_config') is not None:
     raise UserError(f'{file}: quantised safetensors are not supported; take the float weights')
@@ -290,7 +276,7 @@ def _family(values: dict[str, Any], file: pathlib.Path) -> Family:
 def _download(name: str, patterns: tuple[str, ...]) -> pathlib.Path:
   """Fetches the files of a hub repository that match one of `patterns`."""
   if not re.fullmatch(r'[\w][\w.-]*(/[\w][\w.-]*)?', name):
-    raise UserError(f'{name}: no such folder')
+    raise UserError(f'{name}: no such folder; name an existing one, or a model of the hub')
   import huggingface_hub
 
   try:
@@ -311,18 +297,24 @@ def _sources(folder: pathlib.Path, stack: contextlib.ExitStack) -> dict[str, Sou
   if (folder / 'model.safetensors').is_file():
     return shard(folder / 'model.safetensors', stack)
   if not index.is_file():
-    pickles = sorted(f.name for p in ('*.bin', '*.pt', '*.pth') for f in folder.glob(p))
+    pickles = sorted(f.name for p in PICKLES for f in folder.glob(p))
     if pickles:
       raise UserError(
         f'{folder / pickles[0]}: pickled weights can run code and are not read; save them with '
         'save_pretrained (safetensors) in transformers'
       )
-    raise UserError(f'{folder}: no model.safetensors')
+    others = sorted(f.name for p in FOREIGN for f in folder.glob(p))
+    if others:
+      raise UserError(
+        f'{folder / others[0]}: weights are read from safetensors and GGUF alone; load them in '
+        'transformers and save them with save_pretrained (safetensors)'
+      )
+    raise UserError(f'{folder}: no model.safetensors; give a folder that has one, or a .gguf file')
   placed = read_json(index).get('weight_map')
   if not isinstance(placed, dict) or not all(isinstance(v, str) for v in placed.values()):
     raise UserError(f"{index}: field 'weight_map' must map tensors to files")
   shards = {
-    name: shard(_existing(folder / pathlib.Path(name).name), stack)
+    name: shard(existing(folder / pathlib.Path(name).name), stack)
     for name in sorted(set(placed.values()))
   }
   for tensor, name in placed.items():

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import safetensors.numpy
 
+from jcl import patterns
 from jcl.atomic import new_folder
 from jcl.backbones import Params, hf, lora, tensors
 from jcl.backbones.config_json import Fields
@@ -160,10 +161,9 @@ def _chosen(found: Sequence[Place], fields: Fields, config: DecoderConfig) -> li
   targets = fields.values.get('target_modules')
   where = f"{fields.where}: field 'target_modules'"
   if isinstance(targets, str):
-    try:
-      chosen = [p for p in found if targets == 'all-linear' or re.fullmatch(targets, p.name)]
-    except re.error as error:
-      raise UserError(f'{where}: {targets!r} is no regular expression ({error})') from None
+    if why := patterns.fault(targets):
+      raise UserError(f'{where}: {targets!r} {why}; list the modules')
+    chosen = [p for p in found if targets == 'all-linear' or re.fullmatch(targets, p.name)]
   elif isinstance(targets, list) and all(isinstance(target, str) for target in targets):
     hits = lambda place, target: f'.{place.name}'.endswith(f'.{target}')
     for target in targets:
@@ -203,17 +203,18 @@ def _pattern(fields: Fields, name: str, kind: type) -> dict[str, Any]:
   values = fields.get(name, dict, {})
   inner = Fields(values, f'{fields.where}: {name}')
   for key in values:
-    try:
-      re.compile(key)
-    except re.error as error:
-      raise UserError(f'{inner.where}: {key!r} is no regular expression ({error})') from None
+    if why := patterns.fault(_ending(key)):
+      raise UserError(f'{inner.where}: {key!r} {why}; name the modules')
   return {key: inner.get(key, kind) for key in values}
 
 
 def _matching(pattern: Mapping[str, Any], module: str, default: Any) -> Any:
   """The value of the first pattern that the module ends with, as PEFT decides it."""
-  found = (v for key, v in pattern.items() if re.match(rf'(.*\.)?({key})$', module))
-  return next(found, default)
+  return next((v for key, v in pattern.items() if re.match(_ending(key), module)), default)
+
+
+def _ending(key: str) -> str:
+  return rf'(.*\.)?({key})$'
 
 
 def _filled(

@@ -1,6 +1,8 @@
 """Between named tensors of a file and our tree: every name and shape checked, nothing guessed."""
 
+import math
 import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -42,7 +44,9 @@ def nested(leaves: Mapping[str, Any]) -> Params:
 
 def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
   """{path: shape} of our tree, without a head."""
-  abstract = jax.eval_shape(backbone_of(config).init, jax.random.key(0))
+  with warnings.catch_warnings():  # of counts beyond int32 in what is never computed
+    warnings.simplefilter('ignore')
+    abstract = jax.eval_shape(backbone_of(config).init, jax.random.key(0))
   abstract.pop('head', None)
   return {path: leaf.shape for path, leaf in flat(abstract).items()}
 
@@ -83,18 +87,31 @@ def read(
   places = list(expand(table, wanted, config.layers))
   names = {name for _, name, _ in places}
   check_names(names, {n for n in sources if not re.search(ignored, n)}, where)
+  for entry, name, layer in places:
+    _check_shape(entry, name, [wanted[p][layer is not None :] for p in entry.ours], sources, config)
   leaves = {path: np.empty(shape, np.float32) for path, shape in wanted.items()}
   for entry, name, layer in places:
     parts = [leaves[path] if layer is None else leaves[path][layer] for path in entry.ours]
-    source = sources[name]
-    shape = entry.rule.write([np.broadcast_to(np.float32(0), x.shape) for x in parts], config).shape
-    if tuple(source.shape) != shape:
-      raise UserError(
-        f'{source.file}: tensor {name!r} has shape {tuple(source.shape)}; the config wants {shape}'
-      )
-    for part, value in zip(parts, entry.rule.read(source.read(), config), strict=True):
+    for part, value in zip(parts, entry.rule.read(sources[name].read(), config), strict=True):
       part[...] = value
   return nested(leaves)
+
+
+def _check_shape(
+  entry: Entry,
+  name: str,
+  parts: Sequence[tuple[int, ...]],
+  sources: Mapping[str, Source],
+  config: ModelConfig,
+) -> None:
+  """Refuses a tensor that is not of the shape that its parts of ours have together."""
+  source, size = sources[name], sum(map(math.prod, parts))
+  says = f'{source.file}: tensor {name!r} has shape {tuple(source.shape)}; the config wants'
+  if size > 2 * math.prod(source.shape):  # it may be more than memory holds
+    raise UserError(f'{says} {size} numbers')
+  blank = [np.broadcast_to(np.float32(0), shape) for shape in parts]
+  if tuple(source.shape) != (shape := entry.rule.write(blank, config).shape):
+    raise UserError(f'{says} {shape}')
 
 
 def write(

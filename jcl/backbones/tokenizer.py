@@ -1,7 +1,6 @@
 """Tokenizers: small ones made from scratch, those of a model folder, and tokens added to any."""
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -9,6 +8,7 @@ from typing import Any, NamedTuple
 import tokenizers
 from tokenizers import Tokenizer
 
+from jcl.backbones.config_json import read_json
 from jcl.backbones.model_config import Config
 from jcl.errors import UserError
 
@@ -168,10 +168,7 @@ def _special_ids(
 ) -> SpecialIds:
   """What tokenizer_config.json says of each, or else config.json."""
   file = folder / 'tokenizer_config.json'
-  try:
-    named = json.loads(file.read_text('utf-8')) if file.is_file() else {}
-  except (json.JSONDecodeError, UnicodeDecodeError) as error:
-    raise UserError(f'{file}: not valid JSON ({error})') from None
+  named = read_json(file) if file.is_file() else {}
   ids = {}
   for name in ('bos', 'eos', 'pad'):
     if f'{name}_token' in named:
@@ -179,6 +176,8 @@ def _special_ids(
     else:
       value = model.get(f'{name}_token_id')
       ids[name] = value[0] if isinstance(value, list) and value else value
+  if ids['pad'] == -1:  # as old Llamas say that they have none
+    ids['pad'] = None
   if ids['eos'] is None:
     for name, stands_in in (('bos', 'cls'), ('eos', 'sep')):
       if ids[name] is None and f'{stands_in}_token' in named:
@@ -189,8 +188,13 @@ def _special_ids(
     raise UserError(
       f'{folder}: no eos_token (or sep_token) in tokenizer_config.json, nor eos_token_id in config'
     )
-  if max(i for i in ids.values() if isinstance(i, int)) >= size(tokenizer):
-    raise UserError(f'{folder}: a special id of config.json is not in the tokenizer: {ids}')
+  for name, number in ids.items():
+    right = number is None or (isinstance(number, int) and 0 <= number < size(tokenizer))
+    if not right or isinstance(number, bool):
+      raise UserError(
+        f"{folder}: {name}_token_id of config.json is {number!r}, which is none of the tokenizer's "
+        f'ids 0 … {size(tokenizer) - 1}'
+      )
   return SpecialIds(**ids)
 
 
@@ -202,6 +206,8 @@ def _named_id(
   token = token.get('content') if isinstance(token, dict) else token
   if token is None:
     return None
+  if not isinstance(token, str):
+    raise UserError(f'{file}: {field} is {token!r}; it must be text')
   if (found := tokenizer.token_to_id(token)) is None:
     raise UserError(f'{file}: {field} {token!r} is not in the tokenizer')
   return found
