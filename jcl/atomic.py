@@ -52,12 +52,24 @@ def named(path: pathlib.Path) -> Iterator[None]:
     raise
 
 
+HINTS = {
+  errno.EACCES: 'give a path that this user may use',
+  errno.EROFS: 'give a path that can be written',
+  errno.ENOSPC: 'free some space, and the same command goes on',
+  errno.EDQUOT: 'free some space, and the same command goes on',
+  errno.EFBIG: 'free some space, and the same command goes on',
+  errno.EISDIR: 'a file is wanted there',
+  errno.ENOTDIR: 'give a path whose folders are no files',
+  errno.EEXIST: 'a file or a broken link is in the way; give another path',
+  errno.ENAMETOOLONG: 'give a shorter path',
+  errno.ELOOP: 'its links lead in a circle; give another path',
+}
+
+
 def said(error: OSError) -> str:
-  """An error of the system as one line, with what to do."""
-  line = f'{error.filename or "file"}: {error.strerror or error}'
-  if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-    line += '; free some space, and the same command goes on'
-  return line
+  """An error of the system as one line, with what would be right."""
+  hint = HINTS.get(error.errno, 'give a path that can be used')
+  return f'{error.filename or "file"}: {error.strerror or error}; {hint}'
 
 
 def check_new(folder: pathlib.Path) -> None:

@@ -10,7 +10,7 @@ import re
 import runpy
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from absl import flags
 from ml_collections import config_flags
@@ -18,7 +18,7 @@ from ml_collections import config_flags
 from jcl import atomic, changes, lock, methods, processes
 from jcl.changes import ABSENT, words
 from jcl.checkpoint import write_json, write_text
-from jcl.config import Config
+from jcl.config import Config, check_values
 from jcl.errors import UserError
 from jcl.interrupt import STATUS, Stopped
 from jcl.sealed import newest
@@ -26,7 +26,10 @@ from jcl.sealed import newest
 
 def define_config() -> None:
   """Defines `--config` and `--workdir`, and what may be changed in a run that is there."""
-  config_flags.DEFINE_config_file('config', None, 'configs/NAME.py:METHOD', lock_config=True)
+  try:  # --flagfile is read here already
+    config_flags.DEFINE_config_file('config', None, 'configs/NAME.py:METHOD', lock_config=True)
+  except (flags.Error, OSError, ValueError) as error:
+    refuse(f'--flagfile: {str(error).removeprefix("ERROR:: ")}; give a file of flags, one a line')
   flags.DEFINE_string('workdir', None, 'folder that the run leaves its files in')
   flags.DEFINE_list('allow_config_change', [], 'fields that may differ from those of the run')
   flags.DEFINE_bool('distributed', False, 'one process of several, all started alike')
@@ -44,30 +47,107 @@ def main(run: Callable[[], int | None]) -> None:
     print(f'stopped: {stopped}', file=sys.stderr)
     sys.exit(STATUS)
   except (UserError, flags.Error) as error:
-    message = str(error)
+    refuse(str(error))
   except OSError as error:
-    message = atomic.said(error)
+    refuse(atomic.said(error))
+
+
+def refuse(message: str) -> NoReturn:
+  """Ends the program with one line on standard error and exit status 2."""
   print('error: ' + ' '.join(message.split()), file=sys.stderr)
   sys.exit(2)
 
 
 def _parse(arguments: Sequence[str]) -> None:
   """Parses the flags, with an error of ours for what `config_flags` meets with a traceback."""
-  given = [
-    a.lstrip('-')[len('config=') :] for a in arguments if a.lstrip('-').startswith('config=')
-  ]
-  if given:
-    path, _, method = given[-1].partition(':')
-    _load_file(path)(*[method] if method else [])
+  if {'--help', '-h', '-help'} & set(arguments[1:]):
+    print((sys.modules['__main__'].__doc__ or '').strip(), flags.FLAGS.main_module_help(), sep='\n')
+    sys.exit(0)
+  given = flags.FLAGS.read_flags_from_files(arguments[1:], force_gnu=False)
+  _check_config_flags(given)
   try:
     rest = flags.FLAGS(arguments)[1:]
-  except KeyError as error:
-    field, kind = re.search(r'Field (\w+) not found .*\.(\w+)', str(error)).groups()
-    raise UserError(f'{kind} has no field {field!r}; see jcl/config.py') from None
-  except (TypeError, ValueError) as error:
+  except flags.IllegalFlagValueError as error:
+    raise UserError(_illegal(str(error))) from None
+  except flags.UnrecognizedFlagError as error:
+    raise UserError(f'{error}; --help lists the flags') from None
+  except flags.Error as error:
+    raise UserError(f'{error}; flags are written --name=value') from None
+  except (KeyError, TypeError, ValueError) as error:
     raise UserError(f'a --config.… flag has a value that does not fit its field: {error}') from None
   if rest:
     raise UserError(f'{rest[0]!r} is no flag; flags are written --name=value')
+
+
+def _check_config_flags(arguments: Sequence[str]) -> None:
+  """Makes the config that the arguments name, and looks for the fields that they set in it.
+
+  Raises:
+    UserError: there is no such file, it gives no config, there is no such field, or a flag other
+      than a field's is given twice with different values.
+  """
+  paths, fields, seen = [], [], {}
+  for place, argument in enumerate(arguments):
+    name, equals, value = argument.lstrip('-').partition('=')
+    if not argument.startswith('-'):
+      continue
+    if name == 'config' and (equals or place + 1 < len(arguments)):
+      paths.append(value if equals else arguments[place + 1])
+    if name.startswith('config.') and 'config' in flags.FLAGS:
+      fields.append(name.removeprefix('config.'))
+    elif equals and seen.setdefault(name, value) != value:
+      raise UserError(f'--{name} is given twice, as {seen[name]!r} and {value!r}; give it once')
+  if not paths:
+    return
+  path, _, method = paths[-1].partition(':')
+  config = make_config(path, *[method] if method else [])
+  for field in fields:
+    _check_field(config, field)
+
+
+def _check_field(config: Config, path: str) -> None:
+  """Refuses the path of a field that is not there, or is a group of fields."""
+  inside: Any = config
+  for name in path.split('.'):
+    known = [f.name for f in dataclasses.fields(inside)] if dataclasses.is_dataclass(inside) else []
+    if name not in known:
+      kind = type(inside).__name__
+      has = f'it has {", ".join(known)}' if known else f'a {kind} has no fields'
+      raise UserError(f'--config.{path}: {kind} has no field {name!r}; {has}')
+    inside = getattr(inside, name)
+  if dataclasses.is_dataclass(inside):
+    first = next((f.name for f in dataclasses.fields(inside)), 'FIELD')
+    raise UserError(
+      f'--config.{path} is a group of settings; set one of its fields, --config.{path}.{first}=…'
+    )
+
+
+def _illegal(message: str) -> str:
+  """What absl says of a value, in our words where it has only those of a conversion."""
+  found = re.fullmatch(r'flag (--[^=]*=.*?): (.*)', message, re.DOTALL)
+  if found is None:
+    return message
+  flag, reason = found.groups()
+  for sign, right in (
+    ('boolean', 'true or false'),
+    ('int()', 'a whole number'),
+    ('float', 'a number'),
+  ):
+    if sign in reason:
+      return f'{flag}: give {right}'
+  return f'{flag}: {reason}'
+
+
+def make_config(path: str, *method: str) -> Config:
+  """What `get_config` of a config file gives for a method, or for its own.
+
+  Raises:
+    UserError: there is no such file, it raises something, or gives no `Config`.
+  """
+  config = _run_file(path, lambda: _load_file(path)(*method))
+  if not isinstance(config, Config) or not isinstance(config.method, methods.Settings):
+    raise UserError(f'{path}: get_config must return a jcl.config.Config with a method')
+  return config
 
 
 def _load_file(path: str) -> Callable[..., Config]:
@@ -76,26 +156,34 @@ def _load_file(path: str) -> Callable[..., Config]:
   Raises:
     UserError: there is no such file, or it is not a config.
   """
-  if not pathlib.Path(path).is_file():
-    raise UserError(f'--config: there is no file {path}; give configs/NAME.py:METHOD')
-  try:
-    found = runpy.run_path(path)
-  except SyntaxError as error:
-    raise UserError(f'{path}:{error.lineno}: {error.msg}; give configs/NAME.py') from None
-  except UserError:
-    raise
-  except Exception as error:  # whatever the user's own file raises
-    raise UserError(f'{path}: {type(error).__name__}: {error}') from None
+  if '\0' in path or not pathlib.Path(path).is_file():
+    raise UserError(f'--config: there is no file {path!r}; give configs/NAME.py:METHOD')
+  found = _run_file(path, lambda: runpy.run_path(path))
   if not callable(found.get('get_config')):
     raise UserError(f'{path} defines no get_config(method); see configs/quickstart.py')
   return found['get_config']
+
+
+def _run_file(path: str, run: Callable[[], Any]) -> Any:
+  """What `run` gives, which runs the user's own file."""
+  try:
+    return run()
+  except SyntaxError as error:
+    where = path if error.lineno is None else f'{path}:{error.lineno}'
+    raise UserError(f'{where}: {error.msg}; give configs/NAME.py') from None
+  except UserError:
+    raise
+  except (Exception, SystemExit) as error:  # whatever the file raises
+    raise UserError(
+      f'{path}: {type(error).__name__}: {error}; see configs/quickstart.py for a config that works'
+    ) from None
 
 
 def required(name: str) -> str:
   """The value of a flag that must be given."""
   value = flags.FLAGS[name].value
   if not value:
-    raise UserError(f'--{name} is missing')
+    raise UserError(f'--{name} is missing; give --{name}=…')
   return value
 
 
@@ -103,14 +191,11 @@ def read_config() -> Config:
   """The config of `--config`, with the flags that override it.
 
   Raises:
-    UserError: there is no such file, or it gives no `Config`.
+    UserError: the flag is missing.
   """
   if flags.FLAGS['config'].value is None:
     raise UserError('--config is missing; give --config=configs/quickstart.py')
-  config = flags.FLAGS.config
-  if not isinstance(config, Config):
-    raise UserError('--config: get_config must return a jcl.config.Config')
-  return config
+  return flags.FLAGS.config
 
 
 def take_method_flags(arguments: list[str]) -> dict[str, str]:
@@ -150,8 +235,8 @@ def read_configs(names: Sequence[str], method_flags: Mapping[str, str]) -> list[
   """
   read_config()
   flag = flags.FLAGS['config']
-  get_config = _load_file(config_flags.get_config_filename(flag))
-  configs = [get_config(name) for name in names]
+  path = config_flags.get_config_filename(flag)
+  configs = [make_config(path, name) for name in names]
   for path, value in config_flags.get_override_values(flag).items():
     *sections, field = path.split('.')
     for config in configs:
@@ -261,7 +346,7 @@ def _checked(
   if kept.exists():
     try:
       found = json.loads(kept.read_text())
-    except ValueError:
+    except (ValueError, RecursionError):
       raise UserError(f'{kept} is not JSON; give another --workdir') from None
     defaults = plain(Config(method=methods.settings(methods.name_of(config.method))))
     return workdir, changes.check(found, plain(config), defaults, allowed, workdir)
@@ -282,16 +367,24 @@ def load_workdir(path: str) -> Config:
     chosen = methods.settings(found['method'].pop('name'))
     config = Config(method=chosen)
     _fill(config, found)
-    return config
-  except FileNotFoundError:
-    raise UserError(f'{path} holds no run: there is no config.json in it') from None
-  except (ValueError, KeyError, TypeError, AttributeError):
+  except (FileNotFoundError, NotADirectoryError):
+    raise UserError(
+      f'{path} holds no run: there is no config.json in it; give the --workdir of a run'
+    ) from None
+  except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
     raise UserError(f'{kept} is not the config of a run; give another --workdir') from None
+  try:
+    check_values(config)
+  except UserError as error:
+    raise UserError(f'{kept}: {error}; give another --workdir') from None
+  return config
 
 
 def _fill(settings: Any, values: Mapping[str, Any]) -> None:
   """Sets the fields of a settings dataclass, and of those in it, to what JSON has."""
   for field, value in values.items():
+    if field not in {f.name for f in dataclasses.fields(settings)}:
+      raise KeyError(field)
     inside = getattr(settings, field)
     if dataclasses.is_dataclass(inside):
       _fill(inside, value)

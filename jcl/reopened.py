@@ -35,9 +35,11 @@ class Reopened:
   def __init__(self, config: Config, workdir: pathlib.Path):
     self.parts = assemble(config, weights=False)  # the snapshot has the parameters
     self.tools = self.parts.tools
-    snapshots = Snapshots(workdir, write=False)
-    found = snapshots.latest()
-    snapshots.close()
+    found = None
+    if (workdir / 'checkpoints').is_dir():  # else opening it would make it
+      snapshots = Snapshots(workdir, write=False)
+      found = snapshots.latest()
+      snapshots.close()
     if found is None:
       raise UserError(f'{workdir} has no snapshot yet; train it first with launch/train.py')
     for line in snapshots.said:

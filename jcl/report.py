@@ -329,7 +329,7 @@ def _mix_parts(lines: Sequence[Mapping[str, Any]]) -> list[str]:
     return []
   rows = [['task', 'new tokens', 'old tokens', 'old %']]
   for line in lines:
-    share = line['old'] / (line['new'] + line['old'])
+    share = line['old'] / max(line['new'] + line['old'], 1)
     rows.append([line['task'], f'{line["new"]:,}', f'{line["old"]:,}', f'{100 * share:.3f}'])
   return ['<h3>Trained tokens</h3>', _table(rows)]
 

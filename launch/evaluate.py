@@ -13,7 +13,7 @@ from jcl import launch
 flags.DEFINE_string('workdir', None, 'folder of a run')
 flags.DEFINE_enum('split', 'test', ['train', 'dev', 'test'], 'which examples')
 flags.DEFINE_enum('answer', '', ['', 'generate', 'score'], 'empty: as the run does')
-flags.DEFINE_integer('wrong', 5, 'wrong answers to print for each task')
+flags.DEFINE_integer('wrong', 5, 'wrong answers to print for each task', lower_bound=0)
 
 
 def run() -> None:

@@ -7,6 +7,7 @@ Of a run on raw text it shows how the model goes on from a prompt:
     python launch/generate.py --workdir=runs/pretrain --prompt='Once upon a time' [--tokens=64]
 """
 
+import math
 import pathlib
 
 from absl import flags
@@ -15,10 +16,10 @@ from jcl import launch
 from jcl.errors import UserError
 
 flags.DEFINE_string('workdir', None, 'folder of a run')
-flags.DEFINE_integer('count', 10, 'samples of each task', lower_bound=1)
+flags.DEFINE_integer('count', 10, 'samples of each task', 1, 2**31 - 1)
 flags.DEFINE_string('task', '', 'name of a task; empty: all')
 flags.DEFINE_float('temperature', 0.0, 'of sampling; 0: as the run does', lower_bound=0)
-flags.DEFINE_integer('seed', 0, 'of the samples')
+flags.DEFINE_integer('seed', 0, 'of the samples', lower_bound=0, upper_bound=2**31 - 1)
 flags.DEFINE_string('prompt', '', 'what a run on raw text goes on from; empty: a new document')
 flags.DEFINE_integer('tokens', 64, 'at most, of a run on raw text', lower_bound=1)
 
@@ -26,6 +27,8 @@ flags.DEFINE_integer('tokens', 64, 'at most, of a run on raw text', lower_bound=
 def run() -> None:
   """Prints samples as input and answer, and what was not well formed as it is; or raw text."""
   workdir = pathlib.Path(launch.required('workdir'))
+  if not math.isfinite(flags.FLAGS.temperature):
+    raise UserError(f'--temperature={flags.FLAGS.temperature}: give a number')
   config = launch.load_workdir(str(workdir))
   launch.use_compile_cache()
   from jcl.reopened import Reopened

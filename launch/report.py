@@ -5,7 +5,6 @@
 `--runs` names workdirs of train.py, or folders of them as compare.py makes. Nothing is trained.
 """
 
-import json
 import pathlib
 from typing import Any
 
@@ -31,13 +30,9 @@ def read(folder: str) -> list[dict[str, Any]]:
   found = [file for file in files if file.is_file()]
   if not found:
     raise UserError(f'--runs: {path} holds no results.json, and no folder in it does')
-  results = []
-  for file in found:
-    try:
-      results.append(json.loads(file.read_text()))
-    except ValueError:
-      raise UserError(f'{file} is not JSON; leave this run out') from None
-  return results
+  from jcl import results_json
+
+  return [results_json.read(file) for file in found]
 
 
 def run() -> None:
