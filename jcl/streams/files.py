@@ -40,6 +40,7 @@ tasks, `task` names the column that tells them apart, `train`, `dev` and `test` 
 
 import ast
 import json
+import logging
 import math
 import pathlib
 import string
@@ -249,6 +250,8 @@ def hub_records(manifest: Manifest, source: Mapping[str, str], split: str) -> Se
     raise UserError(f'{called}: no such folder: correct the path')
   import datasets  # takes a second: only where one is asked for
 
+  datasets.disable_progress_bars()
+  logging.getLogger('datasets').setLevel(logging.CRITICAL)  # what is wrong is said once, below
   try:
     if path is not None and any((path / f).is_file() for f in ('state.json', 'dataset_dict.json')):
       data = datasets.load_from_disk(str(path))
