@@ -295,9 +295,11 @@ def carved(tasks: Sequence[RawTask], fraction: float) -> list[RawTask]:
   times = collections.Counter(key(row.text) for task in tasks for row in task.train)
   result = []
   for task in tasks:
-    chosen = set()
-    for label in [] if task.dev else dict.fromkeys(row.label for row in task.train):
-      rows = [i for i, row in enumerate(task.train) if row.label == label]
+    chosen: set[int] = set()
+    of_label: dict[str | None, list[int]] = {}
+    for i, row in enumerate([] if task.dev else task.train):
+      of_label.setdefault(row.label, []).append(i)
+    for rows in of_label.values():
       once = [i for i in rows if times[key(task.train[i].text)] == 1]
       count = min(max(1, round(fraction * len(rows))), len(rows) - 1, len(once))
       chosen.update(once[(2 * k + 1) * len(once) // (2 * count)] for k in range(count))

@@ -3,6 +3,7 @@
 Every error names the file and the line. Files are UTF-8, with or without a byte-order mark.
 """
 
+import collections
 import csv
 import io
 import json
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 
 from jcl.errors import UserError
 
+csv.field_size_limit(2**31 - 1)  # a field may be a document
 SUFFIXES = ('.jsonl', '.csv', '.tsv', '.txt')
 
 
@@ -110,8 +112,8 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
   """The pairs as a dict, if no key stands twice."""
   result = dict(pairs)
   if len(result) < len(pairs):
-    keys = [key for key, _ in pairs]
-    raise ValueError(f'key {next(k for k in keys if keys.count(k) > 1)!r} stands twice')
+    times = collections.Counter(key for key, _ in pairs)
+    raise ValueError(f'key {next(k for k, count in times.items() if count > 1)!r} stands twice')
   return result
 
 
