@@ -6,3 +6,6 @@ class UserError(ValueError):
 
   Launchers print it as `error: …` on standard error and exit with status 2; the library raises it.
   """
+
+  def __init__(self, message: str):
+    super().__init__(' '.join(message.splitlines()))  # it may quote what has more

@@ -54,7 +54,8 @@ def main(run: Callable[[], int | None]) -> None:
 
 def refuse(message: str) -> NoReturn:
   """Ends the program with one line on standard error and exit status 2."""
-  print('error: ' + ' '.join(message.split()), file=sys.stderr)
+  shown = ''.join(c if c.isprintable() else ascii(c)[1:-1] for c in ' '.join(message.split()))
+  print(f'error: {shown}', file=sys.stderr)
   sys.exit(2)
 
 
@@ -91,6 +92,8 @@ def _check_config_flags(arguments: Sequence[str]) -> None:
     name, equals, value = argument.lstrip('-').partition('=')
     if not argument.startswith('-'):
       continue
+    if len(name) > 200:  # absl looks for its like letter by letter
+      raise UserError(f'{argument[:60]!r}… is no flag; --help lists the flags')
     if name == 'config' and (equals or place + 1 < len(arguments)):
       paths.append(value if equals else arguments[place + 1])
     if name.startswith('config.') and 'config' in flags.FLAGS:

@@ -1,9 +1,10 @@
 """What a decoder's config.json says, read and written: one pair of functions a family."""
 
+import contextlib
 import json
 import math
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from jcl.backbones.decoder_config import DecoderConfig, RopeScaling
@@ -44,6 +45,16 @@ def read_json(file: pathlib.Path) -> dict[str, Any]:
   if not isinstance(values, dict):
     raise UserError(f'{file}: a JSON object is wanted, not {type(values).__name__}')
   return values
+
+
+@contextlib.contextmanager
+def naming(where: str) -> Iterator[None]:
+  """Puts the file before errors that do not name it: of fields that contradict each other."""
+  try:
+    yield
+  except UserError as error:
+    words = str(error)
+    raise UserError(words if words.startswith(where) else f'{where}: {words}') from None
 
 
 class Fields:

@@ -15,7 +15,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from tokenizers import pre_tokenizers as pre
 
 from jcl.backbones import Params, tensors
-from jcl.backbones.config_json import Fields
+from jcl.backbones.config_json import Fields, naming
 from jcl.backbones.decoder import frequencies
 from jcl.backbones.decoder_config import DecoderConfig, RopeScaling
 from jcl.backbones.families import TRANSPOSED, Entry, Rule, table
@@ -115,7 +115,8 @@ def _described(file: pathlib.Path) -> tuple[DecoderConfig, dict[str, Any], dict[
   name = meta.get('general.architecture')
   if not isinstance(name, str) or name not in TABLES:
     raise UserError(f'{file}: architecture {name!r} is unknown; known: {", ".join(TABLES)}')
-  return _config(meta, sources, name, str(file)), meta, sources
+  with naming(str(file)):
+    return _config(meta, sources, name, str(file)), meta, sources
 
 
 def _package(file: pathlib.Path) -> types.ModuleType:

@@ -24,7 +24,7 @@ from tokenizers import Tokenizer
 
 from jcl.atomic import new_folder
 from jcl.backbones import Params, heads, tensors
-from jcl.backbones.config_json import Fields, existing, read_json
+from jcl.backbones.config_json import Fields, existing, naming, read_json
 from jcl.backbones.decoder_config import DecoderConfig
 from jcl.backbones.families import FAMILIES, Family
 from jcl.backbones.model_config import ModelConfig
@@ -255,11 +255,8 @@ def _described(folder: pathlib.Path) -> tuple[dict[str, Any], Family, DecoderCon
   file = folder / 'config.json'
   values = read_json(file)
   family = _family(values, file)
-  try:
+  with naming(str(file)):
     config = family.read(Fields(values, str(file)))
-  except UserError as error:  # fields that contradict each other do not know their file
-    words = str(error)
-    raise UserError(words if words.startswith(str(file)) else f'{file}: {words}') from None
   return values, family, _with_head(folder, config)
 
 
