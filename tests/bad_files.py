@@ -123,6 +123,31 @@ def said(*says: str, **values: Any) -> Case:
   return adapter({'adapter_config.json': changed(**values)}, *says)
 
 
+SET = MANIFEST | {'tasks': [TASK | {'train': {'hf': 'set'}}]}
+
+
+def described(files: str, *says: str) -> Case:
+  """Of a data set in a folder whose README.md names its files."""
+  words = f'---\nconfigs:\n- config_name: default\n  data_files: "{files}"\nurl: https://a.b\n---\n'
+  secret = 'text,label\nhello there,greet\n'
+  describe = lambda path: path.write_text(words.replace('{here}', str(path.parents[2])))
+  files = {'manifest.json': SET, 'set/train.csv': secret, 'set/README.md': describe}
+  case = stream(files, *says)
+  return case._replace(files=case.files | {'secret.csv': secret})
+
+
+def saved_elsewhere(path: pathlib.Path) -> None:
+  """Saves a data set in the folder whose rows lie beside the manifest's."""
+  import datasets
+
+  folder, outside = path.parent, path.parents[2] / 'elsewhere.arrow'
+  datasets.Dataset.from_dict({'text': ['a'], 'label': ['greet']}).save_to_disk(folder)
+  state = json.loads((folder / 'state.json').read_text())
+  (folder / state['_data_files'][0]['filename']).rename(outside)
+  state['_data_files'][0]['filename'] = '../../elsewhere.arrow'
+  (folder / 'state.json').write_text(json.dumps(state))
+
+
 # fmt: off
 STREAMS = {
   'no stream of that name': Case(
@@ -187,7 +212,22 @@ STREAMS = {
   'a path without end': task('xxx', 'correct', train='x' * 5000 + '.csv'),
   'an unknown kind': task('train.doc', '.jsonl', train='train.doc'),
   'data outside': task("'..'", "'folders'", train={'hf': '..'}),
-  'data at an address': task('http', 'correct', train={'hf': 'http://127.0.0.1:9/a'}),
+  'data at an address': task('http', 'correct it', train={'hf': 'http://127.0.0.1:9/a'}),
+  'data by a star': task("'*'", 'correct it', train={'hf': '*'}),
+  'the whole disk': manifest("'/'", 'name what is read', folders=['/']),
+  'data whose words lead outside': described('../../secret.csv', 'secret.csv', 'take it out'),
+  'data whose words lead away': described('{here}/secret.csv', 'secret.csv', 'take it out'),
+  'data at an address of its own': described('https://127.0.0.1:9/a.csv', 'https', 'name files'),
+  'data at an address in other words': described(
+    '"\n"configs": [{"config_name": "a", "data_files": {"train": ["ftp://127.0.0.1/a.csv"]}}] #',
+    "'ftp://", 'name files',
+  ),
+  'data with a link outside': stream(
+    {'manifest.json': SET, 'set/train.csv': link('/etc/hostname')}, "set/train.csv'", 'take it out'
+  ),
+  'a saved set of files outside': stream(
+    {'manifest.json': SET, 'set/kept': saved_elsewhere}, 'elsewhere', 'take it out'
+  ),
   'data with a program': stream(
     {
       'manifest.json': MANIFEST | {'tasks': [TASK | {'train': {'hf': 'set'}}]},

@@ -31,6 +31,7 @@ from jcl.backbones.model_config import ModelConfig
 from jcl.backbones.tensors import Source
 from jcl.backbones.tokenizer import SpecialIds, read_tokenizer, with_vocabulary
 from jcl.errors import UserError
+from jcl.streams import hub
 
 DOWNLOADED = ('*.json', '*.txt', 'tokenizer.model')
 WEIGHTS = ('*.safetensors',)
@@ -272,10 +273,9 @@ def _family(values: dict[str, Any], file: pathlib.Path) -> Family:
 
 def _download(name: str, patterns: tuple[str, ...]) -> pathlib.Path:
   """Fetches the files of a hub repository that match one of `patterns`."""
-  if not re.fullmatch(r'[\w][\w.-]*(/[\w][\w.-]*)?', name):
+  if not re.fullmatch(hub.NAME, name):
     raise UserError(f'{name}: no such folder; name an existing one, or a model of the hub')
-  import huggingface_hub
-
+  huggingface_hub = hub.imported('huggingface_hub')
   try:
     folder = huggingface_hub.snapshot_download(
       name, allow_patterns=list(patterns), ignore_patterns=['*/*']

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 from jcl.backbones.config_json import read_json
 from jcl.backbones.model_config import Config
 from jcl.errors import UserError
+from jcl.streams import hub
 
 UNKNOWN, PAD, BOS, EOS = '<unk>', '<pad>', '<bos>', '<eos>'
 
@@ -152,10 +153,9 @@ def _converted(folder: pathlib.Path) -> Tokenizer:
   known = ('vocab.json', 'vocab.txt', 'tokenizer.model')
   if not any((folder / name).is_file() for name in known):
     raise UserError(f'{folder}: no tokenizer.json (nor {" or ".join(known)})')
-  from transformers import AutoTokenizer
-
+  transformers = hub.imported('transformers')
   try:
-    return AutoTokenizer.from_pretrained(
+    return transformers.AutoTokenizer.from_pretrained(
       str(folder), use_fast=True, trust_remote_code=False
     ).backend_tokenizer
   except Exception as error:  # of any kind, out of its converters

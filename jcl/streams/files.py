@@ -32,23 +32,25 @@ tasks, `task` names the column that tells them apart, `train`, `dev` and `test` 
   `{"hf": NAME, "config": …, "split": …}`: a data set of the Hugging Face hub or a folder (of
   parquet, json or csv files, or written by `save_to_disk`), where `split` is by default `train`,
   `validation` for dev, or `test`. `dev` may be missing: it is carved from train when one is needed.
-- **Paths** are relative to the manifest and stay in its folder, or in one of those that `folders`
-  lists.
+- **Paths** are relative to the manifest and stay, links followed, in its folder or in one of those
+  that `folders` lists; so do the files that a data set in a folder names. No flag reads more: where
+  a manifest comes from somebody else, the one line `folders` says all that it can read. It cannot
+  list a folder that the user's home lies in, or the whole disk.
 - **Others**: `name` of the stream (by default the folder's) and `template` of plain rows.
 - **A Python manifest** is `manifest = {…}`, written in literals and comments. Nothing in it is run.
 """
 
 import ast
 import json
-import logging
 import math
 import pathlib
 import string
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jcl.config import StreamConfig
 from jcl.errors import UserError
+from jcl.streams import hub
 from jcl.streams.build import SPLITS, TEMPLATE, RawRow, RawStream, RawTask, permutation
 from jcl.streams.stream import Lazy
 from jcl.streams.tables import Record, json_value, read_text, table
@@ -118,6 +120,9 @@ def read_manifest(path: str) -> Manifest:
     raise UserError(f'{called}: \'folders\' is not a list of folders: write ["../data"]')
   folder = file.resolve().parent
   roots = (folder, *(resolved(folder, f, called) for f in folders))
+  for name, root in zip(folders, roots[1:], strict=True):
+    if pathlib.Path.home().resolve().is_relative_to(root):
+      raise UserError(f"{called}: 'folders' lists {name!r}, which is too much: name what is read")
   return Manifest(called, folder, roots, fields)
 
 
@@ -221,25 +226,6 @@ def records(manifest: Manifest, source: Any, split: str, where: str) -> Sequence
   return hub_records(manifest, source, split)
 
 
-class Mapped(Sequence):
-  """The rows of a data set of the library, which maps its files and reads what is asked for."""
-
-  def __init__(self, data: Any):
-    self._data = data
-
-  def __len__(self) -> int:
-    return len(self._data)
-
-  def __iter__(self) -> Iterator[dict[str, Any]]:
-    return iter(self._data)
-
-  def __getitem__(self, place: Any) -> Any:
-    found = self._data[place]
-    if not isinstance(place, slice):
-      return found
-    return [dict(zip(found, values, strict=True)) for values in zip(*found.values(), strict=True)]
-
-
 def hub_records(manifest: Manifest, source: Mapping[str, str], split: str) -> Sequence[Record]:
   """The rows of a Hugging Face data set, from the hub or a folder; classes by their names."""
   name, wanted = source['hf'], source.get('split', HUB_SPLITS[split])
@@ -248,18 +234,12 @@ def hub_records(manifest: Manifest, source: Mapping[str, str], split: str) -> Se
   path = inside(manifest, name) if local else None
   if path is not None and not path.is_dir():
     raise UserError(f'{called}: no such folder: correct the path')
-  import datasets  # takes a second: only where one is asked for
-
-  datasets.disable_progress_bars()
-  logging.getLogger('datasets').setLevel(logging.CRITICAL)  # what is wrong is said once, below
   try:
-    if path is not None and any((path / f).is_file() for f in ('state.json', 'dataset_dict.json')):
-      data = datasets.load_from_disk(str(path))
-      data = data[wanted] if isinstance(data, datasets.DatasetDict) else data
-    else:
-      data = datasets.load_dataset(str(path or name), source.get('config'), split=wanted)
-    classes = {c: f for c, f in data.features.items() if isinstance(f, datasets.ClassLabel)}
-    rows = list(data) if manifest.targets else Mapped(data)
+    data = hub.data_set(name, path, source.get('config'), wanted, manifest.roots)
+    classes = {c: f for c, f in data.features.items() if hasattr(f, 'int2str')}
+    rows = list(data) if manifest.targets else hub.Mapped(data)
+  except UserError as error:
+    raise UserError(f'{manifest.called}: {error}') from None
   except Exception as error:  # the library raises what it likes, on what the user named
     reason = ' '.join(str(error).splitlines()[:1]) or type(error).__name__
     raise UserError(
