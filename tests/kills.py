@@ -145,7 +145,8 @@ def start(
 
 def said(folder: pathlib.Path) -> str:
   """The end of what the children of a workdir said."""
-  return pathlib.Path(f'{folder}.said').read_text()[-3000:]
+  path = pathlib.Path(f'{folder}.said')
+  return path.read_text()[-3000:] if path.exists() else 'it said nothing'
 
 
 def events(folder: pathlib.Path) -> list[list[Event]]:

@@ -1,6 +1,7 @@
 """Tokenizers: small ones made from scratch, those of a model folder, and tokens added to any."""
 
 import dataclasses
+import json
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
