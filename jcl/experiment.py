@@ -250,7 +250,7 @@ def check_trainable(config: Config, backbone: Backbone) -> None:
   if any('tree' in part.brings for part in methods.parts(config.method).values()):
     return  # which parameters there are, each task decides
   whole = jax.eval_shape(backbone.init, jax.random.key(0))
-  if not jax.tree.leaves(parallel.split(whole, optimizer.trainable_rules(patterns))[0]):
+  if not jax.tree.leaves(partition.split(whole, optimizer.trainable_rules(patterns))[0]):
     raise UserError(f'train.trainable {patterns} names no parameter; there are {", ".join(whole)}')
 
 
