@@ -9,7 +9,8 @@ next run that writes deletes it; what is not as it was sealed goes to `checkpoin
 
 `FORMAT` has to go up with every change after which an older jcl would misread a new snapshot or a
 newer jcl an old one: another meaning of `encode`'s structure, of the seal's content, of the run's
-fields or of what a method keeps in its memory. A snapshot of another format is refused.
+fields or of what a method keeps in its memory; a new field of the run with a default that is right
+for old runs is none. A snapshot of another format is refused.
 """
 
 import contextlib

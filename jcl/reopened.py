@@ -44,7 +44,8 @@ class Reopened:
       raise UserError(f'{workdir} has no snapshot yet; train it first with launch/train.py')
     for line in snapshots.said:
       print(line, file=sys.stderr)
-    self.now = Run(**{field.name: found[field.name] for field in dataclasses.fields(Run)})
+    known = {field.name for field in dataclasses.fields(Run)}
+    self.now = Run(**{name: value for name, value in found.items() if name in known})
     self.tools.current = max(len(self.now.record['matrix']) - 2, 0)
 
   def params(self, task: Task | None) -> Any:

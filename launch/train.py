@@ -3,7 +3,8 @@
     python launch/train.py --config=configs/quickstart.py:lamol --workdir=runs/lamol
 
 Any setting is a flag: --config.train.learning_rate=3e-4 --config.method.gamma=0.5. The same command
-again goes on after the last finished task.
+again goes on from the last snapshot. --allow_config_change=train.learning_rate,… names the settings
+that may then differ; what a run depends on may not.
 """
 
 from absl import flags
