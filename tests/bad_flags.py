@@ -183,6 +183,10 @@ FLAGS = {
   'check: an unknown method': Case('check', ['--methods=lamool'], ("'lamool'", 'there are seq')),
   'check: mutants of a method': Case('check', ['--methods=seq', '--mutants'], ('--methods', 'out')),
   'check: nowhere to write': Case('check', ['--out={here}/no/no'], ('--out', 'no folder {here}')),
+  'soak: an unknown method': Case('soak', ['--methods=lamool'], ("'lamool'", 'there are seq')),
+  'soak: no time': Case('soak', ['--minutes=0'], ('--minutes=0', 'above 0')),
+  'soak: time that is no number': Case('soak', ['--minutes=nan'], ('--minutes=nan', 'above 0')),
+  'soak: a folder in use': Case('soak', ['--workdir={here}'], ('--workdir', 'new folder')),
   'merge: nothing to merge': Case('merge', ['--out={here}/new'], ('--adapters', 'give --adapters')),
   'merge: an unknown way': Case(
     'merge',
