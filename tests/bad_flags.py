@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -73,6 +74,16 @@ def changed(**fields: Any) -> Any:
         place = place[section]
       place[last] = value
     path.write_text(json.dumps(values))
+
+  return change
+
+
+def replaced(content: Any) -> Any:
+  """Puts a file in the place of a folder."""
+
+  def change(path: pathlib.Path) -> None:
+    shutil.rmtree(path)
+    path.write_text(content) if isinstance(content, str) else content(path)
 
   return change
 
@@ -331,6 +342,15 @@ WORKDIRS = {
   ),
   'evaluate: no snapshot': workdir(
     'evaluate', {'run/checkpoints': None}, '{here}/run', 'train it first'
+  ),
+  'evaluate: a file for snapshots': workdir(
+    'evaluate', {'run/checkpoints': replaced('x')}, '{here}/run', 'train it'
+  ),
+  'evaluate: snapshots in circles': workdir(
+    'evaluate', {'run/checkpoints': replaced(link('checkpoints'))}, '{here}/run', 'train it'
+  ),
+  'a log that is a folder': workdir(
+    'train', {'run/metrics.jsonl': None, 'run/metrics.jsonl/a': 'x'}, 'metrics.jsonl', 'a file is'
   ),
   'export: no snapshot': workdir(
     'export', {'run/checkpoints': None}, '{here}/run', 'train it first', more=['--out={here}/new']

@@ -78,3 +78,30 @@ def test_there_are_cases_of_every_launcher():
   assert {case.program for case in CASES.values()} == programs
   assert len(CASES) >= 90
   assert all(len(case.says) >= 2 for case in CASES.values())  # the culprit, and what is right
+
+
+@pytest.mark.parametrize('content', [b'\xff\0 no log', b'{"step": 1', b'', None], ids=repr)
+def test_a_damaged_log_does_not_keep_a_run_from_going_on(content, launchers, things, tmp_path):
+  shutil.copytree(things / 'run', tmp_path / 'run')
+  bad_files.put(tmp_path / 'run/metrics.jsonl', content)
+  done = launchers('train', QUICKSTART, *SMALL, f'--workdir={tmp_path / "run"}')
+  assert done.status == 0, done.err
+  assert done.err == ''
+  assert 'going on from snapshot' in done.out
+
+
+@pytest.mark.parametrize('name', ['a b', 'שלום 😀', 'line\nend', "it's", '-x', '%s{}*?', '.'])
+def test_any_name_of_a_folder_will_do(name, launchers, things, tmp_path):
+  folder = tmp_path / 'in' / name
+  shutil.copytree(things / 'run', folder)
+  done = launchers('evaluate', f'--workdir={folder}', '--wrong=0')
+  assert done.status == 0, done.err
+  assert done.err == ''
+  assert done.out.count('% right') == 2
+
+
+def test_help_is_the_page_of_the_launcher(launchers):
+  done = launchers('evaluate', '--help')
+  assert (done.status, done.err) == (0, '')
+  assert 'python launch/evaluate.py --workdir=' in done.out
+  assert '--split' in done.out

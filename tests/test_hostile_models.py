@@ -20,6 +20,7 @@ from jcl.backbones.decoder import decoder
 from jcl.backbones.decoder_config import DecoderConfig
 from jcl.backbones.tokenizer import bpe_tokenizer, read_tokenizer, word_tokenizer
 from jcl.checkpoint import write_json
+from jcl.errors import UserError
 
 
 def put(path, value):
@@ -263,3 +264,10 @@ def test_every_word_comes_back_out_of_words(texts):
     ids = tokenizer.encode(' '.join(words), add_special_tokens=False).ids
     assert [tokenizer.id_to_token(i) for i in ids] == words
     assert special.eos not in ids
+
+
+def test_a_width_is_compared_with_the_tensors_before_memory_is_asked_for(here):
+  """Petabytes, where queries, keys and values of GPT-2 are put side by side to be measured."""
+  put(here / 'gpt2/config.json', good('gpt2') | {'n_embd': 2**24})
+  with pytest.raises(UserError, match=r'has shape .*; the config wants [0-9]+ numbers'):
+    hf.load(str(here / 'gpt2'))
