@@ -364,6 +364,9 @@ WORKDIRS = {
     changed(matrix=None), 'results.json', 'leave this run out'
   ),
   'a matrix of words': results(changed(matrix=[['a']]), 'results.json', 'leave this run out'),
+  'seconds that are no number': results(
+    changed(seconds={'train': float('nan')}), 'seconds.train', 'leave this run out'
+  ),
   'metrics that are none': results(changed(metrics=3), 'results.json', 'leave this run out'),
 }
 # fmt: on

@@ -77,7 +77,6 @@ def data_set(
   logging.getLogger('datasets').setLevel(logging.CRITICAL)  # the caller says what is wrong, once
   if path is None:
     return datasets.load_dataset(name, config, split=split)
-  check_inside(name, (p for p in path.rglob('*') if p.is_symlink()), roots)
   if any((path / file).is_file() for file in SAVED):
     data = datasets.load_from_disk(str(path))
     data = data[split] if isinstance(data, datasets.DatasetDict) else data
