@@ -310,6 +310,8 @@ def _facts(run: Run) -> list[list[str]]:
     rows.append(
       ['right just after the task, wrong at the end', f'{flips["count"]} of {flips["of"]}']
     )
+  for line in run.get('refused_steps') or []:
+    rows.append(['steps not applied: not finite', f'{line["task"]} {line["count"]}'])
   for resume in run.get('resumes') or []:
     rows.append(['resumed', ', '.join(f'{k} {v}' for k, v in resume.items())])
   if run.get('params_sha256'):

@@ -35,6 +35,7 @@ RUN = {
   'cost': FIGURES, 'config': Optional(dict), 'finished': Optional(bool),
   'params_sha256': Optional(str), 'resumes': Optional([dict]),
   'negative_flips': Optional({'count': NUMBER, 'of': NUMBER, 'examples': Optional(list)}),
+  'refused_steps': Optional([{'task': str, 'count': NUMBER}]),
   'mix': Optional([{'task': str, 'new': NUMBER, 'old': NUMBER}]),
   'drift': Optional([{'task': str, 'kl': NUMBER, 'perplexity': NUMBER}]),
   'pseudo': Optional([{'drawn': Optional(NUMBER), 'kept': Optional(NUMBER),

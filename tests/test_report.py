@@ -46,7 +46,8 @@ def full(method='lamol', matrix=KEEPS, seed=0, **more):
     seconds={'train': 12.34, 'generate': 1.5, 'evaluate': 0.0},
     tokens={'train': 12345, 'generate': 99}, cost={'models': 1},
     negative_flips={'count': 1, 'of': 40, 'examples': ['test.jsonl:7']},
-    resumes=[{'phase': 'train', 'task': 'music', 'step': 3}], params_sha256='ab12',
+    resumes=[{'phase': 'train', 'task': 'music', 'step': 3}],
+    refused_steps=[{'task': 'music', 'count': 7}], params_sha256='ab12',
     config={'method': {'gamma': 0.2}, 'train': {'seed': seed, 'epochs': 5}}, **more,
   )  # fmt: skip
 
@@ -236,7 +237,7 @@ def test_page_holds_everything_it_shows(tmp_path):
   assert '://' not in page
   for words in ('my &lt;b&gt;balance&lt;/b&gt; &amp; more', 'method.gamma = 0.2',
                 'test.jsonl:7', '1 of 40', 'all before', 'A_T 93.5',
-                'train 12.3', 'phase train', 'ab12'):  # fmt: skip
+                'train 12.3', 'phase train', 'music 7', 'ab12'):  # fmt: skip
     assert words in page
 
 
