@@ -329,7 +329,8 @@ WORKDIRS = {
     'evaluate', {'run/config.json': changed(method__check=1)}, 'config.json', 'another'
   ),
   'evaluate: a word for a number': workdir(
-    'evaluate', {'run/config.json': changed(train__epochs='x')}, 'train.epochs', 'a whole number'
+    'evaluate', {'run/config.json': changed(train__epochs='x')},
+    'config.json: train.epochs', 'a whole number',
   ),
   'evaluate: no number': workdir(
     'evaluate', {'run/config.json': changed(train__l1=float('nan'))}, 'train.l1', 'range'

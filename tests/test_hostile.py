@@ -75,6 +75,7 @@ def separated(text, kind):
 
 @pytest.mark.parametrize('kind', ['jsonl', 'csv', 'tsv'])
 @many(400)
+@hypothesis.example(data='{"text": "\u2028 \x85 \x0b"}'.encode())
 @hypothesis.given(data=BYTES)
 def test_a_table_has_the_rows_that_another_reader_finds_or_is_refused(kind, here, data):
   file = here / f'a.{kind}'
@@ -188,3 +189,7 @@ def test_any_bytes_as_a_manifest(here, data, name):
   bad_files.put(here / 'any' / name, data)
   _, said = outcome(lambda: files_at(here / 'any' / name), name)
   assert said
+
+
+def test_what_an_error_quotes_becomes_one_line():
+  assert str(UserError('a\nb\u2028c\r\nd')) == 'a b c d'
