@@ -197,7 +197,8 @@ class Snapshots:
   def _unfinished(self) -> list[pathlib.Path]:
     """What is left of snapshots that were never sealed."""
     found = numbered(self.folder).values()
-    bare = [path for path in found if not is_sealed(path) and not _is_of_format_1(path)]
+    unsealed = [path for path in found if path.is_dir() and not is_sealed(path)]
+    bare = [path for path in unsealed if not _is_of_format_1(path)]
     return [*bare, *self.folder.glob('*' + UNFINISHED)]
 
   def _sweep(self, times: int = 1) -> None:
@@ -348,6 +349,9 @@ class MetricsLog:
   """`metrics.jsonl`: a line a logged step, cut back to a known length on resume.
 
   The first process writes it; the others count what they would have written.
+
+  Attributes:
+    lost: bytes that the file lacks of that length.
   """
 
   def __init__(self, path: pathlib.Path, length: int = 0):
@@ -355,7 +359,9 @@ class MetricsLog:
     with named(path):
       # Without a buffer: what is written is the system's, and no failed write is tried again.
       self._file = open(path, 'a+b', 0) if processes.is_first() else io.BytesIO()  # noqa: SIM115
-      self._file.truncate(min(length, self._file.seek(0, os.SEEK_END)))
+      there = self._file.seek(0, os.SEEK_END)
+      self._file.truncate(min(length, there))
+    self.lost = max(length - there, 0) if processes.is_first() else 0
 
   def write(self, line: Mapping[str, Any]) -> None:
     """Appends one line."""

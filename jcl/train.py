@@ -87,6 +87,8 @@ class Loop:
     for task in stream.tasks:
       phases += [(task, f) for f in (self.before_task, self.train, self.after_task, self.evaluate)]
     self.log = MetricsLog(self.workdir / 'metrics.jsonl', now.log_length)
+    if self.log.lost:
+      self.say(f'warning: metrics.jsonl was shortened: {self.log.lost} bytes of lines are lost')
     try:
       with self.requests if self._alone else contextlib.nullcontext():
         for task, phase in phases[now.done :]:
@@ -116,6 +118,8 @@ class Loop:
     for line in self.snapshots.said:
       self.say(line)
     if found is None:
+      if any(self.position.restore(0, [0, 0])):
+        self.say('no snapshot is left of an earlier run here: it begins again')
       for line in doctor.opening(self.parts, self.workdir):
         self.say(line)
       self.record.take(self.tools, self.clock)

@@ -14,7 +14,7 @@ import sys
 
 from absl import flags
 
-from jcl import launch
+from jcl import launch, workdirs
 from jcl.errors import UserError
 
 METHOD_FLAGS = launch.take_method_flags(sys.argv)
@@ -48,7 +48,7 @@ def run() -> None:
       if not launch.overridden('stream.order_seed'):
         config.stream.order_seed = seed
       experiment.check(config)
-      launch.check_workdir(str(workdir / f'{name}-{seed}'), config, allowed)
+      workdirs.check_workdir(str(workdir / f'{name}-{seed}'), config, allowed)
       runs.append((name, seed, config))
   results = []
   for number, (name, seed, config) in enumerate(runs):
@@ -56,7 +56,7 @@ def run() -> None:
       print(f'[{number + 1}/{len(runs)}] {name}, seed {seed}', flush=True)
     parts = experiment.assemble(config)
     doctor.refuse_new(parts, workdir / f'{name}-{seed}')
-    folder = launch.open_workdir(str(workdir / f'{name}-{seed}'), config, allowed, print)
+    folder = workdirs.open_workdir(str(workdir / f'{name}-{seed}'), config, allowed, print)
     results.append(train.train(parts, folder))
   if not processes.is_first():
     return

@@ -8,7 +8,7 @@ import pathlib
 
 from absl import flags
 
-from jcl import launch
+from jcl import launch, workdirs
 
 flags.DEFINE_string('workdir', None, 'folder of a run')
 flags.DEFINE_enum('split', 'test', ['train', 'dev', 'test'], 'which examples')
@@ -19,7 +19,7 @@ flags.DEFINE_integer('wrong', 5, 'wrong answers to print for each task', lower_b
 def run() -> None:
   """Prints the score of the newest snapshot on every task, and some wrong answers."""
   workdir = pathlib.Path(launch.required('workdir'))
-  config = launch.load_workdir(str(workdir))
+  config = workdirs.load_workdir(str(workdir))
   config.evaluate.answer = flags.FLAGS.answer or config.evaluate.answer
   launch.use_compile_cache()
   from jcl.reopened import Reopened

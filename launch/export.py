@@ -11,7 +11,7 @@ import pathlib
 
 from absl import flags
 
-from jcl import launch
+from jcl import launch, workdirs
 
 flags.DEFINE_string('workdir', None, 'folder of a run')
 flags.DEFINE_string('out', None, 'folder to write; it must not be there yet')
@@ -24,7 +24,7 @@ def run() -> None:
   """Writes the newest snapshot's model and tokenizer."""
   workdir = pathlib.Path(launch.required('workdir'))
   out = pathlib.Path(launch.required('out'))
-  config = launch.load_workdir(str(workdir))
+  config = workdirs.load_workdir(str(workdir))
   from jcl.reopened import Reopened
 
   Reopened(config, workdir).export(out, flags.FLAGS.task, flags.FLAGS.format, flags.FLAGS.dtype)

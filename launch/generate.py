@@ -12,7 +12,7 @@ import pathlib
 
 from absl import flags
 
-from jcl import launch
+from jcl import launch, workdirs
 from jcl.errors import UserError
 
 flags.DEFINE_string('workdir', None, 'folder of a run')
@@ -29,7 +29,7 @@ def run() -> None:
   workdir = pathlib.Path(launch.required('workdir'))
   if not math.isfinite(flags.FLAGS.temperature):
     raise UserError(f'--temperature={flags.FLAGS.temperature}: give a number')
-  config = launch.load_workdir(str(workdir))
+  config = workdirs.load_workdir(str(workdir))
   launch.use_compile_cache()
   from jcl.reopened import Reopened
 

@@ -9,7 +9,7 @@ that may then differ; what a run depends on may not.
 
 from absl import flags
 
-from jcl import launch
+from jcl import launch, workdirs
 
 launch.define_config()
 flags.DEFINE_bool('quiet', False, 'print nothing but errors')
@@ -25,7 +25,7 @@ def run() -> None:
   doctor.refuse_new(parts, workdir)
   quiet = flags.FLAGS.quiet or not processes.is_first()
   say = (lambda line: None) if quiet else print
-  folder = launch.open_workdir(workdir, config, flags.FLAGS.allow_config_change, say)
+  folder = workdirs.open_workdir(workdir, config, flags.FLAGS.allow_config_change, say)
   results = train.train(parts, folder, quiet)
   if not quiet:
     print(report.matrix_table(results))

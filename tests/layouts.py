@@ -12,7 +12,7 @@ import sys
 
 import runs
 
-from jcl import experiment, launch
+from jcl import experiment, workdirs
 
 
 class Cut(runs.Loop):
@@ -48,7 +48,7 @@ def run(root: pathlib.Path, cell: dict) -> list[str]:
     section, field = name.split('.')
     setattr(getattr(made, section), field, value)
   allowed = list({**cell['changes'], **cell['allowed']})
-  launch.open_workdir(str(folder), made, allowed, said.append)
+  workdirs.open_workdir(str(folder), made, allowed, said.append)
   loop = Cut(made, folder, cell['cut'])
   try:
     loop.run()

@@ -8,7 +8,7 @@ import pytest
 import runs
 from test_launch import QUICKSTART, SMALL, call
 
-from jcl import changes, experiment, launch, methods
+from jcl import changes, experiment, methods, workdirs
 from jcl.checkpoint import Snapshots, by_path
 from jcl.config import Config
 from jcl.errors import UserError
@@ -21,7 +21,7 @@ def made():
 
 @pytest.fixture
 def workdir(made, tmp_path):
-  return launch.open_workdir(str(tmp_path / 'run'), made)
+  return workdirs.open_workdir(str(tmp_path / 'run'), made)
 
 
 def other(made, **values):
@@ -40,7 +40,7 @@ def listing(workdir):
 
 def test_what_can_change_is_a_field():
   """And what makes rows, shapes, seeds, memory or scores is none of it."""
-  known = changes.fields(launch.plain(Config(method=methods.settings('ewc'))))
+  known = changes.fields(workdirs.plain(Config(method=methods.settings('ewc'))))
   assert set(changes.CHANGEABLE) <= known
   assert len(known) > 60
   free = set(changes.CHANGEABLE)
@@ -77,14 +77,14 @@ def test_what_can_change_leaves_parameters_and_state_as_they_are(made):
 def test_without_the_flag_a_difference_is_refused_and_the_flag_is_named(made, workdir):
   new = other(made, train__log_every=5, checkpoint__every_steps=7)
   with pytest.raises(UserError) as error:
-    launch.open_workdir(str(workdir), new)
+    workdirs.open_workdir(str(workdir), new)
   assert str(error.value) == (
     f'{workdir} holds a run of another config (train.log_every was 1, is 5; '
     'checkpoint.every_steps was 0, is 7); give another --workdir, or go on with '
     '--allow_config_change=train.log_every,checkpoint.every_steps'
   )
   with pytest.raises(UserError, match=r'config \(checkpoint.every_steps was 0, is 7\); give'):
-    launch.open_workdir(str(workdir), new, ['train.log_every'])  # one of the two
+    workdirs.open_workdir(str(workdir), new, ['train.log_every'])  # one of the two
   assert listing(workdir) == ['config.json']
 
 
@@ -95,9 +95,9 @@ def test_an_allowed_change_is_written_and_the_old_value_kept(made, workdir):
       other(made, train__log_every=5, train__fsdp=True),
       ['train.log_every', 'train.fsdp'],
     )
-    launch.check_workdir(path, new, allowed)
-    launch.open_workdir(path, new, allowed, said.append)
-    assert launch.load_workdir(path) == new  # and a second time nothing changes
+    workdirs.check_workdir(path, new, allowed)
+    workdirs.open_workdir(path, new, allowed, said.append)
+    assert workdirs.load_workdir(path) == new  # and a second time nothing changes
     snapshots = Snapshots(workdir)
     snapshots.save({'step': step})
     snapshots.close()
@@ -105,7 +105,7 @@ def test_an_allowed_change_is_written_and_the_old_value_kept(made, workdir):
     'changed: train.log_every was 1, is 5, from snapshot -1 on',
     'changed: train.fsdp was False, is True, from snapshot -1 on: within rounding, not bit for bit',
   ]
-  launch.open_workdir(path, other(new, train__log_every=9), ['train.log_every'], said.append)
+  workdirs.open_workdir(path, other(new, train__log_every=9), ['train.log_every'], said.append)
   assert said[2:] == ['changed: train.log_every was 5, is 9, from snapshot 1 on']
   first, second = map(json.loads, (workdir / 'config_changes.jsonl').read_text().splitlines())
   assert first['changes'] == {'train.log_every': [1, 5], 'train.fsdp': [False, True]}
@@ -131,7 +131,7 @@ def test_what_a_run_depends_on_cannot_change_though_it_is_asked_for(
 ):
   new = other(made, **{field: value, 'train__log_every': 5})
   with pytest.raises(UserError) as error:
-    launch.open_workdir(str(workdir), new, [field.replace('__', '.'), 'train.log_every'])
+    workdirs.open_workdir(str(workdir), new, [field.replace('__', '.'), 'train.log_every'])
   assert str(error.value) == (
     f'{workdir} holds a run of another config ({words}); give another --workdir'
   )
@@ -140,12 +140,12 @@ def test_what_a_run_depends_on_cannot_change_though_it_is_asked_for(
 
 def test_a_name_that_is_no_field_is_refused(made, workdir):
   with pytest.raises(UserError, match=r'--allow_config_change=train.sed is no field; what can '):
-    launch.open_workdir(str(workdir), made, ['train.sed'])
+    workdirs.open_workdir(str(workdir), made, ['train.sed'])
 
 
 def test_another_method_is_one_difference(workdir):
   with pytest.raises(UserError, match=r'\(method.name was .ewc., is .seq., which cannot change'):
-    launch.open_workdir(str(workdir), runs.config('seq'))
+    workdirs.open_workdir(str(workdir), runs.config('seq'))
 
 
 def forget(workdir, *fields):
@@ -161,15 +161,15 @@ def test_a_field_that_is_new_is_told_as_such_and_may_have_its_default(made, work
   forget(workdir, 'train.beta2', 'adversarial')
   new = ['train.beta2', 'adversarial.epsilon', 'adversarial.weight']
   with pytest.raises(UserError) as error:
-    launch.open_workdir(str(workdir), made)
+    workdirs.open_workdir(str(workdir), made)
   assert 'train.beta2 is new and 0.999; adversarial.epsilon is new and 0.0' in str(error.value)
   assert f'--allow_config_change={",".join(new)}' in str(error.value)
   with pytest.raises(
     UserError, match=r'train\.beta2 is new and 0\.9, which cannot change in a run'
   ):
-    launch.open_workdir(str(workdir), other(made, train__beta2=0.9), new)
-  launch.open_workdir(str(workdir), made, new)
-  assert launch.load_workdir(str(workdir)) == made
+    workdirs.open_workdir(str(workdir), other(made, train__beta2=0.9), new)
+  workdirs.open_workdir(str(workdir), made, new)
+  assert workdirs.load_workdir(str(workdir)) == made
   (line,) = (workdir / 'config_changes.jsonl').read_text().splitlines()
   assert json.loads(line)['changes']['train.beta2'] == [None, 0.999]
 
@@ -180,7 +180,7 @@ def test_a_field_that_is_gone_is_refused(made, workdir):
   (workdir / 'config.json').write_text(json.dumps(kept))
   wanted = 'train.momentum was 0.9 and is no setting any more, which cannot change'
   with pytest.raises(UserError, match=wanted):
-    launch.open_workdir(str(workdir), made)
+    workdirs.open_workdir(str(workdir), made)
 
 
 def test_a_launcher_goes_on_with_what_it_is_allowed_to_change(tmp_path):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import runs
 
-from jcl import doctor, experiment, launch
+from jcl import doctor, experiment, workdirs
 from jcl.backbones import hf
 from jcl.config import TrainConfig
 from jcl.errors import UserError
@@ -43,7 +43,7 @@ def finished(tmp_path_factory):
   for cell in cells:
     folder = tmp_path_factory.mktemp('classify') / 'run'
     made = config(*cell[:2], head=cell[2])
-    launch.open_workdir(str(folder), made)
+    workdirs.open_workdir(str(folder), made)
     done[cell] = folder, runs.run(made, folder)
   return done
 
@@ -61,7 +61,7 @@ def test_heads_learn_and_forget_as_language_models_do(finished):
 def test_a_head_never_answers_with_a_class_it_may_not_know(finished):
   """Class-incremental: no class of a task to come; task-incremental: the task's own alone."""
   for (_, scenario, _), (folder, results) in finished.items():
-    run = Reopened(launch.load_workdir(str(folder)), folder)
+    run = Reopened(workdirs.load_workdir(str(folder)), folder)
     tools, tasks = run.tools, run.parts.stream.tasks
     names = tools.stream.classes
     tools.current = 0
@@ -75,17 +75,17 @@ def test_a_head_never_answers_with_a_class_it_may_not_know(finished):
 
 def test_the_whole_head_is_there_from_the_start_and_later_classes_stay_as_they_were(finished):
   folder, _ = finished['seq', 'cil', 'linear']
-  parts = experiment.assemble(launch.load_workdir(str(folder)))
+  parts = experiment.assemble(workdirs.load_workdir(str(folder)))
   head = parts.initial_params()['head']
   assert head['kernel'].shape == (48, len(parts.stream.classes))
-  now = Reopened(launch.load_workdir(str(folder)), folder).now
+  now = Reopened(workdirs.load_workdir(str(folder)), folder).now
   moved = np.abs(np.asarray(now.params['head']['kernel'])).max(0)
   assert (moved > 0).all()  # every class was met by now
 
 
 def test_a_classifier_is_exported_and_learns_on(finished, tmp_path):
   folder, _ = finished['seq', 'cil', 'linear']
-  run = Reopened(launch.load_workdir(str(folder)), folder)
+  run = Reopened(workdirs.load_workdir(str(folder)), folder)
   run.export(tmp_path / 'out', '', 'hf')
   words = json.loads((tmp_path / 'out' / 'head.json').read_text())
   assert words['classes'] == len(run.parts.stream.classes)

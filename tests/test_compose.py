@@ -8,7 +8,7 @@ import pytest
 import runs
 import tiny
 
-from jcl import experiment, launch, losses, methods, parallel, partition
+from jcl import experiment, losses, methods, parallel, partition, workdirs
 from jcl.batch import Shape, layout
 from jcl.errors import UserError
 from jcl.methods import Method
@@ -176,8 +176,8 @@ def test_a_run_of_two_is_killed_resumed_and_opened_again(tmp_path):
   lines = [json.loads(x) for x in (tmp_path / 'whole' / 'metrics.jsonl').read_text().splitlines()]
   assert {'qa', 'gen', 'ewc'} <= set(lines[-1])
   assert lines[-1]['ewc'] > 0
-  (tmp_path / 'whole' / 'config.json').write_text(json.dumps(launch.plain(made)))
-  again = launch.load_workdir(str(tmp_path / 'whole'))
+  (tmp_path / 'whole' / 'config.json').write_text(json.dumps(workdirs.plain(made)))
+  again = workdirs.load_workdir(str(tmp_path / 'whole'))
   assert again == made
   (_, ids_RN), *_ = Reopened(again, tmp_path / 'whole').samples('', 2, 0.0, 0)
   assert len(ids_RN) == 2

@@ -15,6 +15,7 @@ import safetensors.numpy
 from conftest import ROOT
 from goldens import make_decoder_goldens as goldens
 
+from jcl import workdirs
 from jcl.backbones import heads, hf, lora, peft
 from jcl.backbones import tokenizer as tokenizers
 from jcl.backbones.vocabulary import grow
@@ -159,9 +160,7 @@ def exported(tmp_path_factory) -> tuple[pathlib.Path, pathlib.Path]:
   made = runs.config(
     'lamol', stream={'max_tasks': 2}, backbone={'vocabulary_multiple': 64}, train={'epochs': 6}
   )
-  from jcl import launch
-
-  launch.open_workdir(str(folder / 'run'), made)
+  workdirs.open_workdir(str(folder / 'run'), made)
   runs.run(made, folder / 'run')
   command = [sys.executable, 'launch/export.py', f'--workdir={folder}/run', f'--out={folder}/out']
   done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -171,10 +170,9 @@ def exported(tmp_path_factory) -> tuple[pathlib.Path, pathlib.Path]:
 
 
 def reopened(workdir: pathlib.Path):
-  from jcl import launch
   from jcl.reopened import Reopened
 
-  return Reopened(launch.load_workdir(str(workdir)), workdir)
+  return Reopened(workdirs.load_workdir(str(workdir)), workdir)
 
 
 def test_an_exported_run_is_the_run(exported):

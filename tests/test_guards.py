@@ -188,3 +188,25 @@ def test_a_position_outlives_its_process(tmp_path):
   assert again.resumed({'phase': 'evaluate'}) == [{'phase': 'train'}, {'phase': 'evaluate'}]
   (tmp_path / 'position').write_bytes(b'\xff nonsense')
   assert Position(tmp_path).restore(3, [1, 4]) == (0, 0)
+
+
+def test_a_log_that_was_shortened_and_snapshots_that_are_gone_are_told(tmp_path):
+  made = config()
+  loop = Poisoned(made, tmp_path, die_in=1)
+  with pytest.raises(runs.Killed):
+    loop.run()
+  assert not [line for line in loop.said if 'shortened' in line or 'begins again' in line]
+  path = tmp_path / 'metrics.jsonl'
+  path.write_bytes(path.read_bytes()[:-30])
+  loop = Poisoned(made, tmp_path, die_in=1)
+  with pytest.raises(runs.Killed):
+    loop.run()
+  assert 'warning: metrics.jsonl was shortened: 30 bytes of lines are lost' in loop.said
+  (tmp_path / 'checkpoints').rename(tmp_path / 'elsewhere')
+  (tmp_path / 'checkpoints').mkdir()
+  (tmp_path / 'checkpoints' / '7').write_text('not a snapshot')
+  loop = Poisoned(made, tmp_path)
+  loop.run()
+  assert 'no snapshot is left of an earlier run here: it begins again' in loop.said
+  assert (tmp_path / 'checkpoints' / '7').read_text() == 'not a snapshot'
+  assert min(int(p.name) for p in (tmp_path / 'checkpoints').iterdir() if p.is_dir()) > 7

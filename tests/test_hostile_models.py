@@ -14,7 +14,7 @@ from hostile import BYTES, PIECES, TEXT, damaged, many, mutated, outcome
 from hypothesis import strategies as st
 from launched import Launchers
 
-from jcl import experiment, launch, report, results_json
+from jcl import experiment, report, results_json, workdirs
 from jcl.backbones import gguf, hf, peft
 from jcl.backbones.decoder import decoder
 from jcl.backbones.decoder_config import DecoderConfig
@@ -170,11 +170,11 @@ def test_an_adapter_config_is_read_or_refused(here, data):
 @many(200)
 @hypothesis.given(data=st.data())
 def test_the_config_of_a_run_is_read_or_refused(name, here, data):
-  put(here / 'run/config.json', data.draw(mutated(launch.plain(runs.config(name)), 3)))
-  config, _ = outcome(lambda: launch.load_workdir(str(here / 'run')), 'config.json')
+  put(here / 'run/config.json', data.draw(mutated(workdirs.plain(runs.config(name)), 3)))
+  config, _ = outcome(lambda: workdirs.load_workdir(str(here / 'run')), 'config.json')
   if config is not None:  # what it says may still be out of range
     outcome(lambda: experiment.check(config), 'is ', 'train.', 'method')
-    write_json(here / 'again.json', launch.plain(config))
+    write_json(here / 'again.json', workdirs.plain(config))
 
 
 @many(120)

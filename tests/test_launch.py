@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from jcl import launch, methods
+from jcl import launch, methods, workdirs
 from jcl.config import Config
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -145,8 +145,8 @@ def test_a_setting_of_one_method_alone_is_refused_where_none_has_it(tmp_path):
 def test_a_config_survives_its_file(name, tmp_path):
   made = Config(method=methods.settings(name))
   made.train.trainable = ('!embed', '.*')
-  workdir = launch.open_workdir(str(tmp_path / name), made)
-  assert launch.load_workdir(str(workdir)) == made
+  workdir = workdirs.open_workdir(str(tmp_path / name), made)
+  assert workdirs.load_workdir(str(workdir)) == made
 
 
 @pytest.mark.parametrize('path', sorted((ROOT / 'configs').glob('*.py')), ids=lambda p: p.stem)
@@ -163,7 +163,7 @@ def test_runs_trained_apart_come_into_one_table_and_page(trained, tmp_path):
   flags = ('--config.method.ewc.lambda_ewc=3', '--config.method.replay.buffer_size=9')
   done = call('train', f'{QUICKSTART}:replay+ewc', *flags, *SMALL, f'--workdir={more}')
   assert done.returncode == 0, done.stderr
-  kept = launch.load_workdir(str(more)).method
+  kept = workdirs.load_workdir(str(more)).method
   assert (kept.ewc.lambda_ewc, kept.replay.buffer_size) == (3.0, 9)
   out = tmp_path / 'out'
   done = call('report', f'--runs={trained},{more.parent}', f'--out={out}')

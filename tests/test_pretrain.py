@@ -255,7 +255,7 @@ def test_a_run_killed_inside_a_task_ends_in_the_same_bits(trained, steps, tmp_pa
   with pytest.raises(runs.Killed):
     loop.run()
   loop.snapshots.close()
-  assert Snapshots(tmp_path).latest()['step'] in (3, 6)
+  assert steps - 2 <= Snapshots(tmp_path).latest()['step'] <= steps
   resumed = runs.run(made, tmp_path)
   for key in ('params_sha256', 'matrix', 'metrics', 'mix', 'drift', 'tokens'):
     assert resumed[key] == whole[key], key

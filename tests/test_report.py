@@ -1,5 +1,6 @@
 """Tables to the letter, pictures to the byte, a page that nothing can break out of."""
 
+import errno
 import json
 import os
 import subprocess
@@ -205,7 +206,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
   path.write_bytes(b'old')
 
   def full_disk(*_):
-    raise OSError('no space left on device')
+    raise OSError(errno.ENOSPC, 'no space left on device')
 
   monkeypatch.setattr(os, 'fsync', full_disk)
   with pytest.raises(OSError, match='no space'):
