@@ -94,7 +94,10 @@ class Loop:
         for task, phase in phases[now.done :]:
           self.tools.current = 0 if task is None else task.index
           self.position.done = now.done
-          now = self._with_record(phase(now, task).replace(done=now.done + 1))
+          title = functools.partial(self._title, task, phase.__name__)
+          with guards.memory_for(title, 'the size of the model, or shard it with train.fsdp'):
+            now = phase(now, task)
+          now = self._with_record(now.replace(done=now.done + 1))
           self.tools.journal, last = Journal(), now.done == len(phases)
           if phase == self.evaluate:
             self._save(now)

@@ -65,7 +65,10 @@ class Soak:
     random, folder = self._random, self._root / f'{number}-{method}'
     folder.mkdir(parents=True)
     every = {name: int(random.choice(EVERY)) for name in ('every_steps', 'every_chunks')}
-    made = kills.config(method, seed=int(random.integers(2**31)), checkpoint=every)
+    variants = kills.variants(method)
+    more = variants[int(random.integers(len(variants)))]
+    more = {**more, 'checkpoint': every | more.get('checkpoint', {})}
+    made = kills.config(method, seed=int(random.integers(2**31)), **more)
     start = time.monotonic()
     life = kills.whole(made, folder / 'alone')
     seconds = time.monotonic() - start
@@ -78,7 +81,7 @@ class Soak:
       kills.check_same(folder / 'killed', folder / 'alone')
       self.rounds[method] += 1
     except AssertionError as error:
-      self.wrong.append(f'{method}, {every}: {" ".join(str(error).split())[:400]}')
+      self.wrong.append(f'{method}, {more}: {" ".join(str(error).split())[:400]}')
 
   def _strike(self, made, folder: pathlib.Path, life: list, seconds: float) -> bool:
     """One life of a run, cut short -> False when it had ended before."""
@@ -97,8 +100,8 @@ class Soak:
       die_at = life[int(random.integers(place, most))]
       kind = kills.kind(die_at)
     code = kills.start(made, folder, die_at, after, gently)
-    if code < 0 or code:
-      self.struck['asked to stop' if gently and code > 0 else kind] += 1
+    if code:
+      self.struck['asked to stop' if gently else kind] += 1
     return code != 0
 
 

@@ -37,14 +37,27 @@ PRELOADED = (
 
 def config(method: str, seed: int = 0, **sections: dict[str, Any]) -> Config:
   """A run of two tasks with a dev evaluation and a snapshot at every step and every chunk."""
-  return runs.config(
-    method,
-    stream={'max_tasks': 2, 'max_train_per_task': 20, 'max_test_per_task': 12},
-    train={'epochs': 2, 'batch_size': 12, 'seed': seed, 'log_every': 1},
-    evaluate={'batch_size': 8, 'every_epochs': 1},
-    checkpoint={'every_steps': 1, 'every_chunks': 1} | sections.pop('checkpoint', {}),
-    **sections,
-  )
+  base: dict[str, dict[str, Any]] = {
+    'stream': {'max_tasks': 2, 'max_train_per_task': 20, 'max_test_per_task': 12},
+    'train': {'epochs': 2, 'batch_size': 12, 'seed': seed, 'log_every': 1},
+    'evaluate': {'batch_size': 8, 'every_epochs': 1},
+    'checkpoint': {'every_steps': 1, 'every_chunks': 1},
+  }
+  return runs.config(method, **{k: base.get(k, {}) | v for k, v in (base | sections).items()})
+
+
+def variants(method: str) -> list[dict[str, dict[str, Any]]]:
+  """Settings, beside the plain ones, of which a snapshot has to hold more."""
+  settings = methods.settings(method)
+  found: list[dict[str, dict[str, Any]]] = [
+    {}, {'backbone': {'dropout': 0.2}}, {'checkpoint': {'keep_tasks': True}},
+    {'train': {'log_every': 3}},
+  ]  # fmt: skip
+  if not settings.starts_afresh:
+    found.append({'train': {'optimizer_between_tasks': 'carried'}})
+  if method != 'reptile':  # what it evaluates follows what trains
+    found.append({'train': {'keep_best': True}})
+  return found
 
 
 def kind(event: Event) -> str:
@@ -194,6 +207,7 @@ def last_words(folder: pathlib.Path) -> dict[str, Any]:
   return {
     'results': results,
     'log': (folder / 'metrics.jsonl').read_bytes().splitlines(),
+    'kept': sorted(path.name for path in (folder / 'tasks').glob('*')),
     'snapshot': found,
   }
 

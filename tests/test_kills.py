@@ -31,9 +31,9 @@ def checked(made, root):
   return repeated
 
 
-def killed_in_turn(method, root, only=()):
+def killed_in_turn(method, root, only=(), variant=None):
   """One run, killed at an event of each kind in turn -> the kinds."""
-  made = kills.config(method)
+  made = kills.config(method, **(variant or {}))
   root.mkdir(exist_ok=True)
   life = kills.whole(made, root / 'alone')
   chosen = kills.chosen(life, np.random.default_rng(len(method)))
@@ -56,10 +56,14 @@ def test_a_killed_run_ends_in_the_same_bits(method, tmp_path):
 
 @pytest.fixture(scope='module')
 def table(tmp_path_factory):
-  """Method -> the kinds of events at which it was killed, two methods at a time."""
+  """Method -> the kinds of events at which it was killed, two methods at a time, variants too."""
   root = tmp_path_factory.mktemp('table')
   with futures.ThreadPoolExecutor(2) as pool:
-    found = {name: pool.submit(killed_in_turn, name, root / name) for name in methods.METHODS}
+    found = {}
+    for number, name in enumerate(methods.METHODS):
+      variants = kills.variants(name)
+      variant = variants[number % len(variants)]
+      found[name] = pool.submit(killed_in_turn, name, root / name, variant=variant)
   return found
 
 
