@@ -70,9 +70,9 @@ class Soak:
     more = {**more, 'checkpoint': every | more.get('checkpoint', {})}
     made = kills.config(method, seed=int(random.integers(2**31)), **more)
     start = time.monotonic()
-    life = kills.whole(made, folder / 'alone')
-    seconds = time.monotonic() - start
     try:
+      life = kills.whole(made, folder / 'alone')
+      seconds = time.monotonic() - start
       for _ in range(int(random.integers(KILLS[0], KILLS[1] + 1))):
         if not self._strike(made, folder / 'killed', life, seconds):
           break
