@@ -16,7 +16,7 @@ from jcl.atomic import whole_file
 from jcl.backbones.tokenizer import word_tokenizer
 from jcl.config import StreamConfig
 from jcl.errors import UserError
-from jcl.streams import corpus, files, load, mix
+from jcl.streams import corpus, hub, load, mix
 from jcl.streams.build import RawRow, RawStream, RawTask, build
 from jcl.streams.corpus import PackedText
 from jcl.streams.stream import Example, Lazy, Plan, References
@@ -268,7 +268,7 @@ def test_a_data_set_on_the_disk_is_not_read_into_memory(tmp_path):
   under = lazy
   while isinstance(under, Lazy):
     under = under._items
-  assert isinstance(under, files.Mapped)
+  assert isinstance(under, hub.Mapped)
   assert [(e.number, e.text) for e in lazy] == [(e.number, e.text) for e in whole]
   assert [lazy[699], lazy[-1], *lazy[3:5]] == [list(lazy)[i] for i in (699, 699, 3, 4)]
   tokenizer, special = word_tokenizer(texts)
