@@ -53,6 +53,7 @@ def named(path: pathlib.Path) -> Iterator[None]:
 
 
 HINTS = {
+  errno.ENOENT: 'give a path that is there',
   errno.EACCES: 'give a path that this user may use',
   errno.EROFS: 'give a path that can be written',
   errno.ENOSPC: 'free some space, and the same command goes on',

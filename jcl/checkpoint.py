@@ -38,6 +38,7 @@ from jcl.sealed import Damaged, check_files, delete, is_sealed, newest, numbered
 from jcl.storage import orbax, reason
 
 Arrays = dict[str, np.ndarray]
+Place = Callable[[str, np.ndarray], Any]
 FORMAT = 2  # of snapshots; see above when it has to go up
 KEPT = 2  # snapshots at a time
 UNFINISHED = '.orbax-checkpoint-tmp'  # the end of Orbax's names for what it is writing
@@ -55,7 +56,7 @@ def encode(value: Any, arrays: Arrays, path: str = '') -> Any:
     if path in arrays:
       raise TypeError(f'two arrays of the memory have the path {path}')
     arrays[path] = np.asarray(value) if isinstance(value, np.generic) else value
-    return {'array': path}
+    return {'on_device' if isinstance(value, jax.Array) else 'array': path}
   if isinstance(value, Mapping):
     items = [[k, encode(v, arrays, f'{path}/{k}')] for k, v in value.items()]
     if not all(isinstance(k, str | int) for k, _ in items):
@@ -67,17 +68,21 @@ def encode(value: Any, arrays: Arrays, path: str = '') -> Any:
   raise TypeError(f'memory{path} holds a {type(value).__name__}; only plain data can be kept')
 
 
-def decode(value: Any, arrays: Mapping[str, np.ndarray]) -> Any:
-  """What `encode` was given."""
+def decode(
+  value: Any, arrays: Mapping[str, np.ndarray], place: Place = lambda path, array: array
+) -> Any:
+  """What `encode` was given; `place` makes what it will of an array that was on a device."""
   if isinstance(value, list):
-    return [decode(v, arrays) for v in value]
+    return [decode(v, arrays, place) for v in value]
   if not isinstance(value, dict):
     return value
   if 'array' in value:
     return arrays[value['array']]
+  if 'on_device' in value:
+    return place(value['on_device'], arrays[value['on_device']])
   if 'tuple' in value:
-    return tuple(decode(v, arrays) for v in value['tuple'])
-  return {k: decode(v, arrays) for k, v in value['dict']}
+    return tuple(decode(v, arrays, place) for v in value['tuple'])
+  return {k: decode(v, arrays, place) for k, v in value['dict']}
 
 
 def checksum(array: np.ndarray) -> int:
@@ -239,11 +244,14 @@ class Snapshots:
       finally:
         delete(half)
 
-  def latest(self) -> dict[str, Any] | None:
+  def latest(self, place: Place = lambda path, array: array) -> dict[str, Any] | None:
     """The newest snapshot that is whole; None where there is none.
 
     A run that may write puts the damaged ones away, to `damaged/`: they are no longer among those
     that are kept.
+
+    Args:
+      place: makes what it will of an array that was on a device, by its path.
 
     Raises:
       UserError: there are snapshots and none of them can be read.
@@ -253,7 +261,7 @@ class Snapshots:
     while numbers := [n for n in self._sealed() if n not in unusable]:
       number = max(numbers)
       try:
-        found = self._load(number)
+        found = self._load(number, place)
       except (MemoryError, UserError):
         raise
       except Exception as error:  # whatever a damaged file makes Orbax raise
@@ -270,7 +278,7 @@ class Snapshots:
       raise UserError(f'{self.folder}: no snapshot can be read ({reasons}); start a new workdir')
     return None
 
-  def _load(self, number: int) -> dict[str, Any]:
+  def _load(self, number: int, place: Place) -> dict[str, Any]:
     path = self.folder / str(number)
     content = read_seal(path)
     if content['format'] != FORMAT:
@@ -290,7 +298,7 @@ class Snapshots:
       self.said.append(
         f'snapshot {number} was made by jcl {content["jcl"]}, this is jcl {jcl.__version__}'
       )
-    return decode(json.loads(arrays.pop('/structure').tobytes()), arrays)
+    return decode(json.loads(arrays.pop('/structure').tobytes()), arrays, place)
 
   def _put_away(self, unusable: Mapping[int, str]) -> None:
     """Says which snapshots were passed over, and takes them out of the way."""

@@ -42,16 +42,22 @@ def specs(tree: Tree, mesh: Mesh, fsdp: bool = False) -> Tree:
 
   The axis of stacked layers is never split: layers are gathered one at a time.
   """
-  count = mesh.size
+  return jax.tree_util.tree_map_with_path(
+    lambda path, x: _spec(_stacked(path), x, mesh.size, fsdp), tree
+  )
 
-  def spec(path, x):
-    first = int(_stacked(path))
-    dims = [i for i, size in enumerate(jnp.shape(x)) if size % count == 0 and i >= first]
-    if not (fsdp and count > 1 and dims and jnp.ndim(x) - first > 1):
-      return P()
-    return P(*[None] * max(dims, key=lambda i: x.shape[i]), AXIS)
 
-  return jax.tree_util.tree_map_with_path(spec, tree)
+def _spec(stacked: bool, x: Any, count: int, fsdp: bool) -> P:
+  first = int(stacked)
+  dims = [i for i, size in enumerate(jnp.shape(x)) if size % count == 0 and i >= first]
+  if not (fsdp and count > 1 and dims and jnp.ndim(x) - first > 1):
+    return P()
+  return P(*[None] * max(dims, key=lambda i: x.shape[i]), AXIS)
+
+
+def place_leaf(path: str, x: Any, mesh: Mesh, fsdp: bool = False) -> jax.Array:
+  """One leaf as `place` would put it by `specs`; its path is written `/layers/q/kernel`."""
+  return place(x, mesh, _spec('layers' in path.split('/'), x, mesh.size, fsdp))
 
 
 def _stacked(path: tuple) -> bool:

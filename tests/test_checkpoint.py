@@ -347,3 +347,15 @@ def test_arrays_of_a_snapshot_are_those_of_the_call_though_they_change_later(tmp
   (found, said) = latest(tmp_path)
   assert said == []
   assert (found['w'] == 0).all()
+
+
+def test_what_was_on_a_device_is_placed_there_again(tmp_path):
+  """And what was the host's is not: a hook that goes on must find the same kinds of arrays."""
+  snapshots = Snapshots(tmp_path)
+  snapshots.save({'memory': {'a': jnp.ones(3), 'b': np.ones(3), 'c': [jnp.zeros(0)]}})
+  snapshots.close()
+  placed = {}
+  found = Snapshots(tmp_path).latest(lambda path, x: placed.setdefault(path, jnp.asarray(x)))
+  assert list(placed) == ['/memory/a', '/memory/c/0']
+  assert found['memory']['a'] is placed['/memory/a']
+  assert type(found['memory']['b']) is np.ndarray

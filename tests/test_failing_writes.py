@@ -218,7 +218,9 @@ def test_the_line_of_a_full_disk_names_the_file_and_what_to_do():
   assert atomic.said(raised.value) == (
     'runs/a/metrics.jsonl: No space left on device; free some space, and the same command goes on'
   )
-  assert atomic.said(FileNotFoundError(2, 'No such file', 'a.txt')) == 'a.txt: No such file'
+  assert atomic.said(FileNotFoundError(2, 'No such file', 'a.txt')) == (
+    'a.txt: No such file; give a path that is there'
+  )
 
 
 def test_a_finished_task_is_kept_though_a_kill_came_before_the_copy(tmp_path, monkeypatch):

@@ -11,8 +11,8 @@ from jcl import methods
 
 # Of these runs an event each in the default suite; `slow` has all kinds of all methods.
 FEW = {
-  'lamol': ('before_task chunk', 'dev evaluation', 'snapshot renamed'),
-  'ewc': ('train step', 'after_task chunk', 'task done'),
+  'lamol': ('before_task chunk', 'snapshot renamed', 'task done'),
+  'ewc': ('train step', 'after_task chunk', 'hook done'),
 }
 # What every method must have, and those that some have beside.
 COMMON = {'train step', 'dev evaluation', 'evaluate chunk', 'task done'} | {
