@@ -51,7 +51,7 @@ def interrupted():
   os.kill(os.getpid(), signal.SIGINT)
 
 
-@pytest.fixture(scope='module', params=['lamol', 'ewc'])
+@pytest.fixture(scope='module', params=['ewc'])
 def whole(request, tmp_path_factory):
   """-> method, results of a run without a stop, the phase of each of its chunks."""
   folder = tmp_path_factory.mktemp(request.param)
@@ -65,40 +65,6 @@ def places(chunks):
   for number, phase in enumerate(chunks, 1):
     found.setdefault(phase, []).append(number)
   return {phase: numbers[len(numbers) // 2] for phase, numbers in found.items() if len(numbers) > 1}
-
-
-def test_no_more_than_a_chunk_is_repeated_after_a_kill(whole, tmp_path):
-  """In every phase that has folds: sampling, Fisher, evaluation."""
-  method, results, chunks = whole
-  phases = places(chunks)
-  assert {'lamol': 4, 'ewc': 5}[method] <= len(phases)
-  for phase, number in phases.items():
-    folder, made = tmp_path / str(phase), config(method, every_chunks=1)
-    loop = Counted(made, folder, killed, number)
-    with pytest.raises(runs.Killed):
-      loop.run()
-    loop.snapshots.close()
-    again = Counted(made, folder)
-    resumed = again.run()
-    for key in SAME:
-      assert resumed[key] == results[key], (phase, key)
-    assert len(loop.chunks) + len(again.chunks) <= len(chunks) + 1, phase
-    (resume,) = resumed['resumes']
-    assert resume['steps_repeated'] == 0
-
-
-def test_without_chunks_a_phase_starts_again(whole, tmp_path):
-  """What the test above would miss if snapshots between chunks were ignored."""
-  method, _, chunks = whole
-  phase, number = max(places(chunks).items())
-  loop = Counted(config(method), tmp_path, killed, number)
-  with pytest.raises(runs.Killed):
-    loop.run()
-  loop.snapshots.close()
-  again = Counted(config(method), tmp_path)
-  again.run()
-  assert len(loop.chunks) + len(again.chunks) > len(chunks) + 1
-  assert again.chunks.count(phase) == chunks.count(phase)
 
 
 def test_a_request_to_stop_is_met_at_the_next_chunk(whole, tmp_path):

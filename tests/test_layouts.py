@@ -13,6 +13,7 @@ from conftest import ROOT, TESTS
 
 from jcl import experiment, processes
 from jcl.checkpoint import Snapshots
+from jcl.position import Position
 from jcl.reopened import Reopened
 from jcl.tools import Journal
 
@@ -46,13 +47,13 @@ def by_devices():
   return groups
 
 
-@pytest.fixture(scope='module', params=['ewc', pytest.param('derpp', marks=pytest.mark.slow)])
-def folder(request, tmp_path_factory):
-  """The workdirs of all cells of a method, and what each run said in `said.json`."""
-  root, said = tmp_path_factory.mktemp(request.param), {}
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  """The workdirs of all cells, and what each run said in `said.json`."""
+  root, said = tmp_path_factory.mktemp('ewc'), {}
   for group in by_devices():
     cells = [
-      dict(method=request.param, source=source, to=to, changes=changes, cut=cut, allowed=WHOLE)
+      dict(method='ewc', source=source, to=to, changes=changes, cut=cut, allowed=WHOLE)
       for _, source, to, changes, cut in group
     ]
     done = subprocess.run(
@@ -126,6 +127,7 @@ def test_a_snapshot_of_another_jax_is_gone_on_from_and_it_is_said(finished, monk
   monkeypatch.setattr(loop, 'say', lines.append)
   older = {**processes.machine(loop.tools.mesh), 'jax': '0.0.1'}
   monkeypatch.setattr(processes, 'machine', lambda mesh: older)
+  loop.position, loop.snapshots = Position(workdir), Snapshots(workdir)
   loop._save(loop._start())
   loop.snapshots.wait()
   lines.clear()

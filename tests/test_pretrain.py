@@ -238,7 +238,7 @@ def test_dev_scores_inside_a_task_are_larger_where_the_model_is_better(trained):
   assert curves[0][name] < curves[1][name] < 0
 
 
-@pytest.mark.parametrize('steps', [4, 7])
+@pytest.mark.parametrize('steps', [4])
 def test_a_run_killed_inside_a_task_ends_in_the_same_bits(trained, steps, tmp_path):
   _, made, whole = trained
   tmp_path = tmp_path / 'run'

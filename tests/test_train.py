@@ -94,9 +94,11 @@ def test_nothing_compiles_after_the_first_batch_of_a_shape(tmp_path):
   assert len({tokens for tokens, _ in shapes}) * 3 >= len(shapes)  # at most three rungs a bucket
 
 
-@pytest.mark.parametrize('phase', ['train', 'after_task', 'before_task'])
+# Kills of every method at events of every kind: tests/test_kills.py.
 @pytest.mark.parametrize(
-  'finished', ['ewc', 'replay', 'derpp', 'lamol_kd', 'olora', 'single', 'pretrain'], indirect=True
+  ('finished', 'phase'),
+  [('olora', 'after_task'), ('lamol_kd', 'before_task'), ('single', 'train')],
+  indirect=['finished'],
 )
 def test_a_run_killed_after_a_task_ends_in_the_same_bits(finished, phase, tmp_path):
   method, folder, whole = finished
@@ -123,34 +125,6 @@ def test_a_finished_run_answers_at_once_and_unchanged(finished):
   assert again['params_sha256'] == results['params_sha256']
   assert again['seconds']['train'] == results['seconds']['train']
   assert (folder / 'metrics.jsonl').stat().st_size == steps
-
-
-def test_snapshots_inside_a_task_are_resumed_from(tmp_path):
-  made = runs.config('replay', checkpoint={'every_steps': 2}, train={'epochs': 2})
-  whole = runs.run(runs.config('replay'), tmp_path / 'whole')
-  loop = runs.Loop(experiment.assemble(made), _made(tmp_path / 'killed'), quiet=True)
-  real = loop._settle
-
-  def dying(task, bar, fed, *rest):
-    real(task, bar, fed, *rest)
-    if task.index == 1 and fed.number == 4:
-      raise runs.Killed
-
-  loop._settle = dying
-  with pytest.raises(runs.Killed):
-    loop.run()
-  loop.snapshots.close()
-  found = Snapshots(tmp_path / 'killed').latest()
-  assert found['step'] == 4
-  resumed = runs.run(made, tmp_path / 'killed')
-  assert resumed['params_sha256'] == whole['params_sha256']
-  assert resumed['matrix'] == whole['matrix']
-  assert [r['steps_repeated'] for r in resumed['resumes']] == [1]
-
-
-def _made(folder):
-  folder.mkdir()
-  return folder
 
 
 @pytest.mark.parametrize(
@@ -206,7 +180,8 @@ def test_another_seed_is_another_run(tmp_path):
 def test_keep_best_hands_on_the_best_dev_score(tmp_path, monkeypatch):
   """Dev scores 1, 0.5, 0.5, … : the parameters after the first epoch go on."""
   made = runs.config('seq', train={'keep_best': True, 'epochs': 4}, stream={'max_tasks': 1})
-  loop = runs.Loop(experiment.assemble(made), _made(tmp_path / 'best'), quiet=True)
+  (tmp_path / 'best').mkdir()
+  loop = runs.Loop(experiment.assemble(made), tmp_path / 'best', quiet=True)
   assert all(t.dev for t in loop.parts.stream.tasks)
   scores, after_epoch = iter([1.0, 0.5, 0.5, 0.5]), []
   real = loop._score
