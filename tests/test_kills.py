@@ -42,7 +42,7 @@ def killed_in_turn(method, root, only=(), variant=None):
     assert kills.start(made, root / 'killed', event) < 0
   assert kills.start(made, root / 'killed') == 0
   repeated = checked(made, root)
-  assert len(repeated) == len(places)
+  assert len(repeated) >= len(places) - 1  # killed at its very end, a run has nothing more to do
   told = json.loads((root / 'killed' / 'results.json').read_text())['resumes']
   assert [(r['steps_repeated'], r['chunks_repeated']) for r in told] == repeated[-len(told) :]
   assert len(told) >= len(places) - 1  # before the first snapshot there is nothing to go on from
