@@ -72,14 +72,17 @@ class Position:
   Args:
     workdir: of the run; `position` and `resumes.jsonl` are written in it.
     announce: called with every event.
-    writes: whether this process writes.
   """
 
-  def __init__(self, workdir: pathlib.Path, announce: Announce = nobody, writes: bool = True):
+  def __init__(self, workdir: pathlib.Path, announce: Announce = nobody):
     self._workdir, self._announce = workdir, announce
     self.done = self.steps = self.chunks = 0
-    flags = os.O_RDWR | os.O_CREAT
-    self._file = os.open(workdir / 'position', flags, 0o644) if writes else -1
+    self._file = -1
+
+  def open(self) -> 'Position':
+    """From now on this process writes."""
+    self._file = os.open(self._workdir / 'position', os.O_RDWR | os.O_CREAT, 0o644)
+    return self
 
   def took(self, steps: int = 0, chunks: int = 0) -> None:
     """Counts what was done."""

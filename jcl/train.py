@@ -59,7 +59,7 @@ class Loop:
     self.record = Record(parts)
     self.requests, self._alone = Requests(), jax.process_count() == 1
     self._saved, self._chunks, self._bad = time.monotonic(), 0, False
-    self._announce = announce
+    self.position = Position(workdir, announce)
 
   def say(self, line: str) -> None:
     """A line for the person who waits."""
@@ -73,7 +73,8 @@ class Loop:
       What `results.json` says.
     """
     with lock.held(self.workdir) if processes.is_first() else contextlib.nullcontext():
-      self.position = Position(self.workdir, self._announce, processes.is_first())
+      if processes.is_first():
+        self.position.open()
       self.snapshots = Snapshots(self.workdir, announce=self.position.says)
       try:
         return self._run(self._start())

@@ -172,13 +172,13 @@ def test_a_second_run_in_a_workdir_is_refused_until_the_first_is_dead(tmp_path):
 
 def test_a_position_outlives_its_process(tmp_path):
   heard = []
-  position = Position(tmp_path, heard.append)
+  position = Position(tmp_path, heard.append).open()
   position.done = 3
   position.took(steps=2)
   position.says('step')
   position.took(steps=1, chunks=4)
   assert heard == [Event('step', 3, 2, 0)]
-  again = Position(tmp_path)  # the first was never closed
+  again = Position(tmp_path).open()  # the first was never closed
   assert again.restore(3, [1, 4]) == (2, 0)
   assert again.state() == [1, 4]
   assert again.resumed({'phase': 'train'}) == [{'phase': 'train'}]
@@ -187,7 +187,7 @@ def test_a_position_outlives_its_process(tmp_path):
   assert again.resumed() == [{'phase': 'train'}]
   assert again.resumed({'phase': 'evaluate'}) == [{'phase': 'train'}, {'phase': 'evaluate'}]
   (tmp_path / 'position').write_bytes(b'\xff nonsense')
-  assert Position(tmp_path).restore(3, [1, 4]) == (0, 0)
+  assert Position(tmp_path).open().restore(3, [1, 4]) == (0, 0)
 
 
 def test_a_log_that_was_shortened_and_snapshots_that_are_gone_are_told(tmp_path):

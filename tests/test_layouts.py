@@ -13,7 +13,6 @@ from conftest import ROOT, TESTS
 
 from jcl import experiment, processes
 from jcl.checkpoint import Snapshots
-from jcl.position import Position
 from jcl.reopened import Reopened
 from jcl.tools import Journal
 
@@ -127,7 +126,7 @@ def test_a_snapshot_of_another_jax_is_gone_on_from_and_it_is_said(finished, monk
   monkeypatch.setattr(loop, 'say', lines.append)
   older = {**processes.machine(loop.tools.mesh), 'jax': '0.0.1'}
   monkeypatch.setattr(processes, 'machine', lambda mesh: older)
-  loop.position, loop.snapshots = Position(workdir), Snapshots(workdir)
+  loop.snapshots = Snapshots(workdir)
   loop._save(loop._start())
   loop.snapshots.wait()
   lines.clear()

@@ -205,7 +205,6 @@ class Case:
         self.tools.current = watch.task = task.index
         now, moment = self._learned(loop, now, task, watch)
         moments.append(moment)
-      loop.snapshots.close()
       loop.log.close()
       self.tools.mean_examples = watch.mean
     return moments, watch, watch.step._cache_size()
