@@ -117,14 +117,7 @@ def check(config: Config) -> None:
     known = ', '.join(config.method.scenarios)
     raise UserError(f'scenario is {config.scenario!r}, in which {name} has no meaning; use {known}')
   least = {
-    'stream': {
-      'max_length': 8,
-      'classes_per_task': 1,
-      'max_tasks': 0,
-      'max_train_per_task': 0,
-      'max_test_per_task': 0,
-      'order_seed': -1,
-    },
+    'stream': {'max_length': 8, 'classes_per_task': 1, 'order_seed': -1},
     'backbone': {
       'width': 1,
       'layers': 1,

@@ -11,7 +11,6 @@ import json
 import multiprocessing
 import os
 import pathlib
-import shutil
 import signal
 import sys
 from collections.abc import Sequence
@@ -219,11 +218,8 @@ def last_words(folder: pathlib.Path) -> dict[str, Any]:
 def same(one: Any, other: Any, path: str = '') -> list[str]:
   """Where two trees of plain data and arrays differ, to the bit."""
   if isinstance(one, np.ndarray | np.generic):
-    equal = (one.shape, one.dtype) == (
-      other.shape,
-      other.dtype,
-    ) and one.tobytes() == other.tobytes()
-    return [] if equal else [path]
+    bits = lambda x: (x.shape, x.dtype, x.tobytes())
+    return [] if bits(one) == bits(other) else [path]
   if type(one) is not type(other):
     return [path]
   if isinstance(one, dict):
@@ -263,10 +259,3 @@ def check_same(killed: pathlib.Path, reference: pathlib.Path) -> None:
   ends = [last_event(folder) for folder in (reference, killed)]
   ends = [(end.done, end.steps, end.chunks) for end in ends]  # at which of two events: as it comes
   assert ends[0] == ends[1], f'{killed} ended at {ends[1]}, {reference} at {ends[0]}'
-
-
-def clear(folder: pathlib.Path) -> None:
-  """Takes a workdir and what stands beside it away."""
-  shutil.rmtree(folder, ignore_errors=True)
-  for end in ('said', 'events'):
-    pathlib.Path(f'{folder}.{end}').unlink(missing_ok=True)

@@ -155,7 +155,8 @@ def check_settings(config: StreamConfig) -> None:
   """Refuses numbers and words of the settings that mean nothing."""
   for field in ('max_tasks', 'max_train_per_task', 'max_test_per_task'):
     if getattr(config, field) < 0:
-      raise UserError(f'stream.{field} is {getattr(config, field)}: give 0 for all, or more')
+      value = getattr(config, field)
+      raise UserError(f'stream.{field} is {value}; it must be at least 0, which is all')
   if config.overlap not in ('', 'refuse', 'drop', 'keep'):
     raise UserError(f'stream.overlap is {config.overlap!r}: give refuse, drop or keep')
   if not 0 < config.dev_fraction < 1:
