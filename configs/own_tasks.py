@@ -5,7 +5,7 @@
         --config.stream.path=mine/manifest.json
 
 `configs/own_tasks/manifest.json` names two tasks, three classes each, their files and columns; the
-docstring of `jcl/streams/files.py` has all that a manifest can say. What is wrong with a file is
+docstring of `jcl/streams/manifest.py` has all that a manifest can say. What is wrong with a file is
 said with its name and line before a weight is read.
 """
 

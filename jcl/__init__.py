@@ -8,17 +8,17 @@ __version__ = '0.1.0'
 # Loaded when first used: a launcher that refuses a flag need not wait for jax.
 _PUBLIC = {
   'Backbone': 'jcl.backbones',
-  'Batch': 'jcl.batch',
+  'Batch': 'jcl.batching.batch',
   'Config': 'jcl.config',
   'Example': 'jcl.streams.stream',
-  'Experiment': 'jcl.experiment',
+  'Experiment': 'jcl.training.experiment',
   'Method': 'jcl.methods',
   'Plan': 'jcl.streams.stream',
   'Settings': 'jcl.methods',
   'Stream': 'jcl.streams.stream',
   'Task': 'jcl.streams.stream',
   'UserError': 'jcl.errors',
-  'assemble': 'jcl.experiment',
+  'assemble': 'jcl.training.experiment',
 }
 __all__ = ['__version__', *_PUBLIC]
 

@@ -153,7 +153,7 @@ class TrainConfig:
 
 @dataclasses.dataclass
 class AdversarialConfig:
-  """Training at input embeddings moved for worse; see jcl/adversarial.py."""
+  """Training at input embeddings moved for worse; see jcl/step/adversarial.py."""
 
   epsilon: float = 0.0  # length of a row's move; 0: off
   weight: float = 1.0  # of the objective there

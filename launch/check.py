@@ -15,7 +15,7 @@ import time
 
 from absl import flags
 
-from jcl import launch
+from jcl import cli
 from jcl.errors import UserError
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -50,14 +50,15 @@ def check_methods(out: pathlib.Path, names: list[str]) -> int:
   from scorecard import run as cells
 
   import jcl
-  from jcl import methods, progress
-  from jcl.checkpoint import write_json
+  from jcl import methods
+  from jcl.storage.checkpoint import write_json
+  from jcl.training import progress_bar
 
   start, bars = time.monotonic(), []
 
   def on_cell(done: int, of: int, line: dict) -> None:
     if not bars:
-      bars.append(progress.Bar('cells', of))
+      bars.append(progress_bar.Bar('cells', of))
     bars[0].advance(done, note=f'{line["method"]}: {line["check"]}')
 
   card = cells.run([f'*/{name}' for name in names], on_cell=on_cell)
@@ -87,7 +88,7 @@ def check_mutants(out: pathlib.Path) -> int:
   from scorecard import run as cells
   from scorecard.mutants import MUTANTS
 
-  from jcl.checkpoint import write_json
+  from jcl.storage.checkpoint import write_json
 
   start = time.monotonic()
 
@@ -114,4 +115,4 @@ def check_mutants(out: pathlib.Path) -> int:
 
 
 if __name__ == '__main__':
-  launch.main(run)
+  cli.main(run)

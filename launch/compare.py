@@ -14,22 +14,23 @@ import sys
 
 from absl import flags
 
-from jcl import launch, workdirs
+from jcl import cli
+from jcl import workdir as workdirs
 from jcl.errors import UserError
 
-METHOD_FLAGS = launch.take_method_flags(sys.argv)
-launch.define_config()
+METHOD_FLAGS = cli.take_method_flags(sys.argv)
+cli.define_config()
 flags.DEFINE_string('methods', 'seq,lamol,joint', 'names, with commas')
 flags.DEFINE_string('seeds', '0', 'numbers, with commas')
 
 
 def run() -> None:
   """Trains every method with every seed, then prints and writes the comparison."""
-  workdir = pathlib.Path(launch.required('workdir'))
-  seeds, names = launch.numbers(flags.FLAGS.seeds, 'seeds'), flags.FLAGS.methods.split(',')
+  workdir = pathlib.Path(cli.required('workdir'))
+  seeds, names = cli.numbers(flags.FLAGS.seeds, 'seeds'), flags.FLAGS.methods.split(',')
   if len(set(names)) != len(names):
     raise UserError(f'--methods={flags.FLAGS.methods} names a method twice')
-  bases = launch.read_configs(names, METHOD_FLAGS)
+  bases = cli.read_configs(names, METHOD_FLAGS)
   scenarios = {base.scenario: name for name, base in zip(names, bases, strict=True)}
   if len(scenarios) > 1 and 'cpt' in scenarios:
     other = next(s for s in scenarios if s != 'cpt')
@@ -37,28 +38,31 @@ def run() -> None:
       f'{scenarios["cpt"]} runs in scenario cpt and {scenarios[other]} in {other}, which have no '
       'score in common; give --config.scenario=cpt'
     )
-  launch.use_compile_cache()
-  from jcl import doctor, experiment, processes, report, train
+  cli.use_compile_cache()
+  from jcl import distributed
+  from jcl.preflight import checks
+  from jcl.reports import report
+  from jcl.training import experiment, loop
 
   runs, allowed = [], flags.FLAGS.allow_config_change
   for name, base in zip(names, bases, strict=True):
     for seed in seeds:
       config = copy.deepcopy(base)
       config.train.seed = seed
-      if not launch.overridden('stream.order_seed'):
+      if not cli.overridden('stream.order_seed'):
         config.stream.order_seed = seed
       experiment.check(config)
       workdirs.check_workdir(str(workdir / f'{name}-{seed}'), config, allowed)
       runs.append((name, seed, config))
   results = []
   for number, (name, seed, config) in enumerate(runs):
-    if processes.is_first():
+    if distributed.is_first():
       print(f'[{number + 1}/{len(runs)}] {name}, seed {seed}', flush=True)
     parts = experiment.assemble(config)
-    doctor.refuse_new(parts, workdir / f'{name}-{seed}')
+    checks.refuse_new(parts, workdir / f'{name}-{seed}')
     folder = workdirs.open_workdir(str(workdir / f'{name}-{seed}'), config, allowed, print)
-    results.append(train.train(parts, folder))
-  if not processes.is_first():
+    results.append(loop.train(parts, folder))
+  if not distributed.is_first():
     return
   print(report.comparison_table(results))
   report.comparison_picture(results, workdir / 'comparison.png')
@@ -67,4 +71,4 @@ def run() -> None:
 
 
 if __name__ == '__main__':
-  launch.main(run)
+  cli.main(run)

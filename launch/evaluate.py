@@ -8,7 +8,8 @@ import pathlib
 
 from absl import flags
 
-from jcl import launch, workdirs
+from jcl import cli
+from jcl import workdir as workdirs
 
 flags.DEFINE_string('workdir', None, 'folder of a run')
 flags.DEFINE_enum('split', 'test', ['train', 'dev', 'test'], 'which examples')
@@ -18,11 +19,11 @@ flags.DEFINE_integer('wrong', 5, 'wrong answers to print for each task', lower_b
 
 def run() -> None:
   """Prints the score of the newest snapshot on every task, and some wrong answers."""
-  workdir = pathlib.Path(launch.required('workdir'))
+  workdir = pathlib.Path(cli.required('workdir'))
   config = workdirs.load_workdir(str(workdir))
   config.evaluate.answer = flags.FLAGS.answer or config.evaluate.answer
-  launch.use_compile_cache()
-  from jcl.reopened import Reopened
+  cli.use_compile_cache()
+  from jcl.trained_run import Reopened
 
   reopened = Reopened(config, workdir)
   for task, score in reopened.scores(flags.FLAGS.split):
@@ -44,4 +45,4 @@ def run() -> None:
 
 
 if __name__ == '__main__':
-  launch.main(run)
+  cli.main(run)

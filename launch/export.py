@@ -11,7 +11,8 @@ import pathlib
 
 from absl import flags
 
-from jcl import launch, workdirs
+from jcl import cli
+from jcl import workdir as workdirs
 
 flags.DEFINE_string('workdir', None, 'folder of a run')
 flags.DEFINE_string('out', None, 'folder to write; it must not be there yet')
@@ -22,10 +23,10 @@ flags.DEFINE_string('task', '', 'name of the task whose parameters are meant; em
 
 def run() -> None:
   """Writes the newest snapshot's model and tokenizer."""
-  workdir = pathlib.Path(launch.required('workdir'))
-  out = pathlib.Path(launch.required('out'))
+  workdir = pathlib.Path(cli.required('workdir'))
+  out = pathlib.Path(cli.required('out'))
   config = workdirs.load_workdir(str(workdir))
-  from jcl.reopened import Reopened
+  from jcl.trained_run import Reopened
 
   Reopened(config, workdir).export(out, flags.FLAGS.task, flags.FLAGS.format, flags.FLAGS.dtype)
   what = 'model and its tokenizer are' if flags.FLAGS.format == 'hf' else 'adapter is'
@@ -33,4 +34,4 @@ def run() -> None:
 
 
 if __name__ == '__main__':
-  launch.main(run)
+  cli.main(run)

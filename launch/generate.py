@@ -12,7 +12,8 @@ import pathlib
 
 from absl import flags
 
-from jcl import launch, workdirs
+from jcl import cli
+from jcl import workdir as workdirs
 from jcl.errors import UserError
 
 flags.DEFINE_string('workdir', None, 'folder of a run')
@@ -26,12 +27,12 @@ flags.DEFINE_integer('tokens', 64, 'at most, of a run on raw text', lower_bound=
 
 def run() -> None:
   """Prints samples as input and answer, and what was not well formed as it is; or raw text."""
-  workdir = pathlib.Path(launch.required('workdir'))
+  workdir = pathlib.Path(cli.required('workdir'))
   if not math.isfinite(flags.FLAGS.temperature):
     raise UserError(f'--temperature={flags.FLAGS.temperature}: give a number')
   config = workdirs.load_workdir(str(workdir))
-  launch.use_compile_cache()
-  from jcl.reopened import Reopened
+  cli.use_compile_cache()
+  from jcl.trained_run import Reopened
 
   reopened = Reopened(config, workdir)
   text, given = reopened.tools.text, flags.FLAGS
@@ -53,4 +54,4 @@ def run() -> None:
 
 
 if __name__ == '__main__':
-  launch.main(run)
+  cli.main(run)

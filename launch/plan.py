@@ -9,10 +9,10 @@ run's own stream. With --tokens=T a folder that holds nothing but a config.json 
 
 from absl import flags
 
-from jcl import launch
+from jcl import cli
 from jcl.errors import UserError
 
-launch.define_config()
+cli.define_config()
 flags.DEFINE_integer('devices', 1, 'that the run would have', lower_bound=1)
 flags.DEFINE_integer('tokens', 0, 'a row; 0: as in the stream', lower_bound=0)
 flags.DEFINE_integer('targets', 0, 'a row, with --tokens; 0: every token', lower_bound=0)
@@ -21,16 +21,17 @@ flags.DEFINE_bool('json', False, 'print JSON')
 
 def run() -> None:
   """Prints the page."""
-  config, given = launch.read_config(), flags.FLAGS
+  config, given = cli.read_config(), flags.FLAGS
   if given.targets and not given.tokens:
     raise UserError('--targets goes with --tokens; without it the stream has its own')
-  launch.use_fake_devices(given.devices)
-  launch.use_compile_cache()
-  from jcl import plan, sections
+  cli.use_fake_devices(given.devices)
+  cli.use_compile_cache()
+  from jcl.preflight import cost
+  from jcl.preflight import page as sections
 
-  page = plan.page(config, given.devices, given.tokens, given.targets, given.workdir)
+  page = cost.page(config, given.devices, given.tokens, given.targets, given.workdir)
   print((sections.as_json if given.json else sections.as_text)(page))
 
 
 if __name__ == '__main__':
-  launch.main(run)
+  cli.main(run)

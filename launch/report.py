@@ -10,7 +10,7 @@ from typing import Any
 
 from absl import flags
 
-from jcl import launch
+from jcl import cli
 from jcl.errors import UserError
 
 flags.DEFINE_string('runs', None, 'workdirs, or folders of workdirs, with commas')
@@ -30,16 +30,16 @@ def read(folder: str) -> list[dict[str, Any]]:
   found = [file for file in files if file.is_file()]
   if not found:
     raise UserError(f'--runs: {path} holds no results.json, and no folder in it does')
-  from jcl import results_json
+  from jcl.reports import results as results_json
 
   return [results_json.read(file) for file in found]
 
 
 def run() -> None:
   """Prints the table and writes picture and page."""
-  folders, out = launch.required('runs').split(','), flags.FLAGS.out
+  folders, out = cli.required('runs').split(','), flags.FLAGS.out
   results = [found for folder in folders for found in read(folder)]
-  from jcl import report
+  from jcl.reports import report
 
   print(report.comparison_table(results))
   if out:
@@ -51,4 +51,4 @@ def run() -> None:
 
 
 if __name__ == '__main__':
-  launch.main(run)
+  cli.main(run)

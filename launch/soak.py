@@ -17,7 +17,7 @@ import time
 
 from absl import flags
 
-from jcl import launch
+from jcl import cli
 from jcl.errors import UserError
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -60,7 +60,7 @@ class Soak:
 
   def round(self, method: str, number: int) -> None:
     """Compares one killed run with one left alone."""
-    import kills
+    from support import kills
 
     random, folder = self._random, self._root / f'{number}-{method}'
     folder.mkdir(parents=True)
@@ -85,7 +85,7 @@ class Soak:
 
   def _strike(self, made, folder: pathlib.Path, life: list, seconds: float) -> bool:
     """One life of a run, cut short -> False when it had ended before."""
-    import kills
+    from support import kills
 
     random, die_at, after, gently = self._random, None, 0.0, False
     last = kills.last_event(folder)
@@ -108,7 +108,7 @@ class Soak:
 def run() -> int:
   """Soaks, prints how it goes and a table at the end -> exit status."""
   from jcl import methods
-  from jcl.report import aligned
+  from jcl.reports.report import aligned
 
   minutes, given = flags.FLAGS.minutes, flags.FLAGS.methods
   names = list(dict.fromkeys(given.split(','))) if given else list(methods.METHODS)
@@ -121,7 +121,7 @@ def run() -> int:
   kept = pathlib.Path(flags.FLAGS.workdir) if flags.FLAGS.workdir else None
   if kept is not None and kept.exists():
     raise UserError(f'--workdir: {kept} is there already; name a new folder')
-  launch.use_compile_cache()
+  cli.use_compile_cache()
   with tempfile.TemporaryDirectory(prefix='jcl-soak-') as scratch:
     soak = Soak(kept or pathlib.Path(scratch), flags.FLAGS.seed)
     start, number = time.monotonic(), 0
@@ -148,4 +148,4 @@ def run() -> int:
 
 
 if __name__ == '__main__':
-  launch.main(run)
+  cli.main(run)

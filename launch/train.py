@@ -9,28 +9,32 @@ that may then differ; what a run depends on may not.
 
 from absl import flags
 
-from jcl import launch, workdirs
+from jcl import cli
+from jcl import workdir as workdirs
 
-launch.define_config()
+cli.define_config()
 flags.DEFINE_bool('quiet', False, 'print nothing but errors')
 
 
 def run() -> None:
   """Trains, then prints the accuracy matrix."""
-  config, workdir = launch.read_config(), launch.required('workdir')
-  launch.use_compile_cache()
-  from jcl import doctor, experiment, processes, report, train
+  config, workdir = cli.read_config(), cli.required('workdir')
+  cli.use_compile_cache()
+  from jcl import distributed
+  from jcl.preflight import checks
+  from jcl.reports import report
+  from jcl.training import experiment, loop
 
   parts = experiment.assemble(config)
-  doctor.refuse_new(parts, workdir)
-  quiet = flags.FLAGS.quiet or not processes.is_first()
+  checks.refuse_new(parts, workdir)
+  quiet = flags.FLAGS.quiet or not distributed.is_first()
   say = (lambda line: None) if quiet else print
   folder = workdirs.open_workdir(workdir, config, flags.FLAGS.allow_config_change, say)
-  results = train.train(parts, folder, quiet)
+  results = loop.train(parts, folder, quiet)
   if not quiet:
     print(report.matrix_table(results))
     print(f'results, report and pictures are in {workdir}')
 
 
 if __name__ == '__main__':
-  launch.main(run)
+  cli.main(run)

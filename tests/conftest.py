@@ -15,9 +15,10 @@ os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
 import jax
 import numpy as np
 import pytest
+from support import ROOT, TESTS
 
-TESTS = pathlib.Path(__file__).resolve().parent
-ROOT = TESTS.parent
+os.environ['PYTHONPATH'] = f'{ROOT}{os.pathsep}{TESTS}'  # processes that tests start inherit it
+
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 
 
@@ -34,7 +35,7 @@ def shared() -> pathlib.Path:
 def eight_devices(tmp_path_factory) -> dict[str, np.ndarray]:
   """What `eight_devices.py` computes in a process of its own, with 8 fake CPU devices."""
   out = tmp_path_factory.mktemp('devices') / 'results.npz'
-  command = [sys.executable, str(TESTS / 'eight_devices.py'), str(out)]
+  command = [sys.executable, '-m', 'support.eight_devices', str(out)]
   done = subprocess.run(
     command,
     cwd=ROOT,

@@ -35,7 +35,7 @@ from jcl.backbones.layers import (
   row_keys,
   variables,
 )
-from jcl.batch import Batch
+from jcl.batching.batch import Batch
 
 
 def decoder(config: DecoderConfig) -> Backbone:

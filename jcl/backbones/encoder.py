@@ -33,7 +33,7 @@ from jcl.backbones.layers import (
   row_keys,
   variables,
 )
-from jcl.batch import Batch
+from jcl.batching.batch import Batch
 from jcl.errors import UserError
 
 

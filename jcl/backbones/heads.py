@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from jcl.backbones import Params
 from jcl.backbones.model_config import ModelConfig
-from jcl.batch import Batch
+from jcl.batching.batch import Batch
 
 SCALE = 10.0  # of a fresh cosine head: softmax over cosines in [-1, 1] alone could not be sure
 

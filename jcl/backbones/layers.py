@@ -15,7 +15,7 @@ import numpy as np
 import scipy.special
 
 from jcl.backbones import Params
-from jcl.batch import Batch
+from jcl.batching.batch import Batch
 
 # Chebyshev series in t = 2 / (2 + z) of exp(z²)·erfc(z) / t, which is smooth for z in [0, ∞).
 _TAIL = np.polynomial.Chebyshev.interpolate(

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from jcl import losses
-from jcl.streams.rows import generator
+from jcl.seeds import generator
+from jcl.step import losses
 from jcl.streams.stream import Example, Reference
 
 POLICIES = ('reservoir', 'fifo', 'class_balanced', 'herding', 'importance')

@@ -13,8 +13,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jcl import losses
-from jcl.batch import Batch
+from jcl.batching.batch import Batch
+from jcl.step import losses
 
 Params = Any
 Past = dict[str, Any]

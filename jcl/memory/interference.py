@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import jax
 
-from jcl import parallel
+from jcl.step import device_maps
 
 
 def most_interfered(term: str, candidates: int, virtual_lr: float) -> Callable:
@@ -31,7 +31,7 @@ def most_interfered(term: str, candidates: int, virtual_lr: float) -> Callable:
       moved = jax.tree.map(lambda p, g: p - virtual_lr * g, still, grads)
       _, (_, after) = plain(moved, batch)
       rise_B = batch.row_mean(after[term][0] - before[term][0])
-      chosen_B = parallel.largest(rise_B, batch.replay, batch.key, candidates)
+      chosen_B = device_maps.largest(rise_B, batch.replay, batch.key, candidates)
       return plain(params, batch.only(~batch.replay_M | chosen_B[batch.target_row]))
 
     return wrapped

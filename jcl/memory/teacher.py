@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jcl import batch as batches
-from jcl import losses
-from jcl.batch import Batch
+from jcl.batching import batch as batches
+from jcl.batching.batch import Batch
 from jcl.errors import UserError
+from jcl.step import losses
 from jcl.streams.stream import Example, Reference
 
 HIDDEN, LOGITS, FAMILIAR = 'teacher_hidden', 'teacher_logits', 'familiar'

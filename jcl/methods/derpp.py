@@ -3,10 +3,11 @@
 import dataclasses
 from typing import Any, ClassVar
 
-from jcl import losses, methods
+from jcl import methods
 from jcl.config import choice
 from jcl.memory import buffer, teacher
 from jcl.methods.replay import Replay, replay
+from jcl.step import losses
 
 
 @dataclasses.dataclass

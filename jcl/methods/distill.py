@@ -4,8 +4,9 @@ import dataclasses
 import functools
 from typing import Any, ClassVar
 
-from jcl import losses, methods
+from jcl import methods
 from jcl.memory import teacher
+from jcl.step import losses
 from jcl.streams.stream import Plan
 
 

@@ -7,7 +7,7 @@ import dataclasses
 from typing import ClassVar
 
 from jcl import methods
-from jcl.backbones import blocks
+from jcl.backbones import block_expansion
 from jcl.streams.stream import Plan
 
 
@@ -28,10 +28,10 @@ def expand(backbone, settings: Expand) -> methods.Method:
   """Cross-entropy, for the newest blocks (and a head) alone."""
 
   def init(params, stream, tools):
-    return {'teacher': {}, 'sizes': blocks.groups(params, settings.every), 'new': None}
+    return {'teacher': {}, 'sizes': block_expansion.groups(params, settings.every), 'new': None}
 
   def before_task(memory, params, task, tools):
-    params, new_L = blocks.grown(params, memory['sizes'])
+    params, new_L = block_expansion.grown(params, memory['sizes'])
     sizes = [size + 1 for size in memory['sizes']]
     return memory | {'sizes': sizes, 'new': new_L}, params
 

@@ -3,8 +3,9 @@
 import dataclasses
 from typing import ClassVar
 
-from jcl import losses, methods
+from jcl import methods
 from jcl.memory import pseudo
+from jcl.step import losses
 from jcl.streams.stream import Plan
 
 

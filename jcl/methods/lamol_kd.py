@@ -4,9 +4,10 @@ import dataclasses
 import functools
 from typing import Any, ClassVar
 
-from jcl import losses, methods
+from jcl import methods
 from jcl.memory import pseudo, teacher
 from jcl.methods.lamol import Lamol, lamol
+from jcl.step import losses
 
 
 @dataclasses.dataclass

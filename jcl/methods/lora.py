@@ -8,7 +8,7 @@ import numpy as np
 
 from jcl import methods
 from jcl.backbones import lora as adapters
-from jcl.backbones import merges
+from jcl.backbones import lora_merging
 from jcl.config import choice
 from jcl.streams.stream import Plan
 
@@ -23,7 +23,7 @@ class Lora(methods.Settings):
   targets: tuple[str, ...] = ('q', 'v')  # projections that it changes
   stack: bool = False  # train on top of the earlier adapters, which stay frozen
   merge: str = choice(
-    '', *merges.WAYS
+    '', *lora_merging.WAYS
   )  # of all adapters so far where no task is told; '': the last
   density: float = 0.2  # of the entries that `ties` and `dare` keep
   brings: ClassVar = ('tree',)
@@ -68,8 +68,8 @@ def lora(backbone, settings: Lora) -> methods.Method:
     if settings.stack:
       return memory, params
     kept = memory['adapters'] | {task.name: params['lora']}
-    recipe = merges.Recipe(settings.merge, density=settings.density, seed=tools.seed)
-    merged = merges.merge(kept, recipe) if settings.merge else {}
+    recipe = lora_merging.Recipe(settings.merge, density=settings.density, seed=tools.seed)
+    merged = lora_merging.merge(kept, recipe) if settings.merge else {}
     return memory | {'adapters': kept, 'merged': merged}, params
 
   def params_for(memory, params, task):

@@ -1,11 +1,11 @@
 """Continual pretraining: blocks of raw text, new and old ones mixed in a fixed share of tokens.
 
 L = mean over all tokens of −log p(token | those before it in its block). Of the tokens that train a
-task `replay_share` are of the corpora before it, exactly and evenly (see `jcl.streams.mix`); 0.2 is
-new to old 8 : 2. Rates that warm up anew for every task (Ibrahim et al. 2024) or go on over the
-whole run are `train.schedule_between_tasks`. After every task the model is held against the one
-that the run started from, on text that is not trained on: KL(base ‖ model) in nats per token and
-perplexity, in `results.json` under `drift`.
+task `replay_share` are of the corpora before it, exactly and evenly (see
+`jcl.batching.packed_epochs`); 0.2 is new to old 8 : 2. Rates that warm up anew for every task
+(Ibrahim et al. 2024) or go on over the whole run are `train.schedule_between_tasks`. After every
+task the model is held against the one that the run started from, on text that is not trained on:
+KL(base ‖ model) in nats per token and perplexity, in `results.json` under `drift`.
 """
 
 import dataclasses
@@ -14,8 +14,9 @@ import math
 import pathlib
 from typing import ClassVar
 
-from jcl import losses, methods
+from jcl import methods
 from jcl.memory import teacher
+from jcl.step import losses
 from jcl.streams.stream import Plan, References
 
 

@@ -27,9 +27,9 @@ def load(config: StreamConfig, need_dev: bool = False, targets: bool = True) -> 
   if config.name == 'synthetic':
     from jcl.streams.synthetic import read
   elif config.name == 'files':
-    from jcl.streams import files
+    from jcl.streams import manifest
 
-    read = functools.partial(files.read, targets=targets)
+    read = functools.partial(manifest.read, targets=targets)
   elif config.name in BENCHMARKS:
     from jcl.streams.benchmarks import read
   else:

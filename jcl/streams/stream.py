@@ -155,7 +155,7 @@ class Plan(NamedTuple):
     new: examples (or their references) whose rows have `replay` false.
     old: examples from the past, real or generated; rows with `replay` true.
     level: how old ones are mixed in: `dataset` into each epoch, `batch` half of every batch, `task`
-      a batch of one task at a time, `even` as blocks of raw text, see `jcl.streams.mix`.
+      a batch of one task at a time, `even` as blocks of raw text, see `jcl.batching.packed_epochs`.
     ratio: old for each new one; None: every old one once an epoch.
     unit: what `ratio` counts: `rows` (examples) or `tokens`.
     filling: a `memory.buffer.Filling` that new examples enter as they are trained on, each once;

@@ -9,8 +9,8 @@ frame that no training text has. Written by us for this project; nothing is down
 import numpy as np
 
 from jcl.config import StreamConfig
+from jcl.seeds import generator
 from jcl.streams.build import RawRow, RawStream, RawTask, permutation
-from jcl.streams.rows import generator
 
 TRAIN, DEV, TEST = 120, 8, 24  # utterances an intent
 

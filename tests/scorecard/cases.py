@@ -16,25 +16,26 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import tiny
 from oracles import objectives, texts
-from test_methods import Scripted, good
+from support import tiny
+from support.scripted import Scripted, good
 
-from jcl import batch as batches
-from jcl import losses, methods, parallel, partition
+from jcl import distributed, methods
 from jcl.backbones.decoder import decoder
 from jcl.backbones.decoder_config import DecoderConfig
-from jcl.batch import Batch, Row, Shape
-from jcl.checkpoint import MetricsLog
+from jcl.batching import batch as batches
+from jcl.batching import epochs as composing
+from jcl.batching import packed_epochs
+from jcl.batching.batch import Batch, Row, Shape
+from jcl.batching.packed_text import PackedText, pack
 from jcl.config import Config, TrainConfig
-from jcl.experiment import Experiment
-from jcl.position import Run
-from jcl.streams import mix
-from jcl.streams import rows as composing
-from jcl.streams.corpus import PackedText, pack
+from jcl.step import losses, sharding, train_step, trainable
+from jcl.storage.checkpoint import MetricsLog
 from jcl.streams.stream import Example, Plan, Task
-from jcl.tools import Journal, Tools
-from jcl.train import Loop
+from jcl.training.experiment import Experiment
+from jcl.training.hook_tools import Journal, Tools
+from jcl.training.loop import Loop
+from jcl.training.run_state import Run
 
 DEEP = ('lora', 'olora', 'expand')  # methods whose model has stacked layers
 GROWING = ('expand',)  # methods whose parameters grow in a task, which compiles once more
@@ -78,12 +79,12 @@ def model(deep: bool, classes: int = 0, dtype: str = 'float32') -> Callable[[int
 
 def host(tree: Any) -> Any:
   """A copy on the host."""
-  return jax.tree.map(lambda x: np.array(parallel.fetch(x)), tree)
+  return jax.tree.map(lambda x: np.array(distributed.fetch(x)), tree)
 
 
 def flat(tree: Any) -> np.ndarray:
   """All leaves in one vector, float64."""
-  leaves = [np.ravel(parallel.fetch(x)) for x in jax.tree.leaves(tree)]
+  leaves = [np.ravel(distributed.fetch(x)) for x in jax.tree.leaves(tree)]
   return np.concatenate([np.zeros(0), *leaves]).astype(np.float64)
 
 
@@ -107,7 +108,7 @@ class Watch:
 
   def train_step(self, state, fixed, weights, rate, batch):
     """As the step."""
-    params = host(partition.join(state['params'], fixed[0]))
+    params = host(trainable.join(state['params'], fixed[0]))
     own = self.task if self.grows else None
     self.shapes.add((batch.tokens.shape, batch.target_token.shape, own))
     leaves, structure = jax.tree.flatten((state, fixed, weights))
@@ -186,7 +187,7 @@ class Case:
     text = PackedText(pathlib.Path(folder), *rest)
     stream = pack(self.documents, text)
     backbone = make(tiny.size(words.tokenizer))
-    return Tools(backbone, text, stream, parallel.make_mesh(1), 0, 8)
+    return Tools(backbone, text, stream, sharding.make_mesh(1), 0, 8)
 
   @functools.cached_property
   def life(self) -> tuple[list[Moment], Watch, int]:
@@ -244,7 +245,7 @@ class Case:
     if self.packed:  # a block may be cut between epochs, so a step is made of rows
       sizes = tuple(np.array([text.size(e) for e in blocks]) for blocks in (plan.new, plan.old))
       epochs = [
-        mix.Epoch(plan, sizes, rows_of, 0, task.index, epoch, TRAIN.batch_size)
+        packed_epochs.Epoch(plan, sizes, rows_of, 0, task.index, epoch, TRAIN.batch_size)
         for epoch in range(TRAIN.epochs)
       ]
       return [[(row, row.replay) for row in step.rows] for epoch in epochs for step in epoch]
@@ -337,17 +338,17 @@ class Case:
       **more: `weights`, `teacher` or `method` in place of the moment's.
     """
     devices, sharded, _ = WAYS[way]
-    mesh = parallel.make_mesh(devices)
+    mesh = sharding.make_mesh(devices)
     params = self.elsewhere(moment) if params is None else params
     teacher = more.get('teacher', moment.memory['teacher'])
     weights = more.get('weights', moment.plan.weights)
-    put = lambda tree: parallel.place(tree, mesh, parallel.specs(tree, mesh, sharded))
-    trained, frozen, _ = partition.split(params, ALL)
+    put = lambda tree: sharding.place(tree, mesh, sharding.specs(tree, mesh, sharded))
+    trained, frozen, _ = trainable.split(params, ALL)
     fn = self.gradient(way, more.get('method', self.method))
     (loss, values), gradient = jax.block_until_ready(
       fn(
         put(trained), put(frozen), put(host(teacher)),
-        {k: np.float32(v) for k, v in weights.items()}, parallel.place_batch(batch, mesh),
+        {k: np.float32(v) for k, v in weights.items()}, sharding.place_batch(batch, mesh),
       )
     )  # fmt: skip
     return Judged(float(loss), {k: float(v) for k, v in values.items()}, flat(gradient))
@@ -359,7 +360,7 @@ class Case:
     if key not in self._gradients:
       loss_fn = method.loss_fn or losses.plain(self.backbone)
       how = dict(fsdp=sharded, microbatches=microbatches)
-      fn = parallel.make_gradient(method, loss_fn, parallel.make_mesh(devices), **how)
+      fn = train_step.make_gradient(method, loss_fn, sharding.make_mesh(devices), **how)
       self._gradients[key] = method, jax.jit(fn)  # the method stays, for its id must be its own
     return self._gradients[key][1]
 

@@ -13,14 +13,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tiny
 from oracles import distillation, objectives
+from support import tiny
 
-from jcl import batch as batches
-from jcl import losses, methods, parallel, partition
-from jcl.batch import Shape
+from jcl import methods
+from jcl.batching import batch as batches
+from jcl.batching.batch import Shape
 from jcl.errors import UserError
-from jcl.tools import Tools
+from jcl.step import losses, sharding, train_step, trainable
+from jcl.training.hook_tools import Tools
 from scorecard import cases, shared
 from scorecard.cases import ALL, LAST, Case, Judged, Moment
 from scorecard.wrong import Wrong, above, equal, near, nothing
@@ -79,10 +80,10 @@ def _wide(case: Case) -> tuple[Callable, Any]:
   method, moment = methods.make(backbone, case.settings), case.last
   loss_fn = method.loss_fn or losses.plain(backbone)
   batch = wide(case.batch(moment, case.rows(moment.items)))
-  trained, frozen, _ = partition.split(wide(case.elsewhere(moment)), ALL)
+  trained, frozen, _ = trainable.split(wide(case.elsewhere(moment)), ALL)
   teacher_params = wide(cases.host(moment.memory['teacher']))
   rest = frozen, teacher_params, dict(moment.plan.weights), batch
-  fn = jax.jit(parallel.make_gradient(method, loss_fn, parallel.make_mesh(1)))
+  fn = jax.jit(train_step.make_gradient(method, loss_fn, sharding.make_mesh(1)))
   return lambda params: jax.block_until_ready(fn(params, *rest)), trained
 
 
@@ -153,7 +154,7 @@ def split(case: Case) -> None:
 def accumulates(case: Case) -> bool:
   """Whether the method lets a batch be split; where not, it says so first."""
   try:
-    parallel.make_gradient(case.method, case.loss_fn, parallel.make_mesh(1), microbatches=2)
+    train_step.make_gradient(case.method, case.loss_fn, sharding.make_mesh(1), microbatches=2)
   except UserError:
     return False
   return True
@@ -196,7 +197,7 @@ def moves(case: Case) -> None:
 
 def _masks(moment: Moment) -> Any:
   """1 where a leaf trains in this task, None where it is frozen."""
-  return partition.split(moment.start, moment.plan.trainable or ALL)[2]
+  return trainable.split(moment.start, moment.plan.trainable or ALL)[2]
 
 
 def teacher(case: Case) -> None:
@@ -252,12 +253,12 @@ def fisher(case: Case) -> None:
   wanted = np.mean(each, 0)
   above('largest entry', wanted.max(), 0)
   for size, count in ((1, 1), (64, 1), (8, 8)):  # in the last one each device has an example
-    mesh = parallel.make_mesh(count)
+    mesh = sharding.make_mesh(count)
     tools = Tools(case.backbone, case.tools.text, case.stream, mesh, 0, size)
     found = cases.flat(tools.mean_examples(fn, params, examples))
     near(f'by {size} on {count} device(s)', found, wanted, VALUE)
   before = case.moments[0].memory
-  tools = Tools(case.backbone, case.tools.text, case.stream, parallel.make_mesh(1), 0, 8)
+  tools = Tools(case.backbone, case.tools.text, case.stream, sharding.make_mesh(1), 0, 8)
   after, _ = _in_training(case).after_task(before, params, moment.task, tools)
   near('with dropout in training', cases.flat(after['teacher']),
        cases.flat(moment.after['teacher']), VALUE)  # fmt: skip

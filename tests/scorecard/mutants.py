@@ -31,45 +31,45 @@ def _cells(*cells: str) -> tuple[tuple[str, str], ...]:
 
 ROWS = (
   Mutant(
-    'targets shifted by one', 'streams/text.py',
+    'targets shifted by one', 'batching/text_formats.py',
     'np.arange(first - 1, len(ids) - 1)', 'np.arange(first - 2, len(ids) - 2)',
     _cells('value/seq', 'tasks/seq'),
   ),
   Mutant(
-    'generation starts from the answer token', 'streams/text.py',
+    'generation starts from the answer token', 'batching/text_formats.py',
     'self.generation_token(example.task)', 'self._answer',
     _cells('value/lamol'),
   ),
   Mutant(
-    'raw text predicts what it shows', 'streams/corpus.py',
+    'raw text predicts what it shows', 'batching/packed_text.py',
     'for at in (start, start + 1)', 'for at in (start, start)',
     _cells('value/pretrain', 'tasks/pretrain'),
   ),
   Mutant(
-    'the replay mask is inverted', 'batch.py',
+    'the replay mask is inverted', 'batching/batch.py',
     'batch.length[at], batch.replay[at] = length, row.replay',
     'batch.length[at], batch.replay[at] = length, not row.replay',
     _cells('value/derpp', 'empty/lamol_kd'),
   ),
   Mutant(
-    'generation rows are not told apart', 'batch.py',
+    'generation rows are not told apart', 'batching/batch.py',
     'batch.generative[at], batch.task[at] = row.generative, row.task',
     'batch.generative[at], batch.task[at] = False, row.task',
     _cells('value/lamol', 'empty/lamol'),
   ),
   Mutant(
-    'states of the teacher go to other targets', 'batch.py',
+    'states of the teacher go to other targets', 'batching/batch.py',
     'fields[name][b, start:end] = found', 'fields[name][b, start:end] = found[::-1]',
     _cells('value/derpp', 'teacher/lamol_kd'),
   ),
   Mutant(
-    'a target of weight 0 counts', 'losses.py',
+    'a target of weight 0 counts', 'step/losses.py',
     'weight_M = jnp.where(where_M, batch.target_weight, 0)',
     'weight_M = jnp.where(where_M, jnp.ones_like(batch.target_weight), 0)',
     _cells('padding/seq', 'mask/seq', 'mask/lamol'),
   ),
   Mutant(
-    'a masked target stays in the count', 'batch.py',
+    'a masked target stays in the count', 'batching/batch.py',
     'return self.replace(target_weight=jnp.where(where_M, self.target_weight, 0))',
     'return self.replace(target_weight=jnp.where(where_M, self.target_weight, 1e-3))',
     _cells('mask/replay'),
@@ -78,13 +78,13 @@ ROWS = (
 
 HEADS = (
   Mutant(
-    'the class mask is off by one', 'batch.py',
+    'the class mask is off by one', 'batching/batch.py',
     'return self.class_task == task if self.told else self.class_task <= self.current',
     'return self.class_task == task if self.told else self.class_task <= self.current + 1',
     _cells('head/seq', 'head/ewc'),
   ),
   Mutant(
-    'the teacher knows the classes under way', 'batch.py',
+    'the teacher knows the classes under way', 'batching/batch.py',
     'allowed & (heads.class_task < heads.current)', 'allowed & (heads.class_task <= heads.current)',
     _cells('head/derpp', 'head/distill'),
   ),
@@ -97,39 +97,39 @@ HEADS = (
 
 LOSSES = (
   Mutant(
-    'KL reversed', 'losses.py',
+    'KL reversed', 'step/losses.py',
     '(jnp.exp(teacher_MV) * (teacher_MV - log_MV)).sum(-1)',
     '(jnp.exp(log_MV) * (log_MV - teacher_MV)).sum(-1)',
     _cells('kd/distill', 'kd/lamol_kd', 'value/distill'),
   ),
   Mutant(
-    'T² dropped', 'losses.py',
+    'T² dropped', 'step/losses.py',
     'return temperature**2 * (', 'return 1.0 * (',
     _cells('kd/distill', 'value/lamol_kd'),
   ),
   Mutant(
-    'a gradient goes into the teacher', 'losses.py',
+    'a gradient goes into the teacher', 'step/losses.py',
     'for x in (logits_MV, jax.lax.stop_gradient(teacher_MV))', 'for x in (logits_MV, teacher_MV)',
     _cells('teacher/distill'),
   ),
   Mutant(
-    'the squared error is a sum over the vocabulary', 'losses.py',
+    'the squared error is a sum over the vocabulary', 'step/losses.py',
     'return jnp.square(apart_MV).mean(-1)', 'return jnp.square(apart_MV).sum(-1)',
     _cells('value/derpp'),
   ),
   Mutant(
-    'the normaliser has no gradient', 'losses.py',
+    'the normaliser has no gradient', 'step/losses.py',
     'return jax.nn.logsumexp(logits_MV, -1) - wanted_M',
     'return jax.lax.stop_gradient(jax.nn.logsumexp(logits_MV, -1)) - wanted_M',
     _cells('gradient/seq', 'gradient/lora'),
   ),
   Mutant(
-    'a mean over nothing is 0/0', 'parallel.py',
+    'a mean over nothing is 0/0', 'step/train_step.py',
     'return jnp.sum(sums / jnp.where(counts > 0, counts, 1))', 'return jnp.sum(sums / counts)',
     _cells('empty/seq'),
   ),
   Mutant(
-    'a sum starts above 0', 'losses.py',
+    'a sum starts above 0', 'step/losses.py',
     'return value_M.sum(), weight_M.sum()',
     'return value_M.sum() + 1e-3, weight_M.sum()',
     _cells('empty/lamol', 'devices/lamol'),
@@ -138,7 +138,7 @@ LOSSES = (
 
 STEP = (
   Mutant(
-    'a mean of the means of devices', 'parallel.py',
+    'a mean of the means of devices', 'step/train_step.py',
     '      sums, counts = lax.psum(_totals(terms, batch, tasks), AXIS)\n',
     '      sums, counts = _totals(terms, batch, tasks)\n'
     '      sums = {k: lax.pmean(_ratio(s, counts[k]), AXIS) for k, s in sums.items()}\n'
@@ -146,14 +146,14 @@ STEP = (
     _cells('devices/seq', 'devices/lamol'),
   ),
   Mutant(
-    'targets are counted per device', 'parallel.py',
+    'targets are counted per device', 'step/train_step.py',
     '      sums, counts = lax.psum(_totals(terms, batch, tasks), AXIS)\n',
     '      sums, counts = _totals(terms, batch, tasks)\n'
     '      sums, counts = lax.psum(sums, AXIS), lax.pmax(counts, AXIS)\n',
     _cells('devices/replay'),
   ),
   Mutant(
-    'the penalty is taken on shards', 'parallel.py',
+    'the penalty is taken on shards', 'step/train_step.py',
     '{**method.penalty_fn(join(trained, frozen), teacher_params), **norms(trained)}\n',
     'jax.shard_map(\n'
     '        lambda *x: lax.pmean(method.penalty_fn(join(*x[:2]), x[2]), AXIS),\n'
@@ -162,18 +162,18 @@ STEP = (
     _cells('devices/ewc', 'devices/l2'),
   ),
   Mutant(
-    'the gradient of the penalty is left out', 'parallel.py',
+    'the gradient of the penalty is left out', 'step/train_step.py',
     'return (loss + extra, values), jax.tree.map(jnp.add, grads, more)',
     'return (loss + extra, values), grads',
     _cells('gradient/l2', 'moves/ewc'),
   ),
   Mutant(
-    'weights are forgotten', 'parallel.py',
+    'weights are forgotten', 'step/train_step.py',
     'weights.get(k, 1.0) * v for k, v', '1.0 * v for k, v',
     _cells('value/lamol', 'neutral/distill'),
   ),
   Mutant(
-    'a mean of the means of microbatches', 'parallel.py',
+    'a mean of the means of microbatches', 'step/train_step.py',
     '      sums, _ = _totals(plain(params, part), part, tasks)\n',
     '      sums, mine = _totals(plain(params, part), part, tasks)\n'
     '      sums = {k: s * counts[k] / jnp.maximum(mine[k], 1) / microbatches\n'
@@ -181,13 +181,13 @@ STEP = (
     _cells('split/seq', 'split/derpp'),
   ),
   Mutant(
-    'the last microbatch alone has a gradient', 'parallel.py',
+    'the last microbatch alone has a gradient', 'step/train_step.py',
     'return jax.tree.map(jnp.add, carry, (sums, grads)), None',
     'return (jax.tree.map(jnp.add, carry[0], sums), grads), None',
     _cells('split/lamol'),
   ),
   Mutant(
-    'what is frozen trains', 'parallel.py',
+    'what is frozen trains', 'step/train_step.py',
     '    updates = jax.tree.map(lambda u: -rate * u, mask(updates))\n',
     '    updates = jax.tree.map(lambda u: -rate * (u + 1.0), updates)\n',
     _cells('moves/olora'),
@@ -204,7 +204,7 @@ PAST = (
     _cells('tasks/distill', 'value/derpp', 'teacher/lamol_kd'),
   ),
   Mutant(
-    'what the first task gave the step stays', 'train.py',
+    'what the first task gave the step stays', 'training/loop.py',
     "teacher = put(own(now.memory['teacher']))",
     "teacher = self.__dict__.setdefault('kept', put(own(now.memory['teacher'])))",
     _cells('tasks/ewc', 'tasks/lamol_kd'),
@@ -222,13 +222,13 @@ PAST = (
     _cells('fisher/ewc'),
   ),
   Mutant(
-    'the Fisher is the square of a mean over a chunk', 'tools.py',
+    'the Fisher is the square of a mean over a chunk', 'training/hook_tools.py',
     'groups = _cut(self.rows([examples[i] for i in order]), together)',
     'groups = _cut(self.rows([examples[i] for i in order]), max(together, self.batch_size // 4))',
     _cells('fisher/ewc', 'fisher/mas'),
   ),
   Mutant(
-    'the Fisher sums the examples of one device', 'parallel.py',
+    'the Fisher sums the examples of one device', 'step/device_maps.py',
     'return lax.psum(lax.scan(add, blank, chunks)[0], AXIS)',
     'return lax.pmax(lax.scan(add, blank, chunks)[0], AXIS)',
     _cells('fisher/ewc'),
@@ -339,7 +339,7 @@ SHELLS = (
     _cells('composed/ewc', 'composed/distill'),
   ),
   Mutant(
-    'a new block does what the one before it does', 'backbones/blocks.py',
+    'a new block does what the one before it does', 'backbones/block_expansion.py',
     "'layers': {**copied, **outputs}}", "'layers': copied}",
     _cells('expansion/expand'),
   ),
@@ -373,13 +373,13 @@ PARTS = (
     _cells('quota/(shared)'),
   ),
   Mutant(
-    'merged adapters lose their weights', 'backbones/merges.py',
+    'merged adapters lose their weights', 'backbones/lora_merging.py',
     'np.concatenate([part.weight * part.b_RO for part in parts])',
     'np.concatenate([part.b_RO for part in parts])',
     _cells('merges/(shared)'),
   ),
   Mutant(
-    'TIES is a mean where it should grow with its weights', 'backbones/merges.py',
+    'TIES is a mean where it should grow with its weights', 'backbones/lora_merging.py',
     'return weights_K11.sum() * mean_IO', 'return mean_IO',
     _cells('merges/(shared)'),
   ),

@@ -12,10 +12,11 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from support import ROOT
+
 from scorecard.does_not_apply import DOES_NOT_APPLY
 from scorecard.mutants import MUTANTS, Mutant
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 MARKS = {'pass': 'ok', 'fail': 'FAIL', 'error': 'ERROR', 'does not apply': '–'}
 RED = ('fail', 'error')
 POLL = 0.2  # seconds between looks at what has been said

@@ -4,10 +4,10 @@ import itertools
 import json
 from collections import Counter
 
-import adapter_folder
 import numpy as np
+from support import adapter_folder
 
-from jcl.backbones import merges
+from jcl.backbones import lora_merging
 from jcl.memory import buffer
 from jcl.streams.stream import Example
 from scorecard.wrong import equal, near
@@ -86,9 +86,9 @@ def merged() -> None:
   one, two, three = (adapter_folder.adapter(SHAPES, 3, seed, 0.4 + seed) for seed in range(3))
   every = {'a': one, 'b': two, 'c': three}
   weights = (0.2, 0.7, 0.4)
-  for how in merges.WAYS:
+  for how in lora_merging.WAYS:
     whole = lambda adapters, weights=(), how=how, **more: _products(
-      merges.merge(adapters, merges.Recipe(how, weights, **{'density': 1.0, **more}))
+      lora_merging.merge(adapters, lora_merging.Recipe(how, weights, **{'density': 1.0, **more}))
     )
     near(f'{how} of one adapter', whole({'a': one}), _products(one), 1e-5)
     if how != 'factors':  # which sums A and B apart: of weight 2 it is not twice itself

@@ -1,0 +1,377 @@
+"""PEFT adapter folders in and out: adapter_config.json and adapter_model.safetensors. No torch.
+
+Names come from the family's table. Where a family fuses queries, keys and values, so does its
+adapter: one A and a B with the rows of all three, which are read as three adapters of equal A.
+Written, three of equal A are one of their rank; others stand side by side in one of the sum of
+their ranks, whose B is zero where a part does not reach: the same ΔW. GPT-2's Conv1D holds its
+weight as (in, out), but its adapter as every other: A [r, in] and B [out, r].
+"""
+
+import collections
+import contextlib
+import json
+import pathlib
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import safetensors.numpy
+
+from jcl import regexes
+from jcl.backbones import Params, lora
+from jcl.backbones.decoder_config import DecoderConfig
+from jcl.backbones.files import hf, tensors
+from jcl.backbones.files.config_json import Fields
+from jcl.backbones.files.families import FAMILIES, Entry
+from jcl.backbones.files.tensors import Source
+from jcl.errors import UserError
+from jcl.storage.atomic import new_folder
+
+PREFIX = 'base_model.model.'
+# Fields that do not change what the tensors mean, or that are read below. Any other that is set
+# (DoRA, biases, whole modules, parts of the layers, …) changes the model, and is refused.
+KNOWN = {
+  'alpha_pattern', 'auto_mapping', 'base_model_name_or_path', 'bias', 'corda_config', 'eva_config',
+  'fan_in_fan_out', 'inference_mode', 'init_lora_weights', 'loftq_config', 'lora_alpha',
+  'lora_dropout', 'lora_ga_config', 'megatron_core', 'peft_type', 'peft_version',
+  'qalora_group_size', 'r', 'rank_pattern', 'revision', 'runtime_config', 'target_modules',
+  'task_type', 'use_rslora',
+}  # fmt: skip
+
+
+class Place(NamedTuple):
+  """One module of theirs that can be adapted.
+
+  Attributes:
+    entry: of the family's table: the kernels of ours that the module holds.
+    name: the module, such as `model.layers.0.self_attn.q_proj`.
+    layer: its layer.
+  """
+
+  entry: Entry
+  name: str
+  layer: int
+
+  @property
+  def projections(self) -> list[str]:
+    """The projections of ours that it holds."""
+    return [path.split('/')[1] for path in self.entry.ours]
+
+  def transposed(self, config: DecoderConfig) -> bool:
+    """Whether the module's weight is (in, out)."""
+    one = [np.zeros((1, config.width)) for _ in self.entry.ours]
+    return self.entry.rule.write(one, config).shape[0] == 1
+
+  def split(self, b: np.ndarray, config: DecoderConfig) -> list[np.ndarray]:
+    """B [out, r] of the module -> b [r, out] of each projection: it is a kernel with r inputs."""
+    return self.entry.rule.read(b.T if self.transposed(config) else b, config)
+
+  def join(self, parts: Sequence[np.ndarray], config: DecoderConfig) -> np.ndarray:
+    """The inverse of `split`."""
+    b = self.entry.rule.write(list(parts), config)
+    return b.T if self.transposed(config) else b
+
+
+def places(config: DecoderConfig, shapes: Mapping[str, Any]) -> list[Place]:
+  """Every module of the family's table that has kernels, layer by layer."""
+  found = tensors.expand(FAMILIES[config.family].table, shapes, config.layers)
+  return [
+    Place(entry, name.removesuffix('.weight'), layer)
+    for entry, name, layer in found
+    if layer is not None and entry.ours[0].endswith('/kernel')
+  ]
+
+
+def common_base(folders: Sequence[pathlib.Path]) -> str:
+  """Name or folder of the model that all these adapters were made for.
+
+  Raises:
+    UserError: one does not say, or they differ.
+  """
+  first, name = '', ''
+  for folder in folders:
+    file = folder / 'adapter_config.json'
+    own = Fields(hf.read_json(file), str(file)).get('base_model_name_or_path', str, '')
+    if not own:
+      raise UserError(f"{file}: field 'base_model_name_or_path' is empty; give --base")
+    if name and own != name:
+      raise UserError(f'{folder} was made for {own}, but {first} for {name}; give --base if alike')
+    first, name = str(folder), own
+  return name
+
+
+def read(folder: pathlib.Path, config: DecoderConfig) -> Params:
+  """An adapter, float32 numpy arrays, from a PEFT folder.
+
+  Args:
+    folder: with adapter_config.json and adapter_model.safetensors.
+    config: of the model that it adapts.
+
+  Raises:
+    UserError: anything is missing, malformed or not supported; the message names file and field or
+      tensor.
+  """
+  shapes = tensors.shapes(config)
+  fields = _read_fields(folder)
+  chosen = _chosen(places(config, shapes), fields, config)
+  with contextlib.ExitStack() as stack:
+    sources = _sources(folder, FAMILIES[config.family].prefix, stack)
+    names = {_tensor(place, x) for place in chosen for x in 'AB'}
+    tensors.check_names(names, set(sources), str(folder / 'adapter_model.safetensors'))
+    return _filled(chosen, _scalings(chosen, fields), sources, config, shapes)
+
+
+def _tensor(place: Place, x: str) -> str:
+  return f'{PREFIX}{place.name}.lora_{x}.weight'
+
+
+def _read_fields(folder: pathlib.Path) -> Fields:
+  """adapter_config.json, without anything that would change the model beyond A and B."""
+  fields = Fields(hf.read_json(folder / 'adapter_config.json'), str(folder / 'adapter_config.json'))
+  if fields.get('peft_type', str) != 'LORA':
+    fields.refuse('peft_type', 'LORA')
+  fields.refuse('bias', 'none')
+  start = fields.values.get('init_lora_weights')
+  if isinstance(start, str) and start not in ('gaussian', 'eva', 'orthogonal'):
+    fields.refuse('init_lora_weights')  # it has changed the base, or may have
+  for name, value in fields.values.items():
+    if name not in KNOWN and value is not False:
+      fields.refuse(name, '', [], {})
+  return fields
+
+
+def _sources(folder: pathlib.Path, prefix: str, stack: contextlib.ExitStack) -> dict[str, Source]:
+  """The tensors by their names in a model with a head; a bare model's lack the family's prefix."""
+  file = folder / 'adapter_model.safetensors'
+  if not file.is_file():
+    if (folder / 'adapter_model.bin').is_file():
+      raise UserError(
+        f'{folder / "adapter_model.bin"}: pickled weights can run code and are not read; save the '
+        'adapter with save_pretrained (safetensors) in peft'
+      )
+    raise UserError(f'{file}: no such file')
+  sources = hf.shard(file, stack)
+  if any(name.startswith(PREFIX + prefix) for name in sources):
+    return sources
+  return {PREFIX + prefix + name.removeprefix(PREFIX): x for name, x in sources.items()}
+
+
+def _chosen(found: Sequence[Place], fields: Fields, config: DecoderConfig) -> list[Place]:
+  """The modules that `target_modules` names, which must be there, and in every layer."""
+  targets = fields.values.get('target_modules')
+  where = f"{fields.where}: field 'target_modules'"
+  if isinstance(targets, str):
+    if why := regexes.fault(targets):
+      raise UserError(f'{where}: {targets!r} {why}; list the modules')
+    chosen = [p for p in found if targets == 'all-linear' or re.fullmatch(targets, p.name)]
+  elif isinstance(targets, list) and all(isinstance(target, str) for target in targets):
+    hits = lambda place, target: f'.{place.name}'.endswith(f'.{target}')
+    for target in targets:
+      if not any(hits(place, target) for place in found):
+        known = ', '.join(dict.fromkeys(_target(place, found) for place in found))
+        raise UserError(f'{where}: {target!r} is no module that can be adapted; known: {known}')
+    chosen = [place for place in found if any(hits(place, target) for target in targets)]
+  else:
+    raise UserError(f'{where} is {targets!r}, neither a pattern nor a list of modules')
+  if not chosen:
+    raise UserError(f'{where} {targets!r} names no module of the model')
+  for name, count in collections.Counter(place.entry.theirs for place in chosen).items():
+    if count != config.layers:
+      raise UserError(
+        f'{where} names {name!r} in {count} of {config.layers} layers; all or none are supported'
+      )
+  return chosen
+
+
+def _scalings(chosen: Sequence[Place], fields: Fields) -> dict[str, tuple[int, float]]:
+  """{module: (rank, scale)}."""
+  rank, alpha = fields.get('r', int), fields.get('lora_alpha', float)
+  rslora = fields.get('use_rslora', bool, False)
+  ranks, alphas = _pattern(fields, 'rank_pattern', int), _pattern(fields, 'alpha_pattern', float)
+  out = {}
+  for place in chosen:
+    own = _matching(ranks, place.name, rank)
+    scale = lora.scaling(_matching(alphas, place.name, alpha), own, rslora)
+    if not np.isfinite(scale):
+      raise UserError(f"{fields.where}: field 'lora_alpha' makes the scale of {place.name} {scale}")
+    out[place.name] = own, scale
+  return out
+
+
+def _pattern(fields: Fields, name: str, kind: type) -> dict[str, Any]:
+  """{pattern of modules: value}, every pattern and value checked."""
+  values = fields.get(name, dict, {})
+  inner = Fields(values, f'{fields.where}: {name}')
+  for key in values:
+    if why := regexes.fault(_ending(key)):
+      raise UserError(f'{inner.where}: {key!r} {why}; name the modules')
+  return {key: inner.get(key, kind) for key in values}
+
+
+def _matching(pattern: Mapping[str, Any], module: str, default: Any) -> Any:
+  """The value of the first pattern that the module ends with, as PEFT decides it."""
+  return next((v for key, v in pattern.items() if re.match(_ending(key), module)), default)
+
+
+def _ending(key: str) -> str:
+  return rf'(.*\.)?({key})$'
+
+
+def _filled(
+  chosen: Sequence[Place],
+  scalings: Mapping[str, tuple[int, float]],
+  sources: Mapping[str, Source],
+  config: DecoderConfig,
+  shapes: Mapping[str, Any],
+) -> Params:
+  """The adapter. Where a layer's rank is smaller than another's, A and B end in zeros."""
+  layers: dict = {}
+  for place in chosen:
+    rank, scale = scalings[place.name]
+    widths = [shapes[path] for path in place.entry.ours]  # [L, in, out]
+    width_in, width_out = widths[0][1], sum(width[2] for width in widths)
+    a = _array(sources[_tensor(place, 'A')], _tensor(place, 'A'), (rank, width_in))
+    b = _array(sources[_tensor(place, 'B')], _tensor(place, 'B'), (width_out, rank))
+    top = max(scalings[p.name][0] for p in chosen if p.entry == place.entry)
+    for name, width, part in zip(place.projections, widths, place.split(b, config), strict=True):
+      if name not in layers:
+        layers[name] = {
+          'a': np.zeros((config.layers, top, width_in), np.float32),
+          'b': np.zeros((config.layers, top, width[2]), np.float32),
+          'scale': np.zeros(config.layers, np.float32),
+        }
+      layers[name]['a'][place.layer, :rank] = a
+      layers[name]['b'][place.layer, :rank] = part
+      layers[name]['scale'][place.layer] = scale
+  return {'layers': layers}
+
+
+def _array(source: Source, name: str, shape: tuple[int, int]) -> np.ndarray:
+  if tuple(source.shape) != shape:
+    raise UserError(
+      f'{source.file}: tensor {name!r} has shape {tuple(source.shape)}; model and config want '
+      f'{shape}'
+    )
+  array = source.read()
+  if not np.all(np.isfinite(array)):
+    raise UserError(f'{source.file}: tensor {name!r} holds NaN or infinity')
+  return array
+
+
+def write(
+  folder: pathlib.Path,
+  config: DecoderConfig,
+  adapter: Params,
+  base: str = '',
+  dropout: float = 0.0,
+) -> None:
+  """Writes a PEFT folder whole or not at all; `read` gives the same adapter, bit for bit.
+
+  Args:
+    folder: new or empty.
+    config: of the model that the adapter is for.
+    adapter: its tree.
+    base: name or folder of that model.
+    dropout: of the adapter's input, for those who train on.
+
+  Raises:
+    UserError: the folder is not empty, or the adapter does not fit the model.
+  """
+  shapes = tensors.shapes(config)
+  kernels = {p.split('/')[1]: shape for p, shape in shapes.items() if p.endswith('/kernel')}
+  lora.check_fits(adapter, kernels)
+  found = places(config, shapes)
+  arrays, scales, fused = {}, {}, {}
+  for place in found:
+    if not any(name in adapter['layers'] for name in place.projections):
+      continue
+    if place.entry not in fused:
+      fused[place.entry] = _fused(place, adapter, shapes)
+    (a, parts, scale), i = fused[place.entry], place.layer
+    arrays[_tensor(place, 'A')] = a[i]
+    arrays[_tensor(place, 'B')] = place.join([part[i] for part in parts], config)
+    scales.setdefault(_target(place, found), []).append((place.name, a.shape[1], float(scale[i])))
+  # safetensors writes what is not contiguous as garbage, silently.
+  whole = isinstance(config, DecoderConfig) and not config.classes  # else the bare model is loaded
+  cut = PREFIX if whole else PREFIX + FAMILIES[config.family].prefix
+  arrays = {
+    PREFIX + name.removeprefix(cut): np.ascontiguousarray(x, np.float32)
+    for name, x in arrays.items()
+  }
+  values = {
+    'base_model_name_or_path': base or None,
+    'bias': 'none',
+    'fan_in_fan_out': any(p.transposed(config) for p in found),
+    'inference_mode': True,
+    'lora_dropout': dropout,
+    'peft_type': 'LORA',
+    'target_modules': list(scales),
+    'task_type': 'CAUSAL_LM' if whole else 'FEATURE_EXTRACTION',
+    **_ranks_and_alphas(scales),
+  }
+  with new_folder(folder) as part:
+    (part / 'adapter_config.json').write_text(json.dumps(values, indent=2) + '\n')
+    safetensors.numpy.save_file(arrays, part / 'adapter_model.safetensors', {'format': 'pt'})
+
+
+def _target(place: Place, found: Sequence[Place]) -> str:
+  """The module in short: its last part, or what is under the layer where the last is ambiguous."""
+  under = place.entry.theirs.split('{}.')[1].removesuffix('.weight')
+  last = under.split('.')[-1]
+  same = {p.entry.theirs for p in found if p.name.split('.')[-1] == last}
+  return last if len(same) == 1 else under
+
+
+def _fused(
+  place: Place, adapter: Params, shapes: Mapping[str, Any]
+) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
+  """A module's A [L, R, in], scale [L], and a B [L, R, out] for each projection that it holds."""
+  given = adapter['layers']
+  parts = {name: given[name] for name in place.projections if name in given}
+  parts = {name: {k: np.asarray(x) for k, x in part.items()} for name, part in parts.items()}
+  first, *others = parts.values()
+  alike = lambda leaf: all(np.array_equal(first[leaf], other[leaf]) for other in others)
+  same_scale = alike('scale')
+  shared = same_scale and alike('a')
+  a = first['a'] if shared else np.concatenate([part['a'] for part in parts.values()], 1)
+  bs, start = [], 0
+  for name, path in zip(place.projections, place.entry.ours, strict=True):
+    b = np.zeros((*a.shape[:2], shapes[path][2]), np.float32)
+    if name in parts:
+      part = parts[name]
+      own = part['b'] if same_scale else part['b'] * part['scale'][:, None, None]
+      b[:, start : start + own.shape[1]] = own
+      start += 0 if shared else own.shape[1]
+    bs.append(b)
+  return a, bs, first['scale'] if same_scale else np.ones_like(first['scale'])
+
+
+def _ranks_and_alphas(modules: Mapping[str, list[tuple[str, int, float]]]) -> dict[str, Any]:
+  """The fields that say so, from {target: [(module, rank, scale)]}."""
+  ranks = {target: rows[0][1] for target, rows in modules.items()}
+  alphas = {t: [_alpha(rank, scale) for _, rank, scale in rows] for t, rows in modules.items()}
+  rank = collections.Counter(ranks.values()).most_common(1)[0][0]
+  alpha = collections.Counter(x for row in alphas.values() for x in row).most_common(1)[0][0]
+  pattern = {}
+  for target, rows in modules.items():
+    own = alphas[target]
+    if len(set(own)) > 1:
+      pattern |= {module: x for (module, *_), x in zip(rows, own, strict=True)}
+    elif own[0] != alpha:
+      pattern[target] = own[0]
+  return {
+    'r': rank,
+    'lora_alpha': alpha,
+    'rank_pattern': {target: x for target, x in ranks.items() if x != rank},
+    'alpha_pattern': pattern,
+  }
+
+
+def _alpha(rank: int, scale: float) -> float:
+  """scale · r, rounded where the float32 scale comes back from that all the same."""
+  alpha = scale * rank  # exact: 24 bits and a few
+  short = round(alpha, 6)
+  if np.float32(short / rank) == np.float32(scale):
+    alpha = short
+  return int(alpha) if alpha == int(alpha) else alpha

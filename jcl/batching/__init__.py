@@ -1,0 +1,1 @@
+"""How examples become arrays: text formats, packed text, the order of rows, batches."""

@@ -1,0 +1,1 @@
+"""What a run will read, hold and cost, before it starts."""

@@ -1,0 +1,320 @@
+"""Preflight: what a run will read and hold, counted before it starts, and what is wrong with it.
+
+What cannot end well is refused in one line. What is likely to disappoint is a warning, one line
+with its figures, the largest share first. Nothing here is drawn, timed or compiled: what it says is
+a function of the stream, the settings and the room that there is.
+"""
+
+import collections
+import dataclasses
+import os
+import pathlib
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+
+from jcl.errors import UserError
+from jcl.preflight.footprint import Footprint, footprint, short
+from jcl.preflight.split_stats import Split, counted
+from jcl.streams.build import SPLITS
+from jcl.streams.stream import Stream
+
+NOTED = 0.01  # share of the rows or tokens of a split above which a fault is worth a line
+FEW = 5  # training rows of a class
+UNEVEN = 5  # times as many rows as another task has
+FULL = 0.8  # of a device's memory, before the activations
+SHOWN = 6  # warnings at the start of a run
+_said: set[str] = set()  # by this process: runs on one stream need not say it all again
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkup:
+  """What is counted of a run before it starts.
+
+  Attributes:
+    splits: of every task.
+    footprint: bytes that it will take.
+  """
+
+  splits: tuple[Split, ...]
+  footprint: Footprint
+
+
+def checkup(parts: Any) -> Checkup:
+  """Counts what a run will read and hold.
+
+  Args:
+    parts: the `Experiment`.
+  """
+  return Checkup(tuple(counted(parts.stream, parts.text, parts.told)), footprint(parts))
+
+
+def refuse(parts: Any, workdir: str | os.PathLike | None = None) -> None:
+  """Refuses a run that cannot end well; nothing is written or compiled before.
+
+  Args:
+    parts: the `Experiment`.
+    workdir: that it would be written to; None: this is not about a machine.
+
+  Raises:
+    UserError: the tokenizer does not know most of a split; all texts of a task read the same; there
+      is no room for one snapshot, or on a device for what must stand there.
+  """
+  for split in parts.checkup.splits:
+    where = f'task {split.task!r}, {split.name}'
+    if 2 * split.unknown > split.tokens:
+      raise UserError(
+        f'{where}: {_share(split.unknown, split.tokens)} tokens are unknown to the tokenizer; take '
+        'one that reads this text (backbone.tokenizer=bpe, or another backbone.path)'
+      )
+    if split.name == 'train' and split.different == 1 < split.texts:
+      raise UserError(
+        f'{where}: {split.texts} different texts read the same, {split.cut} rows are cut to '
+        f'{parts.text.max_length} tokens; raise stream.max_length, or take another tokenizer'
+      )
+  if workdir is None:
+    return
+  size = parts.checkup.footprint
+  snapshot, free = size.snapshot['total'], free_space(workdir)
+  if free < snapshot:
+    raise UserError(
+      f'{workdir}: {short(free, "B")} are free, and a snapshot takes up to {short(snapshot, "B")}; '
+      'make room, or give a --workdir on another disk'
+    )
+  needed, limit = size.device['total'], device_limit(parts.tools.mesh)
+  if limit is not None and needed > limit:
+    raise UserError(
+      f'parameters, gradients, optimiser and teacher take {short(needed, "B")} on each device, '
+      f'which has {short(limit, "B")}; use more devices with train.fsdp, train fewer parameters '
+      '(train.trainable, lora), or take a smaller backbone'
+    )
+
+
+def refuse_new(parts: Any, workdir: str | os.PathLike) -> None:
+  """`refuse`, unless there is a run in the workdir that goes on: before anything is written.
+
+  Raises:
+    UserError: see `refuse`.
+  """
+  if not (pathlib.Path(workdir) / 'config.json').exists():
+    refuse(parts, workdir)
+
+
+def free_space(folder: str | os.PathLike) -> int:
+  """Bytes that may be written below a folder, which need not be there yet."""
+  there = pathlib.Path(folder).absolute()
+  while not there.exists():
+    there = there.parent
+  return shutil.disk_usage(there).free
+
+
+def device_limit(mesh: Any) -> int | None:
+  """Bytes that a device has; None where it does not say."""
+  stats = mesh.local_devices[0].memory_stats() or {}
+  return stats.get('bytes_limit')
+
+
+class Fault(NamedTuple):
+  """A fault of single rows or tokens: how many, of what, the share worth a line, and its words."""
+
+  count: Callable[[Split], int]
+  of: str
+  least: float
+  what: str
+  why: str
+
+
+FAULTS = (
+  Fault(
+    lambda s: s.cut, 'rows', NOTED, 'rows lose the end of their input',
+    'raise stream.max_length if it matters',
+  ),
+  Fault(
+    lambda s: s.leaked + s.elsewhere if s.name != 'train' else 0, 'rows', 0,
+    'rows stand in a train split too', 'they measure what is known by heart',
+  ),
+  Fault(
+    lambda s: s.conflicting, 'rows', 0, 'rows have a text that is trained with another answer',
+    'no model can get both right',
+  ),
+  Fault(
+    lambda s: s.repeated, 'rows', NOTED, 'rows repeat a text of their split',
+    'it counts that often',
+  ),
+  Fault(
+    lambda s: s.unknown, 'tokens', NOTED, 'tokens are unknown to the tokenizer',
+    'words that it does not know all read the same',
+  ),
+)  # fmt: skip
+
+
+def warnings(parts: Any, workdir: str | os.PathLike | None = None) -> list[str]:
+  """What is likely to disappoint, a line each, that of the largest share first.
+
+  Args:
+    parts: the `Experiment`.
+    workdir: as in `refuse`.
+  """
+  splits = parts.checkup.splits
+  found = [line for fault in FAULTS for line in _of_fault(fault, splits)]
+  found += [*_of_classes(parts.stream), *_of_sizes(parts)]
+  if workdir is not None:
+    found += _of_room(parts, free_space(workdir))
+  return [line for _, line in sorted(found, key=lambda pair: -pair[0])]
+
+
+def _of_fault(fault: Fault, splits: Sequence[Split]) -> Iterator[tuple[float, str]]:
+  """(largest share of a split, line), if it is worth one."""
+  of = lambda split: getattr(split, fault.of)
+  share = lambda split: fault.count(split) / of(split)
+  worst = max(splits, key=share)
+  if share(worst) <= fault.least:
+    return
+  parts = []
+  for name in SPLITS:
+    alike = [s for s in splits if s.name == name]
+    if count := sum(map(fault.count, alike)):
+      parts.append(f'{name} {_share(count, sum(map(of, alike)))}')
+  most = f'most in {worst.task}, {worst.name} ({_percent(share(worst))})'
+  yield share(worst), f'{fault.what}: {", ".join(parts)}, {most}; {fault.why}'
+
+
+def _of_classes(stream: Stream) -> Iterator[tuple[float, str]]:
+  """Classes without test rows, and those of which hardly any row trains."""
+  every, untested, few = 0, [], []
+  for task in stream.tasks:
+    trained = collections.Counter(e.label for e in task.train) if task.classes else {}
+    tested = {e.label for e in task.test} if task.classes else set()
+    every += len(task.classes)
+    untested += [stream.classes[c] for c in task.classes if c not in tested]
+    few += [(trained[c], stream.classes[c]) for c in task.classes if trained[c] < FEW]
+  if untested:
+    names = ', '.join(untested[:3]) + (', …' if len(untested) > 3 else '')
+    yield (
+      len(untested) / every,
+      f'{_share(len(untested), every)} classes have no test row ({names}): nothing says whether '
+      'they are kept',
+    )
+  if few:
+    count, name = min(few)
+    yield (
+      len(few) / every,
+      f'{_share(len(few), every)} classes have fewer than {FEW} training rows (least: {name}, '
+      f'{count}): one row more or less may decide their accuracy',
+    )
+
+
+def _of_sizes(parts: Any) -> Iterator[tuple[float, str]]:
+  """Tasks of very uneven size."""
+  unit = 'tokens' if parts.score == 'log_perplexity' else 'rows'
+  sizes = [(getattr(s, unit), s.task) for s in parts.checkup.splits if s.name == 'train']
+  (least, small), (most, large) = min(sizes), max(sizes)
+  if most < UNEVEN * least:
+    return
+  steps = parts.config.train.steps
+  how = f'both train for {steps} steps' if steps else 'it trains for as many more steps'
+  yield (
+    least / sum(size for size, _ in sizes),
+    f'{large} has {most / least:.1f} times the training {unit} of {small} ({most:,} and '
+    f'{least:,}): {how}, and in the averages both count alike',
+  )
+
+
+def _of_room(parts: Any, free: int) -> Iterator[tuple[float, str]]:
+  """A disk or a device that the run nearly fills."""
+  size = parts.checkup.footprint
+  if free < 2 * size.disk:
+    yield (
+      min(size.disk / max(free, 1), 1.0),
+      f'{short(free, "B")} are free for the workdir, and its snapshots take up to '
+      f'{short(size.disk, "B")}: make room, or keep fewer (checkpoint.keep_tasks=false)',
+    )
+  needed, limit = size.device['total'], device_limit(parts.tools.mesh)
+  if limit is not None and needed > FULL * limit:
+    yield (
+      needed / limit,
+      f'{short(needed, "B")} of the {short(limit, "B")} of each device are taken before the first '
+      'batch: activations may not fit; lower train.batch_size, or raise train.microbatches',
+    )
+
+
+def opening(parts: Any, workdir: str | os.PathLike) -> list[str]:
+  """What a run says before it starts; its warnings are reported for `results.json`, too.
+
+  Args:
+    parts: the `Experiment`.
+    workdir: of the run.
+
+  Raises:
+    UserError: see `refuse`.
+  """
+  refuse(parts, workdir)
+  found = warnings(parts, workdir)
+  for line in found:
+    parts.tools.report(warnings=line)
+  new = [line for line in found if line not in _said]
+  _said.update(new)
+  lines = [_summary(parts), _totals(parts), _sizes(parts, free_space(workdir))]
+  lines += [f'warning: {line}' for line in new[:SHOWN]]
+  if len(new) > SHOWN:
+    lines.append(f'warning: {len(new) - SHOWN} more are in results.json')
+  if len(new) < len(found):
+    lines.append(f'warning: {len(found) - len(new)} as in an earlier run of this command')
+  return lines
+
+
+def _summary(parts: Any) -> str:
+  """What is about to be learned, in one line."""
+  stream, splits = parts.stream, parts.checkup.splits
+  text = parts.score == 'log_perplexity'
+  unit = 'targets' if text else 'rows'
+  count = lambda name: sum(getattr(s, unit) for s in splits if s.name == name)
+  kinds = ('training', 'train'), ('dev', 'dev'), ('test', 'test')
+  counts = [f'{count(name):,} {words}' for words, name in kinds if count(name)]
+  what = f'{", ".join(counts)} {"tokens" if text else "rows"}'
+  what = what if text else f'{len(stream.classes)} classes, {what}'
+  shapes = jax.eval_shape(parts.backbone.init, jax.random.key(0))
+  params = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+  return (
+    f'{stream.name}: {len(stream)} tasks, {what}; {params / 1e6:.2f} million parameters on '
+    f'{parts.tools.mesh.size} {jax.devices()[0].platform} device(s)'
+  )
+
+
+def _totals(parts: Any) -> str:
+  """Tokens and faults of all rows, in one line."""
+  splits = parts.checkup.splits
+  total = lambda field: sum(getattr(s, field) for s in splits)
+  unknown = f'{_percent(total("unknown") / total("tokens"))} unknown'
+  if parts.score == 'log_perplexity':
+    blocks = f'{total("rows"):,} blocks of {parts.text.max_length} tokens'
+    return f'{total("tokens"):,} tokens in {blocks}, {unknown}'
+  leaked = sum(s.leaked + s.elsewhere for s in splits if s.name != 'train')
+  return (
+    f'{total("tokens"):,} tokens, {total("targets"):,} of them targets, {unknown}; of '
+    f'{total("rows"):,} rows {total("cut"):,} are cut, {total("repeated"):,} repeat a text, '
+    f'{leaked:,} stand in train too, {total("conflicting"):,} conflict'
+  )
+
+
+def _sizes(parts: Any, free: int) -> str:
+  """Bytes on disk and on a device, in one line."""
+  size = parts.checkup.footprint
+  most = 'up to' if size.whole else 'at least'
+  return (
+    f'snapshots take {most} {short(size.disk, "B")} ({short(size.snapshot["total"], "B")} each; '
+    f'{short(free, "B")} are free), the run {most} {short(size.device["total"], "B")} on each '
+    'device beside activations'
+  )
+
+
+def _share(count: int, of: int) -> str:
+  """'1.2 % (12 of 1,000)'."""
+  return f'{_percent(count / of)} ({count:,} of {of:,})'
+
+
+def _percent(share: float) -> str:
+  """'1.2 %', and never 0 of something that is there."""
+  return '<0.1 %' if 0 < share < 0.0005 else f'{100 * share:.1f} %'

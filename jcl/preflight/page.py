@@ -1,0 +1,122 @@
+"""The parts of a plan's page, and those of them that say what a stream holds and what is wrong."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from jcl.preflight import checks
+from jcl.preflight.footprint import SNAPSHOTS, short
+from jcl.preflight.split_stats import Split
+from jcl.reports.report import aligned
+from jcl.training.experiment import Experiment
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+  """One part of the page.
+
+  Attributes:
+    name: its key in JSON.
+    title: its heading.
+    values: what it says, as JSON has it.
+    rows: the same as cells of a table, the first row its header.
+    notes: lines below the table.
+  """
+
+  name: str
+  title: str
+  values: dict[str, Any]
+  rows: Sequence[Sequence[str]]
+  notes: Sequence[str] = ()
+
+
+def as_text(sections: Sequence[Section]) -> str:
+  """The page for the terminal."""
+  return '\n\n'.join('\n'.join([s.title, aligned(s.rows), *s.notes]) for s in sections)
+
+
+def as_json(sections: Sequence[Section]) -> str:
+  """The page as one JSON object, a key a section."""
+  return json.dumps({s.name: s.values for s in sections}, indent=2)
+
+
+def rows(parts: Experiment) -> Section:
+  """What stands in every split, in rows."""
+  splits = parts.checkup.splits
+  if parts.score == 'log_perplexity':
+    table = [['', 'rows'], *([f'{s.task}, {s.name}', f'{s.rows:,}'] for s in splits)]
+    notes = [f'rows are blocks of {parts.text.max_length} tokens']
+    return Section('rows', 'rows', {'splits': [_values(s, ['rows']) for s in splits]}, table, notes)
+  names = ('rows', 'classes', 'cut', 'repeated', 'leaked', 'elsewhere', 'conflicting')
+  percent = lambda split: {'cut_percent': round(100 * split.cut / split.rows, 2)}
+  values = [_values(s, names) | percent(s) for s in splits]
+  header = ('rows', 'classes', 'cut', '%', 'repeat', 'in train', 'in others', 'conflict')
+  table = [['', *header]]
+  for s in splits:
+    counts = [f'{getattr(s, name):,}' for name in names]
+    table.append([f'{s.task}, {s.name}', *counts[:3], f'{100 * s.cut / s.rows:.1f}', *counts[3:]])
+  notes = [
+    'cut: rows that lose the end of their input to stream.max_length',
+    'repeat: rows whose text stood in the split before',
+    "in train, in others: rows whose text stands in the task's train split, in another task's",
+    'conflict: rows whose text is trained with another answer',
+  ]
+  return Section('rows', 'rows', {'splits': values}, table, notes)
+
+
+def tokens(parts: Experiment) -> Section:
+  """What stands in every split, in tokens."""
+  splits, names = parts.checkup.splits, ('tokens', 'targets', 'unknown')
+  values = [_values(s, names) for s in splits]
+  table = [['', 'tokens', 'a row', 'targets', 'unknown', '%']]
+  for s in splits:
+    table.append([
+      f'{s.task}, {s.name}', f'{s.tokens:,}', f'{s.tokens / s.rows:.1f}', f'{s.targets:,}',
+      f'{s.unknown:,}', f'{100 * s.unknown / s.tokens:.1f}',
+    ])  # fmt: skip
+  notes = [
+    f'in the format {parts.text.text_format!r}, training rows as they train, others as asked',
+    'unknown: tokens that stand for what the tokenizer does not know',
+  ]
+  return Section('tokens', 'tokens', {'splits': values}, table, notes)
+
+
+def disk(parts: Experiment, workdir: str | None = None) -> Section:
+  """Bytes that the snapshots of a run take."""
+  size = parts.checkup.footprint
+  free = None if workdir is None else checks.free_space(workdir)
+  values = {
+    'snapshot': size.snapshot, 'snapshots': SNAPSHOTS, 'kept': size.kept, 'total': size.disk,
+    'free': free, 'rehearsed': size.whole,
+  }  # fmt: skip
+  lines = {
+    'parameters': size.snapshot['parameters'],
+    'optimiser': size.snapshot['optimizer'],
+    "the method's memory": size.snapshot['memory'],
+    'inside a phase': size.snapshot['under_way'],
+    'a snapshot': size.snapshot['total'],
+    f'{SNAPSHOTS} of them': SNAPSHOTS * size.snapshot['total'],
+    'snapshots of tasks': size.kept,
+    'total': size.disk,
+    **({} if free is None else {'free': free}),
+  }
+  table = [['', 'bytes', ''], *([k, f'{v:,}', short(v, 'B')] for k, v in lines.items())]
+  notes = [
+    'a snapshot: at its largest and before compression; plain data, some bytes an example, aside',
+    f'{SNAPSHOTS} of them: two are kept while another is written',
+  ]
+  if not size.whole:
+    notes.append('it may be more: the method looks at its parameters, which are not there yet')
+  return Section('disk', 'bytes on disk', values, table, notes)
+
+
+def warnings(parts: Experiment, workdir: str | None = None) -> Section:
+  """What is likely to disappoint."""
+  lines = checks.warnings(parts, workdir)
+  return Section('warnings', 'warnings', {'lines': lines}, [[line] for line in lines or ['none']])
+
+
+def _values(split: Split, names: Sequence[str]) -> dict[str, Any]:
+  """Some of a split's counts, and whose they are."""
+  return {'task': split.task, 'split': split.name, **{n: getattr(split, n) for n in names}}

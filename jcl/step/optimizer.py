@@ -1,0 +1,144 @@
+"""AdamW with the knobs that all methods share; the step multiplies the learning rate in."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jcl import regexes
+from jcl.config import TrainConfig
+from jcl.errors import UserError
+from jcl.step import losses
+
+
+def make_optimizer(
+  config: TrainConfig, added: Sequence[int] = (), tables: Sequence[str] = ()
+) -> optax.GradientTransformation:
+  """Clip, Adam, decoupled weight decay: updates before the learning rate.
+
+  Args:
+    config: the settings.
+    added: ids of tokens that were added to the vocabulary.
+    tables: the last names of the leaves whose rows are tokens.
+  """
+  parts = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
+  parts.append(optax.scale_by_adam(b2=config.beta2))
+  parts.append(optax.add_decayed_weights(config.weight_decay, mask=_decays))
+  if config.learning_rate > 0:
+    rates = {'head': config.head_learning_rate, 'lora': config.adapter_learning_rate}
+    parts.append(_scale_groups({k: rate / config.learning_rate for k, rate in rates.items()}))
+  if config.added_token_rate != 1 and len(added):
+    parts.append(_scale_rows(config.added_token_rate, np.asarray(added), tuple(tables)))
+  return optax.chain(*parts)
+
+
+def _decays(params: Any) -> Any:
+  """Which leaves decay."""
+  return jax.tree_util.tree_map_with_path(lambda path, _: losses.decays(path), params)
+
+
+def _scale_groups(ratios: dict[str, float]):
+  """Multiplies the updates of parts of the model, so that the step's rate becomes their own."""
+
+  def update(updates, state, params=None):
+    scaled = {
+      name: jax.tree.map(lambda x, ratio=ratios[name]: ratio * x, updates[name])
+      for name in ratios.keys() & updates.keys()
+    }
+    return {**updates, **scaled}, state
+
+  return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def _scale_rows(rate: float, ids: np.ndarray, tables: tuple[str, ...]):
+  """Multiplies the updates of some rows of the token tables."""
+
+  def update(updates, state, params=None):
+    def one(path, x):
+      names = {str(getattr(k, 'key', k)) for k in path}
+      return x.at[ids].multiply(rate) if names & set(tables) else x
+
+    return jax.tree_util.tree_map_with_path(one, updates), state
+
+  return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def learning_rate(
+  config: TrainConfig, step: int, total: int, task: int = 0, tasks: int = 1
+) -> float:
+  """The rate of one step of a task: linear warm-up, then the schedule's course to its end.
+
+  With `schedule_between_tasks` `continue` one course leads through the whole run, of which every
+  task is an equal part, however many steps it has.
+
+  Args:
+    config: the settings.
+    step: of the task, from 0.
+    total: steps of the task.
+    task: its index.
+    tasks: of the run.
+  """
+  if config.schedule_between_tasks == 'continue':
+    step, total = task * total + step, tasks * total
+  warmup = config.warmup_fraction * total
+  if step + 1 < warmup:
+    return config.learning_rate * (step + 1) / warmup
+  along = min((step - warmup) / max(total - warmup, 1), 1.0) if step > warmup else 0.0
+  if config.schedule == 'cosine':
+    return config.learning_rate * 0.5 * (1 + np.cos(np.pi * along))
+  if config.schedule == 'linear':
+    return config.learning_rate * (1 - along)
+  if config.schedule == 'wsd':
+    return config.learning_rate * min((total - step) / (config.decay_fraction * total), 1.0)
+  return config.learning_rate
+
+
+def trainable_rules(patterns: Sequence[str]) -> tuple[tuple[str, bool], ...]:
+  """`train.trainable` as a plan has it: `!` in front freezes, first match wins."""
+  return tuple((p.removeprefix('!'), not p.startswith('!')) for p in patterns)
+
+
+def check(config: TrainConfig) -> None:
+  """Refuses training settings out of their range.
+
+  Raises:
+    UserError: naming the field.
+  """
+  least = {
+    'epochs': 1, 'steps': 0, 'batch_size': 1, 'microbatches': 1, 'seed': 0, 'learning_rate': 0,
+    'head_learning_rate': 0, 'adapter_learning_rate': 0, 'weight_decay': 0, 'clip_norm': 0,
+    'warmup_fraction': 0, 'decay_fraction': 0, 'added_token_rate': 0, 'log_every': 1, 'l1': 0,
+    'l2': 0, 'max_bad_steps': 0,
+  }  # fmt: skip
+  for field, bound in least.items():
+    value = getattr(config, field)
+    if not value >= bound:
+      raise UserError(f'train.{field} is {value!r}; it must be at least {bound}')
+  if config.warmup_fraction > 1 or not 0 <= config.beta2 < 1:
+    raise UserError('train.warmup_fraction must be at most 1 and train.beta2 below 1')
+  if config.schedule == 'wsd' and not 0 < config.decay_fraction <= 1 - config.warmup_fraction:
+    raise UserError(
+      f'train.decay_fraction is {config.decay_fraction}; with wsd it must be above 0 and, with '
+      'train.warmup_fraction, at most 1'
+    )
+  if not config.trainable:
+    raise UserError("train.trainable is empty, so nothing would train; '.*' trains all")
+  for pattern, _ in trainable_rules(config.trainable):
+    if why := regexes.fault(pattern) if pattern else 'is empty':
+      raise UserError(f"train.trainable: {pattern!r} {why}; give patterns of names, '.*' for all")
+
+
+def merged(fresh: Any, carried: dict[str, Any] | None) -> Any:
+  """`fresh` optimiser state with the carried leaves of the same path and shape in place."""
+  if carried is None:
+    return fresh
+  paths, structure = jax.tree_util.tree_flatten_with_path(fresh)
+  leaves = []
+  for path, leaf in paths:
+    old = carried.get(jax.tree_util.keystr(path))
+    fits = old is not None and jnp.shape(old) == jnp.shape(leaf)
+    leaves.append(old if fits else leaf)
+  return jax.tree.unflatten(structure, leaves)

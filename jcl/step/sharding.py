@@ -1,0 +1,129 @@
+"""The mesh, and which device holds which part of a tree. Only files in `step/` name an axis.
+
+Leaves are whole on every device or sharded in one dimension; stacked layers stay sharded until a
+module reads its own layer.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from flax.core.meta import AxisMetadata
+from jax import lax
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jcl.batching.batch import Batch
+
+AXIS = 'data'
+WHOLE = P()
+ROWS = P(AXIS)  # of a batch: each device has its own block
+Tree = Any
+
+
+def make_mesh(devices: int = 0) -> Mesh:
+  """A mesh of the first `devices` devices; 0: of all."""
+  every = jax.devices()
+  count = devices or len(every)
+  return jax.make_mesh((count,), (AXIS,), axis_types=(AxisType.Auto,), devices=every[:count])
+
+
+def specs(tree: Tree, mesh: Mesh, fsdp: bool = False) -> Tree:
+  """A partition spec a leaf: with `fsdp` its largest dimension that divides evenly, else whole.
+
+  The axis of stacked layers is never split: layers are gathered one at a time.
+  """
+  return jax.tree_util.tree_map_with_path(
+    lambda path, x: _spec(_stacked(path), x, mesh.size, fsdp), tree
+  )
+
+
+def _spec(stacked: bool, x: Any, count: int, fsdp: bool) -> P:
+  first = int(stacked)
+  dims = [i for i, size in enumerate(jnp.shape(x)) if size % count == 0 and i >= first]
+  if not (fsdp and count > 1 and dims and jnp.ndim(x) - first > 1):
+    return P()
+  return P(*[None] * max(dims, key=lambda i: x.shape[i]), AXIS)
+
+
+def place_leaf(path: str, x: Any, mesh: Mesh, fsdp: bool = False) -> jax.Array:
+  """One leaf as `place` would put it by `specs`; its path is written `/layers/q/kernel`."""
+  return place(x, mesh, _spec('layers' in path.split('/'), x, mesh.size, fsdp))
+
+
+def _stacked(path: tuple) -> bool:
+  """Whether a leaf has one entry a layer on its first axis."""
+  return any(getattr(key, 'key', None) == 'layers' for key in path)
+
+
+class Shard(struct.PyTreeNode, AxisMetadata):
+  """This device's part of a leaf of all layers; a module that reads its layer's gets it whole.
+
+  Attributes:
+    value: the part.
+    dim: the dimension in which it is one.
+  """
+
+  value: Any
+  dim: int = struct.field(pytree_node=False)
+
+  def unbox(self) -> jax.Array:
+    """The whole leaf."""
+    return lax.all_gather(self.value, AXIS, axis=self.dim, tiled=True)
+
+  def replace_boxed(self, val: Any) -> 'Shard':
+    """Another value in the same box."""
+    return self.replace(value=val)
+
+  def add_axis(self, index: int, params: dict) -> 'Shard':
+    """An axis more, before the dimension or behind it."""
+    return self.replace(dim=self.dim + (index <= self.dim))
+
+  def remove_axis(self, index: int, params: dict) -> 'Shard':
+    """An axis less, as when a scan hands out one layer."""
+    return self.replace(dim=self.dim - (index < self.dim))
+
+
+def gather(tree: Tree, tree_specs: Tree) -> Tree:
+  """Whole leaves from their shards, inside a shard_map; those of stacked layers stay `Shard`s."""
+
+  def one(path, x, spec):
+    if AXIS not in spec:
+      return x
+    shard = Shard(x, tuple(spec).index(AXIS))
+    return shard if _stacked(path) else shard.unbox()
+
+  return jax.tree_util.tree_map_with_path(one, tree, tree_specs)
+
+
+def place(tree: Tree, mesh: Mesh, tree_specs: Tree = WHOLE) -> Tree:
+  """Arrays on the mesh; what is on the host must be whole in every process."""
+
+  def one(x, spec):
+    sharding = NamedSharding(mesh, spec)
+    if jax.process_count() == 1 or not getattr(x, 'is_fully_addressable', True):
+      return jax.device_put(x, sharding)
+    x = np.asarray(x)
+    return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+
+  if isinstance(tree_specs, P):
+    return jax.tree.map(lambda x: one(x, tree_specs), tree)
+  return jax.tree.map(one, tree, tree_specs)
+
+
+def place_batch(batch: Batch, mesh: Mesh) -> Batch:
+  """A batch on the mesh, each device its own block."""
+  return place(batch, mesh, ROWS)
+
+
+def outline(tree: Tree, mesh: Mesh, tree_specs: Tree = WHOLE) -> Tree:
+  """What `place` would give, as shapes with shardings: enough to compile for, nothing allocated."""
+  if isinstance(tree_specs, P):
+    tree_specs = jax.tree.map(lambda x: tree_specs, tree)
+  return jax.tree.map(
+    lambda x, spec: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, spec)),
+    tree,
+    tree_specs,
+  )

@@ -1,0 +1,1 @@
+"""The loop over tasks: what it is made of, what it asks of a method, what it writes down."""

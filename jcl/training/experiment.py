@@ -1,0 +1,379 @@
+"""From settings to the parts of a run: stream, text, backbone, method, tools."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from jcl import methods, streams
+from jcl.backbones import Backbone, heads
+from jcl.backbones.decoder_config import DecoderConfig, from_scratch, with_settings
+from jcl.backbones.models import backbone_of
+from jcl.backbones.new_tokens import grow, grown
+from jcl.backbones.tokenizers import add_tokens, bpe_tokenizer, check_same, size, word_tokenizer
+from jcl.batching.packed_text import PackedText, cache_folder, pack
+from jcl.batching.text_formats import ANSWER, Text, added_tokens
+from jcl.config import Config, check_values
+from jcl.errors import UserError
+from jcl.memory.teacher import Elder
+from jcl.methods import Method
+from jcl.preflight import checks
+from jcl.step import losses, optimizer, sharding, train_step, trainable
+from jcl.step.adversarial import adversarial
+from jcl.streams.build import check_settings
+from jcl.streams.stream import Plan, Stream
+from jcl.training.hook_tools import Tools
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+  """The parts of a run.
+
+  Attributes:
+    config: the settings it was made of.
+    stream, text, backbone, method, tools: the parts.
+    decoder_config: shape of the backbone.
+    weights: pretrained parameters on the host; None: from scratch, or not read.
+    added: ids of the tokens added to the tokenizer.
+    longest_answer: tokens that an answer may have, end-of-sequence included.
+  """
+
+  config: Config
+  stream: Stream
+  text: Text
+  backbone: Backbone
+  decoder_config: DecoderConfig
+  method: Method
+  tools: Tools
+  weights: Any
+  added: tuple[int, ...]
+  longest_answer: int
+
+  @property
+  def score(self) -> str:
+    """What the matrix holds: `accuracy`, or `log_perplexity` where text is predicted."""
+    return 'log_perplexity' if self.text.text_format == 'packed' else 'accuracy'
+
+  @property
+  def told(self) -> bool:
+    """Whether the model is told the task at test time."""
+    return self.tools.told
+
+  def initial_params(self) -> Any:
+    """The parameters that the run starts from, float32."""
+    if self.weights is not None:
+      return jax.tree.map(np.asarray, self.weights)
+    return jax.jit(self.backbone.init)(self.tools.key('init'))
+
+  @functools.cached_property
+  def checkup(self) -> checks.Checkup:
+    """What the run will read and hold, counted once."""
+    return checks.checkup(self)
+
+  @property
+  def loss_fn(self) -> Callable:
+    """The method's, or that of plain fine-tuning."""
+    return self.method.loss_fn or losses.plain(self.backbone)
+
+  def optimizer(self) -> optax.GradientTransformation:
+    """Updates before the learning rate."""
+    return optimizer.make_optimizer(self.config.train, self.added, ('embed', 'unembed'))
+
+  def train_step(self) -> Callable:
+    """The pmapped step; see `parallel.make_step`."""
+    train, tools = self.config.train, self.tools
+    return train_step.make_step(
+      self.method, self.loss_fn, self.optimizer(), tools.mesh, fsdp=train.fsdp,
+      tasks=len(self.stream) if tools.class_task is not None and self.told else 0,
+      microbatches=train.microbatches, **{'norms': losses.norms} if train.l1 or train.l2 else {},
+    )  # fmt: skip
+
+  def split(self, params: Any, plan: Plan) -> tuple[Any, Any, Any]:
+    """-> trained, frozen and masks of a task's plan; see `partition.split`.
+
+    Raises:
+      UserError: nothing would train.
+    """
+    patterns = self.config.train.trainable
+    parts = trainable.split(params, plan.trainable or optimizer.trainable_rules(patterns))
+    if not jax.tree.leaves(parts[0]):
+      raise UserError(f'train.trainable {patterns} names no parameter')
+    return parts
+
+
+def check(config: Config) -> None:
+  """Refuses what needs no data to be refused.
+
+  Raises:
+    UserError: naming the field.
+  """
+  check_values(config)
+  config.method.check()
+  optimizer.check(config.train)
+  name = methods.name_of(config.method)
+  if config.scenario not in config.method.scenarios:
+    known = ', '.join(config.method.scenarios)
+    raise UserError(f'scenario is {config.scenario!r}, in which {name} has no meaning; use {known}')
+  least = {
+    'stream': {'max_length': 8, 'classes_per_task': 1, 'order_seed': -1},
+    'backbone': {
+      'width': 1,
+      'layers': 1,
+      'heads': 1,
+      'feed_forward': 1,
+      'dropout': 0,
+      'vocabulary': 1,
+      'vocabulary_multiple': 1,
+    },
+    'evaluate': {'batch_size': 1, 'every_steps': 0, 'every_epochs': 0},
+    'checkpoint': {'every_steps': 0, 'every_chunks': 0, 'every_minutes': 0},
+    'adversarial': {'epsilon': 0, 'weight': 0},
+  }
+  for section, fields in least.items():
+    for field, bound in fields.items():
+      value = getattr(getattr(config, section), field)
+      if value < bound:
+        raise UserError(f'{section}.{field} is {value}; it must be at least {bound}')
+  check_settings(config.stream)
+  if config.backbone.path and config.backbone.tokenizer_path:
+    raise UserError(
+      f'backbone.tokenizer_path is {config.backbone.tokenizer_path!r}, but backbone.path has a '
+      'tokenizer of its own; leave one of them empty'
+    )
+  if config.scenario == 'cpt':
+    wrong = {'backbone.head': config.backbone.head, 'stream.template': config.stream.template}
+    for field, value in wrong.items():
+      if value:
+        raise UserError(
+          f"{field} is {value!r}; in scenario 'cpt' it must be '': text has no answers"
+        )
+    if config.evaluate.answer == 'score':
+      raise UserError("evaluate.answer is 'score'; in scenario 'cpt' it must be 'generate'")
+  elif config.backbone.head and config.method.text_format != 'plain':
+    raise UserError(f'backbone.head is {config.backbone.head!r}, but {name} writes its answers')
+  if config.backbone.dropout >= 1:
+    raise UserError(f'backbone.dropout is {config.backbone.dropout}; it must be below 1')
+  kept = {'optimizer_between_tasks': 'fresh', 'schedule_between_tasks': 'rewarm'}
+  for field, right in kept.items():
+    value = getattr(config.train, field)
+    if value != right and config.method.starts_afresh:
+      raise UserError(
+        f'train.{field} is {value!r}, but {name} starts from a fresh model; use {right!r}'
+      )
+  if name == 'joint' and config.train.steps:
+    raise UserError('train.steps counts one task and joint trains on all; use train.epochs with it')
+
+
+def check_classes(config: Config, stream: Stream) -> None:
+  """Refuses settings that need classes where answers are free.
+
+  Raises:
+    UserError: naming the field.
+  """
+  known = config.method.head_scenarios
+  if config.backbone.head and (not stream.classes or config.scenario not in known):
+    raise UserError(
+      f'backbone.head is {config.backbone.head!r}, which needs classes and a scenario out of '
+      f'{", ".join(known)} with this method'
+    )
+  if stream.classes:
+    return
+  if config.evaluate.answer == 'score':
+    raise UserError("evaluate.answer is 'score', but the answers are free; use 'generate'")
+  parts = methods.parts(config.method).values()
+  if any(getattr(part, 'require_known_label', False) for part in parts):
+    raise UserError('method.require_known_label is set, but the answers are free and no labels')
+
+
+def assemble(config: Config, mesh: Any = None, weights: bool = True) -> Experiment:
+  """Reads the stream and the backbone and puts the parts together.
+
+  Args:
+    config: the settings.
+    mesh: of devices; None: all local ones.
+    weights: read the pretrained parameters too; without them the shapes are right and no run can
+      start.
+
+  Raises:
+    UserError: for settings or files that cannot be used.
+  """
+  check(config)
+  need_dev = (
+    config.train.keep_best or config.evaluate.every_steps > 0 or config.evaluate.every_epochs > 0
+  )
+  raw_text = config.scenario == 'cpt'
+  stream = streams.load(config.stream, need_dev=need_dev, targets=not raw_text)
+  check_classes(config, stream)
+  text_format = text_format_of(config)
+  shape, params, tokenizer, special, added = _backbone(config, stream, text_format, weights)
+  shape = dataclasses.replace(shape, lora_dropout=config.method.lora_dropout)
+  limit = min(config.stream.max_length, shape.max_positions)
+  if raw_text:
+    folder, probe = cache_folder(config.stream.cache), getattr(config.method, 'probe_path', '')
+    text: Text = PackedText(folder, tokenizer, special, stream.template, limit)
+    stream = pack(stream, text, probe)
+  else:
+    text = Text(tokenizer, special, stream.template, text_format, limit, shape.pooling)
+  backbone = backbone_of(shape)
+  tools = Tools(
+    backbone, text, stream, sharding.make_mesh() if mesh is None else mesh,
+    config.train.seed, config.evaluate.batch_size,
+    class_task=_class_tasks(stream) if shape.classes else None,
+    told=config.scenario == 'til' or 'task_id' in config.method.needs, train=config.train,
+  )  # fmt: skip
+  longest = 0 if raw_text else _longest_answer(text, stream)
+  config.method.check_run(config.scenario, tools)
+  method = methods.make(backbone, config.method, _elder(config, text, weights))
+  method = with_knobs(method, config, backbone)
+  check_trainable(config, backbone)
+  return Experiment(
+    config, stream, text, backbone, shape, method, tools, params, tuple(added), longest
+  )
+
+
+def check_trainable(config: Config, backbone: Backbone) -> None:
+  """Refuses `train.trainable` where no parameter has such a name.
+
+  Raises:
+    UserError: naming the patterns.
+  """
+  patterns = config.train.trainable
+  if any('tree' in part.brings for part in methods.parts(config.method).values()):
+    return  # which parameters there are, each task decides
+  whole = jax.eval_shape(backbone.init, jax.random.key(0))
+  if not jax.tree.leaves(trainable.split(whole, optimizer.trainable_rules(patterns))[0]):
+    raise UserError(f'train.trainable {patterns} names no parameter; there are {", ".join(whole)}')
+
+
+def text_format_of(config: Config) -> str:
+  """The method's, unless the scenario or a head has one for all methods."""
+  if config.scenario == 'cpt':
+    return 'packed'
+  return 'class' if config.backbone.head else config.method.text_format
+
+
+def _longest_answer(text: Text, stream: Stream) -> int:
+  """Tokens of it; every text is looked at before anything is written."""
+  examples = stream.examples
+  longest = text.reserve = max(text.answer_length(e) for e in examples)
+  text.cut.clear()
+  for example in examples:
+    text.rows(example)
+  return longest
+
+
+def with_knobs(method: Method, config: Config, backbone: Backbone) -> Method:
+  """The method with what all methods share: norms as penalties, adversarial training.
+
+  Raises:
+    UserError: `train.keep_best` for a method whose evaluated parameters are not those that train.
+  """
+  if config.train.keep_best and method.after_step is not None:
+    raise UserError(
+      f'train.keep_best is true, but {methods.name_of(config.method)} evaluates parameters that '
+      'follow those in training; set it to false'
+    )
+  if config.train.l1 or config.train.l2:
+    weights = {'l1_norm': config.train.l1, 'l2_norm': config.train.l2}
+    plan = method.plan
+    weighted = lambda p: p._replace(weights={**p.weights, **weights})
+    method = method._replace(plan=lambda memory, task: weighted(plan(memory, task)))
+  if config.adversarial.epsilon:
+    worse = config.adversarial.epsilon, config.adversarial.weight
+    method = method._replace(objective=adversarial(method.objective, backbone.width, *worse))
+  return method
+
+
+def _elder(config: Config, text: Text, weights: bool) -> Elder | None:
+  """The model that the method's `teacher_path` names, its vocabulary that of the text."""
+  path = config.method.teacher_path
+  if not path:
+    return None
+  from jcl.backbones.files import hf
+
+  shape, params, tokenizer, _ = hf.load(path, weights)
+  if not isinstance(shape, DecoderConfig) or shape.classes:
+    raise UserError(f'method.teacher_path: {path} writes no answers; take a language model')
+  check_same(text.tokenizer, tokenizer, f'method.teacher_path: {path}')
+  if shape.max_positions < text.max_length:
+    raise UserError(
+      f'method.teacher_path: {path} reads {shape.max_positions} tokens, rows have up to '
+      f'{text.max_length}; lower stream.max_length'
+    )
+  backbone = backbone_of(with_settings(shape, config.backbone))
+  return Elder(backbone, lambda: params if weights else backbone.init(jax.random.key(0)))
+
+
+def _backbone(config: Config, stream: Stream, text_format: str, weights: bool) -> tuple:
+  """-> decoder config, params or None, tokenizer with the added tokens, special ids, added ids."""
+  names = added_tokens(text_format, len(stream))
+  settings = config.backbone
+  classes = len(stream.classes) if settings.head else 0
+  if not settings.path:
+    template = '' if text_format == 'packed' else stream.template
+    texts = (s for t in stream.tasks for e in t.train for s in _words(e, template))
+    if settings.tokenizer_path:
+      from jcl.backbones.files import hf
+
+      *_, tokenizer, special = hf.load(settings.tokenizer_path, weights=False)
+    elif settings.tokenizer == 'bpe':
+      tokenizer, special = bpe_tokenizer(texts, settings.vocabulary)
+    else:
+      tokenizer, special = word_tokenizer(texts)
+    added = add_tokens(tokenizer, names)
+    return from_scratch(settings, size(tokenizer), classes), None, tokenizer, special, added
+  from jcl.backbones.files import hf  # readers of files that a run from scratch does not need
+
+  if 'pre_norm' in config.method.needs:
+    check_pre_norm(hf.load_config(settings.path), config)
+  shape, params, tokenizer, special = hf.load(settings.path, weights)
+  if not classes and (not isinstance(shape, DecoderConfig) or shape.classes):
+    raise UserError(
+      f'backbone.path: {settings.path} writes no answers; give backbone.head=linear or cosine'
+    )
+  shape = with_settings(shape, settings, classes)
+  if classes and weights:
+    params = {k: v for k, v in params.items() if k != 'unembed'}
+    params['head'] = heads.init(jax.random.key(config.train.seed), shape)
+  added = add_tokens(tokenizer, names)
+  new = [n for n, i in zip(names, added, strict=True) if i >= shape.vocabulary]
+  multiple = settings.vocabulary_multiple
+  if not weights:
+    shape = grown(shape, len(new), multiple)
+  elif new or multiple > 1:
+    newline = tokenizer.encode('\n', add_special_tokens=False).ids or [special.eos]
+    opening = special.eos if special.bos is None else special.bos
+    like = [newline[-1] if name == ANSWER else opening for name in new]
+    shape, params = grow(
+      shape, params, len(new), like, config.train.seed, settings.added_token_init, multiple
+    )
+  return shape, params, tokenizer, special, added
+
+
+def check_pre_norm(shape: Any, config: Config) -> None:
+  """Refuses a model whose blocks cannot be the identity.
+
+  Raises:
+    UserError: it is an encoder.
+  """
+  if not isinstance(shape, DecoderConfig):
+    name = methods.name_of(config.method)
+    raise UserError(
+      f'backbone.path: {config.backbone.path} is no decoder, and {name} adds blocks that must be '
+      'able to change nothing'
+    )
+
+
+def _class_tasks(stream: Stream) -> np.ndarray:
+  """[C] the task in which each class first occurs."""
+  first = {c: t.index for t in reversed(stream.tasks) for c in t.classes}
+  return np.array([first[c] for c in range(len(stream.classes))])
+
+
+def _words(example: Any, template: str) -> tuple[str, str, str]:
+  """The texts that a tokenizer made from scratch must know: input, answer, template."""
+  return example.text, example.answer, template.replace('{x}', ' ').replace('{y}', ' ')

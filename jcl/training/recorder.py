@@ -1,0 +1,254 @@
+"""What a run says of itself: seconds, tokens, the accuracy matrix, `results.json`."""
+
+import contextlib
+import dataclasses
+import hashlib
+import pathlib
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+import jcl
+from jcl import methods
+from jcl.distributed import fetch, is_first
+from jcl.reports import report
+from jcl.reports.comparison import shown
+from jcl.reports.metrics import metrics, negative_flips
+from jcl.storage.checkpoint import by_path, write_json
+from jcl.streams.stream import Task
+from jcl.training.evaluate import LogPerplexity, Score
+from jcl.training.hook_tools import Tools
+
+KINDS = ('train', 'generate', 'evaluate', 'memory', 'compile')
+_compiled = 0.0  # seconds that this process has spent in compilation
+
+
+def _listen(event: str, seconds: float, **_: Any) -> None:
+  global _compiled
+  if event.startswith('/jax/core/compile/'):
+    _compiled += seconds
+
+
+jax.monitoring.register_event_duration_secs_listener(_listen)
+
+
+class Clock:
+  """Seconds by kind of work; compilation is taken out of the work it delays and stands alone."""
+
+  def __init__(self):
+    self.seconds = dict.fromkeys(KINDS, 0.0)
+    self._kinds: list[str] = []
+    self._since = (0.0, 0.0)
+
+  def settle(self) -> None:
+    """Charges the time so far to the kind of work under way."""
+    wall, compiled = time.monotonic(), _compiled
+    if self._kinds:
+      compiling = compiled - self._since[1]
+      self.seconds['compile'] += compiling
+      self.seconds[self._kinds[-1]] += max(wall - self._since[0] - compiling, 0.0)
+    self._since = wall, compiled
+
+  @contextlib.contextmanager
+  def of(self, kind: str) -> Iterator[None]:
+    """Charges what happens inside to `kind`; generation during an evaluation is evaluation."""
+    self.settle()
+    self._kinds.append('evaluate' if 'evaluate' in self._kinds else kind)
+    try:
+      yield
+    finally:
+      self.settle()
+      self._kinds.pop()
+
+
+class Record:
+  """Everything `results.json` is made of, as plain data that a snapshot can hold."""
+
+  def __init__(self, parts: Any):
+    self._parts = parts
+    self._state: dict[str, Any] = {
+      'matrix': [], 'matrix_train': [], 'invalid': [], 'right': {}, 'last': {}, 'reports': {},
+      'mix': {}, 'refused': {},
+    }  # fmt: skip
+    self.seconds = dict.fromkeys(KINDS, 0.0)
+    self.tokens = {'train': 0, 'generate': 0}
+    self.resumes: list[dict] = []  # of all times, read from a file: no snapshot is as new
+
+  def state(self) -> dict[str, Any]:
+    """As a snapshot holds it."""
+    return {**self._state, 'seconds': dict(self.seconds), 'tokens': dict(self.tokens)}
+
+  def restore(self, state: dict[str, Any]) -> None:
+    """From a snapshot."""
+    state = dict(state)
+    self.seconds, self.tokens = state.pop('seconds'), state.pop('tokens')
+    self._state |= state
+
+  def resume(self, phase: int, step: int, snapshot: int, repeated: tuple[int, int]) -> dict:
+    """A line about a run that goes on from a snapshot, and how much of its work it repeats."""
+    inside = max(phase - 2, 0)
+    names = ('before_task', 'train', 'after_task', 'evaluate')
+    return {
+      'phase': names[inside % 4] if phase >= 2 else ('init', 'evaluate')[phase],
+      'task': inside // 4 if phase >= 2 else None,
+      'step': step if phase >= 2 and inside % 4 == 1 else 0,
+      'from_snapshot': snapshot,
+      'steps_repeated': repeated[0],
+      'chunks_repeated': repeated[1],
+    }
+
+  def take(self, tools: Tools, clock: Clock) -> None:
+    """Moves what hooks reported, and what was counted meanwhile, into the record."""
+    mine = self._state['reports']
+    self._state['reports'] = mine | {k: [*mine.get(k, []), *v] for k, v in tools.reports.items()}
+    tools.reports = {}
+    self.tokens['generate'] += tools.generated
+    tools.generated = 0
+    clock.settle()
+    for kind, seconds in clock.seconds.items():
+      self.seconds[kind] += seconds
+      clock.seconds[kind] = 0.0
+
+  def trained(self, task: Task, tokens: int, old: int) -> None:
+    """Counts the tokens of a step, and those of them that come from the past."""
+    self.tokens['train'] += tokens
+    mix = self._state['mix']
+    new_before, old_before = mix.get(task.index, (0, 0))
+    counts = [new_before + tokens - old, old_before + old]
+    self._state['mix'] = {**mix, task.index: counts}
+
+  def refused(self, task: Task) -> int:
+    """Counts a step that was not applied -> how many of the task were not."""
+    count = self._state['refused'].get(task.index, 0) + 1
+    self._state['refused'] = {**self._state['refused'], task.index: count}
+    return count
+
+  def _pad(self, values: Sequence) -> list:
+    return [*values, *[None] * (len(self._parts.stream) - len(values))]
+
+  def skip_row(self) -> None:
+    """A row of nulls: nothing was trained after which there would be something to see."""
+    for name in ('matrix', 'invalid', 'matrix_train'):
+      self._state[name] = [*self._state[name], self._pad([])]
+
+  def add_row(
+    self,
+    task: Task | None,
+    scores: Sequence[Score | LogPerplexity],
+    trained: Sequence[Score] | None,
+  ) -> None:
+    """Adds what a model scored on the first tasks of the stream."""
+    state = self._state
+    state['matrix'] = [*state['matrix'], self._pad([s.value for s in scores])]
+    state['invalid'] = [*state['invalid'], self._pad([s.invalid for s in scores])]
+    on_train = self._pad([s.value for s in trained or ()])
+    state['matrix_train'] = [*state['matrix_train'], on_train]
+    if task is not None and scores[task.index].right is not None:
+      state['right'] = {**state['right'], task.index: [bool(r) for r in scores[task.index].right]}
+      state['last'] = {t: [bool(r) for r in scores[t].right] for t in state['right']}
+
+  def line(self, task: Task | None) -> str:
+    """The newest row in words."""
+    names = [t.name for t in self._parts.stream.tasks]
+    row = self._state['matrix'][-1]
+    score = self._parts.score
+    cells = [f'{n} {shown(v, score)}' for n, v in zip(names, row, strict=True) if v is not None]
+    after = 'before training' if task is None else f'after {task.name}'
+    unit = '% right' if score == 'accuracy' else 'nats per token'
+    return f'{after}: {", ".join(cells)} ({unit})'
+
+  def _flips(self) -> dict[str, Any] | None:
+    """Test examples that were right after their task and are wrong now."""
+    if self._parts.score == 'log_perplexity':
+      return None
+    tasks, right, last = self._parts.stream.tasks, self._state['right'], self._state['last']
+    flips = negative_flips([right.get(t.index) for t in tasks], [last.get(t.index) for t in tasks])
+    examples = [tasks[task].test[i] for task, i in flips]
+    return {
+      'count': len(flips),
+      'of': sum(map(sum, right.values())),
+      'examples': [e.name or str(e.number) for e in examples],
+    }
+
+  def results(self, params: Any, finished: bool) -> dict[str, Any]:
+    """The contents of `results.json`."""
+    parts, state = self._parts, self._state
+    text = parts.score == 'log_perplexity'
+    sizes = [t.test.targets if text else len(t.test) for t in parts.stream.tasks]
+    iil = parts.config.scenario == 'iil'
+    missing = len(parts.stream) + 1 - len(state['matrix'])
+    whole = lambda rows: [*rows, *[self._pad([])] * missing]
+    matrix, on_train = whole(state['matrix']), whole(state['matrix_train'])
+    pseudo = state['reports'].get('pseudo', [])
+    cost = {k: v for line in state['reports'].get('cost', []) for k, v in line.items()}
+    return {
+      'jcl': jcl.__version__,
+      'method': methods.name_of(parts.config.method),
+      'stream': parts.stream.name,
+      'scenario': parts.config.scenario,
+      'seed': parts.config.train.seed,
+      'tasks': [t.name for t in parts.stream.tasks],
+      'sizes': sizes,
+      'score': parts.score,
+      'matrix': matrix,
+      'matrix_train': on_train if iil else None,
+      'metrics': self._metrics(matrix, sizes),
+      **({'metrics_train': self._metrics(on_train)} if iil else {}),
+      'invalid': None if text else whole(state['invalid']),
+      'negative_flips': self._flips(),
+      'seconds': {k: round(v, 2) for k, v in self.seconds.items()},
+      'tokens': dict(self.tokens),
+      'mix': [
+        {'task': t.name, 'new': state['mix'][t.index][0], 'old': state['mix'][t.index][1]}
+        for t in parts.stream.tasks
+        if t.index in state['mix']
+      ],
+      'refused_steps': [
+        {'task': t.name, 'count': state['refused'][t.index]}
+        for t in parts.stream.tasks
+        if t.index in state['refused']
+      ],
+      'drift': state['reports'].get('drift', []),
+      'pseudo': pseudo,
+      'buffer': state['reports'].get('buffer', []),
+      'cost': {'models': 1, **cost},
+      'warnings': state['reports'].get('warnings', []),
+      'cut_rows': len(parts.text.cut),
+      'overlap': dict(parts.stream.overlap),
+      'resumes': self.resumes,
+      'config': dataclasses.asdict(parts.config),
+      'params_sha256': digest(params) if finished else None,
+      'finished': finished,
+    }
+
+  def _metrics(self, matrix: list, sizes: list[int] | None = None) -> dict[str, Any]:
+    found = metrics(matrix, self._parts.score, sizes)
+    by_label = self._parts.config.evaluate.answer == 'score' or self._parts.tools.heads is not None
+    if by_label and not self._parts.told:
+      found['forward_transfer'] = None  # labels of a task to come may not be answered
+    return found
+
+  def write(self, workdir: pathlib.Path, params: Any, finished: bool) -> dict[str, Any]:
+    """Writes `results.json`, and with the last row the pictures and the page -> the results."""
+    results = self.results(params, finished)
+    if not is_first():
+      return results
+    write_json(workdir / 'results.json', results)
+    if finished:
+      (workdir / 'figures').mkdir(exist_ok=True)
+      report.heat_map(results, workdir / 'figures' / 'accuracy.png')
+      report.html_report([results], workdir / 'report.html')
+    return results
+
+
+def digest(params: Any) -> str:
+  """SHA-256 over the names, shapes and bytes of all parameters."""
+  total = hashlib.sha256()
+  for path, leaf in sorted(by_path(params).items()):
+    array = np.ascontiguousarray(fetch(leaf))
+    total.update(f'{path} {array.shape} {array.dtype}\n'.encode())
+    total.update(array.reshape(-1).view(np.uint8))
+  return total.hexdigest()

@@ -1,0 +1,288 @@
+"""Export: what is written is what was read, transformers loads it, and it answers as ours does."""
+
+import dataclasses
+import json
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+from goldens import make_decoder_goldens as goldens
+from support import ROOT, model_folder, runs
+
+from jcl import workdir as workdirs
+from jcl.backbones import heads, lora, tokenizers
+from jcl.backbones.files import hf, peft
+from jcl.backbones.new_tokens import grow
+from jcl.errors import UserError
+
+
+def tensors(folder: pathlib.Path) -> dict[str, np.ndarray]:
+  return {
+    name: x
+    for file in folder.glob('*.safetensors')
+    for name, x in safetensors.numpy.load_file(file).items()
+  }
+
+
+def same(one: hf.Loaded, two: hf.Loaded) -> None:
+  """Every bit of the parameters, the shape, the ids."""
+  assert one.config == two.config
+  assert one.special == two.special
+  assert one.tokenizer.to_str() == two.tokenizer.to_str()
+  ours, theirs = (hf.tensors.flat(x.params) for x in (one, two))
+  assert ours.keys() == theirs.keys()
+  for path, x in ours.items():
+    np.testing.assert_array_equal(np.asarray(x), np.asarray(theirs[path]), err_msg=path)
+
+
+@pytest.mark.parametrize('case', goldens.CASES)
+def test_import_and_export_are_inverse_bit_for_bit(case, tmp_path):
+  golden = model_folder.golden(case)
+  loaded = hf.load(str(model_folder.write(tmp_path / 'theirs', golden, vocabulary=38)))
+  hf.save(tmp_path / 'ours', loaded)
+  same(hf.load(str(tmp_path / 'ours')), loaded)
+  written, wanted = tensors(tmp_path / 'ours'), model_folder.weights(golden)
+  assert written.keys() == wanted.keys()
+  for name, x in wanted.items():
+    np.testing.assert_array_equal(written[name], x, err_msg=name)
+  assert not list(tmp_path.glob('.*'))
+
+
+@pytest.mark.parametrize('case', goldens.CASES)
+def test_transformers_reads_the_same_shape_out_of_our_config(case, tmp_path):
+  """Without torch: every field that their class has and the original set."""
+  import transformers
+
+  golden = model_folder.golden(case)
+  theirs = json.loads(str(golden['config']))
+  hf.save(tmp_path / 'ours', hf.load(str(model_folder.write(tmp_path / 'theirs', golden))))
+  ours = transformers.AutoConfig.from_pretrained(tmp_path / 'ours')
+  assert type(ours).__name__ == f'{goldens.CASES[case][0]}Config'
+  for field in ours.attribute_map.values() or ('hidden_size',):
+    assert getattr(ours, field) == theirs[field]
+  named = set(goldens.CASES[case][1]) - {'n_embd', 'attention_dropout', 'hidden_dropout'}
+  for field in named - {'rotary_pct'}:
+    assert getattr(ours, field) == theirs[field], field
+
+
+def test_large_models_are_written_in_shards(tmp_path, monkeypatch):
+  loaded = hf.load(str(model_folder.write(tmp_path / 'theirs', model_folder.golden('llama'))))
+  monkeypatch.setattr(hf, 'SHARD_BYTES', 8000)
+  hf.save(tmp_path / 'ours', loaded)
+  files = sorted(f.name for f in (tmp_path / 'ours').glob('*.safetensors'))
+  assert len(files) > 2
+  assert files[0] == f'model-00001-of-{len(files):05}.safetensors'
+  same(hf.load(str(tmp_path / 'ours')), loaded)
+
+
+def test_added_tokens_are_exported_and_padding_rows_are_not(tmp_path):
+  golden = model_folder.golden('llama')
+  loaded = hf.load(str(model_folder.write(tmp_path / 'theirs', golden)))
+  tokenizers.add_tokens(loaded.tokenizer, ['__ans__', '__gen__'])
+  config, params = grow(loaded.config, loaded.params, 2, [7, 2], 0, multiple=16)
+  assert (config.rows, config.vocabulary, config.kept_rows) == (48, 42, 42)
+  hf.save(tmp_path / 'ours', loaded._replace(config=config, params=params))
+  again = hf.load(str(tmp_path / 'ours'))
+  assert (again.config.rows, again.config.vocabulary) == (42, 42)
+  for name in ('embed', 'unembed'):
+    np.testing.assert_array_equal(again.params[name]['embedding'], params[name]['embedding'][:42])
+  assert again.tokenizer.encode('w001__ans__w002').ids[1] == 40
+  assert again.tokenizer.token_to_id('__gen__') == 41
+
+
+def test_bfloat16_is_rounded_once(tmp_path):
+  import ml_dtypes
+
+  loaded = hf.load(str(model_folder.write(tmp_path / 'theirs', model_folder.golden('gpt2'))))
+  hf.save(tmp_path / 'ours', loaded, dtype='bfloat16')
+  again = hf.load(str(tmp_path / 'ours'))
+  wanted = loaded.params['embed']['embedding'].astype(ml_dtypes.bfloat16).astype(np.float32)
+  np.testing.assert_array_equal(again.params['embed']['embedding'], wanted)
+
+
+def test_words_of_the_source_are_kept(tmp_path):
+  folder = model_folder.write(tmp_path / 'theirs', model_folder.golden('llama'))
+  words = {'chat_template': 'hello', 'added_tokens_decoder': {}, 'bos_token': '<bos>'}
+  words |= {'eos_token': '<eos>', 'pad_token': '<pad>'}
+  (folder / 'tokenizer_config.json').write_text(json.dumps(words))
+  (folder / 'generation_config.json').write_text('{"temperature": 0.5}')
+  hf.save(tmp_path / 'ours', hf.load(str(folder)), source=folder)
+  kept = json.loads((tmp_path / 'ours' / 'tokenizer_config.json').read_text())
+  assert kept['chat_template'] == 'hello'
+  assert kept['eos_token'] == '<eos>'
+  assert 'added_tokens_decoder' not in kept
+  assert (
+    json.loads((tmp_path / 'ours' / 'generation_config.json').read_text())['temperature'] == 0.5
+  )
+
+
+def test_nothing_is_overwritten_and_nothing_is_left_half_written(tmp_path, monkeypatch):
+  loaded = hf.load(str(model_folder.write(tmp_path / 'theirs', model_folder.golden('llama'))))
+  with pytest.raises(UserError, match='theirs is there already and not empty'):
+    hf.save(tmp_path / 'theirs', loaded)
+  with pytest.raises(UserError, match='an adapter; merge it'):
+    hf.save(tmp_path / 'ours', loaded._replace(params={**loaded.params, 'lora': {}}))
+  monkeypatch.setattr(hf, '_tokenizer_config', lambda *a: 1 / 0)
+  with pytest.raises(ZeroDivisionError):
+    hf.save(tmp_path / 'ours', loaded)
+  assert [f.name for f in tmp_path.iterdir()] == ['theirs']
+
+
+@pytest.mark.parametrize('case', goldens.CASES)
+@pytest.mark.filterwarnings('ignore')
+def test_transformers_computes_our_logits_from_our_folder(case, tmp_path):
+  torch = pytest.importorskip('torch')
+  import transformers
+
+  golden = model_folder.golden(case)
+  hf.save(tmp_path / 'ours', hf.load(str(model_folder.write(tmp_path / 'theirs', golden))))
+  net, info = transformers.AutoModelForCausalLM.from_pretrained(
+    tmp_path / 'ours', output_loading_info=True
+  )
+  assert not any(info[k] for k in ('missing_keys', 'unexpected_keys', 'mismatched_keys'))
+  right = np.arange(goldens.TOKENS) < np.array(goldens.ROWS)[:, None]
+  logits = goldens.logits(net.eval(), goldens.tokens(), right)
+  assert torch.is_tensor(net.get_input_embeddings().weight)
+  for row, count in enumerate(goldens.ROWS):
+    np.testing.assert_allclose(logits[row, :count], golden['right'][row, :count], atol=1e-5)
+
+
+@pytest.fixture(scope='module')
+def exported(tmp_path_factory) -> tuple[pathlib.Path, pathlib.Path]:
+  """A LAMOL run of two tasks, with added and padding rows, and what the launcher makes of it."""
+  folder = tmp_path_factory.mktemp('exported')
+  made = runs.config(
+    'lamol', stream={'max_tasks': 2}, backbone={'vocabulary_multiple': 64}, train={'epochs': 6}
+  )
+  workdirs.open_workdir(str(folder / 'run'), made)
+  runs.run(made, folder / 'run')
+  command = [sys.executable, 'launch/export.py', f'--workdir={folder}/run', f'--out={folder}/out']
+  done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+  assert done.returncode == 0, done.stderr
+  assert 'model and its tokenizer are in' in done.stdout
+  return folder / 'run', folder / 'out'
+
+
+def reopened(workdir: pathlib.Path):
+  from jcl.trained_run import Reopened
+
+  return Reopened(workdirs.load_workdir(str(workdir)), workdir)
+
+
+def test_an_exported_run_is_the_run(exported):
+  run = reopened(exported[0])
+  again = hf.load(str(exported[1]))
+  config = run.parts.decoder_config
+  assert config.rows % 64 == 0
+  assert config.added_rows > 0
+  assert again.config.rows == again.config.vocabulary == config.vocabulary
+  np.testing.assert_array_equal(
+    again.params['layers']['q']['kernel'], np.asarray(run.now.params['layers']['q']['kernel'])
+  )
+  assert again.special == run.tools.text.special
+  for example in run.parts.stream.tasks[1].test:
+    prompt = run.tools.text.decode(run.tools.text.prompt(example))
+    assert again.tokenizer.encode(prompt).ids == run.tools.text.prompt(example)
+
+
+@pytest.mark.filterwarnings('ignore')
+def test_an_exported_run_answers_in_transformers_as_in_ours(exported):
+  torch = pytest.importorskip('torch')
+  import transformers
+
+  run = reopened(exported[0])
+  examples = [e for t in run.parts.stream.tasks for e in t.test]
+  prompts = [run.tools.text.prompt(e) for e in examples]
+  ids_RN = run.tools.sample(run.params(None), prompts, run.tools.key('test'), max_new=6)
+  ours = [run.tools.text.decode(ids) for ids in ids_RN.tolist()]
+  net = transformers.AutoModelForCausalLM.from_pretrained(exported[1]).eval()
+  words = transformers.AutoTokenizer.from_pretrained(exported[1])
+  theirs = []
+  for example in examples:
+    prompt = words(f'{example.text}__ans__', return_tensors='pt')
+    with torch.no_grad():
+      ids = net.generate(**prompt, max_new_tokens=6, do_sample=False)[0]
+    new = ids[prompt['input_ids'].shape[1] :]
+    theirs.append(words.decode(new, skip_special_tokens=True).strip())
+  assert theirs == ours
+  assert len(set(ours)) > 1
+
+
+def test_an_adapter_is_exported_alone_or_merged(exported, tmp_path):
+  """As a method that trains adapters will leave it in its parameters."""
+  run = reopened(exported[0])
+  with pytest.raises(UserError, match='--format=peft: the run has no adapter'):
+    run.export(tmp_path / 'none', '', 'peft')
+  plain = run.now.params
+  adapter = lora.fresh(plain, jax.random.key(0), 2, 4.0, ('q', 'v'))
+  adapter = jax.tree.map(lambda x: x + 0.1, adapter)
+  run.now = run.now.replace(params={**plain, 'lora': adapter})
+  run.export(tmp_path / 'adapter', '', 'peft')
+  again = peft.read(tmp_path / 'adapter', run.parts.decoder_config)
+  jax.tree.map(np.testing.assert_array_equal, again, jax.tree.map(np.asarray, adapter))
+  run.export(tmp_path / 'whole', '', 'hf')
+  kernel = hf.load(str(tmp_path / 'whole')).params['layers']['v']['kernel']
+  wanted = plain['layers']['v']['kernel'] + dict(lora.deltas(adapter))['v']
+  np.testing.assert_allclose(kernel, wanted, rtol=1e-6)
+  assert not np.allclose(kernel, plain['layers']['v']['kernel'], atol=1e-3)
+
+
+@pytest.mark.parametrize('kind', ['linear', 'cosine'])
+@pytest.mark.parametrize('case', ['llama', 'gpt2', 'bert'])
+def test_heads_stand_beside_their_model(case, kind, tmp_path):
+  if case == 'bert':
+    (tmp_path / 'theirs').mkdir()
+    loaded = model_folder.load_encoder(tmp_path / 'theirs', model_folder.golden(case, 'encoder'))
+  else:
+    folder = model_folder.write(tmp_path / 'theirs', model_folder.golden(case))
+    loaded = hf.load(str(folder))
+  config = dataclasses.replace(loaded.config, classes=5, head=kind, pooling='mean')
+  head = heads.init(jax.random.key(1), config)
+  head = {name: np.asarray(x + 0.5) for name, x in head.items()}
+  params = {**{k: v for k, v in loaded.params.items() if k != 'unembed'}, 'head': head}
+  hf.save(tmp_path / 'ours', loaded._replace(config=config, params=params))
+  same(hf.load(str(tmp_path / 'ours')), loaded._replace(config=config, params=params))
+  words = json.loads((tmp_path / 'ours' / 'head.json').read_text())
+  assert words == {'kind': kind, 'classes': 5, 'pooling': 'mean'}
+  named = json.loads((tmp_path / 'ours' / 'config.json').read_text())['architectures']
+  assert named == [{'llama': 'LlamaModel', 'gpt2': 'GPT2Model', 'bert': 'BertModel'}[case]]
+  for change, says in (
+    ({'kind': 'cubic'}, "head.json: field 'kind' is 'cubic', not one of linear, cosine"),
+    ({'classes': 4}, "head.safetensors: tensor '(bias|kernel)' has shape"),
+    ({'classes': 'five'}, "head.json: field 'classes' is 'five', not of type int"),
+    (
+      {'kind': 'linear' if kind == 'cosine' else 'cosine'},
+      "head.safetensors: tensor '(bias|scale)'",
+    ),
+  ):
+    (tmp_path / 'ours' / 'head.json').write_text(json.dumps(words | change))
+    with pytest.raises(UserError, match=says):
+      hf.load(str(tmp_path / 'ours'))
+
+
+def test_bad_flags_are_one_line(exported):
+  run, out = exported
+  for flags, says in (
+    ([f'--workdir={run}'], '--out is missing'),
+    ([f'--workdir={run}', f'--out={out}'], 'is there already and not empty'),
+    ([f'--workdir={run}', f'--out={out}2', '--task=nothing'], "no task is called 'nothing'"),
+    ([f'--workdir={out}', f'--out={out}2'], 'is not the config of a run'),
+  ):
+    done = subprocess.run(
+      [sys.executable, 'launch/export.py', *flags],
+      cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert says in done.stderr
+    assert done.stderr.startswith('error: ')
+    assert done.stderr.count('\n') == 1
+
+
+def test_dataclass_of_the_decoder_counts_its_kept_rows():
+  config = hf.DecoderConfig(30, 16, 1, 2, 8, rows=32)
+  assert (config.kept_rows, config.added_rows) == (32, 0)
+  assert dataclasses.replace(config, rows=40, added_rows=8).kept_rows == 32

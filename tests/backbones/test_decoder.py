@@ -1,0 +1,289 @@
+"""The decoder against transformers, and the properties that hold for every configuration."""
+
+import dataclasses
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import struct
+from goldens import make_decoder_goldens as goldens
+from support import model_folder
+from support.decoders import BOTH, GPT2_LIKE, TINY, random_tokens
+from support.tiny import every_position
+
+from jcl.backbones import layers
+from jcl.backbones.decoder import decoder
+from jcl.backbones.decoder_config import from_scratch
+from jcl.backbones.files import hf
+from jcl.config import BackboneConfig
+from jcl.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def strict_ranks():
+  with jax.numpy_rank_promotion('raise'):
+    yield
+
+
+@functools.cache
+def made(config):
+  """A jitted backbone and its initial parameters."""
+  backbone = decoder(config)
+  jitted = dataclasses.replace(
+    backbone,
+    hidden=jax.jit(backbone.hidden, static_argnames='train'),
+    project=jax.jit(backbone.project),
+    decode=jax.jit(backbone.decode),
+  )
+  return jitted, backbone.init(jax.random.key(0))
+
+
+def cached_logits(backbone, params, tokens_BT, real_BT, prefill):
+  """[B, S - prefill + 1, V]: a prefill of some tokens, then one token after another."""
+  decode, (rows, length) = backbone.decode, tokens_BT.shape
+  cache = backbone.cache(params, rows, length)
+  logits_BV, cache = decode(params, tokens_BT[:, :prefill], real_BT, cache, 0)
+  out = [logits_BV]
+  for i in range(prefill, length):
+    logits_BV, cache = decode(params, tokens_BT[:, i : i + 1], real_BT, cache, i)
+    out.append(logits_BV)
+  return np.stack(out, 1)
+
+
+def check(case, golden, folder):
+  """Right padding without a cache, left padding with one, both within 1e-5."""
+  loaded = hf.load(str(model_folder.write(folder, golden)))
+  backbone, params = made(loaded.config)[0], jax.tree.map(jnp.asarray, loaded.params)
+  tokens_BT = goldens.tokens()
+  batch = every_position(tokens_BT, goldens.ROWS, bucket=12)
+  logits_MV = np.asarray(backbone.logits(params, batch))
+  wanted_MV = np.concatenate([golden['right'][i, :n] for i, n in enumerate(goldens.ROWS)])
+  right = np.abs(logits_MV - wanted_MV).max()
+  moved_BT, real_BT = goldens.left_padded(tokens_BT)
+  logits_BTV = cached_logits(backbone, params, moved_BT, real_BT, prefill=5)
+  left = np.abs(logits_BTV - golden['left'][:, 4:]).max()
+  print(f'{case}: right {right:.1e}, cache {left:.1e}, largest logit {np.abs(wanted_MV).max():.1f}')
+  assert np.abs(wanted_MV).max() > 1
+  assert max(right, left) <= 1e-5
+
+
+@pytest.mark.parametrize('case', goldens.CASES)
+def test_logits_equal_the_golden_ones(case, tmp_path):
+  check(case, model_folder.golden(case), tmp_path)
+
+
+@pytest.mark.parametrize('case', goldens.CASES)
+@pytest.mark.filterwarnings('ignore')
+def test_logits_equal_those_of_transformers_now(case, tmp_path):
+  pytest.importorskip('torch')
+  check(case, goldens.golden(case), tmp_path)
+
+
+@BOTH
+def test_cache_equals_no_cache(config):
+  backbone, params = made(config)
+  tokens_BT = random_tokens(2, 8)
+  plain_BTV = backbone.logits(params, every_position(tokens_BT)).reshape(2, 8, -1)
+  cached_BTV = cached_logits(backbone, params, tokens_BT, np.ones((2, 8), bool), prefill=3)
+  np.testing.assert_allclose(cached_BTV, plain_BTV[:, 2:], atol=3e-6)  # roundings of jax 0.12
+
+
+@BOTH
+def test_a_state_depends_on_its_past_alone(config):
+  backbone, params = made(config)
+  params = {**params, 'embed': {'embedding': 10 * params['embed']['embedding']}}
+  batch = every_position(np.arange(6)[None])  # a token each, so that a row stands for a position
+
+  def states(table_RD):
+    return backbone.hidden({**params, 'embed': {'embedding': table_RD}}, batch)[:, 0]
+
+  reach_TR = np.abs(jax.jit(jax.jacobian(states))(params['embed']['embedding'])).sum(-1)
+  np.testing.assert_array_equal(reach_TR[:, :6] > 0, np.tri(6, dtype=bool))
+
+
+@BOTH
+def test_remat_changes_no_loss_and_no_gradient(config):
+  params = made(config)[1]
+  batch = every_position(random_tokens(2, 8))
+
+  def loss(remat):
+    backbone = decoder(dataclasses.replace(config, remat=remat, dropout=0.2))
+    f = lambda p: jnp.square(backbone.logits(p, batch, train=True)).mean()
+    return jax.jit(jax.value_and_grad(f))(params)
+
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-7), loss(True), loss(False))
+
+
+@BOTH
+def test_dropout_follows_the_row(config):
+  backbone, params = made(dataclasses.replace(config, dropout=0.3))
+  batch = every_position(random_tokens(2, 8))
+  apply = lambda batch, train=True: np.asarray(backbone.hidden(params, batch, train=train))
+  dropped_MD = apply(batch)
+  assert not np.allclose(dropped_MD, apply(batch, train=False))
+  np.testing.assert_array_equal(dropped_MD, apply(batch))
+  longer = every_position(random_tokens(2, 8), bucket=12)
+  np.testing.assert_allclose(dropped_MD, apply(longer), atol=1e-5)
+  second = jax.tree.map(lambda x: x[len(x) // 2 :], batch)  # alone, as on another device
+  second = second.replace(target_position=second.target_position - 8)
+  np.testing.assert_allclose(dropped_MD[8:], apply(second), atol=1e-5)
+  assert not np.allclose(apply(batch.replace(key=batch.key + 2)), dropped_MD, atol=1e-2)
+
+
+def test_dropout_keeps_the_mean_and_differs_by_row():
+  key_B = jax.vmap(jax.random.key)(jnp.arange(2))
+  kept_BTD = np.asarray(layers.dropout(jnp.ones((2, 64, 64)), key_B, 0.25))
+  assert set(np.unique(kept_BTD)) == {0, np.float32(1 / 0.75)}
+  assert abs(kept_BTD.mean() - 1) < 0.02
+  assert (kept_BTD[0] != kept_BTD[1]).mean() > 0.3
+
+
+@BOTH
+def test_padding_ids_are_never_predicted(config):
+  backbone, params = made(config)
+  assert params['embed']['embedding'].shape[0] == 32
+  assert backbone.logits(params, every_position(random_tokens(1, 4))).shape == (4, 30)
+  logits_BV, _ = backbone.decode(
+    params, random_tokens(2, 4), np.ones((2, 4), bool), backbone.cache(params, 2, 4), 0
+  )
+  assert logits_BV.shape == (2, 30)
+  assert backbone.vocabulary == backbone.outputs == 30
+
+
+@BOTH
+def test_bfloat16_computes_near_float32(config):
+  params = made(config)[1]
+  assert {x.dtype for x in jax.tree.leaves(params)} == {jnp.dtype('float32')}
+  batch = every_position(random_tokens(2, 8))
+  half = made(dataclasses.replace(config, dtype='bfloat16'))[0]
+  logits_MV = half.logits(params, batch)
+  assert half.cache(params, 1, 4)[0].dtype == jnp.bfloat16
+  assert logits_MV.dtype == jnp.float32
+  np.testing.assert_allclose(logits_MV, made(config)[0].logits(params, batch), atol=0.05)
+  gradient = jax.jit(jax.grad(lambda p: half.logits(p, batch).sum()))(params)
+  assert {x.dtype for x in jax.tree.leaves(gradient)} == {jnp.dtype('float32')}
+
+
+def test_initial_scale_follows_the_fan_in():
+  config = dataclasses.replace(
+    GPT2_LIKE, vocabulary=500, rows=500, width=64, head_dim=16, feed_forward=256, layers=8
+  )
+  params = decoder(config).init(jax.random.key(0))
+  # What writes into the residual is smaller by the root of the 16 such writers, as in GPT-2.
+  for name, std in (('q', 1 / 8), ('up', 1 / 8), ('o', 1 / 8 / 4), ('down', 1 / 16 / 4)):
+    assert np.std(params['layers'][name]['kernel']) == pytest.approx(std, rel=0.05)
+    assert not np.any(params['layers'][name]['bias'])
+  for name in ('embed', 'unembed'):
+    assert np.std(params[name]['embedding']) == pytest.approx(1 / 8, rel=0.05)
+  assert not np.array_equal(*params['layers']['q']['kernel'][:2])
+  assert np.all(params['final_norm']['scale'] == 1)
+  again = decoder(config).init(jax.random.key(0))
+  jax.tree.map(np.testing.assert_array_equal, params, again)
+
+
+def test_a_head_projects_to_classes():
+  backbone, params = made(dataclasses.replace(TINY, classes=7))
+  logits_MC = backbone.logits(params, every_position(random_tokens(2, 4)))
+  assert logits_MC.shape == (8, 7)
+  assert not logits_MC.any()
+  assert backbone.outputs == backbone.classes == 7
+  assert set(backbone.unembedding(params)) == {'head'}
+
+
+@BOTH
+def test_projection_needs_the_unembedding_alone(config):
+  backbone, params = made(config)
+  hidden_MD = backbone.hidden(params, every_position(random_tokens(1, 4)))
+  part = backbone.unembedding(params)
+  assert set(part) == {'embed' if config.tied else 'unembed'}
+  np.testing.assert_array_equal(
+    backbone.project(part, hidden_MD), backbone.project(params, hidden_MD)
+  )
+
+
+def test_depth_is_read_off_the_leaves():
+  backbone, params = made(TINY)
+  shallow = {**params, 'layers': jax.tree.map(lambda x: x[:1], params['layers'])}
+  batch = every_position(random_tokens(1, 4))
+  one = made(dataclasses.replace(TINY, layers=1))[0]
+  np.testing.assert_array_equal(backbone.hidden(shallow, batch), one.hidden(shallow, batch))
+  assert backbone.cache(shallow, 2, 8)[0].shape == (1, 2, 8, 2, 4)
+
+
+class Half(struct.PyTreeNode, nn.meta.AxisMetadata):
+  """A box that holds half of a leaf's values and notes who opens it."""
+
+  value: object
+
+  def unbox(self):
+    opened.append(self.value.shape)
+    return 2 * self.value
+
+  def replace_boxed(self, val):
+    return self.replace(value=val)
+
+  def add_axis(self, index, params):
+    return self
+
+  def remove_axis(self, index, params):
+    return self
+
+
+opened = []
+
+
+@pytest.mark.parametrize('remat', [False, True])
+def test_boxed_layers_are_opened_one_at_a_time(remat):
+  config = dataclasses.replace(TINY, remat=remat)
+  backbone, params = made(config)
+  batch = every_position(random_tokens(1, 4))
+
+  def loss(params):
+    boxed = {**params, 'layers': jax.tree.map(lambda x: Half(x / 2), params['layers'])}
+    return backbone.hidden(boxed, batch).sum()
+
+  opened.clear()
+  found, gradient = jax.jit(jax.value_and_grad(loss))(params)
+  wanted, wanted_gradient = jax.value_and_grad(lambda p: backbone.hidden(p, batch).sum())(params)
+  assert (16, 16) in opened
+  assert not any(len(shape) > 2 for shape in opened)
+  np.testing.assert_allclose(found, wanted, rtol=1e-6)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), gradient, wanted_gradient)
+
+
+def test_an_adapter_adds_its_product():
+  backbone, params = made(TINY)
+  draw = lambda i, *shape: jax.random.normal(jax.random.key(i), shape)
+  a, b, scale = draw(1, 3, 2, 16), draw(2, 3, 2, 16), jnp.full(3, 0.5)
+  adapted = {**params, 'lora': {'layers': {'q': {'a': a, 'b': b, 'scale': scale}}}}
+  kernel = params['layers']['q']['kernel'] + 0.5 * jnp.einsum('lri,lro->lio', a, b)
+  merged = {**params, 'layers': {**params['layers'], 'q': {'kernel': kernel}}}
+  batch = every_position(random_tokens(1, 4))
+  hidden = [backbone.hidden(p, batch) for p in (adapted, merged, params)]
+  np.testing.assert_allclose(hidden[0], hidden[1], atol=1e-5)
+  assert not np.allclose(hidden[0], hidden[2], atol=1e-3)
+
+
+def test_settings_describe_the_decoder_from_scratch():
+  config = from_scratch(BackboneConfig(dropout=0.1, remat=True), 99, classes=5)
+  assert (config.vocabulary, config.rows, config.head_dim, config.classes) == (99, 99, 16, 5)
+  assert (config.dropout, config.remat, config.tied) == (0.1, True, True)
+
+
+@pytest.mark.parametrize(
+  ('fields', 'says'),
+  [
+    ({'kv_heads': 3}, '4 heads are no multiple of 3'),
+    ({'rows': 20}, '20 rows of the embedding are fewer than 30'),
+    ({'attention': 'cudnn'}, "needs backbone.dtype 'bfloat16'"),
+    ({'head_dim': 5}, 'even number'),
+  ],
+)
+def test_contradictions_are_refused(fields, says):
+  with pytest.raises(UserError, match=says):
+    dataclasses.replace(TINY, **fields)
+  with pytest.raises(UserError, match=r'backbone.width 65 is no multiple'):
+    from_scratch(BackboneConfig(width=65), 99)

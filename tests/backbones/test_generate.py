@@ -1,0 +1,189 @@
+"""Generation against a loop without a cache; samples that nothing but their key decides."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from support import tiny
+
+from jcl.backbones import generate
+from jcl.batching.batch import Row, Shape, layout
+
+PROMPTS = [[5, 6, 7], [8], [9, 5, 6, 7, 8, 9, 10], [6, 6], [11, 5, 7, 9, 6]]
+LONGEST = 12
+
+
+@functools.cache
+def talker(batch_size=8):
+  """Tools with a decoder whose greedy answers vary in length, and its parameters."""
+  tools = tiny.tools(make=tiny.small_decoder, batch_size=batch_size)
+  return tools, jax.tree.map(lambda x: 1.5 * x, tiny.params(tools.backbone, seed=3))
+
+
+@functools.cache
+def next_logits():
+  """[V] of the last token of one row, without a cache."""
+  logits = jax.jit(talker()[0].backbone.logits)
+
+  def call(ids):
+    row = Row(np.array(ids, np.int32), np.array([len(ids) - 1]), np.array([0]), 0, 0)
+    return np.asarray(logits(talker()[1], layout([row], 1, Shape(1, 24, 1))))[0]
+
+  return call
+
+
+def by_hand(prompt, eos, limit):
+  """Greedy continuation, argmax after argmax, padded."""
+  ids, new = list(prompt), []
+  while len(new) < limit and eos not in new:
+    new.append(int(next_logits()(ids + new).argmax()))
+  return new
+
+
+def with_eos(tools, eos):
+  """Other tools with another end-of-sequence."""
+  other = tiny.tools(make=tiny.small_decoder)
+  other.text.eos, other.backbone = eos, tools.backbone
+  return other
+
+
+@pytest.fixture(scope='module')
+def greedy():
+  """Tools whose end-of-sequence is a token that ends some answers early, and the answers."""
+  tools, params = talker()
+  free = [by_hand(p, -1, LONGEST) for p in PROMPTS]
+  places = lambda t: [a.index(t) if t in a else LONGEST for a in free]
+  spread = lambda t: len(set(places(t))) + any(p == LONGEST for p in places(t))
+  eos = max({t for a in free for t in a}, key=spread)
+  tools = with_eos(tools, eos)
+  wanted = [by_hand(p, eos, LONGEST) for p in PROMPTS]
+  assert len({len(w) for w in wanted}) >= 3  # or this shows little
+  return tools, params, wanted
+
+
+def test_greedy_equals_a_loop_without_a_cache_and_ends_in_padding(greedy):
+  tools, params, wanted = greedy
+  found = tools.sample(params, PROMPTS, tools.key('x'), max_new=LONGEST)
+  assert found.shape == (5, LONGEST)
+  for ids, new in zip(found.tolist(), wanted, strict=True):
+    assert ids == new + [tools.text.pad] * (LONGEST - len(new))
+
+
+def test_rows_are_the_same_alone_and_together(greedy):
+  tools, params, wanted = greedy
+  for prompt, new in zip(PROMPTS, wanted, strict=True):
+    (ids,) = tools.sample(params, [prompt], tools.key('x'), max_new=LONGEST).tolist()
+    assert ids[: len(new)] == new
+
+
+@pytest.mark.parametrize('limit', [1, 5, 9])
+def test_no_more_tokens_than_asked_for_though_there_is_room(greedy, limit):
+  tools, params, wanted = greedy
+  found = tools.sample(params, PROMPTS, tools.key('x'), max_new=limit)
+  assert found.shape == (5, limit)
+  for ids, new in zip(found.tolist(), wanted, strict=True):
+    assert ids[: len(new[:limit])] == new[:limit]
+
+
+def test_tokens_are_counted_up_to_the_end_of_each_row(greedy):
+  tools, params, wanted = greedy
+  tools.generated = 0
+  tools.sample(params, PROMPTS, tools.key('x'), max_new=LONGEST)
+  assert tools.generated == sum(map(len, wanted))
+
+
+def run(tools, params, prompts, limit, max_new=LONGEST):
+  """generate() itself, counting how often the loop calls the model."""
+  calls = []
+  decode = lambda *args: (
+    jax.debug.callback(lambda: calls.append(1)),
+    tools.backbone.decode(*args),
+  )[1]
+  backbone = dataclasses.replace(tools.backbone, decode=decode)
+  width = max(map(len, prompts))
+  ids = np.array([[0] * (width - len(p)) + list(p) for p in prompts], np.int32)
+  valid = np.array([[False] * (width - len(p)) + [True] * len(p) for p in prompts])
+  fn = jax.jit(
+    functools.partial(generate.generate, backbone, max_new, 1, tools.text.eos, tools.text.pad)
+  )
+  one = jnp.float32(1)
+  out = np.asarray(fn(params, ids, valid, tiny.keys(len(prompts)), one, jnp.int32(limit)))
+  jax.effects_barrier()
+  return out, len(calls)
+
+
+def test_the_loop_stops_when_all_rows_have_ended_or_the_limit_is_reached(greedy):
+  tools, params, wanted = greedy
+  ended = [(p, w) for p, w in zip(PROMPTS, wanted, strict=True) if w[-1] == tools.text.eos]
+  prompt, new = min(ended, key=lambda x: len(x[1]))
+  assert len(new) < LONGEST
+  out, calls = run(tools, params, [prompt, []], LONGEST)  # beside it a padding row
+  assert out[0, : len(new)].tolist() == new
+  assert (out[1] == tools.text.pad).all()
+  assert calls == len(new)
+  endless = next(p for p, w in zip(PROMPTS, wanted, strict=True) if len(w) > 4)
+  out, calls = run(tools, params, [endless, []], 4)
+  assert calls == 4
+  assert (out[:, 4:] == tools.text.pad).all()
+
+
+def test_samples_are_the_likeliest_tokens_in_their_proportions():
+  """Chi-square with 4 degrees of freedom: above 18.5 once in a thousand fixed seeds."""
+  k, temperature, count = 5, 2.0, 2000
+  logits = np.random.default_rng(0).standard_normal(30).astype(np.float32)
+  keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(1), jnp.arange(count))
+  rows = jnp.broadcast_to(logits, (count, 30))
+  found = np.asarray(generate.top_k_sample(keys, rows, k, jnp.float32(temperature)))
+  best = np.argsort(-logits)[:k]
+  assert set(found) == set(best.tolist())
+  powers = np.exp(logits[best].astype(np.float64) / temperature)
+  wanted = count * powers / powers.sum()
+  seen = np.array([(found == t).sum() for t in best])
+  assert ((seen - wanted) ** 2 / wanted).sum() < 18.5
+  assert (generate.top_k_sample(keys, rows, 1, jnp.float32(1)) == best[0]).all()
+
+
+def test_first_sampled_token_has_the_frequencies_of_the_models_softmax():
+  tools, params = talker(64)
+  count, k, prompt = 512, 3, PROMPTS[2]
+  found = tools.sample(params, [prompt] * count, tools.key('y'), k=k, max_new=1)[:, 0]
+  logits = next_logits()(prompt).astype(np.float64)
+  best = np.argsort(-logits)[:k]
+  wanted = count * np.exp(logits[best]) / np.exp(logits[best]).sum()
+  assert wanted.min() > 5
+  seen = np.array([(found == t).sum() for t in best])
+  assert seen.sum() == count
+  assert ((seen - wanted) ** 2 / wanted).sum() < 13.8  # 2 degrees of freedom, once in a thousand
+
+
+def test_samples_depend_on_key_and_number_and_not_on_chunks_or_company():
+  tools, params = talker()
+  prompts = PROMPTS * 4
+  how = dict(k=8, temperature=1.5, max_new=LONGEST)
+  key = tools.key('z')
+  together = tools.sample(params, prompts, key, **how)
+  single, _ = talker(1)
+  np.testing.assert_array_equal(single.sample(params, prompts, key, **how), together)
+  later = tools.sample(params, prompts[7:], key, first=7, **how)
+  np.testing.assert_array_equal(later, together[7:])
+  assert (tools.sample(params, prompts, tools.key('other'), **how) != together).any()
+  assert (tools.sample(params, prompts, key, first=1, **how) != together).any()
+  same = tools.sample(params, [PROMPTS[0]] * 6, key, **how)
+  assert len({tuple(row) for row in same.tolist()}) > 1  # a key a row
+
+
+def test_steps_of_a_sample_draw_anew():
+  """Were one key used for all steps, a flat model would repeat one token."""
+  tools, params = talker()
+  flat = jax.tree.map(jnp.zeros_like, params)
+  found = tools.sample(flat, [[5]] * 8, tools.key('z'), k=20, max_new=LONGEST)
+  assert min(len(set(row)) for row in found.tolist()) > 2
+
+
+def test_samples_are_the_same_on_eight_devices(eight_devices):
+  one, many = eight_devices['samples/1'], eight_devices['samples/8']
+  np.testing.assert_array_equal(one, many)
+  assert len({tuple(row) for row in one.tolist()}) > 15

@@ -1,0 +1,417 @@
+"""Raw text as blocks, and how new and old blocks mix: counted token by token."""
+
+import collections
+import dataclasses
+import gc
+import json
+import os
+
+import numpy as np
+import pytest
+from oracles import pretraining
+from support import tiny
+from support.packed import LENGTH, packed
+
+from jcl.backbones.tokenizers import word_tokenizer
+from jcl.batching import packed_epochs, packed_text
+from jcl.batching.packed_text import PackedText
+from jcl.config import StreamConfig
+from jcl.errors import UserError
+from jcl.storage.atomic import whole_file
+from jcl.streams import hub, load
+from jcl.streams.build import RawRow, RawStream, RawTask, build
+from jcl.streams.stream import Example, Lazy, Plan, References
+from jcl.streams.tables import Record
+
+
+def ids_of(text, documents):
+  return [text.tokenizer.encode(d.text, add_special_tokens=False).ids for d in documents]
+
+
+# Blocks.
+
+
+@pytest.mark.parametrize('bos', [False, True])
+@pytest.mark.parametrize('length', [3, 7, 8, 1000])
+def test_every_token_but_the_first_is_a_target_once(bos, length, tmp_path):
+  stream, text, before = packed(tmp_path, bos, length)
+  for task, documents in zip(stream.tasks, before.tasks, strict=True):
+    for split in ('train', 'dev', 'test'):
+      blocks = getattr(task, split)
+      ids = ids_of(text, getattr(documents, split))
+      whole = pretraining.corpus(ids, text.eos, text.bos)
+      rows = [row for e in blocks for row in text.rows(e)]
+      assert [len(r.tokens) for r in rows[:-1]] == [length] * (len(rows) - 1)
+      assert 1 <= len(rows[-1].tokens) <= length
+      assert np.concatenate([r.tokens for r in rows]).tolist() == whole[:-1]
+      wanted = np.concatenate([r.wanted for r in rows]).tolist()
+      assert wanted == [t for t in whole[1:] if t != text.bos]
+      assert len(wanted) == sum(map(len, ids)) + len(ids) == blocks.targets  # words and ends
+      for i, row in enumerate(rows):  # what is wanted is what comes next, over the border too
+        assert row.wanted.tolist() == [whole[i * length + p + 1] for p in row.targets]
+        assert text.size(blocks[i]) == len(row.tokens)
+
+
+def test_blocks_are_numbered_in_sequence_and_found_by_reference(tmp_path):
+  stream, text, _ = packed(tmp_path)
+  assert [e.number for e in stream.examples] == list(range(len(stream.examples)))
+  for task in stream.tasks:
+    for example in (*task.train, *task.dev, *task.test):
+      assert example.task == task.index
+      assert stream.example(example.reference) == example
+      (old,), (new,) = text.rows(example, replay=True), text.rows(example)
+      assert old.replay
+      assert not new.replay
+      assert old.number == new.number == 2 * example.number
+  with pytest.raises(KeyError, match='task 0 of the stream has no example'):
+    stream.example((0, stream.tasks[1].train[0].number))
+  blocks = stream.tasks[1].train
+  assert blocks[-1] == blocks[len(blocks) - 1] == list(blocks)[-1]
+  assert blocks[1:3] == [blocks[1], blocks[2]]
+  spans = [[t.index, t.train[0].number, len(t.train)] for t in stream.tasks]
+  assert list(References(spans)) == [e.reference for t in stream.tasks for e in t.train]
+  assert list(References([])) == []
+
+
+@pytest.mark.parametrize('bos', [False, True])
+def test_many_documents_are_joined_over_the_batches_of_the_tokenizer(bos, tmp_path, monkeypatch):
+  whole, _, _ = packed(tmp_path / 'a', bos=bos)
+  monkeypatch.setattr(packed_text, 'DOCUMENTS', 2)
+  parts, _, _ = packed(tmp_path / 'b', bos=bos)
+  for one, other in zip(whole.tasks, parts.tasks, strict=True):
+    np.testing.assert_array_equal(one.train.tokens, other.train.tokens)
+
+
+def test_a_special_token_in_a_text_is_refused_by_document(tmp_path):
+  stream = tiny.stream()
+  tokenizer, special = word_tokenizer([e.text for e in stream.examples])
+  text = PackedText(tmp_path, tokenizer, special, stream.template, LENGTH)
+  bad = [Example(0, 'the lamp', '', 0), Example(1, 'the <eos> lamp', '', 0, name='f:2')]
+  with pytest.raises(UserError, match='document f:2: the text contains <eos>, a special token'):
+    text.add(bad, 0, 'bad')
+  assert not list(tmp_path.iterdir())
+
+
+# The file.
+
+
+def file_of(blocks):
+  return blocks.tokens.filename
+
+
+def test_a_corpus_is_tokenised_once(tmp_path, monkeypatch):
+  stream, _, _ = packed(tmp_path)
+  first = sorted(tmp_path.iterdir())
+  assert len(first) == 9
+  assert not stream.tasks[0].train.tokens.flags.writeable
+  monkeypatch.setattr(PackedText, 'encode_all', None)  # whoever tokenises again falls
+  again, _, _ = packed(tmp_path)
+  assert sorted(tmp_path.iterdir()) == first
+  for one, other in zip(stream.tasks, again.tasks, strict=True):
+    assert isinstance(other.train.tokens, np.memmap)
+    np.testing.assert_array_equal(one.train.tokens, other.train.tokens)
+
+
+def test_other_words_and_other_tokenizers_have_files_of_their_own(tmp_path):
+  names = lambda: {f.name for f in tmp_path.iterdir()}
+  packed(tmp_path)
+  first = names()
+  packed(tmp_path, more=['another'])
+  assert len(names()) == 18
+  packed(tmp_path, bos=True)
+  assert len(names()) == 27
+  packed(tmp_path, length=LENGTH + 1)  # blocks are cut when they are read
+  assert len(names()) == 27
+  assert first < names()
+
+
+def truncate(path, other):
+  os.truncate(path, os.path.getsize(path) - 4)
+
+
+def truncate_within_a_token(path, other):
+  os.truncate(path, os.path.getsize(path) - 2)
+
+
+def truncate_to_the_header(path, other):
+  os.truncate(path, packed_text.HEADER.size)
+
+
+def truncate_within_the_header(path, other):
+  os.truncate(path, 20)
+
+
+def lengthen(path, other):
+  with open(path, 'ab') as file:
+    file.write(bytes(4))
+
+
+def replace_by_another_corpus(path, other):
+  with open(other, 'rb') as source:
+    content = source.read()
+  with open(path, 'wb') as file:
+    file.write(content)
+
+
+def flip_a_bit(path, other):
+  with open(path, 'r+b') as file:
+    file.seek(80)
+    byte = file.read(1)[0]
+    file.seek(80)
+    file.write(bytes([byte ^ 1]))
+
+
+def write_something_else(path, other):
+  with open(path, 'wb') as file:
+    file.write(b'not a corpus at all, but long enough for a header and then some' * 4)
+
+
+@pytest.mark.parametrize(
+  'damage',
+  [
+    truncate, truncate_within_a_token, truncate_to_the_header, truncate_within_the_header, lengthen,
+    replace_by_another_corpus, flip_a_bit, write_something_else,
+  ],
+)  # fmt: skip
+def test_a_damaged_or_foreign_file_is_made_again(damage, tmp_path):
+  stream, _, _ = packed(tmp_path)
+  wanted = np.array(stream.tasks[0].train.tokens)
+  path, other = (file_of(stream.tasks[i].train) for i in (0, 1))
+  del stream
+  damage(path, other)
+  again, _, _ = packed(tmp_path)
+  np.testing.assert_array_equal(again.tasks[0].train.tokens, wanted)
+  assert len(list(tmp_path.iterdir())) == 9
+
+
+def test_a_kill_while_it_is_written_leaves_no_file(tmp_path, monkeypatch):
+  real = PackedText.encode_all
+
+  def dying(self, texts, names):
+    if 't1' in names[0] or 'train-1' in names[0]:
+      raise KeyboardInterrupt
+    return real(self, texts, names)
+
+  monkeypatch.setattr(PackedText, 'encode_all', dying)
+  with pytest.raises(KeyboardInterrupt):
+    packed(tmp_path)
+  assert len(list(tmp_path.iterdir())) == 3  # those of the first task
+  monkeypatch.undo()
+  packed(tmp_path)
+  assert len(list(tmp_path.iterdir())) == 9
+
+
+def test_two_may_write_the_same_file_at_once(tmp_path):
+  path = tmp_path / 'x'
+  with whole_file(path) as one, whole_file(path) as other:
+    one.write(b'one')
+    other.write(b'other')
+  assert path.read_bytes() in (b'one', b'other')
+  assert [f.name for f in tmp_path.iterdir()] == ['x']
+
+
+# Documents.
+
+
+def manifest(folder, fields, **contents):
+  for name, content in contents.items():
+    (folder / name.replace('_', '.')).write_text(content)
+  (folder / 'manifest.json').write_text(json.dumps(fields))
+  return StreamConfig(name='files', path=str(folder))
+
+
+def test_texts_need_no_label_and_a_txt_file_is_one_document(tmp_path):
+  fields = {'tasks': [{'name': 'a', 'train': 'a.jsonl', 'test': 'b.txt'}]}
+  config = manifest(
+    tmp_path, fields, a_jsonl='{"text": "one two"}\n{"text": "three"}\n',
+    b_txt='\nfour\n\nfive <six>\n',
+  )  # fmt: skip
+  stream = load(config, targets=False)
+  (task,) = stream.tasks
+  assert [e.text for e in task.train] == ['one two', 'three']
+  assert [(e.text, e.answer, e.label) for e in task.test] == [('four\n\nfive <six>', '', -1)]
+  assert stream.classes == task.classes == ()
+  with pytest.raises(UserError, match='name the column of the classes'):
+    load(config)
+
+
+def test_a_data_set_on_the_disk_is_not_read_into_memory(tmp_path):
+  """It gives what a file gives, and none of its rows outlives the block it was tokenised in."""
+  texts = [f'one {i} {"two " * (i % 5)}' for i in range(700)]
+  datasets = pytest.importorskip('datasets')
+  datasets.Dataset.from_dict({'text': texts, 'other': texts}).save_to_disk(str(tmp_path / 'set'))
+  lines = ''.join(json.dumps({'text': t}) + '\n' for t in texts)
+  made = []
+  for train in ({'hf': './set'}, 'a.jsonl'):
+    fields = {'tasks': [{'name': 'a', 'train': train, 'test': 'b.txt'}]}
+    config = manifest(tmp_path, fields, a_jsonl=lines, b_txt='three')
+    before = alive()  # what other tests have left
+    made.append(load(config, targets=False))
+    if isinstance(train, dict):
+      assert alive() - before == 1  # the text that is tested on
+      first = load(dataclasses.replace(config, max_train_per_task=5), targets=False)
+      assert [e.text for e in first.tasks[0].train] == [t.strip() for t in texts[:5]]
+      del first
+  lazy, whole = (stream.tasks[0].train for stream in made)
+  assert [e.number for e in lazy] == list(range(700))
+  under = lazy
+  while isinstance(under, Lazy):
+    under = under._items
+  assert isinstance(under, hub.Mapped)
+  assert [(e.number, e.text) for e in lazy] == [(e.number, e.text) for e in whole]
+  assert [lazy[699], lazy[-1], *lazy[3:5]] == [list(lazy)[i] for i in (699, 699, 3, 4)]
+  tokenizer, special = word_tokenizer(texts)
+  tokens = []
+  for folder, stream in zip('xy', made, strict=True):
+    text = PackedText(tmp_path / folder, tokenizer, special, stream.template, LENGTH)
+    tokens.append(packed_text.pack(stream, text).tasks[0].train.tokens)
+  np.testing.assert_array_equal(*tokens)
+
+
+def alive():
+  """Rows that stand in memory."""
+  gc.collect()
+  return sum(isinstance(x, Record | RawRow) for x in gc.get_objects())
+
+
+def test_labels_that_texts_have_count_for_nothing(tmp_path):
+  """A label of the test split alone, and two that read alike, would be refused elsewhere."""
+  lines = lambda *pairs: ''.join(json.dumps({'text': t, 'label': c}) + '\n' for t, c in pairs)
+  fields = {'label': 'label', 'tasks': [{'name': 'a', 'train': 'a.jsonl', 'test': 'b.jsonl'}]}
+  config = manifest(
+    tmp_path, fields, a_jsonl=lines(('one', 'x y'), ('two', 'x_y')), b_jsonl=lines(('three', 'z'))
+  )
+  stream = load(config, targets=False)
+  assert [(e.text, e.label, e.answer) for e in stream.examples] == [
+    ('one', -1, ''), ('two', -1, ''), ('three', -1, '')
+  ]  # fmt: skip
+  with pytest.raises(UserError, match='label'):
+    load(config)
+
+
+def test_rows_that_make_no_classes_together_are_texts_all_the_same():
+  """As above, of a reader that gives labels; and rows with answers beside rows with labels."""
+  row = lambda i, **more: RawRow(f'f:{i}', f'text {i}', **more)
+  train = [row(1, label='x y'), row(2, label='x_y'), row(3, answer='z')]
+  raw = RawStream('toy', [RawTask('a', train, [row(4, label='other')])])
+  stream = build(raw, StreamConfig(), targets=False)
+  assert [e.label for e in stream.examples] == [-1] * 4
+  for kept in (train[:1], train[:2], train[1:]):
+    with pytest.raises(UserError):
+      build(raw._replace(tasks=[RawTask('a', kept, [row(4, label='other')])]), StreamConfig())
+
+
+def test_texts_of_a_classed_stream_are_left_out_class_by_class():
+  config = StreamConfig(name='synthetic', max_train_per_task=8)
+  texts = load(config, targets=False)
+  classed = load(config)
+  assert [e.text for e in texts.examples] == [e.text for e in classed.examples]
+  assert {e.label for e in texts.examples} == {-1}
+  assert texts.classes == ()
+
+
+# The mix.
+
+
+class Line:
+  """Blocks of given sizes, whose tokens are all different: block i has 100·i, 100·i + 1, …"""
+
+  def __init__(self, task, *sizes):
+    self.sizes = np.array(sizes, np.int64)
+    self.examples = [Example(i, '', '', task) for i in range(len(sizes))]
+
+  def rows(self, example):
+    tokens = 100 * example.number + np.arange(self.sizes[example.number], dtype=np.int32)
+    return tokens
+
+
+NEW, OLD = Line(1, *[10] * 23, 4), Line(0, *[10] * 6, 7)
+
+
+def epochs(share, count, new=NEW, old=OLD, seed=0, task=1, size=4):
+  plan = Plan(new.examples, old.examples, 'even', share / (1 - share), 'tokens')
+
+  def rows_of(example, replay):
+    tokens = (old if replay else new).rows(example)
+    places = np.arange(len(tokens))
+    return (packed_text.Row(tokens, places, tokens + 1, example.number, example.task, replay),)
+
+  sizes = new.sizes, old.sizes
+  return [packed_epochs.Epoch(plan, sizes, rows_of, seed, task, e, size) for e in range(count)]
+
+
+def rows_in(made):
+  return [row for e in made for step in e for row in step.rows]
+
+
+@pytest.mark.parametrize('share', [0.0, 0.05, 0.2, 1 / 3, 0.5, 0.8])
+def test_the_share_of_old_tokens_is_exact_over_the_epochs_and_even_after_every_block(share):
+  new_tokens = int(NEW.sizes.sum())
+  for count in (1, 2, 5):
+    made = epochs(share, count)
+    new = old = 0
+    for row in rows_in(made):
+      if row.replay:
+        old += len(row.tokens)
+      else:
+        new += len(row.tokens)
+      assert abs(old - share * (new + old)) <= 10
+    assert new == count * new_tokens
+    assert old == round(share / (1 - share) * count * new_tokens)
+    assert [sum(t) for t in zip(*(e.tokens for e in made), strict=True)] == [new, old]
+
+
+def test_every_new_block_comes_whole_and_once_an_epoch():
+  for one in epochs(0.2, 3):
+    whole = [r.number for r in rows_in([one]) if not r.replay]
+    assert sorted(whole) == list(range(24))
+    assert all(len(r.tokens) == NEW.sizes[r.number] for r in rows_in([one]) if not r.replay)
+
+
+def test_no_old_token_comes_again_before_all_have_come():
+  """Over eight epochs; a block that an epoch cuts goes on in the next."""
+  made = epochs(0.2, 8)
+  seen = [token for row in rows_in(made) if row.replay for token in row.tokens.tolist()]
+  every = sorted(token for e in OLD.examples for token in OLD.rows(e).tolist())
+  turns = len(every)
+  assert len(seen) == 2 * 234  # 0.25 · 8 · 234 = 468 tokens
+  for start in range(0, len(seen) - turns + 1, turns):
+    assert sorted(seen[start : start + turns]) == every
+  assert max(collections.Counter(seen).values()) == -(-len(seen) // turns)
+  first, second = seen[:turns], seen[turns : 2 * turns]
+  assert first != second
+
+
+def test_a_cut_row_keeps_the_targets_of_its_part():
+  row = packed_text.Row(
+    np.arange(10), np.array([1, 4, 5, 9]), np.array([21, 24, 25, 29]), 3, 2, True
+  )
+  part = packed_epochs.cut(row, 4, 9)
+  assert part.tokens.tolist() == [4, 5, 6, 7, 8]
+  assert part.targets.tolist() == [0, 1]
+  assert part.wanted.tolist() == [24, 25]
+  assert (part.number, part.task, part.replay) == (3, 2, True)
+  assert packed_epochs.cut(row, 0, 10) is row
+
+
+def test_steps_are_full_and_a_function_of_seed_task_and_epoch():
+  content = lambda e: [
+    ([(r.number, r.replay, r.tokens.tolist()) for r in s.rows], s.keys.tolist()) for s in e
+  ]
+  first = [content(e) for e in epochs(0.2, 3)]
+  assert [content(e) for e in epochs(0.2, 3)] == first
+  assert len({json.dumps(e) for e in first}) == 3
+  for other in (epochs(0.2, 3, seed=1), epochs(0.2, 3, task=2)):
+    assert all(content(e) != f for e, f in zip(other, first, strict=True))
+  for one in epochs(0.2, 3):
+    assert [len(s.rows) for s in one][:-1] == [4] * (len(one) - 1)
+    keys = [tuple(k) for s in one for k in s.keys.tolist()]
+    assert len(set(keys)) == len(keys)
+    last = one[len(one) - 1]  # made alone, as after a kill
+    assert content([last]) == content(list(one))[-1:]
+
+
+def test_old_text_alone_does_not_fill_an_epoch_and_without_it_all_is_new():
+  nothing = Line(0)
+  assert not any(row.replay for row in rows_in(epochs(0.2, 2, old=nothing)))
+  assert epochs(0.2, 1, old=nothing)[0].tokens == (234, 0)

@@ -1,0 +1,176 @@
+"""The methods that train adapters: what trains, what answers, what stays as it was."""
+
+import jax
+import numpy as np
+import pytest
+from oracles import adapters as oracle
+from support import runs, tiny
+
+from jcl import methods
+from jcl.backbones import lora, lora_merging
+from jcl.backbones.files import hf
+from jcl.batching.batch import Shape, layout
+from jcl.errors import UserError
+from jcl.step import sharding, train_step, trainable
+from jcl.trained_run import Reopened
+from jcl.training import experiment
+
+flat = hf.tensors.flat
+
+
+def through(name, tasks=3, **settings):
+  """A method over the tasks of the tiny stream; training adds noise to what the plan lets train."""
+  chosen = methods.METHODS[name][1](**{'r': 2, **settings})
+  tools = tiny.tools('plain', make=tiny.small_decoder)
+  method, params = methods.make(tools.backbone, chosen), tiny.params(tools.backbone)
+  memory, seen = method.init(params, tools.stream, tools), []
+  for task in tools.stream.tasks[:tasks]:
+    memory, params = method.before_task(memory, params, task, tools)
+    trained, frozen, masks = trainable.split(params, method.plan(memory, task).trainable)
+    random = np.random.default_rng(task.index)
+    step = lambda p, m, random=random: p + np.float32(0.1 * random.standard_normal(p.shape)) * m
+    params = trainable.join(jax.tree.map(step, trained, masks), frozen)
+    memory, params = method.after_task(memory, params, task, tools)
+    seen.append(params)
+  return tools, method, memory, seen
+
+
+def test_the_base_stays_and_the_adapter_trains():
+  tools, _, memory, seen = through('lora')
+  base = tiny.params(tools.backbone)
+  for params in seen:
+    jax.tree.map(np.testing.assert_array_equal, {k: params[k] for k in base}, base)
+    for part in params['lora']['layers'].values():
+      assert part['a'].shape[1] == 2
+      assert np.abs(part['b']).max() > 0
+      np.testing.assert_allclose(part['scale'], 16)  # lora_alpha / r
+  assert list(memory['adapters']) == ['t0', 't1', 't2']
+  first, second = (seen[i]['lora']['layers']['q']['a'] for i in (0, 1))
+  assert not np.allclose(first, second, atol=0.3)  # a fresh one
+
+
+def test_a_told_task_gets_its_adapter_and_an_untold_one_the_last():
+  tools, method, memory, seen = through('lora')
+  for task, params in zip(tools.stream.tasks, seen, strict=True):
+    told = method.params_for(memory, seen[-1], task)['lora']
+    jax.tree.map(np.testing.assert_array_equal, told, params['lora'])
+  assert method.params_for(memory, seen[-1], None) is seen[-1]
+  new = method.params_for(memory | {'adapters': {}}, seen[-1], tools.stream.tasks[0])
+  assert new is seen[-1]  # of a task not learned yet
+
+
+@pytest.mark.parametrize('how', ['linear', 'svd', 'ties', 'dare'])
+def test_a_merge_answers_where_no_task_is_told(how):
+  _, method, memory, seen = through('lora', merge=how)
+  found = method.params_for(memory, seen[-1], None)['lora']
+  wanted = lora_merging.merge(memory['adapters'], lora_merging.Recipe(how))
+  jax.tree.map(np.testing.assert_array_equal, found, wanted)
+  if how == 'linear':
+    each = [dict(lora.deltas(params['lora'])) for params in seen]
+    for name, delta in lora.deltas(found):
+      np.testing.assert_allclose(delta, sum(d[name] for d in each) / 3, atol=1e-4)
+
+
+@pytest.mark.parametrize('name', ['lora', 'olora'])
+def test_stacked_adapters_train_on_top_of_frozen_ones(name):
+  _, method, memory, seen = through(name, **({'stack': True} if name == 'lora' else {}))
+  layers = [params['lora']['layers']['v'] for params in seen]
+  for leaf in ('a', 'b'):
+    assert layers[0][leaf].shape[1] == 6  # of all tasks, from the first on
+    for i in (1, 2):
+      before, after = layers[i - 1][leaf], layers[i][leaf]
+      changed = np.abs(after - before).max((0, 2)) > 0
+      np.testing.assert_array_equal(changed, np.arange(6) // 2 == i)
+  assert not np.abs(layers[0]['b'][:, 2:]).any()  # later tasks' columns add nothing yet
+  np.testing.assert_allclose(layers[0]['scale'], 16)
+  assert method.params_for(memory, seen[-1], None) is seen[-1]
+
+
+def test_overlap_is_that_of_the_own_columns_with_the_earlier_ones():
+  tools, _, _, seen = through('olora')
+  chosen = methods.METHODS['olora'][1](r=2)
+  method = methods.make(tools.backbone, chosen)
+  memory, params = method.init(seen[-1], tools.stream, tools), seen[-1]
+  wanted = [oracle.overlap(params['lora'], task, rank=2) for task in range(3)]
+  for task in tools.stream.tasks:
+    memory, _ = method.before_task(memory, params, task, tools)
+    value = method.penalty_fn(params, memory['teacher'])['overlap']
+    assert float(value) == pytest.approx(wanted[task.index], rel=1e-5)
+    assert method.plan(memory, task).weights == {'overlap': 0.5}
+  assert wanted[0] == 0
+  assert 0 < wanted[1] != wanted[2]
+
+
+def test_the_penalty_pulls_the_own_columns_and_nothing_is_nan_at_empty_ones():
+  _, method, memory, seen = through('olora', tasks=2)
+  own = lambda p: method.penalty_fn(p, memory['teacher'])['overlap']
+  gradient = jax.grad(own)(seen[-1])['lora']['layers']['q']
+  assert np.abs(gradient['a'][:, 2:4]).max() > 0
+  empty = {**seen[-1], 'lora': jax.tree.map(np.zeros_like, seen[-1]['lora'])}
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves(jax.grad(own)(empty)))
+  for way in ('q', 'v'):  # columns of tasks to come are nobody's
+    assert not np.abs(jax.grad(own)(seen[-1])['lora']['layers'][way]['a'][:, 4:]).any()
+
+
+def test_the_first_step_moves_b_alone_and_by_the_adapters_rate(tmp_path):
+  """B is zero, so A has no gradient yet; the plan freezes everything else."""
+  made = runs.config(
+    'lora', train={'steps': 1, 'adapter_learning_rate': 3e-3, 'weight_decay': 0.0},
+    stream={'max_tasks': 1},
+  )  # fmt: skip
+  made.method.r = 2
+  runs.run(made, tmp_path / 'run')
+  params = Reopened(made, tmp_path / 'run').now.params
+  parts = experiment.assemble(made)
+  assert parts.decoder_config.lora_dropout == 0.05
+  start = parts.initial_params()
+  for path, x in flat(start).items():
+    np.testing.assert_array_equal(x, flat(params)[path], err_msg=path)
+  for part in params['lora']['layers'].values():
+    assert np.abs(part['b']).max() == pytest.approx(3e-3, rel=1e-2)  # Adam's first step
+
+
+def test_frozen_stacks_cost_no_gradient_of_theirs():
+  tools, method, memory, seen = through('olora', tasks=2)
+  task = tools.stream.tasks[1]
+  rows = [row for e in task.train for row in tools.text.rows(e)]
+  batch = layout(rows, 1, Shape(8, 32, 32), tiny.keys(len(rows)))
+  trained, frozen, masks = trainable.split(seen[-1], method.plan(memory, task).trainable)
+  assert {p.split('/')[0] for p in flat(jax.tree.map(lambda x: x, trained))} == {'lora'}
+  assert not any('scale' in path for path in flat(trained))
+  fn = train_step.make_gradient(
+    method, experiment.losses.plain(tools.backbone), sharding.make_mesh(1)
+  )
+  (_, values), gradient = jax.jit(fn)(trained, frozen, memory['teacher'], {'overlap': 0.5}, batch)
+  assert set(values) == {'ce', 'overlap'}
+  masked = jax.tree.map(lambda g, m: g * m, gradient, masks)
+  for path, x in flat(masked).items():
+    moved = np.abs(x).max((0, 2)) > 0
+    np.testing.assert_array_equal(moved, np.arange(6) // 2 == 1, err_msg=path)
+
+
+@pytest.mark.parametrize(
+  ('name', 'field', 'value', 'says'),
+  [
+    ('lora', 'r', 0, 'method.r is 0; it must be at least 1'),
+    ('lora', 'lora_alpha', 0.0, 'method.lora_alpha is 0.0'),
+    ('lora', 'lora_dropout', 1.0, 'method.lora_dropout is 1.0'),
+    ('lora', 'density', 0.0, 'method.density is 0.0'),
+    ('lora', 'merge', 'average', "method.merge is 'average'; it must be one of"),
+    ('olora', 'merge', 'ties', "method.merge is 'ties'; it must be ''"),
+    ('olora', 'stack', False, 'method.stack is False'),
+    ('olora', 'lambda_olora', -1.0, 'method.lambda_olora is -1.0'),
+  ],
+)
+def test_bad_settings_are_refused_by_field(name, field, value, says):
+  made = runs.config(name)
+  setattr(made.method, field, value)
+  with pytest.raises(UserError, match=says):
+    experiment.check(made)
+
+
+def test_unknown_projections_are_refused_before_anything_is_compiled(tmp_path):
+  made = runs.config('lora')
+  made.method.targets = ('q', 'c_attn')
+  with pytest.raises(UserError, match=r"no projection 'c_attn'; it has down, gate, k, o, q, up, v"):
+    runs.run(made, tmp_path / 'run')

@@ -1,0 +1,252 @@
+"""Tables to the letter, pictures to the byte, a page that nothing can break out of."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from jcl.errors import UserError
+from jcl.reports import plots, report
+
+NAMES = ('bank', 'travel', 'music')
+FORGETS = [
+  [0.0, 0.1, 0.0],
+  [0.9, 0.1, None],
+  [0.6, 0.8, 0.2],
+  [0.3, 0.4, 1.0],
+]
+KEEPS = [
+  [0.0, 0.1, 0.0],
+  [0.9, 0.1, None],
+  [0.9, 1.0, 0.0],
+  [0.9, 0.95, 0.955],
+]
+JOINT = [[0.0, 0.1, 0.0], [None] * 3, [None] * 3, [0.9, 1.0, 0.95]]
+
+
+def run(method, matrix, seed=0, **more):
+  names = list(NAMES[: len(matrix[0])])
+  return {
+    'jcl': '0.1.0', 'method': method, 'stream': 'synthetic', 'scenario': 'cil', 'seed': seed,
+    'tasks': names, 'score': 'accuracy', 'matrix': matrix, 'finished': True, **more,
+  }  # fmt: skip
+
+
+def full(method='lamol', matrix=KEEPS, seed=0, **more):
+  pseudo = {
+    'before': 'travel', 'task': 'bank', 'asked': 10, 'drawn': 10, 'kept': 8, 'distinct': 6,
+    'verbatim': 1, 'valid_label': 8, 'samples': [['my <b>balance</b> & more', 'balance']],
+  }  # fmt: skip
+  return run(
+    method, matrix, seed,
+    sizes=[10, 10, 20], pseudo=[pseudo, {**pseudo, 'task': None, 'samples': []}],
+    invalid=[[None] * 3, [0.5, None, None], [0.0, 0.0, None], [0.0, 0.1, 0.2]],
+    seconds={'train': 12.34, 'generate': 1.5, 'evaluate': 0.0},
+    tokens={'train': 12345, 'generate': 99}, cost={'models': 1},
+    negative_flips={'count': 1, 'of': 40, 'examples': ['test.jsonl:7']},
+    resumes=[{'phase': 'train', 'task': 'music', 'step': 3}],
+    refused_steps=[{'task': 'music', 'count': 7}], params_sha256='ab12',
+    config={'method': {'gamma': 0.2}, 'train': {'seed': seed, 'epochs': 5}}, **more,
+  )  # fmt: skip
+
+
+def test_matrix_table():
+  assert report.matrix_table(run('seq', FORGETS, sizes=[10, 20, 70])) == (
+    'seq on synthetic (cil), seed 0: accuracy in %\n'
+    '                 bank  travel  music\n'
+    'before training   0.0    10.0    0.0\n'
+    'after bank       90.0    10.0      ·\n'
+    'after travel     60.0    80.0   20.0\n'
+    'after music      30.0    40.0  100.0\n'
+    'A_T 56.7, Ā 72.2, A_T by examples 81.0, forgetting 50.0, forgetting (first) 50.0, '
+    'forgetting rate % 58.3, BWT -50.0, FWT 10.0'
+  )
+
+
+def test_matrix_table_of_a_run_under_way_and_of_training_questions():
+  table = report.matrix_table(run('seq', FORGETS[:2], matrix_train=FORGETS[:1]))
+  assert table.splitlines()[:6] == [
+    'seq on synthetic (cil), seed 0: accuracy in %, test',
+    '                 bank  travel  music',
+    'before training   0.0    10.0    0.0',
+    'after bank       90.0    10.0      ·',
+    'after travel        ·       ·      ·',
+    'after music         ·       ·      ·',
+  ]
+  assert 'seed 0: accuracy in %, training questions\n' in table
+
+
+def test_matrix_table_of_log_perplexity():
+  matrix = [[3.0, 3.5], [1.25, 3.5], [1.5, 1.0]]
+  lines = report.matrix_table(run('seq', matrix, score='log_perplexity')).splitlines()
+  assert lines[0] == 'seq on synthetic (cil), seed 0: log-perplexity in nats per target'
+  assert lines[4] == 'after travel     1.500   1.000'
+  assert lines[5].startswith('A_T 1.250, Ā 1.250, forgetting 0.250,')
+
+
+def test_wide_matrix_has_numbers_for_names():
+  many = run('seq', [[0.5] * 12] * 13)
+  many['tasks'] = [f'a_long_name_{i}' for i in range(12)]
+  lines = report.matrix_table(many).splitlines()
+  assert lines[1].split() == [str(i) for i in range(1, 13)]
+  assert lines[3].startswith('1 after a_long_name_0 ')
+  assert all(len(line) <= 100 for line in lines[:-1])
+
+
+def test_wide_characters_take_two_columns():
+  assert report.aligned([['銀行', '1'], ['bank', '22']]) == '銀行   1\nbank  22'
+
+
+def test_comparison_table():
+  seconds = [{'seconds': {'train': s}} for s in (10.0, 14.0)]
+  runs = [
+    run('seq', FORGETS, 0, **seconds[0]),
+    run('seq', [*FORGETS[:3], [0.3, 0.4, 0.7]], 1, **seconds[1]),
+    full(),
+    run('joint', JOINT, cost={'models': 3}),
+  ]
+  # two seeds a and b: (a + b) / 2 ± 12.706 |a − b| / 2; A_T .5667 and .4667, Ā .7222 and .6889
+  assert report.comparison_table(runs) == (
+    '                                                                   '
+    'worst just  train  generate  invalid  pseudo  distinct\n'
+    'method  seeds          A_T            Ā  forgetting          BWT  '
+    '    learned      s         s        %  kept %         %\n'
+    'seq         2  51.7 ± 63.5  70.6 ± 21.2  50.0 ± 0.0  -50.0 ± 0.0  '
+    '75.0 ± 63.5   12.0         ·        ·       ·         ·\n'
+    'lamol       1         93.5         92.8         2.5         -2.5  '
+    '       90.0   12.3       1.5     10.0    80.0      75.0\n'
+    'joint       1         95.0            ·           ·            ·  '
+    '          ·      ·         ·        ·       ·         ·\n'
+    'accuracy in %; mean ± 95 % interval over seeds\n'
+    'pseudo samples: kept % of those drawn, distinct % of those kept\n'
+    'joint keeps 3 models'
+  )
+
+
+def test_settings_tell_runs_of_one_method_apart_and_seeds_do_not():
+  runs = [full(seed=0), full(seed=1), full(seed=0)]
+  runs[2]['config'] = {'method': {'gamma': 0.5}, 'train': {'seed': 0, 'epochs': 5}}
+  lines = report.comparison_table(runs).splitlines()
+  assert lines[2].startswith('lamol (gamma 0.2)      2 ')
+  assert lines[3].startswith('lamol (gamma 0.5)      1 ')
+  elsewhere = {**full(), 'stream': 'clinc150', 'tasks': ['a', 'b', 'c']}
+  lines = report.comparison_table([full(), elsewhere]).splitlines()
+  assert [line.split('  ')[0] for line in lines[2:4]] == [
+    'lamol, synthetic cil', 'lamol, clinc150 cil'
+  ]  # fmt: skip
+
+
+def test_runs_under_way_do_not_hide_finished_ones():
+  runs = [run('seq', FORGETS, 0), run('seq', FORGETS[:2], 1, finished=False)]
+  table = report.comparison_table(runs)
+  assert table.splitlines()[2].split()[:3] == ['seq', '1', '56.7']
+  assert 'seq is left out, not finished: seed 1' in table
+  assert 'seq is not finished: seed 1' in report.comparison_table(runs[1:])
+
+
+def test_what_cannot_be_compared_is_refused():
+  with pytest.raises(UserError, match='there are no runs'):
+    report.comparison_table([])
+  with pytest.raises(UserError, match='accuracy and log_perplexity'):
+    report.comparison_table([full(), run('seq', FORGETS, score='log_perplexity')])
+  with pytest.raises(UserError, match='lamol with seed 0 is given twice'):
+    report.comparison_table([full(), full()])
+  with pytest.raises(UserError, match='row 1 of the matrix has 2 cells'):
+    report.matrix_table(run('seq', [[0.1] * 3, [0.1] * 2, [0.1] * 3, [0.1] * 3]))
+
+
+def test_pictures_are_the_same_bytes_every_time(tmp_path):
+  paths = [tmp_path / f'{i}.png' for i in range(4)]
+  runs = [run('seq', FORGETS, 0), run('seq', KEEPS, 1), full(), run('joint', JOINT)]
+  for path in paths[:2]:
+    report.heat_map(runs[0], path)
+  for path in paths[2:]:
+    report.comparison_picture(runs, path)
+  heat, heat_again, both, both_again = (path.read_bytes() for path in paths)
+  assert heat.startswith(b'\x89PNG')
+  assert heat == heat_again
+  assert both == both_again
+  assert b'tEXt' not in heat + both  # no time, no version
+  assert heat != plots.heat_map_png(runs[1])
+
+
+@pytest.mark.parametrize(
+  'one',
+  [
+    run('seq', [[0.1], [1.0]]),
+    run('seq', FORGETS[:1], finished=False),
+    run('seq', [[3.0, 3.5], [1.25, None], [1.5, 1.0]], score='log_perplexity'),
+    {**full(), 'tasks': ['$x^', '\u94f6\u884c', 'one two\nthree ' * 9]},
+  ],
+  ids=['one task', 'nothing learned yet', 'log-perplexity', 'names'],
+)
+def test_unusual_runs_can_be_drawn(one, tmp_path):
+  report.heat_map(one, tmp_path / 'heat.png')
+  report.comparison_picture([one], tmp_path / 'comparison.png')
+  assert report.comparison_table([one])
+  assert report.matrix_table(one)
+
+
+def test_orders_and_many_methods_can_be_drawn(tmp_path):
+  runs = [run(f'method {i}', FORGETS) for i in range(8)]
+  runs.append({**run('method 0', KEEPS, 1), 'tasks': ['music', 'bank', 'travel']})
+  report.comparison_picture(runs, tmp_path / 'comparison.png')
+
+
+def test_names_of_lines_do_not_overlap():
+  places = plots._apart([0.1, 0.5, 0.5, 0.52, 0.9], 0.05)
+  assert places == pytest.approx([0.1, 0.506667 - 0.05, 0.506667, 0.506667 + 0.05, 0.9], abs=1e-5)
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+  path = tmp_path / 'figure.png'
+  path.write_bytes(b'old')
+
+  def full_disk(*_):
+    raise OSError(errno.ENOSPC, 'no space left on device')
+
+  monkeypatch.setattr(os, 'fsync', full_disk)
+  with pytest.raises(OSError, match='no space'):
+    report.heat_map(full(), path)
+  assert path.read_bytes() == b'old'
+  assert os.listdir(tmp_path) == ['figure.png']
+
+
+def test_page_escapes_what_runs_say(tmp_path):
+  evil = '<script>alert(1)</script>'
+  one = full()
+  one.update(tasks=[evil, 'b', 'c'], method=evil, stream=evil)
+  one['config']['stream'] = {'path': evil}
+  one['negative_flips']['examples'] = [evil]
+  one['pseudo'][0].update(task=evil, samples=[[evil, evil], evil])
+  one['resumes'] = [{'phase': evil}]
+  for runs in ([one], [one, run('joint', JOINT)]):
+    report.html_report(runs, tmp_path / 'report.html')
+    page = (tmp_path / 'report.html').read_text('utf-8')
+    assert '<script' not in page
+    assert '&lt;script&gt;alert(1)&lt;/script&gt;' in page
+
+
+def test_page_holds_everything_it_shows(tmp_path):
+  report.html_report([full(), run('joint', JOINT)], tmp_path / 'report.html')
+  page = (tmp_path / 'report.html').read_text('utf-8')
+  assert page.count('src="data:image/png;base64,') == 3  # the comparison and two heat maps
+  assert page.count('src=') == 3
+  assert '://' not in page
+  for words in ('my &lt;b&gt;balance&lt;/b&gt; &amp; more', 'method.gamma = 0.2',
+                'test.jsonl:7', '1 of 40', 'all before', 'A_T 93.5',
+                'train 12.3', 'phase train', 'music 7', 'ab12'):  # fmt: skip
+    assert words in page
+
+
+def test_results_read_back_from_json_say_the_same():
+  assert report.matrix_table(json.loads(json.dumps(full()))) == report.matrix_table(full())
+
+
+def test_tables_need_neither_jax_nor_matplotlib():
+  code = 'import sys, jcl.reports.report; print({"jax", "matplotlib", "scipy"} & set(sys.modules))'
+  done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
+  assert done.stdout == 'set()\n'

@@ -1,0 +1,46 @@
+"""GGUF files, written with the package `gguf`."""
+
+import pytest
+
+from jcl.backbones.files import gguf as ours
+from jcl.backbones.files import tensors
+
+gguf = pytest.importorskip('gguf')
+TOKENS = ['<unk>', '<s>', '</s>', 'a', 'b', 'Ġ', 'ab', 'Ġa', '1', '2']
+KINDS = [2, 3, 3, 1, 1, 1, 1, 1, 1, 1]
+
+
+def byte_level(writer, pre='smollm'):
+  writer.add_tokenizer_model('gpt2')
+  writer.add_tokenizer_pre(pre)
+  writer.add_token_list(TOKENS)
+  writer.add_token_types(KINDS)
+  writer.add_token_merges(['a b', 'Ġ a'])
+
+
+def write(file, params, config, arch='llama', kind='F32', tokenizer=byte_level, extra=None, raw=()):
+  """A GGUF file with all matrices of one kind of quantisation, but for those given `raw`."""
+  writer = gguf.GGUFWriter(str(file), arch)
+  writer.add_block_count(config.layers)
+  writer.add_embedding_length(config.width)
+  writer.add_feed_forward_length(config.feed_forward)
+  writer.add_head_count(config.heads)
+  writer.add_head_count_kv(config.kv_heads)
+  writer.add_layer_norm_rms_eps(config.norm_epsilon)
+  writer.add_rope_freq_base(config.rope_theta)
+  writer.add_context_length(64)
+  tokenizer(writer)
+  writer.add_bos_token_id(1)
+  writer.add_eos_token_id(2)
+  named = dict(tensors.write(config, ours.TABLES.get(arch, ours.QWEN_TABLE), params))
+  for name, x in {**named, **(extra or {})}.items():
+    if name in raw:
+      writer.add_tensor(name, raw[name][0], raw_dtype=gguf.GGMLQuantizationType[raw[name][1]])
+      continue
+    quantisation = gguf.GGMLQuantizationType[kind if x.ndim == 2 else 'F32']
+    writer.add_tensor(name, gguf.quants.quantize(x, quantisation), raw_dtype=quantisation)
+  writer.write_header_to_file()
+  writer.write_kv_data_to_file()
+  writer.write_tensors_to_file()
+  writer.close()
+  return str(file)

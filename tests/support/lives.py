@@ -1,0 +1,67 @@
+"""A method taken through its hooks by hand, for the tests of teachers."""
+
+import jax
+import numpy as np
+from test_methods import Scripted, good
+
+from jcl import methods
+from jcl.batching.batch import Shape, layout
+from support import tiny
+
+VOCABULARY = tiny.CONFIG.vocabulary
+HEAD = tiny.recurrent(VOCABULARY, classes=6)
+
+
+def chosen(name, **given):
+  """The method's settings; every old task gets a pseudo sample for each new example."""
+  more = {'gamma': 1.0} if name == 'lamol_kd' else {}
+  return methods.METHODS[name][1](**{**more, **given})
+
+
+class Life:
+  """A method over three tasks, its `training` a step down the gradient or any other move.
+
+  Attributes:
+    starts, ends: parameters at the start and the end of each task.
+    memories: after each `before_task`.
+    plans: of each task.
+  """
+
+  def __init__(self, name, tools=None, **given):
+    settings = chosen(name, **given)
+    self.tools = tools = tools or tiny.tools(settings.text_format, examples=7)
+    tools.sample = Scripted(tools, good)
+    self.method = method = methods.make(tools.backbone, settings)
+    params = tiny.params(tools.backbone)
+    memory = method.init(params, tools.stream, tools)
+    self.first, self.starts, self.ends, self.memories, self.plans = memory, [], [], [], []
+    for task in tools.stream.tasks:
+      tools.current = task.index
+      memory, params = method.before_task(memory, params, task, tools)
+      self.starts.append(params)
+      self.memories.append(memory)
+      self.plans.append(method.plan(memory, task))
+      move = tiny.params(tools.backbone, 10 + task.index)
+      params = jax.tree.map(lambda p, m: p + 0.3 * m, params, move)
+      self.ends.append(params)
+      memory, params = method.after_task(memory, params, task, tools)
+    self.last = memory
+
+  def rows(self, task, count=16):
+    """Rows of a plan, new and old."""
+    plan, rows_of = self.plans[task], self.tools.text.rows
+    example = self.tools.example
+    new = [r for e in plan.new for r in rows_of(example(e), False)]
+    old = [r for e in plan.old for r in rows_of(example(e), True)]
+    return new[: count // 2] + old[: count // 2]
+
+  def batch(self, task):
+    """As the feed lays it out."""
+    tables, heads = self.plans[task].tables, self.tools.heads
+    if heads is not None:
+      heads = heads._replace(current=task)
+    return layout(self.rows(task), 1, Shape(16, 24, 256), tables=tables, heads=heads)
+
+
+def equal(one, other):
+  return jax.tree.all(jax.tree.map(lambda a, b: np.array_equal(a, b), one, other))

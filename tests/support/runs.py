@@ -1,0 +1,51 @@
+"""Small whole runs: three tasks of the embedded stream, a tiny decoder, a few steps."""
+
+import pathlib
+from typing import Any
+
+from jcl import methods
+from jcl.config import BackboneConfig, Config, EvaluateConfig, StreamConfig, TrainConfig
+from jcl.training import experiment
+from jcl.training.loop import Loop
+
+
+def config(method: str, **sections: dict[str, Any]) -> Config:
+  """A run of seconds; `sections` are fields by section, e.g. train={'epochs': 1}."""
+  made = Config(
+    method=methods.settings(method),
+    scenario='cpt' if method == 'pretrain' else 'cil',
+    stream=StreamConfig(
+      name='synthetic', order_seed=0, max_tasks=3, max_train_per_task=40, max_test_per_task=16,
+      max_length=48,
+    ),
+    backbone=BackboneConfig(width=16, layers=1, heads=2, feed_forward=24),
+    train=TrainConfig(learning_rate=1e-2, epochs=2, batch_size=16, log_every=1),
+    evaluate=EvaluateConfig(batch_size=16),
+  )  # fmt: skip
+  for section, fields in sections.items():
+    target = getattr(made, section)
+    for name, value in fields.items():
+      assert hasattr(target, name), f'{section}.{name}'
+      setattr(target, name, value)
+  return made
+
+
+class Killed(BaseException):
+  """Stands for a kill: nothing in the loop may catch it."""
+
+
+def run(made: Config, workdir: pathlib.Path, kill: tuple[str, int] | None = None) -> dict[str, Any]:
+  """Runs to the end, or dies in a phase: `kill` is (phase, index of the task)."""
+  workdir.mkdir(exist_ok=True)
+  loop = Loop(experiment.assemble(made), workdir, quiet=True)
+  if kill is not None:
+    phase, index = kill
+    real = getattr(loop, phase)
+
+    def dying(now, task):
+      if task is not None and task.index == index:
+        raise Killed
+      return real(now, task)
+
+    setattr(loop, phase, dying)
+  return loop.run()

@@ -1,0 +1,96 @@
+"""Two processes of four devices each: the same numbers as one of eight, and whole runs."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import numpy as np
+from support import ROOT
+from support.tiny import DEEP_ROUNDING
+
+SETTINGS = (
+  '--config.stream.max_tasks=2', '--config.stream.max_train_per_task=40',
+  '--config.stream.max_test_per_task=16', '--config.backbone.width=16',
+  '--config.backbone.layers=1', '--config.backbone.heads=2', '--config.backbone.feed_forward=24',
+  '--config.train.epochs=2', '--config.train.batch_size=16', '--config.train.log_every=1',
+  '--config.train.learning_rate=1e-2', '--config.evaluate.batch_size=16',
+  '--config.evaluate.every_epochs=0', '--config.train.fsdp=true',
+)  # fmt: skip
+
+
+def free_port() -> int:
+  with socket.socket() as it:
+    it.bind(('localhost', 0))
+    return it.getsockname()[1]
+
+
+def together(commands, environments):
+  """Runs commands at once -> what each printed; all must succeed."""
+  running = [
+    subprocess.Popen(
+      command, cwd=ROOT, env={**os.environ, 'JAX_PLATFORMS': 'cpu', **environment},
+      stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )
+    for command, environment in zip(commands, environments, strict=True)
+  ]  # fmt: skip
+  try:
+    outputs = [process.communicate(timeout=600) for process in running]
+  finally:
+    for process in running:
+      process.kill()
+  for process, (_, errors) in zip(running, outputs, strict=True):
+    assert process.returncode == 0, errors[-4000:]
+  # What the transport itself says is not ours.
+  lines = [[s for s in said.splitlines() if not s.startswith('[Gloo]')] for said, _ in outputs]
+  return ['\n'.join(said) for said in lines]
+
+
+def test_two_processes_of_four_devices_compute_what_one_of_eight_does(eight_devices, tmp_path):
+  port, out = str(free_port()), str(tmp_path / 'out.npz')
+  commands = [[sys.executable, '-m', 'support.two_processes', str(i), port, out] for i in (0, 1)]
+  together(commands, [{'JAX_NUM_CPU_DEVICES': '4'}] * 2)
+  with np.load(out) as file:
+    found = dict(file)
+  assert len([k for k in found if 'gradient' in k]) > 30
+  for key, value in found.items():
+    if key == 'training/sharded':
+      continue
+    wanted = eight_devices[key]
+    tolerance = 1e-4 if key.startswith('training') else DEEP_ROUNDING
+    assert np.abs(value - wanted).max() <= tolerance * max(np.abs(wanted).max(), 1e-9), key
+
+
+def train(workdir, processes):
+  """The launcher on four devices in all, which belong to one or to two processes."""
+  command = [
+    sys.executable, 'launch/train.py', '--config=configs/quickstart.py:lamol',
+    f'--workdir={workdir}', *SETTINGS,
+  ]  # fmt: skip
+  environment = {'JAX_NUM_CPU_DEVICES': str(4 // processes)}
+  if processes == 1:
+    return together([command], [environment])
+  environment |= {'JAX_COORDINATOR_ADDRESS': f'localhost:{free_port()}', 'JAX_NUM_PROCESSES': '2'}
+  return together(
+    [[*command, '--distributed']] * 2, [{**environment, 'JAX_PROCESS_ID': i} for i in '01']
+  )
+
+
+def test_a_run_of_two_processes_is_that_of_one(tmp_path):
+  one, first = (tmp_path / name for name in ('one', 'two'))
+  train(one, 1)
+  said = train(first, 2)
+  assert 'after' in said[0]
+  assert said[1] == ''  # one of them speaks
+  results = [json.loads((d / 'results.json').read_text()) for d in (one, first)]
+  assert results[1]['finished']
+  assert results[0]['tokens']['train'] == results[1]['tokens']['train']
+  losses = [
+    [json.loads(line)['loss'] for line in (d / 'metrics.jsonl').read_text().splitlines()][:5]
+    for d in (one, first)
+  ]
+  np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
+  again = train(first, 2)  # nothing is left to do, and both know it
+  assert 'going on from snapshot' in again[0]
+  assert json.loads((first / 'results.json').read_text())['matrix'] == results[1]['matrix']

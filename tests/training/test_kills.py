@@ -1,0 +1,100 @@
+"""Runs killed by SIGKILL at events of every kind end as the one that was left alone, to the bit."""
+
+import json
+from concurrent import futures
+
+import numpy as np
+import pytest
+from support import kills
+
+from jcl import methods
+
+# Of these runs an event each in the default suite; `slow` has all kinds of all methods.
+FEW = {
+  'lamol': ('before_task chunk', 'snapshot renamed', 'task done'),
+  'ewc': ('train step', 'after_task chunk', 'hook done'),
+}
+# What every method must have, and those that some have beside.
+COMMON = {'train step', 'dev evaluation', 'evaluate chunk', 'task done'} | {
+  f'snapshot {what}' for what in ('begun', 'renamed', 'committed')
+}
+OWN = {
+  'lamol': {'before_task chunk'}, 'lamol_kd': {'before_task chunk'}, 'ewc': {'after_task chunk'},
+  'mas': {'after_task chunk'},
+}  # fmt: skip
+
+
+def checked(made, root):
+  """What was done twice, where all is well."""
+  repeated = kills.check_repeats(root / 'killed', made)
+  kills.check_same(root / 'killed', root / 'alone')
+  return repeated
+
+
+def killed_in_turn(method, root, only=(), variant=None):
+  """One run, killed at an event of each kind in turn -> the kinds."""
+  made = kills.config(method, **(variant or {}))
+  root.mkdir(exist_ok=True)
+  life = kills.whole(made, root / 'alone')
+  chosen = kills.chosen(life, np.random.default_rng(len(method)))
+  places = {kind: event for kind, event in chosen.items() if kind in only or not only}
+  for event in places.values():
+    assert kills.start(made, root / 'killed', event) < 0
+  assert kills.start(made, root / 'killed') == 0
+  repeated = checked(made, root)
+  assert len(repeated) >= len(places) - 1  # killed at its very end, a run has nothing more to do
+  told = json.loads((root / 'killed' / 'results.json').read_text())['resumes']
+  assert [(r['steps_repeated'], r['chunks_repeated']) for r in told] == repeated[-len(told) :]
+  assert len(told) >= len(places) - 1  # before the first snapshot there is nothing to go on from
+  return set(places)
+
+
+@pytest.mark.parametrize('method', list(FEW))
+def test_a_killed_run_ends_in_the_same_bits(method, tmp_path):
+  assert killed_in_turn(method, tmp_path, FEW[method]) == set(FEW[method])
+
+
+@pytest.fixture(scope='module')
+def table(tmp_path_factory):
+  """Method -> the kinds of events at which it was killed, two methods at a time, variants too."""
+  root = tmp_path_factory.mktemp('table')
+  with futures.ThreadPoolExecutor(2) as pool:
+    found = {}
+    for number, name in enumerate(methods.METHODS):
+      variants = kills.variants(name)
+      variant = variants[number % len(variants)]
+      found[name] = pool.submit(killed_in_turn, name, root / name, variant=variant)
+  return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('method', list(methods.METHODS))
+def test_every_method_survives_a_kill_at_events_of_every_kind(method, table):
+  assert table[method].result() >= COMMON | OWN.get(method, set())
+
+
+@pytest.mark.parametrize(
+  ('mutant', 'red'),
+  [
+    ('ignores_its_snapshots', 'steps done twice'),
+    ('forgets_the_journal', 'ended at|differs'),
+  ],
+)
+def test_a_loop_that_goes_back_too_far_is_noticed(mutant, red, tmp_path):
+  made = kills.config('lamol')
+  life = kills.whole(made, tmp_path / 'alone')
+  event = [e for e in life if kills.kind(e) == 'before_task chunk'][-1]
+  assert kills.start(made, tmp_path / 'killed', event) < 0
+  kills.start(made, tmp_path / 'killed', mutant=mutant)
+  with pytest.raises(AssertionError, match=red):
+    checked(made, tmp_path)
+
+
+def test_differences_are_found():
+  one = {'a': np.zeros(3), 'b': [1, (2.5, 'x')], 'c': None}
+  assert kills.same(one, {'a': np.zeros(3), 'b': [1, (2.5, 'x')], 'c': None}) == []
+  assert kills.same(one, one | {'a': -np.zeros(3)}) == ['/a']
+  assert kills.same(one, one | {'a': np.zeros(3, np.float32)}) == ['/a']
+  assert kills.same(one, one | {'b': [1, (2.5, 'y')]}) == ['/b/1/1']
+  assert kills.same(one, one | {'b': [1]}) == ['/b length']
+  assert kills.same(one, {'a': np.zeros(3), 'b': 1}) == [' keys']
