@@ -45,7 +45,7 @@ def main(run: Callable[[], int | None]) -> None:
   except (UserError, flags.Error) as error:
     refuse(str(error))
   except OSError as error:
-    refuse(atomic.said(error))
+    refuse(atomic.describe_error(error))
 
 
 def refuse(message: str) -> NoReturn:

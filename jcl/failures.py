@@ -31,7 +31,7 @@ def refusal(task: str, step: int, wrong: Sequence[str], rows: Sequence[str]) -> 
 
 
 @contextlib.contextmanager
-def memory_for(what: Callable[[], str], remedy: str) -> Iterator[None]:
+def explain_oom(what: Callable[[], str], remedy: str) -> Iterator[None]:
   """Says in one line what a device had no memory for.
 
   Args:

@@ -22,7 +22,7 @@ from jcl.training.run_state import Run
 TOP_K = 20  # candidates a token of a text that goes on from a prompt
 
 
-class Reopened:
+class TrainedRun:
   """A run that has been trained: its newest snapshot, to be evaluated and sampled.
 
   Args:
@@ -43,7 +43,7 @@ class Reopened:
       snapshots.close()
     if found is None:
       raise UserError(f'{workdir} has no snapshot yet; train it first with launch/train.py')
-    for line in snapshots.said:
+    for line in snapshots.messages:
       print(line, file=sys.stderr)
     known = {field.name for field in dataclasses.fields(Run)}
     self.now = Run(**{name: value for name, value in found.items() if name in known})
@@ -51,8 +51,8 @@ class Reopened:
 
   def params(self, task: Task | None) -> Any:
     """The parameters for a task, or for none where it is not told."""
-    told = task if self.parts.told else None
-    params = self.parts.method.params_for(self.now.memory, self.now.params, told)
+    task_id_given = task if self.parts.task_id_given else None
+    params = self.parts.method.params_for(self.now.memory, self.now.params, task_id_given)
     return sharding.place(params, self.tools.mesh)
 
   def export(self, out: pathlib.Path, name: str, kind: str, dtype: str = 'float32') -> None:

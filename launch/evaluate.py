@@ -23,9 +23,9 @@ def run() -> None:
   config = workdirs.load_workdir(str(workdir))
   config.evaluate.answer = flags.FLAGS.answer or config.evaluate.answer
   cli.use_compile_cache()
-  from jcl.trained_run import Reopened
+  from jcl.trained_run import TrainedRun
 
-  reopened = Reopened(config, workdir)
+  reopened = TrainedRun(config, workdir)
   for task, score in reopened.scores(flags.FLAGS.split):
     if score is None:
       print(f'{task.name}: no {flags.FLAGS.split} examples')

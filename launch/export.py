@@ -26,9 +26,9 @@ def run() -> None:
   workdir = pathlib.Path(cli.required('workdir'))
   out = pathlib.Path(cli.required('out'))
   config = workdirs.load_workdir(str(workdir))
-  from jcl.trained_run import Reopened
+  from jcl.trained_run import TrainedRun
 
-  Reopened(config, workdir).export(out, flags.FLAGS.task, flags.FLAGS.format, flags.FLAGS.dtype)
+  TrainedRun(config, workdir).export(out, flags.FLAGS.task, flags.FLAGS.format, flags.FLAGS.dtype)
   what = 'model and its tokenizer are' if flags.FLAGS.format == 'hf' else 'adapter is'
   print(f'the {what} in {out}')
 

@@ -32,9 +32,9 @@ def run() -> None:
     raise UserError(f'--temperature={flags.FLAGS.temperature}: give a number')
   config = workdirs.load_workdir(str(workdir))
   cli.use_compile_cache()
-  from jcl.trained_run import Reopened
+  from jcl.trained_run import TrainedRun
 
-  reopened = Reopened(config, workdir)
+  reopened = TrainedRun(config, workdir)
   text, given = reopened.tools.text, flags.FLAGS
   if config.scenario == 'cpt':
     for words in reopened.continued(

@@ -111,7 +111,7 @@ def run() -> int:
   from jcl.reports.report import aligned
 
   minutes, given = flags.FLAGS.minutes, flags.FLAGS.methods
-  names = list(dict.fromkeys(given.split(','))) if given else list(methods.METHODS)
+  names = list(dict.fromkeys(given.split(','))) if given else list(methods.BUILT_IN)
   for name in names:
     methods.settings(name)
   if not minutes > 0:

@@ -34,7 +34,7 @@ def fields(settings, path=''):
 
 ALL = {
   f'{name}: {path}': (name, path, kind)
-  for name in (*methods.METHODS, 'replay+ewc')
+  for name in (*methods.BUILT_IN, 'replay+ewc')
   for path, kind in fields(runs.config(name))
   if name == 'seq' or path.startswith('method.')
 }
@@ -60,7 +60,7 @@ def test_a_value_that_means_nothing_is_refused_by_the_name_of_its_field(case):
 def test_every_kind_of_field_is_tried_and_no_method_is_left_out():
   assert {kind for *_, kind in ALL.values()} == set(NEVER)
   assert {name for name, *_ in ALL.values()} >= {
-    name for name in methods.METHODS if dataclasses.fields(methods.settings(name))
+    name for name in methods.BUILT_IN if dataclasses.fields(methods.settings(name))
   }
   assert len(ALL) > 100
 

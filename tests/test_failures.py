@@ -18,7 +18,7 @@ from jcl.step import sharding
 from jcl.storage import lock
 from jcl.storage.checkpoint import Snapshots
 from jcl.training import experiment
-from jcl.training.run_state import Event, Position
+from jcl.training.run_state import Event, ProgressCounter
 
 
 def config(**train):
@@ -57,9 +57,9 @@ class Poisoned(runs.Loop):
       raise runs.Killed
     return super().before_task(now, task)
 
-  def _settle(self, task, bar, fed, *rest):
-    self.feeds.append((task.index, fed))
-    super()._settle(task, bar, fed, *rest)
+  def _settle(self, task, bar, loaded, *rest):
+    self.feeds.append((task.index, loaded))
+    super()._settle(task, bar, loaded, *rest)
 
 
 def log(folder):
@@ -79,9 +79,9 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(tmp_path):
   assert [(line['task'], line['step']) for line in refused] == [(0, 2), (1, 3)]
   assert all({'loss', 'new'} <= set(line['refused']) for line in refused)
   for line in refused:
-    (fed,) = (f for t, f in loop.feeds if (t, f.number + 1) == (line['task'], line['step']))
+    (loaded,) = (f for t, f in loop.feeds if (t, f.number + 1) == (line['task'], line['step']))
     names = {e.reference: f'{e.name} #{e.number}' for e in loop.parts.stream.examples}
-    assert line['rows'] == [names[r] for r in fed.rows]
+    assert line['rows'] == [names[r] for r in loaded.rows]
     assert len(line['rows']) >= 8
   assert not any('NaN' in line for line in (tmp_path / 'a' / 'metrics.jsonl').read_text().split())
   warned = [line for line in loop.said if 'not applied (1 of at most 10 in a task)' in line]
@@ -174,13 +174,13 @@ def test_a_second_run_in_a_workdir_is_refused_until_the_first_is_dead(tmp_path):
 
 def test_a_position_outlives_its_process(tmp_path):
   heard = []
-  position = Position(tmp_path, heard.append).open()
+  position = ProgressCounter(tmp_path, heard.append).open()
   position.done = 3
   position.took(steps=2)
   position.says('step')
   position.took(steps=1, chunks=4)
   assert heard == [Event('step', 3, 2, 0)]
-  again = Position(tmp_path).open()  # the first was never closed
+  again = ProgressCounter(tmp_path).open()  # the first was never closed
   assert again.restore(3, [1, 4]) == (2, 0)
   assert again.state() == [1, 4]
   assert again.resumed({'phase': 'train'}) == [{'phase': 'train'}]
@@ -189,7 +189,7 @@ def test_a_position_outlives_its_process(tmp_path):
   assert again.resumed() == [{'phase': 'train'}]
   assert again.resumed({'phase': 'evaluate'}) == [{'phase': 'train'}, {'phase': 'evaluate'}]
   (tmp_path / 'position').write_bytes(b'\xff nonsense')
-  assert Position(tmp_path).open().restore(3, [1, 4]) == (0, 0)
+  assert ProgressCounter(tmp_path).open().restore(3, [1, 4]) == (0, 0)
 
 
 def test_a_log_that_was_shortened_and_snapshots_that_are_gone_are_told(tmp_path):

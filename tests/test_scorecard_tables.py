@@ -14,11 +14,11 @@ from scorecard.does_not_apply import DOES_NOT_APPLY
 from scorecard.mutants import MUTANTS
 from support import TESTS
 
-from jcl.methods import METHODS
+from jcl.methods import BUILT_IN
 
 
 def test_every_method_has_an_oracle_and_no_other():
-  assert list(ORACLES) == list(METHODS)
+  assert list(ORACLES) == list(BUILT_IN)
 
 
 @pytest.mark.parametrize('path', sorted((TESTS / 'oracles').glob('*.py')), ids=lambda p: p.stem)
@@ -33,7 +33,7 @@ def test_an_oracle_imports_nothing_but_numpy_and_oracles(path):
 def test_what_does_not_apply_is_known_and_never_what_applies_to_all():
   """A method that refuses accumulation has no batch to split."""
   for check, method in DOES_NOT_APPLY:
-    assert (check in SHARED) if method == '*' else (check in CHECKS and method in METHODS)
+    assert (check in SHARED) if method == '*' else (check in CHECKS and method in BUILT_IN)
     assert check == 'split' or check not in EVERYWHERE
   assert {check for check, method in DOES_NOT_APPLY if method == '*'} == set(SHARED)
   assert set(EVERYWHERE) <= set(CHECKS)
@@ -47,7 +47,7 @@ def test_a_mutant_fits_the_code_and_its_cells_run(mutant):
   for check, method in mutant.cells:
     known = SHARED if method == '(shared)' else CHECKS
     assert check in known
-    assert method in (*METHODS, '(shared)')
+    assert method in (*BUILT_IN, '(shared)')
     assert (check, method) not in DOES_NOT_APPLY
 
 
@@ -130,7 +130,7 @@ def test_an_unknown_method_is_one_line():
   command = [sys.executable, str(TESTS.parent / 'launch' / 'check.py'), '--methods=ewc,nonsense']
   done = subprocess.run(command, capture_output=True, text=True, check=False)
   assert (done.returncode, done.stdout) == (2, '')
-  assert done.stderr.startswith("error: no method is called 'nonsense'; there are seq, ")
+  assert done.stderr.startswith("error: method: nothing is called 'nonsense'; there are seq, ")
   assert done.stderr.count('\n') == 1
 
 

@@ -124,11 +124,11 @@ class Heads(NamedTuple):
 
   class_task: np.ndarray
   current: int
-  told: bool
+  task_id_given: bool
 
   def allowed(self, task: int) -> np.ndarray:
     """[C] bool, the classes that a row of `task` may be answered with."""
-    return self.class_task == task if self.told else self.class_task <= self.current
+    return self.class_task == task if self.task_id_given else self.class_task <= self.current
 
 
 class Shape(NamedTuple):

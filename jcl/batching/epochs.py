@@ -10,7 +10,7 @@ import numpy as np
 
 from jcl.batching.batch import Row
 from jcl.seeds import generator
-from jcl.streams.stream import Example, Plan
+from jcl.streams.stream import Example, TaskPlan
 
 
 class Step(NamedTuple):
@@ -27,7 +27,7 @@ def draw(random: np.random.Generator, items: Sequence, count: int) -> list:
 
 
 def steps(
-  plan: Plan,
+  plan: TaskPlan,
   rows_of: Callable[[Example, bool], Sequence[Row]],
   seed: int,
   task: int,
@@ -42,9 +42,11 @@ def steps(
     seed, task, epoch: what the order is a function of.
     batch_size: examples a step, new and old together.
   """
-  if plan.filling is not None and epoch:
+  if plan.online_buffer is not None and epoch:
     first = steps(plan, rows_of, seed, task, 0, batch_size)
-    plan = plan._replace(old=plan.filling.take(trained(plan, first), seed).examples, filling=None)
+    plan = plan._replace(
+      old=plan.online_buffer.take(trained(plan, first), seed).examples, online_buffer=None
+    )
   random = generator(seed, 'order', task, epoch)
   noise = generator(seed, 'keys', task, epoch)
   made = []
@@ -54,7 +56,7 @@ def steps(
   return made
 
 
-def trained(plan: Plan, first: Sequence[Step]) -> list[Example]:
+def trained(plan: TaskPlan, first: Sequence[Step]) -> list[Example]:
   """The new examples of a plan in the order in which the `first` steps train on them."""
   examples = {e.number: e for e in plan.new}
   order = dict.fromkeys(r.number // 2 for s in first for r in s.rows if not r.replay)
@@ -62,14 +64,14 @@ def trained(plan: Plan, first: Sequence[Step]) -> list[Example]:
 
 
 def _compose(
-  plan: Plan, rows_of: Callable, seed: int, random: np.random.Generator, size: int
+  plan: TaskPlan, rows_of: Callable, seed: int, random: np.random.Generator, size: int
 ) -> list[list]:
   """[(example, replay), …] for every step."""
   new = [(e, False) for e in plan.new]
   old = [(e, True) for e in plan.old]
   cut = lambda items, n: [items[i : i + n] for i in range(0, len(items), n)]
   shuffled = lambda items: [items[i] for i in random.permutation(len(items))]
-  if plan.filling is not None and plan.filling.every:
+  if plan.online_buffer is not None and plan.online_buffer.every:
     return _compose_filling(plan, [e for e, _ in shuffled(new)], rows_of, seed, random, size)
   if plan.level == 'batch' and old:
     # Half of a batch is new; as many are drawn from the past, none twice within a batch.
@@ -87,24 +89,26 @@ def _compose(
 
 
 def _compose_filling(
-  plan: Plan, new: list, rows_of: Callable, seed: int, random: np.random.Generator, size: int
+  plan: TaskPlan, new: list, rows_of: Callable, seed: int, random: np.random.Generator, size: int
 ) -> list[list]:
   """The first epoch of a buffer that fills every few steps: they are composed, then it takes in."""
-  filling, composed, room = plan.filling, [], plan.filling.every * size
+  online_buffer, composed, room = plan.online_buffer, [], plan.online_buffer.every * size
   while new:
-    old, count = filling.examples, room
+    old, count = online_buffer.examples, room
     if old and plan.level == 'batch':
-      count = filling.every * max(size // 2, 1)
+      count = online_buffer.every * max(size // 2, 1)
     elif old:
       count = max(int(room / (1 + plan.ratio)), 1)
-    part = plan._replace(new=new[:count], old=old, filling=None)
+    part = plan._replace(new=new[:count], old=old, online_buffer=None)
     some, new = _compose(part, rows_of, seed, random, size), new[count:]
     composed += some
-    filling = filling.take([e for step in some for e, replay in step if not replay], seed)
+    online_buffer = online_buffer.take(
+      [e for step in some for e, replay in step if not replay], seed
+    )
   return composed
 
 
-def _mixed_in(plan: Plan, old: list, new: int, rows_of: Callable, random) -> list:
+def _mixed_in(plan: TaskPlan, old: list, new: int, rows_of: Callable, random) -> list:
   """The old examples of one epoch at level `dataset`: `ratio` for each new one.
 
   In tokens they are drawn likewise as long as two of the longest fit, and the rest of `ratio` is

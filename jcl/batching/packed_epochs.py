@@ -18,7 +18,7 @@ import numpy as np
 from jcl.batching.batch import Row
 from jcl.batching.epochs import Step
 from jcl.seeds import generator
-from jcl.streams.stream import Plan
+from jcl.streams.stream import TaskPlan
 
 
 class Epoch(Sequence):
@@ -33,8 +33,8 @@ class Epoch(Sequence):
   """
 
   def __init__(
-    self, plan: Plan, sizes: tuple[np.ndarray, np.ndarray], rows_of: Callable, seed: int, task: int,
-    epoch: int, batch_size: int,
+    self, plan: TaskPlan, sizes: tuple[np.ndarray, np.ndarray], rows_of: Callable, seed: int,
+    task: int, epoch: int, batch_size: int,
   ):  # fmt: skip
     self._plan, self._rows_of, self._size = plan, rows_of, batch_size
     self._drawn_from = seed, 'keys', task, epoch
@@ -80,7 +80,7 @@ def cut(row: Row, start: int, stop: int) -> Row:
 
 
 def _line(
-  sizes: tuple[np.ndarray, np.ndarray], plan: Plan, seed: int, task: int, epoch: int
+  sizes: tuple[np.ndarray, np.ndarray], plan: TaskPlan, seed: int, task: int, epoch: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """-> index, first token and end of each piece of old text of an epoch."""
   wanted, turn = (plan.ratio or 0.0) * int(sizes[0].sum()), int(sizes[1].sum())

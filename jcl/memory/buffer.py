@@ -101,8 +101,8 @@ def _highest(keys: Sequence[float], groups: Sequence[int], size: int) -> list[in
 
 
 @dataclasses.dataclass(frozen=True)
-class Filling:
-  """A buffer that the new examples of a task enter while they are trained on; see `Plan.filling`.
+class OnlineBuffer:
+  """A buffer that the new examples of a task enter while they train; see `TaskPlan`.
 
   Attributes:
     buffer: so far.
@@ -120,8 +120,8 @@ class Filling:
     """What may be drawn now."""
     return self.buffer['examples']
 
-  def take(self, examples: Sequence[Example], seed: int) -> 'Filling':
-    """It, after `examples` were offered; the run's seed is that of the draws."""
+  def take(self, examples: Sequence[Example], seed: int) -> 'OnlineBuffer':
+    """Returns the buffer after offering `examples`; draws depend on the run's `seed`."""
     kept = add(self.buffer, examples, self.size, self.policy, seed)
     return dataclasses.replace(self, buffer=kept)
 

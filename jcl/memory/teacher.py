@@ -26,7 +26,7 @@ from jcl.streams.stream import Example, Reference
 HIDDEN, LOGITS, FAMILIAR = 'teacher_hidden', 'teacher_logits', 'familiar'
 
 
-class Elder(NamedTuple):
+class ExternalTeacher(NamedTuple):
   """Another model that teaches, from the first task on.
 
   Attributes:
@@ -203,7 +203,7 @@ def compare(
   teacher_params: Any,
   batch: Batch,
   difference: Callable,
-  elder: Any = None,
+  teacher_backbone: Any = None,
   train: bool = True,
 ) -> tuple[jax.Array, jax.Array]:
   """The cross-entropy of every target, and how far the model is from its teacher there.
@@ -215,21 +215,21 @@ def compare(
       logits there nothing.
     batch: rows of any kind.
     difference: (logits_MV, teacher_MV, where=known) -> [M].
-    elder: the teacher's backbone; None: the same.
+    teacher_backbone: the teacher's backbone; None: the same.
     train: whether the model drops out.
 
   Returns:
     ce_M in nats and difference_M. The latter counts where `knows` says so.
   """
-  elder = backbone if elder is None else elder
+  teacher_backbone = backbone if teacher_backbone is None else teacher_backbone
   stored_MV, states_MD = (batch.fields.get(name) for name in (LOGITS, HIDDEN))
   if stored_MV is None and states_MD is None:
-    states_MD = elder.hidden(teacher_params, batch.replace(embedding_delta=None))
+    states_MD = teacher_backbone.hidden(teacher_params, batch.replace(embedding_delta=None))
 
   def each(logits_MV, token_M, allowed_MC, known_MC, stored_MV, states_MD):
     teacher_MV = stored_MV
     if stored_MV is None:
-      teacher_MV = elder.project(teacher_params, states_MD)
+      teacher_MV = teacher_backbone.project(teacher_params, states_MD)
     ce_M = losses.cross_entropy(logits_MV, token_M, allowed_MC)
     return ce_M, difference(logits_MV, teacher_MV, where=known_MC)
 

@@ -7,8 +7,8 @@ Whatever else a method may bring (`Settings.brings`) only one of them does.
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from jcl.methods import Method
-from jcl.streams.stream import Plan
+from jcl.methods.method import Method
+from jcl.streams.stream import TaskPlan
 
 
 def compose(parts: Mapping[str, Method]) -> Method:
@@ -36,8 +36,10 @@ def compose(parts: Mapping[str, Method]) -> Method:
   def plan(memory, task):
     plans = [part.plan(own(memory, name), task) for name, part in parts.items()]
     united = lambda field: {k: v for p in plans for k, v in getattr(p, field).items()}
-    rest = {f: v for p in plans for f, v in p._asdict().items() if v != Plan._field_defaults.get(f)}
-    return Plan(
+    rest = {
+      f: v for p in plans for f, v in p._asdict().items() if v != TaskPlan._field_defaults.get(f)
+    }
+    return TaskPlan(
       **rest | {'new': task.train, 'weights': united('weights'), 'tables': united('tables')}
     )
 

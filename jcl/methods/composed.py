@@ -2,12 +2,12 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
-from jcl import methods
 from jcl.errors import UserError
-from jcl.methods import Settings
+from jcl.methods.method import Settings
 
 SIGN = '+'
 WORDS = {
@@ -74,19 +74,31 @@ def _in_all(lists: list[tuple[str, ...]]) -> tuple[str, ...]:
   return tuple(x for x in lists[0] if all(x in others for others in lists))
 
 
-def settings(names: list[str]) -> Composed:
+def short_name(name: str) -> str:
+  """The last part of `package.module:Class` in lower case; any other name as it is."""
+  return re.split(r'[.:]', name)[-1].lower()
+
+
+def settings(classes: dict[str, type[Settings]], names: Sequence[str]) -> Composed:
   """Default settings of methods that can be one.
 
+  Args:
+    classes: the settings class of each.
+    names: in the order given, each once.
+
   Raises:
-    UserError: a name is unknown or given twice, or two of the methods bring the same.
+    UserError: a name is given twice, or two of the methods bring the same.
   """
-  return _kind(tuple(names))()
+  short = tuple(map(short_name, names))
+  if len(set(short)) < len(short):
+    raise UserError(f'{SIGN.join(names)} names a method twice')
+  return _class_of(short, tuple(classes[name] for name in names))()
 
 
 @functools.cache
-def _kind(names: tuple[str, ...]) -> type[Composed]:
-  """The settings class of these methods."""
-  parts = {name: methods.settings(name) for name in names}
+def _class_of(names: tuple[str, ...], classes: tuple[type[Settings], ...]) -> type[Composed]:
+  """The settings class of these methods, each a field."""
+  parts = {name: kind() for name, kind in zip(names, classes, strict=True)}
   check_fit(names, parts)
   default = lambda part: dataclasses.field(default_factory=type(part))
   fields = [(name, type(part), default(part)) for name, part in parts.items()]
@@ -105,8 +117,6 @@ def check_fit(names: tuple[str, ...], parts: dict[str, Settings]) -> None:
     UserError: naming both, and what is in the way.
   """
   whole = SIGN.join(names)
-  if len(parts) < len(names):
-    raise UserError(f'{whole} names a method twice')
   for name, part in parts.items():
     if part.starts_afresh:
       raise UserError(f'{whole}: {name} trains fresh models and cannot be composed')

@@ -3,9 +3,9 @@
 import dataclasses
 from typing import Any, ClassVar
 
-from jcl import methods
 from jcl.config import choice
 from jcl.memory import buffer, teacher
+from jcl.methods.method import Method, not_negative, require
 from jcl.methods.replay import Replay, replay
 from jcl.step import losses
 
@@ -27,19 +27,23 @@ class Derpp(Replay):
 
   def check(self) -> None:
     super().check()
-    methods.not_negative(self, 'alpha', 'beta', 'teacher_cache_mb', 'stored_logits_mb')
+    not_negative(self, 'alpha', 'beta', 'teacher_cache_mb', 'stored_logits_mb')
     right = self.update == 'after_task' or self.targets == 'teacher'
-    methods.require(right, 'update', self.update, "'after_task' with targets 'stored'")
+    require(right, 'update', self.update, "'after_task' with targets 'stored'")
 
   def check_run(self, scenario: str, tools: Any) -> None:
     super().check_run(scenario, tools)
     teacher.check_stored(tools, self)
     plain, words = not self.published_til_weighting, "False but for heads in til and a 'teacher'"
-    right = plain or (tools.told and tools.heads is not None and self.targets == 'teacher')
-    methods.require(right, 'published_til_weighting', True, words)
+    right = plain or (tools.task_id_given and tools.heads is not None and self.targets == 'teacher')
+    require(right, 'published_til_weighting', True, words)
+
+  def build(self, backbone: Any, teacher: Any = None) -> Method:
+    """Builds `derpp`."""
+    return derpp(backbone, self)
 
 
-def derpp(backbone, settings: Derpp) -> methods.Method:
+def derpp(backbone, settings: Derpp) -> Method:
   """New and old rows are told apart by `replay`, never by their place in the batch."""
   s, published = settings, settings.published_til_weighting  # which looks at new rows, too
   field, cache_mb = teacher.field_of(s.targets, s.update), 0 if published else s.teacher_cache_mb

@@ -4,14 +4,14 @@ import dataclasses
 import functools
 from typing import Any, ClassVar
 
-from jcl import methods
 from jcl.memory import teacher
+from jcl.methods.method import Method, Settings, not_negative, require
 from jcl.step import losses
-from jcl.streams.stream import Plan
+from jcl.streams.stream import TaskPlan
 
 
 @dataclasses.dataclass
-class Distill(methods.Settings):
+class Distill(Settings):
   """New rows alone train; the teacher is looked at on all of them."""
 
   alpha: float = 0.5  # weight of the distillation; 1 - alpha that of cross-entropy
@@ -29,22 +29,28 @@ class Distill(methods.Settings):
 
   def check(self) -> None:
     """Refuses values out of their range."""
-    methods.not_negative(self, 'teacher_cache_mb')
-    methods.require(0 <= self.alpha <= 1, 'alpha', self.alpha, 'from 0 to 1')
+    not_negative(self, 'teacher_cache_mb')
+    require(0 <= self.alpha <= 1, 'alpha', self.alpha, 'from 0 to 1')
     warmth = self.distill_temperature
-    methods.require(warmth > 0, 'distill_temperature', warmth, 'above 0')
+    require(warmth > 0, 'distill_temperature', warmth, 'above 0')
 
   def check_run(self, scenario: str, tools: Any) -> None:
     """Refuses another teacher for a head: it has no head over these classes."""
     right = not self.teacher_path or tools.heads is None
-    methods.require(right, 'teacher_path', self.teacher_path, 'empty with backbone.head')
+    require(right, 'teacher_path', self.teacher_path, 'empty with backbone.head')
+
+  def build(self, backbone: Any, teacher: Any = None) -> Method:
+    """Builds `distill`."""
+    return distill(backbone, self, teacher)
 
 
-def distill(backbone, settings: Distill, elder: teacher.Elder | None = None) -> methods.Method:
-  """The first task has no past: plain cross-entropy, of weight 1, unless an elder teaches."""
+def distill(
+  backbone, settings: Distill, external_teacher: teacher.ExternalTeacher | None = None
+) -> Method:
+  """The first task has no past: plain cross-entropy, of weight 1, unless another model teaches."""
   divergence = functools.partial(losses.distillation, temperature=settings.distill_temperature)
-  theirs = backbone if elder is None else elder.backbone
-  knowing = lambda params: params if elder is None else elder.params()
+  theirs = backbone if external_teacher is None else external_teacher.backbone
+  knowing = lambda params: params if external_teacher is None else external_teacher.params()
 
   def loss_fn(params, teacher_params, batch):
     ce_M, kd_M = teacher.compare(backbone, params, teacher_params, batch, divergence, theirs)
@@ -55,11 +61,11 @@ def distill(backbone, settings: Distill, elder: teacher.Elder | None = None) -> 
     return teacher.start(theirs, knowing(params), tools, most, cache_mb)
 
   def before_task(memory, params, task, tools):
-    looked_at = task.train if task.index or elder else ()
+    looked_at = task.train if task.index or external_teacher else ()
     return memory | teacher.freeze(memory, theirs, knowing(params), looked_at, tools), params
 
   def plan(memory, task):
-    alpha = settings.alpha if task.index or elder else 0.0
-    return Plan(task.train, weights={'ce': 1 - alpha, 'kd': alpha}, tables=memory['tables'])
+    alpha = settings.alpha if task.index or external_teacher else 0.0
+    return TaskPlan(task.train, weights={'ce': 1 - alpha, 'kd': alpha}, tables=memory['tables'])
 
-  return methods.Method(init, before_task, plan, loss_fn)
+  return Method(init, before_task, plan, loss_fn)

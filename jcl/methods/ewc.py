@@ -6,16 +6,16 @@ the quickstart A_T is 20.4 at 1e3 (plain fine-tuning: 20.2) and 56.1 at 1e6, one
 
 import dataclasses
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from jcl import methods
 from jcl.config import choice
 from jcl.memory import fisher
-from jcl.streams.stream import Plan
+from jcl.methods.method import Method, Settings, require
+from jcl.streams.stream import TaskPlan
 
 
 @dataclasses.dataclass
-class Ewc(methods.Settings):
+class Ewc(Settings):
   """What mattered to the answers of old tasks moves less. Published code: 5000, `half` true."""
 
   lambda_ewc: float = 1000.0  # weight of the penalty
@@ -31,14 +31,18 @@ class Ewc(methods.Settings):
   def check(self) -> None:
     """Refuses values out of their range and a decay that nothing would read."""
     right = 0 <= self.lambda_ewc < math.inf
-    methods.require(right, 'lambda_ewc', self.lambda_ewc, 'at least 0 and finite')
-    methods.require(self.batch_fisher >= 0, 'batch_fisher', self.batch_fisher, 'at least 0')
-    methods.require(0 <= self.fisher_decay <= 1, 'fisher_decay', self.fisher_decay, '0 to 1')
+    require(right, 'lambda_ewc', self.lambda_ewc, 'at least 0 and finite')
+    require(self.batch_fisher >= 0, 'batch_fisher', self.batch_fisher, 'at least 0')
+    require(0 <= self.fisher_decay <= 1, 'fisher_decay', self.fisher_decay, '0 to 1')
     read = self.over_tasks == 'online' or self.fisher_decay == 1
-    methods.require(read, 'fisher_decay', self.fisher_decay, "1 unless over_tasks is 'online'")
+    require(read, 'fisher_decay', self.fisher_decay, "1 unless over_tasks is 'online'")
+
+  def build(self, backbone: Any, teacher: Any = None) -> Method:
+    """Builds `ewc`."""
+    return ewc(backbone, self)
 
 
-def ewc(backbone, settings: Ewc) -> methods.Method:
+def ewc(backbone, settings: Ewc) -> Method:
   """Plain cross-entropy and a pull to where old tasks ended, as strong as they need it."""
   s = settings
   squared = fisher.squared_gradient(fisher.answer_nats(backbone, s.labels, s.fisher_reduction))
@@ -47,7 +51,7 @@ def ewc(backbone, settings: Ewc) -> methods.Method:
     return {'teacher': fisher.nothing(params)}
 
   def plan(memory, task):
-    return Plan(task.train, weights={'ewc': s.lambda_ewc * (0.5 if s.half else 1.0)})
+    return TaskPlan(task.train, weights={'ewc': s.lambda_ewc * (0.5 if s.half else 1.0)})
 
   def penalty_fn(params, teacher_params):
     return {'ewc': fisher.quadratic(params, teacher_params)}
@@ -57,4 +61,4 @@ def ewc(backbone, settings: Ewc) -> methods.Method:
     how = s.over_tasks, task.index, s.fisher_decay
     return memory | {'teacher': fisher.merge(memory['teacher'], new, params, *how)}, params
 
-  return methods.Method(init, plan=plan, penalty_fn=penalty_fn, after_task=after_task)
+  return Method(init, plan=plan, penalty_fn=penalty_fn, after_task=after_task)

@@ -4,15 +4,15 @@ The model is as deep as there are tasks: it compiles once more a task.
 """
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from jcl import methods
 from jcl.backbones import block_expansion
-from jcl.streams.stream import Plan
+from jcl.methods.method import Method, Settings, require
+from jcl.streams.stream import TaskPlan
 
 
 @dataclasses.dataclass
-class Expand(methods.Settings):
+class Expand(Settings):
   """Everything old is frozen; the base must be a model that can do something already."""
 
   every: int = 4  # layers of the base to each new block
@@ -21,10 +21,14 @@ class Expand(methods.Settings):
 
   def check(self) -> None:
     """Refuses a period out of its range."""
-    methods.require(self.every >= 1, 'every', self.every, 'at least 1')
+    require(self.every >= 1, 'every', self.every, 'at least 1')
+
+  def build(self, backbone: Any, teacher: Any = None) -> Method:
+    """Builds `expand`."""
+    return expand(backbone, self)
 
 
-def expand(backbone, settings: Expand) -> methods.Method:
+def expand(backbone, settings: Expand) -> Method:
   """Cross-entropy, for the newest blocks (and a head) alone."""
 
   def init(params, stream, tools):
@@ -37,6 +41,6 @@ def expand(backbone, settings: Expand) -> methods.Method:
 
   def plan(memory, task):
     rules = (('^layers/', memory['new']), ('^head/', True), ('', False))
-    return Plan(task.train, trainable=rules)
+    return TaskPlan(task.train, trainable=rules)
 
-  return methods.Method(init, before_task, plan)
+  return Method(init, before_task, plan)

@@ -1,21 +1,25 @@
 """JOINT: a fresh model trained once on the union of all tasks. The upper bound."""
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from jcl import methods
-from jcl.streams.stream import Plan
+from jcl.methods.method import Method, Settings
+from jcl.streams.stream import TaskPlan
 
 
 @dataclasses.dataclass
-class Joint(methods.Settings):
+class Joint(Settings):
   """By default only the last row of the accuracy matrix (and the one before training) is filled."""
 
   starts_afresh: ClassVar = True
   every_task: bool = False  # train afresh on tasks 1..i for every i: costs T(T+1)/2 tasks
 
+  def build(self, backbone: Any, teacher: Any = None) -> Method:
+    """Builds `joint`."""
+    return joint(backbone, self)
 
-def joint(backbone, settings: Joint) -> methods.Method:
+
+def joint(backbone, settings: Joint) -> Method:
   """Cross-entropy on all tasks at once, from the initial parameters."""
 
   def init(params, stream, tools):
@@ -26,6 +30,6 @@ def joint(backbone, settings: Joint) -> methods.Method:
     return memory | {'union': union}, memory['initial']
 
   def plan(memory, task):
-    return Plan(memory['union'] if task.last or settings.every_task else ())
+    return TaskPlan(memory['union'] if task.last or settings.every_task else ())
 
-  return methods.Method(init, before_task, plan)
+  return Method(init, before_task, plan)

@@ -5,18 +5,18 @@ Quickstart, one seed: A_T 29.8 at 1e-2, 33.1 at 3e-2 (plain fine-tuning: 20.2).
 
 import dataclasses
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 
-from jcl import methods
 from jcl.memory import fisher
-from jcl.streams.stream import Plan
+from jcl.methods.method import Method, Settings, require
+from jcl.streams.stream import TaskPlan
 
 
 @dataclasses.dataclass
-class L2(methods.Settings):
+class L2(Settings):
   """All parameters are held alike: what EWC must beat."""
 
   lambda_l2: float = 1e-2  # weight of the penalty
@@ -26,10 +26,14 @@ class L2(methods.Settings):
   def check(self) -> None:
     """Refuses a negative weight."""
     right = 0 <= self.lambda_l2 < math.inf
-    methods.require(right, 'lambda_l2', self.lambda_l2, 'at least 0 and finite')
+    require(right, 'lambda_l2', self.lambda_l2, 'at least 0 and finite')
+
+  def build(self, backbone: Any, teacher: Any = None) -> Method:
+    """Builds `l2`."""
+    return l2(backbone, self)
 
 
-def l2(backbone, settings: L2) -> methods.Method:
+def l2(backbone, settings: L2) -> Method:
   """Plain cross-entropy and a pull to the last model; in the first task there is none."""
 
   def around(params, strength):
@@ -40,7 +44,7 @@ def l2(backbone, settings: L2) -> methods.Method:
     return {'teacher': around(jax.tree.map(jnp.zeros_like, params), 0)}
 
   def plan(memory, task):
-    return Plan(task.train, weights={'l2': settings.lambda_l2})
+    return TaskPlan(task.train, weights={'l2': settings.lambda_l2})
 
   def penalty_fn(params, teacher_params):
     return {'l2': fisher.quadratic(params, teacher_params)}
@@ -48,4 +52,4 @@ def l2(backbone, settings: L2) -> methods.Method:
   def after_task(memory, params, task, tools):
     return memory | {'teacher': around(params, 1)}, params
 
-  return methods.Method(init, plan=plan, penalty_fn=penalty_fn, after_task=after_task)
+  return Method(init, plan=plan, penalty_fn=penalty_fn, after_task=after_task)

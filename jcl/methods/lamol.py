@@ -1,16 +1,16 @@
 """LAMOL (Sun et al. 2020): L = CE(QA) + lambda_gen·CE(GEN), replay rows by the model itself."""
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from jcl import methods
 from jcl.memory import pseudo
+from jcl.methods.method import Method, Settings, require
 from jcl.step import losses
-from jcl.streams.stream import Plan
+from jcl.streams.stream import TaskPlan
 
 
 @dataclasses.dataclass
-class Lamol(methods.Settings):
+class Lamol(Settings):
   """The model answers and generates; pseudo samples of the old tasks train with the new rows."""
 
   lambda_gen: float = 0.25  # weight of the generation rows
@@ -33,14 +33,18 @@ class Lamol(methods.Settings):
 
   def check(self) -> None:
     """Refuses values out of their range."""
-    methods.require(self.lambda_gen >= 0, 'lambda_gen', self.lambda_gen, 'at least 0')
-    methods.require(self.gamma >= 0, 'gamma', self.gamma, 'at least 0')
-    methods.require(self.top_k >= 1, 'top_k', self.top_k, 'at least 1')
-    methods.require(self.temperature > 0, 'temperature', self.temperature, 'above 0')
-    methods.require(self.max_attempts >= 1, 'max_attempts', self.max_attempts, 'at least 1')
+    require(self.lambda_gen >= 0, 'lambda_gen', self.lambda_gen, 'at least 0')
+    require(self.gamma >= 0, 'gamma', self.gamma, 'at least 0')
+    require(self.top_k >= 1, 'top_k', self.top_k, 'at least 1')
+    require(self.temperature > 0, 'temperature', self.temperature, 'above 0')
+    require(self.max_attempts >= 1, 'max_attempts', self.max_attempts, 'at least 1')
+
+  def build(self, backbone: Any, teacher: Any = None) -> Method:
+    """Builds `lamol`."""
+    return lamol(backbone, self)
 
 
-def lamol(backbone, settings: Lamol) -> methods.Method:
+def lamol(backbone, settings: Lamol) -> Method:
   """Question answering and generation in one pass, over real and pseudo rows alike."""
 
   def loss_fn(params, teacher_params, batch):
@@ -57,6 +61,6 @@ def lamol(backbone, settings: Lamol) -> methods.Method:
 
   def plan(memory, task):
     weights = {'gen': settings.lambda_gen}
-    return Plan(task.train, pseudo.examples(memory['pseudo']), weights=weights)
+    return TaskPlan(task.train, pseudo.examples(memory['pseudo']), weights=weights)
 
-  return methods.Method(init, before_task, plan, loss_fn)
+  return Method(init, before_task, plan, loss_fn)

@@ -4,9 +4,9 @@ import dataclasses
 import functools
 from typing import Any, ClassVar
 
-from jcl import methods
 from jcl.memory import pseudo, teacher
 from jcl.methods.lamol import Lamol, lamol
+from jcl.methods.method import Method, not_negative, require
 from jcl.step import losses
 
 
@@ -28,12 +28,16 @@ class LamolKd(Lamol):
   def check(self) -> None:
     """Refuses values out of their range."""
     super().check()
-    methods.not_negative(self, 'distill_weight', 'teacher_cache_mb')
+    not_negative(self, 'distill_weight', 'teacher_cache_mb')
     warmth = self.distill_temperature
-    methods.require(warmth > 0, 'distill_temperature', warmth, 'above 0')
+    require(warmth > 0, 'distill_temperature', warmth, 'above 0')
+
+  def build(self, backbone: Any, teacher: Any = None) -> Method:
+    """Builds `lamol_kd`."""
+    return lamol_kd(backbone, self)
 
 
-def lamol_kd(backbone, settings: LamolKd) -> methods.Method:
+def lamol_kd(backbone, settings: LamolKd) -> Method:
   """CE(new QA) + lambda_gen·CE(new GEN) + distill_weight·(KD(old QA) + lambda_gen·KD(old GEN))."""
   s, later = settings, int(settings.published_kd_mask)
   drawn = lambda memory: pseudo.examples(memory['pseudo'])

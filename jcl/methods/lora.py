@@ -1,20 +1,20 @@
 """LoRA accumulation (Hu et al. 2022): the base is frozen, every task trains a low-rank adapter."""
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
 
-from jcl import methods
 from jcl.backbones import lora as adapters
 from jcl.backbones import lora_merging
 from jcl.config import choice
-from jcl.streams.stream import Plan
+from jcl.methods.method import Method, Settings, require
+from jcl.streams.stream import TaskPlan
 
 
 @dataclasses.dataclass
-class Lora(methods.Settings):
+class Lora(Settings):
   """The task's adapter answers where it is told, else the last one, all stacked, or a merge."""
 
   r: int = 16  # rank of a task's adapter
@@ -30,16 +30,20 @@ class Lora(methods.Settings):
 
   def check(self) -> None:
     """Refuses values out of their range, and a merge of what is stacked."""
-    methods.require(self.r >= 1, 'r', self.r, 'at least 1')
-    methods.require(self.lora_alpha > 0, 'lora_alpha', self.lora_alpha, 'above 0')
+    require(self.r >= 1, 'r', self.r, 'at least 1')
+    require(self.lora_alpha > 0, 'lora_alpha', self.lora_alpha, 'above 0')
     holds = 0 <= self.lora_dropout < 1
-    methods.require(holds, 'lora_dropout', self.lora_dropout, 'at least 0 and below 1')
-    methods.require(0 < self.density <= 1, 'density', self.density, 'above 0 and at most 1')
+    require(holds, 'lora_dropout', self.lora_dropout, 'at least 0 and below 1')
+    require(0 < self.density <= 1, 'density', self.density, 'above 0 and at most 1')
     right = "'' where adapters are stacked: they are one already"
-    methods.require(not (self.stack and self.merge), 'merge', self.merge, right)
+    require(not (self.stack and self.merge), 'merge', self.merge, right)
+
+  def build(self, backbone: Any, teacher: Any = None) -> Method:
+    """Builds `lora`."""
+    return lora(backbone, self)
 
 
-def lora(backbone, settings: Lora) -> methods.Method:
+def lora(backbone, settings: Lora) -> Method:
   """Cross-entropy, for the adapter (and a head) alone."""
 
   def fresh(params, rank, key):
@@ -62,7 +66,7 @@ def lora(backbone, settings: Lora) -> methods.Method:
   def plan(memory, task):
     own_1R = own(memory, task, settings)[None]
     rules = (('lora/.*/scale$', False), ('^lora/', own_1R), ('^head/', True), ('', False))
-    return Plan(task.train, trainable=rules)
+    return TaskPlan(task.train, trainable=rules)
 
   def after_task(memory, params, task, tools):
     if settings.stack:
@@ -76,7 +80,7 @@ def lora(backbone, settings: Lora) -> methods.Method:
     adapter = memory['adapters'].get(task.name) if task else memory['merged']
     return {**params, 'lora': adapter} if adapter else params
 
-  return methods.Method(init, before_task, plan, after_task=after_task, params_for=params_for)
+  return Method(init, before_task, plan, after_task=after_task, params_for=params_for)
 
 
 def own(memory, task, settings: Lora) -> np.ndarray:

@@ -1,12 +1,12 @@
 """MAML (Finn et al. 2017), online-aware: L(θ − inner_lr·∇L_new(θ)), L over new and old rows."""
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 
-from jcl import methods
 from jcl.config import choice
+from jcl.methods.method import Method, not_negative, require
 from jcl.methods.replay import Replay, replay
 
 
@@ -24,13 +24,17 @@ class Maml(Replay):
   def check(self) -> None:
     """Refuses values out of their range, and a second wrapper of the objective."""
     super().check()
-    methods.not_negative(self, 'inner_lr')
-    methods.require(self.inner_steps >= 1, 'inner_steps', self.inner_steps, 'at least 1')
+    not_negative(self, 'inner_lr')
+    require(self.inner_steps >= 1, 'inner_steps', self.inner_steps, 'at least 1')
     right = "'random': the inner step is the method's own"
-    methods.require(self.select == 'random', 'select', self.select, right)
+    require(self.select == 'random', 'select', self.select, right)
+
+  def build(self, backbone: Any, teacher: Any = None) -> Method:
+    """Builds `maml`."""
+    return maml(backbone, self)
 
 
-def maml(backbone, settings: Maml) -> methods.Method:
+def maml(backbone, settings: Maml) -> Method:
   """Plain cross-entropy of all rows, where the inner steps on the new ones lead."""
 
   def objective(plain):

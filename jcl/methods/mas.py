@@ -6,15 +6,15 @@ Quickstart, one seed: A_T 21.3 at the default, which lets new tasks hardly be le
 
 import dataclasses
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from jcl import methods
 from jcl.memory import fisher
-from jcl.streams.stream import Plan
+from jcl.methods.method import Method, Settings, require
+from jcl.streams.stream import TaskPlan
 
 
 @dataclasses.dataclass
-class Mas(methods.Settings):
+class Mas(Settings):
   """What the outputs on old tasks depend on moves less."""
 
   lambda_mas: float = 1.0  # weight of the penalty
@@ -24,10 +24,14 @@ class Mas(methods.Settings):
   def check(self) -> None:
     """Refuses a negative weight."""
     right = 0 <= self.lambda_mas < math.inf
-    methods.require(right, 'lambda_mas', self.lambda_mas, 'at least 0 and finite')
+    require(right, 'lambda_mas', self.lambda_mas, 'at least 0 and finite')
+
+  def build(self, backbone: Any, teacher: Any = None) -> Method:
+    """Builds `mas`."""
+    return mas(backbone, self)
 
 
-def mas(backbone, settings: Mas) -> methods.Method:
+def mas(backbone, settings: Mas) -> Method:
   """Plain cross-entropy and a pull to the last model; Ω is summed over tasks."""
   importance = fisher.absolute_gradient(fisher.output_size(backbone))
 
@@ -35,7 +39,7 @@ def mas(backbone, settings: Mas) -> methods.Method:
     return {'teacher': fisher.nothing(params)}
 
   def plan(memory, task):
-    return Plan(task.train, weights={'mas': settings.lambda_mas})
+    return TaskPlan(task.train, weights={'mas': settings.lambda_mas})
 
   def penalty_fn(params, teacher_params):
     return {'mas': fisher.quadratic(params, teacher_params)}
@@ -44,4 +48,4 @@ def mas(backbone, settings: Mas) -> methods.Method:
     new = tools.mean_examples(importance, params, task.train)
     return memory | {'teacher': fisher.online(memory['teacher'], new, params)}, params
 
-  return methods.Method(init, plan=plan, penalty_fn=penalty_fn, after_task=after_task)
+  return Method(init, plan=plan, penalty_fn=penalty_fn, after_task=after_task)

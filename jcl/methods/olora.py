@@ -1,13 +1,13 @@
 """O-LoRA (Wang et al. 2023): stacked adapters, each kept orthogonal to the earlier ones."""
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
 
-from jcl import methods
 from jcl.methods.lora import Lora, lora, own
+from jcl.methods.method import Method, require
 
 
 @dataclasses.dataclass
@@ -21,11 +21,15 @@ class Olora(Lora):
   def check(self) -> None:
     """Refuses a negative weight, and adapters that are not stacked."""
     super().check()
-    methods.require(self.stack, 'stack', self.stack, 'true: the earlier adapters must be there')
-    methods.require(self.lambda_olora >= 0, 'lambda_olora', self.lambda_olora, 'at least 0')
+    require(self.stack, 'stack', self.stack, 'true: the earlier adapters must be there')
+    require(self.lambda_olora >= 0, 'lambda_olora', self.lambda_olora, 'at least 0')
+
+  def build(self, backbone: Any, teacher: Any = None) -> Method:
+    """Builds `olora`."""
+    return olora(backbone, self)
 
 
-def olora(backbone, settings: Olora) -> methods.Method:
+def olora(backbone, settings: Olora) -> Method:
   """LoRA's method with the penalty; the teacher says which columns are whose."""
   base = lora(backbone, settings)
 

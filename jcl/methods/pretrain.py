@@ -12,16 +12,16 @@ import dataclasses
 import functools
 import math
 import pathlib
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from jcl import methods
 from jcl.memory import teacher
+from jcl.methods.method import Method, Settings, require
 from jcl.step import losses
-from jcl.streams.stream import Plan, References
+from jcl.streams.stream import References, TaskPlan
 
 
 @dataclasses.dataclass
-class Pretrain(methods.Settings):
+class Pretrain(Settings):
   """Cross-entropy on every token."""
 
   replay_share: float = 0.2  # of a task's tokens that are of the corpora before it
@@ -35,14 +35,18 @@ class Pretrain(methods.Settings):
   def check(self) -> None:
     """Refuses a share that leaves nothing new, and a probe that is not there or not asked for."""
     share = self.replay_share
-    methods.require(0 <= share < 1, 'replay_share', share, 'at least 0 and below 1')
+    require(0 <= share < 1, 'replay_share', share, 'at least 0 and below 1')
     path = self.probe_path
-    methods.require(not path or self.drift, 'probe_path', path, "'' without method.drift")
+    require(not path or self.drift, 'probe_path', path, "'' without method.drift")
     there = not path or pathlib.Path(path).is_file()
-    methods.require(there, 'probe_path', path, "a text file, or '' for the first task's test split")
+    require(there, 'probe_path', path, "a text file, or '' for the first task's test split")
+
+  def build(self, backbone: Any, teacher: Any = None) -> Method:
+    """Builds `pretrain`."""
+    return pretrain(backbone, self)
 
 
-def pretrain(backbone, settings: Pretrain) -> methods.Method:
+def pretrain(backbone, settings: Pretrain) -> Method:
   """Plain cross-entropy on the tokens of all blocks, new and old."""
   divergence = functools.partial(losses.distillation, temperature=1.0)
 
@@ -57,7 +61,7 @@ def pretrain(backbone, settings: Pretrain) -> methods.Method:
 
   def plan(memory, task):
     ratio = settings.replay_share / (1 - settings.replay_share)  # old tokens for each new one
-    return Plan(task.train, References(memory['past']), 'even', ratio, 'tokens')
+    return TaskPlan(task.train, References(memory['past']), 'even', ratio, 'tokens')
 
   def after_task(memory, params, task, tools):
     if settings.drift:
@@ -69,4 +73,4 @@ def pretrain(backbone, settings: Pretrain) -> methods.Method:
     span = [task.index, task.train[0].number, len(task.train)]
     return memory | {'past': [*memory['past'], span]}, params
 
-  return methods.Method(init, plan=plan, after_task=after_task)
+  return Method(init, plan=plan, after_task=after_task)

@@ -4,14 +4,14 @@ import dataclasses
 import math
 from typing import Any, ClassVar
 
-from jcl import methods
 from jcl.config import choice
 from jcl.memory import buffer, interference
-from jcl.streams.stream import Plan
+from jcl.methods.method import Method, Settings, not_negative, require
+from jcl.streams.stream import TaskPlan
 
 
 @dataclasses.dataclass
-class Replay(methods.Settings):
+class Replay(Settings):
   """Cross-entropy over all rows, new and old."""
 
   buffer_size: int = 10000  # examples
@@ -33,7 +33,7 @@ class Replay(methods.Settings):
 
   def check(self) -> None:
     """Refuses values out of their range, and those that nothing would read."""
-    require, ratio = methods.require, self.replay_ratio
+    ratio = self.replay_ratio
     require(self.buffer_size >= 1, 'buffer_size', self.buffer_size, 'at least 1')
     require(0 <= ratio < math.inf, 'replay_ratio', ratio, 'at least 0 and finite')
     right = self.unit == 'rows' or self.level == 'dataset'
@@ -46,7 +46,7 @@ class Replay(methods.Settings):
     words = "at least 1 with update 'every_steps' and 0 with any other"
     require(right, 'update_steps', self.update_steps, words)
     require(self.candidates >= 1, 'candidates', self.candidates, 'at least 1')
-    methods.not_negative(self, 'virtual_lr')
+    not_negative(self, 'virtual_lr')
     right = self.select == 'random' or self.level == 'batch'
     require(right, 'select', self.select, "'random' unless level is 'batch'")
 
@@ -56,12 +56,16 @@ class Replay(methods.Settings):
       classes = len(tools.stream.classes)
       right = classes > 0 and scenario in ('cil', 'til', 'dil')
       words = 'reservoir, fifo or importance where answers are free'
-      methods.require(right, 'policy', self.policy, words)
+      require(right, 'policy', self.policy, words)
       words = f'at least {classes}, a place for each class, with policy {self.policy!r}'
-      methods.require(self.buffer_size >= classes, 'buffer_size', self.buffer_size, words)
+      require(self.buffer_size >= classes, 'buffer_size', self.buffer_size, words)
+
+  def build(self, backbone: Any, teacher: Any = None) -> Method:
+    """Builds `replay`."""
+    return replay(backbone, self)
 
 
-def replay(backbone, settings: Replay, term: str = 'ce') -> methods.Method:
+def replay(backbone, settings: Replay, term: str = 'ce') -> Method:
   """Plain cross-entropy; the examples of a task enter the buffer in the order trained.
 
   Args:
@@ -75,13 +79,19 @@ def replay(backbone, settings: Replay, term: str = 'ce') -> methods.Method:
     return {'teacher': {}, 'buffer': buffer.empty()}
 
   def plan(memory, task):
-    held, filling = memory['buffer'], None
+    held, online_buffer = memory['buffer'], None
     if s.update != 'after_task':
-      filling = buffer.Filling(held, s.buffer_size, s.policy, s.update_steps)
+      online_buffer = buffer.OnlineBuffer(held, s.buffer_size, s.policy, s.update_steps)
     old = held['examples']
     candidates = s.candidates if s.select == 'adversarial' else 1
-    return Plan(
-      task.train, old, s.level, s.replay_ratio, s.unit, candidates=candidates, filling=filling
+    return TaskPlan(
+      task.train,
+      old,
+      s.level,
+      s.replay_ratio,
+      s.unit,
+      candidates=candidates,
+      online_buffer=online_buffer,
     )
 
   def after_task(memory, params, task, tools):
@@ -91,7 +101,7 @@ def replay(backbone, settings: Replay, term: str = 'ce') -> methods.Method:
     tools.report(buffer={'after': task.name, **buffer.shares(kept, tools)})
     return memory | {'buffer': kept}, params
 
-  made = methods.Method(init, plan=plan, after_task=after_task)
+  made = Method(init, plan=plan, after_task=after_task)
   if s.select == 'random':
     return made
   harmed = interference.most_interfered(term, s.candidates, s.virtual_lr)

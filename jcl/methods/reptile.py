@@ -1,13 +1,13 @@
 """Reptile (Nichol et al. 2018): `inner_steps` updates, then θ ← θ + outer_step·(θ' − θ)."""
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 
-from jcl import methods
 from jcl.config import choice
+from jcl.methods.method import Method, require
 from jcl.methods.replay import Replay, replay
 
 
@@ -25,14 +25,18 @@ class Reptile(Replay):
   def check(self) -> None:
     """Refuses values out of their range."""
     super().check()
-    methods.require(self.inner_steps >= 1, 'inner_steps', self.inner_steps, 'at least 1')
+    require(self.inner_steps >= 1, 'inner_steps', self.inner_steps, 'at least 1')
     later = self.update == 'after_task'
-    methods.require(later, 'update', self.update, "'after_task': a step has one task")
+    require(later, 'update', self.update, "'after_task': a step has one task")
     holds = 0 < self.outer_step <= 1
-    methods.require(holds, 'outer_step', self.outer_step, 'above 0 and at most 1')
+    require(holds, 'outer_step', self.outer_step, 'above 0 and at most 1')
+
+  def build(self, backbone: Any, teacher: Any = None) -> Method:
+    """Builds `reptile`."""
+    return reptile(backbone, self)
 
 
-def reptile(backbone, settings: Reptile) -> methods.Method:
+def reptile(backbone, settings: Reptile) -> Method:
   """The slow parameters are the teacher, which moves; they are what is evaluated."""
   past = replay(backbone, settings)
 

@@ -1,20 +1,24 @@
 """SINGLE: a model a task, each from the same initial parameters; nothing is shared or forgotten."""
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from jcl import methods
+from jcl.methods.method import Method, Settings
 
 
 @dataclasses.dataclass
-class Single(methods.Settings):
+class Single(Settings):
   """It is told the task in every scenario and costs as many models as there are tasks."""
 
   needs: ClassVar = ('task_id',)
   starts_afresh: ClassVar = True
 
+  def build(self, backbone: Any, teacher: Any = None) -> Method:
+    """Builds `single`."""
+    return single(backbone, self)
 
-def single(backbone, settings: Single) -> methods.Method:
+
+def single(backbone, settings: Single) -> Method:
   """A fresh model for each task."""
 
   def init(params, stream, tools):
@@ -30,4 +34,4 @@ def single(backbone, settings: Single) -> methods.Method:
   def params_for(memory, params, task):
     return memory['models'].get(task.name, params) if task else params
 
-  return methods.Method(init, before_task, after_task=after_task, params_for=params_for)
+  return Method(init, before_task, after_task=after_task, params_for=params_for)

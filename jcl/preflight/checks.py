@@ -48,7 +48,7 @@ def checkup(parts: Any) -> Checkup:
   Args:
     parts: the `Experiment`.
   """
-  return Checkup(tuple(counted(parts.stream, parts.text, parts.told)), footprint(parts))
+  return Checkup(tuple(counted(parts.stream, parts.text, parts.task_id_given)), footprint(parts))
 
 
 def refuse(parts: Any, workdir: str | os.PathLike | None = None) -> None:

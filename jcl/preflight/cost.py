@@ -24,12 +24,12 @@ from jcl.config import BackboneConfig, Config
 from jcl.errors import UserError
 from jcl.preflight import checks, flops
 from jcl.preflight import page as sections
-from jcl.preflight.footprint import Rehearsal, device_bytes, resident, short
+from jcl.preflight.footprint import ShapeOnlyTools, device_bytes, resident, short
 from jcl.preflight.page import Section
 from jcl.step import sharding
-from jcl.streams.stream import Example, Plan, Stream, Task
+from jcl.streams.stream import Example, Stream, Task, TaskPlan
 from jcl.training import experiment
-from jcl.training.batch_loader import Feed
+from jcl.training.batch_loader import BatchLoader
 from jcl.training.experiment import Experiment
 from jcl.training.hook_tools import Tools
 
@@ -51,7 +51,7 @@ class Outline:
 
   parts: Experiment
   params: Any
-  plan: Plan
+  plan: TaskPlan
   shape: batches.Shape
   source: str
   state: dict[str, Any]
@@ -104,7 +104,7 @@ def outline(config: Config, mesh: Mesh, tokens: int = 0, targets: int = 0) -> Ou
   if tokens:
     shape, source = _given_shape(parts, tokens, targets), '--tokens'
   else:
-    shape = Feed(plan, task.index, parts.tools, parts.config.train).largest
+    shape = BatchLoader(plan, task.index, parts.tools, parts.config.train).largest
     source = f'largest of task {task.name}, {parts.stream.name}'
   fsdp = parts.config.train.fsdp
   put = lambda tree: sharding.outline(tree, mesh, sharding.specs(tree, mesh, fsdp))
@@ -177,10 +177,10 @@ def _textless(config: Config, mesh: Mesh) -> Experiment:
   )
 
 
-def _first_task(parts: Experiment, params: Any) -> tuple[Task, Plan, Any, Any]:
+def _first_task(parts: Experiment, params: Any) -> tuple[Task, TaskPlan, Any, Any]:
   """-> the first task that trains, its plan, and as shapes the params and the teacher it has."""
   found: dict[str, Any] = {}
-  tools = Rehearsal(parts.tools)
+  tools = ShapeOnlyTools(parts.tools)
 
   def go(params):
     memory = parts.method.init(params, parts.stream, tools)

@@ -24,7 +24,7 @@ from jcl.training.hook_tools import Tools
 SNAPSHOTS = 3  # the two that are kept and the one being written
 
 
-class Rehearsal(Tools):
+class ShapeOnlyTools(Tools):
   """The tools of a run whose answers have the right shapes and are 0.
 
   Attributes:
@@ -105,7 +105,7 @@ def footprint(parts: Any) -> Footprint:
   Args:
     parts: the `Experiment`.
   """
-  method, stream, tools = parts.method, parts.stream, Rehearsal(parts.tools)
+  method, stream, tools = parts.method, parts.stream, ShapeOnlyTools(parts.tools)
   brief = tuple(dataclasses.replace(task, train=task.train[:1]) for task in stream.tasks)
   states = _states(parts)
   devices: list[dict[str, int]] = []

@@ -52,7 +52,7 @@ class Split:
   texts: int = 0
 
 
-def counted(stream: Stream, text: Text, told: bool) -> Iterator[Split]:
+def counted(stream: Stream, text: Text, task_id_given: bool) -> Iterator[Split]:
   """Every split of a stream.
 
   Args:
@@ -66,14 +66,14 @@ def counted(stream: Stream, text: Text, told: bool) -> Iterator[Split]:
     for example in task.train:
       words = key(example.text)
       trained[words] = trained.get(words, 0) | 1 << task.index
-      answers.setdefault((task.index if told else -1, words), set()).add(example.answer)
+      answers.setdefault((task.index if task_id_given else -1, words), set()).add(example.answer)
   for task in stream.tasks:
     for name in SPLITS:
       examples = getattr(task, name)
       if isinstance(examples, Blocks):
         yield _of_blocks(task, name, examples, text.unknown)
       elif examples:
-        scope = task.index if told else -1
+        scope = task.index if task_id_given else -1
         said = [answers.get((scope, key(e.text)), set()) - {e.answer} for e in examples]
         yield _of_examples(task, name, text, trained, sum(map(bool, said)))
 

@@ -67,7 +67,7 @@ HINTS = {
 }
 
 
-def said(error: OSError) -> str:
+def describe_error(error: OSError) -> str:
   """An error of the system as one line, with what would be right."""
   hint = HINTS.get(error.errno, 'give a path that can be used')
   return f'{error.filename or "file"}: {error.strerror or error}; {hint}'

@@ -120,7 +120,7 @@ class Snapshots:
     number: of the newest snapshot, finished or not, -1 before the first.
     committed: of the newest snapshot that is known to be sealed, -1 before the first.
     loaded: of the snapshot that `latest` gave.
-    said: what the user must know about the snapshots that `latest` found, lines.
+    messages: what the user must know about the snapshots that `latest` found, lines.
   """
 
   def __init__(
@@ -133,7 +133,7 @@ class Snapshots:
     self._write, self._announce, self._orbax = write, announce, orbax()
     self._thread: threading.Thread | None = None
     self._error: BaseException | None = None
-    self.said: list[str] = []
+    self.messages: list[str] = []
     self.loaded = -1
     self.committed = newest(self.folder)
     self.number = max([*numbered(self.folder), *numbered(self.folder / 'damaged')], default=-1)
@@ -302,9 +302,9 @@ class Snapshots:
       if checksum(arrays[name]) != wanted:
         raise Damaged(f'the checksum of {name} is wrong')
     if more:
-      self.said.append(f'{path} holds what is not of the snapshot: {", ".join(more)[:200]}')
+      self.messages.append(f'{path} holds what is not of the snapshot: {", ".join(more)[:200]}')
     if content['jcl'] != jcl.__version__:
-      self.said.append(
+      self.messages.append(
         f'snapshot {number} was made by jcl {content["jcl"]}, this is jcl {jcl.__version__}'
       )
     return decode(json.loads(arrays.pop('/structure').tobytes()), arrays, place)
@@ -322,7 +322,7 @@ class Snapshots:
         if distributed.is_first():
           away.parent.mkdir(exist_ok=True)
           os.replace(path, away)
-      self.said.append(
+      self.messages.append(
         f'snapshot {number} cannot be used ({why}){where}: going back to the one before'
       )
 

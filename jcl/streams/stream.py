@@ -148,7 +148,7 @@ class References(Sequence):
     return task, first + place - (self._ends[at] - count)
 
 
-class Plan(NamedTuple):
+class TaskPlan(NamedTuple):
   """What trains a task, as data.
 
   Attributes:
@@ -158,8 +158,8 @@ class Plan(NamedTuple):
       a batch of one task at a time, `even` as blocks of raw text, see `jcl.batching.packed_epochs`.
     ratio: old for each new one; None: every old one once an epoch.
     unit: what `ratio` counts: `rows` (examples) or `tokens`.
-    filling: a `memory.buffer.Filling` that new examples enter as they are trained on, each once;
-      what it holds takes the place of `old`. None: `old` stands still.
+    online_buffer: a `memory.buffer.OnlineBuffer` that new examples enter as they are trained on,
+      each once; what it holds takes the place of `old`. None: `old` stands still.
     candidates: drawn for every old example wanted at level `batch`; `objective` chooses.
     weights: {term: weight}; a term that is not named counts 1, an unknown name is refused.
     trainable: ((pattern, True | False | mask over leading axes), …), first match wins; empty:
@@ -172,7 +172,7 @@ class Plan(NamedTuple):
   level: str = 'dataset'
   ratio: float | None = None
   unit: str = 'rows'
-  filling: Any = None
+  online_buffer: Any = None
   candidates: int = 1
   weights: Mapping[str, float] = {}
   trainable: tuple = ()

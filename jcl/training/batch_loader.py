@@ -13,14 +13,14 @@ from jcl.batching import packed_epochs
 from jcl.batching.packed_text import PackedText
 from jcl.config import TrainConfig
 from jcl.step import sharding
-from jcl.streams.stream import Lazy, Plan, Reference
+from jcl.streams.stream import Lazy, Reference, TaskPlan
 from jcl.training.hook_tools import Tools
 
 AHEAD = 2  # batches that wait on the device
 LOOKED_AT = 8  # epochs whose steps decide what shapes a task has
 
 
-class Fed(NamedTuple):
+class LoadedBatch(NamedTuple):
   """One step's batch.
 
   Attributes:
@@ -44,7 +44,7 @@ class Fed(NamedTuple):
   last: bool
 
 
-class Feed:
+class BatchLoader:
   """The steps of one task, a function of (seed, plan, task, step) alone.
 
   Attributes:
@@ -53,7 +53,7 @@ class Feed:
     per_epoch: steps of its first epoch; those of others may have more or fewer old examples.
   """
 
-  def __init__(self, plan: Plan, task: int, tools: Tools, train: TrainConfig):
+  def __init__(self, plan: TaskPlan, task: int, tools: Tools, train: TrainConfig):
     resolve = lambda examples: Lazy(examples, lambda _, one: tools.example(one))
     new, old = resolve(plan.new), resolve(plan.old)
     self._task, self._tools, self._train = task, tools, train
@@ -95,7 +95,7 @@ class Feed:
   def _steps(self, epochs: int) -> int:
     """Those of so many epochs, which differ where old rows are counted in tokens or come to be."""
     plan = self.plan
-    if (self._lazy and plan.old) or plan.filling is not None or plan.unit == 'tokens':
+    if (self._lazy and plan.old) or plan.online_buffer is not None or plan.unit == 'tokens':
       return self.per_epoch + sum(len(self._compose(epoch)) for epoch in range(1, epochs))
     return epochs * self.per_epoch
 
@@ -110,11 +110,11 @@ class Feed:
     """Rows that a batch has room for: the same for every step of a run."""
     width = len(self._tools.text.rows(self.plan.new[0]))
     size = self._train.batch_size
-    if self.plan.level == 'batch' and (self.plan.old or self.plan.filling is not None):
+    if self.plan.level == 'batch' and (self.plan.old or self.plan.online_buffer is not None):
       size = max(size // 2, 1) * (1 + self.plan.candidates)
     return width * max(size, self._train.batch_size)
 
-  def _laid_out(self, skip: int) -> Iterator[Fed]:
+  def _laid_out(self, skip: int) -> Iterator[LoadedBatch]:
     """Batches from step `skip` on."""
     number, epoch = 0, 0
     while number < self.total:
@@ -132,10 +132,12 @@ class Feed:
             old = sum(len(r.tokens) for r in step.rows if r.replay)
             rows = tuple(dict.fromkeys((r.task, r.number // 2) for r in step.rows))
             last = number + i + 1 == self.total
-            yield Fed(number + i, batch, tokens, old, rows, epoch, i == len(steps) - 1, last)
+            yield LoadedBatch(
+              number + i, batch, tokens, old, rows, epoch, i == len(steps) - 1, last
+            )
       number, epoch = number + len(steps), epoch + 1
 
-  def batches(self, skip: int = 0) -> Iterator[Fed]:
+  def batches(self, skip: int = 0) -> Iterator[LoadedBatch]:
     """Batches from step `skip` on, made by a thread that stays at most two ahead."""
     ready: queue.Queue = queue.Queue(AHEAD)
     stop = threading.Event()
@@ -151,8 +153,8 @@ class Feed:
 
     def work() -> None:
       try:
-        for fed in self._laid_out(skip):
-          if not put(fed):
+        for loaded in self._laid_out(skip):
+          if not put(loaded):
             return
         put(None)
       except BaseException as error:  # whatever it is, the loop must hear of it

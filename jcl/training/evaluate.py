@@ -119,7 +119,7 @@ def same(answer: str, wanted: str) -> bool:
 
 def allowed_classes(task: Task, tools: Tools) -> list[int]:
   """Classes that may answer an example of `task` now: its own where told, else all seen."""
-  if tools.told:
+  if tools.task_id_given:
     return list(task.classes)
   return sorted({c for t in tools.stream.tasks[: tools.current + 1] for c in t.classes})
 

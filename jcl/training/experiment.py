@@ -19,13 +19,13 @@ from jcl.batching.packed_text import PackedText, cache_folder, pack
 from jcl.batching.text_formats import ANSWER, Text, added_tokens
 from jcl.config import Config, check_values
 from jcl.errors import UserError
-from jcl.memory.teacher import Elder
+from jcl.memory.teacher import ExternalTeacher
 from jcl.methods import Method
 from jcl.preflight import checks
 from jcl.step import losses, optimizer, sharding, train_step, trainable
 from jcl.step.adversarial import adversarial
 from jcl.streams.build import check_settings
-from jcl.streams.stream import Plan, Stream
+from jcl.streams.stream import Stream, TaskPlan
 from jcl.training.hook_tools import Tools
 
 
@@ -59,9 +59,9 @@ class Experiment:
     return 'log_perplexity' if self.text.text_format == 'packed' else 'accuracy'
 
   @property
-  def told(self) -> bool:
+  def task_id_given(self) -> bool:
     """Whether the model is told the task at test time."""
-    return self.tools.told
+    return self.tools.task_id_given
 
   def initial_params(self) -> Any:
     """The parameters that the run starts from, float32."""
@@ -88,11 +88,11 @@ class Experiment:
     train, tools = self.config.train, self.tools
     return train_step.make_step(
       self.method, self.loss_fn, self.optimizer(), tools.mesh, fsdp=train.fsdp,
-      tasks=len(self.stream) if tools.class_task is not None and self.told else 0,
+      tasks=len(self.stream) if tools.class_task is not None and self.task_id_given else 0,
       microbatches=train.microbatches, **{'norms': losses.norms} if train.l1 or train.l2 else {},
     )  # fmt: skip
 
-  def split(self, params: Any, plan: Plan) -> tuple[Any, Any, Any]:
+  def split(self, params: Any, plan: TaskPlan) -> tuple[Any, Any, Any]:
     """-> trained, frozen and masks of a task's plan; see `partition.split`.
 
     Raises:
@@ -223,7 +223,7 @@ def assemble(config: Config, mesh: Any = None, weights: bool = True) -> Experime
     backbone, text, stream, sharding.make_mesh() if mesh is None else mesh,
     config.train.seed, config.evaluate.batch_size,
     class_task=_class_tasks(stream) if shape.classes else None,
-    told=config.scenario == 'til' or 'task_id' in config.method.needs, train=config.train,
+    task_id_given=config.scenario == 'til' or 'task_id' in config.method.needs, train=config.train,
   )  # fmt: skip
   longest = 0 if raw_text else _longest_answer(text, stream)
   config.method.check_run(config.scenario, tools)
@@ -288,7 +288,7 @@ def with_knobs(method: Method, config: Config, backbone: Backbone) -> Method:
   return method
 
 
-def _elder(config: Config, text: Text, weights: bool) -> Elder | None:
+def _elder(config: Config, text: Text, weights: bool) -> ExternalTeacher | None:
   """The model that the method's `teacher_path` names, its vocabulary that of the text."""
   path = config.method.teacher_path
   if not path:
@@ -305,7 +305,7 @@ def _elder(config: Config, text: Text, weights: bool) -> Elder | None:
       f'{text.max_length}; lower stream.max_length'
     )
   backbone = backbone_of(with_settings(shape, config.backbone))
-  return Elder(backbone, lambda: params if weights else backbone.init(jax.random.key(0)))
+  return ExternalTeacher(backbone, lambda: params if weights else backbone.init(jax.random.key(0)))
 
 
 def _backbone(config: Config, stream: Stream, text_format: str, weights: bool) -> tuple:

@@ -23,10 +23,10 @@ from jcl.batching import batch as batches
 from jcl.batching import epochs as row_order
 from jcl.batching.text_formats import Text
 from jcl.config import TrainConfig
-from jcl.failures import memory_for
+from jcl.failures import explain_oom
 from jcl.seeds import generator
 from jcl.step import device_maps, sharding
-from jcl.streams.stream import Example, Plan, Reference, Stream, Task
+from jcl.streams.stream import Example, Reference, Stream, Task, TaskPlan
 
 LESS = 'evaluate.batch_size or stream.max_length'
 WIDTHS = tuple(2**e for e in range(18))  # of prompts: few, for each is a compilation
@@ -79,11 +79,12 @@ class Tools:
 
   def __init__(
     self, backbone: Backbone, text: Text, stream: Stream, mesh: Any, seed: int, batch_size: int,
-    class_task: np.ndarray | None = None, told: bool = False, train: TrainConfig | None = None,
+    class_task: np.ndarray | None = None, task_id_given: bool = False,
+    train: TrainConfig | None = None,
   ):  # fmt: skip
     self.backbone, self.text, self.stream, self.mesh, self.seed = backbone, text, stream, mesh, seed
     self.batch_size = -(-batch_size // mesh.size) * mesh.size
-    self.class_task, self.told = class_task, told
+    self.class_task, self.task_id_given = class_task, task_id_given
     self._train = TrainConfig() if train is None else train
     self.current = 0
     self.journal = Journal()
@@ -101,7 +102,7 @@ class Tools:
     """Which classes may be answered now; None without a head."""
     if self.class_task is None:
       return None
-    return batches.Heads(self.class_task, self.current, self.told)
+    return batches.Heads(self.class_task, self.current, self.task_id_given)
 
   def fold(self, name: str, body: Callable, carry: Any, chunks: Sequence) -> Any:
     """carry = body(carry, chunk) over `chunks`, losing none of it to a kill.
@@ -117,7 +118,7 @@ class Tools:
       carry = entry[2]
     for i in range(entry[1], len(chunks)):
       self.before_chunk()
-      with memory_for(lambda: f'{name or "a fold"}, {self.batch_size} rows a chunk', LESS):
+      with explain_oom(lambda: f'{name or "a fold"}, {self.batch_size} rows a chunk', LESS):
         carry = body(carry, chunks[i])
       entry[1:3] = i + 1, carry
       self.on_chunk(name, i + 1, len(chunks))
@@ -143,7 +144,7 @@ class Tools:
     """The rows of each example, in the method's text format."""
     return [self.text.rows(self.example(e), replay) for e in examples]
 
-  def trained(self, plan: Plan, task: Task) -> list[Example]:
+  def trained(self, plan: TaskPlan, task: Task) -> list[Example]:
     """The new examples of a task's plan in the order in which they are first trained on.
 
     Fewer than the plan has where `train.steps` end before they all had their turn.

@@ -26,12 +26,12 @@ from jcl.storage import lock
 from jcl.storage.checkpoint import MetricsLog, Snapshots, by_path
 from jcl.streams.stream import Task
 from jcl.training import evaluate as evaluation
-from jcl.training.batch_loader import Fed, Feed
+from jcl.training.batch_loader import BatchLoader, LoadedBatch
 from jcl.training.experiment import Experiment
 from jcl.training.hook_tools import Journal
 from jcl.training.progress_bar import Bar, FoldBars
 from jcl.training.recorder import Clock, Record
-from jcl.training.run_state import Announce, Position, Run, nobody
+from jcl.training.run_state import Announce, ProgressCounter, Run, nobody
 from jcl.training.signals import Requests, Stopped
 
 PHASES = 4  # a task has
@@ -62,7 +62,7 @@ class Loop:
     self.record = Record(parts)
     self.requests, self._alone = Requests(), jax.process_count() == 1
     self._saved, self._chunks, self._bad = time.monotonic(), 0, False
-    self.position = Position(workdir, announce)
+    self.position = ProgressCounter(workdir, announce)
 
   def say(self, line: str) -> None:
     """A line for the person who waits."""
@@ -99,7 +99,7 @@ class Loop:
           self.tools.current = 0 if task is None else task.index
           self.position.done = now.done
           title = functools.partial(self._title, task, phase.__name__)
-          with failures.memory_for(title, 'the size of the model, or shard it with train.fsdp'):
+          with failures.explain_oom(title, 'the size of the model, or shard it with train.fsdp'):
             now = phase(now, task)
           now = self._with_record(now.replace(done=now.done + 1))
           self.tools.journal, last = Journal(), now.done == len(phases)
@@ -122,7 +122,7 @@ class Loop:
   def _start(self) -> Run:
     """The newest snapshot, or the beginning."""
     found = self.snapshots.latest(self._as_it_was)
-    for line in self.snapshots.said:
+    for line in self.snapshots.messages:
       self.say(line)
     if found is None:
       if any(self.position.restore(0, [0, 0])):
@@ -252,55 +252,57 @@ class Loop:
     plan, mesh = self.method.plan(now.memory, task), self.tools.mesh
     if not plan.new:
       return now
-    feed = Feed(plan, task.index, self.tools, self.config.train)
+    feed = BatchLoader(plan, task.index, self.tools, self.config.train)
     state, fixed = self._ready(now, plan)
     weights = self._weights = {k: np.float32(v) for k, v in plan.weights.items()}
     bar = Bar(self._title(task, 'train'), feed.total, self.quiet, now.step)
     pending: collections.deque = collections.deque()
     between_steps = bool(self.tools.journal.entries)  # a kill struck in an evaluation there
     steps = feed.batches(now.step - between_steps)
-    shape = lambda: f'task {task.name}, step {fed.number + 1}: {failures.shape(fed.batch, mesh)}'
+    shape = lambda: (
+      f'task {task.name}, step {loaded.number + 1}: {failures.shape(loaded.batch, mesh)}'
+    )
     try:
-      with self.clock.of('train'), failures.memory_for(shape, LESS):
-        for fed in steps:
-          if fed.number < now.step:
-            self._due(fed, feed)
-            now = self._inside(now, task, fed, feed)
+      with self.clock.of('train'), failures.explain_oom(shape, LESS):
+        for loaded in steps:
+          if loaded.number < now.step:
+            self._due(loaded, feed)
+            now = self._inside(now, task, loaded, feed)
             continue
           if len(pending) == IN_FLIGHT:
             self._settle(task, bar, *pending.popleft())
           part = task.index, len(self.parts.stream)
-          rate = learning_rate(self.config.train, fed.number, feed.total, *part)
+          rate = learning_rate(self.config.train, loaded.number, feed.total, *part)
           self.position.says('step')
-          state, metrics = self.train_step(state, fixed, weights, np.float32(rate), fed.batch)
+          state, metrics = self.train_step(state, fixed, weights, np.float32(rate), loaded.batch)
           self.position.took(steps=1)
-          pending.append((fed, metrics, rate))
-          if self._due(fed, feed):
+          pending.append((loaded, metrics, rate))
+          if self._due(loaded, feed):
             while pending:
               self._settle(task, bar, *pending.popleft())
             kept = jax.tree.map(jnp.array, state)  # the next step donates `state`
-            now = self._inside(self._taken(now, kept, fixed, fed), task, fed, feed)
+            now = self._inside(self._taken(now, kept, fixed, loaded), task, loaded, feed)
         while pending:
           self._settle(task, bar, *pending.popleft())
     finally:
       steps.close()
       bar.close()
-    now = self._taken(now, state, fixed, fed)
+    now = self._taken(now, state, fixed, loaded)
     return now if now.best is None else now.replace(params=self._placed(now.best))
 
-  def _due(self, fed: Fed, feed: Feed) -> bool:
+  def _due(self, loaded: LoadedBatch, feed: BatchLoader) -> bool:
     """Whether something is done between this step and the next."""
     evaluate, every = self.config.evaluate, self.config.checkpoint.every_steps
-    count = fed.number + 1
+    count = loaded.number + 1
     by_step = bool(every) and count % between(every) == 0
-    self._snapshot_due = (by_step or self._late()) and not fed.last
+    self._snapshot_due = (by_step or self._late()) and not loaded.last
     self._curve_due = bool(evaluate.every_steps) and count % evaluate.every_steps == 0
-    if evaluate.every_epochs and fed.ends_epoch:
-      self._curve_due = self._curve_due or (fed.epoch + 1) % evaluate.every_epochs == 0
-    self._best_due = self.config.train.keep_best and (fed.ends_epoch or fed.last)
+    if evaluate.every_epochs and loaded.ends_epoch:
+      self._curve_due = self._curve_due or (loaded.epoch + 1) % evaluate.every_epochs == 0
+    self._best_due = self.config.train.keep_best and (loaded.ends_epoch or loaded.last)
     return self._snapshot_due or self._curve_due or self._best_due
 
-  def _inside(self, now: Run, task: Task, fed: Fed, feed: Feed) -> Run:
+  def _inside(self, now: Run, task: Task, loaded: LoadedBatch, feed: BatchLoader) -> Run:
     """What is done between two steps: dev scores, the best parameters, a snapshot."""
     now = self._with_record(now)
     if self._curve_due or self._best_due:
@@ -310,7 +312,7 @@ class Loop:
       with self._folds(now, task), self.clock.of('evaluate'):
         scores = {t.name: self._score(now, t, t.dev).merit for t in asked}
       self.tools.journal = Journal()
-      self.log.write({'task': task.index, 'step': fed.number + 1, 'dev': scores})
+      self.log.write({'task': task.index, 'step': loaded.number + 1, 'dev': scores})
       score = float(np.mean([scores[t.name] for t in learned]))
       if self._best_due and score > now.best_score:
         now = now.replace(best=jax.tree.map(distributed.fetch, now.params), best_score=score)
@@ -337,39 +339,39 @@ class Loop:
       state['teacher'], teacher = teacher, {}
     return state, (put(frozen), sharding.place(masks, mesh), teacher)
 
-  def _taken(self, now: Run, state: dict, fixed: tuple, fed: Fed) -> Run:
+  def _taken(self, now: Run, state: dict, fixed: tuple, loaded: LoadedBatch) -> Run:
     """The run after a step."""
     memory = now.memory
     if 'teacher' in state:
       memory = {**memory, 'teacher': state['teacher']}
     return now.replace(
       params=trainable.join(state['params'], fixed[0]), optimizer=by_path(state['optimizer']),
-      memory=memory, step=fed.number + 1,
+      memory=memory, step=loaded.number + 1,
     )  # fmt: skip
 
-  def _settle(self, task: Task, bar: Bar, fed: Fed, metrics: dict, rate: float) -> None:
+  def _settle(self, task: Task, bar: Bar, loaded: LoadedBatch, metrics: dict, rate: float) -> None:
     """Waits for a step and reads its metrics."""
     values = {k: float(v) for k, v in jax.device_get(jax.block_until_ready(metrics)).items()}
     if wrong := failures.not_finite(values, self._weights):
-      self._refused(task, fed, wrong)
+      self._refused(task, loaded, wrong)
     self._bad = bool(wrong)
-    self.record.trained(task, fed.tokens, fed.old_tokens)
-    bar.advance(fed.number + 1, fed.tokens, f'loss {values["loss"]:.3f}')
-    if fed.number % self.config.train.log_every == 0 and not wrong:
-      self.log.write({'task': task.index, 'step': fed.number + 1, 'rate': rate, **values})
+    self.record.trained(task, loaded.tokens, loaded.old_tokens)
+    bar.advance(loaded.number + 1, loaded.tokens, f'loss {values["loss"]:.3f}')
+    if loaded.number % self.config.train.log_every == 0 and not wrong:
+      self.log.write({'task': task.index, 'step': loaded.number + 1, 'rate': rate, **values})
 
-  def _refused(self, task: Task, fed: Fed, wrong: list[str]) -> None:
+  def _refused(self, task: Task, loaded: LoadedBatch, wrong: list[str]) -> None:
     """Counts and tells a step that was not applied.
 
     Raises:
       UserError: it is one too many, or the last of its task.
     """
-    rows = [self.parts.stream.called(reference) for reference in fed.rows]
-    line = failures.refusal(task.name, fed.number + 1, wrong, rows)
+    rows = [self.parts.stream.called(reference) for reference in loaded.rows]
+    line = failures.refusal(task.name, loaded.number + 1, wrong, rows)
     count, most = self.record.refused(task), self.config.train.max_bad_steps
-    self.log.write({'task': task.index, 'step': fed.number + 1, 'refused': wrong, 'rows': rows})
-    if count > most or fed.last:
-      why = 'the last of its task' if fed.last else f'train.max_bad_steps is {most}'
+    self.log.write({'task': task.index, 'step': loaded.number + 1, 'refused': wrong, 'rows': rows})
+    if count > most or loaded.last:
+      why = 'the last of its task' if loaded.last else f'train.max_bad_steps is {most}'
       raise UserError(
         f'{line}, {count} of this task so far and {why}: lower train.learning_rate or mend these '
         f'rows (snapshot {self.snapshots.number} in {self.snapshots.folder} is the last good one)'
@@ -377,7 +379,9 @@ class Loop:
     self.say(f'warning: {line} ({count} of at most {most} in a task)')
 
   def _score(self, now: Run, task: Task, examples: Any) -> Any:
-    params = self.method.params_for(now.memory, now.params, task if self.parts.told else None)
+    params = self.method.params_for(
+      now.memory, now.params, task if self.parts.task_id_given else None
+    )
     params = self._placed(params)
     how, longest = self.config.evaluate.answer, self.parts.longest_answer
     return evaluation.score(params, task, examples, self.tools, how, longest)

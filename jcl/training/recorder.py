@@ -227,7 +227,7 @@ class Record:
   def _metrics(self, matrix: list, sizes: list[int] | None = None) -> dict[str, Any]:
     found = metrics(matrix, self._parts.score, sizes)
     by_label = self._parts.config.evaluate.answer == 'score' or self._parts.tools.heads is not None
-    if by_label and not self._parts.told:
+    if by_label and not self._parts.task_id_given:
       found['forward_transfer'] = None  # labels of a task to come may not be answered
     return found
 

@@ -63,7 +63,7 @@ def nobody(event: Event) -> None:
   """Listens to no event."""
 
 
-class Position:
+class ProgressCounter:
   """Counts steps and chunks of a whole run, and keeps the counts in a file as they grow.
 
   A kill leaves the file, a snapshot holds the counts of its own moment: the difference is what the
@@ -79,7 +79,7 @@ class Position:
     self.done = self.steps = self.chunks = 0
     self._file = -1
 
-  def open(self) -> 'Position':
+  def open(self) -> 'ProgressCounter':
     """From now on this process writes."""
     self._file = os.open(self._workdir / 'position', os.O_RDWR | os.O_CREAT, 0o644)
     return self

@@ -157,15 +157,17 @@ def test_table_finds_its_rows_and_no_others():
 
 
 @pytest.mark.parametrize(
-  ('current', 'told', 'allowed', 'known'),
+  ('current', 'task_id_given', 'allowed', 'known'),
   [
     (1, False, {0: '1111..', 1: '1111..'}, {0: '11....', 1: '11....'}),  # class-incremental
     (2, True, {0: '11....', 1: '..11..', 2: '....11'}, {0: '11....', 1: '..11..', 2: '......'}),
     (0, False, {0: '11....'}, {0: '......'}),  # nothing was learned before
   ],
 )
-def test_which_classes_may_answer_and_which_the_teacher_knows(current, told, allowed, known):
-  heads = Heads(np.arange(6) // 2, current, told)
+def test_which_classes_may_answer_and_which_the_teacher_knows(
+  current, task_id_given, allowed, known
+):
+  heads = Heads(np.arange(6) // 2, current, task_id_given)
   rows = [r for r in tiny.class_rows() if r.task <= current]
   batch = layout(rows, 2, Shape(14, 20, 16), heads=heads)
   assert batch.allowed.shape == batch.known.shape == (32, 6)

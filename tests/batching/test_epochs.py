@@ -13,8 +13,8 @@ from jcl import seeds
 from jcl.batching import epochs
 from jcl.batching.batch import Row
 from jcl.config import TrainConfig
-from jcl.streams.stream import Example, Plan
-from jcl.training.batch_loader import Feed
+from jcl.streams.stream import Example, TaskPlan
+from jcl.training.batch_loader import BatchLoader
 
 NEW = [Example(i, 'x', 'y', 2) for i in range(10)]
 OLD = [Example(100 + i, 'x', 'y', i % 2) for i in range(7)]
@@ -36,12 +36,12 @@ def content(steps):
 
 
 PLANS = {
-  'new alone': Plan(NEW),
-  'all old': Plan(NEW, OLD),
-  'ratio': Plan(NEW, OLD, ratio=0.5),
-  'tokens': Plan(NEW, OLD, ratio=0.5, unit='tokens'),
-  'batch': Plan(NEW, OLD, level='batch'),
-  'task': Plan(NEW, OLD, level='task'),
+  'new alone': TaskPlan(NEW),
+  'all old': TaskPlan(NEW, OLD),
+  'ratio': TaskPlan(NEW, OLD, ratio=0.5),
+  'tokens': TaskPlan(NEW, OLD, ratio=0.5, unit='tokens'),
+  'batch': TaskPlan(NEW, OLD, level='batch'),
+  'task': TaskPlan(NEW, OLD, level='task'),
 }
 
 
@@ -76,18 +76,18 @@ def test_every_new_example_once_an_epoch_and_every_row_a_key_of_its_own(name):
 def test_old_examples_for_each_new_one(ratio, wanted):
   """More than there are: all come round again before one comes a third time."""
   for number in range(3):
-    steps = epoch(Plan(NEW, OLD, ratio=ratio), number)
+    steps = epoch(TaskPlan(NEW, OLD, ratio=ratio), number)
     _, old = counts(steps)
     assert sum(old.values()) == wanted
     assert set(old.values()) <= {wanted // 7, -(-wanted // 7)}
     sizes = [len(examples(s)) for s in steps]
     assert sizes[:-1] == [4] * (len(sizes) - 1)
-  mixed = [{replay for _, replay in examples(s)} for s in epoch(Plan(NEW, OLD, ratio=1.0))]
+  mixed = [{replay for _, replay in examples(s)} for s in epoch(TaskPlan(NEW, OLD, ratio=1.0))]
   assert {False, True} in mixed
 
 
 def test_which_old_examples_come_changes_with_the_epoch():
-  draws = [tuple(sorted(counts(epoch(Plan(NEW, OLD, ratio=0.3), n))[1])) for n in range(8)]
+  draws = [tuple(sorted(counts(epoch(TaskPlan(NEW, OLD, ratio=0.3), n))[1])) for n in range(8)]
   assert len(set(draws)) > 3
 
 
@@ -99,10 +99,12 @@ def tokens(steps, replay):
 def test_ratio_in_tokens_is_as_near_as_whole_examples_allow(ratio):
   """Examples of 2, 4, 6 and 8 tokens: no even number is out of reach."""
   for number in range(4):
-    steps = epoch(Plan(NEW, OLD, ratio=ratio, unit='tokens'), number)
+    steps = epoch(TaskPlan(NEW, OLD, ratio=ratio, unit='tokens'), number)
     assert tokens(steps, False) == sum(2 * (n % 4 + 1) for n in range(10)) == 46
     assert abs(tokens(steps, True) - ratio * 46) <= 1
-  chosen = {tuple(counts(epoch(Plan(NEW, OLD, ratio=1.0, unit='tokens'), n))[1]) for n in range(9)}
+  chosen = {
+    tuple(counts(epoch(TaskPlan(NEW, OLD, ratio=1.0, unit='tokens'), n))[1]) for n in range(9)
+  }
   assert len(chosen) > 3
 
 
@@ -119,14 +121,14 @@ def test_what_whole_examples_can_reach_is_reached(sizes, ratio, wanted):
   new = [Example(10, 'x', 'y', 2)]
   ids = lambda e: np.zeros(50 if e.number == 10 else e.number - 100, np.int32)
   one = lambda e, replay: (Row(ids(e), np.array([0]), np.array([0]), 2 * e.number, e.task, replay),)
-  plan = Plan(new, old, ratio=ratio, unit='tokens')
+  plan = TaskPlan(new, old, ratio=ratio, unit='tokens')
   for seed in range(5):
     assert tokens(epochs.steps(plan, one, seed, 2, 0, 4), True) == wanted
 
 
 def test_half_of_every_batch_is_old():
   """The last batch is short and takes as many old ones as it has new ones, none twice."""
-  steps = epoch(Plan(NEW, OLD, level='batch'), size=8)
+  steps = epoch(TaskPlan(NEW, OLD, level='batch'), size=8)
   halves = [[replay for _, replay in examples(s)] for s in steps]
   assert halves == [[False] * 4 + [True] * 4] * 2 + [[False] * 2 + [True] * 2]
   for step in steps:
@@ -136,26 +138,26 @@ def test_half_of_every_batch_is_old():
 
 
 def test_a_buffer_smaller_than_half_a_batch_repeats_as_little_as_it_can():
-  for step in epoch(Plan(NEW, OLD[:3], level='batch'), size=8):
+  for step in epoch(TaskPlan(NEW, OLD[:3], level='batch'), size=8):
     new, old = counts([step])
     assert sum(old.values()) == sum(new.values())
     assert max(old.values()) - min([old[e.number] for e in OLD[:3]]) <= 1
 
 
 def test_candidates_multiply_what_is_drawn():
-  steps = epoch(Plan(NEW, OLD, level='batch', candidates=3), size=4)
+  steps = epoch(TaskPlan(NEW, OLD, level='batch', candidates=3), size=4)
   assert [len(examples(s)) for s in steps] == [8] * 5
   assert all(max(counts([s])[1].values()) == 1 for s in steps)
 
 
 @pytest.mark.parametrize('level', ['batch', 'task', 'dataset'])
 def test_without_a_past_batches_are_full_of_new_examples(level):
-  steps = epoch(Plan(NEW, (), level=level, ratio=0.5), size=4)
+  steps = epoch(TaskPlan(NEW, (), level=level, ratio=0.5), size=4)
   assert [len(examples(s)) for s in steps] == [4, 4, 2]
 
 
 def test_batches_of_one_task_alternate_between_new_and_each_old_one():
-  steps = epoch(Plan(NEW, OLD, level='task'), size=4)
+  steps = epoch(TaskPlan(NEW, OLD, level='task'), size=4)
   assert [len(examples(s)) for s in steps] == [4, 4, 4, 4, 2, 2]
   tasks = [{r.task for r in s.rows} for s in steps]
   assert tasks == [{2}, {0}, {2}, {1}, {2}, {0}]
@@ -183,8 +185,8 @@ def test_numbers_of_the_host_depend_on_seed_purpose_and_numbers():
 def feed(plan=None, devices=1, **train):
   tools = tiny.tools()
   tasks = tools.stream.tasks
-  plan = plan or Plan(tasks[1].train, [e.reference for e in tasks[0].train], ratio=0.5)
-  return Feed(plan, 1, tools, TrainConfig(**({'batch_size': 4} | train)))
+  plan = plan or TaskPlan(tasks[1].train, [e.reference for e in tasks[0].train], ratio=0.5)
+  return BatchLoader(plan, 1, tools, TrainConfig(**({'batch_size': 4} | train)))
 
 
 def same(one, other):
@@ -195,9 +197,9 @@ def same(one, other):
 def test_length_of_a_task():
   """6 new and 3 old examples in batches of 4 are 3 steps."""
   for settings, total in (({'epochs': 2}, 6), ({'epochs': 9, 'steps': 5}, 5), ({'steps': 1}, 1)):
-    fed = feed(**settings)
-    assert (fed.per_epoch, fed.total) == (3, total)
-    steps = list(fed.batches())
+    loaded = feed(**settings)
+    assert (loaded.per_epoch, loaded.total) == (3, total)
+    steps = list(loaded.batches())
     assert [f.number for f in steps] == list(range(total))
     assert [f.ends_epoch for f in steps] == [n % 3 == 2 for n in range(total)]
     for f in steps:
@@ -240,7 +242,7 @@ def test_microbatches_and_short_batches_keep_the_number_of_rows():
 def test_half_batches_and_candidates_have_room():
   tools = tiny.tools()
   tasks = tools.stream.tasks
-  plan = Plan(tasks[1].train, tasks[0].train, level='batch', candidates=2)
+  plan = TaskPlan(tasks[1].train, tasks[0].train, level='batch', candidates=2)
   steps = list(feed(plan, epochs=1).batches())
   assert len(steps) == 3
   real = [(np.asarray(f.batch.length) > 0).sum() for f in steps]
@@ -248,18 +250,18 @@ def test_half_batches_and_candidates_have_room():
 
 
 def test_what_goes_wrong_in_the_thread_reaches_the_loop(monkeypatch):
-  fed = feed(epochs=3)
-  compose = fed._compose
+  loaded = feed(epochs=3)
+  compose = loaded._compose
 
   def fail(number):
     if number == 1:
       raise RuntimeError('no more data')
     return compose(number)
 
-  monkeypatch.setattr(fed, '_compose', fail)
+  monkeypatch.setattr(loaded, '_compose', fail)
   taken = []
   with pytest.raises(RuntimeError, match='no more data'):
-    taken.extend(f.number for f in fed.batches())
+    taken.extend(f.number for f in loaded.batches())
   assert len(taken) <= 3
 
 

@@ -20,7 +20,7 @@ from jcl.errors import UserError
 from jcl.storage.atomic import whole_file
 from jcl.streams import hub, load
 from jcl.streams.build import RawRow, RawStream, RawTask, build
-from jcl.streams.stream import Example, Lazy, Plan, References
+from jcl.streams.stream import Example, Lazy, References, TaskPlan
 from jcl.streams.tables import Record
 
 
@@ -329,7 +329,7 @@ NEW, OLD = Line(1, *[10] * 23, 4), Line(0, *[10] * 6, 7)
 
 
 def epochs(share, count, new=NEW, old=OLD, seed=0, task=1, size=4):
-  plan = Plan(new.examples, old.examples, 'even', share / (1 - share), 'tokens')
+  plan = TaskPlan(new.examples, old.examples, 'even', share / (1 - share), 'tokens')
 
   def rows_of(example, replay):
     tokens = (old if replay else new).rows(example)

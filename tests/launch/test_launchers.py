@@ -123,7 +123,7 @@ def test_a_setting_of_one_method_alone_is_refused_where_none_has_it(tmp_path):
   assert not (tmp_path / 'run').exists()
 
 
-@pytest.mark.parametrize('name', list(methods.METHODS))
+@pytest.mark.parametrize('name', list(methods.BUILT_IN))
 def test_a_config_survives_its_file(name, tmp_path):
   made = Config(method=methods.settings(name))
   made.train.trainable = ('!embed', '.*')
@@ -132,7 +132,7 @@ def test_a_config_survives_its_file(name, tmp_path):
 
 
 @pytest.mark.parametrize('path', sorted((ROOT / 'configs').glob('*.py')), ids=lambda p: p.stem)
-@pytest.mark.parametrize('name', list(methods.METHODS))
+@pytest.mark.parametrize('name', list(methods.BUILT_IN))
 def test_every_config_gives_every_method(path, name):
   made = cli._load_file(str(path))(name)
   assert methods.name_of(made.method) == name

@@ -263,7 +263,7 @@ def test_quotas_are_refused_where_answers_are_free(policy):
     experiment.assemble(made)
   made.method.policy = 'importance'
   experiment.assemble(made)
-  settings = methods.METHODS['replay'][1](policy=policy)
+  settings = methods.settings_class('replay')(policy=policy)
   tools = tiny.tools('plain')
   settings.check_run('cil', tools)
   tools.stream = type(tools.stream)('free', tools.stream.tasks)

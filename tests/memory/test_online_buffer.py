@@ -8,10 +8,11 @@ from support.buffers import examples, offered, rows_of
 from jcl import methods
 from jcl.batching import epochs
 from jcl.config import TrainConfig
+from jcl.errors import UserError
 from jcl.memory import buffer
-from jcl.streams.stream import Example, Plan
+from jcl.streams.stream import Example, TaskPlan
 from jcl.training import experiment
-from jcl.training.batch_loader import Feed
+from jcl.training.batch_loader import BatchLoader
 
 NEW = [Example(100 + i, 'x', 'y', 2, i % 2) for i in range(22)]
 POLICIES = ('fifo', 'reservoir', 'class_balanced')
@@ -20,8 +21,8 @@ POLICIES = ('fifo', 'reservoir', 'class_balanced')
 def plan(policy='fifo', every=0, past=0, size=1000, **how):
   """22 new examples and a buffer that has `past` others."""
   held = buffer.add(buffer.empty(), offered(0, past), size, policy, 0)
-  filling = buffer.Filling(held, size, policy, every)
-  return Plan(NEW, held['examples'], **{'ratio': 0.5, **how}, filling=filling)
+  online_buffer = buffer.OnlineBuffer(held, size, policy, every)
+  return TaskPlan(NEW, held['examples'], **{'ratio': 0.5, **how}, online_buffer=online_buffer)
 
 
 def by_reference(example, replay):
@@ -108,13 +109,13 @@ def test_after_the_task_the_buffer_is_the_one_that_was_drawn_from(policy, every)
   first = epochs.steps(made, by_reference, 0, 2, 0, 4)
   order = epochs.trained(made, first)
   assert [e.number for e in order] == split([examples(s) for s in first])[0]
-  after = made.filling.take(order, 0).buffer
+  after = made.online_buffer.take(order, 0).buffer
   assert after['seen'] == 9 + 22
   assert len(set(after['examples'])) == len(after['examples']) <= 10
   for number in (1, 2, 3):
     _, old = split(epoch(made, number))
     assert set(old) <= {n for _, n in after['examples']}
-  again = buffer.add(made.filling.buffer, order, 10, policy, 0)
+  again = buffer.add(made.online_buffer.buffer, order, 10, policy, 0)
   assert again == after
 
 
@@ -132,19 +133,19 @@ def test_steps_are_a_function_of_the_epoch_and_leave_the_plan_as_it_was(every):
 # In a run.
 
 
-def fed(every, level='dataset', policy='reservoir', past=True, **train):
+def loaded(every, level='dataset', policy='reservoir', past=True, **train):
   tools = tiny.tools(examples=9)
   tasks = tools.stream.tasks
   held = buffer.add(buffer.empty(), tasks[0].train if past else [], 6, policy, 0)
-  filling = buffer.Filling(held, 6, policy, every)
-  made = Plan(tasks[1].train, held['examples'], level, 0.5, filling=filling)
-  return Feed(made, 1, tools, TrainConfig(**({'batch_size': 4, 'epochs': 3} | train)))
+  online_buffer = buffer.OnlineBuffer(held, 6, policy, every)
+  made = TaskPlan(tasks[1].train, held['examples'], level, 0.5, online_buffer=online_buffer)
+  return BatchLoader(made, 1, tools, TrainConfig(**({'batch_size': 4, 'epochs': 3} | train)))
 
 
 @pytest.mark.parametrize(('every', 'level'), WAYS)
 @pytest.mark.parametrize('past', [False, True])
 def test_a_task_is_as_long_as_its_epochs_and_goes_on_anywhere(past, every, level):
-  whole = list(fed(every, level, past=past).batches())
+  whole = list(loaded(every, level, past=past).batches())
   assert whole[-1].ends_epoch
   assert sum(f.ends_epoch for f in whole) == 3
   ends = [f.number for f in whole if f.ends_epoch]
@@ -152,7 +153,7 @@ def test_a_task_is_as_long_as_its_epochs_and_goes_on_anywhere(past, every, level
   news = [(~np.asarray(f.batch.replay) & (np.asarray(f.batch.length) > 0)).sum() for f in whole]
   assert sum(news) == 3 * 9 * 2
   for skip in (1, len(whole) - 2):
-    rest = list(fed(every, level, past=past).batches(skip))
+    rest = list(loaded(every, level, past=past).batches(skip))
     assert [f.number for f in rest] == list(range(skip, len(whole)))
     for one, other in zip(rest, whole[skip:], strict=True):
       np.testing.assert_array_equal(one.batch.tokens, other.batch.tokens)
@@ -161,21 +162,23 @@ def test_a_task_is_as_long_as_its_epochs_and_goes_on_anywhere(past, every, level
 
 
 def test_candidates_have_room_from_the_first_task_on():
-  fill = fed(0, 'batch', past=False)
+  fill = loaded(0, 'batch', past=False)
   tools = fill._tools
   made = fill.plan._replace(candidates=3, new=[e.reference for e in fill.plan.new])
-  steps = list(Feed(made, 1, tools, TrainConfig(batch_size=4, epochs=2)).batches())
+  steps = list(BatchLoader(made, 1, tools, TrainConfig(batch_size=4, epochs=2)).batches())
   assert {f.batch.tokens.shape[0] for f in steps} == {2 * (2 + 3 * 2)}
 
 
 def test_trained_is_the_order_of_the_first_epoch_as_far_as_it_went():
   tools = tiny.tools(examples=9)
   task = tools.stream.tasks[1]
-  made = Plan([e.reference for e in task.train], [e.reference for e in tools.stream.tasks[0].train])
+  made = TaskPlan(
+    [e.reference for e in task.train], [e.reference for e in tools.stream.tasks[0].train]
+  )
   tools._train = TrainConfig(batch_size=4)
   whole = tools.trained(made, task)
   assert sorted(e.number for e in whole) == [e.number for e in task.train]
-  steps = list(Feed(made, 1, tools, tools._train).batches())
+  steps = list(BatchLoader(made, 1, tools, tools._train).batches())
   first = [
     row[:n].tolist()
     for f in steps[:5]
@@ -209,8 +212,8 @@ def test_trained_is_the_order_of_the_first_epoch_as_far_as_it_went():
   ],
 )
 def test_settings_that_do_not_go_together_are_refused(given, field):
-  with pytest.raises(methods.UserError, match=rf'method\.{field}'):
-    methods.METHODS['replay'][1](**given).check()
+  with pytest.raises(UserError, match=rf'method\.{field}'):
+    methods.settings_class('replay')(**given).check()
 
 
 @pytest.mark.parametrize(('update', 'steps'), [('every_epoch', 0), ('every_steps', 1)])
@@ -225,9 +228,9 @@ def test_a_run_killed_inside_a_task_ends_in_the_same_bits(update, steps, tmp_pat
   loop = runs.Loop(experiment.assemble(made), tmp_path / 'killed', quiet=True)
   real = loop._settle
 
-  def dying(task, bar, fed, *rest):
-    real(task, bar, fed, *rest)
-    if task.index == 1 and fed.number == 2:
+  def dying(task, bar, loaded, *rest):
+    real(task, bar, loaded, *rest)
+    if task.index == 1 and loaded.number == 2:
       raise runs.Killed
 
   loop._settle = dying

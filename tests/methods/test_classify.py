@@ -13,7 +13,7 @@ from jcl.config import TrainConfig
 from jcl.errors import UserError
 from jcl.preflight import checks
 from jcl.step.optimizer import make_optimizer
-from jcl.trained_run import Reopened
+from jcl.trained_run import TrainedRun
 from jcl.training import experiment
 
 
@@ -62,14 +62,14 @@ def test_heads_learn_and_forget_as_language_models_do(finished):
 def test_a_head_never_answers_with_a_class_it_may_not_know(finished):
   """Class-incremental: no class of a task to come; task-incremental: the task's own alone."""
   for (_, scenario, _), (folder, results) in finished.items():
-    run = Reopened(workdirs.load_workdir(str(folder)), folder)
+    run = TrainedRun(workdirs.load_workdir(str(folder)), folder)
     tools, tasks = run.tools, run.parts.stream.tasks
     names = tools.stream.classes
     tools.current = 0
     for task, score in run.scores('test'):
-      told = [names[c] for c in task.classes]
+      task_id_given = [names[c] for c in task.classes]
       seen = [names[c] for t in tasks[:1] for c in t.classes]
-      assert set(score.answers) <= set(told if scenario == 'til' else seen)
+      assert set(score.answers) <= set(task_id_given if scenario == 'til' else seen)
     assert all(invalid in (0, None) for row in results['invalid'] for invalid in row)
     assert (results['metrics']['forward_transfer'] is None) == (scenario == 'cil')
 
@@ -79,14 +79,14 @@ def test_the_whole_head_is_there_from_the_start_and_later_classes_stay_as_they_w
   parts = experiment.assemble(workdirs.load_workdir(str(folder)))
   head = parts.initial_params()['head']
   assert head['kernel'].shape == (48, len(parts.stream.classes))
-  now = Reopened(workdirs.load_workdir(str(folder)), folder).now
+  now = TrainedRun(workdirs.load_workdir(str(folder)), folder).now
   moved = np.abs(np.asarray(now.params['head']['kernel'])).max(0)
   assert (moved > 0).all()  # every class was met by now
 
 
 def test_a_classifier_is_exported_and_learns_on(finished, tmp_path):
   folder, _ = finished['seq', 'cil', 'linear']
-  run = Reopened(workdirs.load_workdir(str(folder)), folder)
+  run = TrainedRun(workdirs.load_workdir(str(folder)), folder)
   run.export(tmp_path / 'out', '', 'hf')
   words = json.loads((tmp_path / 'out' / 'head.json').read_text())
   assert words['classes'] == len(run.parts.stream.classes)
@@ -120,7 +120,7 @@ def test_an_encoder_trains_whole(pooling, tmp_path, monkeypatch):
   loop = runs.Loop(parts, runs_folder(tmp_path / 'run'), quiet=True)
   results = loop.run()
   assert results['finished']
-  after = Reopened(made, tmp_path / 'run').now.params
+  after = TrainedRun(made, tmp_path / 'run').now.params
   for path, x in hf.tensors.flat(before).items():
     assert not np.array_equal(x, np.asarray(hf.tensors.flat(after)[path])), path
 

@@ -12,7 +12,7 @@ from jcl.batching.batch import Shape, layout
 from jcl.errors import UserError
 from jcl.methods import Method
 from jcl.step import losses, sharding, train_step, trainable
-from jcl.trained_run import Reopened
+from jcl.trained_run import TrainedRun
 from jcl.training import experiment
 
 BACKBONE = tiny.recurrent(tiny.CONFIG.vocabulary)
@@ -107,8 +107,8 @@ def test_slow_parameters_of_a_part_are_what_is_evaluated():
     ('ewc+ewc', 'names a method twice'),
     ('joint+ewc', 'joint trains fresh models and cannot be composed'),
     ('lora+ewc', 'lora changes the tree of parameters, of which ewc keeps a copy'),
-    ('replay+nothing', "no method is called 'nothing'"),
-    ('replay+', "no method is called ''"),
+    ('replay+nothing', "nothing is called 'nothing'"),
+    ('replay+', "nothing is called ''"),
   ],
 )
 def test_what_cannot_be_one_is_refused(name, line):
@@ -116,7 +116,7 @@ def test_what_cannot_be_one_is_refused(name, line):
     methods.settings(name)
 
 
-@pytest.mark.parametrize('name', list(methods.METHODS))
+@pytest.mark.parametrize('name', list(methods.BUILT_IN))
 def test_what_a_method_says_that_it_brings_is_what_it_brings(name):
   chosen = methods.settings(name)
   make = tiny.small_decoder if 'tree' in chosen.brings else tiny.recurrent
@@ -180,7 +180,7 @@ def test_a_run_of_two_is_killed_resumed_and_opened_again(tmp_path):
   (tmp_path / 'whole' / 'config.json').write_text(json.dumps(workdir.plain(made)))
   again = workdir.load_workdir(str(tmp_path / 'whole'))
   assert again == made
-  (_, ids_RN), *_ = Reopened(again, tmp_path / 'whole').samples('', 2, 0.0, 0)
+  (_, ids_RN), *_ = TrainedRun(again, tmp_path / 'whole').samples('', 2, 0.0, 0)
   assert len(ids_RN) == 2
 
 

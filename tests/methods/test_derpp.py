@@ -18,17 +18,17 @@ from jcl.step import sharding, train_step, trainable
 from jcl.training import experiment
 
 
-def head_tools(told=False):
+def head_tools(task_id_given=False):
   """Tools of a head over the six classes of the three tasks."""
   tools = tiny.tools('class', make=lambda size: tiny.recurrent(size, classes=6), examples=7)
-  tools.class_task, tools.told = np.arange(6) // 2, told
+  tools.class_task, tools.task_id_given = np.arange(6) // 2, task_id_given
   return tools
 
 
 def values(life, task, params=None):
   """-> objective and its terms on the batch of one task, and the params that they are of."""
   params = tiny.params(life.tools.backbone, 5) if params is None else params
-  tasks = 3 if life.tools.told else 0
+  tasks = 3 if life.tools.task_id_given else 0
   gradient = train_step.make_gradient(
     life.method, life.method.loss_fn, sharding.make_mesh(1), tasks=tasks
   )
@@ -65,7 +65,7 @@ def test_an_example_keeps_the_logits_of_the_model_at_the_end_of_its_task(kind):
         np.testing.assert_array_equal(found, logits_mV)
         assert found.shape == (len(row.targets), tools.backbone.outputs)
         if kind != 'model':
-          covered = np.arange(6) // 2 == task if tools.told else np.arange(6) // 2 <= task
+          covered = np.arange(6) // 2 == task if tools.task_id_given else np.arange(6) // 2 <= task
           np.testing.assert_array_equal(look_up(table['known'], row.number), [covered])
   assert {m['teacher'] == {} for m in life.memories} == {True}
   gone = set(held[1]) - set(held[2])
@@ -98,8 +98,10 @@ def test_the_objective_looks_at_each_examples_own_past(kind):
     for _, z, other, wanted in distillation.targets(params, past, [row], outputs):
       allowed, known = (range(outputs),) * 2
       if kind != 'model':
-        covers = lambda c, t, told=tools.told: c // 2 == t if told else c // 2 <= t
-        allowed = [c for c in range(6) if covers(c, row.task if tools.told else 2)]
+        covers = lambda c, t, task_id_given=tools.task_id_given: (
+          c // 2 == t if task_id_given else c // 2 <= t
+        )
+        allowed = [c for c in range(6) if covers(c, row.task if tools.task_id_given else 2)]
         known = [c for c in allowed if covers(c, row.task)]
       z, other = np.array(z), np.array(other)
       kind_of = old if row.replay else new
@@ -108,7 +110,7 @@ def test_the_objective_looks_at_each_examples_own_past(kind):
       if row.replay:
         apart[row.task].append(distillation.distance(z[list(known)], other[list(known)]))
   mean = lambda of: distillation.mean([v for part in of.values() for v in part])
-  if tools.told:
+  if tools.task_id_given:
     mean = lambda of: sum(distillation.mean(part) for part in of.values())
   assert min(len(part) for part in (new[2], old[0], old[1], apart[0], apart[1])) >= 1
   wanted = {'new': mean(new), 'old': mean(old), 'mse': mean(apart)}
@@ -188,7 +190,7 @@ def test_examples_of_the_task_under_way_are_not_held_to_a_model_that_never_saw_t
 
 def test_published_weighting_of_heads():
   """Task by task beta·CE + alpha·MSE over its own head, untrained or not; the first one plain."""
-  tools = head_tools(told=True)
+  tools = head_tools(task_id_given=True)
   life = Life('derpp', tools, published_til_weighting=True, alpha=0.7, beta=0.4)
   rows = life.rows(2)
   loss, _, params = values(life, 2)

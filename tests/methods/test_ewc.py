@@ -15,6 +15,7 @@ from jcl import config, methods
 from jcl.backbones.decoder import decoder
 from jcl.backbones.decoder_config import DecoderConfig
 from jcl.batching.batch import Shape, layout
+from jcl.errors import UserError
 from jcl.memory import fisher
 from jcl.seeds import generator
 from jcl.step import device_maps, losses, sharding, train_step, trainable
@@ -54,7 +55,7 @@ def plain():
 def through(name, tools=None, tasks=3, **settings):
   """-> method, memory after each of the tasks, the parameters at which each ended."""
   tools = tools or plain()
-  method = methods.make(tools.backbone, methods.METHODS[name][1](**settings))
+  method = methods.make(tools.backbone, methods.settings_class(name)(**settings))
   ends = [tiny.params(tools.backbone, seed) for seed in range(tasks)]
   memory, memories = method.init(ends[0], tools.stream, tools), []
   for task, params in zip(tools.stream.tasks, ends, strict=False):
@@ -130,7 +131,7 @@ def test_memory_does_not_grow_with_the_examples_of_a_chunk(monkeypatch):
 
 def test_classes_that_may_not_be_answered_have_no_importance():
   """Task 1 of a head over six classes: those of task 0 and 1 may be answered."""
-  heads = cells.HEADS._replace(current=1, told=False)
+  heads = cells.HEADS._replace(current=1, task_id_given=False)
   batch = layout(tiny.class_rows(1), 1, Shape(1, 20, 1), tiny.keys(1), heads=heads)
   assert np.asarray(batch.allowed).tolist() == [[True] * 4 + [False] * 2]
   params = tiny.params(cells.HEAD)
@@ -307,7 +308,7 @@ def test_where_nothing_was_ever_important_the_anchor_is_the_last_model():
 def objective(name, memory, batch, params, **settings):
   """-> values, gradient of the whole objective under the method's own weights, and of its term."""
   tools = plain()
-  method = methods.make(tools.backbone, methods.METHODS[name][1](**settings))
+  method = methods.make(tools.backbone, methods.settings_class(name)(**settings))
   weights = method.plan(memory, tools.stream.tasks[1]).weights
   call = jax.jit(
     train_step.make_gradient(method, losses.plain(tools.backbone), sharding.make_mesh(1))
@@ -335,7 +336,7 @@ def test_objective_after_a_task_is_cross_entropy_and_the_weighted_penalty(name, 
   loss, values, gradient = objective(name, memory, batch, params, **settings)
   assert set(values) == {'ce', name}
   assert loss == pytest.approx(float(values['ce']) + weight * float(values[name]), rel=1e-5)
-  free = methods.METHODS[name][1].neutral
+  free = methods.settings_class(name).neutral
   *_, alone = objective(name, memory, batch, params, **free)
   method = methods.make(tools.backbone, methods.settings(name))
   slope = jax.grad(lambda p: method.penalty_fn(p, memory['teacher'])[name])(params)
@@ -351,7 +352,7 @@ def test_a_stronger_penalty_keeps_the_parameters_nearer():
   batch = layout([r for e in examples for r in tools.text.rows(e)], 1, Shape(8, 24, 64))
   distance, moved = [], []
   for weight in (0.0, 100.0, 10000.0):
-    chosen = methods.METHODS['ewc'][1](lambda_ewc=weight)
+    chosen = methods.settings_class('ewc')(lambda_ewc=weight)
     method = methods.make(tools.backbone, chosen)
     optimizer = make_optimizer(config.TrainConfig(weight_decay=0.0))
     loss_fn, mesh = losses.plain(tools.backbone), sharding.make_mesh(1)
@@ -386,8 +387,8 @@ def test_a_stronger_penalty_keeps_the_parameters_nearer():
   ],
 )
 def test_settings_out_of_range_are_refused_by_field(name, settings, words):
-  chosen = methods.METHODS[name][1](**settings)
+  chosen = methods.settings_class(name)(**settings)
   check = chosen.check if words.startswith('method') else lambda: config.check_values(chosen)
-  with pytest.raises(methods.UserError, match=words):
+  with pytest.raises(UserError, match=words):
     check()
   methods.settings(name).check()

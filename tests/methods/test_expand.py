@@ -17,7 +17,7 @@ from jcl.batching.batch import Shape, layout
 from jcl.errors import UserError
 from jcl.step import trainable
 from jcl.storage.checkpoint import Snapshots
-from jcl.trained_run import Reopened
+from jcl.trained_run import TrainedRun
 from jcl.training import experiment
 
 FIVE = dict(vocabulary=30, width=16, layers=5, heads=4, feed_forward=24)
@@ -76,7 +76,7 @@ def test_a_new_block_is_a_copy_of_the_one_before_but_for_its_outputs():
 def through(every=1, tasks=3):
   """-> method, memory, parameters after each task; training moves whatever may move."""
   tools = tiny.tools('plain', make=tiny.small_decoder)
-  method = methods.make(tools.backbone, methods.METHODS['expand'][1](every=every))
+  method = methods.make(tools.backbone, methods.settings_class('expand')(every=every))
   params = tiny.params(tools.backbone)
   memory, seen = method.init(params, tools.stream, tools), []
   for task in tools.stream.tasks[:tasks]:
@@ -115,7 +115,7 @@ def test_a_killed_run_goes_on_with_the_grown_model_and_is_exported(tmp_path):
   assert resumed['matrix'] == whole['matrix']
   params = Snapshots(tmp_path / 'whole').latest()['params']
   assert depth(params) == 4  # one layer and three tasks
-  Reopened(runs.config('expand'), tmp_path / 'whole').export(tmp_path / 'out', '', 'hf')
+  TrainedRun(runs.config('expand'), tmp_path / 'whole').export(tmp_path / 'out', '', 'hf')
   shape, read, _, _ = hf.load(str(tmp_path / 'out'))
   assert shape.layers == 4
   jax.tree.map(np.testing.assert_array_equal, read['layers'], params['layers'])
@@ -155,4 +155,4 @@ def test_an_encoder_is_refused_before_its_weights_are_read(tmp_path):
 
 def test_a_period_out_of_range_is_refused():
   with pytest.raises(UserError, match=r'method\.every is 0; it must be at least 1'):
-    methods.METHODS['expand'][1](every=0).check()
+    methods.settings_class('expand')(every=0).check()

@@ -16,19 +16,21 @@ from jcl import methods
 from jcl.backbones.files import hf
 from jcl.batching.batch import Shape, layout
 from jcl.errors import UserError
-from jcl.memory.teacher import Elder
+from jcl.memory.teacher import ExternalTeacher
 from jcl.step import sharding, train_step, trainable
-from jcl.trained_run import Reopened
+from jcl.trained_run import TrainedRun
 from jcl.training import experiment
 
 
 def life(cache_mb, **given):
   """-> tools, method, the elder's params and the memory before each task."""
   tools = tiny.tools('plain', examples=7)
-  elder = tiny.recurrent(tools.backbone.vocabulary, width=WIDE)
-  past = jax.tree.map(np.asarray, tiny.params(elder, 1))
-  settings = methods.METHODS['distill'][1](teacher_path='large', teacher_cache_mb=cache_mb, **given)
-  method = methods.make(tools.backbone, settings, Elder(elder, lambda: past))
+  external_teacher = tiny.recurrent(tools.backbone.vocabulary, width=WIDE)
+  past = jax.tree.map(np.asarray, tiny.params(external_teacher, 1))
+  settings = methods.settings_class('distill')(
+    teacher_path='large', teacher_cache_mb=cache_mb, **given
+  )
+  method = methods.make(tools.backbone, settings, ExternalTeacher(external_teacher, lambda: past))
   params = tiny.params(tools.backbone)
   memory, memories = method.init(params, tools.stream, tools), []
   for task in tools.stream.tasks:
@@ -36,7 +38,7 @@ def life(cache_mb, **given):
     memories.append(memory)
     params = tiny.params(tools.backbone, 10 + task.index)
     memory, params = method.after_task(memory, params, task, tools)
-  return tools, method, elder, past, memories
+  return tools, method, external_teacher, past, memories
 
 
 @pytest.mark.parametrize('cache_mb', [0, 2048])
@@ -61,9 +63,9 @@ def test_the_objective_is_the_oracles_in_every_task(task, cache_mb):
 
 @pytest.mark.parametrize('cache_mb', [0, 2048])
 def test_the_elder_stays_as_it_is_and_has_one_structure(cache_mb):
-  *_, elder, past, memories = life(cache_mb)
+  *_, external_teacher, past, memories = life(cache_mb)
   for memory in memories:
-    assert equal(memory['teacher'], elder.unembedding(past) if cache_mb else past)
+    assert equal(memory['teacher'], external_teacher.unembedding(past) if cache_mb else past)
     assert [t['values'].shape[1:] for t in memory['tables'].values()] == [(WIDE,)] * bool(cache_mb)
 
 
@@ -154,7 +156,7 @@ def test_the_recipe_from_a_large_model_to_a_small_one(tmp_path, monkeypatch):
     made.backbone = dataclasses.replace(made.backbone, **backbone)
     (tmp_path / 'runs').mkdir(exist_ok=True)
     results = runs.run(made, tmp_path / 'runs' / name)
-    Reopened(made, tmp_path / 'runs' / name).export(tmp_path / 'runs' / f'{name}_model', '', 'hf')
+    TrainedRun(made, tmp_path / 'runs' / name).export(tmp_path / 'runs' / f'{name}_model', '', 'hf')
     return results
 
   done('joint', 'large')

@@ -12,7 +12,7 @@ from jcl.backbones.files import hf
 from jcl.batching.batch import Shape, layout
 from jcl.errors import UserError
 from jcl.step import sharding, train_step, trainable
-from jcl.trained_run import Reopened
+from jcl.trained_run import TrainedRun
 from jcl.training import experiment
 
 flat = hf.tensors.flat
@@ -20,7 +20,7 @@ flat = hf.tensors.flat
 
 def through(name, tasks=3, **settings):
   """A method over the tasks of the tiny stream; training adds noise to what the plan lets train."""
-  chosen = methods.METHODS[name][1](**{'r': 2, **settings})
+  chosen = methods.settings_class(name)(**{'r': 2, **settings})
   tools = tiny.tools('plain', make=tiny.small_decoder)
   method, params = methods.make(tools.backbone, chosen), tiny.params(tools.backbone)
   memory, seen = method.init(params, tools.stream, tools), []
@@ -52,8 +52,8 @@ def test_the_base_stays_and_the_adapter_trains():
 def test_a_told_task_gets_its_adapter_and_an_untold_one_the_last():
   tools, method, memory, seen = through('lora')
   for task, params in zip(tools.stream.tasks, seen, strict=True):
-    told = method.params_for(memory, seen[-1], task)['lora']
-    jax.tree.map(np.testing.assert_array_equal, told, params['lora'])
+    task_id_given = method.params_for(memory, seen[-1], task)['lora']
+    jax.tree.map(np.testing.assert_array_equal, task_id_given, params['lora'])
   assert method.params_for(memory, seen[-1], None) is seen[-1]
   new = method.params_for(memory | {'adapters': {}}, seen[-1], tools.stream.tasks[0])
   assert new is seen[-1]  # of a task not learned yet
@@ -88,7 +88,7 @@ def test_stacked_adapters_train_on_top_of_frozen_ones(name):
 
 def test_overlap_is_that_of_the_own_columns_with_the_earlier_ones():
   tools, _, _, seen = through('olora')
-  chosen = methods.METHODS['olora'][1](r=2)
+  chosen = methods.settings_class('olora')(r=2)
   method = methods.make(tools.backbone, chosen)
   memory, params = method.init(seen[-1], tools.stream, tools), seen[-1]
   wanted = [oracle.overlap(params['lora'], task, rank=2) for task in range(3)]
@@ -120,7 +120,7 @@ def test_the_first_step_moves_b_alone_and_by_the_adapters_rate(tmp_path):
   )  # fmt: skip
   made.method.r = 2
   runs.run(made, tmp_path / 'run')
-  params = Reopened(made, tmp_path / 'run').now.params
+  params = TrainedRun(made, tmp_path / 'run').now.params
   parts = experiment.assemble(made)
   assert parts.decoder_config.lora_dropout == 0.05
   start = parts.initial_params()

@@ -25,7 +25,7 @@ SMALL = 1e-7
 
 
 def of(name, **settings):
-  return methods.make(BACKBONE, methods.METHODS[name][1](**settings))
+  return methods.make(BACKBONE, methods.settings_class(name)(**settings))
 
 
 def batch_of(rows):
@@ -101,7 +101,7 @@ def test_the_most_interfered_rows_are_replayed(candidates):
 def test_replay_offers_candidates_at_level_batch_and_derpp_ranks_its_old_rows():
   tools = tiny.tools('plain')
   for name in ('replay', 'derpp'):
-    chosen = methods.METHODS[name][1](select='adversarial', level='batch', candidates=2)
+    chosen = methods.settings_class(name)(select='adversarial', level='batch', candidates=2)
     chosen.check()
     method = methods.make(tools.backbone, chosen)
     memory = method.init(tiny.params(tools.backbone), tools.stream, tools)
@@ -309,7 +309,7 @@ def test_norms_pull_at_the_parameters_by_their_weights():
   ],
 )  # fmt: skip
 def test_settings_out_of_range_are_refused_by_field(name, field, value):
-  settings = methods.METHODS[name][1](**{field: value})
+  settings = methods.settings_class(name)(**{field: value})
   with pytest.raises(UserError, match=rf'method\.{field} is {value!r}'):
     settings.check()
 

@@ -12,6 +12,7 @@ from support.scripted import Scripted, good
 
 from jcl import methods
 from jcl.batching.batch import Shape, layout
+from jcl.errors import UserError
 from jcl.memory import pseudo
 from jcl.methods import Method
 from jcl.step import losses, sharding, train_step, trainable
@@ -21,7 +22,7 @@ from jcl.step import losses, sharding, train_step, trainable
 
 def drawn(say, task=2, examples=7, longest=25, **settings):
   """-> the samples of `task`, the lines of the report, the calls."""
-  settings = methods.METHODS['lamol'][1](**{'gamma': 1.0, **settings})
+  settings = methods.settings_class('lamol')(**{'gamma': 1.0, **settings})
   tools = tiny.tools(settings.text_format, examples=examples)
   script = Scripted(tools, say)
   samples = pseudo.draw({}, tools.stream.tasks[task], tools, longest, settings)
@@ -156,7 +157,7 @@ def test_of_a_shared_token_nobody_knows_the_task():
 
 def test_lamol_trains_pseudo_samples_with_the_new_examples():
   """As long as the longest generation row that was trained so far, and no longer."""
-  method = methods.make(tiny.recurrent(9), methods.METHODS['lamol'][1](gamma=1.0))
+  method = methods.make(tiny.recurrent(9), methods.settings_class('lamol')(gamma=1.0))
   tools = tiny.tools('lamol', examples=7)
   script = Scripted(tools, good)
   memory = method.init({}, tools.stream, tools)
@@ -184,7 +185,7 @@ def test_lamol_trains_pseudo_samples_with_the_new_examples():
 
 def through(name, **settings):
   """Plans and trained-from parameters of a method over three tasks; training adds 1."""
-  chosen = methods.METHODS[name][1](**settings)
+  chosen = methods.settings_class(name)(**settings)
   tools = tiny.tools(chosen.text_format)
   method = methods.make(tools.backbone, chosen)
   params = {'w': np.float32(0)}
@@ -254,13 +255,13 @@ def test_examples_enter_the_buffer_in_the_order_trained(update):
   order = [e for p, t in zip(plans, tools.stream.tasks, strict=True) for e in tools.trained(p, t)]
   assert memory['buffer']['examples'] == [e.reference for e in order[-8:]]
   assert [e.number for e in order] != sorted(e.number for e in order)
-  assert {p.filling is None for p in plans} == {not update}
+  assert {p.online_buffer is None for p in plans} == {not update}
   for plan, held in zip(plans, (0, 6, 8), strict=True):
     assert len(plan.old) == held
     if update:
-      assert plan.filling.examples == plan.old
-      assert (plan.filling.size, plan.filling.policy) == (8, 'fifo')
-      assert plan.filling.every == update.get('update_steps', 0)
+      assert plan.online_buffer.examples == plan.old
+      assert (plan.online_buffer.size, plan.online_buffer.policy) == (8, 'fifo')
+      assert plan.online_buffer.every == update.get('update_steps', 0)
 
 
 @pytest.mark.parametrize(
@@ -288,18 +289,18 @@ def test_examples_enter_the_buffer_in_the_order_trained(update):
   ],
 )
 def test_settings_out_of_range_are_refused_by_field(name, field, value):
-  settings = methods.METHODS[name][1](**{field: value})
-  with pytest.raises(methods.UserError, match=rf'method\.{field} is {value}'):
+  settings = methods.settings_class(name)(**{field: value})
+  with pytest.raises(UserError, match=rf'method\.{field} is {value}'):
     settings.check()
   methods.settings(name).check()
 
 
 def test_an_unknown_method_is_refused_with_the_known_ones():
-  with pytest.raises(methods.UserError, match=r"no method is called 'nonsense'; there are seq, "):
+  with pytest.raises(UserError, match=r"method: nothing is called 'nonsense'; there are seq, "):
     methods.settings('nonsense')
 
 
-@pytest.mark.parametrize('name', list(methods.METHODS))
+@pytest.mark.parametrize('name', list(methods.BUILT_IN))
 def test_names_and_settings_belong_together(name):
   chosen = methods.settings(name)
   assert methods.name_of(chosen) == name
@@ -308,10 +309,10 @@ def test_names_and_settings_belong_together(name):
   assert set(chosen.scenarios) <= {'cil', 'til', 'iil', 'dil', 'cpt'}
 
 
-@pytest.mark.parametrize('name', list(methods.METHODS))
+@pytest.mark.parametrize('name', list(methods.BUILT_IN))
 def test_neutral_settings_leave_plain_fine_tuning(name):
   """Of the first and the second task, on a batch without replay and generation."""
-  chosen = methods.METHODS[name][1](**methods.METHODS[name][1].neutral)
+  chosen = methods.settings_class(name)(**methods.settings_class(name).neutral)
   make = tiny.small_decoder if 'tree' in chosen.brings else tiny.recurrent
   tools = tiny.tools(chosen.text_format, make=make)
   tools.sample = Scripted(tools, lambda old, draw: '<eos>')

@@ -68,7 +68,7 @@ def test_objective_and_gradient_are_those_of_torch(name, golden):
     for leaf in ('embed', 'mix', 'bias')
   }
   params, past = tree('params'), tree('past')
-  chosen = methods.METHODS[name][1](**goldens.CASES[name])
+  chosen = methods.settings_class(name)(**goldens.CASES[name])
   method = methods.make(BACKBONE, chosen)
   tools = tiny.tools(chosen.text_format)
   weights = method.plan(_memory(method, tools), tools.stream.tasks[1]).weights

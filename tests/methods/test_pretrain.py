@@ -23,7 +23,7 @@ from jcl.preflight import page as sections
 from jcl.step import losses, sharding, train_step, trainable
 from jcl.storage.checkpoint import Snapshots, decode, encode
 from jcl.training import evaluate, experiment
-from jcl.training.batch_loader import Feed
+from jcl.training.batch_loader import BatchLoader
 from jcl.training.hook_tools import Journal, Tools
 
 CPT = ('seq', 'joint', 'single', 'replay', 'ewc', 'distill', 'lora')
@@ -155,7 +155,8 @@ def test_drift_holds_no_logits_of_all_tokens(tmp_path, monkeypatch):
 def test_the_memory_of_old_corpora_is_a_few_numbers_and_is_not_changed_in_place(tmp_path):
   tools = text_tools(tmp_path)
   params = tiny.params(tools.backbone)
-  method = methods.make(tools.backbone, methods.Pretrain(drift=False, replay_share=0.25))
+  settings = methods.settings_class('pretrain')(drift=False, replay_share=0.25)
+  method = methods.make(tools.backbone, settings)
   memory = method.init(params, tools.stream, tools)
   assert set(memory) == {'teacher', 'past'}
   for task in tools.stream.tasks:
@@ -249,9 +250,9 @@ def test_a_run_killed_inside_a_task_ends_in_the_same_bits(trained, steps, tmp_pa
   loop = runs.Loop(experiment.assemble(made), tmp_path, quiet=True)
   real = loop._settle
 
-  def dying(task, bar, fed, *rest):
-    real(task, bar, fed, *rest)
-    if task.index == 1 and fed.number == steps:
+  def dying(task, bar, loaded, *rest):
+    real(task, bar, loaded, *rest)
+    if task.index == 1 and loaded.number == steps:
       raise runs.Killed
 
   loop._settle = dying
@@ -307,14 +308,14 @@ def test_the_steps_of_a_task_are_those_of_its_epochs(tmp_path):
   lengths = set()
   for epochs in (1, 2, 5):
     train = runs.config('seq', train={'epochs': epochs, 'batch_size': 1}).train
-    feed = Feed(found, 1, tools, train)
-    fed = list(feed.batches())
-    assert [f.number for f in fed] == list(range(feed.total))
-    assert sum(f.ends_epoch for f in fed) == epochs
-    assert fed[-1].ends_epoch
+    feed = BatchLoader(found, 1, tools, train)
+    loaded = list(feed.batches())
+    assert [f.number for f in loaded] == list(range(feed.total))
+    assert sum(f.ends_epoch for f in loaded) == epochs
+    assert loaded[-1].ends_epoch
     lengths.add(feed.total / epochs)
-    assert sum(f.tokens - f.old_tokens for f in fed) == epochs * second.train.targets
-    assert sum(f.old_tokens for f in fed) == round(epochs * second.train.targets / 4)
+    assert sum(f.tokens - f.old_tokens for f in loaded) == epochs * second.train.targets
+    assert sum(f.old_tokens for f in loaded) == round(epochs * second.train.targets / 4)
   assert len(lengths) > 1  # epochs whose old text is cut at other places have more pieces or fewer
 
 

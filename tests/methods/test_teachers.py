@@ -158,16 +158,18 @@ def test_the_published_mask_leaves_out_the_first_answer_token_and_goes_on_after_
 # With a head: over the classes that the teacher knows.
 
 
-@pytest.mark.parametrize(('name', 'told'), [('derpp', False), ('derpp', True), ('distill', False)])
-def test_a_head_is_compared_over_the_classes_the_teacher_knows(name, told):
+@pytest.mark.parametrize(
+  ('name', 'task_id_given'), [('derpp', False), ('derpp', True), ('distill', False)]
+)
+def test_a_head_is_compared_over_the_classes_the_teacher_knows(name, task_id_given):
   """Six classes in three tasks, the last one under way: the teacher knows four of them."""
   params, past, rows = tiny.params(HEAD), tiny.params(HEAD, 1), tiny.class_rows()
   rows = [dataclasses.replace(r, replay=r.task < 2) for r in rows]
-  heads = Heads(np.arange(6) // 2, 2, told)
+  heads = Heads(np.arange(6) // 2, 2, task_id_given)
   _, values = evaluate(name, {}, rows, params, past, backbone=HEAD, heads=heads)
   new, old, apart = [], [], []
   for row, z, other, wanted in distillation.targets(params, past, rows, 6):
-    allowed = [c for c in range(6) if not told or c // 2 == row.task]
+    allowed = [c for c in range(6) if not task_id_given or c // 2 == row.task]
     known = [c for c in allowed if c < 4]
     kind = old if row.replay else new
     kind.append(distillation.surprise(z[allowed], allowed.index(wanted)))

@@ -15,13 +15,13 @@ import pytest
 from support import ROOT, runs
 from support.raw_streams import rows, stream
 
-from jcl import methods
 from jcl.backbones.tokenizers import add_tokens, bpe_tokenizer, word_tokenizer
 from jcl.batching.packed_text import PackedText, pack
 from jcl.batching.text_formats import Text, added_tokens
 from jcl.config import StreamConfig
 from jcl.errors import UserError
 from jcl.methods import Method
+from jcl.methods.seq import Seq
 from jcl.preflight import checks, cost, footprint
 from jcl.preflight.split_stats import counted
 from jcl.step import sharding
@@ -63,15 +63,15 @@ def text_of(made, text_format='plain', max_length=64, tokenizer=None):
   return text
 
 
-def parts(*tasks, told=False, steps=0, limit=None, monkeypatch=None, **how):
+def parts(*tasks, task_id_given=False, steps=0, limit=None, monkeypatch=None, **how):
   """What the doctor looks at of a run."""
   made = build(stream(*tasks), StreamConfig(overlap='keep'))
   text = text_of(made, **how)
   if monkeypatch is not None:
     monkeypatch.setattr(checks, 'device_limit', lambda mesh: limit)
   return SimpleNamespace(
-    stream=made, text=text, told=told, score='accuracy',
-    checkup=checks.Checkup(tuple(counted(made, text, told)), ROOM),
+    stream=made, text=text, task_id_given=task_id_given, score='accuracy',
+    checkup=checks.Checkup(tuple(counted(made, text, task_id_given)), ROOM),
     config=SimpleNamespace(train=SimpleNamespace(steps=steps)),
     tools=SimpleNamespace(mesh=sharding.make_mesh(1)),
   )  # fmt: skip
@@ -92,7 +92,7 @@ def faulty():
   return first, second
 
 
-def by_hand(made, text, told):
+def by_hand(made, text, task_id_given):
   """The counts again, from the texts alone, row against row."""
   same = lambda a, b: a.text.lower().split() == b.text.lower().split()
   train = [e for t in made.tasks for e in t.train]
@@ -118,19 +118,22 @@ def by_hand(made, text, told):
         'leaked': 0 if name == 'train' else len(own),
         'elsewhere': len([e for e in other if name == 'train' or e not in own]),
         'conflicting': sum(
-          any(same(e, o) and o.answer != e.answer and (not told or o.task == e.task) for o in train)
+          any(
+            same(e, o) and o.answer != e.answer and (not task_id_given or o.task == e.task)
+            for o in train
+          )
           for e in split
         ),
       }
   return {key: value for key, value in found.items() if value['rows']}
 
 
-@pytest.mark.parametrize('told', [False, True])
-def test_counts_are_those_taken_row_against_row(told):
+@pytest.mark.parametrize('task_id_given', [False, True])
+def test_counts_are_those_taken_row_against_row(task_id_given):
   made = build(stream(*faulty()), StreamConfig(overlap='keep'))
   text = text_of(made, max_length=40)
-  splits = list(counted(made, text, told))
-  wanted = by_hand(made, text, told)
+  splits = list(counted(made, text, task_id_given))
+  wanted = by_hand(made, text, task_id_given)
   found = {(s.task, s.name): {k: getattr(s, k) for k in wanted['first', 'train']} for s in splits}
   assert found == wanted
   sums = collections.Counter()
@@ -138,7 +141,7 @@ def test_counts_are_those_taken_row_against_row(told):
     sums.update(values)
   for fault in ('unknown', 'cut', 'repeated', 'leaked', 'elsewhere'):
     assert sums[fault] > 0
-  assert sums['conflicting'] == (3 if told else 8)
+  assert sums['conflicting'] == (3 if task_id_given else 8)
 
 
 def test_training_rows_of_lamol_count_with_their_generation():
@@ -199,7 +202,7 @@ WARNED = {
   'overlap': (
     (more(CLEAN[0], test=[('first red red red', 'a')]),
      more(CLEAN[1], test=[('FIRST blue red red', 'b')])),
-    {'told': True},
+    {'task_id_given': True},
     'rows stand in a train split too: test 9.1 % (2 of 22), most in first, test (9.1 %)',
   ),
   'conflict': (
@@ -502,9 +505,7 @@ def test_a_method_that_looks_at_numbers_is_counted_as_far_as_it_goes(hook, tmp_p
     'init': lambda params, stream, tools: {'teacher': {}, 'seen': look(params)},
     'after_task': lambda memory, params, task, tools: (memory | {'seen': look(params)}, params),
   }
-  monkeypatch.setitem(
-    methods.METHODS, 'seq', (lambda *_: Method(**{hook: hooks[hook]}), methods.Seq)
-  )
+  monkeypatch.setattr(Seq, 'build', lambda *_: Method(**{hook: hooks[hook]}))
   made = experiment.assemble(runs.config('seq'))
   said = made.checkup.footprint
   assert not said.whole

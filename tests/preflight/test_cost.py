@@ -21,6 +21,7 @@ from jcl import methods
 from jcl.config import Config, TrainConfig
 from jcl.errors import UserError
 from jcl.methods import Method
+from jcl.methods.seq import Seq
 from jcl.preflight import cost, flops
 from jcl.preflight import page as sections
 from jcl.step import sharding
@@ -144,7 +145,7 @@ def test_bytes_are_those_worked_by_hand(tmp_path):
 def test_a_teacher_counts_whatever_it_is(tmp_path, monkeypatch):
   init = lambda params, stream, tools: {'teacher': {'old': params, 'head': jnp.zeros((3, 5))}}
   teaching = Method(init, loss_fn=None, after_step=lambda teacher, params, step: (teacher, params))
-  monkeypatch.setitem(methods.METHODS, 'seq', (lambda *_: teaching, methods.Seq))
+  monkeypatch.setattr(Seq, 'build', lambda *_: teaching)
   device = values(config(folder(tmp_path, SMALL)))['memory']['per_device']
   assert device['teacher'] == 4 * (MATRICES + NORMS + 15)
   assert device['start_of_task'] == device['parameters'] + device['teacher']
@@ -155,12 +156,12 @@ def test_a_method_that_computes_before_its_first_task_is_refused_in_words(tmp_pa
     'teacher': {},
     'sum': float(jax.tree.leaves(params)[0].sum()),
   }
-  monkeypatch.setitem(methods.METHODS, 'seq', (lambda *_: Method(look), methods.Seq))
+  monkeypatch.setattr(Seq, 'build', lambda *_: Method(look))
   with pytest.raises(UserError, match='seq computes with the parameters'):
     cost.outline(config(folder(tmp_path, SMALL)), sharding.make_mesh(1), 16)
 
 
-@pytest.mark.parametrize('method', list(methods.METHODS))
+@pytest.mark.parametrize('method', list(methods.BUILT_IN))
 def test_the_outline_is_what_the_loop_hands_to_its_step(method, tmp_path):
   made = runs.config(method)
   now = cost.outline(made, sharding.make_mesh(1))

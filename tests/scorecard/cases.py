@@ -31,7 +31,7 @@ from jcl.batching.packed_text import PackedText, pack
 from jcl.config import Config, TrainConfig
 from jcl.step import losses, sharding, train_step, trainable
 from jcl.storage.checkpoint import MetricsLog
-from jcl.streams.stream import Example, Plan, Task
+from jcl.streams.stream import Example, Task, TaskPlan
 from jcl.training.experiment import Experiment
 from jcl.training.hook_tools import Journal, Tools
 from jcl.training.loop import Loop
@@ -139,7 +139,7 @@ class Moment:
 
   task: Task
   memory: dict
-  plan: Plan
+  plan: TaskPlan
   start: Any
   end: Any
   seen: list[Seen]
@@ -236,7 +236,7 @@ class Case:
     """The third of them."""
     return self.moments[LAST]
 
-  def steps(self, plan: Plan, task: Task) -> list[list[tuple[Example, bool]]]:
+  def steps(self, plan: TaskPlan, task: Task) -> list[list[tuple[Example, bool]]]:
     """The examples of every step of a task."""
     every = {e.number: e for e in (*plan.new, *plan.old)}
     text = self.tools.text
@@ -322,7 +322,7 @@ class Case:
     shape = shape or self.shape(rows, blocks)
     heads = None
     if self.class_task is not None:
-      heads = batches.Heads(self.class_task, moment.task.index, told=False)
+      heads = batches.Heads(self.class_task, moment.task.index, task_id_given=False)
     return batches.layout(rows, blocks, shape, keys, moment.plan.tables, heads)
 
   def judge(

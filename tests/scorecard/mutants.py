@@ -79,8 +79,8 @@ ROWS = (
 HEADS = (
   Mutant(
     'the class mask is off by one', 'batching/batch.py',
-    'return self.class_task == task if self.told else self.class_task <= self.current',
-    'return self.class_task == task if self.told else self.class_task <= self.current + 1',
+    'return self.class_task == task if self.task_id_given else self.class_task <= self.current',
+    'return self.class_task == task if self.task_id_given else self.class_task <= self.current + 1',
     _cells('head/seq', 'head/ewc'),
   ),
   Mutant(
@@ -293,8 +293,8 @@ METHODS = (
   ),
   Mutant(
     'the first task is distilled, later ones are not', 'methods/distill.py',
-    'alpha = settings.alpha if task.index or elder else 0.0',
-    'alpha = 0.0 if task.index or elder else settings.alpha',
+    'alpha = settings.alpha if task.index or external_teacher else 0.0',
+    'alpha = 0.0 if task.index or external_teacher else settings.alpha',
     _cells('tasks/distill', 'value/distill'),
   ),
   Mutant(

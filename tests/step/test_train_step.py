@@ -33,7 +33,7 @@ NAMES = ('seq', 'lamol', 'inner_step', 'taught', 'derpp', 'distill', 'lamol_kd')
 
 def made(name, backbone):
   """A registered method, or one of `tiny`."""
-  if name in methods.METHODS:
+  if name in methods.BUILT_IN:
     return methods.make(backbone, methods.settings(name))
   return getattr(tiny, name)(backbone)
 

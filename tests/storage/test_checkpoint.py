@@ -101,7 +101,7 @@ def workdir(written, tmp_path):
 def latest(workdir, write=False):
   """-> what the newest snapshot that is whole holds, and what is said about the others."""
   snapshots = Snapshots(workdir, write=write)
-  return snapshots.latest(), snapshots.said
+  return snapshots.latest(), snapshots.messages
 
 
 def names(workdir):
@@ -223,7 +223,7 @@ def test_a_damaged_snapshot_is_put_away_and_is_none_of_the_two(written, workdir)
   assert names(workdir) == ['1', '2']  # a reader touches nothing
   snapshots = Snapshots(workdir)
   equal(written[1][1], snapshots.latest())
-  (line,) = snapshots.said
+  (line,) = snapshots.messages
   assert line.endswith(f'put away as {workdir}/checkpoints/damaged/2: going back to the one before')
   assert (snapshots.loaded, snapshots.committed) == (1, 1)
   assert names(workdir) == ['1', 'damaged']
@@ -270,7 +270,7 @@ def test_a_reader_follows_a_run_that_goes_on(written, workdir, monkeypatch):
 
   monkeypatch.setattr(checkpoint, 'read_seal', late)
   assert reader.latest() == {'step': 11}
-  assert reader.said == []
+  assert reader.messages == []
   assert reader.loaded == 4
 
 

@@ -36,7 +36,7 @@ def latest(workdir):
   """What the newest snapshot that is whole holds."""
   snapshots = Snapshots(workdir, write=False)
   found = snapshots.latest()
-  assert snapshots.said == []
+  assert snapshots.messages == []
   return found
 
 
@@ -72,7 +72,7 @@ def test_what_dies_at_an_event_leaves_a_snapshot(workdir, event):
   assert done.returncode == 9
   snapshots = Snapshots(workdir)
   assert snapshots.latest()['step'] == (3 if event == 'snapshot committed' else 2)
-  assert snapshots.said == []
+  assert snapshots.messages == []
   assert snapshots.save({'step': 4}) == (3 if event == 'snapshot begun' else 4)
   snapshots.close()
   assert snapshots.latest()['step'] == 4
@@ -215,10 +215,10 @@ def test_the_line_of_a_full_disk_names_the_file_and_what_to_do():
   error = OSError(errno.ENOSPC, 'No space left on device')
   with pytest.raises(OSError, match='No space') as raised, atomic.named('runs/a/metrics.jsonl'):
     raise error
-  assert atomic.said(raised.value) == (
+  assert atomic.describe_error(raised.value) == (
     'runs/a/metrics.jsonl: No space left on device; free some space, and the same command goes on'
   )
-  assert atomic.said(FileNotFoundError(2, 'No such file', 'a.txt')) == (
+  assert atomic.describe_error(FileNotFoundError(2, 'No such file', 'a.txt')) == (
     'a.txt: No such file; give a path that is there'
   )
 

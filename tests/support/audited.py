@@ -35,7 +35,7 @@ def main() -> None:
   from jcl.backbones.files import hf
   from jcl.config import StreamConfig
   from jcl.streams import load
-  from jcl.trained_run import Reopened
+  from jcl.trained_run import TrainedRun
   from jcl.training import experiment, loop
   from support import runs
 
@@ -44,7 +44,7 @@ def main() -> None:
   made = runs.config('lamol', stream=one, train={'epochs': 1})
   (folder / 'run').mkdir()
   loop.train(experiment.assemble(made), folder / 'run', quiet=True)
-  reopened = Reopened(made, folder / 'run')
+  reopened = TrainedRun(made, folder / 'run')
   list(reopened.scores('test'))
   reopened.export(folder / 'exported', '', 'hf')
   hf.load(str(folder / 'exported'))

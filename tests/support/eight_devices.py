@@ -20,7 +20,7 @@ from jcl.batching.batch import Heads, Shape, layout, table
 from jcl.config import TrainConfig
 from jcl.memory import fisher
 from jcl.memory.interference import most_interfered
-from jcl.memory.teacher import Elder
+from jcl.memory.teacher import ExternalTeacher
 from jcl.methods import Method
 from jcl.step import losses, sharding, train_step, trainable
 from jcl.step.adversarial import adversarial
@@ -82,7 +82,7 @@ def cells() -> dict[str, Cell]:
     'seq': Cell(Method(), plain, {}, {}, params, rows),
     'lamol': Cell(lamol, lamol.loss_fn, {}, half, params, rows),
     'ewc': Cell(ewc, ewc.loss_fn or plain, tiny.past(other), {'ewc': 0.3}, params, rows),
-    'maml': wrapped(methods.make(BACKBONE, methods.METHODS['maml'][1](inner_lr=0.3))),
+    'maml': wrapped(methods.make(BACKBONE, methods.settings_class('maml')(inner_lr=0.3))),
     'interfered': wrapped(Method(objective=most_interfered('ce', 2, 0.5))),
     'adversarial': wrapped(Method(objective=adversarial(Method().objective, BACKBONE.width, 2, 1))),
     'decoder adversarial': wrapped(
@@ -102,7 +102,12 @@ def cells() -> dict[str, Cell]:
     'lamol_kd published': compared('lamol_kd', BACKBONE, params, other, published_kd_mask=True),
     'derpp stored': stored(compared('derpp', BACKBONE, params, other, targets='stored'), BACKBONE),
     'decoder elder': compared(
-      'distill', DECODER, layered, tiny.params(ELDER), FEW, elder=Elder(ELDER, lambda: None)
+      'distill',
+      DECODER,
+      layered,
+      tiny.params(ELDER),
+      FEW,
+      external_teacher=ExternalTeacher(ELDER, lambda: None),
     ),
     # Models whose layers are stacked: each layer's shards become whole inside the scan.
     'decoder': Cell(
@@ -141,10 +146,10 @@ def wrapped(method: Method, backbone=BACKBONE, ways=('1', '3', '8', '8 fsdp')) -
 
 
 def compared(
-  name: str, backbone, params: dict, teacher: dict, ways=SOME, elder=None, **given
+  name: str, backbone, params: dict, teacher: dict, ways=SOME, external_teacher=None, **given
 ) -> Cell:
   """A method that looks at a teacher, which is whole."""
-  method = methods.make(backbone, methods.METHODS[name][1](**given), elder)
+  method = methods.make(backbone, methods.settings_class(name)(**given), external_teacher)
   weights = {'old': 0.7, 'mse': 0.5, 'kd': 0.5, 'gen': 0.5, 'kd_gen': 0.25}
   return Cell(method, method.loss_fn, teacher, weights, params, tiny.rows(), ways=ways)
 

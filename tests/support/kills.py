@@ -31,7 +31,7 @@ PATIENCE = 300  # seconds that a child may take
 PRELOADED = (
   'support.kills', 'orbax.checkpoint.v1', 'jcl.training.loop', 'jcl.training.experiment',
   'jcl.reports.report', 'transformers',
-  'matplotlib.pyplot', *(f'jcl.methods.{name}' for name in methods.METHODS),
+  'matplotlib.pyplot', *(f'jcl.methods.{name}' for name in methods.BUILT_IN),
 )  # fmt: skip
 
 
@@ -206,7 +206,7 @@ def last_words(folder: pathlib.Path) -> dict[str, Any]:
   found = snapshots.latest()
   snapshots.close()
   assert found is not None
-  assert not snapshots.said, snapshots.said
+  assert not snapshots.messages, snapshots.messages
   del found['record']['seconds']
   return {
     'results': results,

@@ -43,9 +43,9 @@ def killed_in_turn(method, root, only=(), variant=None):
   assert kills.start(made, root / 'killed') == 0
   repeated = checked(made, root)
   assert len(repeated) >= len(places) - 1  # killed at its very end, a run has nothing more to do
-  told = json.loads((root / 'killed' / 'results.json').read_text())['resumes']
-  assert [(r['steps_repeated'], r['chunks_repeated']) for r in told] == repeated[-len(told) :]
-  assert len(told) >= len(places) - 1  # before the first snapshot there is nothing to go on from
+  resumes = json.loads((root / 'killed' / 'results.json').read_text())['resumes']
+  assert [(r['steps_repeated'], r['chunks_repeated']) for r in resumes] == repeated[-len(resumes) :]
+  assert len(resumes) >= len(places) - 1  # before the first snapshot there is nothing to go on from
   return set(places)
 
 
@@ -60,7 +60,7 @@ def table(tmp_path_factory):
   root = tmp_path_factory.mktemp('table')
   with futures.ThreadPoolExecutor(2) as pool:
     found = {}
-    for number, name in enumerate(methods.METHODS):
+    for number, name in enumerate(methods.BUILT_IN):
       variants = kills.variants(name)
       variant = variants[number % len(variants)]
       found[name] = pool.submit(killed_in_turn, name, root / name, variant=variant)
@@ -68,7 +68,7 @@ def table(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('method', list(methods.METHODS))
+@pytest.mark.parametrize('method', list(methods.BUILT_IN))
 def test_every_method_survives_a_kill_at_events_of_every_kind(method, table):
   assert table[method].result() >= COMMON | OWN.get(method, set())
 

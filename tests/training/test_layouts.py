@@ -12,7 +12,7 @@ from support import ROOT, runs
 
 from jcl import distributed
 from jcl.storage.checkpoint import Snapshots
-from jcl.trained_run import Reopened
+from jcl.trained_run import TrainedRun
 from jcl.training import experiment
 from jcl.training.hook_tools import Journal
 
@@ -142,7 +142,7 @@ def test_a_snapshot_of_another_jax_is_gone_on_from_and_it_is_said(finished, monk
 def test_a_run_that_is_opened_again_says_which_snapshot_it_could_not_use(finished, capsys):
   made, workdir = finished
   (workdir / 'checkpoints' / '1' / 'run' / '_METADATA').unlink()
-  assert Reopened(made, workdir).now.done == 2
+  assert TrainedRun(made, workdir).now.done == 2
   wanted = 'snapshot 1 cannot be used (run/_METADATA is missing): going back to the one before\n'
   assert capsys.readouterr().err == wanted
   assert (workdir / 'checkpoints' / '1').is_dir()

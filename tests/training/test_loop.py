@@ -14,7 +14,7 @@ from jcl import methods
 from jcl.errors import UserError
 from jcl.storage.checkpoint import Snapshots
 from jcl.training import experiment
-from jcl.training.batch_loader import Feed
+from jcl.training.batch_loader import BatchLoader
 
 TERMS = {
   'lamol': {'qa', 'gen'}, 'lamol_kd': {'qa', 'gen', 'kd_qa', 'kd_gen'},
@@ -28,7 +28,7 @@ SCHEMA = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope='session', params=list(methods.METHODS))
+@pytest.fixture(scope='session', params=list(methods.BUILT_IN))
 def finished(request, tmp_path_factory):
   """One trained run a method, shared by all tests that look at it."""
   folder = tmp_path_factory.mktemp(request.param)
@@ -89,7 +89,7 @@ def test_nothing_compiles_after_the_first_batch_of_a_shape(tmp_path):
   loop.run()
   shapes = set()
   for task in loop.parts.stream.tasks:
-    feed = Feed(methods.Method().plan({}, task), task.index, loop.tools, made.train)
+    feed = BatchLoader(methods.Method().plan({}, task), task.index, loop.tools, made.train)
     shapes |= {(b.batch.tokens.shape, b.batch.target_token.shape) for b in feed.batches()}
   assert loop.train_step._cache_size() == len(shapes)
   assert len({tokens for tokens, _ in shapes}) * 3 >= len(shapes)  # at most three rungs a bucket

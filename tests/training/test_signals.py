@@ -87,9 +87,9 @@ def test_snapshots_come_by_minutes_too(tmp_path):
   loop = Counted(made, tmp_path / 'run')
   real = loop._settle
 
-  def settle(task, bar, fed, *rest):
-    real(task, bar, fed, *rest)
-    if task.index == 1 and fed.number == 2:
+  def settle(task, bar, loaded, *rest):
+    real(task, bar, loaded, *rest)
+    if task.index == 1 and loaded.number == 2:
       raise runs.Killed
 
   loop._settle = settle

@@ -168,9 +168,9 @@ def exported(tmp_path_factory) -> tuple[pathlib.Path, pathlib.Path]:
 
 
 def reopened(workdir: pathlib.Path):
-  from jcl.trained_run import Reopened
+  from jcl.trained_run import TrainedRun
 
-  return Reopened(workdirs.load_workdir(str(workdir)), workdir)
+  return TrainedRun(workdirs.load_workdir(str(workdir)), workdir)
 
 
 def test_an_exported_run_is_the_run(exported):
