@@ -1,4 +1,10 @@
-"""The folder of a run and its config: made, checked, changed where that may be, read again."""
+"""The folder of a run: made with a config, compared with a new one, read again.
+
+`config.json` in a workdir holds the config that the run goes on with. The same command finds the
+same config there and resumes the run. A config that differs is refused, unless every field that
+differs may change in a run (`CHANGEABLE`) and the user has named it; each change is recorded in
+`config_changes.jsonl`. `load_workdir` reads the config back for programs that look at the run.
+"""
 
 import dataclasses
 import datetime
@@ -7,20 +13,42 @@ import pathlib
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from jcl import changes, distributed, methods
-from jcl.changes import ABSENT, words
+from jcl import distributed, methods
 from jcl.config import Config, check_values
 from jcl.errors import UserError
 from jcl.storage import lock
 from jcl.storage.checkpoint import write_json, write_text
 from jcl.storage.sealed_folder import newest
 
+ABSENT = type('Absent', (), {})()  # stands for the value of a field that a config does not have
+Changes = dict[str, tuple[Any, Any]]  # {dotted name of a field: (old value, new value)}
 
-def plain(config: Config) -> dict[str, Any]:
-  """A config as JSON has it, the method's name among its settings."""
-  values = dataclasses.asdict(config)
-  values['method'] = {'name': methods.name_of(config.method), **values['method']}
-  return json.loads(json.dumps(values))
+# These fields decide how numbers are computed. The results stay equal within float rounding.
+ROUNDING = (
+  'train.fsdp',
+  'train.microbatches',
+  'evaluate.batch_size',
+  'backbone.remat',
+  'backbone.attention',
+)
+# All fields that may change in a run. Every other field decides rows, shapes, seeds, memory or the
+# meaning of the scores: a run that went on with another value would mix two experiments.
+CHANGEABLE = (
+  # When something is written.
+  'checkpoint.every_steps',
+  'checkpoint.every_chunks',
+  'checkpoint.every_minutes',
+  'checkpoint.keep_tasks',
+  'train.log_every',
+  'train.max_bad_steps',
+  'stream.cache',
+  *ROUNDING,
+  # How large the coming steps are; the steps already taken and the optimiser's state stay.
+  'train.learning_rate',
+  'train.head_learning_rate',
+  'train.adapter_learning_rate',
+  'train.weight_decay',
+)
 
 
 def open_workdir(
@@ -29,106 +57,278 @@ def open_workdir(
   allowed: Collection[str] = (),
   say: Callable[[str], None] = lambda line: None,
 ) -> pathlib.Path:
-  """The workdir, checked, and if it is new made and marked with its config.
+  """Returns the workdir, made and marked with the config if it is new.
 
-  What changes in the config of a run is written to `config.json`, after a line of
-  `config_changes.jsonl` has what was there before, when it changed and after which snapshot.
+  Allowed changes are written to `config.json`. Before that, a line with the old values, the time
+  and the number of the newest snapshot is added to `config_changes.jsonl`.
 
   Args:
-    path: of the workdir.
-    config: of the run.
-    allowed: names of the fields in which it may differ from the run that is there.
-    say: takes a line about each that does.
+    path: the workdir.
+    config: the config of the run.
+    allowed: dotted names of the fields that may differ from those of the run that is there.
+    say: called with a line for each field that changes.
+
+  Raises:
+    UserError: see `check_workdir`.
   """
   workdir = check_workdir(path, config, allowed)
   distributed.meet('workdir checked')
   if distributed.is_first():
     workdir.mkdir(parents=True, exist_ok=True)
-    with lock.held(workdir):  # two runs that begin at once are not to write over each other
-      _mark(path, config, allowed, say)
+    with lock.held(workdir):  # two runs that start at once must not overwrite each other's config
+      _write_config(path, config, allowed, say)
   distributed.meet('workdir made')
   return workdir
 
 
-def _mark(path: str, config: Config, allowed: Collection[str], say: Callable[[str], None]) -> None:
-  """Writes the config of a new run, or what changes in that of an old one."""
-  workdir, changed = _checked(path, config, allowed)
-  kept = workdir / 'config.json'
-  if not kept.exists():
-    write_json(kept, plain(config))
-  elif changed:
+def check_workdir(path: str, config: Config, allowed: Collection[str] = ()) -> pathlib.Path:
+  """Returns the workdir if it is new or holds a run of this config; writes nothing.
+
+  Args:
+    path: the workdir.
+    config: the config of the run.
+    allowed: dotted names of the fields that may differ from those of the run that is there.
+
+  Raises:
+    UserError: the workdir holds something else or a run of a config that differs in more fields
+      than allowed, or the config cannot be stored.
+  """
+  return _compare_with_run(path, config, allowed)[0]
+
+
+def load_workdir(path: str) -> Config:
+  """Returns the config of the run in a workdir.
+
+  Raises:
+    UserError: the workdir holds no run, or the method of the run cannot be imported.
+  """
+  file = pathlib.Path(path) / 'config.json'
+  try:
+    stored = json.loads(file.read_text())
+    name = stored['method'].pop('name')
+    config = Config(method=_settings_of_stored_method(file, name))
+    _fill(config, stored)
+    check_values(config)
+  except (FileNotFoundError, NotADirectoryError):
+    raise UserError(
+      f'{path} holds no run: there is no config.json in it; give the workdir of a run'
+    ) from None
+  except UserError as error:
+    shown = str(error) if str(error).startswith(str(file)) else f'{file}: {error}'
+    raise UserError(shown) from None
+  except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    raise UserError(f'{file} is not the config of a run; give another workdir') from None
+  return config
+
+
+def config_to_json(config: Config) -> dict[str, Any]:
+  """Returns a config as `config.json` stores it.
+
+  The entry `method` holds the settings of the method and its `name`. The name of a method from
+  outside this package is `package.module:Class`, by which `load_workdir` imports it again.
+
+  Raises:
+    UserError: a setting has a type that JSON cannot hold, or the class of the settings cannot be
+      imported by its name.
+  """
+  values = dataclasses.asdict(config)
+  if 'name' in values['method']:
+    raise UserError(
+      f'method: {_place(config.method)} has a setting called name, which stands for the method in '
+      'config.json; give the setting another name'
+    )
+  name = '+'.join(_stored_name(part) for part in methods.parts(config.method).values())
+  values['method'] = {'name': name, **values['method']}
+  return {section: _json_value(value, section) for section, value in values.items()}
+
+
+def _place(settings: methods.Settings) -> str:
+  """Returns `package.module:Class` of a settings object."""
+  return f'{type(settings).__module__}:{type(settings).__qualname__}'
+
+
+def _stored_name(settings: methods.Settings) -> str:
+  """Returns the name by which another process finds the class of these settings."""
+  name, place = methods.name_of(settings), _place(settings)
+  if name in methods.BUILT_IN:
+    return name
+  if '<' in place:  # <run_path>: a file of configs/; <locals>: a function
+    raise UserError(
+      f'method: the class {type(settings).__name__} is defined in a config file or in a function, '
+      'where no other command finds it; move it to a module and name it package.module:'
+      f'{type(settings).__name__}'
+    )
+  return place
+
+
+def _settings_of_stored_method(file: pathlib.Path, name: str) -> methods.Settings:
+  """Returns default settings of the method that a config.json names."""
+  try:
+    return methods.settings(name)
+  except UserError as error:
+    if '__main__:' not in name:
+      raise
+    raise UserError(
+      f'{file}: {error}; a method that was defined in a notebook or script is found again once its '
+      'class is in a module: write package.module:Class for its name in this file'
+    ) from None
+
+
+def _json_value(value: object, field: str) -> Any:
+  """Returns a setting as JSON holds it: tuples become lists.
+
+  Raises:
+    UserError: JSON has no such type; the message names the field.
+  """
+  if value is None or isinstance(value, bool | int | float | str):
+    return value
+  if isinstance(value, list | tuple):
+    return [_json_value(item, f'{field}[{i}]') for i, item in enumerate(value)]
+  if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+    return {key: _json_value(item, f'{field}.{key}') for key, item in value.items()}
+  kind = 'dict with a key that is no str' if isinstance(value, Mapping) else type(value).__name__
+  raise UserError(
+    f'{field} is a {kind}, which config.json cannot hold; a setting is a number, a str, True, '
+    'False, None, or a tuple, list or dict of these'
+  )
+
+
+def _fill(settings: Any, values: Mapping[str, Any], path: str = '') -> None:
+  """Sets the fields of a settings dataclass, and of the dataclasses in it, from JSON."""
+  known = {field.name for field in dataclasses.fields(settings)}
+  for name, value in values.items():
+    if name not in known:
+      raise UserError(
+        f'there is no setting {path}{name}; go on with the version that made it, or give another '
+        'workdir'
+      )
+    default = getattr(settings, name)
+    if dataclasses.is_dataclass(default):
+      _fill(default, value, f'{path}{name}.')
+    else:
+      setattr(settings, name, _with_tuples(value) if isinstance(default, tuple) else value)
+
+
+def _with_tuples(value: Any) -> Any:
+  """Returns a value in which every list, at any depth, is a tuple."""
+  return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
+
+
+def _write_config(
+  path: str, config: Config, allowed: Collection[str], say: Callable[[str], None]
+) -> None:
+  """Writes the config of a new run, or the changes in the config of a run that is there."""
+  workdir, changes = _compare_with_run(path, config, allowed)
+  file = workdir / 'config.json'
+  if not file.exists():
+    write_json(file, config_to_json(config))
+  elif changes:
     line = {
       'time': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
       'snapshot': newest(workdir / 'checkpoints'),
-      'changes': {f: [None if v is ABSENT else v for v in pair] for f, pair in changed.items()},
+      'changes': {f: [None if v is ABSENT else v for v in pair] for f, pair in changes.items()},
     }
     log = workdir / 'config_changes.jsonl'
     before = log.read_text() if log.exists() else ''
     write_text(log, [before, json.dumps(line, ensure_ascii=False), '\n'])
-    write_json(kept, plain(config))
-    for field, pair in changed.items():
-      exactly = ': within rounding, not bit for bit' if field in changes.ROUNDING else ''
-      say(f'changed: {words(field, *pair)}, from snapshot {line["snapshot"]} on{exactly}')
+    write_json(file, config_to_json(config))
+    for field, pair in changes.items():
+      exactly = ': within rounding, not bit for bit' if field in ROUNDING else ''
+      say(f'changed: {_describe(field, *pair)}, from snapshot {line["snapshot"]} on{exactly}')
 
 
-def check_workdir(path: str, config: Config, allowed: Collection[str] = ()) -> pathlib.Path:
-  """The workdir, if it is new or holds a run of this config, up to the fields that may differ.
-
-  Raises:
-    UserError: it holds a run of another config, or something else.
-  """
-  return _checked(path, config, allowed)[0]
-
-
-def _checked(
+def _compare_with_run(
   path: str, config: Config, allowed: Collection[str]
-) -> tuple[pathlib.Path, dict[str, tuple[Any, Any]]]:
-  """-> the workdir, {field: (was, is)} of what changes in its run."""
-  workdir, kept = pathlib.Path(path), pathlib.Path(path) / 'config.json'
-  if kept.exists():
+) -> tuple[pathlib.Path, Changes]:
+  """Returns the workdir, and the changes against the config of the run in it."""
+  workdir, wanted = pathlib.Path(path), config_to_json(config)
+  file = workdir / 'config.json'
+  if file.exists():
     try:
-      found = json.loads(kept.read_text())
+      found = json.loads(file.read_text())
     except (ValueError, RecursionError):
-      raise UserError(f'{kept} is not JSON; give another --workdir') from None
-    defaults = plain(Config(method=methods.settings(methods.name_of(config.method))))
-    return workdir, changes.check(found, plain(config), defaults, allowed, workdir)
+      raise UserError(f'{file} is not JSON; give another workdir') from None
+    if not isinstance(found, dict):
+      raise UserError(f'{file} is not the config of a run; give another workdir')
+    defaults = config_to_json(Config(method=type(config.method)()))
+    return workdir, check_changes(found, wanted, defaults, allowed, workdir)
   if workdir.is_file() or (workdir.exists() and {p.name for p in workdir.iterdir()} - {lock.LOCK}):
-    raise UserError(f'{workdir} is not empty and holds no run; give another --workdir')
+    raise UserError(f'{workdir} is not empty and holds no run; give another workdir')
   return workdir, {}
 
 
-def load_workdir(path: str) -> Config:
-  """The config that a workdir was made with.
+def check_changes(
+  found: Mapping[str, Any],
+  wanted: Mapping[str, Any],
+  defaults: Mapping[str, Any],
+  allowed: Collection[str],
+  workdir: pathlib.Path,
+) -> Changes:
+  """Returns what changes in the config of a run, after checking that all of it may change.
+
+  A field that the stored config does not have, because an older jcl wrote it, may take its default.
+
+  Args:
+    found: the config in `config.json`.
+    wanted: the config that the run is to go on with, as `config_to_json` gives it.
+    defaults: the default config of the same method, likewise.
+    allowed: dotted names of the fields that the user lets change.
+    workdir: named in messages.
 
   Raises:
-    UserError: it holds no run.
+    UserError: a field differs that cannot change, or that the user has not named.
   """
-  kept = pathlib.Path(path) / 'config.json'
-  try:
-    found = json.loads(kept.read_text())
-    chosen = methods.settings(found['method'].pop('name'))
-    config = Config(method=chosen)
-    _fill(config, found)
-  except (FileNotFoundError, NotADirectoryError):
+  unknown = [name for name in allowed if name not in field_names(wanted)]
+  if unknown:
     raise UserError(
-      f'{path} holds no run: there is no config.json in it; give the --workdir of a run'
-    ) from None
-  except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-    raise UserError(f'{kept} is not the config of a run; give another --workdir') from None
-  try:
-    check_values(config)
-  except UserError as error:
-    raise UserError(f'{kept}: {error}; give another --workdir') from None
-  return config
+      f'--allow_config_change={unknown[0]} is no field; what can change is {", ".join(CHANGEABLE)}'
+    )
+  changes, not_default = differences(found, wanted), differences(defaults, wanted)
+  if 'method.name' in changes:  # the settings of two methods have nothing to do with each other
+    changes = {
+      f: c for f, c in changes.items() if f == 'method.name' or f.split('.')[0] != 'method'
+    }
+  may_change = {
+    f: f in CHANGEABLE or (old is ABSENT and f not in not_default)
+    for f, (old, _) in changes.items()
+  }
+  refused = [f for f in changes if not (may_change[f] and f in allowed)]
+  if not refused:
+    return changes
+  lines = [
+    _describe(f, *changes[f]) + ('' if may_change[f] else ', which cannot change in a run')
+    for f in refused
+  ]
+  flag = f'--allow_config_change={",".join(changes)}'
+  way = f', or go on with {flag}' if all(may_change.values()) else ''
+  raise UserError(
+    f'{workdir} holds a run of another config ({"; ".join(lines)}); give another workdir{way}'
+  )
 
 
-def _fill(settings: Any, values: Mapping[str, Any]) -> None:
-  """Sets the fields of a settings dataclass, and of those in it, to what JSON has."""
-  for field, value in values.items():
-    if field not in {f.name for f in dataclasses.fields(settings)}:
-      raise KeyError(field)
-    inside = getattr(settings, field)
-    if dataclasses.is_dataclass(inside):
-      _fill(inside, value)
-    else:
-      setattr(settings, field, tuple(value) if isinstance(value, list) else value)
+def differences(found: Any, wanted: Any, path: str = '') -> Changes:
+  """Returns the fields in which two configs differ, at any depth; `ABSENT` where one has none."""
+  if isinstance(wanted, Mapping) and (isinstance(found, Mapping) or found is ABSENT):
+    found = {} if found is ABSENT else found
+    parts = [
+      differences(found.get(key, ABSENT), wanted.get(key, ABSENT), f'{path}.{key}'.lstrip('.'))
+      for key in dict.fromkeys([*found, *wanted])
+    ]
+    return {field: pair for part in parts for field, pair in part.items()}
+  return {} if found is not ABSENT and found == wanted else {path: (found, wanted)}
+
+
+def field_names(config: Any, path: str = '') -> set[str]:
+  """Returns the dotted names of all fields of a config as JSON holds it."""
+  if not isinstance(config, Mapping):
+    return {path}
+  return {f for key, v in config.items() for f in field_names(v, f'{path}.{key}'.lstrip('.'))}
+
+
+def _describe(field: str, old: Any, new: Any) -> str:
+  """Returns a change in words."""
+  if old is ABSENT:
+    return f'{field} is new and {new!r}'
+  if new is ABSENT:
+    return f'{field} was {old!r} and is no setting any more'
+  return f'{field} was {old!r}, is {new!r}'

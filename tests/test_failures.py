@@ -148,7 +148,7 @@ def _fails(carry, chunk):
 
 
 HOLD = (
-  'import pathlib, sys, time\nfrom jcl import lock\n'
+  'import pathlib, sys, time\nfrom jcl.storage import lock\n'
   'with lock.held(pathlib.Path(sys.argv[1])):\n  print("held", flush=True)\n  time.sleep(300)\n'
 )
 

@@ -1,14 +1,18 @@
 """What may differ from the config of a run that is there, and what is said of it."""
 
 import copy
+import dataclasses
 import json
+import pathlib
+import sys
+from typing import Any
 
 import jax
 import pytest
 from support import runs
 from support.launchers import QUICKSTART, SMALL, call
 
-from jcl import changes, methods
+from jcl import methods
 from jcl import workdir as workdirs
 from jcl.config import Config
 from jcl.errors import UserError
@@ -42,10 +46,10 @@ def listing(workdir):
 
 def test_what_can_change_is_a_field():
   """And what makes rows, shapes, seeds, memory or scores is none of it."""
-  known = changes.fields(workdirs.plain(Config(method=methods.settings('ewc'))))
-  assert set(changes.CHANGEABLE) <= known
+  known = workdirs.field_names(workdirs.config_to_json(Config(method=methods.settings('ewc'))))
+  assert set(workdirs.CHANGEABLE) <= known
   assert len(known) > 60
-  free = set(changes.CHANGEABLE)
+  free = set(workdirs.CHANGEABLE)
   assert not {f for f in free if f.startswith(('method.', 'scenario'))}
   assert {f for f in free if f.startswith('stream.')} == {'stream.cache'}
   assert {f for f in free if f.startswith('backbone.')} == {'backbone.remat', 'backbone.attention'}
@@ -70,7 +74,7 @@ def test_what_can_change_leaves_parameters_and_state_as_they_are(made):
     'backbone__remat': True, 'train__learning_rate': 0.0, 'train__head_learning_rate': 0.5,
     'train__adapter_learning_rate': 0.5, 'train__weight_decay': 0.0,
   }  # fmt: skip
-  assert {f.replace('__', '.') for f in others} >= set(changes.ROUNDING) - {'backbone.attention'}
+  assert {f.replace('__', '.') for f in others} >= set(workdirs.ROUNDING) - {'backbone.attention'}
   for field, value in others.items():
     assert trees(other(made, **{field: value})) == wanted, field
   assert trees(other(made, train__clip_norm=0.0)) != wanted  # hence it is none of them
@@ -82,7 +86,7 @@ def test_without_the_flag_a_difference_is_refused_and_the_flag_is_named(made, wo
     workdirs.open_workdir(str(workdir), new)
   assert str(error.value) == (
     f'{workdir} holds a run of another config (train.log_every was 1, is 5; '
-    'checkpoint.every_steps was 0, is 7); give another --workdir, or go on with '
+    'checkpoint.every_steps was 0, is 7); give another workdir, or go on with '
     '--allow_config_change=train.log_every,checkpoint.every_steps'
   )
   with pytest.raises(UserError, match=r'config \(checkpoint.every_steps was 0, is 7\); give'):
@@ -135,7 +139,7 @@ def test_what_a_run_depends_on_cannot_change_though_it_is_asked_for(
   with pytest.raises(UserError) as error:
     workdirs.open_workdir(str(workdir), new, [field.replace('__', '.'), 'train.log_every'])
   assert str(error.value) == (
-    f'{workdir} holds a run of another config ({words}); give another --workdir'
+    f'{workdir} holds a run of another config ({words}); give another workdir'
   )
   assert listing(workdir) == ['config.json']
 
@@ -196,3 +200,141 @@ def test_a_launcher_goes_on_with_what_it_is_allowed_to_change(tmp_path):
   done = call('train', *command, *more, flag)
   assert done.returncode == 0, done.stderr
   assert 'changed: train.log_every was 10, is 3, from snapshot 2 on' in done.stdout
+
+
+OUTSIDE = """
+import dataclasses
+from typing import ClassVar
+
+from jcl.methods import Method, Settings
+
+
+@dataclasses.dataclass
+class Schedule:
+  warmup: int = 3
+  marks: tuple = ((1, 2), (3, 4))
+
+
+@dataclasses.dataclass
+class Damped(Settings):
+  brings: ClassVar[tuple] = ('rows',)
+
+  strength: float = 0.5
+  names: tuple[str, ...] = ('a',)
+  table: dict = dataclasses.field(default_factory=lambda: {'x': [1, 2]})
+  schedule: Schedule = dataclasses.field(default_factory=Schedule)
+
+  def build(self, backbone, teacher=None):
+    return Method()
+"""
+
+
+@pytest.fixture
+def outside(tmp_path, monkeypatch):
+  """The name of a settings class in a module of another package."""
+  (tmp_path / 'elsewhere').mkdir()
+  (tmp_path / 'elsewhere' / 'damping.py').write_text(OUTSIDE)
+  monkeypatch.syspath_prepend(str(tmp_path))
+  yield 'elsewhere.damping:Damped'
+  for name in ('elsewhere', 'elsewhere.damping'):
+    sys.modules.pop(name, None)
+
+
+def changed_outside(name):
+  """A config whose method, or the part of it from outside, has no default left."""
+  made = runs.config(name)
+  part = methods.parts(made.method)['damped']
+  part.strength, part.names, part.table = 0.25, ('b', 'c:d'), {'y': [3], 'z': []}
+  part.schedule.marks = ((5, 6),)
+  return made
+
+
+@pytest.mark.parametrize('form', ['{}', 'ewc+{}', '{}+l2'])
+def test_a_method_of_another_package_is_found_again(outside, tmp_path, form):
+  made = changed_outside(form.format(outside))
+  workdir = workdirs.open_workdir(str(tmp_path / 'run'), made)
+  assert json.loads((workdir / 'config.json').read_text())['method']['name'] == form.format(outside)
+  again = workdirs.load_workdir(str(workdir))
+  assert again == made
+  assert type(again.method) is type(made.method)
+  assert methods.name_of(again.method) == form.format(outside)
+  assert workdirs.check_workdir(str(workdir), made) == workdir
+  path = 'method.strength' if form == '{}' else 'method.damped.strength'
+  methods.parts(made.method)['damped'].strength = 1.0
+  with pytest.raises(UserError, match=rf'\({path} was 0.25, is 1.0, which cannot change'):
+    workdirs.check_workdir(str(workdir), made)
+
+
+def test_a_method_that_is_not_installed_any_more_is_named(outside, tmp_path):
+  workdir = workdirs.open_workdir(str(tmp_path / 'run'), runs.config(outside))
+  sys.modules.pop('elsewhere.damping')
+  sys.modules.pop('elsewhere')
+  (tmp_path / 'elsewhere').rename(tmp_path / 'gone')
+  with pytest.raises(UserError) as error:
+    workdirs.load_workdir(str(workdir))
+  assert str(error.value) == (
+    f"{workdir}/config.json: method: {outside}: there is no module 'elsewhere'; install its "
+    'package, or put its folder on PYTHONPATH'
+  )
+
+
+def test_a_setting_that_the_class_has_no_more_is_named(outside, tmp_path):
+  workdir = workdirs.open_workdir(str(tmp_path / 'run'), runs.config(outside))
+  kept = json.loads((workdir / 'config.json').read_text())
+  kept['method']['schedule']['cooldown'] = 1
+  (workdir / 'config.json').write_text(json.dumps(kept))
+  with pytest.raises(UserError, match=r'config\.json: there is no setting method\.schedule\.cool'):
+    workdirs.load_workdir(str(workdir))
+
+
+@dataclasses.dataclass
+class Odd(methods.Settings):
+  value: Any = 0
+
+  def build(self, backbone, teacher=None):
+    return methods.Method()
+
+
+@dataclasses.dataclass
+class Named(Odd):
+  name: str = 'x'
+
+
+@pytest.mark.parametrize(
+  ('value', 'words'),
+  [
+    (pathlib.Path('x'), r'method\.value is a \w*Path, which config\.json cannot hold'),
+    ((1, {2}), r'method\.value\[1\] is a set, which'),
+    ({'a': {1: 2}}, r'method\.value\.a is a dict with a key that is no str, which'),
+  ],
+)
+def test_a_setting_that_json_cannot_hold_is_refused_before_anything_is_written(
+  tmp_path, value, words
+):
+  with pytest.raises(UserError, match=words):
+    workdirs.open_workdir(str(tmp_path / 'run'), Config(method=Odd(value)))
+  assert not (tmp_path / 'run').exists()
+
+
+def test_a_class_that_no_other_process_finds_is_refused(tmp_path):
+  @dataclasses.dataclass
+  class Local(Odd):
+    pass
+
+  with pytest.raises(UserError, match='Local is defined in a config file or in a function, where'):
+    workdirs.open_workdir(str(tmp_path / 'run'), Config(method=Local()))
+  with pytest.raises(UserError, match='has a setting called name'):
+    workdirs.open_workdir(str(tmp_path / 'run'), Config(method=Named()))
+  assert not (tmp_path / 'run').exists()
+
+
+def test_a_method_of_a_notebook_is_told_to_move(tmp_path):
+  workdir = workdirs.open_workdir(str(tmp_path / 'run'), Config(method=Odd()))
+  kept = json.loads((workdir / 'config.json').read_text())
+  assert kept['method']['name'] == f'{__name__}:Odd'
+  kept['method']['name'] = '__main__:Odd'
+  (workdir / 'config.json').write_text(json.dumps(kept))
+  with pytest.raises(
+    UserError, match=r"__main__ has no 'Odd'; a method that was defined in a note"
+  ):
+    workdirs.load_workdir(str(workdir))

@@ -34,7 +34,7 @@ def held(workdir: pathlib.Path) -> Iterator[None]:
     except BlockingIOError:
       raise UserError(
         f'{workdir}: another run is at work in it ({_owner(file)}); wait until it ends, stop it, '
-        'or give another --workdir'
+        'or give another workdir'
       ) from None
     except OSError:  # a file system without locks
       pass

@@ -177,7 +177,7 @@ def test_a_run_of_two_is_killed_resumed_and_opened_again(tmp_path):
   lines = [json.loads(x) for x in (tmp_path / 'whole' / 'metrics.jsonl').read_text().splitlines()]
   assert {'qa', 'gen', 'ewc'} <= set(lines[-1])
   assert lines[-1]['ewc'] > 0
-  (tmp_path / 'whole' / 'config.json').write_text(json.dumps(workdir.plain(made)))
+  (tmp_path / 'whole' / 'config.json').write_text(json.dumps(workdir.config_to_json(made)))
   again = workdir.load_workdir(str(tmp_path / 'whole'))
   assert again == made
   (_, ids_RN), *_ = TrainedRun(again, tmp_path / 'whole').samples('', 2, 0.0, 0)

@@ -103,7 +103,7 @@ def test_what_is_raised_at_an_event_reaches_the_one_who_waits(workdir, event):
 FULL = """
 import json, os, pathlib, resource, signal, sys
 import numpy as np
-from jcl.checkpoint import MetricsLog, Snapshots, write_json
+from jcl.storage.checkpoint import MetricsLog, Snapshots, write_json
 from jcl.errors import UserError
 
 folder, limited = pathlib.Path(sys.argv[1]), sys.argv[2] == 'limited'

@@ -291,12 +291,12 @@ CONFIGS = {
 }
 WORKDIRS = {
   'a run of another config': workdir(
-    'train', {}, 'train.seed was 0, is 7', 'another --workdir', more=['--config.train.seed=7']
+    'train', {}, 'train.seed was 0, is 7', 'another workdir', more=['--config.train.seed=7']
   ),
   'a workdir of other things': train(
-    says=('{here}/new', 'another --workdir'), files={'new/thesis': 'x'}
+    says=('{here}/new', 'another workdir'), files={'new/thesis': 'x'}
   ),
-  'a workdir that is a file': train(says=('{here}/new', 'another --workdir'), files={'new': 'x'}),
+  'a workdir that is a file': train(says=('{here}/new', 'another workdir'), files={'new': 'x'}),
   'a workdir below a file': Case(
     'train', [QUICKSTART, *SMALL, '--workdir={here}/a/new'], ('{here}/a', 'no files'), {'a': 'x'}
   ),
@@ -312,9 +312,9 @@ WORKDIRS = {
   'config.json is a folder': workdir(
     'train', {'run/config.json': None, 'run/config.json/a': 'x'}, 'config.json', 'file is wanted'
   ),
-  'evaluate: no run': Case('evaluate', ['--workdir={here}'], ('{here}', '--workdir of a run')),
+  'evaluate: no run': Case('evaluate', ['--workdir={here}'], ('{here}', 'the workdir of a run')),
   'evaluate: below a file': Case(
-    'evaluate', ['--workdir={here}/a/b'], ('{here}/a/b', '--workdir of a run'), {'a': 'x'}
+    'evaluate', ['--workdir={here}/a/b'], ('{here}/a/b', 'the workdir of a run'), {'a': 'x'}
   ),
   'evaluate: a long name': Case(
     'evaluate', ['--workdir={here}/' + 'x' * 300], ('xxx', 'give a shorter path')

@@ -169,11 +169,11 @@ def test_an_adapter_config_is_read_or_refused(here, data):
 @many(200)
 @hypothesis.given(data=st.data())
 def test_the_config_of_a_run_is_read_or_refused(name, here, data):
-  put(here / 'run/config.json', data.draw(mutated(workdir.plain(runs.config(name)), 3)))
+  put(here / 'run/config.json', data.draw(mutated(workdir.config_to_json(runs.config(name)), 3)))
   config, _ = outcome(lambda: workdir.load_workdir(str(here / 'run')), 'config.json')
   if config is not None:  # what it says may still be out of range
     outcome(lambda: experiment.check(config), 'is ', 'train.', 'method')
-    write_json(here / 'again.json', workdir.plain(config))
+    write_json(here / 'again.json', workdir.config_to_json(config))
 
 
 @many(120)
