@@ -6,6 +6,8 @@ dataclass in the method's file and stand in `Config.method`.
 """
 
 import dataclasses
+import operator
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,15 +16,37 @@ from jcl.errors import UserError
 
 
 def choice(default: str, *others: str) -> Any:
-  """A field that is one of a few words; `check_values` refuses all others."""
+  """Returns a field that is one of a few words; `check_values` refuses all others."""
   return dataclasses.field(default=default, metadata={'choices': (default, *others)})
 
 
+def number(
+  default: float, *, least: float | None = None, above: float | None = None,
+  most: float | None = None, below: float | None = None,
+) -> Any:  # fmt: skip
+  """Returns a field that is a number within bounds; `check_values` refuses all others.
+
+  Args:
+    default: an int or a float, as the field's type says.
+    least: smallest value.
+    above: largest value that is too small.
+    most: largest value.
+    below: smallest value that is too large.
+  """
+  bounds = {'at least': least, 'above': above, 'at most': most, 'below': below}
+  given = {words: bound for words, bound in bounds.items() if bound is not None}
+  return dataclasses.field(default=default, metadata={'bounds': given})
+
+
 def check_values(settings: Any, path: str = '') -> None:
-  """Refuses values that no field of their kind can have, in a settings dataclass and those in it.
+  """Refuses values of the wrong type, outside their bounds or not among their choices.
+
+  Args:
+    settings: a settings dataclass; the dataclasses in its fields are checked too.
+    path: what stands before a field's name in a message, such as `train.`.
 
   Raises:
-    UserError: naming the field and what would be right.
+    UserError: the first such value; names the field and what would be right.
   """
   for field in dataclasses.fields(settings):
     value, name = getattr(settings, field.name), f'{path}{field.name}'
@@ -33,8 +57,25 @@ def check_values(settings: Any, path: str = '') -> None:
     right = _misfit(value, field.type)
     if not right and choices and value not in choices:
       right = f'one of {", ".join(map(repr, choices))}'
+    if not right:
+      right = _out_of_bounds(value, field.metadata.get('bounds', {}))
     if right:
       raise UserError(f'{name} is {_short(value)}; it must be {right}')
+
+
+HOLDS: dict[str, Callable[[float, float], bool]] = {
+  'at least': operator.ge,
+  'above': operator.gt,
+  'at most': operator.le,
+  'below': operator.lt,
+}
+
+
+def _out_of_bounds(value: Any, bounds: Mapping[str, float]) -> str:
+  """What a number must be; empty where it is within its bounds."""
+  if all(HOLDS[words](value, bound) for words, bound in bounds.items()):
+    return ''
+  return ' and '.join(f'{words} {bound}' for words, bound in bounds.items())
 
 
 def _misfit(value: Any, kind: Any) -> str:
@@ -83,99 +124,112 @@ def _short(value: Any) -> str:
 
 @dataclasses.dataclass
 class StreamConfig:
-  """What is learned."""
+  """What is learned: a stream of tasks."""
 
-  name: str = 'synthetic'  # synthetic | files | a reader of streams/benchmarks.py
+  # synthetic | files | a benchmark of streams/benchmarks.py | package.module:reader | entry point
+  name: str = 'synthetic'
   path: str = ''  # folder or manifest that holds the data; empty for synthetic
-  classes_per_task: int = 10  # classes; benchmarks alone
-  max_tasks: int = 0  # tasks; 0: all
-  max_train_per_task: int = 0  # examples, taken from each class in turn, in file order; 0: all
-  max_test_per_task: int = 0  # examples, taken likewise; 0: all
-  order_seed: int = -1  # order of classes (of tasks, for own files); -1: as in the files
-  overlap: str = choice('', 'refuse', 'drop', 'keep')  # train texts in test; '': the stream's own
-  dev_fraction: float = 0.1  # of train, carved where the stream has no dev split and one is asked
+  classes_per_task: int = number(10, least=1)  # classes a task; benchmarks only
+  max_tasks: int = number(0, least=0)  # tasks; 0: all
+  # Examples a task, taken from each class in turn, in file order; 0: all.
+  max_train_per_task: int = number(0, least=0)
+  max_test_per_task: int = number(0, least=0)
+  # Order of classes (for own files: of tasks); -1: as in the files.
+  order_seed: int = number(-1, least=-1)
+  # Training texts that occur in test; '': the stream's own way.
+  overlap: str = choice('', 'refuse', 'drop', 'keep')
+  # Share of train that becomes dev, if dev scores are asked for and the stream has no dev split.
+  dev_fraction: float = number(0.1, above=0, below=1)
   template: str = ''  # plain rows, with {x} and {y}; empty: the stream's own
-  max_length: int = 512  # tokens a row; the input is cut, never the answer; cpt: of a block
-  cache: str = ''  # folder of corpora that were tokenised, cpt; empty: ~/.cache/jcl/corpora
+  # Tokens a row, cpt: a block. The input of a longer row is cut, never its answer.
+  max_length: int = number(512, least=8)
+  cache: str = ''  # folder of tokenised corpora, cpt; empty: ~/.cache/jcl/corpora
 
 
 @dataclasses.dataclass
 class BackboneConfig:
-  """What learns."""
+  """What learns: a model from a file, or a small decoder from scratch."""
 
   path: str = ''  # folder, GGUF file or hub name; empty: a small decoder from scratch
-  width: int = 64  # from scratch
-  layers: int = 2  # from scratch
-  heads: int = 4  # from scratch
-  feed_forward: int = 192  # from scratch
-  dropout: float = 0.0  # probability, in training alone
-  tokenizer: str = choice('word', 'bpe')  # from scratch: made of the training texts
-  tokenizer_path: str = ''  # from scratch: the tokenizer of a model (as `path`) in place of those
-  vocabulary: int = 2048  # tokens at most; from scratch with `bpe`
-  vocabulary_multiple: int = 1  # rows of the embedding are a multiple of it; padding is never said
+  width: int = number(64, least=1)  # hidden size; from scratch
+  layers: int = number(2, least=1)  # from scratch
+  heads: int = number(4, least=1)  # attention heads; from scratch
+  feed_forward: int = number(192, least=1)  # hidden size of the MLP; from scratch
+  dropout: float = number(0.0, least=0, below=1)  # probability, in training only
+  tokenizer: str = choice('word', 'bpe')  # made of the training texts; from scratch
+  tokenizer_path: str = ''  # take the tokenizer of this model (as `path`); from scratch
+  vocabulary: int = number(2048, least=1)  # tokens at most, with `bpe`; from scratch
+  # The embedding has a multiple of so many rows; padding rows are never predicted.
+  vocabulary_multiple: int = number(1, least=1)
   dtype: str = choice('float32', 'bfloat16')  # of the computation; parameters are float32
-  attention: str = choice('xla', 'cudnn')
+  attention: str = choice('xla', 'cudnn')  # implementation
   remat: bool = False  # recompute each layer in the backward pass
   head: str = choice('', 'linear', 'cosine')  # classifies instead of writing answers; '': none
-  pooling: str = choice('', 'last', 'first', 'mean')  # the state a head reads; '': the model's own
-  added_token_init: str = choice('copy', 'mean')  # rows of __ans__ and generation tokens
+  pooling: str = choice('', 'last', 'first', 'mean')  # state that a head reads; '': the model's own
+  added_token_init: str = choice('copy', 'mean')  # embedding rows of __ans__ and generation tokens
 
 
 @dataclasses.dataclass
 class TrainConfig:
-  """How it is trained."""
+  """How each task is trained."""
 
-  learning_rate: float = 1e-5
-  head_learning_rate: float = 1e-3  # of a head, in place of `learning_rate`
-  adapter_learning_rate: float = 2e-4  # of adapters, in place of `learning_rate`
-  weight_decay: float = 5e-4  # none on norms and biases
-  l1: float = 0.0  # weight of Σ|θ| of what trains, norms and biases left out
-  l2: float = 0.0  # likewise of Σθ²; unlike weight_decay it goes through Adam
-  epochs: int = 5  # a task; ignored where `steps` is given
-  steps: int = 0  # a task; 0: `epochs` decides
-  batch_size: int = 32  # examples on all devices together
-  microbatches: int = 1  # gradient accumulation: parts of a batch, computed one after another
-  seed: int = 0
+  learning_rate: float = number(1e-5, least=0)
+  head_learning_rate: float = number(1e-3, least=0)  # of a head, in place of `learning_rate`
+  adapter_learning_rate: float = number(2e-4, least=0)  # of adapters, in place of `learning_rate`
+  weight_decay: float = number(5e-4, least=0)  # none on norms and biases
+  l1: float = number(0.0, least=0)  # weight of Σ|θ| over what trains, without norms and biases
+  l2: float = number(0.0, least=0)  # weight of Σθ²; unlike weight_decay it goes through Adam
+  epochs: int = number(5, least=1)  # a task; ignored if `steps` is given
+  steps: int = number(0, least=0)  # a task; 0: `epochs` decides
+  batch_size: int = number(32, least=1)  # examples on all devices together
+  # Gradient accumulation: a batch is computed in so many parts, one after another.
+  microbatches: int = number(1, least=1)
+  seed: int = number(0, least=0)  # of every draw but the order of the stream
   trainable: tuple[str, ...] = ('.*',)  # name patterns, `!` in front freezes, first match wins
   schedule: str = choice('constant', 'cosine', 'linear', 'wsd')  # wsd: warm-up, stable, decay
   schedule_between_tasks: str = choice('rewarm', 'continue')  # one a task | one over the run
-  warmup_fraction: float = 0.0  # of the schedule's steps
-  decay_fraction: float = 0.2  # of the schedule's steps, down to 0 at its end; `wsd` alone
-  clip_norm: float = 1.0  # of the whole gradient; 0: off
-  beta2: float = 0.999  # AdamW's
-  optimizer_between_tasks: str = choice('fresh', 'carried')
-  added_token_rate: float = 1.0  # multiplies the updates of the rows of added tokens
-  keep_best: bool = False  # the parameters with the best dev score of the task go on
-  max_bad_steps: int = 10  # steps of a task, not finite and so not applied; one more ends the run
-  log_every: int = 10  # steps between lines of metrics.jsonl
+  warmup_fraction: float = number(0.0, least=0, most=1)  # of the schedule's steps
+  # Last share of the schedule's steps, in which the rate falls to 0; `wsd` only.
+  decay_fraction: float = number(0.2, least=0, most=1)
+  clip_norm: float = number(1.0, least=0)  # norm of the whole gradient; 0: off
+  beta2: float = number(0.999, least=0, below=1)  # AdamW's
+  optimizer_between_tasks: str = choice('fresh', 'carried')  # state at the start of a task
+  added_token_rate: float = number(1.0, least=0)  # multiplies the updates of added tokens' rows
+  keep_best: bool = False  # a task ends with the parameters of its best dev score
+  # Steps of a task that are not finite and so not applied; one more ends the run.
+  max_bad_steps: int = number(10, least=0)
+  log_every: int = number(10, least=1)  # steps between lines of metrics.jsonl
   fsdp: bool = False  # shard parameters and optimiser state over the devices
 
 
 @dataclasses.dataclass
 class AdversarialConfig:
-  """Training at input embeddings moved for worse; see jcl/step/adversarial.py."""
+  """Adversarial training: the input embeddings are moved to where the loss is higher."""
 
-  epsilon: float = 0.0  # length of a row's move; 0: off
-  weight: float = 1.0  # of the objective there
+  epsilon: float = number(0.0, least=0)  # length of a row's move; 0: off
+  weight: float = number(1.0, least=0)  # of the objective at the moved embeddings
 
 
 @dataclasses.dataclass
 class EvaluateConfig:
-  """How it is evaluated."""
+  """How the model is evaluated."""
 
   answer: str = choice('generate', 'score')  # greedy text | the likeliest allowed label
-  batch_size: int = 64  # rows a chunk of generation or scoring, on all devices together
-  every_steps: int = 0  # dev score of all seen tasks inside a task; 0: off
-  every_epochs: int = 0  # likewise
+  # Rows a chunk of generation or scoring, on all devices together.
+  batch_size: int = number(64, least=1)
+  every_steps: int = number(0, least=0)  # steps between dev scores of all seen tasks; 0: off
+  every_epochs: int = number(0, least=0)  # epochs between them; 0: off
 
 
 @dataclasses.dataclass
 class CheckpointConfig:
-  """What survives a kill."""
+  """How much a kill may cost."""
 
-  every_steps: int = 0  # training steps that a kill costs at most; 0: no snapshots by steps
-  every_chunks: int = 0  # chunks of sampling, evaluation, Fisher that it costs at most; 0: none
-  every_minutes: float = 15.0  # between snapshots, at the next step or chunk; one process; 0: none
+  every_steps: int = number(0, least=0)  # training steps at most; 0: no snapshots by steps
+  # Chunks of sampling, evaluation or Fisher at most; 0: no snapshots by chunks.
+  every_chunks: int = number(0, least=0)
+  # Minutes between snapshots, at the next step or chunk; runs of one process only; 0: off.
+  every_minutes: float = number(15.0, least=0)
   keep_tasks: bool = False  # keep the snapshot of every finished task under tasks/
 
 
@@ -183,7 +237,7 @@ class CheckpointConfig:
 class Config:
   """A run."""
 
-  method: Any = None  # the settings dataclass of the method, from its file
+  method: Any = None  # settings of the method: an object of its `Settings` class
   scenario: str = choice('cil', 'til', 'iil', 'dil', 'cpt')
   stream: StreamConfig = dataclasses.field(default_factory=StreamConfig)
   backbone: BackboneConfig = dataclasses.field(default_factory=BackboneConfig)

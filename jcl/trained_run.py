@@ -35,7 +35,6 @@ class TrainedRun:
 
   def __init__(self, config: Config, workdir: pathlib.Path):
     self.parts = assemble(config, weights=False)  # the snapshot has the parameters
-    self.tools = self.parts.tools
     found = None
     if (workdir / 'checkpoints').is_dir():  # else opening it would make it
       snapshots = Snapshots(workdir, write=False)
@@ -47,7 +46,7 @@ class TrainedRun:
       print(line, file=sys.stderr)
     known = {field.name for field in dataclasses.fields(Run)}
     self.now = Run(**{name: value for name, value in found.items() if name in known})
-    self.tools.current = max(len(self.now.record['matrix']) - 2, 0)
+    self.tools = self.parts.tools.at(max(len(self.now.record['matrix']) - 2, 0))
 
   def params(self, task: Task | None) -> Any:
     """The parameters for a task, or for none where it is not told."""

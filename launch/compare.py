@@ -39,10 +39,9 @@ def run() -> None:
       'score in common; give --config.scenario=cpt'
     )
   cli.use_compile_cache()
-  from jcl import distributed
-  from jcl.preflight import checks
+  from jcl import distributed, learn
   from jcl.reports import report
-  from jcl.training import experiment, loop
+  from jcl.training import experiment
 
   runs, allowed = [], flags.FLAGS.allow_config_change
   for name, base in zip(names, bases, strict=True):
@@ -58,10 +57,8 @@ def run() -> None:
   for number, (name, seed, config) in enumerate(runs):
     if distributed.is_first():
       print(f'[{number + 1}/{len(runs)}] {name}, seed {seed}', flush=True)
-    parts = experiment.assemble(config)
-    checks.refuse_new(parts, workdir / f'{name}-{seed}')
-    folder = workdirs.open_workdir(str(workdir / f'{name}-{seed}'), config, allowed, print)
-    results.append(loop.train(parts, folder))
+    folder = workdir / f'{name}-{seed}'
+    results.append(learn.run(config, folder, allowed=allowed).results)
   if not distributed.is_first():
     return
   print(report.comparison_table(results))

@@ -10,7 +10,6 @@ that may then differ; what a run depends on may not.
 from absl import flags
 
 from jcl import cli
-from jcl import workdir as workdirs
 
 cli.define_config()
 flags.DEFINE_bool('quiet', False, 'print nothing but errors')
@@ -20,19 +19,13 @@ def run() -> None:
   """Trains, then prints the accuracy matrix."""
   config, workdir = cli.read_config(), cli.required('workdir')
   cli.use_compile_cache()
-  from jcl import distributed
-  from jcl.preflight import checks
+  from jcl import distributed, learn
   from jcl.reports import report
-  from jcl.training import experiment, loop
 
-  parts = experiment.assemble(config)
-  checks.refuse_new(parts, workdir)
-  quiet = flags.FLAGS.quiet or not distributed.is_first()
-  say = (lambda line: None) if quiet else print
-  folder = workdirs.open_workdir(workdir, config, flags.FLAGS.allow_config_change, say)
-  results = loop.train(parts, folder, quiet)
-  if not quiet:
-    print(report.matrix_table(results))
+  quiet, allowed = flags.FLAGS.quiet, flags.FLAGS.allow_config_change
+  finished = learn.run(config, workdir, allowed=allowed, quiet=quiet)
+  if not quiet and distributed.is_first():
+    print(report.matrix_table(finished.results))
     print(f'results, report and pictures are in {workdir}')
 
 

@@ -34,7 +34,8 @@ class Poisoned(runs.Loop):
     folder.mkdir(exist_ok=True)
     super().__init__(experiment.assemble(made), folder, quiet=True)
     self.said, self.feeds, self._die_in = [], [], die_in
-    real, taken = self.train_step, [0]
+    self.output.say = self.said.append
+    real, taken = self.trainer.train_step, [0]
 
     def step(state, fixed, weights, rate, batch):
       taken[0] += 1
@@ -47,19 +48,19 @@ class Poisoned(runs.Loop):
       bad = sharding.place(bad, self.tools.mesh, sharding.ROWS)
       return real(state, fixed, weights, rate, dataclasses.replace(batch, target_weight=bad))
 
-    self.train_step = step
+    self.trainer.train_step = step
+    settle = self.trainer.settle
 
-  def say(self, line):
-    self.said.append(line)
+    def watched(task, bar, weights, loaded, *rest):
+      self.feeds.append((task.index, loaded))
+      settle(task, bar, weights, loaded, *rest)
+
+    self.trainer.settle = watched
 
   def before_task(self, now, task):
     if task.index == self._die_in:
       raise runs.Killed
     return super().before_task(now, task)
-
-  def _settle(self, task, bar, loaded, *rest):
-    self.feeds.append((task.index, loaded))
-    super()._settle(task, bar, loaded, *rest)
 
 
 def log(folder):
@@ -129,7 +130,7 @@ def test_a_penalty_that_overflows_is_named(tmp_path):
 def test_memory_that_does_not_suffice_is_told_with_the_batch(tmp_path):
   """The runtime's own error, of a train step and of a chunk."""
   loop = Poisoned(config(), tmp_path / 'a')
-  loop.train_step = lambda *_: (jnp.zeros(2**46), {})
+  loop.trainer.train_step = lambda *_: (jnp.zeros(2**46), {})
   shape = r'a batch of \d+ rows of \d+ tokens with \d+ targets, on 1 device\(s\)'
   wanted = rf'out of memory in task kitchen, step 1: {shape}: RESOURCE_EXHAUSTED.*; lower train\.b'
   with pytest.raises(UserError, match=wanted) as error:

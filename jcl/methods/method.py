@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
+from jcl.config import check_values
 from jcl.errors import UserError
 from jcl.streams.stream import TaskPlan
 
@@ -89,11 +90,12 @@ class Settings:
     raise NotImplementedError(f'{type(self).__name__}.build')
 
   def check(self) -> None:
-    """Refuses settings out of their range.
+    """Refuses values out of their bounds; a method adds what its settings rule out together.
 
     Raises:
-      UserError: naming the field.
+      UserError: names the field and what would be right.
     """
+    check_values(self, 'method.')
 
   def most(self, stream: Any) -> int:
     """Examples whose states or logits its tables can come to hold; 0: it has no tables."""

@@ -20,6 +20,7 @@ from jcl.preflight.footprint import Footprint, footprint, short
 from jcl.preflight.split_stats import Split, counted
 from jcl.streams.build import SPLITS
 from jcl.streams.stream import Stream
+from jcl.training.experiment import Experiment
 
 NOTED = 0.01  # share of the rows or tokens of a split above which a fault is worth a line
 FEW = 5  # training rows of a class
@@ -34,35 +35,34 @@ class Checkup:
   """What is counted of a run before it starts.
 
   Attributes:
-    splits: of every task.
-    footprint: bytes that it will take.
+    parts: of the run.
+    splits: counts of every split of every task.
+    footprint: bytes that the run will take.
   """
 
+  parts: Experiment
   splits: tuple[Split, ...]
   footprint: Footprint
 
 
-def checkup(parts: Any) -> Checkup:
-  """Counts what a run will read and hold.
-
-  Args:
-    parts: the `Experiment`.
-  """
-  return Checkup(tuple(counted(parts.stream, parts.text, parts.task_id_given)), footprint(parts))
+def checkup(parts: Experiment) -> Checkup:
+  """Counts what a run will read and hold."""
+  splits = tuple(counted(parts.stream, parts.text, parts.task_id_given))
+  return Checkup(parts, splits, footprint(parts))
 
 
-def refuse(parts: Any, workdir: str | os.PathLike | None = None) -> None:
+def refuse(checkup: Checkup, workdir: str | os.PathLike | None = None) -> None:
   """Refuses a run that cannot end well; nothing is written or compiled before.
 
   Args:
-    parts: the `Experiment`.
+    checkup: of the run.
     workdir: that it would be written to; None: this is not about a machine.
 
   Raises:
     UserError: the tokenizer does not know most of a split; all texts of a task read the same; there
       is no room for one snapshot, or on a device for what must stand there.
   """
-  for split in parts.checkup.splits:
+  for split in checkup.splits:
     where = f'task {split.task!r}, {split.name}'
     if 2 * split.unknown > split.tokens:
       raise UserError(
@@ -72,34 +72,25 @@ def refuse(parts: Any, workdir: str | os.PathLike | None = None) -> None:
     if split.name == 'train' and split.different == 1 < split.texts:
       raise UserError(
         f'{where}: {split.texts} different texts read the same, {split.cut} rows are cut to '
-        f'{parts.text.max_length} tokens; raise stream.max_length, or take another tokenizer'
+        f'{checkup.parts.text.max_length} tokens; raise stream.max_length, or take another '
+        'tokenizer'
       )
   if workdir is None:
     return
-  size = parts.checkup.footprint
+  size = checkup.footprint
   snapshot, free = size.snapshot['total'], free_space(workdir)
   if free < snapshot:
     raise UserError(
       f'{workdir}: {short(free, "B")} are free, and a snapshot takes up to {short(snapshot, "B")}; '
       'make room, or give a --workdir on another disk'
     )
-  needed, limit = size.device['total'], device_limit(parts.tools.mesh)
+  needed, limit = size.device['total'], device_limit(checkup.parts.tools.mesh)
   if limit is not None and needed > limit:
     raise UserError(
       f'parameters, gradients, optimiser and teacher take {short(needed, "B")} on each device, '
       f'which has {short(limit, "B")}; use more devices with train.fsdp, train fewer parameters '
       '(train.trainable, lora), or take a smaller backbone'
     )
-
-
-def refuse_new(parts: Any, workdir: str | os.PathLike) -> None:
-  """`refuse`, unless there is a run in the workdir that goes on: before anything is written.
-
-  Raises:
-    UserError: see `refuse`.
-  """
-  if not (pathlib.Path(workdir) / 'config.json').exists():
-    refuse(parts, workdir)
 
 
 def free_space(folder: str | os.PathLike) -> int:
@@ -150,18 +141,18 @@ FAULTS = (
 )  # fmt: skip
 
 
-def warnings(parts: Any, workdir: str | os.PathLike | None = None) -> list[str]:
+def warnings(checkup: Checkup, workdir: str | os.PathLike | None = None) -> list[str]:
   """What is likely to disappoint, a line each, that of the largest share first.
 
   Args:
-    parts: the `Experiment`.
+    checkup: of the run.
     workdir: as in `refuse`.
   """
-  splits = parts.checkup.splits
+  splits = checkup.splits
   found = [line for fault in FAULTS for line in _of_fault(fault, splits)]
-  found += [*_of_classes(parts.stream), *_of_sizes(parts)]
+  found += [*_of_classes(checkup.parts.stream), *_of_sizes(checkup)]
   if workdir is not None:
-    found += _of_room(parts, free_space(workdir))
+    found += _of_room(checkup, free_space(workdir))
   return [line for _, line in sorted(found, key=lambda pair: -pair[0])]
 
 
@@ -206,14 +197,14 @@ def _of_classes(stream: Stream) -> Iterator[tuple[float, str]]:
     )
 
 
-def _of_sizes(parts: Any) -> Iterator[tuple[float, str]]:
+def _of_sizes(checkup: Checkup) -> Iterator[tuple[float, str]]:
   """Tasks of very uneven size."""
-  unit = 'tokens' if parts.score == 'log_perplexity' else 'rows'
-  sizes = [(getattr(s, unit), s.task) for s in parts.checkup.splits if s.name == 'train']
+  unit = 'tokens' if checkup.parts.score == 'log_perplexity' else 'rows'
+  sizes = [(getattr(s, unit), s.task) for s in checkup.splits if s.name == 'train']
   (least, small), (most, large) = min(sizes), max(sizes)
   if most < UNEVEN * least:
     return
-  steps = parts.config.train.steps
+  steps = checkup.parts.config.train.steps
   how = f'both train for {steps} steps' if steps else 'it trains for as many more steps'
   yield (
     least / sum(size for size, _ in sizes),
@@ -222,16 +213,16 @@ def _of_sizes(parts: Any) -> Iterator[tuple[float, str]]:
   )
 
 
-def _of_room(parts: Any, free: int) -> Iterator[tuple[float, str]]:
+def _of_room(checkup: Checkup, free: int) -> Iterator[tuple[float, str]]:
   """A disk or a device that the run nearly fills."""
-  size = parts.checkup.footprint
+  size = checkup.footprint
   if free < 2 * size.disk:
     yield (
       min(size.disk / max(free, 1), 1.0),
       f'{short(free, "B")} are free for the workdir, and its snapshots take up to '
       f'{short(size.disk, "B")}: make room, or keep fewer (checkpoint.keep_tasks=false)',
     )
-  needed, limit = size.device['total'], device_limit(parts.tools.mesh)
+  needed, limit = size.device['total'], device_limit(checkup.parts.tools.mesh)
   if limit is not None and needed > FULL * limit:
     yield (
       needed / limit,
@@ -240,23 +231,24 @@ def _of_room(parts: Any, free: int) -> Iterator[tuple[float, str]]:
     )
 
 
-def opening(parts: Any, workdir: str | os.PathLike) -> list[str]:
+def opening(checkup: Checkup, workdir: str | os.PathLike | None) -> list[str]:
   """What a run says before it starts; its warnings are reported for `results.json`, too.
 
   Args:
-    parts: the `Experiment`.
+    checkup: of the run.
     workdir: of the run.
 
   Raises:
     UserError: see `refuse`.
   """
-  refuse(parts, workdir)
-  found = warnings(parts, workdir)
+  refuse(checkup, workdir)
+  found = warnings(checkup, workdir)
   for line in found:
-    parts.tools.report(warnings=line)
+    checkup.parts.tools.report(warnings=line)
   new = [line for line in found if line not in _said]
   _said.update(new)
-  lines = [_summary(parts), _totals(parts), _sizes(parts, free_space(workdir))]
+  free = None if workdir is None else free_space(workdir)
+  lines = [_summary(checkup), _totals(checkup), _sizes(checkup, free)]
   lines += [f'warning: {line}' for line in new[:SHOWN]]
   if len(new) > SHOWN:
     lines.append(f'warning: {len(new) - SHOWN} more are in results.json')
@@ -265,31 +257,31 @@ def opening(parts: Any, workdir: str | os.PathLike) -> list[str]:
   return lines
 
 
-def _summary(parts: Any) -> str:
+def _summary(checkup: Checkup) -> str:
   """What is about to be learned, in one line."""
-  stream, splits = parts.stream, parts.checkup.splits
-  text = parts.score == 'log_perplexity'
+  stream, splits = checkup.parts.stream, checkup.splits
+  text = checkup.parts.score == 'log_perplexity'
   unit = 'targets' if text else 'rows'
   count = lambda name: sum(getattr(s, unit) for s in splits if s.name == name)
   kinds = ('training', 'train'), ('dev', 'dev'), ('test', 'test')
   counts = [f'{count(name):,} {words}' for words, name in kinds if count(name)]
   what = f'{", ".join(counts)} {"tokens" if text else "rows"}'
   what = what if text else f'{len(stream.classes)} classes, {what}'
-  shapes = jax.eval_shape(parts.backbone.init, jax.random.key(0))
+  shapes = jax.eval_shape(checkup.parts.backbone.init, jax.random.key(0))
   params = sum(leaf.size for leaf in jax.tree.leaves(shapes))
   return (
     f'{stream.name}: {len(stream)} tasks, {what}; {params / 1e6:.2f} million parameters on '
-    f'{parts.tools.mesh.size} {jax.devices()[0].platform} device(s)'
+    f'{checkup.parts.tools.mesh.size} {jax.devices()[0].platform} device(s)'
   )
 
 
-def _totals(parts: Any) -> str:
+def _totals(checkup: Checkup) -> str:
   """Tokens and faults of all rows, in one line."""
-  splits = parts.checkup.splits
+  splits = checkup.splits
   total = lambda field: sum(getattr(s, field) for s in splits)
   unknown = f'{_percent(total("unknown") / total("tokens"))} unknown'
-  if parts.score == 'log_perplexity':
-    blocks = f'{total("rows"):,} blocks of {parts.text.max_length} tokens'
+  if checkup.parts.score == 'log_perplexity':
+    blocks = f'{total("rows"):,} blocks of {checkup.parts.text.max_length} tokens'
     return f'{total("tokens"):,} tokens in {blocks}, {unknown}'
   leaked = sum(s.leaked + s.elsewhere for s in splits if s.name != 'train')
   return (
@@ -299,14 +291,16 @@ def _totals(parts: Any) -> str:
   )
 
 
-def _sizes(parts: Any, free: int) -> str:
+def _sizes(checkup: Checkup, free: int | None) -> str:
   """Bytes on disk and on a device, in one line."""
-  size = parts.checkup.footprint
+  size = checkup.footprint
   most = 'up to' if size.whole else 'at least'
+  device = f'{most} {short(size.device["total"], "B")} on each device beside activations'
+  if free is None:
+    return f'without a workdir nothing is saved; the run takes {device}'
   return (
     f'snapshots take {most} {short(size.disk, "B")} ({short(size.snapshot["total"], "B")} each; '
-    f'{short(free, "B")} are free), the run {most} {short(size.device["total"], "B")} on each '
-    'device beside activations'
+    f'{short(free, "B")} are free), the run {device}'
   )
 
 

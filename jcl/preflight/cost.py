@@ -24,14 +24,21 @@ from jcl.config import BackboneConfig, Config
 from jcl.errors import UserError
 from jcl.preflight import checks, flops
 from jcl.preflight import page as sections
-from jcl.preflight.footprint import ShapeOnlyTools, device_bytes, resident, short
+from jcl.preflight.footprint import (
+  device_bytes,
+  outlined_inputs,
+  resident,
+  shape_only,
+  short,
+)
 from jcl.preflight.page import Section
 from jcl.step import sharding
 from jcl.streams.stream import Example, Stream, Task, TaskPlan
 from jcl.training import experiment
 from jcl.training.batch_loader import BatchLoader
 from jcl.training.experiment import Experiment
-from jcl.training.hook_tools import Tools
+from jcl.training.hook_tools import make_tools
+from jcl.training.step_inputs import StepInputs
 
 NEED_TEXT = ['rows', 'tokens', 'disk', 'warnings']  # sections
 
@@ -46,7 +53,7 @@ class Outline:
     plan: of the task.
     shape: of the batch.
     source: where that shape comes from.
-    state, fixed, batch: as in `parallel.make_step`.
+    inputs, batch: of the train step.
   """
 
   parts: Experiment
@@ -54,20 +61,15 @@ class Outline:
   plan: TaskPlan
   shape: batches.Shape
   source: str
-  state: dict[str, Any]
-  fixed: tuple[Any, Any, Any]
+  inputs: StepInputs
   batch: Any
 
   @property
   def arguments(self) -> tuple:
     """Of the train step."""
     scalar = jax.ShapeDtypeStruct((), np.float32)
-    return self.state, self.fixed, dict.fromkeys(self.plan.weights, scalar), scalar, self.batch
-
-  @property
-  def teacher(self) -> Any:
-    """What the past left for the loss to look at."""
-    return self.state.get('teacher', self.fixed[2])
+    weights = dict.fromkeys(self.plan.weights, scalar)
+    return self.inputs.state, self.inputs.fixed, weights, scalar, self.batch
 
 
 def page(
@@ -89,11 +91,11 @@ def page(
   now = outline(config, sharding.make_mesh(devices), tokens, targets)
   if _is_textless(config, tokens):
     return [assumed(now, left_out=True), memory(now), operations(now)]
-  parts = now.parts
-  checks.refuse(parts)
-  read = [sections.rows(parts), sections.tokens(parts)]
-  held = [memory(now, parts.checkup.footprint.device), sections.disk(parts, workdir)]
-  return [assumed(now), *read, *held, operations(now), sections.warnings(parts, workdir)]
+  checkup = checks.checkup(now.parts)
+  checks.refuse(checkup)
+  read = [sections.rows(checkup), sections.tokens(checkup)]
+  held = [memory(now, checkup.footprint.device), sections.disk(checkup, workdir)]
+  return [assumed(now), *read, *held, operations(now), sections.warnings(checkup, workdir)]
 
 
 def outline(config: Config, mesh: Mesh, tokens: int = 0, targets: int = 0) -> Outline:
@@ -104,25 +106,17 @@ def outline(config: Config, mesh: Mesh, tokens: int = 0, targets: int = 0) -> Ou
   if tokens:
     shape, source = _given_shape(parts, tokens, targets), '--tokens'
   else:
-    shape = BatchLoader(plan, task.index, parts.tools, parts.config.train).largest
+    tools = parts.tools.at(task.index)
+    shape = BatchLoader(plan, task.index, tools, parts.config.train).largest
     source = f'largest of task {task.name}, {parts.stream.name}'
   fsdp = parts.config.train.fsdp
   put = lambda tree: sharding.outline(tree, mesh, sharding.specs(tree, mesh, fsdp))
-  trained, frozen, masks = parts.split(whole, plan)
-  state = {
-    'params': put(trained),
-    'optimizer': put(jax.eval_shape(parts.optimizer().init, trained)),
-    'step': sharding.outline(np.int32(0), mesh),
-  }
-  if parts.method.after_step is not None:
-    state['teacher'], teacher = put(teacher), {}
+  inputs = outlined_inputs(parts, whole, teacher, plan)
   blocks = mesh.size * parts.config.train.microbatches
-  empty = batches.layout([], blocks, shape, tables=plan.tables, heads=parts.tools.heads)
-  return Outline(
-    parts, put(whole), plan, shape, source, state,
-    (put(frozen), sharding.outline(masks, mesh), put(teacher)),
-    sharding.outline(empty, mesh, sharding.ROWS),
-  )  # fmt: skip
+  heads = parts.tools.at(task.index).heads
+  empty = batches.layout([], blocks, shape, tables=plan.tables, heads=heads)
+  batch = sharding.outline(empty, mesh, sharding.ROWS)
+  return Outline(parts, put(whole), plan, shape, source, inputs, batch)
 
 
 def _is_textless(config: Config, tokens: int) -> bool:
@@ -170,7 +164,7 @@ def _textless(config: Config, mesh: Mesh) -> Experiment:
   add_tokens(tokenizer, names)
   text = Text(tokenizer, special, stream.template, text_format, shape.max_positions)
   backbone, train = backbone_of(shape), config.train
-  tools = Tools(backbone, text, stream, mesh, train.seed, config.evaluate.batch_size)
+  tools = make_tools(backbone, text, stream, mesh, train.seed, config.evaluate.batch_size)
   method = methods.make(backbone, config.method)
   return Experiment(
     config, stream, text, backbone, shape, method, tools, None, tuple(added), longest_answer=2
@@ -180,13 +174,12 @@ def _textless(config: Config, mesh: Mesh) -> Experiment:
 def _first_task(parts: Experiment, params: Any) -> tuple[Task, TaskPlan, Any, Any]:
   """-> the first task that trains, its plan, and as shapes the params and the teacher it has."""
   found: dict[str, Any] = {}
-  tools = ShapeOnlyTools(parts.tools)
+  tools = shape_only(parts.tools)
 
   def go(params):
     memory = parts.method.init(params, parts.stream, tools)
     for task in parts.stream.tasks:
-      parts.tools.current = tools.current = task.index
-      memory, params = parts.method.before_task(memory, params, task, tools)
+      memory, params = parts.method.before_task(memory, params, task, tools.at(task.index))
       found.update(task=task, plan=parts.method.plan(memory, task))
       if found['plan'].new:
         break
@@ -226,7 +219,7 @@ def assumed(now: Outline, left_out: bool = False) -> Section:
   values = {
     'method': methods.name_of(parts.config.method),
     'parameters': _elements(now.params),
-    'parameters_trained': _elements(now.state['params']),
+    'parameters_trained': _elements(now.inputs.state['params']),
     'layers': config.layers,
     'vocabulary': config.vocabulary,
     'embedding_rows': config.rows,
@@ -239,7 +232,7 @@ def assumed(now: Outline, left_out: bool = False) -> Section:
     'targets': shape.targets * blocks,
     'batch_from': now.source,
   }
-  whole, trained = (_elements(t) for t in (now.params, now.state['params']))
+  whole, trained = (_elements(t) for t in (now.params, now.inputs.state['params']))
   how = 'FSDP, parameters sharded' if train.fsdp else 'data parallel, parameters on every device'
   rows = [
     ['model', f'{whole / 1e6:,.2f} million parameters, {trained / 1e6:,.2f} of them train; '
@@ -263,15 +256,12 @@ def memory(now: Outline, largest: dict[str, int] | None = None) -> Section:
     now: the first step.
     largest: `Footprint.device`, that of the task which takes most; None: not known.
   """
-  train = now.parts.config.train
   stats = now.parts.train_step().lower(*now.arguments).compile().memory_analysis()
   # Results that do not take the place of donated arguments stand beside the temporaries.
   beside = stats.output_size_in_bytes - stats.alias_size_in_bytes
   temporaries = stats.temp_size_in_bytes + beside
-  state, carried = now.state, train.optimizer_between_tasks == 'carried'
-  held = resident(
-    (state['params'], now.fixed[0]), state['params'], state['optimizer'], now.teacher, carried
-  )
+  whole_params = (now.inputs.state['params'], now.inputs.fixed[0])
+  held = resident(now.parts, whole_params, now.inputs)
   trees = {**held, 'batch': now.batch}
   values: dict[str, Any] = {name: device_bytes(tree) for name, tree in trees.items()}
   values['activations'] = max(temporaries - values['gradients'], 0)
@@ -310,7 +300,7 @@ def operations(now: Outline) -> Section:
   # On the loss alone no gradient depends: what is left of the step is its forward pass.
   forward = flops.count(lambda *args: train_step(*args)[1]['loss'], *now.arguments).mapped
   # Outside the mapped part all is elementwise: a device computes what it holds of the leaves.
-  held = device_bytes(now.state['params']) / _elements(now.state['params'], size=True)
+  held = device_bytes(now.inputs.state['params']) / _elements(now.inputs.state['params'], size=True)
   device = {
     'forward': forward,
     'backward': step.mapped - forward,

@@ -1,8 +1,8 @@
-"""What a run will hold, before it starts: its hooks are called on shapes, and nothing is computed.
+"""Bytes that a run will hold, before it starts: its hooks run on shapes, nothing is computed.
 
-Every task is gone through once with one example in the place of its training split. Parameters,
-teachers, adapters, blocks and Fisher diagonals come out in the shapes they will have; states and
-logits, of which there are some for every example, are counted at the most that there can be.
+Every task is gone through once with one example in place of its training split. Parameters,
+teachers, adapters, blocks and Fisher diagonals come out in the shapes that they will have. States
+and logits, of which there are some for every example, are counted at the most there can be.
 """
 
 import dataclasses
@@ -19,27 +19,31 @@ from jcl.batching import batch as batches
 from jcl.batching.batch import Row
 from jcl.batching.packed_text import PackedText
 from jcl.step import sharding
-from jcl.training.hook_tools import Tools
+from jcl.streams.stream import TaskPlan
+from jcl.training.experiment import Experiment
+from jcl.training.hook_tools import RunContext
+from jcl.training.step_inputs import StepInputs, outline_on_devices, step_inputs
 
 SNAPSHOTS = 3  # the two that are kept and the one being written
 
 
-class ShapeOnlyTools(Tools):
-  """The tools of a run whose answers have the right shapes and are 0.
+@dataclasses.dataclass(frozen=True)
+class ShapeOnlyTools(RunContext):
+  """Tools whose results have the right shapes and are 0: nothing is computed.
 
   Attributes:
-    held: bytes of the trees that the folds of a hook have given, which a snapshot inside it keeps.
+    held: bytes of each tree that the folds of a hook have returned, which a snapshot inside the
+      hook keeps.
+    shapes: shapes by function and parameters, traced once.
   """
 
-  def __init__(self, tools: Tools):
-    vars(self).update(vars(tools))
-    self.reports, self.held = {}, 0
-    self._shapes: dict[Any, Any] = {}
+  held: list[int] = dataclasses.field(default_factory=list)
+  shapes: dict[Any, Any] = dataclasses.field(default_factory=dict)
 
   def map_targets(
     self, fn: Callable, params: Any, rows: Sequence[Row], name: str = ''
   ) -> list[np.ndarray]:
-    """Zeros that take no room, as many as each row has targets."""
+    """Returns zeros that take no room, as many as each row has targets."""
     if not rows:
       return []
     one = self._shape(fn, params, rows[:1])
@@ -49,29 +53,31 @@ class ShapeOnlyTools(Tools):
   def mean_targets(
     self, fn: Callable, params: Any, examples: Sequence
   ) -> tuple[dict[str, float], int]:
-    """Zeros by name."""
+    """Returns a zero for each name."""
     return dict.fromkeys(self._shape(fn, params, self.text.rows(examples[0])), 0.0), 1
 
   def mean_examples(self, fn: Callable, params: Any, examples: Sequence, together: int = 1) -> Any:
-    """A tree of zeros."""
+    """Returns a tree of zeros."""
     shapes = self._shape(fn, params, self.rows(examples[:1])[0])
-    self.held += tree_bytes(shapes)
+    self.held.append(tree_bytes(shapes))
     return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
-  def sample(self, params: Any, prompts: Sequence, key: Any, *how: Any, max_new: int = 32, **more):
-    """Samples that are all padding."""
+  def sample(
+    self, params: Any, prompts: Sequence, key: Any, *how: Any, max_new: int = 32, **more: Any
+  ) -> np.ndarray:
+    """Returns samples that are all padding."""
     return np.full((len(prompts), max_new), self.text.pad, np.int32)
 
   def _shape(self, fn: Callable, params: Any, rows: Sequence[Row]) -> Any:
     """The shapes of fn(params, batch of some rows), traced once for the same parameters."""
     leaves, structure = jax.tree.flatten(params)
     same = (fn, structure, tuple(jnp.shape(x) for x in leaves))
-    if same not in self._shapes:
+    if same not in self.shapes:
       tokens, targets = max(len(r.tokens) for r in rows), sum(len(r.targets) for r in rows)
       ladders = batches.bucket(tokens, batches.LENGTHS), batches.bucket(targets, batches.TARGETS)
       batch = batches.layout(rows, 1, batches.Shape(len(rows), *ladders), heads=self.heads)
-      self._shapes[same] = jax.eval_shape(fn, params, batch)
-    return self._shapes[same]
+      self.shapes[same] = jax.eval_shape(fn, params, batch)
+    return self.shapes[same]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,13 +105,19 @@ class Footprint:
     return SNAPSHOTS * self.snapshot['total'] + self.kept
 
 
-def footprint(parts: Any) -> Footprint:
+def shape_only(tools: RunContext) -> ShapeOnlyTools:
+  """Returns the shape-only twin of a run's tools; what it reports goes nowhere."""
+  same = {f.name: getattr(tools, f.name) for f in dataclasses.fields(RunContext)}
+  return ShapeOnlyTools(**same | {'reports': {}})
+
+
+def footprint(parts: Experiment) -> Footprint:
   """What a run will take, from shapes alone.
 
   Args:
     parts: the `Experiment`.
   """
-  method, stream, tools = parts.method, parts.stream, ShapeOnlyTools(parts.tools)
+  method, stream, tools = parts.method, parts.stream, shape_only(parts.tools)
   brief = tuple(dataclasses.replace(task, train=task.train[:1]) for task in stream.tasks)
   states = _states(parts)
   devices: list[dict[str, int]] = []
@@ -113,16 +125,18 @@ def footprint(parts: Any) -> Footprint:
 
   def go(params: Any) -> tuple:
     memory, trained = method.init(params, stream, tools), None
-    tools.stream = dataclasses.replace(stream, tasks=brief)
     for task in brief:
-      tools.current, tools.held = task.index, 0
-      memory, params = method.before_task(memory, params, task, tools)
+      here = dataclasses.replace(
+        tools, stream=dataclasses.replace(stream, tasks=brief), task_index=task.index, held=[]
+      )
+      memory, params = method.before_task(memory, params, task, here)
       plan = method.plan(memory, task)
       if plan.new:
-        trained = parts.split(params, plan)[0]
-        devices.append(_on_device(parts, params, trained, memory))
-      memory, params = method.after_task(memory, params, task, tools)
-      snapshots.append(_in_snapshot(parts, params, trained, memory, states(memory), tools.held))
+        inputs = outlined_inputs(parts, params, memory['teacher'], plan)
+        trained = inputs.state['params']
+        devices.append(_on_device(parts, params, inputs, memory))
+      memory, params = method.after_task(memory, params, task, here)
+      snapshots.append(_in_snapshot(parts, params, trained, memory, states(memory), sum(here.held)))
     return ()
 
   whole, start = True, jax.eval_shape(parts.backbone.init, jax.random.key(0))
@@ -131,7 +145,7 @@ def footprint(parts: Any) -> Footprint:
   except (jax.errors.JAXTypeError, jax.errors.JAXIndexError):  # a hook looks at the numbers
     whole = False
   plain = {'teacher': {}}
-  devices = devices or [_on_device(parts, start, start, plain)]
+  devices = devices or [_without_hooks(parts, start)]
   snapshots = snapshots or [_in_snapshot(parts, start, start, plain, 0, 0)]
   settled = sum(sum(found.values()) - found['under_way'] for found in snapshots)
   kept = settled if parts.config.checkpoint.keep_tasks else 0
@@ -144,7 +158,7 @@ def _largest(found: Sequence[dict[str, int]]) -> dict[str, int]:
   return {**most, 'total': sum(most.values())}
 
 
-def _states(parts: Any) -> Callable[[Any], int]:
+def _states(parts: Experiment) -> Callable[[Any], int]:
   """memory -> the most bytes that the states and logits in its tables can come to."""
   items = [0]
   if not isinstance(parts.text, PackedText):
@@ -165,7 +179,7 @@ def _states(parts: Any) -> Callable[[Any], int]:
 
 
 def _in_snapshot(
-  parts: Any, params: Any, trained: Any, memory: Any, states: int, folds: int
+  parts: Experiment, params: Any, trained: Any, memory: Any, states: int, folds: int
 ) -> dict[str, int]:
   """Bytes of a snapshot's parts."""
   best = tree_bytes(params) if parts.config.train.keep_best else 0
@@ -178,32 +192,47 @@ def _in_snapshot(
   }
 
 
-def _on_device(parts: Any, params: Any, trained: Any, memory: Any) -> dict[str, int]:
-  """Bytes of what a step takes, and of what the loop and the method keep beside it."""
-  mesh, train = parts.tools.mesh, parts.config.train
-  optimizer, rest = jax.eval_shape(parts.optimizer().init, trained), dict(memory)
-  carried = train.optimizer_between_tasks == 'carried'
-  trees = resident(params, trained, optimizer, rest.pop('teacher'), carried)
-  trees['memory'] = _trees(rest)
-  put = lambda tree: sharding.outline(tree, mesh, sharding.specs(tree, mesh, train.fsdp))
+def outlined_inputs(parts: Experiment, params: Any, teacher: Any, plan: TaskPlan) -> StepInputs:
+  """Returns the inputs of a task's first step as shapes with shardings."""
+  start = lambda trained: jax.eval_shape(parts.optimizer().init, trained)
+  return step_inputs(parts, params, teacher, plan, outline_on_devices(parts), start)
+
+
+def _on_device(
+  parts: Experiment, params: Any, inputs: StepInputs, memory: Mapping[str, Any]
+) -> dict[str, int]:
+  """Bytes on a device of what a step takes, and of what loop and method keep beside it."""
+  rest = {name: value for name, value in memory.items() if name != 'teacher'}
+  return _bytes_of(parts, {**resident(parts, params, inputs), 'memory': _trees(rest)})
+
+
+def _without_hooks(parts: Experiment, params: Any) -> dict[str, int]:
+  """Bytes on a device where the method's hooks cannot be followed: all parameters train."""
+  optimizer = jax.eval_shape(parts.optimizer().init, params)
+  inputs = StepInputs({'params': params, 'optimizer': optimizer}, ({}, {}, {}), {})
+  return _bytes_of(parts, {**resident(parts, params, inputs), 'memory': {}})
+
+
+def _bytes_of(parts: Experiment, trees: Mapping[str, Any]) -> dict[str, int]:
+  """Bytes of each tree on one device."""
+  mesh, fsdp = parts.tools.mesh, parts.config.train.fsdp
+  put = lambda tree: sharding.outline(tree, mesh, sharding.specs(tree, mesh, fsdp))
   return {name: device_bytes(put(tree)) for name, tree in trees.items()}
 
 
-def resident(
-  params: Any, trained: Any, optimizer: Any, teacher: Any, carried: bool
-) -> dict[str, Any]:
-  """The trees that stand on the devices while a task trains, by what they are.
+def resident(parts: Experiment, params: Any, inputs: StepInputs) -> dict[str, Any]:
+  """Returns the trees that stand on the devices while a task trains, by what they are.
 
   Args:
+    parts: of the run.
     params: all parameters.
-    trained: those that train.
-    optimizer: their state.
-    teacher: `teacher_params`.
-    carried: the optimiser's state goes on from task to task.
+    inputs: of the task's first step.
   """
-  kept = [trained, teacher, *([optimizer] if carried else [])]  # frozen ones are not copied
+  trained, optimizer = inputs.state['params'], inputs.state['optimizer']
+  carried = parts.config.train.optimizer_between_tasks == 'carried'
+  kept = [trained, inputs.teacher, *([optimizer] if carried else [])]  # frozen ones are not copied
   return {
-    'parameters': params, 'gradients': trained, 'optimizer': optimizer, 'teacher': teacher,
+    'parameters': params, 'gradients': trained, 'optimizer': optimizer, 'teacher': inputs.teacher,
     'start_of_task': kept,
   }  # fmt: skip
 

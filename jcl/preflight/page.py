@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from jcl.preflight import checks
+from jcl.preflight.checks import Checkup
 from jcl.preflight.footprint import SNAPSHOTS, short
 from jcl.preflight.split_stats import Split
 from jcl.reports.report import aligned
-from jcl.training.experiment import Experiment
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,12 +41,12 @@ def as_json(sections: Sequence[Section]) -> str:
   return json.dumps({s.name: s.values for s in sections}, indent=2)
 
 
-def rows(parts: Experiment) -> Section:
+def rows(checkup: Checkup) -> Section:
   """What stands in every split, in rows."""
-  splits = parts.checkup.splits
-  if parts.score == 'log_perplexity':
+  splits = checkup.splits
+  if checkup.parts.score == 'log_perplexity':
     table = [['', 'rows'], *([f'{s.task}, {s.name}', f'{s.rows:,}'] for s in splits)]
-    notes = [f'rows are blocks of {parts.text.max_length} tokens']
+    notes = [f'rows are blocks of {checkup.parts.text.max_length} tokens']
     return Section('rows', 'rows', {'splits': [_values(s, ['rows']) for s in splits]}, table, notes)
   names = ('rows', 'classes', 'cut', 'repeated', 'leaked', 'elsewhere', 'conflicting')
   percent = lambda split: {'cut_percent': round(100 * split.cut / split.rows, 2)}
@@ -65,9 +65,9 @@ def rows(parts: Experiment) -> Section:
   return Section('rows', 'rows', {'splits': values}, table, notes)
 
 
-def tokens(parts: Experiment) -> Section:
+def tokens(checkup: Checkup) -> Section:
   """What stands in every split, in tokens."""
-  splits, names = parts.checkup.splits, ('tokens', 'targets', 'unknown')
+  splits, names = checkup.splits, ('tokens', 'targets', 'unknown')
   values = [_values(s, names) for s in splits]
   table = [['', 'tokens', 'a row', 'targets', 'unknown', '%']]
   for s in splits:
@@ -76,15 +76,15 @@ def tokens(parts: Experiment) -> Section:
       f'{s.unknown:,}', f'{100 * s.unknown / s.tokens:.1f}',
     ])  # fmt: skip
   notes = [
-    f'in the format {parts.text.text_format!r}, training rows as they train, others as asked',
+    f'in the format {checkup.parts.text.text_format!r}: training rows as trained, others as asked',
     'unknown: tokens that stand for what the tokenizer does not know',
   ]
   return Section('tokens', 'tokens', {'splits': values}, table, notes)
 
 
-def disk(parts: Experiment, workdir: str | None = None) -> Section:
+def disk(checkup: Checkup, workdir: str | None = None) -> Section:
   """Bytes that the snapshots of a run take."""
-  size = parts.checkup.footprint
+  size = checkup.footprint
   free = None if workdir is None else checks.free_space(workdir)
   values = {
     'snapshot': size.snapshot, 'snapshots': SNAPSHOTS, 'kept': size.kept, 'total': size.disk,
@@ -111,9 +111,9 @@ def disk(parts: Experiment, workdir: str | None = None) -> Section:
   return Section('disk', 'bytes on disk', values, table, notes)
 
 
-def warnings(parts: Experiment, workdir: str | None = None) -> Section:
+def warnings(checkup: Checkup, workdir: str | None = None) -> Section:
   """What is likely to disappoint."""
-  lines = checks.warnings(parts, workdir)
+  lines = checks.warnings(checkup, workdir)
   return Section('warnings', 'warnings', {'lines': lines}, [[line] for line in lines or ['none']])
 
 

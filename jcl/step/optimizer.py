@@ -107,18 +107,6 @@ def check(config: TrainConfig) -> None:
   Raises:
     UserError: naming the field.
   """
-  least = {
-    'epochs': 1, 'steps': 0, 'batch_size': 1, 'microbatches': 1, 'seed': 0, 'learning_rate': 0,
-    'head_learning_rate': 0, 'adapter_learning_rate': 0, 'weight_decay': 0, 'clip_norm': 0,
-    'warmup_fraction': 0, 'decay_fraction': 0, 'added_token_rate': 0, 'log_every': 1, 'l1': 0,
-    'l2': 0, 'max_bad_steps': 0,
-  }  # fmt: skip
-  for field, bound in least.items():
-    value = getattr(config, field)
-    if not value >= bound:
-      raise UserError(f'train.{field} is {value!r}; it must be at least {bound}')
-  if config.warmup_fraction > 1 or not 0 <= config.beta2 < 1:
-    raise UserError('train.warmup_fraction must be at most 1 and train.beta2 below 1')
   if config.schedule == 'wsd' and not 0 < config.decay_fraction <= 1 - config.warmup_fraction:
     raise UserError(
       f'train.decay_fraction is {config.decay_fraction}; with wsd it must be above 0 and, with '

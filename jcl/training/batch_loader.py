@@ -14,7 +14,7 @@ from jcl.batching.packed_text import PackedText
 from jcl.config import TrainConfig
 from jcl.step import sharding
 from jcl.streams.stream import Lazy, Reference, TaskPlan
-from jcl.training.hook_tools import Tools
+from jcl.training.hook_tools import HookTools
 
 AHEAD = 2  # batches that wait on the device
 LOOKED_AT = 8  # epochs whose steps decide what shapes a task has
@@ -53,7 +53,7 @@ class BatchLoader:
     per_epoch: steps of its first epoch; those of others may have more or fewer old examples.
   """
 
-  def __init__(self, plan: TaskPlan, task: int, tools: Tools, train: TrainConfig):
+  def __init__(self, plan: TaskPlan, task: int, tools: HookTools, train: TrainConfig):
     resolve = lambda examples: Lazy(examples, lambda _, one: tools.example(one))
     new, old = resolve(plan.new), resolve(plan.old)
     self._task, self._tools, self._train = task, tools, train

@@ -10,7 +10,7 @@ import numpy as np
 from jcl.backbones import Backbone
 from jcl.step import losses
 from jcl.streams.stream import Example, Task
-from jcl.training.hook_tools import Tools
+from jcl.training.hook_tools import HookTools
 
 
 class Score(NamedTuple):
@@ -63,7 +63,7 @@ def _target_nats(backbone: Backbone):
   return log_perplexity
 
 
-def log_perplexity(params: Any, examples: Sequence[Example], tools: Tools) -> LogPerplexity:
+def log_perplexity(params: Any, examples: Sequence[Example], tools: HookTools) -> LogPerplexity:
   """That of a model on blocks of raw text."""
   means, count = tools.mean_targets(_target_nats(tools.backbone), params, examples)
   return LogPerplexity(means['nats'], count)
@@ -81,7 +81,7 @@ def _negative_log_likelihood(backbone: Backbone):
 
 
 def score(
-  params: Any, task: Task, examples: Sequence[Example], tools: Tools, how: str, longest: int
+  params: Any, task: Task, examples: Sequence[Example], tools: HookTools, how: str, longest: int
 ) -> Score | LogPerplexity:
   """The answers of a model to `examples` of one task; of raw text how well it predicts it.
 
@@ -89,7 +89,7 @@ def score(
     params: what `Method.params_for` gave.
     task: theirs.
     examples: of one split.
-    tools: the run's; `tools.current` is the last task seen, which decides what is allowed.
+    tools: of the last task seen, which decides what is allowed.
     how: `generate`, greedy text, or `score`, the likeliest allowed label. A head's argmax else.
     longest: tokens that an answer may have, end-of-sequence included.
   """
@@ -117,14 +117,14 @@ def same(answer: str, wanted: str) -> bool:
   return answer.strip().lower() == wanted.strip().lower()
 
 
-def allowed_classes(task: Task, tools: Tools) -> list[int]:
+def allowed_classes(task: Task, tools: HookTools) -> list[int]:
   """Classes that may answer an example of `task` now: its own where told, else all seen."""
   if tools.task_id_given:
     return list(task.classes)
-  return sorted({c for t in tools.stream.tasks[: tools.current + 1] for c in t.classes})
+  return sorted({c for t in tools.stream.tasks[: tools.task_index + 1] for c in t.classes})
 
 
-def _by_head(params: Any, examples: Sequence[Example], tools: Tools) -> list[str]:
+def _by_head(params: Any, examples: Sequence[Example], tools: HookTools) -> list[str]:
   rows = [row for item in tools.rows(examples) for row in item]
   logits = tools.map_targets(tools.backbone.logits, params, rows)
   allowed = [tools.heads.allowed(e.task) for e in examples]
@@ -135,7 +135,9 @@ def _by_head(params: Any, examples: Sequence[Example], tools: Tools) -> list[str
   return [tools.stream.classes[c] for c in best]
 
 
-def _by_likelihood(params: Any, task: Task, examples: Sequence[Example], tools: Tools) -> list[str]:
+def _by_likelihood(
+  params: Any, task: Task, examples: Sequence[Example], tools: HookTools
+) -> list[str]:
   labels = [tools.stream.classes[c] for c in allowed_classes(task, tools)]
   asked = [dataclasses.replace(e, answer=label, number=-1) for e in examples for label in labels]
   rows = [tools.text.question(e) for e in asked]

@@ -1,7 +1,6 @@
 """From settings to the parts of a run: stream, text, backbone, method, tools."""
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -21,12 +20,11 @@ from jcl.config import Config, check_values
 from jcl.errors import UserError
 from jcl.memory.teacher import ExternalTeacher
 from jcl.methods import Method
-from jcl.preflight import checks
 from jcl.step import losses, optimizer, sharding, train_step, trainable
 from jcl.step.adversarial import adversarial
 from jcl.streams.build import check_settings
 from jcl.streams.stream import Stream, TaskPlan
-from jcl.training.hook_tools import Tools
+from jcl.training.hook_tools import HookTools, make_tools
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +46,7 @@ class Experiment:
   backbone: Backbone
   decoder_config: DecoderConfig
   method: Method
-  tools: Tools
+  tools: HookTools
   weights: Any
   added: tuple[int, ...]
   longest_answer: int
@@ -68,11 +66,6 @@ class Experiment:
     if self.weights is not None:
       return jax.tree.map(np.asarray, self.weights)
     return jax.jit(self.backbone.init)(self.tools.key('init'))
-
-  @functools.cached_property
-  def checkup(self) -> checks.Checkup:
-    """What the run will read and hold, counted once."""
-    return checks.checkup(self)
 
   @property
   def loss_fn(self) -> Callable:
@@ -118,26 +111,6 @@ def check(config: Config) -> None:
   if config.scenario not in config.method.scenarios:
     known = ', '.join(config.method.scenarios)
     raise UserError(f'scenario is {config.scenario!r}, in which {name} has no meaning; use {known}')
-  least = {
-    'stream': {'max_length': 8, 'classes_per_task': 1, 'order_seed': -1},
-    'backbone': {
-      'width': 1,
-      'layers': 1,
-      'heads': 1,
-      'feed_forward': 1,
-      'dropout': 0,
-      'vocabulary': 1,
-      'vocabulary_multiple': 1,
-    },
-    'evaluate': {'batch_size': 1, 'every_steps': 0, 'every_epochs': 0},
-    'checkpoint': {'every_steps': 0, 'every_chunks': 0, 'every_minutes': 0},
-    'adversarial': {'epsilon': 0, 'weight': 0},
-  }
-  for section, fields in least.items():
-    for field, bound in fields.items():
-      value = getattr(getattr(config, section), field)
-      if value < bound:
-        raise UserError(f'{section}.{field} is {value}; it must be at least {bound}')
   check_settings(config.stream)
   if config.backbone.path and config.backbone.tokenizer_path:
     raise UserError(
@@ -155,8 +128,6 @@ def check(config: Config) -> None:
       raise UserError("evaluate.answer is 'score'; in scenario 'cpt' it must be 'generate'")
   elif config.backbone.head and config.method.text_format != 'plain':
     raise UserError(f'backbone.head is {config.backbone.head!r}, but {name} writes its answers')
-  if config.backbone.dropout >= 1:
-    raise UserError(f'backbone.dropout is {config.backbone.dropout}; it must be below 1')
   kept = {'optimizer_between_tasks': 'fresh', 'schedule_between_tasks': 'rewarm'}
   for field, right in kept.items():
     value = getattr(config.train, field)
@@ -219,7 +190,7 @@ def assemble(config: Config, mesh: Any = None, weights: bool = True) -> Experime
   else:
     text = Text(tokenizer, special, stream.template, text_format, limit, shape.pooling)
   backbone = backbone_of(shape)
-  tools = Tools(
+  tools = make_tools(
     backbone, text, stream, sharding.make_mesh() if mesh is None else mesh,
     config.train.seed, config.evaluate.batch_size,
     class_task=_class_tasks(stream) if shape.classes else None,

@@ -1,12 +1,9 @@
-"""What a method's hooks may ask for, all of it in deterministic mode.
+"""What a method's hooks may ask for: rows, keys, maps over targets, means, samples.
 
-The rule of re-entry: a hook that was killed is called again from its start with the memory and
-parameters it was first given; each fold it had finished answers at once from the journal, the one
-under way goes on from its carry. So a hook need only be a function of its arguments that asks for
-the same folds in the same order: no clock, no set order, no change of `memory` in place.
+Everything here computes in deterministic mode. What takes long is a fold, of which a kill loses no
+chunk; `folds` has the rule that a hook keeps for that.
 """
 
-import contextlib
 import dataclasses
 import functools
 import zlib
@@ -16,148 +13,150 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
-from jcl import distributed
 from jcl.backbones import Backbone, generate
 from jcl.batching import batch as batches
-from jcl.batching import epochs as row_order
+from jcl.batching import epochs
 from jcl.batching.text_formats import Text
 from jcl.config import TrainConfig
-from jcl.failures import explain_oom
+from jcl.distributed import fetch
 from jcl.seeds import generator
 from jcl.step import device_maps, sharding
 from jcl.streams.stream import Example, Reference, Stream, Task, TaskPlan
+from jcl.training.folds import FoldRunner
 
-LESS = 'evaluate.batch_size or stream.max_length'
 WIDTHS = tuple(2**e for e in range(18))  # of prompts: few, for each is a compilation
 
 
-@dataclasses.dataclass
-class Journal:
-  """The folds of the phase under way.
+@dataclasses.dataclass(frozen=True)
+class RunContext:
+  """What a run is about, as its hooks see it; nothing here computes on a device.
 
   Attributes:
-    entries: [name, chunks done, carry, chunks, rows a chunk] of each fold, in the order asked for.
-    asked: folds asked for since the hook was (re-)entered.
+    backbone: the model.
+    text: how examples become rows.
+    stream: the tasks.
+    mesh: the devices.
+    seed: the run's seed, of which every draw is a function.
+    batch_size: rows (examples, for `mean_examples`) a chunk of a fold, on all devices together.
+    class_task: [C] for a classifier, the index of the task in which each class first occurs.
+    task_id_given: whether the model is given the task id at test time.
+    train: how tasks are trained, which decides the order of their examples.
+    task_index: index of the task under way.
+    reports: {kind: lines} that hooks have reported; the loop takes them when a hook returns.
   """
 
-  entries: list[list] = dataclasses.field(default_factory=list)
-  asked: int = 0
+  backbone: Backbone
+  text: Text
+  stream: Stream
+  mesh: Mesh
+  seed: int
+  batch_size: int
+  class_task: np.ndarray | None = None
+  task_id_given: bool = False
+  train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+  task_index: int = 0
+  reports: dict[str, list] = dataclasses.field(default_factory=dict)
 
-  def next(self, name: str, chunks: int, rows: int) -> list:
-    """The entry of the next fold, known from before a kill or new.
-
-    One that was finished stays so. One that was cut into other chunks, for another number of
-    devices or batch size, starts again: its carry is not that of these chunks.
-    """
-    self.asked += 1
-    if self.asked > len(self.entries):
-      self.entries.append([name, 0, None, chunks, rows])
-    entry = self.entries[self.asked - 1]
-    if entry[0] != name:
-      raise RuntimeError(f'fold {self.asked} was {entry[0]} before and is {name} now')
-    if entry[3:] != [chunks, rows]:
-      finished = entry[1] == entry[3]
-      entry[1:] = [chunks if finished else 0, entry[2] if finished else None, chunks, rows]
-    return entry
-
-
-class Tools:
-  """Long work for hooks: maps, means and samples, each a fold over chunks.
-
-  Attributes:
-    backbone, text, stream, mesh, seed: of the run.
-    batch_size: rows (examples, for `mean_examples`) a chunk, on all devices together.
-    heads: for a classifier, task index -> `batch.Heads`; else None.
-    journal: of the phase under way.
-    before_chunk: called before every chunk.
-    on_chunk: called as (name, chunks done, chunks) after every chunk.
-    reports: what hooks said with `report`, by kind; the loop takes them when the hook returns.
-    generated: tokens sampled so far, up to the end of each row.
-    timed: kind -> a context whose seconds are charged to that kind.
-  """
-
-  def __init__(
-    self, backbone: Backbone, text: Text, stream: Stream, mesh: Any, seed: int, batch_size: int,
-    class_task: np.ndarray | None = None, task_id_given: bool = False,
-    train: TrainConfig | None = None,
-  ):  # fmt: skip
-    self.backbone, self.text, self.stream, self.mesh, self.seed = backbone, text, stream, mesh, seed
-    self.batch_size = -(-batch_size // mesh.size) * mesh.size
-    self.class_task, self.task_id_given = class_task, task_id_given
-    self._train = TrainConfig() if train is None else train
-    self.current = 0
-    self.journal = Journal()
-    self.before_chunk: Callable[[], None] = lambda: None
-    self.on_chunk: Callable[[str, int, int], None] = lambda name, done, chunks: None
-    self.reports: dict[str, list] = {}
-    self.generated = 0
-    self.timed: Callable[[str], Any] = lambda kind: contextlib.nullcontext()
-    self._map = functools.cache(lambda fn: device_maps.map_targets(fn, mesh))
-    self._sum = functools.cache(lambda fn: device_maps.sum_examples(fn, mesh))
-    self._generate = functools.cache(self._make_generate)
+  def at(self, task_index: int) -> Any:
+    """Returns the same tools while another task is under way."""
+    return dataclasses.replace(self, task_index=task_index)
 
   @property
   def heads(self) -> batches.Heads | None:
-    """Which classes may be answered now; None without a head."""
+    """Which classes may be answered in the task under way; None without a head."""
     if self.class_task is None:
       return None
-    return batches.Heads(self.class_task, self.current, self.task_id_given)
-
-  def fold(self, name: str, body: Callable, carry: Any, chunks: Sequence) -> Any:
-    """carry = body(carry, chunk) over `chunks`, losing none of it to a kill.
-
-    Args:
-      name: of the work, for the progress bar and the journal.
-      body: (carry, chunk) -> carry, a function of its arguments.
-      carry: a tree of arrays in their final shapes (None: `body` makes it from the first chunk).
-      chunks: any sequence.
-    """
-    entry = self.journal.next(name, len(chunks), self.batch_size)
-    if entry[2] is not None:
-      carry = entry[2]
-    for i in range(entry[1], len(chunks)):
-      self.before_chunk()
-      with explain_oom(lambda: f'{name or "a fold"}, {self.batch_size} rows a chunk', LESS):
-        carry = body(carry, chunks[i])
-      entry[1:3] = i + 1, carry
-      self.on_chunk(name, i + 1, len(chunks))
-    return carry
+    return batches.Heads(self.class_task, self.task_index, self.task_id_given)
 
   def key(self, purpose: str, *numbers: int) -> jax.Array:
-    """The key of (seed, purpose, numbers)."""
+    """Returns the key that is a function of (seed, purpose, numbers)."""
     key = jax.random.key(self.seed)
     for number in (zlib.crc32(purpose.encode()), *numbers):
       key = jax.random.fold_in(key, number)
     return key
 
   def report(self, **lines: Any) -> None:
-    """Adds lines to lists of `results.json`, by kind; written when the hook returns."""
+    """Adds a line to each list of `results.json` that is named; written when the hook returns."""
     for kind, line in lines.items():
       self.reports.setdefault(kind, []).append(line)
 
   def example(self, one: Example | Reference) -> Example:
-    """An example from itself or from its reference."""
+    """Returns an example, given as itself or as its reference."""
     return one if isinstance(one, Example) else self.stream.example(one)
 
   def rows(self, examples: Sequence[Example | Reference], replay: bool = False) -> list[tuple]:
-    """The rows of each example, in the method's text format."""
+    """Returns the rows of each example in the method's text format."""
     return [self.text.rows(self.example(e), replay) for e in examples]
 
   def trained(self, plan: TaskPlan, task: Task) -> list[Example]:
-    """The new examples of a task's plan in the order in which they are first trained on.
+    """Returns the new examples of a task's plan in the order in which they are first trained on.
 
-    Fewer than the plan has where `train.steps` end before they all had their turn.
+    They are fewer than the plan has if `train.steps` ends before each had its turn.
     """
     plan = plan._replace(new=[self.example(e) for e in plan.new])
     rows_of = lambda example, replay: self.text.rows(self.example(example), replay)
-    first = row_order.steps(plan, rows_of, self.seed, task.index, 0, self._train.batch_size)
-    return row_order.trained(plan, first[: self._train.steps or None])
+    first = epochs.steps(plan, rows_of, self.seed, task.index, 0, self.train.batch_size)
+    return epochs.trained(plan, first[: self.train.steps or None])
+
+
+@dataclasses.dataclass(frozen=True)
+class CompiledMaps:
+  """Functions mapped over the devices, each compiled once for as long as it is the same function.
+
+  Attributes:
+    targets: fn -> `device_maps.map_targets(fn, mesh)`.
+    examples: fn -> `device_maps.sum_examples(fn, mesh)`.
+    generate: (tokens, k) -> the sampler of so many tokens at most from the k likeliest.
+  """
+
+  targets: Callable[[Callable], Callable]
+  examples: Callable[[Callable], Callable]
+  generate: Callable[[int, int], Callable]
+
+
+def compiled_maps(backbone: Backbone, text: Text, mesh: Mesh) -> CompiledMaps:
+  """Returns the maps of a run, none of them compiled yet."""
+
+  def sampler(max_new: int, k: int) -> Callable:
+    fn = functools.partial(generate.generate, backbone, max_new, k, text.eos, text.pad)
+    return device_maps.map_rows(fn, mesh)
+
+  return CompiledMaps(
+    functools.cache(lambda fn: device_maps.map_targets(fn, mesh)),
+    functools.cache(lambda fn: device_maps.sum_examples(fn, mesh)),
+    functools.cache(sampler),
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class HookTools(RunContext):
+  """Long work for hooks: maps, means and samples, each a fold over chunks.
+
+  Attributes:
+    maps: the compiled functions of the run.
+    folds: the runner of the phase's folds.
+  """
+
+  maps: CompiledMaps = None  # type: ignore[assignment]
+  folds: FoldRunner = dataclasses.field(default_factory=FoldRunner)
+
+  def fold(self, name: str, body: Callable, carry: Any, chunks: Sequence) -> Any:
+    """Returns carry = body(carry, chunk) over `chunks`, losing no chunk to a kill.
+
+    Args:
+      name: of the work, for the progress bar and the journal.
+      body: (carry, chunk) -> carry, a function of its arguments.
+      carry: a tree of arrays in their final shapes; None: `body` makes it from the first chunk.
+      chunks: any sequence.
+    """
+    return self.folds.run(name, body, carry, chunks, self.batch_size)
 
   def map_targets(
     self, fn: Callable, params: Any, rows: Sequence[batches.Row], name: str = ''
   ) -> list[np.ndarray]:
-    """fn(params, batch) -> [M, …] over rows => one array [m, …] a row, in the order of `rows`.
+    """Maps fn(params, batch) -> [M, …] over rows: returns an array [m, …] a row, in their order.
 
     Every row is computed in its own smallest length bucket with a fixed number of rows.
 
@@ -211,8 +210,8 @@ class Tools:
       rows = [row for e in examples[first : first + self.batch_size] for row in self.text.rows(e)]
       batch = batches.layout(rows, self.mesh.size, shape)
       counts = batch.target_weight > 0
-      values = self._map(fn)(params, sharding.place_batch(batch, self.mesh))
-      new = {k: distributed.fetch(v)[counts].sum(dtype=np.float64) for k, v in values.items()}
+      values = self.maps.targets(fn)(params, sharding.place_batch(batch, self.mesh))
+      new = {k: fetch(v)[counts].sum(dtype=np.float64) for k, v in values.items()}
       new['targets'] = counts.sum(dtype=np.float64)
       return new if sums is None else {k: sums[k] + new[k] for k in new}
 
@@ -226,7 +225,7 @@ class Tools:
   ) -> list[np.ndarray]:
     blocks = self.mesh.size
     batch = batches.layout(rows, blocks, shape, heads=self.heads)
-    values = distributed.fetch(self._map(fn)(params, sharding.place_batch(batch, self.mesh)))
+    values = fetch(self.maps.targets(fn)(params, sharding.place_batch(batch, self.mesh)))
     out: list[Any] = [None] * len(rows)
     for block, members in enumerate(batches.deal(rows, blocks)):
       at = block * shape.targets
@@ -247,7 +246,7 @@ class Tools:
     """
     order = range(len(examples))
     if together > 1:
-      order = generator(self.seed, 'together', self.current).permutation(len(examples))
+      order = generator(self.seed, 'together', self.task_index).permutation(len(examples))
     groups = _cut(self.rows([examples[i] for i in order]), together)
     items = [([row for rows in group for row in rows], len(group)) for group in groups]
     most = max(self.batch_size // together, 1)
@@ -259,13 +258,13 @@ class Tools:
       batches.bucket(longest, batches.LENGTHS),
       batches.bucket(targets, batches.TARGETS),
     )
-    labels = self.key('labels', self.current)
+    labels = self.key('labels', self.task_index)
 
     def part(carry, chunk):
       chunk = chunk + [([], 0)] * (size - len(chunk))
       batch = self._blocks([item for item, _ in chunk], shape, labels)
       counts = np.array([count for _, count in chunk], np.float32)
-      new = self._sum(fn)(params, *sharding.place_batch((batch, counts), self.mesh))
+      new = self.maps.examples(fn)(params, *sharding.place_batch((batch, counts), self.mesh))
       return new if carry is None else jax.tree.map(jnp.add, carry, new)
 
     total = self.fold(getattr(fn, '__name__', 'mean'), part, None, _cut(items, size))
@@ -279,11 +278,6 @@ class Tools:
       keys = np.array(keys, np.uint32).reshape(-1, 2)
       parts.append(batches.layout(item, 1, shape, keys, heads=self.heads))
     return jax.tree.map(lambda *x: np.concatenate(x), *parts)
-
-  def _make_generate(self, max_new: int, k: int) -> Callable:
-    text = self.text
-    fn = functools.partial(generate.generate, self.backbone, max_new, k, text.eos, text.pad)
-    return device_maps.map_rows(fn, self.mesh)
 
   def sample(
     self, params: Any, prompts: Sequence[Sequence[int]], key: jax.Array, first: int = 0,
@@ -306,7 +300,7 @@ class Tools:
     """
     rung = batches.bucket(max_new, batches.TARGETS)
     by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    run = self._generate(rung, min(k, self.backbone.vocabulary))
+    run = self.maps.generate(rung, min(k, self.backbone.vocabulary))
 
     def part(out, chunk):
       ids, valid = self._left_padded([prompts[i] for i in chunk])
@@ -314,17 +308,15 @@ class Tools:
       numbers[: len(chunk)] = np.array(chunk) + first
       keys = np.asarray(_row_keys(key, numbers))
       scalars = (np.float32(temperature), np.int32(max_new))
-      tokens = distributed.fetch(
-        run(params, sharding.place_batch((ids, valid, keys), self.mesh), scalars)
-      )
+      tokens = fetch(run(params, sharding.place_batch((ids, valid, keys), self.mesh), scalars))
       out = out.copy()
       out[chunk] = tokens[: len(chunk), :max_new]
       ended = np.cumsum(out[chunk] == self.text.eos, 1) - (out[chunk] == self.text.eos)
-      self.generated += int((ended == 0).sum())
+      self.folds.generated += int((ended == 0).sum())
       return out
 
     out = np.full((len(prompts), max_new), self.text.pad, np.int32)
-    with self.timed('generate'):
+    with self.folds.timed('generate'):
       return self.fold(name, part, out, _cut(by_length, self.batch_size))
 
   def _left_padded(self, prompts: list) -> tuple[np.ndarray, np.ndarray]:
@@ -335,6 +327,22 @@ class Tools:
       ids[i, width - len(prompt) :] = prompt
       valid[i, width - len(prompt) :] = True
     return ids, valid
+
+
+def make_tools(
+  backbone: Backbone, text: Text, stream: Stream, mesh: Mesh, seed: int, batch_size: int,
+  **more: Any,
+) -> HookTools:  # fmt: skip
+  """Returns the tools of a run.
+
+  Args:
+    backbone, text, stream, mesh, seed: see `RunContext`.
+    batch_size: rows a chunk; rounded up to a multiple of the devices.
+    **more: the other fields of `RunContext`.
+  """
+  whole = -(-batch_size // mesh.size) * mesh.size
+  maps = compiled_maps(backbone, text, mesh)
+  return HookTools(backbone, text, stream, mesh, seed, whole, maps=maps, **more)
 
 
 @jax.jit

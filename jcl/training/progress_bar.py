@@ -7,6 +7,8 @@ from typing import Any
 
 import tqdm
 
+from jcl.training.folds import FoldRunner
+
 EVERY = 30.0  # seconds between plain lines
 
 
@@ -54,21 +56,26 @@ class FoldBars:
   """Shows and watches the folds of a hook, while it is in a `with` statement.
 
   Args:
-    tools: whose folds they are.
+    folds: the runner of the folds.
     title: name of a fold -> what a bar calls it.
     quiet: show nothing.
     before, after: called around every chunk.
   """
 
   def __init__(
-    self, tools: Any, title: Callable[[str], str], quiet: bool, before: Callable, after: Callable
+    self,
+    folds: FoldRunner,
+    title: Callable[[str], str],
+    quiet: bool,
+    before: Callable,
+    after: Callable,
   ):
-    self._tools, self._title, self._quiet = tools, title, quiet
+    self._folds, self._title, self._quiet = folds, title, quiet
     self._before, self._after = before, after
     self._bar, self._name = None, ''
 
   def __enter__(self) -> None:
-    self._tools.before_chunk, self._tools.on_chunk = self._before, self._advance
+    self._folds.before_chunk, self._folds.on_chunk = self._before, self._advance
 
   def _advance(self, name: str, done: int, chunks: int) -> None:
     if name != self._name or done == 1:
@@ -83,5 +90,5 @@ class FoldBars:
 
   def __exit__(self, *error: Any) -> None:
     self._close()
-    self._tools.before_chunk = lambda: None
-    self._tools.on_chunk = lambda name, done, chunks: None
+    self._folds.before_chunk = lambda: None
+    self._folds.on_chunk = lambda name, done, chunks: None

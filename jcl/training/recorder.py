@@ -20,7 +20,7 @@ from jcl.reports.metrics import metrics, negative_flips
 from jcl.storage.checkpoint import by_path, write_json
 from jcl.streams.stream import Task
 from jcl.training.evaluate import LogPerplexity, Score
-from jcl.training.hook_tools import Tools
+from jcl.training.hook_tools import HookTools
 
 KINDS = ('train', 'generate', 'evaluate', 'memory', 'compile')
 _compiled = 0.0  # seconds that this process has spent in compilation
@@ -64,7 +64,7 @@ class Clock:
       self._kinds.pop()
 
 
-class Record:
+class Recorder:
   """Everything `results.json` is made of, as plain data that a snapshot can hold."""
 
   def __init__(self, parts: Any):
@@ -100,13 +100,13 @@ class Record:
       'chunks_repeated': repeated[1],
     }
 
-  def take(self, tools: Tools, clock: Clock) -> None:
+  def take(self, tools: HookTools, clock: Clock) -> None:
     """Moves what hooks reported, and what was counted meanwhile, into the record."""
     mine = self._state['reports']
     self._state['reports'] = mine | {k: [*mine.get(k, []), *v] for k, v in tools.reports.items()}
-    tools.reports = {}
-    self.tokens['generate'] += tools.generated
-    tools.generated = 0
+    tools.reports.clear()
+    self.tokens['generate'] += tools.folds.generated
+    tools.folds.generated = 0
     clock.settle()
     for kind, seconds in clock.seconds.items():
       self.seconds[kind] += seconds

@@ -70,11 +70,11 @@ class ProgressCounter:
   kill cost, to the step. The file is written in place, without waiting for the disk.
 
   Args:
-    workdir: of the run; `position` and `resumes.jsonl` are written in it.
+    workdir: of the run; `position` and `resumes.jsonl` are written in it. None: nothing is written.
     announce: called with every event.
   """
 
-  def __init__(self, workdir: pathlib.Path, announce: Announce = nobody):
+  def __init__(self, workdir: pathlib.Path | None, announce: Announce = nobody):
     self._workdir, self._announce = workdir, announce
     self.done = self.steps = self.chunks = 0
     self._file = -1

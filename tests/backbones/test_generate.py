@@ -90,9 +90,9 @@ def test_no_more_tokens_than_asked_for_though_there_is_room(greedy, limit):
 
 def test_tokens_are_counted_up_to_the_end_of_each_row(greedy):
   tools, params, wanted = greedy
-  tools.generated = 0
+  tools.folds.generated = 0
   tools.sample(params, PROMPTS, tools.key('x'), max_new=LONGEST)
-  assert tools.generated == sum(map(len, wanted))
+  assert tools.folds.generated == sum(map(len, wanted))
 
 
 def run(tools, params, prompts, limit, max_new=LONGEST):

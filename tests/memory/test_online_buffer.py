@@ -1,5 +1,7 @@
 """Buffers that fill while their task is trained: which rows stand in which step."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from support import runs, tiny
@@ -175,10 +177,10 @@ def test_trained_is_the_order_of_the_first_epoch_as_far_as_it_went():
   made = TaskPlan(
     [e.reference for e in task.train], [e.reference for e in tools.stream.tasks[0].train]
   )
-  tools._train = TrainConfig(batch_size=4)
+  tools = dataclasses.replace(tools, train=TrainConfig(batch_size=4))
   whole = tools.trained(made, task)
   assert sorted(e.number for e in whole) == [e.number for e in task.train]
-  steps = list(BatchLoader(made, 1, tools, tools._train).batches())
+  steps = list(BatchLoader(made, 1, tools, tools.train).batches())
   first = [
     row[:n].tolist()
     for f in steps[:5]
@@ -192,7 +194,7 @@ def test_trained_is_the_order_of_the_first_epoch_as_far_as_it_went():
   ]
   said = [tools.text.rows(e)[0].tokens.tolist() for e in whole]
   assert sorted(map(str, first)) == sorted(map(str, said))
-  tools._train = TrainConfig(batch_size=4, steps=2)
+  tools = dataclasses.replace(tools, train=TrainConfig(batch_size=4, steps=2))
   assert tools.trained(made, task) == whole[: len(tools.trained(made, task))]
   assert 0 < len(tools.trained(made, task)) <= 8
 
@@ -226,17 +228,17 @@ def test_a_run_killed_inside_a_task_ends_in_the_same_bits(update, steps, tmp_pat
   whole = runs.run(made, tmp_path / 'whole')
   (tmp_path / 'killed').mkdir()
   loop = runs.Loop(experiment.assemble(made), tmp_path / 'killed', quiet=True)
-  real = loop._settle
+  real = loop.trainer.settle
 
   def dying(task, bar, loaded, *rest):
     real(task, bar, loaded, *rest)
     if task.index == 1 and loaded.number == 2:
       raise runs.Killed
 
-  loop._settle = dying
+  loop.trainer.settle = dying
   with pytest.raises(runs.Killed):
     loop.run()
-  loop.snapshots.close()
+  loop.output.snapshots.close()
   resumed = runs.run(made, tmp_path / 'killed')
   assert resumed['params_sha256'] == whole['params_sha256']
   assert resumed['buffer'] == whole['buffer']

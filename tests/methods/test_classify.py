@@ -65,7 +65,7 @@ def test_a_head_never_answers_with_a_class_it_may_not_know(finished):
     run = TrainedRun(workdirs.load_workdir(str(folder)), folder)
     tools, tasks = run.tools, run.parts.stream.tasks
     names = tools.stream.classes
-    tools.current = 0
+    run.tools = tools.at(0)
     for task, score in run.scores('test'):
       task_id_given = [names[c] for c in task.classes]
       seen = [names[c] for t in tasks[:1] for c in t.classes]

@@ -21,8 +21,8 @@ from jcl.training import experiment
 def head_tools(task_id_given=False):
   """Tools of a head over the six classes of the three tasks."""
   tools = tiny.tools('class', make=lambda size: tiny.recurrent(size, classes=6), examples=7)
-  tools.class_task, tools.task_id_given = np.arange(6) // 2, task_id_given
-  return tools
+  heads = {'class_task': np.arange(6) // 2, 'task_id_given': task_id_given}
+  return dataclasses.replace(tools, **heads)
 
 
 def values(life, task, params=None):
@@ -58,8 +58,7 @@ def test_an_example_keeps_the_logits_of_the_model_at_the_end_of_its_task(kind):
     assert table['teacher_logits']['rows'].tolist() == sorted(r.number for r in rows)
     for task, params in enumerate(life.ends):
       mine = [r for r in rows if r.task == task]
-      tools.current = task
-      wanted = tools.map_targets(tools.backbone.logits, params, mine)
+      wanted = tools.at(task).map_targets(tools.backbone.logits, params, mine)
       for row, logits_mV in zip(mine, wanted, strict=True):
         found = look_up(table['teacher_logits'], row.number)
         np.testing.assert_array_equal(found, logits_mV)

@@ -1,6 +1,7 @@
 """EWC, L2 and MAS: what is important, the penalty over three tasks, and that it holds."""
 
 import copy
+import dataclasses
 import functools
 
 import jax
@@ -59,7 +60,7 @@ def through(name, tools=None, tasks=3, **settings):
   ends = [tiny.params(tools.backbone, seed) for seed in range(tasks)]
   memory, memories = method.init(ends[0], tools.stream, tools), []
   for task, params in zip(tools.stream.tasks, ends, strict=False):
-    tools.current = task.index
+    tools = tools.at(task.index)
     given = copy.deepcopy(memory)
     after, same = method.after_task(memory, params, task, tools)
     assert same is params
@@ -214,7 +215,7 @@ def test_sampled_labels_change_with_task_and_seed_alone():
   found = {}
   for size, current, seed in ((8, 0, 0), (3, 0, 0), (8, 1, 0), (8, 0, 1)):
     tools = tiny.tools('plain', examples=7, batch_size=size)
-    tools.current, tools.seed = current, seed
+    tools = dataclasses.replace(tools, task_index=current, seed=seed)
     params, examples = tiny.params(tools.backbone), tools.stream.tasks[0].train
     found[size, current, seed] = cells.flat(tools.mean_examples(fn, params, examples))
   first = found.pop((8, 0, 0))
@@ -229,7 +230,6 @@ def test_sampled_labels_change_with_task_and_seed_alone():
 def test_batch_fisher_squares_the_gradient_of_a_batch():
   """7 examples in batches of 4 and 3: each batch counts by its examples."""
   tools, params = plain(), tiny.params(plain().backbone)
-  tools.current = 0
   examples = tools.stream.tasks[0].train
   found = tools.mean_examples(FISHER, params, examples, together=4)
   order = generator(tools.seed, 'together', 0).permutation(7)

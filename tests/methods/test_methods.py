@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from support import tiny
-from support.scripted import Scripted, good
+from support.scripted import good, scripted
 
 from jcl import methods
 from jcl.batching.batch import Shape, layout
@@ -24,9 +24,9 @@ def drawn(say, task=2, examples=7, longest=25, **settings):
   """-> the samples of `task`, the lines of the report, the calls."""
   settings = methods.settings_class('lamol')(**{'gamma': 1.0, **settings})
   tools = tiny.tools(settings.text_format, examples=examples)
-  script = Scripted(tools, say)
+  tools = scripted(tools, say)
   samples = pseudo.draw({}, tools.stream.tasks[task], tools, longest, settings)
-  return samples, tools.reports.get('pseudo', []), script.calls, tools
+  return samples, tools.reports.get('pseudo', []), tools.calls, tools
 
 
 def test_what_is_asked_is_shared_and_the_remainder_goes_to_the_first():
@@ -159,7 +159,7 @@ def test_lamol_trains_pseudo_samples_with_the_new_examples():
   """As long as the longest generation row that was trained so far, and no longer."""
   method = methods.make(tiny.recurrent(9), methods.settings_class('lamol')(gamma=1.0))
   tools = tiny.tools('lamol', examples=7)
-  script = Scripted(tools, good)
+  tools = scripted(tools, good)
   memory = method.init({}, tools.stream, tools)
   longest = 0
   for task in tools.stream.tasks:
@@ -168,10 +168,10 @@ def test_lamol_trains_pseudo_samples_with_the_new_examples():
     memory, same = method.before_task(before, params, task, tools)
     assert before == given  # nothing is changed in place
     assert same is params
-    assert all(call[3] == longest for call in script.calls)
+    assert all(call[3] == longest for call in tools.calls)
     longest = max([longest, *(len(tools.text.rows(e)[1].targets) for e in task.train)])
     assert memory['longest'] == longest
-    script.calls.clear()
+    tools.calls.clear()
     plan = method.plan(memory, task)
     assert tuple(plan.new) == task.train
     assert len(plan.old) == (7 if task.index else 0)
@@ -315,7 +315,7 @@ def test_neutral_settings_leave_plain_fine_tuning(name):
   chosen = methods.settings_class(name)(**methods.settings_class(name).neutral)
   make = tiny.small_decoder if 'tree' in chosen.brings else tiny.recurrent
   tools = tiny.tools(chosen.text_format, make=make)
-  tools.sample = Scripted(tools, lambda old, draw: '<eos>')
+  tools = scripted(tools, lambda old, draw: '<eos>')
   backbone, mesh = tools.backbone, sharding.make_mesh(1)
   method, params = methods.make(backbone, chosen), tiny.params(backbone)
   memory = method.init(params, tools.stream, tools)

@@ -12,7 +12,7 @@ from jcl.batching.batch import Row, Shape, layout
 from jcl.memory import fisher
 from jcl.step import losses, sharding, train_step, trainable
 from jcl.streams.stream import Example
-from jcl.training.hook_tools import Tools
+from jcl.training.hook_tools import make_tools
 
 BACKBONE = tiny.recurrent(goldens.VOCABULARY)
 
@@ -43,7 +43,7 @@ class OneRow:
 def measured(name, chosen, params):
   """What a method of importance remembers of the past."""
   examples = [Example(i, '', '', 0) for i in range(13)]
-  tools = Tools(BACKBONE, OneRow(), tiny.stream(), sharding.make_mesh(1), 0, 8)
+  tools = make_tools(BACKBONE, OneRow(), tiny.stream(), sharding.make_mesh(1), 0, 8)
   if name == 'mas':
     fn = fisher.absolute_gradient(fisher.output_size(BACKBONE))
   else:

@@ -24,7 +24,8 @@ from jcl.step import losses, sharding, train_step, trainable
 from jcl.storage.checkpoint import Snapshots, decode, encode
 from jcl.training import evaluate, experiment
 from jcl.training.batch_loader import BatchLoader
-from jcl.training.hook_tools import Journal, Tools
+from jcl.training.folds import Journal
+from jcl.training.hook_tools import make_tools
 
 CPT = ('seq', 'joint', 'single', 'replay', 'ewc', 'distill', 'lora')
 LAUNCHED = (
@@ -38,7 +39,7 @@ def text_tools(folder, devices=1, batch_size=4, **how):
   """Tools of a run on the tiny stream's texts in blocks, with a model of their words."""
   stream, text, _ = packed(folder, **how)
   backbone = tiny.recurrent(size(text.tokenizer))
-  return Tools(backbone, text, stream, sharding.make_mesh(devices), 0, batch_size)
+  return make_tools(backbone, text, stream, sharding.make_mesh(devices), 0, batch_size)
 
 
 def config(method='pretrain', scenario='cpt', **sections):
@@ -105,13 +106,13 @@ def test_a_score_goes_on_from_the_chunk_it_was_killed_in(tmp_path):
     if number == 2:
       raise runs.Killed
 
-  tools.journal, tools.on_chunk = Journal(), dying
+  tools.folds.journal, tools.folds.on_chunk = Journal(), dying
   with pytest.raises(runs.Killed):
     score()
   arrays = {}
-  kept = json.loads(json.dumps(encode([list(e) for e in tools.journal.entries], arrays)))
-  tools.journal = Journal(decode(kept, arrays))
-  tools.on_chunk = lambda name, number, chunks: done.append((number, chunks))
+  kept = json.loads(json.dumps(encode([list(e) for e in tools.folds.journal.entries], arrays)))
+  tools.folds.journal = Journal(decode(kept, arrays))
+  tools.folds.on_chunk = lambda name, number, chunks: done.append((number, chunks))
   assert score() == whole
   assert [number for number, _ in done] == list(range(1, len(task.train) + 1))
 
@@ -123,7 +124,7 @@ def test_drift_is_the_divergence_from_the_base_and_nothing_for_the_base_itself(t
   memory = method.init(params, tools.stream, tools)
   for now in (params, other):
     method.after_task(memory, now, tools.stream.tasks[0], tools)
-    tools.journal = Journal()
+    tools.folds.journal = Journal()
   still, moved = tools.reports['drift']
   rows = rows_of(tools, tools.stream.tasks[0].test)
   at = plain(params), plain(other)
@@ -147,7 +148,7 @@ def test_drift_holds_no_logits_of_all_tokens(tmp_path, monkeypatch):
     method = methods.make(tools.backbone, methods.settings('pretrain'))
     memory = method.init(params, tools.stream, tools)
     method.after_task(memory, other, tools.stream.tasks[0], tools)
-    tools.journal = Journal()
+    tools.folds.journal = Journal()
   one, two = tools.reports['drift']
   assert one['kl'] == pytest.approx(two['kl'], rel=1e-6)
 
@@ -248,17 +249,17 @@ def test_a_run_killed_inside_a_task_ends_in_the_same_bits(trained, steps, tmp_pa
   tmp_path = tmp_path / 'run'
   tmp_path.mkdir()
   loop = runs.Loop(experiment.assemble(made), tmp_path, quiet=True)
-  real = loop._settle
+  real = loop.trainer.settle
 
   def dying(task, bar, loaded, *rest):
     real(task, bar, loaded, *rest)
     if task.index == 1 and loaded.number == steps:
       raise runs.Killed
 
-  loop._settle = dying
+  loop.trainer.settle = dying
   with pytest.raises(runs.Killed):
     loop.run()
-  loop.snapshots.close()
+  loop.output.snapshots.close()
   assert steps - 2 <= Snapshots(tmp_path).latest()['step'] <= steps
   resumed = runs.run(made, tmp_path)
   for key in ('params_sha256', 'matrix', 'metrics', 'mix', 'drift', 'tokens'):

@@ -289,13 +289,13 @@ def test_no_task_compiles_anew_and_the_cache_changes_no_run(name, sizes_mb, tmp_
     folder = tmp_path / str(megabytes)
     folder.mkdir()
     loop, shapes = runs.Loop(experiment.assemble(made), folder, quiet=True), set()
-    step = loop.train_step
+    step = loop.trainer.train_step
 
     def seen(state, fixed, weights, rate, batch, step=step, shapes=shapes):
       shapes.add((batch.tokens.shape, batch.target_token.shape))
       return step(state, fixed, weights, rate, batch)
 
-    loop.train_step = seen
+    loop.trainer.train_step = seen
     loop.run()
     assert step._cache_size() == len(shapes)
     lines = (folder / 'metrics.jsonl').read_text().splitlines()

@@ -15,6 +15,7 @@ import pytest
 from support import ROOT, runs
 from support.raw_streams import rows, stream
 
+from jcl import learn
 from jcl.backbones.tokenizers import add_tokens, bpe_tokenizer, word_tokenizer
 from jcl.batching.packed_text import PackedText, pack
 from jcl.batching.text_formats import Text, added_tokens
@@ -69,12 +70,12 @@ def parts(*tasks, task_id_given=False, steps=0, limit=None, monkeypatch=None, **
   text = text_of(made, **how)
   if monkeypatch is not None:
     monkeypatch.setattr(checks, 'device_limit', lambda mesh: limit)
-  return SimpleNamespace(
+  run = SimpleNamespace(
     stream=made, text=text, task_id_given=task_id_given, score='accuracy',
-    checkup=checks.Checkup(tuple(counted(made, text, task_id_given)), ROOM),
     config=SimpleNamespace(train=SimpleNamespace(steps=steps)),
     tools=SimpleNamespace(mesh=sharding.make_mesh(1)),
   )  # fmt: skip
+  return checks.Checkup(run, tuple(counted(made, text, task_id_given)), ROOM)
 
 
 def faulty():
@@ -359,11 +360,16 @@ def test_a_run_says_little_and_its_record_has_all(tmp_path, monkeypatch):
   made = runs.config(
     'seq', train={'epochs': 1}, stream={'max_tasks': 2, 'max_test_per_task': 3, 'max_length': 24}
   )
-  wanted = checks.warnings(experiment.assemble(made), tmp_path)
+  wanted = checks.warnings(checks.checkup(experiment.assemble(made)), tmp_path)
   assert len(wanted) == 1
+
+  class Killer:
+    def on_task(self, results):
+      raise runs.Killed
+
   with pytest.raises(runs.Killed):
-    runs.run(made, tmp_path / 'run', kill=('before_task', 1))
-  results = runs.run(made, tmp_path / 'run')
+    learn.run(made, tmp_path / 'run', quiet=True, callbacks=[Killer()])
+  results = learn.run(made, tmp_path / 'run', quiet=True).results
   assert results['resumes']
   assert results['warnings'] == wanted
   assert json.loads((tmp_path / 'run' / 'results.json').read_text())['warnings'] == wanted
@@ -371,22 +377,22 @@ def test_a_run_says_little_and_its_record_has_all(tmp_path, monkeypatch):
 
 def test_a_run_prints_its_opening_once_and_before_all_else(tmp_path, monkeypatch, capsys):
   monkeypatch.setattr(checks, '_said', set())
-  made = experiment.assemble(runs.config('seq', stream={'max_tasks': 2, 'max_test_per_task': 3}))
-  loop = runs.Loop(made, tmp_path)
+  config = runs.config('seq', stream={'max_tasks': 2, 'max_test_per_task': 3})
+  made = experiment.assemble(config)
 
-  def killed(now, task):
-    raise runs.Killed
+  class Killer:
+    def on_evaluation(self, row):
+      raise runs.Killed
 
-  loop.evaluate = killed
   with pytest.raises(runs.Killed):
-    loop.run()
+    learn.run(config, tmp_path / 'run', parts=made, callbacks=[Killer()])
   said = capsys.readouterr().out
   monkeypatch.setattr(checks, '_said', set())
-  *lines, warning = checks.opening(made, tmp_path)
+  *lines, warning = checks.opening(checks.checkup(made), tmp_path)
   assert warning.startswith('warning: 25.0 % (2 of 8) classes have no test row')
   printed = said.splitlines()
   assert printed[:2] == lines[:2]
-  assert printed[3:] == [warning]  # the third has the free space, which moves
+  assert printed[3] == warning  # the third has the free space, which moves
 
 
 def test_a_second_run_of_a_command_does_not_say_it_all_again(tmp_path, monkeypatch):
@@ -395,26 +401,28 @@ def test_a_second_run_of_a_command_does_not_say_it_all_again(tmp_path, monkeypat
   made = experiment.assemble(runs.config('seq', stream={'max_test_per_task': 3, 'max_tasks': 2}))
   found = ['one', 'two', 'three']
   monkeypatch.setattr(checks, 'warnings', lambda parts, workdir: found)
-  lines = checks.opening(made, tmp_path)
+  lines = checks.opening(checks.checkup(made), tmp_path)
   said = [line for line in lines if line.startswith('warning')]
   assert said == ['warning: one', 'warning: two', 'warning: 1 more are in results.json']
   assert made.tools.reports['warnings'] == found
   found = ['one', 'two', 'three', 'four']
-  said = [line for line in checks.opening(made, tmp_path) if line.startswith('warning')]
+  said = [
+    line for line in checks.opening(checks.checkup(made), tmp_path) if line.startswith('warning')
+  ]
   assert said == ['warning: four', 'warning: 3 as in an earlier run of this command']
 
 
 def test_the_opening_has_the_figures_of_the_stream(tmp_path, monkeypatch):
   monkeypatch.setattr(checks, '_said', set())
   made = experiment.assemble(runs.config('seq'))
-  first, second, third, *_ = checks.opening(made, tmp_path)
+  first, second, third, *_ = checks.opening(checks.checkup(made), tmp_path)
   tokens = sum(len(made.text.rows(e)[0].tokens) for e in made.stream.examples)
   assert first.startswith(
     'synthetic: 3 tasks, 12 classes, 120 training, 48 dev, 48 test rows; 0.01'
   )
   assert second.startswith(f'{tokens:,} tokens, ')
   assert 'of 216 rows 0 are cut, 0 repeat a text, 0 stand in train too, 0 conflict' in second
-  size = made.checkup.footprint
+  size = checks.checkup(made).footprint
   assert (
     f'{footprint.short(size.disk, "B")} ({footprint.short(size.snapshot["total"], "B")}' in third
   )
@@ -448,10 +456,10 @@ def test_a_snapshot_takes_what_is_said(method, tmp_path):
   if method == 'derpp':
     made.method.buffer_size = 24
   parts = experiment.assemble(made)
-  said = parts.checkup.footprint
+  said = checks.checkup(parts).footprint
   assert said.whole
   loop = runs.Loop(parts, tmp_path, quiet=True)
-  loop._score = lambda now, task, examples: Score([True] * len(examples), 0.0, [])
+  loop.score = lambda now, task, examples, tools: Score([True] * len(examples), 0.0, [])
   loop.run()
   sizes, disk = held(tmp_path)
   snapshot = said.snapshot
@@ -465,7 +473,7 @@ def test_a_snapshot_takes_what_is_said(method, tmp_path):
 def test_what_grows_with_the_tasks_is_counted_at_its_end():
   """A model a task, all of whose snapshots are kept, and the best parameters inside a task."""
   made = runs.config('single', checkpoint={'keep_tasks': True}, train={'keep_best': True})
-  said = experiment.assemble(made).checkup.footprint
+  said = checks.checkup(experiment.assemble(made)).footprint
   size = said.snapshot['parameters']
   assert said.snapshot == {
     'parameters': size, 'optimizer': 2 * size + 4, 'memory': 4 * size, 'under_way': size,
@@ -475,7 +483,7 @@ def test_what_grows_with_the_tasks_is_counted_at_its_end():
   assert said.disk == 3 * said.snapshot['total'] + said.kept
   assert said.device['memory'] == 3 * size
   carried = runs.config('ewc', train={'optimizer_between_tasks': 'carried'})
-  said = experiment.assemble(carried).checkup.footprint
+  said = checks.checkup(experiment.assemble(carried)).footprint
   assert said.snapshot['under_way'] == size  # the Fisher of the task
   assert said.snapshot['memory'] == said.device['teacher'] == 2 * size + 4
   assert said.device['start_of_task'] == size + 2 * size + 4 + 2 * size + 4
@@ -486,7 +494,7 @@ def test_the_cheap_estimate_is_that_of_the_plan(method):
   """All but the activations, which are compiled for, in the first task."""
   made = runs.config(method, stream={'max_tasks': 1})
   now = cost.outline(made, sharding.make_mesh(1))
-  said, compiled = now.parts.checkup.footprint.device, cost.memory(now).values['per_device']
+  said, compiled = checks.checkup(now.parts).footprint.device, cost.memory(now).values['per_device']
   for part in ('parameters', 'gradients', 'optimizer', 'teacher', 'start_of_task'):
     assert said[part] == compiled[part]
 
@@ -495,7 +503,9 @@ def test_logits_that_are_stored_are_counted_with_the_classes():
   made = runs.config('derpp', backbone={'head': 'linear'})
   made.method.targets, made.method.buffer_size = 'stored', 30
   parts = experiment.assemble(made)
-  assert parts.checkup.footprint.snapshot['memory'] == 30 * 12 * 4 * 2  # and which are covered
+  assert (
+    checks.checkup(parts).footprint.snapshot['memory'] == 30 * 12 * 4 * 2
+  )  # and which are covered
 
 
 @pytest.mark.parametrize('hook', ['init', 'after_task'])
@@ -507,9 +517,9 @@ def test_a_method_that_looks_at_numbers_is_counted_as_far_as_it_goes(hook, tmp_p
   }
   monkeypatch.setattr(Seq, 'build', lambda *_: Method(**{hook: hooks[hook]}))
   made = experiment.assemble(runs.config('seq'))
-  said = made.checkup.footprint
+  said = checks.checkup(made).footprint
   assert not said.whole
   size = said.snapshot['parameters']
   assert said.snapshot['total'] == size + 2 * size + 4
   assert said.device['total'] == 5 * size + 4
-  assert 'snapshots take at least' in checks.opening(made, tmp_path)[2]
+  assert 'snapshots take at least' in checks.opening(checks.checkup(made), tmp_path)[2]

@@ -22,7 +22,7 @@ from jcl.config import Config, TrainConfig
 from jcl.errors import UserError
 from jcl.methods import Method
 from jcl.methods.seq import Seq
-from jcl.preflight import cost, flops
+from jcl.preflight import checks, cost, flops
 from jcl.preflight import page as sections
 from jcl.step import sharding
 from jcl.training import experiment
@@ -179,7 +179,7 @@ def test_the_outline_is_what_the_loop_hands_to_its_step(method, tmp_path):
     loop.held = sum(x.nbytes for x in jax.live_arrays()) - before
     raise Seen
 
-  loop.train_step = step
+  loop.trainer.train_step = step
   loop.evaluate = lambda run, task: run
   real = loop.before_task
 
@@ -247,7 +247,7 @@ def test_the_page_says_what_the_stream_holds_and_what_a_run_leaves(tmp_path):
   tokens = sum(len(row.tokens) for e in parts.stream.tasks[0].train for row in parts.text.rows(e))
   assert said['tokens']['splits'][0]['tokens'] == tokens
   assert re.search(f'{splits[0][0]}, train +{tokens} +{tokens / 40:.1f} ', text)
-  size = parts.checkup.footprint
+  size = checks.checkup(parts).footprint
   disk = said['disk']
   assert disk.pop('free') > 1e6
   assert disk == {

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from oracles import objectives, texts
 from support import tiny
-from support.scripted import Scripted, good
+from support.scripted import good, scripted
 
 from jcl import distributed, methods
 from jcl.backbones.decoder import decoder
@@ -30,10 +30,9 @@ from jcl.batching.batch import Batch, Row, Shape
 from jcl.batching.packed_text import PackedText, pack
 from jcl.config import Config, TrainConfig
 from jcl.step import losses, sharding, train_step, trainable
-from jcl.storage.checkpoint import MetricsLog
 from jcl.streams.stream import Example, Task, TaskPlan
 from jcl.training.experiment import Experiment
-from jcl.training.hook_tools import Journal, Tools
+from jcl.training.hook_tools import HookTools, make_tools
 from jcl.training.loop import Loop
 from jcl.training.run_state import Run
 
@@ -96,15 +95,14 @@ class Seen(NamedTuple):
 
 
 class Watch:
-  """Stands before the train step, and before `mean_examples`, and keeps what passes."""
+  """Stands before the train step and keeps what passes; what tools measured stands beside it."""
 
-  def __init__(self, step: Callable, mean: Callable, grows: bool):
-    self.step, self.mean, self.grows = step, mean, grows
+  def __init__(self, step: Callable, measured: list[Callable], grows: bool):
+    self.step, self.measured, self.grows = step, measured, grows
     self.task = 0
     self.seen: list[Seen] = []
     self.shapes: set = set()  # of batches; of a method that grows in each task
     self.kinds: set = set()  # of all else that the step is given
-    self.measured: list[Callable] = []
 
   def train_step(self, state, fixed, weights, rate, batch):
     """As the step."""
@@ -116,11 +114,6 @@ class Watch:
     state, metrics = self.step(state, fixed, weights, rate, batch)
     self.seen.append(Seen(params, float(metrics['loss'])))
     return state, metrics
-
-  def mean_examples(self, fn, *rest, **more):
-    """As that of `tools`."""
-    self.measured.append(fn)
-    return self.mean(fn, *rest, **more)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,20 +158,17 @@ class Case:
     make = model(self.deep, len(tiny.CLASSES) if head else 0)
     self.documents = tiny.stream(examples=7)
     self.packed = text_format == 'packed'
-    self.tools = (
-      self._packed(make) if self.packed else tiny.tools(text_format, make=make, examples=7)
-    )
-    self.tools._train = TRAIN
+    tools = self._packed(make) if self.packed else tiny.tools(text_format, make=make, examples=7)
     self.class_task = np.arange(len(tiny.CLASSES)) // 2 if head else None
-    self.tools.class_task = self.class_task
-    Scripted(self.tools, good)
+    tools = dataclasses.replace(tools, train=TRAIN, class_task=self.class_task)
+    self.tools = scripted(tools, good)
     self.backbone, self.stream = self.tools.backbone, self.tools.stream
     self.method = methods.make(self.backbone, self.settings)
     self.loss_fn = self.method.loss_fn or losses.plain(self.backbone)
     self.tolerance = 1e-5 if self.deep else 5e-6  # of the largest entry: float32's rounding
     self._gradients: dict[Any, Callable] = {}
 
-  def _packed(self, make: Callable[[int], Any]) -> Tools:
+  def _packed(self, make: Callable[[int], Any]) -> HookTools:
     """Tools of a run on the stream's texts in blocks, whose corpora stay as long as the case."""
     folder = tempfile.mkdtemp()
     weakref.finalize(self, shutil.rmtree, folder)
@@ -187,7 +177,7 @@ class Case:
     text = PackedText(pathlib.Path(folder), *rest)
     stream = pack(self.documents, text)
     backbone = make(tiny.size(words.tokenizer))
-    return Tools(backbone, text, stream, sharding.make_mesh(1), 0, 8)
+    return make_tools(backbone, text, stream, sharding.make_mesh(1), 0, 8)
 
   @functools.cached_property
   def life(self) -> tuple[list[Moment], Watch, int]:
@@ -196,24 +186,20 @@ class Case:
       Config(method=self.settings, train=TRAIN), self.stream, self.tools.text, self.backbone, None,
       self.method, self.tools, tiny.params(self.backbone), (), 8,
     )  # fmt: skip
-    with tempfile.TemporaryDirectory() as folder:
-      loop = Loop(parts, pathlib.Path(folder), quiet=True)
-      loop.log = MetricsLog(pathlib.Path(folder) / 'metrics.jsonl', 0)
-      watch = Watch(loop.train_step, self.tools.mean_examples, self.name in GROWING)
-      loop.train_step, self.tools.mean_examples = watch.train_step, watch.mean_examples
-      now, moments = loop.init(Run(parts.initial_params()), None), []
-      for task in self.stream.tasks:
-        self.tools.current = watch.task = task.index
-        now, moment = self._learned(loop, now, task, watch)
-        moments.append(moment)
-      loop.log.close()
-      self.tools.mean_examples = watch.mean
+    loop = Loop(parts, None, quiet=True)
+    watch = Watch(loop.trainer.train_step, self.tools.measured, self.name in GROWING)
+    loop.trainer.train_step = watch.train_step
+    now, moments = loop.init(Run(parts.initial_params()), None), []
+    for task in self.stream.tasks:
+      watch.task = task.index
+      now, moment = self._learned(loop, now, task, watch)
+      moments.append(moment)
     return moments, watch, watch.step._cache_size()
 
   def _learned(self, loop: Loop, now: Run, task: Task, watch: Watch) -> tuple[Run, Moment]:
     """One task, phase by phase, as `Loop.run` takes it."""
     now = loop.before_task(now, task)
-    self.tools.journal = Journal()
+    self.tools.folds.forget()
     memory, start, before = now.memory, host(now.params), len(watch.seen)
     now = loop.train(now, task)
     end = host(now.params)
@@ -222,7 +208,7 @@ class Case:
     plan = plan._replace(new=resolved(plan.new), old=resolved(plan.old))
     first = self.steps(plan, task)[0] if plan.new else [(e, False) for e in task.train]
     now = loop.after_task(now, task)
-    self.tools.journal = Journal()
+    self.tools.folds.forget()
     seen = watch.seen[before:]
     return now, Moment(task, memory, plan, start, end, seen, now.memory, first)
 

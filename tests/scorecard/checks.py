@@ -21,7 +21,7 @@ from jcl.batching import batch as batches
 from jcl.batching.batch import Shape
 from jcl.errors import UserError
 from jcl.step import losses, sharding, train_step, trainable
-from jcl.training.hook_tools import Tools
+from jcl.training.hook_tools import make_tools
 from scorecard import cases, shared
 from scorecard.cases import ALL, LAST, Case, Judged, Moment
 from scorecard.wrong import Wrong, above, equal, near, nothing
@@ -254,11 +254,11 @@ def fisher(case: Case) -> None:
   above('largest entry', wanted.max(), 0)
   for size, count in ((1, 1), (64, 1), (8, 8)):  # in the last one each device has an example
     mesh = sharding.make_mesh(count)
-    tools = Tools(case.backbone, case.tools.text, case.stream, mesh, 0, size)
+    tools = make_tools(case.backbone, case.tools.text, case.stream, mesh, 0, size)
     found = cases.flat(tools.mean_examples(fn, params, examples))
     near(f'by {size} on {count} device(s)', found, wanted, VALUE)
   before = case.moments[0].memory
-  tools = Tools(case.backbone, case.tools.text, case.stream, sharding.make_mesh(1), 0, 8)
+  tools = make_tools(case.backbone, case.tools.text, case.stream, sharding.make_mesh(1), 0, 8)
   after, _ = _in_training(case).after_task(before, params, moment.task, tools)
   near('with dropout in training', cases.flat(after['teacher']),
        cases.flat(moment.after['teacher']), VALUE)  # fmt: skip

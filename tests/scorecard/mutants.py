@@ -199,14 +199,14 @@ PAST = (
     'the teacher is stale from the third task on', 'memory/teacher.py',
     "  table = batches.table(of_row, (backbone.width,))\n",
     "  table = batches.table(of_row, (backbone.width,))\n"
-    "  if tools.current > 1:\n"
+    "  if tools.task_index > 1:\n"
     "    return {'teacher': memory['teacher'], 'tables': {HIDDEN: table}}\n",
     _cells('tasks/distill', 'value/derpp', 'teacher/lamol_kd'),
   ),
   Mutant(
-    'what the first task gave the step stays', 'training/loop.py',
-    "teacher = put(own(now.memory['teacher']))",
-    "teacher = self.__dict__.setdefault('kept', put(own(now.memory['teacher'])))",
+    'what the first task gave the step stays', 'training/step_inputs.py',
+    'theirs = put(teacher, True)',
+    "theirs = globals().setdefault(f'kept {id(parts)}', put(teacher, True))",
     _cells('tasks/ewc', 'tasks/lamol_kd'),
   ),
   Mutant(

@@ -32,18 +32,17 @@ def hook(event: str, given: tuple) -> None:
 
 def main() -> None:
   """Trains from scratch and from the model folder, evaluates, exports, and reads data."""
+  from jcl import learn
   from jcl.backbones.files import hf
   from jcl.config import StreamConfig
   from jcl.streams import load
   from jcl.trained_run import TrainedRun
-  from jcl.training import experiment, loop
   from support import runs
 
   sys.addaudithook(hook)
   one = {'max_tasks': 1, 'max_train_per_task': 8, 'max_test_per_task': 4}
   made = runs.config('lamol', stream=one, train={'epochs': 1})
-  (folder / 'run').mkdir()
-  loop.train(experiment.assemble(made), folder / 'run', quiet=True)
+  learn.run(made, folder / 'run', quiet=True)
   reopened = TrainedRun(made, folder / 'run')
   list(reopened.scores('test'))
   reopened.export(folder / 'exported', '', 'hf')

@@ -21,14 +21,12 @@ class Cut(runs.Loop):
   def __init__(self, made, folder, step):
     self.lines, self._step = [], step
     super().__init__(experiment.assemble(made), folder, quiet=True)
-
-  def say(self, line):
-    self.lines.append(line)
+    self.output.say = self.lines.append
 
   def _save(self, now):
     super()._save(now)
     if self._step and (now.done, now.step) == (2 + 4 + 1, self._step):
-      self.snapshots.wait()
+      self.output.snapshots.wait()
       raise runs.Killed
 
 

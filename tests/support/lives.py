@@ -2,11 +2,11 @@
 
 import jax
 import numpy as np
-from test_methods import Scripted, good
 
 from jcl import methods
 from jcl.batching.batch import Shape, layout
 from support import tiny
+from support.scripted import good, scripted
 
 VOCABULARY = tiny.CONFIG.vocabulary
 HEAD = tiny.recurrent(VOCABULARY, classes=6)
@@ -29,14 +29,14 @@ class Life:
 
   def __init__(self, name, tools=None, **given):
     settings = chosen(name, **given)
-    self.tools = tools = tools or tiny.tools(settings.text_format, examples=7)
-    tools.sample = Scripted(tools, good)
+    given_tools = tools or tiny.tools(settings.text_format, examples=7)
+    self.tools = tools = scripted(given_tools, good)
     self.method = method = methods.make(tools.backbone, settings)
     params = tiny.params(tools.backbone)
     memory = method.init(params, tools.stream, tools)
     self.first, self.starts, self.ends, self.memories, self.plans = memory, [], [], [], []
     for task in tools.stream.tasks:
-      tools.current = task.index
+      tools = tools.at(task.index)
       memory, params = method.before_task(memory, params, task, tools)
       self.starts.append(params)
       self.memories.append(memory)

@@ -1,27 +1,50 @@
 """Tools whose samples are written down beforehand."""
 
+import dataclasses
+from collections.abc import Callable
+
 import numpy as np
 
+from jcl.training.hook_tools import HookTools
 from support import tiny
 
 
-class Scripted:
-  """Stands in for `tools.sample`: `say(task, draw)` is the text of a sample, and calls are kept."""
+@dataclasses.dataclass(frozen=True)
+class ScriptedTools(HookTools):
+  """Tools that sample what `say` writes.
 
-  def __init__(self, tools, say):
-    self.tools, self.say, self.calls = tools, say, []
-    tools.sample = self
+  Attributes:
+    say: (task, draw) -> text of a sample.
+    calls: (task, first draw, prompts, max_new, k, temperature, first prompt, key) of each call.
+    measured: functions given to `mean_examples`.
+  """
 
-  def __call__(self, params, prompts, key, first, k, temperature, max_new, name):
-    old = next(t.index for t in self.tools.stream.tasks if name.endswith(t.name))
+  say: Callable[[int, int], str] = lambda old, draw: '<eos>'
+  calls: list = dataclasses.field(default_factory=list)
+  measured: list = dataclasses.field(default_factory=list)
+
+  def sample(self, params, prompts, key, first, k, temperature, max_new, name):
+    """Returns the ids of what `say` writes."""
+    old = next(t.index for t in self.stream.tasks if name.endswith(t.name))
     self.calls.append((old, first, len(prompts), max_new, k, temperature, prompts[0], key))
-    out = np.full((len(prompts), max_new), self.tools.text.pad, np.int32)
+    out = np.full((len(prompts), max_new), self.text.pad, np.int32)
     for i in range(len(prompts)):
       words = self.say(old, first + i).split()
-      ids = [self.tools.text.tokenizer.token_to_id(word) for word in words]
+      ids = [self.text.tokenizer.token_to_id(word) for word in words]
       assert None not in ids, words
       out[i, : len(ids)] = ids
     return out
+
+  def mean_examples(self, fn, params, examples, together=1):
+    """As of any tools; the function is noted."""
+    self.measured.append(fn)
+    return super().mean_examples(fn, params, examples, together)
+
+
+def scripted(tools: HookTools, say: Callable[[int, int], str]) -> ScriptedTools:
+  """The same tools, which sample what `say` writes."""
+  same = {f.name: getattr(tools, f.name) for f in dataclasses.fields(HookTools)}
+  return ScriptedTools(**same, say=say)
 
 
 def good(old, draw):

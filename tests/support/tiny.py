@@ -16,7 +16,7 @@ from jcl.batching.text_formats import Text, added_tokens
 from jcl.methods import Method
 from jcl.step import losses, sharding
 from jcl.streams.stream import Example, Stream, Task
-from jcl.training.hook_tools import Tools
+from jcl.training.hook_tools import HookTools, make_tools
 
 CONFIG = DecoderConfig(30, width=16, layers=2, heads=4, kv_heads=2, feed_forward=24, rows=32)
 OBJECTS = ('lamp', 'door', 'soup', 'song', 'card', 'train')
@@ -159,12 +159,12 @@ def text(text_format: str, of: Stream, max_length: int = 64) -> Text:
 
 def tools(
   text_format: str = 'lamol', devices: int = 1, batch_size: int = 8, make=recurrent, **sizes
-) -> Tools:
+) -> HookTools:
   """Tools of a run on the stream of three tasks, with a model of its vocabulary."""
   of = stream(**sizes)
   words = text(text_format, of)
   backbone = make(size(words.tokenizer))
-  return Tools(backbone, words, of, sharding.make_mesh(devices), 0, batch_size)
+  return make_tools(backbone, words, of, sharding.make_mesh(devices), 0, batch_size)
 
 
 def small_decoder(vocabulary: int) -> Backbone:

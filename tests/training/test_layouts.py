@@ -14,7 +14,7 @@ from jcl import distributed
 from jcl.storage.checkpoint import Snapshots
 from jcl.trained_run import TrainedRun
 from jcl.training import experiment
-from jcl.training.hook_tools import Journal
+from jcl.training.folds import Journal
 
 # Sums over devices are taken in another order: 1e-7 of a gradient, which Adam's division by its
 # root mean square makes as much of a step of 1e-2 where a gradient is close to 0, and each of the
@@ -126,9 +126,9 @@ def test_a_snapshot_of_another_jax_is_gone_on_from_and_it_is_said(finished, monk
   monkeypatch.setattr(loop, 'say', lines.append)
   older = {**distributed.machine(loop.tools.mesh), 'jax': '0.0.1'}
   monkeypatch.setattr(distributed, 'machine', lambda mesh: older)
-  loop.snapshots = Snapshots(workdir)
+  loop.output.snapshots = Snapshots(workdir)
   loop._save(loop._start())
-  loop.snapshots.wait()
+  loop.output.snapshots.wait()
   lines.clear()
   monkeypatch.undo()
   again = runs.Loop(experiment.assemble(made), workdir, quiet=True)
@@ -172,7 +172,7 @@ def stop_after(tools, chunks):
     if done == chunks:
       raise Enough
 
-  tools.on_chunk = on_chunk
+  tools.folds.on_chunk = on_chunk
 
 
 @pytest.mark.parametrize('work', ['mean', 'map'])

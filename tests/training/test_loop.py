@@ -91,7 +91,7 @@ def test_nothing_compiles_after_the_first_batch_of_a_shape(tmp_path):
   for task in loop.parts.stream.tasks:
     feed = BatchLoader(methods.Method().plan({}, task), task.index, loop.tools, made.train)
     shapes |= {(b.batch.tokens.shape, b.batch.target_token.shape) for b in feed.batches()}
-  assert loop.train_step._cache_size() == len(shapes)
+  assert loop.trainer.train_step._cache_size() == len(shapes)
   assert len({tokens for tokens, _ in shapes}) * 3 >= len(shapes)  # at most three rungs a bucket
 
 
@@ -185,10 +185,10 @@ def test_keep_best_hands_on_the_best_dev_score(tmp_path, monkeypatch):
   loop = runs.Loop(experiment.assemble(made), tmp_path / 'best', quiet=True)
   assert all(t.dev for t in loop.parts.stream.tasks)
   scores, after_epoch = iter([1.0, 0.5, 0.5, 0.5]), []
-  real = loop._score
+  real = loop.score
 
-  def scored(now, task, examples):
-    found = real(now, task, examples)
+  def scored(now, task, examples, tools):
+    found = real(now, task, examples, tools)
     if examples is task.dev:
       after_epoch.append(jax.tree.map(np.asarray, now.params))
       count = len(found.right)
@@ -196,7 +196,7 @@ def test_keep_best_hands_on_the_best_dev_score(tmp_path, monkeypatch):
       return found._replace(right=[True] * right + [False] * (count - right))
     return found
 
-  monkeypatch.setattr(loop, '_score', scored)
+  monkeypatch.setattr(loop, 'score', scored)
   loop.run()
   kept = Snapshots(tmp_path / 'best').latest()['params']
   same = lambda a, b: all(

@@ -85,17 +85,17 @@ def test_snapshots_come_by_minutes_too(tmp_path):
   """So few that every step is one: a kill after the fifth repeats nothing."""
   made = config('seq', every_minutes=1e-9)
   loop = Counted(made, tmp_path / 'run')
-  real = loop._settle
+  real = loop.trainer.settle
 
-  def settle(task, bar, loaded, *rest):
-    real(task, bar, loaded, *rest)
+  def settle(task, bar, weights, loaded, *rest):
+    real(task, bar, weights, loaded, *rest)
     if task.index == 1 and loaded.number == 2:
       raise runs.Killed
 
-  loop._settle = settle
+  loop.trainer.settle = settle
   with pytest.raises(runs.Killed):
     loop.run()
-  loop.snapshots.close()
+  loop.output.snapshots.close()
   assert Snapshots(tmp_path / 'run').latest()['step'] == 2
   assert config('seq').checkpoint.every_minutes == 15
 

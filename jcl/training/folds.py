@@ -1,0 +1,108 @@
+"""Folds: long work of a hook, cut into chunks, of which a kill loses none.
+
+The rule of re-entry: a hook that was killed is called again from its start with the memory and the
+parameters that it was first given. Each fold that it had finished returns its result from the
+journal at once; the fold that was under way goes on from its carry. A hook is therefore a function
+of its arguments that asks for the same folds in the same order: it reads no clock, iterates over no
+set and does not change `memory` in place.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, TypeVar
+
+from jcl.failures import explain_oom
+
+LESS = 'evaluate.batch_size or stream.max_length'
+Carry = TypeVar('Carry')
+Chunk = TypeVar('Chunk')
+
+
+@dataclasses.dataclass
+class Journal:
+  """The folds of the phase under way.
+
+  Attributes:
+    entries: [name, chunks done, carry, chunks, rows a chunk] of each fold, in the order asked for.
+    asked: folds asked for since the hook was (re-)entered.
+  """
+
+  entries: list[list] = dataclasses.field(default_factory=list)
+  asked: int = 0
+
+  def next(self, name: str, chunks: int, rows: int) -> list:
+    """Returns the entry of the next fold: the one that a killed hook left, or a new one.
+
+    A finished entry stays finished. An unfinished entry that was cut into other chunks, for another
+    number of devices or another batch size, starts again, since its carry belongs to those chunks.
+
+    Args:
+      name: name of the fold.
+      chunks: number of its chunks.
+      rows: rows a chunk.
+
+    Raises:
+      RuntimeError: the hook asked for another fold here before it was killed.
+    """
+    self.asked += 1
+    if self.asked > len(self.entries):
+      self.entries.append([name, 0, None, chunks, rows])
+    entry = self.entries[self.asked - 1]
+    if entry[0] != name:
+      raise RuntimeError(f'fold {self.asked} was {entry[0]} before and is {name} now')
+    if entry[3:] != [chunks, rows]:
+      finished = entry[1] == entry[3]
+      entry[1:] = [chunks if finished else 0, entry[2] if finished else None, chunks, rows]
+    return entry
+
+
+@dataclasses.dataclass
+class FoldRunner:
+  """Runs the folds of the phase under way.
+
+  Attributes:
+    journal: results and carries of the phase's folds.
+    generated: tokens sampled in the phase, up to the end of each row.
+    before_chunk: called before every chunk.
+    on_chunk: called as (name, chunks done, chunks) after every chunk.
+    timed: kind of work -> a context whose seconds count as that kind.
+  """
+
+  journal: Journal = dataclasses.field(default_factory=Journal)
+  generated: int = 0
+  before_chunk: Callable[[], None] = lambda: None
+  on_chunk: Callable[[str, int, int], None] = lambda name, done, chunks: None
+  timed: Callable[[str], AbstractContextManager[None]] = lambda kind: contextlib.nullcontext()
+
+  def run(
+    self, name: str, body: Callable[[Any, Chunk], Carry], carry: Any, chunks: Sequence[Chunk],
+    rows: int,
+  ) -> Any:  # fmt: skip
+    """Returns carry = body(carry, chunk) over `chunks`, from where a kill left it.
+
+    Args:
+      name: of the work, shown by the progress bar and kept in the journal.
+      body: (carry, chunk) -> carry, a function of its arguments.
+      carry: a tree of arrays in their final shapes; None: `body` makes it from the first chunk.
+      chunks: the pieces of the work.
+      rows: rows a chunk.
+
+    Raises:
+      UserError: a device has too little memory for a chunk.
+    """
+    entry = self.journal.next(name, len(chunks), rows)
+    if entry[2] is not None:
+      carry = entry[2]
+    for i in range(entry[1], len(chunks)):
+      self.before_chunk()
+      with explain_oom(lambda: f'{name or "a fold"}, {rows} rows a chunk', LESS):
+        carry = body(carry, chunks[i])
+      entry[1:3] = i + 1, carry
+      self.on_chunk(name, i + 1, len(chunks))
+    return carry
+
+  def forget(self) -> None:
+    """Starts an empty journal, as the next phase has."""
+    self.journal = Journal()

@@ -1,0 +1,93 @@
+"""Everything that a run says and writes while it works."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jcl.streams.stream import Task
+from jcl.training.evaluate import LogPerplexity, Score
+from jcl.training.hook_tools import HookTools
+from jcl.training.recorder import Clock, Recorder
+from jcl.training.run_state import ProgressCounter
+
+
+@dataclasses.dataclass
+class RunOutput:
+  """Where a run's words and numbers go.
+
+  Attributes:
+    recorder: what `results.json` is made of.
+    clock: seconds by kind of work.
+    counter: steps and chunks of the whole run, and its events.
+    log: takes the lines of `metrics.jsonl`.
+    snapshots: of the run.
+    callbacks: objects with any of `on_step(metrics)`, `on_evaluation(row)`, `on_task(results)`.
+    quiet: nothing is printed.
+  """
+
+  recorder: Recorder
+  clock: Clock
+  counter: ProgressCounter
+  log: Any
+  snapshots: Any
+  callbacks: Sequence[Any] = ()
+  quiet: bool = False
+
+  def say(self, line: str) -> None:
+    """Prints a line for the person who waits."""
+    if not self.quiet:
+      print(line, flush=True)
+
+  def take(self, tools: HookTools) -> None:
+    """Moves what the hooks reported into the record; their warnings are printed."""
+    for warning in tools.reports.get('warnings', ()):
+      self.say(f'warning: {warning}')
+    self.recorder.take(tools, self.clock)
+
+  def step(self, line: Mapping[str, Any]) -> None:
+    """Writes the metrics of a step to the log, and tells the callbacks."""
+    self.log.write(line)
+    self._tell('on_step', dict(line))
+
+  def dev_scores(self, task: Task, step: int, scores: Mapping[str, float]) -> None:
+    """Writes dev scores taken inside a task to the log, and tells the callbacks.
+
+    Args:
+      task: the task under way.
+      step: steps taken in it.
+      scores: {task name: accuracy, or for raw text −nats per token}.
+    """
+    self.log.write({'task': task.index, 'step': step, 'dev': dict(scores)})
+    self._tell(
+      'on_evaluation', {'task': task.name, 'step': step, 'split': 'dev', 'scores': dict(scores)}
+    )
+
+  def evaluated(
+    self, task: Task | None, tasks: Sequence[Task], scores: Sequence[Score | LogPerplexity]
+  ) -> None:
+    """Prints the newest row of the matrix, and tells the callbacks.
+
+    Args:
+      task: after which the row was taken; None: before any training.
+      tasks: that were scored, on their test splits.
+      scores: of each.
+    """
+    self.say(self.recorder.line(task))
+    values = {t.name: score.value for t, score in zip(tasks, scores, strict=True)}
+    after = None if task is None else task.name
+    self._tell('on_evaluation', {'task': after, 'step': None, 'split': 'test', 'scores': values})
+
+  def finished(self, results: Mapping[str, Any]) -> None:
+    """Tells the callbacks that a task is done."""
+    self._tell('on_task', dict(results))
+
+  def last_good_snapshot(self) -> str:
+    """Says in words where the newest snapshot is."""
+    if self.snapshots.folder is None:
+      return 'the run has no workdir, so there is no snapshot to go back to'
+    return f'snapshot {self.snapshots.number} in {self.snapshots.folder} is the last good one'
+
+  def _tell(self, event: str, value: dict[str, Any]) -> None:
+    for callback in self.callbacks:
+      if (method := getattr(callback, event, None)) is not None:
+        method(value)

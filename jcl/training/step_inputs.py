@@ -1,0 +1,92 @@
+"""The inputs of the train step, assembled once for training, cost and footprint."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jcl.step import sharding
+from jcl.step.optimizer import merged
+from jcl.streams.stream import TaskPlan
+from jcl.training.experiment import Experiment
+
+Tree = Any
+
+
+class StepInputs(NamedTuple):
+  """What the train step takes beside the batch and the learning rate.
+
+  Attributes:
+    state: `params` (those that train), `optimizer`, `step`, and `teacher` where it moves.
+    fixed: (frozen parameters, masks, a teacher that does not move).
+    weights: {term: float32 weight}.
+  """
+
+  state: dict[str, Tree]
+  fixed: tuple[Tree, Tree, Tree]
+  weights: dict[str, np.float32]
+
+  @property
+  def teacher(self) -> Tree:
+    """The teacher parameters, wherever they stand."""
+    return self.state.get('teacher', self.fixed[2])
+
+
+def step_inputs(
+  parts: Experiment,
+  params: Tree,
+  teacher: Tree,
+  plan: TaskPlan,
+  place: Callable[[Tree, Tree, bool], Tree],
+  start: Callable[[Tree], Tree],
+  carried: dict[str, Any] | None = None,
+  step: int = 0,
+) -> StepInputs:
+  """Assembles the inputs of the first step of a task.
+
+  Args:
+    parts: of the run.
+    params: all parameters, arrays or their shapes.
+    teacher: `teacher_params`, likewise.
+    plan: of the task.
+    place: (tree, partition specs, donated) -> the tree on the mesh; a donated tree is given up by
+      the step, so it must be a copy.
+    start: trained parameters -> fresh optimiser state.
+    carried: leaves of an earlier optimiser state by path; None: fresh.
+    step: steps taken in the task.
+
+  Raises:
+    UserError: nothing would train.
+  """
+  mesh, fsdp = parts.tools.mesh, parts.config.train.fsdp
+  put = lambda tree, donated: place(tree, sharding.specs(tree, mesh, fsdp), donated)
+  trained, frozen, masks = parts.split(params, plan)
+  state = {
+    'params': put(trained, True),
+    'optimizer': put(merged(start(trained), carried), True),
+    'step': place(np.int32(step), sharding.WHOLE, False),
+  }
+  theirs = put(teacher, True)
+  if parts.method.after_step is not None:
+    state['teacher'], theirs = theirs, {}
+  weights = {name: np.float32(weight) for name, weight in plan.weights.items()}
+  return StepInputs(
+    state, (put(frozen, False), place(masks, sharding.WHOLE, False), theirs), weights
+  )
+
+
+def place_on_devices(parts: Experiment) -> Callable[[Tree, Tree, bool], Tree]:
+  """Returns `place` for `step_inputs` that copies to the devices what the step gives up."""
+  mesh = parts.tools.mesh
+
+  def place(tree: Tree, specs: Tree, donated: bool) -> Tree:
+    copied = jax.tree.map(jax.numpy.array, tree) if donated else tree
+    return sharding.place(copied, mesh, specs)
+
+  return place
+
+
+def outline_on_devices(parts: Experiment) -> Callable[[Tree, Tree, bool], Tree]:
+  """Returns `place` for `step_inputs` that gives shapes with shardings and allocates nothing."""
+  return lambda tree, specs, donated: sharding.outline(tree, parts.tools.mesh, specs)

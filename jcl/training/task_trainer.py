@@ -1,0 +1,236 @@
+"""Trains one task: its steps, and what is due between two of them."""
+
+import collections
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jcl import failures
+from jcl.config import Config
+from jcl.distributed import fetch
+from jcl.errors import UserError
+from jcl.step import sharding, trainable
+from jcl.step.optimizer import learning_rate
+from jcl.storage.checkpoint import by_path
+from jcl.streams.stream import Example, Task, TaskPlan
+from jcl.training.batch_loader import BatchLoader, LoadedBatch
+from jcl.training.evaluate import LogPerplexity, Score
+from jcl.training.experiment import Experiment
+from jcl.training.hook_tools import HookTools
+from jcl.training.progress_bar import Bar
+from jcl.training.run_output import RunOutput
+from jcl.training.run_state import Run
+from jcl.training.snapshot_policy import SnapshotPolicy
+from jcl.training.step_inputs import StepInputs, place_on_devices, step_inputs
+
+IN_FLIGHT = 2  # steps dispatched and not waited for: more deadlock fake CPU devices
+LESS = 'train.batch_size or stream.max_length, or raise train.microbatches'
+
+
+class Due(NamedTuple):
+  """What is due between a step and the next one.
+
+  Attributes:
+    snapshot: a snapshot.
+    curve: dev scores of all tasks seen, for the learning curve.
+    best: dev scores of the tasks that train, for `train.keep_best`.
+  """
+
+  snapshot: bool
+  curve: bool
+  best: bool
+
+
+class TaskTrainer:
+  """Trains the tasks of a run.
+
+  Args:
+    parts: of the run.
+    output: where words and numbers go.
+    policy: when snapshots are due.
+    score: (run, task, its examples, tools) -> the score of the run's parameters.
+    save: writes a snapshot of a run and stops if that was asked for.
+    folds: (run, task) -> context in which folds are watched.
+  """
+
+  def __init__(
+    self, parts: Experiment, output: RunOutput, policy: SnapshotPolicy,
+    score: Callable[[Run, Task, Sequence[Example], HookTools], Score | LogPerplexity],
+    save: Callable[[Run], None], folds: Callable[[Run, Task], Any],
+  ):  # fmt: skip
+    self.parts, self.output, self.policy = parts, output, policy
+    self._score, self._save, self._folds = score, save, folds
+    self.optimizer, self.train_step = parts.optimizer(), parts.train_step()
+    self._refused_last = False  # the newest step read was not applied
+
+  def train(self, now: Run, task: Task, tools: HookTools) -> Run:
+    """Takes all steps of a task; a run that was killed inside it goes on from its step.
+
+    Args:
+      now: the run before the task, or inside it.
+      task: the task.
+      tools: of the task.
+
+    Raises:
+      UserError: too many steps were not finite, or a device has too little memory.
+    """
+    plan = self.parts.method.plan(now.memory, task)
+    if not plan.new:
+      return now
+    loader = BatchLoader(plan, task.index, tools, self.parts.config.train)
+    inputs, loaded = self.inputs(now, plan), None
+    title = f'task {task.index + 1}/{len(self.parts.stream)} {task.name}: train'
+    bar = Bar(title, loader.total, self.output.quiet, now.step)
+    # A snapshot that was taken in a dev evaluation goes on with that evaluation.
+    evaluating = bool(tools.folds.journal.entries)
+    batches = loader.batches(now.step - evaluating)
+    flight: collections.deque = collections.deque()
+
+    def land(most: int) -> None:
+      while len(flight) > most:
+        self.settle(task, bar, inputs.weights, *flight.popleft())
+
+    where = lambda: f'task {task.name}, step {loaded.number + 1 if loaded else 0}'
+    shape = lambda: failures.shape(loaded.batch, tools.mesh) if loaded else 'its first batch'
+    try:
+      with (
+        self.output.clock.of('train'),
+        failures.explain_oom(lambda: f'{where()}: {shape()}', LESS),
+      ):
+        for loaded in batches:
+          if loaded.number >= now.step:
+            land(IN_FLIGHT - 1)
+            inputs, step = self._step(inputs, loaded, loader, task)
+            flight.append(step)
+            due = self._due(loaded)
+            if not any(due):
+              continue
+            land(0)
+            kept = jax.tree.map(jnp.array, inputs.state)  # the next step donates the state
+            now = self._after(now, kept, inputs, loaded)
+          else:
+            due = self._due(loaded)
+          now = self._between(now, task, tools, loaded, loader, due)
+        land(0)
+    finally:
+      batches.close()
+      bar.close()
+    now = self._after(now, inputs.state, inputs, loaded)
+    return now if now.best is None else now.replace(params=self._placed(now.best))
+
+  def inputs(self, now: Run, plan: TaskPlan) -> StepInputs:
+    """Returns the inputs of the task's next step on the devices; the run keeps its own arrays."""
+    place, start = place_on_devices(self.parts), jax.jit(self.optimizer.init)
+    return step_inputs(
+      self.parts, now.params, now.memory['teacher'], plan, place, start, now.optimizer, now.step
+    )
+
+  def _step(
+    self, inputs: StepInputs, loaded: LoadedBatch, loader: BatchLoader, task: Task
+  ) -> tuple[StepInputs, tuple[LoadedBatch, Any, float]]:
+    """Dispatches a step -> the inputs of the next one, and what `settle` reads later."""
+    of_run = task.index, len(self.parts.stream)
+    rate = learning_rate(self.parts.config.train, loaded.number, loader.total, *of_run)
+    self.output.counter.says('step')
+    state, metrics = self.train_step(
+      inputs.state, inputs.fixed, inputs.weights, np.float32(rate), loaded.batch
+    )
+    self.output.counter.took(steps=1)
+    return inputs._replace(state=state), (loaded, metrics, rate)
+
+  def _due(self, loaded: LoadedBatch) -> Due:
+    """What is due between this step and the next one."""
+    config: Config = self.parts.config
+    count, evaluate = loaded.number + 1, config.evaluate
+    curve = bool(evaluate.every_steps) and count % evaluate.every_steps == 0
+    if evaluate.every_epochs and loaded.ends_epoch:
+      curve = curve or (loaded.epoch + 1) % evaluate.every_epochs == 0
+    best = config.train.keep_best and (loaded.ends_epoch or loaded.last)
+    return Due(self.policy.after_step(count) and not loaded.last, curve, best)
+
+  def _after(self, now: Run, state: dict, inputs: StepInputs, loaded: LoadedBatch) -> Run:
+    """The run after a step, whose arrays stand in `state`."""
+    memory = now.memory
+    if 'teacher' in state:
+      memory = {**memory, 'teacher': state['teacher']}
+    return now.replace(
+      params=trainable.join(state['params'], inputs.fixed[0]),
+      optimizer=by_path(state['optimizer']),
+      memory=memory,
+      step=loaded.number + 1,
+    )
+
+  def _between(
+    self, now: Run, task: Task, tools: HookTools, loaded: LoadedBatch, loader: BatchLoader, due: Due
+  ) -> Run:
+    """Takes dev scores, keeps the best parameters and writes a snapshot, as far as they are due."""
+    now = self.recorded(now, tools)
+    if due.curve or due.best:
+      now = self._dev_scores(now, task, tools, loaded, loader, due)
+    if due.snapshot and not (self._refused_last and not self.policy.asked):
+      self._save(self.recorded(now, tools))
+    return now
+
+  def _dev_scores(
+    self, now: Run, task: Task, tools: HookTools, loaded: LoadedBatch, loader: BatchLoader, due: Due
+  ) -> Run:
+    """Writes the dev scores to the log; under `keep_best` keeps parameters that score higher."""
+    tasks = self.parts.stream.tasks
+    learned = [tasks[i] for i in sorted({e.task for e in loader.plan.new})]
+    asked = [t for t in tasks if t in learned or (due.curve and t.index <= task.index)]
+    with self._folds(now, task), self.output.clock.of('evaluate'):
+      scores = {t.name: self._score(now, t, t.dev, tools).merit for t in asked}
+    tools.folds.forget()
+    self.output.dev_scores(task, loaded.number + 1, scores)
+    score = float(np.mean([scores[t.name] for t in learned]))
+    if due.best and score > now.best_score:
+      return now.replace(best=jax.tree.map(fetch, now.params), best_score=score)
+    return now
+
+  def recorded(self, now: Run, tools: HookTools) -> Run:
+    """The run with what its record, clock and log say now."""
+    self.output.take(tools)
+    return now.replace(record=self.output.recorder.state(), log_length=self.output.log.length())
+
+  def _placed(self, params: Any) -> Any:
+    """Parameters where every compiled function expects them."""
+    mesh, fsdp = self.parts.tools.mesh, self.parts.config.train.fsdp
+    return sharding.place(params, mesh, sharding.specs(params, mesh, fsdp))
+
+  def settle(
+    self, task: Task, bar: Bar, weights: Mapping[str, np.float32], loaded: LoadedBatch,
+    metrics: Any, rate: float,
+  ) -> None:  # fmt: skip
+    """Waits for a step, reads its metrics and writes them down."""
+    values = {k: float(v) for k, v in jax.device_get(jax.block_until_ready(metrics)).items()}
+    if wrong := failures.not_finite(values, weights):
+      self._refuse(task, loaded, wrong)
+    self._refused_last = bool(wrong)
+    self.output.recorder.trained(task, loaded.tokens, loaded.old_tokens)
+    bar.advance(loaded.number + 1, loaded.tokens, f'loss {values["loss"]:.3f}')
+    if loaded.number % self.parts.config.train.log_every == 0 and not wrong:
+      self.output.step({'task': task.index, 'step': loaded.number + 1, 'rate': rate, **values})
+
+  def _refuse(self, task: Task, loaded: LoadedBatch, wrong: list[str]) -> None:
+    """Counts a step that was not applied, and says so.
+
+    Raises:
+      UserError: it is one too many, or the last step of its task.
+    """
+    rows = [self.parts.stream.called(reference) for reference in loaded.rows]
+    line = failures.refusal(task.name, loaded.number + 1, wrong, rows)
+    count = self.output.recorder.refused(task)
+    most = self.parts.config.train.max_bad_steps
+    self.output.step(
+      {'task': task.index, 'step': loaded.number + 1, 'refused': wrong, 'rows': rows}
+    )
+    if count > most or loaded.last:
+      why = 'the last of its task' if loaded.last else f'train.max_bad_steps is {most}'
+      raise UserError(
+        f'{line}, {count} of this task so far and {why}: lower train.learning_rate or mend these '
+        f'rows ({self.output.last_good_snapshot()})'
+      )
+    self.output.say(f'warning: {line} ({count} of at most {most} in a task)')
