@@ -137,7 +137,7 @@ def store(
 
 
 def follow(
-  method: Any, backbone: Any, most: Callable, looked_at: Callable, cache_mb: int,
+  method: Any, backbone: Any, max_cached_examples: Callable, looked_at: Callable, cache_mb: int,
   field: str = HIDDEN, later: int = 0,
 ) -> Any:  # fmt: skip
   """The method with a past to look at: frozen before every task, or stored after it.
@@ -145,14 +145,14 @@ def follow(
   Args:
     method: whose own hooks come first.
     backbone: of the model and of its past.
-    most: stream -> the most examples that are looked at in a task.
+    max_cached_examples: stream -> the most examples that are looked at in a task.
     looked_at: memory -> those of the task to come.
     cache_mb, field: as in `start`.
     later: as in `freeze`.
   """
 
   def init(params, stream, tools):
-    frozen = start(backbone, params, tools, most(stream), cache_mb, field)
+    frozen = start(backbone, params, tools, max_cached_examples(stream), cache_mb, field)
     return method.init(params, stream, tools) | frozen
 
   def before_task(memory, params, task, tools):
@@ -181,7 +181,8 @@ def check_stored(tools: Any, settings: Any) -> None:
   """
   if settings.targets != 'stored':
     return
-  most_mb, examples = settings.stored_logits_mb, settings.most(tools.stream)
+  most_mb = settings.stored_logits_mb
+  examples = settings.max_cached_examples(tools.stream)
   targets, outputs = longest_targets(tools), tools.backbone.outputs
   wanted = -(-examples * targets * outputs * 4 // 2**20)
   if wanted > most_mb:

@@ -47,7 +47,9 @@ def derpp(backbone, settings: Derpp) -> Method:
   """New and old rows are told apart by `replay`, never by their place in the batch."""
   s, published = settings, settings.published_til_weighting  # which looks at new rows, too
   field, cache_mb = teacher.field_of(s.targets, s.update), 0 if published else s.teacher_cache_mb
-  past = teacher.follow(replay(backbone, s, 'old'), backbone, s.most, buffer.held, cache_mb, field)
+  past = teacher.follow(
+    replay(backbone, s, 'old'), backbone, s.max_cached_examples, buffer.held, cache_mb, field
+  )
 
   def loss_fn(params, teacher_params, batch):
     batch = batch.replace(known=batch.allowed) if published else batch

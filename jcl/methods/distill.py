@@ -23,7 +23,7 @@ class Distill(Settings):
   holds_tree: ClassVar = True
   neutral: ClassVar = {'alpha': 0.0}
 
-  def most(self, stream: Any) -> int:
+  def max_cached_examples(self, stream: Any) -> int:
     """Examples of the largest task."""
     return max(len(task.train) for task in stream.tasks)
 
@@ -57,7 +57,7 @@ def distill(
     return {'ce': (ce_M, True), 'kd': (kd_M, teacher.knows(batch))}
 
   def init(params, stream, tools):
-    most, cache_mb = settings.most(stream), settings.teacher_cache_mb
+    most, cache_mb = settings.max_cached_examples(stream), settings.teacher_cache_mb
     return teacher.start(theirs, knowing(params), tools, most, cache_mb)
 
   def before_task(memory, params, task, tools):

@@ -21,7 +21,7 @@ class LamolKd(Lamol):
   published_kd_mask: bool = False  # distil one position later: no first token, but beyond eos
   holds_tree: ClassVar = True
 
-  def most(self, stream: Any) -> int:
+  def max_cached_examples(self, stream: Any) -> int:
     """Pseudo samples before the largest task."""
     return int(self.gamma * max(len(task.train) for task in stream.tasks))
 
@@ -42,7 +42,9 @@ def lamol_kd(backbone, settings: LamolKd) -> Method:
   s, later = settings, int(settings.published_kd_mask)
   drawn = lambda memory: pseudo.examples(memory['pseudo'])
   past = lamol(backbone, s)
-  past = teacher.follow(past, backbone, s.most, drawn, s.teacher_cache_mb, later=later)
+  past = teacher.follow(
+    past, backbone, s.max_cached_examples, drawn, s.teacher_cache_mb, later=later
+  )
   divergence = functools.partial(losses.distillation, temperature=s.distill_temperature)
 
   def loss_fn(params, teacher_params, batch):

@@ -97,7 +97,7 @@ class Settings:
     """
     check_values(self, 'method.')
 
-  def most(self, stream: Any) -> int:
+  def max_cached_examples(self, stream: Any) -> int:
     """Examples whose states or logits its tables can come to hold; 0: it has no tables."""
     return 0
 

@@ -27,7 +27,7 @@ class Replay(Settings):
   virtual_lr: float = 1e-2  # of the step that tells who is harmed, with `adversarial`
   brings: ClassVar = ('rows',)
 
-  def most(self, stream: Any) -> int:
+  def max_cached_examples(self, stream: Any) -> int:
     """Examples that the buffer can come to hold."""
     return min(self.buffer_size, sum(len(task.train) for task in stream.tasks))
 

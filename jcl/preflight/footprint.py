@@ -172,7 +172,7 @@ def _states(parts: Experiment) -> Callable[[Any], int]:
       tables = memory.get(name, memory).get('tables') or {}
       for values in (table['values'] for table in tables.values()):
         entry = math.prod(values.shape[1:]) * values.dtype.itemsize
-        total += settings.most(parts.stream) * targets * entry
+        total += settings.max_cached_examples(parts.stream) * targets * entry
     return round(total)
 
   return count

@@ -146,7 +146,7 @@ def test_too_many_logits_are_refused_with_the_figure():
   experiment.assemble(made)
   most = 2**20 // (targets * outputs * 4)
   held = lambda examples: types.SimpleNamespace(
-    targets='stored', stored_logits_mb=1, most=lambda stream: examples
+    targets='stored', stored_logits_mb=1, max_cached_examples=lambda stream: examples
   )
   teacher.check_stored(parts.tools, held(most))
   with pytest.raises(UserError, match=f'logits of {most + 1} examples, .* take 2 MiB'):
