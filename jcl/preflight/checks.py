@@ -18,7 +18,7 @@ import jax
 from jcl.errors import UserError
 from jcl.preflight.footprint import Footprint, footprint, short
 from jcl.preflight.split_stats import Split, counted
-from jcl.streams.build import SPLITS
+from jcl.streams.raw import SPLITS
 from jcl.streams.stream import Stream
 from jcl.training.experiment import Experiment
 

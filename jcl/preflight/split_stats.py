@@ -7,7 +7,7 @@ import numpy as np
 
 from jcl.batching.packed_text import Blocks
 from jcl.batching.text_formats import Text
-from jcl.streams.build import SPLITS, key
+from jcl.streams.raw import SPLITS, normalized_text
 from jcl.streams.stream import Example, Stream, Task
 
 CHUNK = 2**22  # tokens of a corpus looked at together
@@ -64,7 +64,7 @@ def counted(stream: Stream, text: Text, task_id_given: bool) -> Iterator[Split]:
   answers: dict[tuple[int, str], set[str]] = {}
   for task in stream.tasks if text.text_format != 'packed' else ():
     for example in task.train:
-      words = key(example.text)
+      words = normalized_text(example.text)
       trained[words] = trained.get(words, 0) | 1 << task.index
       answers.setdefault((task.index if task_id_given else -1, words), set()).add(example.answer)
   for task in stream.tasks:
@@ -74,7 +74,7 @@ def counted(stream: Stream, text: Text, task_id_given: bool) -> Iterator[Split]:
         yield _of_blocks(task, name, examples, text.unknown)
       elif examples:
         scope = task.index if task_id_given else -1
-        said = [answers.get((scope, key(e.text)), set()) - {e.answer} for e in examples]
+        said = [answers.get((scope, normalized_text(e.text)), set()) - {e.answer} for e in examples]
         yield _of_examples(task, name, text, trained, sum(map(bool, said)))
 
 
@@ -85,7 +85,7 @@ def _of_examples(
   items = [text.rows(e) if name == 'train' else text.rows(e)[:1] for e in examples]
   rows = [row for item in items for row in item]
   tokens = np.concatenate([row.tokens for row in rows])
-  texts = [key(e.text) for e in examples]
+  texts = [normalized_text(e.text) for e in examples]
   own, every = 1 << task.index, [trained.get(words, 0) for words in texts]
   whole = text.text_format == 'class'
   prompts = {i[0].tokens[: None if whole else i[0].targets[0] + 1].tobytes() for i in items}

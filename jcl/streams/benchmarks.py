@@ -1,18 +1,20 @@
 """Readers of published data sets, from the files as their authors published them.
 
 `stream.path` is the folder that holds the files, or the file itself. Texts, classes and splits are
-taken as they are; texts that stand in train and in test are counted and, unless `stream.overlap`
-says otherwise, kept, as published figures have them.
+those of the files. Training texts that a test split has too are counted and, as in published
+figures, kept, unless `stream.overlap` says otherwise.
 """
 
 import pathlib
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeGuard
 
 from jcl.config import StreamConfig
 from jcl.errors import UserError
-from jcl.streams.build import TEMPLATE, RawRow, RawStream, RawTask, class_tasks, permutation
+from jcl.streams.raw import TEMPLATE, RawRow, RawStream, RawTask, permutation
+from jcl.streams.records import value
+from jcl.streams.splits import class_tasks
 from jcl.streams.tables import json_value, lines, read_text, table
 
 QUESTION = 'Question: {x}\n Short Answer: {y}'
@@ -20,12 +22,13 @@ RELATION = '{x}\n The relation: {y}'
 CONCEPT_TASKS = 10
 
 Splits = dict[str, Sequence[RawRow]]
+TaskReader = Callable[[pathlib.Path, StreamConfig], list[RawTask]]
 
 
 class Benchmark(NamedTuple):
-  """A published data set: how its tasks are read, and the template of its plain rows."""
+  """A published data set: the reader of its tasks, and the template of its plain rows."""
 
-  tasks: Callable[[pathlib.Path, StreamConfig], list[RawTask]]
+  tasks: TaskReader
   template: str = TEMPLATE
 
 
@@ -33,8 +36,10 @@ def read(config: StreamConfig) -> RawStream:
   """Reads the benchmark that `config.name` names.
 
   Raises:
-    UserError: for files that are missing or malformed.
+    UserError: files are missing or malformed.
   """
+  if config.name not in BENCHMARKS:
+    raise UserError(f'stream.name is {config.name!r}: give one of {", ".join(BENCHMARKS)}')
   benchmark = BENCHMARKS[config.name]
   if not config.path:
     raise UserError(
@@ -45,32 +50,33 @@ def read(config: StreamConfig) -> RawStream:
   return RawStream(config.name, tasks, benchmark.template, overlap='keep')
 
 
-def classed(read_splits: Callable[[pathlib.Path], Splits]) -> Callable:
-  """The tasks of a classed data set: so many classes each, in order of appearance or by seed."""
+def classed(read_splits: Callable[[pathlib.Path], Splits]) -> TaskReader:
+  """Returns the reader that cuts a data set with classes into tasks, see `class_tasks`."""
   return lambda path, config: class_tasks(
     read_splits(path), config.classes_per_task, config.order_seed
   )
 
 
 def clinc150(path: pathlib.Path) -> Splits:
-  """CLINC150, `data_full.json` (Larson et al. 2019); out-of-scope texts are left out."""
+  """Reads CLINC150, `data_full.json` (Larson et al. 2019), without its out-of-scope texts."""
   path = path / 'data_full.json' if path.is_dir() else path
   data = json_value(read_text(path, str(path)), str(path))
-  splits = {}
+  splits: Splits = {}
   for split, name in (('train', 'train'), ('dev', 'val'), ('test', 'test')):
     if not isinstance(data, dict) or not isinstance(data.get(name), list):
       raise UserError(f'{path}: no list {name!r}: give the data_full.json of CLINC150')
-    splits[split] = []
+    rows = []
     for index, pair in enumerate(data[name]):
       where = f'{path.name}:{name}[{index}]'
       if not strings(pair) or len(pair) != 2:
         raise UserError(f'{where}: not a pair of text and label: mend or download the file again')
-      splits[split].append(RawRow(where, pair[0], label=pair[1]))
+      rows.append(RawRow(where, pair[0], label=pair[1]))
+    splits[split] = rows
   return splits
 
 
 def banking77(path: pathlib.Path) -> Splits:
-  """Banking77, `train.csv`, `test.csv`, `categories.json` (Casanueva et al. 2020); no dev split."""
+  """Reads Banking77 (Casanueva et al. 2020): train.csv, test.csv, categories.json; no dev split."""
   folder = path if path.is_dir() else path.parent
   file = folder / 'categories.json'
   known = json_value(read_text(file, str(file)), str(file))
@@ -79,20 +85,22 @@ def banking77(path: pathlib.Path) -> Splits:
   splits: Splits = {}
   for split in ('train', 'test'):
     rows = []
-    for where, fields in table(folder / f'{split}.csv', str(folder / f'{split}.csv')):
-      text, category = columns(fields, where, 'text', 'category')
+    for record in table(folder / f'{split}.csv', str(folder / f'{split}.csv')):
+      text, category = (value(record, column) for column in ('text', 'category'))
       if category not in known:
-        raise UserError(f'{where}: category {category!r} is not in categories.json: correct one')
-      rows.append(RawRow(short(where), text, label=category))
+        raise UserError(
+          f'{record.where}: category {category!r} is not in categories.json: correct one'
+        )
+      rows.append(RawRow(short(record.where), text, label=category))
     splits[split] = rows
   return splits
 
 
 def hwu64(path: pathlib.Path) -> Splits:
-  """HWU64, fold 1 of ten (Liu et al. 2019), the split of Casanueva et al. 2020; no dev split.
+  """Reads HWU64, fold 1 of ten (Liu et al. 2019), the split of Casanueva et al. 2020; no dev split.
 
   The class is `scenario_intent`; the text is `answer_from_anno`, the utterance without its
-  annotation, as in that split. Answer ids repeat in these files and are not used.
+  annotation, as in that split. Answer ids repeat in these files and are not read.
   """
   fold = path / 'KFold_1' if (path / 'KFold_1').is_dir() else path
   splits: Splits = {}
@@ -102,15 +110,16 @@ def hwu64(path: pathlib.Path) -> Splits:
       raise UserError(f'{folder}: no csv files: give the folder that holds KFold_1')
     rows = []
     for file in files:
-      for where, fields in table(file, f'{split}/{file.name}', ';'):
-        scenario, intent, text = columns(fields, where, 'scenario', 'intent', 'answer_from_anno')
-        rows.append(RawRow(where, text, label=f'{scenario}_{intent}'))
+      for record in table(file, f'{split}/{file.name}', ';'):
+        names = ('scenario', 'intent', 'answer_from_anno')
+        scenario, intent, text = (value(record, name) for name in names)
+        rows.append(RawRow(record.where, text, label=f'{scenario}_{intent}'))
     splits[split] = rows
   return splits
 
 
 def snips(path: pathlib.Path) -> Splits:
-  """SNIPS in the split of Goo et al. 2018: `seq.in` and `label` in train, dev and test."""
+  """Reads SNIPS in the split of Goo et al. 2018: `seq.in` and `label` in train, dev and test."""
   splits: Splits = {}
   for split in ('train', 'dev', 'test'):
     texts, labels = (lines(path / split / f, str(path / split / f)) for f in ('seq.in', 'label'))
@@ -127,11 +136,11 @@ def snips(path: pathlib.Path) -> Splits:
 
 
 def fewrel(path: pathlib.Path) -> Splits:
-  """FewRel, few-shot continual (Qin and Joty 2022): 10 relations with 100 rows, 70 with a few.
+  """Reads few-shot continual FewRel (Qin and Joty 2022): 10 relations have 100 rows, 70 a few.
 
-  A folder means the files with 5 rows a relation; a path to another `train_0.txt` of theirs means
-  that one, with the same test set. The text is the sentence and its two entities, without which
-  the relation could not be told. No dev split.
+  Given a folder, the files with 5 rows a relation are read; given another `train_0.txt` of theirs,
+  that file and the same test set. The text is the sentence and its two entities, without which
+  no relation could be told. There is no dev split.
   """
   shot = 'CFRLdata_10_100_10_5'
   folder = path / 'cfrl' if (path / 'cfrl').is_dir() else path
@@ -143,7 +152,7 @@ def fewrel(path: pathlib.Path) -> Splits:
 
 
 def relation_rows(path: pathlib.Path, names: Sequence[str]) -> list[RawRow]:
-  """Rows of tab-separated relation, candidates, sentence, head, its place, tail, …"""
+  """Reads tab-separated rows of relation, candidates, sentence, head, place of the head, tail, …"""
   rows = []
   for number, line in enumerate(lines(path, str(path)), 1):
     where = f'{path.parent.name}/{path.name}:{number}'
@@ -160,11 +169,11 @@ def relation_rows(path: pathlib.Path, names: Sequence[str]) -> list[RawRow]:
 
 
 def concept1k(path: pathlib.Path, config: StreamConfig) -> list[RawTask]:
-  """Concept-1K, `dataset.txt` (Zheng et al. 2024): free answers, to be trained as `iil`.
+  """Reads Concept-1K, `dataset.txt` (Zheng et al. 2024): free answers, for the scenario iil.
 
-  Blocks of five lines: `(concept, relation, object)`, a question and its answer, which train, a
-  second question and its answer, which test; their marks `Q1:`, `A1:` … are taken off. Concepts, in
-  order of appearance or by seed, are cut into ten tasks of nearly the same number.
+  A block has five lines: `(concept, relation, object)`, a training question and its answer, a test
+  question and its answer; their marks `Q1:`, `A1:` … are taken off. Concepts, in order of
+  appearance or of `order_seed`, are cut into ten tasks of nearly the same number.
   """
   path = path / 'dataset.txt' if path.is_dir() else path
   called = path.name
@@ -195,23 +204,13 @@ def concept1k(path: pathlib.Path, config: StreamConfig) -> list[RawTask]:
   return tasks
 
 
-def strings(value: Any) -> bool:
-  """Whether a value is a list of strings."""
+def strings(value: object) -> TypeGuard[list[str]]:
+  """Returns whether a value is a list of strings."""
   return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
-def columns(fields: dict[str, str], where: str, *names: str) -> list[str]:
-  """The values of columns that a published file must have."""
-  missing = [name for name in names if name not in fields]
-  if missing:
-    raise UserError(
-      f'{where}: no column {missing[0]!r}: the file has {", ".join(map(repr, fields))}'
-    )
-  return [fields[name] for name in names]
-
-
 def short(where: str) -> str:
-  """`folder/file:line` as `file:line`."""
+  """Returns `folder/file:line` as `file:line`."""
   return where.replace('\\', '/').rsplit('/', 1)[-1]
 
 

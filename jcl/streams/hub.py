@@ -1,8 +1,8 @@
-"""Data sets that the Hugging Face library reads: of the hub, or of a folder and of nothing else.
+"""Data sets that the Hugging Face library reads, from the hub or from one folder.
 
-A folder's own words may name files anywhere (`data_files` of its README.md, the list of a saved
-set, symbolic links); they are looked at before anything is read. No code of a data set is run: the
-library has not done so since its version 4.
+The files of a folder may name other files anywhere on the disk (`data_files` of its README.md, the
+list of a saved data set, symbolic links). All names are checked before a file is read. No code of a
+data set is run: the library runs none since its version 4.
 """
 
 import importlib
@@ -11,42 +11,95 @@ import os
 import pathlib
 import re
 import types
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Protocol, cast, overload, runtime_checkable
 
 from jcl.errors import UserError
+from jcl.streams.records import Record
+from jcl.streams.stream import Lazy
 
-NAME = r'\w[\w.-]*(/\w[\w.-]*)?'  # of a model or data set on the hub
+NAME = r'\w[\w.-]*(/\w[\w.-]*)?'  # form of the name of a model or data set on the hub
 SAVED = ('state.json', 'dataset_dict.json')
 DESCRIBED = ('README.md', '.huggingface.yaml')
 
 
 def imported(name: str) -> types.ModuleType:
-  """A library that can reach the hub, without what it tells the hub of its users."""
-  os.environ['HF_HUB_DISABLE_TELEMETRY'] = '1'  # read where it is imported, and by processes of it
+  """Returns a library that can reach the hub, its telemetry turned off."""
+  os.environ['HF_HUB_DISABLE_TELEMETRY'] = '1'  # read at import, by child processes too
   from huggingface_hub import constants
 
-  constants.HF_HUB_DISABLE_TELEMETRY = True  # it may have been imported before
+  constants.HF_HUB_DISABLE_TELEMETRY = True  # the library may have been imported before
   return importlib.import_module(name)
 
 
-class Mapped(Sequence):
+@runtime_checkable
+class DataSet(Protocol):
+  """What is used of `datasets.Dataset`."""
+
+  @property
+  def features(self) -> Mapping[str, object]:
+    """Type of each column."""
+
+  def __len__(self) -> int: ...
+
+  def __iter__(self) -> Iterator[dict[str, object]]: ...
+
+  def __getitem__(self, place: int) -> dict[str, object]: ...
+
+  def with_format(self, type: str | None) -> 'DataSet':
+    """Returns the data set with values as plain Python has them (None), or of another kind."""
+
+
+class Mapped(Sequence[dict[str, object]]):
   """The rows of a data set of the library, which maps its files and reads what is asked for."""
 
-  def __init__(self, data: Any):
+  def __init__(self, data: DataSet):
     self._data = data
 
   def __len__(self) -> int:
     return len(self._data)
 
-  def __iter__(self) -> Iterator[dict[str, Any]]:
+  def __iter__(self) -> Iterator[dict[str, object]]:
     return iter(self._data)
 
-  def __getitem__(self, place: Any) -> Any:
-    found = self._data[place]
+  @overload
+  def __getitem__(self, place: int) -> dict[str, object]: ...
+
+  @overload
+  def __getitem__(self, place: slice) -> list[dict[str, object]]: ...
+
+  def __getitem__(self, place: int | slice) -> dict[str, object] | list[dict[str, object]]:
     if not isinstance(place, slice):
-      return found
-    return [dict(zip(found, values, strict=True)) for values in zip(*found.values(), strict=True)]
+      return self._data[place]
+    columns = cast(Mapping[str, Sequence[object]], self._data[cast(int, place)])
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def records(data: DataSet, where: Callable[[int], str], lazy: bool) -> Sequence[Record]:
+  """Returns the rows of a data set as records.
+
+  Args:
+    data: data set of the library.
+    where: returns the place of a row as error messages name it, from its index.
+    lazy: whether rows stay on the disk until they are needed. If not, the index of a class becomes
+      the name of the class, None where it has none.
+  """
+  data = data.with_format(None)
+  if lazy:
+    return Lazy(Mapped(data), lambda place, fields: Record(where(place), fields))
+  names: dict[str, Sequence[str]] = {
+    column: feature.names  # type: ignore[attr-defined]
+    for column, feature in data.features.items()
+    if hasattr(feature, 'int2str') and hasattr(feature, 'names')
+  }
+  found = []
+  for place, fields in enumerate(data):
+    for column, classes in names.items():
+      index = fields[column]
+      known = isinstance(index, int) and 0 <= index < len(classes)
+      fields[column] = classes[cast(int, index)] if known else None
+    found.append(Record(where(place), fields))
+  return found
 
 
 def data_set(
@@ -55,26 +108,26 @@ def data_set(
   config: str | None,
   split: str,
   roots: Sequence[pathlib.Path],
-) -> Any:
-  """One split of a data set.
+) -> DataSet:
+  """Reads one split of a data set.
 
   Args:
-    name: that the manifest gives it.
-    path: of its folder; None: it is on the hub.
-    config: which of its variants; None: the only one.
-    split: that is wanted.
-    roots: the folders that files may lie in.
+    name: name of the data set in the manifest.
+    path: folder of the data set; None: the data set is on the hub.
+    config: variant of the data set; None: the only one.
+    split: split that is wanted.
+    roots: folders that files may lie in.
 
   Raises:
-    UserError: a file lies elsewhere, or the name is none of the hub.
-    Exception: whatever the library raises where it cannot read the data.
+    UserError: a file lies in none of `roots`, or the hub can have no such name.
+    Exception: the library cannot read the data.
   """
   if path is None and not re.fullmatch(NAME, name):
     raise UserError(f'{name!r} is no folder and no name on the hub: correct it')
   datasets = imported('datasets')
   datasets.disable_progress_bars()
   datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False
-  logging.getLogger('datasets').setLevel(logging.CRITICAL)  # the caller says what is wrong, once
+  logging.getLogger('datasets').setLevel(logging.CRITICAL)  # the caller reports errors
   if path is None:
     return datasets.load_dataset(name, config, split=split)
   if any((path / file).is_file() for file in SAVED):
@@ -89,8 +142,8 @@ def data_set(
   return builder.as_dataset(split=split)
 
 
-def check_inside(name: str, files: Iterable[Any], roots: Sequence[pathlib.Path]) -> None:
-  """Refuses a data set with a file that lies, links followed, in none of the folders."""
+def check_inside(name: str, files: Iterable[object], roots: Sequence[pathlib.Path]) -> None:
+  """Refuses a data set with a file that lies, links followed, in none of `roots`."""
   for file in files:
     place = pathlib.Path(str(file)).resolve()
     if not any(place.is_relative_to(root) for root in roots):
@@ -102,7 +155,7 @@ def check_inside(name: str, files: Iterable[Any], roots: Sequence[pathlib.Path])
 
 def check_described(name: str, path: pathlib.Path) -> None:
   """Refuses a folder whose own description names files at an address."""
-  import yaml  # of the library's own dependencies: it reads the same words
+  import yaml  # a dependency of the library, which reads the same text with it
 
   for file in DESCRIBED:
     if not (path / file).is_file():
@@ -111,14 +164,20 @@ def check_described(name: str, path: pathlib.Path) -> None:
     if file == 'README.md':
       front = re.match(r'---\s*\n(.*?)\n---', text, re.DOTALL)
       text = front[1] if front else ''
-    said = yaml.safe_load(text)
-    for words in strings(said.get('configs') if isinstance(said, dict) else None, set()):
-      if '://' in words or '::' in words:
-        raise UserError(f'{name}/{file}: {words!r} is an address: name files of the folder')
+    described = yaml.safe_load(text)
+    configs = described.get('configs') if isinstance(described, dict) else None
+    for found in strings(configs, set()):
+      if '://' in found or '::' in found:
+        raise UserError(f'{name}/{file}: {found!r} is an address: name files of the folder')
 
 
-def strings(value: Any, seen: set[int]) -> Iterator[str]:
-  """Every text in lists and dicts, whose parts may stand in several places: each is seen once."""
+def strings(value: object, seen: set[int]) -> Iterator[str]:
+  """Yields every text in nested lists and dicts.
+
+  Args:
+    value: a text, list or dict; anything else has no text.
+    seen: ids of the lists and dicts so far, each of which is visited once; grows.
+  """
   if isinstance(value, str):
     yield value
   elif isinstance(value, dict | list) and id(value) not in seen:

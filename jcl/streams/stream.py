@@ -2,9 +2,19 @@
 
 import bisect
 import dataclasses
+import functools
+import hashlib
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Generic, NamedTuple, Protocol, Self, TypeVar, overload
+
+import numpy as np
+
+from jcl.config import StreamConfig
+from jcl.streams.raw import SPLITS, TEMPLATE, RawStream, labels_by_answer, normalized_text
+
+Item = TypeVar('Item', covariant=True)
+Source = TypeVar('Source')
 
 Reference = tuple[int, int]
 """An example of the stream as plain data: (task, number)."""
@@ -15,15 +25,15 @@ class Example:
   """One pair of input and target text.
 
   Attributes:
-    number: its place in the stream's table of examples over all tasks and splits (never reused); a
-      pseudo sample's number is past the table's end.
-    text: the input.
-    answer: the target text (a class's label name as words, or a free answer).
-    task: index of its task.
-    label: index of its class in `Stream.classes`; -1 where it has none.
-    name: how messages and reports call it: the user's own id, or `file:line`.
-    tokens: the token ids a pseudo sample was drawn as, without beginning-of-sequence and generation
-      token, with the answer token and end-of-sequence; None for a real example.
+    number: place of the example among all examples of the stream, over tasks and splits; never
+      reused. The number of a pseudo sample is past those of the stream's examples.
+    text: input text.
+    answer: target text: the label of a class as the model writes it, or a free answer.
+    task: index of the task.
+    label: index of the class in `Stream.classes`; -1 for an example without a class.
+    name: name in messages and reports: the user's own id, or the place of the row, `file:line`.
+    tokens: token ids that a pseudo sample was drawn as, without beginning-of-sequence and
+      generation token, with answer token and end-of-sequence; None for a real example.
   """
 
   number: int
@@ -45,11 +55,11 @@ class Task:
   """A named set of examples.
 
   Attributes:
-    index: its place in the stream, from 0.
-    name: unique in the stream.
-    train, dev, test: the examples, numbered in sequence; `train` and `test` are never empty.
-    classes: indices into `Stream.classes`, in order; empty where answers are free.
-    last: no task follows.
+    index: place of the task in the stream, from 0.
+    name: name of the task, unique in the stream.
+    train, dev, test: examples of each split, numbered in sequence; `dev` may be empty.
+    classes: indices into `Stream.classes`, in order of appearance; empty where answers are free.
+    last: whether the task is the last one of the stream.
   """
 
   index: int
@@ -61,29 +71,147 @@ class Task:
   last: bool = False
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Stream:
-  """An ordered list of tasks.
+  """An ordered list of tasks; `from_rows` and `from_datasets` make one of a program's own data.
 
   Attributes:
-    name: of the stream, as `results.json` calls it.
-    tasks: in the order in which they are learned.
-    classes: label names as answers say them, in class order; empty where answers are free.
-    template: the plain row up to and with the answer, with `{x}` and `{y}`.
-    overlap: {task name: number of its test examples whose text also stands in a train split of the
-      stream}, counted on whole splits before anything was left out (tasks too).
-    held_out: blocks of text that no task has, which continual pretraining is watched on.
+    name: name of the stream, as results.json gives it.
+    tasks: tasks in the order in which they are learned.
+    classes: label of each class as the model writes it (`data loss`); empty where answers are free.
+    template: text of a plain row up to and with the answer, with `{x}` and `{y}`.
+    overlap: maps each task to the number of its test examples whose text stands in a train split
+      too, counted on whole splits before any task or example was left out.
+    held_out: blocks of raw text that no task has, on which continual pretraining is watched.
+    labels: label of each class as the user wrote it (`data_loss`), in the order of `classes`.
+    reader: function that reads the stream; None for a stream that was put together by hand.
+    settings: settings that the stream was built with; None as for `reader`.
   """
 
   name: str
   tasks: tuple[Task, ...]
   classes: tuple[str, ...] = ()
-  template: str = 'Input sentence: {x}\n The label: {y}'
+  template: str = TEMPLATE
   overlap: Mapping[str, int] = dataclasses.field(default_factory=dict)
   held_out: Sequence[Example] = ()
+  labels: tuple[str, ...] = ()
+  reader: Callable[..., RawStream] | None = dataclasses.field(default=None, compare=False)
+  settings: StreamConfig | None = dataclasses.field(default=None, compare=False)
+
+  @classmethod
+  def from_rows(
+    cls,
+    train: Mapping[str, Iterable[Mapping[str, object]]],
+    *,
+    test: Mapping[str, Iterable[Mapping[str, object]]] | None = None,
+    dev: Mapping[str, Iterable[Mapping[str, object]]] | None = None,
+    id: str = '',
+    name: str = 'rows',
+    template: str = TEMPLATE,
+    overlap: str = 'refuse',
+    test_fraction: float = 0.2,
+    seed: int = 0,
+  ) -> 'Stream':
+    """Makes a stream of rows, which are dicts.
+
+        rows = [{'text': 'I was charged twice', 'label': 'refund'}, …]
+        stream = jcl.Stream.from_rows({'billing': rows, 'travel': …}, test={'billing': …})
+
+    A row has `text` and either `label` (a class; the model writes `_` as a space) or `answer` (free
+    text); other fields are not read. Rows of raw text, for the scenario cpt, have `text` alone. All
+    rows of a stream have the same of these fields. Text or a number may be given in each.
+
+    A task that `test` leaves out gets a test split carved from its training rows: of each class
+    `test_fraction`, at least one row and never all, chosen by `seed`. No text of it stands in a
+    train split. In the scenario iil, where every row is a fact of its own, give `test`: a fact that
+    was never trained cannot be known. A task without dev rows gets a dev split carved from train
+    when training needs one (`stream.dev_fraction`).
+
+    Args:
+      train: maps the name of each task to its training rows, in the order in which tasks are
+        learned.
+      test: maps tasks to test rows.
+      dev: maps tasks to dev rows.
+      id: field that holds an id of each row, unique in the stream, for messages and reports; empty:
+        rows are called `task/split[index]`.
+      name: name of the stream in reports.
+      template: text of a plain row, with `{x}` for the text and, after it, `{y}` for the answer.
+      overlap: what happens to training rows whose text a test split has too: `refuse` (an error),
+        `drop` (they are left out) or `keep`.
+      test_fraction: share of the training rows of each class that become test rows.
+      seed: seed of that choice.
+
+    Returns:
+      The stream, checked like one that is read from files.
+
+    Raises:
+      UserError: a row or an argument cannot be used.
+    """
+    from jcl.streams import rows
+
+    splits = {'train': train, 'test': test, 'dev': dev}
+    carving = rows.Carving(test_fraction, seed)
+    return rows.stream(rows.raw_rows(splits, id), name, template, overlap, carving)
+
+  @classmethod
+  def from_datasets(
+    cls,
+    train: Mapping[str, object],
+    *,
+    test: Mapping[str, object] | None = None,
+    dev: Mapping[str, object] | None = None,
+    text: str = 'text',
+    label: str = 'label',
+    answer: str = '',
+    id: str = '',
+    name: str = 'datasets',
+    template: str = TEMPLATE,
+    overlap: str = 'refuse',
+    test_fraction: float = 0.2,
+    seed: int = 0,
+  ) -> 'Stream':
+    """Makes a stream of data sets of the Hugging Face library `datasets`.
+
+        news = datasets.load_dataset('fancyzhx/ag_news')
+        stream = jcl.Stream.from_datasets({'news': news, 'mail': …}, label='label')
+
+    A `ClassLabel` becomes the name of the class. What `from_rows` says about tasks without a test
+    or dev split holds here. Raw text is read from the disk as it is needed.
+
+    Args:
+      train: maps the name of each task to a `Dataset`, its training rows, or to a `DatasetDict`,
+        whose splits `train`, `test` and `validation` (or `dev`) are read and no others.
+      test: maps tasks to a `Dataset` of test rows.
+      dev: maps tasks to a `Dataset` of dev rows.
+      text: column of the input text, or a template of columns in braces, `{title}: {body}`.
+      label: column of the classes; empty, without `answer`: raw text, for the scenario cpt.
+      answer: column of free answers, in place of `label`.
+      id: column of the ids of rows, unique in the stream; empty: rows are called
+        `task/split[index]`.
+      name, template, overlap, test_fraction, seed: as in `from_rows`.
+
+    Returns:
+      The stream, checked like one that is read from files.
+
+    Raises:
+      UserError: a data set or an argument cannot be used.
+    """
+    from jcl.streams import rows
+
+    splits = rows.dataset_splits({'train': train, 'test': test, 'dev': dev})
+    columns = rows.chosen_columns(text, label, answer, id)
+    carving = rows.Carving(test_fraction, seed)
+    return rows.stream(rows.raw_datasets(splits, columns), name, template, overlap, carving)
 
   def __len__(self) -> int:
     return len(self.tasks)
+
+  def __repr__(self) -> str:
+    sizes = ', '.join(
+      f'{task.name} {len(task.train)}/{len(task.dev)}/{len(task.test)}' for task in self.tasks
+    )
+    what = f'{len(self.classes)} classes' if self.classes else 'no classes'
+    return f'Stream({self.name!r}, {what}, train/dev/test: {sizes})'
 
   @property
   def examples(self) -> list[Example]:
@@ -91,7 +219,11 @@ class Stream:
     return [e for t in self.tasks for split in (t.train, t.dev, t.test) for e in split]
 
   def example(self, reference: Reference) -> Example:
-    """The example that a reference names; numbers of a split are in sequence."""
+    """Returns the example that a reference names.
+
+    Raises:
+      KeyError: the stream has no such example.
+    """
     task, number = reference
     for split in (self.tasks[task].train, self.tasks[task].dev, self.tasks[task].test):
       place = number - split[0].number if split else -1
@@ -100,7 +232,7 @@ class Stream:
     raise KeyError(f'task {task} of the stream has no example {number}')
 
   def called(self, reference: Reference) -> str:
-    """How messages call the example that a reference names."""
+    """Returns the name of the example that a reference names, as messages give it."""
     task, number = reference
     try:
       name = self.example(reference).name if task >= 0 else 'pseudo sample'
@@ -108,30 +240,79 @@ class Stream:
       name = 'pseudo sample'
     return f'{name} #{number}'
 
+  def label_of(self, answer: str) -> str | None:
+    """Returns the label, as the user wrote it, that an answer of the model stands for.
 
-class Lazy(Sequence):
+    Case and white space do not count: the label of `Data loss` is `data_loss`.
+
+    Args:
+      answer: text that the model wrote.
+
+    Returns:
+      The label; None if the answer is that of no class.
+    """
+    return self._label_of_answer.get(normalized_text(answer))
+
+  @functools.cached_property
+  def _label_of_answer(self) -> dict[str, str]:
+    return labels_by_answer(self.labels or self.classes)
+
+  @functools.cached_property
+  def digest(self) -> str:
+    """SHA-256, in hex, of template, tasks, splits and examples: what the stream has to teach.
+
+    Two streams with the same digest train the same models under the same settings.
+    """
+    total = hashlib.sha256()
+    for text in self._content():
+      data = text.encode()
+      total.update(len(data).to_bytes(8, 'little'))
+      total.update(data)
+    return total.hexdigest()
+
+  def _content(self) -> Iterator[str]:
+    """Yields every text that the digest covers."""
+    yield self.template
+    for task in self.tasks:
+      yield task.name
+      for split in SPLITS:
+        examples = getattr(task, split)
+        yield f'{split} {len(examples)}'
+        for example in examples:
+          yield example.text
+          yield example.answer
+          yield self.labels[example.label] if example.label >= 0 and self.labels else ''
+
+
+class Lazy(Sequence[Item], Generic[Item]):
   """fn(place, item) of every item of a sequence, each made when it is asked for.
 
-  What is long is asked for in order or in slices, as the items are.
+  A long sequence is best read in order or in slices, as its items are.
   """
 
-  def __init__(self, items: Sequence, fn: Callable[[int, Any], Any]):
+  def __init__(self, items: Sequence[Source], fn: Callable[[int, Source], Item]):
     self._items, self._fn = items, fn
 
   def __len__(self) -> int:
     return len(self._items)
 
-  def __iter__(self) -> Iterator[Any]:
+  def __iter__(self) -> Iterator[Item]:
     return (self._fn(place, item) for place, item in enumerate(self._items))
 
-  def __getitem__(self, place: Any) -> Any:
+  @overload
+  def __getitem__(self, place: int) -> Item: ...
+
+  @overload
+  def __getitem__(self, place: slice) -> list[Item]: ...
+
+  def __getitem__(self, place: int | slice) -> Item | list[Item]:
     if isinstance(place, slice):
       places = range(len(self))[place]
       return [self._fn(i, x) for i, x in zip(places, self._items[place], strict=True)]
     return self._fn(range(len(self))[place], self._items[place])
 
 
-class References(Sequence):
+class References(Sequence[Reference]):
   """References to whole splits, kept as [task, first number, count] of each."""
 
   def __init__(self, spans: Sequence[Sequence[int]]):
@@ -141,30 +322,58 @@ class References(Sequence):
   def __len__(self) -> int:
     return self._ends[-1] if self._ends else 0
 
-  def __getitem__(self, place: int) -> Reference:
+  @overload
+  def __getitem__(self, place: int) -> Reference: ...
+
+  @overload
+  def __getitem__(self, place: slice) -> list[Reference]: ...
+
+  def __getitem__(self, place: int | slice) -> Reference | list[Reference]:
+    if isinstance(place, slice):
+      return [self[i] for i in range(len(self))[place]]
     place = range(len(self))[place]
     at = bisect.bisect_right(self._ends, place)
     task, first, count = self._spans[at]
     return task, first + place - (self._ends[at] - count)
 
 
+class OnlineBuffer(Protocol):
+  """A buffer that takes in the examples of a task while the task trains.
+
+  Attributes:
+    every: number of steps after which their new examples enter the buffer; 0: the examples of the
+      first epoch enter at its end.
+    examples: examples that may be drawn from the buffer now.
+  """
+
+  @property
+  def every(self) -> int: ...
+
+  @property
+  def examples(self) -> Sequence[Reference]: ...
+
+  def take(self, examples: Sequence[Example], seed: int) -> Self:
+    """Returns the buffer after offering `examples`; draws depend on the run's `seed`."""
+
+
 class TaskPlan(NamedTuple):
   """What trains a task, as data.
 
   Attributes:
-    new: examples (or their references) whose rows have `replay` false.
-    old: examples from the past, real or generated; rows with `replay` true.
-    level: how old ones are mixed in: `dataset` into each epoch, `batch` half of every batch, `task`
-      a batch of one task at a time, `even` as blocks of raw text, see `jcl.batching.packed_epochs`.
-    ratio: old for each new one; None: every old one once an epoch.
+    new: examples (or references to them) whose rows have `replay` false.
+    old: examples of the past, real or generated; their rows have `replay` true.
+    level: how old examples are mixed in: `dataset` (into each epoch), `batch` (half of every
+      batch), `task` (a batch of one earlier task after each batch of new ones) or `even` (as blocks
+      of raw text, see `jcl.batching.packed_epochs`).
+    ratio: old examples for each new one; None: every old example once an epoch.
     unit: what `ratio` counts: `rows` (examples) or `tokens`.
-    online_buffer: a `memory.buffer.OnlineBuffer` that new examples enter as they are trained on,
-      each once; what it holds takes the place of `old`. None: `old` stands still.
-    candidates: drawn for every old example wanted at level `batch`; `objective` chooses.
+    online_buffer: buffer that new examples enter as they are trained on, each once; the examples it
+      holds take the place of `old`. None: `old` does not change.
+    candidates: examples drawn for each old example wanted at level `batch`; `objective` chooses.
     weights: {term: weight}; a term that is not named counts 1, an unknown name is refused.
     trainable: ((pattern, True | False | mask over leading axes), …), first match wins; empty:
       `train.trainable`.
-    tables: {field: Table} gathered into `batch.fields`.
+    tables: {field: table of `jcl.batching.batch.table`}, gathered into `batch.fields`.
   """
 
   new: Sequence[Example | Reference]
@@ -172,8 +381,8 @@ class TaskPlan(NamedTuple):
   level: str = 'dataset'
   ratio: float | None = None
   unit: str = 'rows'
-  online_buffer: Any = None
+  online_buffer: OnlineBuffer | None = None
   candidates: int = 1
   weights: Mapping[str, float] = {}
-  trainable: tuple = ()
-  tables: Mapping[str, Any] = {}
+  trainable: Sequence[tuple[str, bool | np.ndarray]] = ()
+  tables: Mapping[str, Mapping[str, np.ndarray]] = {}

@@ -1,20 +1,22 @@
-"""The embedded stream: short utterances in five domains, four intents each, made of a seed.
+"""The built-in stream: short utterances in five domains, four intents each, made from a seed.
 
-An utterance is a frame around a verb, an object and, at times, an adjective and a time. The verb
-and the domain of the object decide the intent; frames, adjectives and times say nothing, so texts
-that share most words often mean different things. A third of the test texts have an object or a
-frame that no training text has. Written by us for this project; nothing is downloaded.
+An utterance is a frame around a verb, an object and, in some, an adjective and a time. The verb and
+the domain of the object decide the intent. Frames, adjectives and times say nothing about it, so
+texts that share most words often mean different things. A third of the test texts have an object or
+a frame that no training text has. The words were written for this project; nothing is downloaded.
 """
 
 import numpy as np
 
 from jcl.config import StreamConfig
 from jcl.seeds import generator
-from jcl.streams.build import RawRow, RawStream, RawTask, permutation
+from jcl.streams.raw import RawRow, RawStream, RawTask, permutation
 
-TRAIN, DEV, TEST = 120, 8, 24  # utterances an intent
+Words = tuple[str, ...]
 
-FRAMES = (
+TRAIN, DEV, TEST = 120, 8, 24  # utterances of each intent
+
+FRAMES: Words = (
   '{verb} {object}', 'please {verb} {object} {time}', 'can you {verb} {object}',
   'i want to {verb} {object} {time}', 'could you {verb} {object} for me',
   'help me {verb} {object} {time}', 'i need you to {verb} {object}',
@@ -22,7 +24,7 @@ FRAMES = (
   '{time} i have to {verb} {object}', 'is it possible to {verb} {object}',
   'we should {verb} {object} {time}',
 )  # fmt: skip
-NEW_FRAMES = (
+NEW_FRAMES: Words = (
   'kindly {verb} {object} {time}',
   'hey could you please {verb} {object}',
   'it is possible we have to {verb} {object} {time}',
@@ -35,8 +37,8 @@ TIMES = (
   'after lunch', 'before noon', 'at once',
 )  # fmt: skip
 
-# domain: (objects, objects of the tests alone, {intent: verbs})
-DOMAINS = {
+# domain: (objects, objects that only tests have, {intent: verbs})
+DOMAINS: dict[str, tuple[Words, Words, dict[str, Words]]] = {
   'travel': (
     ('flight', 'hotel room', 'train seat', 'rental car', 'ferry cabin', 'night bus', 'airport taxi',
      'museum tour', 'ski pass', 'camp site', 'city cruise', 'boat trip'),
@@ -86,16 +88,16 @@ DOMAINS = {
 
 
 def read(config: StreamConfig) -> RawStream:
-  """The stream of `config.order_seed`: its texts and the order of its tasks."""
+  """Returns the stream; `config.order_seed` decides its texts and the order of its tasks."""
   seed = max(config.order_seed, 0)
   names = [list(DOMAINS)[i] for i in permutation(len(DOMAINS), config.order_seed)]
   return RawStream('synthetic', [_task(name, seed) for name in names])
 
 
 def _task(name: str, seed: int) -> RawTask:
-  """One domain; no text stands in two splits."""
+  """Returns the task of one domain; no text stands in two splits."""
   objects, new_objects, intents = DOMAINS[name]
-  splits = {'train': [], 'dev': [], 'test': []}
+  splits: dict[str, list[RawRow]] = {'train': [], 'dev': [], 'test': []}
   for number, (intent, verbs) in enumerate(intents.items()):
     random = generator(seed, f'synthetic {name}', number)
     seen: set[str] = set()
@@ -112,10 +114,13 @@ def _task(name: str, seed: int) -> RawTask:
 
 
 def _utterance(
-  random: np.random.Generator, frames: tuple, verbs: tuple, objects: tuple, seen: set[str]
+  random: np.random.Generator, frames: Words, verbs: Words, objects: Words, seen: set[str]
 ) -> str:
-  """An utterance that is not in `seen`, and adds it."""
-  pick = lambda items: items[random.integers(len(items))]
+  """Returns an utterance that is not in `seen`, and adds it to `seen`."""
+
+  def pick(items: Words) -> str:
+    return items[random.integers(len(items))]
+
   while True:
     words = [pick(('the', 'my', 'that', 'this')), pick(objects)]
     if random.random() < 0.5:

@@ -1,4 +1,4 @@
-"""Text files as rows, checked line by line: jsonl, csv, tsv, and plain lines.
+"""Text files as records, checked line by line: jsonl, csv, tsv, and plain lines.
 
 Every error names the file and the line. Files are UTF-8, with or without a byte-order mark.
 """
@@ -9,19 +9,13 @@ import io
 import json
 import pathlib
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Literal
 
 from jcl.errors import UserError
+from jcl.streams.records import Record
 
 csv.field_size_limit(2**31 - 1)  # a field may be a document
 SUFFIXES = ('.jsonl', '.csv', '.tsv', '.txt')
-
-
-class Record(NamedTuple):
-  """A row of a table: where it stands, `file:line`, and its fields by column."""
-
-  where: str
-  fields: dict[str, Any]
 
 
 def table(path: pathlib.Path, called: str, delimiter: str = '') -> list[Record]:
@@ -31,14 +25,14 @@ def table(path: pathlib.Path, called: str, delimiter: str = '') -> list[Record]:
     path: a `.jsonl` file of objects, or a `.csv` or `.tsv` file whose first line names the columns.
       In csv, fields may be quoted by `"`; in tsv, quotes are letters like others. A `.txt` file is
       one record, whose only field is `text`.
-    called: what errors call the file.
-    delimiter: of csv, where it is not a comma.
+    called: name of the file in error messages.
+    delimiter: separator of csv fields; empty: a comma.
 
   Returns:
-    At least one record. Numbers are given as the file writes them, as text.
+    At least one record. A number is text, as the file writes it.
 
   Raises:
-    UserError: for a file that is missing, empty, or malformed.
+    UserError: the file is missing, empty, or malformed.
   """
   if path.suffix not in SUFFIXES:
     raise UserError(f'{called}: unknown kind of file: give one of {", ".join(SUFFIXES)}')
@@ -57,7 +51,7 @@ def table(path: pathlib.Path, called: str, delimiter: str = '') -> list[Record]:
 
 
 def read_text(path: pathlib.Path, called: str) -> str:
-  """The text of a UTF-8 file that is not empty, without byte-order mark and NUL."""
+  """Returns the text of a UTF-8 file without its byte-order mark; refuses NUL and empty files."""
   try:
     data = path.read_bytes()
   except OSError as error:
@@ -77,13 +71,13 @@ def read_text(path: pathlib.Path, called: str) -> str:
 
 
 def lines(path: pathlib.Path, called: str) -> list[str]:
-  """The lines of a text file; only a line feed ends a line, as in line counts."""
+  """Returns the lines of a text file; only a line feed ends a line, as editors count lines."""
   text = read_text(path, called).removesuffix('\n')
   return [line.removesuffix('\r') for line in text.split('\n')]
 
 
-def json_value(text: str, called: str) -> Any:
-  """A JSON document whose numbers are given as text; NaN and repeated keys are refused."""
+def json_value(text: str, called: str) -> object:
+  """Returns the value of a JSON document, numbers as text; refuses NaN and repeated keys."""
   try:
     return json.loads(
       text,
@@ -108,8 +102,8 @@ def refuse_constant(name: str) -> None:
   raise ValueError(f'{name} is no number')
 
 
-def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-  """The pairs as a dict, if no key stands twice."""
+def unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
+  """Returns the pairs as a dict, if no key stands twice."""
   result = dict(pairs)
   if len(result) < len(pairs):
     times = collections.Counter(key for key, _ in pairs)
@@ -118,7 +112,7 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def json_records(text: str, called: str) -> Iterator[Record]:
-  """The objects of a jsonl file, one a line; blank lines are passed over."""
+  """Yields the objects of a jsonl file, one a line; skips blank lines."""
   for number, line in enumerate(text.split('\n'), 1):
     if line.strip():
       where = f'{called}:{number}'
@@ -128,8 +122,10 @@ def json_records(text: str, called: str) -> Iterator[Record]:
       yield Record(where, value)
 
 
-def separated_records(text: str, called: str, delimiter: str, quoting: int) -> Iterator[Record]:
-  """The rows of a csv or tsv file below its column names; blank lines are passed over."""
+def separated_records(
+  text: str, called: str, delimiter: str, quoting: Literal[0, 3]
+) -> Iterator[Record]:
+  """Yields the rows of a csv or tsv file below its column names; skips blank lines."""
   reader = csv.reader(
     io.StringIO(text, newline=''), delimiter=delimiter, quoting=quoting, strict=True
   )

@@ -19,9 +19,10 @@ from jcl.config import StreamConfig
 from jcl.errors import UserError
 from jcl.storage.atomic import whole_file
 from jcl.streams import hub, load
-from jcl.streams.build import RawRow, RawStream, RawTask, build
+from jcl.streams.build import build
+from jcl.streams.raw import RawRow, RawStream, RawTask
+from jcl.streams.records import Record
 from jcl.streams.stream import Example, Lazy, References, TaskPlan
-from jcl.streams.tables import Record
 
 
 def ids_of(text, documents):

@@ -27,7 +27,8 @@ from jcl.preflight import checks, cost, footprint
 from jcl.preflight.split_stats import counted
 from jcl.step import sharding
 from jcl.storage.checkpoint import Snapshots, encode
-from jcl.streams.build import RawTask, build
+from jcl.streams.build import build
+from jcl.streams.raw import RawTask
 from jcl.training import experiment
 from jcl.training.evaluate import Score
 

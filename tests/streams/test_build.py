@@ -8,7 +8,9 @@ from support.raw_streams import rows, stream
 from jcl.config import StreamConfig
 from jcl.errors import UserError
 from jcl.streams import load
-from jcl.streams.build import RawRow, RawTask, build, class_tasks, key, permutation
+from jcl.streams.build import build
+from jcl.streams.raw import RawRow, RawTask, normalized_text, permutation
+from jcl.streams.splits import class_tasks
 
 
 def task(name='first', label='a', count=10, **splits):
@@ -105,8 +107,8 @@ def test_a_text_that_train_holds_twice_is_not_carved():
   pairs = [('same', 'a'), ('Same ', 'a'), ('one', 'a'), ('two', 'a')]
   raw = stream(task('t', 'a', train=rows('train', *pairs)))
   made = build(raw, StreamConfig(dev_fraction=0.9), need_dev=True).tasks[0]
-  assert [key(e.text) for e in made.dev] == ['one', 'two']
-  assert {key(e.text) for e in made.train} == {'same'}
+  assert [normalized_text(e.text) for e in made.dev] == ['one', 'two']
+  assert {normalized_text(e.text) for e in made.train} == {'same'}
 
 
 def test_carving_never_takes_the_last_example_of_a_class():
@@ -234,5 +236,7 @@ def test_no_class_loses_all_its_training_examples():
 
 
 def test_an_unknown_stream_is_refused_with_the_names():
-  with pytest.raises(UserError, match=r"stream\.name is 'clinc'.*synthetic, files, clinc150"):
+  with pytest.raises(
+    UserError, match=r"stream\.name: nothing is called 'clinc'; there are .*clinc150"
+  ):
     load(StreamConfig(name='clinc'))

@@ -8,7 +8,7 @@ from support import ROOT
 from jcl.config import StreamConfig
 from jcl.errors import UserError
 from jcl.streams import load
-from jcl.streams.build import TEMPLATE
+from jcl.streams.raw import TEMPLATE
 
 TRAIN = '{"text": "hello there", "label": "greet"}\n{"text": "good bye", "label": "part"}\n'
 TEST = '{"text": "hello you", "label": "greet"}\n'

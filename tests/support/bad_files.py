@@ -154,7 +154,7 @@ STREAMS = {
   'no stream of that name': Case(
     'train',
     [QUICKSTART, '--config.stream.name=x', '--workdir={here}/new'],
-    ("stream.name is 'x'", 'give one of synthetic'),
+    ("stream.name: nothing is called 'x'", 'there are synthetic'),
   ),
   'no path of a stream': Case(
     'train',

@@ -1,6 +1,6 @@
 """Raw streams made by hand, for the tests of what is made of them."""
 
-from jcl.streams.build import RawRow, RawStream
+from jcl.streams.raw import RawRow, RawStream
 
 
 def rows(split, *pairs):

@@ -1,0 +1,173 @@
+"""What every raw stream must be: well-formed names and rows, and classes that belong together."""
+
+from collections.abc import Iterable, Sequence
+
+from jcl.errors import UserError
+from jcl.streams.raw import SPLITS, RawRow, RawStream, RawTask, label_text, normalized_text
+from jcl.streams.records import shown
+
+
+def check_raw(raw: object, reader: str) -> RawStream:
+  """Returns what a reader gave, if it is a raw stream of the right types.
+
+  The types of the fields of a row are checked later, with its other faults.
+
+  Args:
+    raw: what the reader returned.
+    reader: name of the reader, for error messages.
+
+  Raises:
+    UserError: the reader returned something else.
+  """
+  of = f'stream.name: the reader {reader}'
+  if not isinstance(raw, RawStream):
+    raise UserError(f'{of} returns a {type(raw).__name__}; it must return a RawStream')
+  if not isinstance(raw.name, str):
+    raise UserError(f'{of}: name is {shown(raw.name)}: give text')
+  check_template(raw.template, f'{of}: template')
+  check_overlap(raw.overlap, f'{of}: overlap')
+  if not isinstance(raw.tasks, Sequence):
+    raise UserError(f'{of}: tasks is a {type(raw.tasks).__name__}: give a list of RawTask')
+  for task in raw.tasks:
+    if not isinstance(task, RawTask):
+      raise UserError(f'{of} has a {type(task).__name__} among its tasks: give a RawTask')
+    for split in SPLITS:
+      rows = getattr(task, split)
+      if not isinstance(rows, Sequence) or isinstance(rows, str | bytes):
+        kind = type(rows).__name__
+        raise UserError(f'{of}: {split} of {task.name!r} is a {kind}: give a list of RawRow')
+  return raw
+
+
+def check_template(template: object, argument: str) -> None:
+  """Refuses a template that does not say where the input and, after it, the answer go."""
+  if not isinstance(template, str):
+    raise UserError(f'{argument} is {shown(template)}: give text')
+  once = template.count('{x}') == template.count('{y}') == 1
+  if not once or template.index('{x}') > template.index('{y}'):
+    raise UserError(f'{argument} {template!r}: needs {{x}} once and then {{y}} once')
+
+
+def check_overlap(policy: object, argument: str) -> None:
+  """Refuses what says nothing about training texts that a test split has too."""
+  if not isinstance(policy, str) or policy not in ('refuse', 'drop', 'keep'):
+    raise UserError(f'{argument} is {shown(policy)}: give refuse, drop or keep')
+
+
+def check_names(names: Sequence[str]) -> None:
+  """Refuses a stream without tasks, and task names that clash or cannot name a folder."""
+  if not names:
+    raise UserError('the stream has no tasks: give at least one')
+  seen = set()
+  for name in names:
+    named = isinstance(name, str) and name.strip(' .') and name.isprintable() and len(name) <= 80
+    if not named or set(name) & set('/\\'):
+      raise UserError(f'task name {shown(name)}: give 1 to 80 characters without / and \\')
+    if name in seen:
+      raise UserError(f'task name {name!r} is given twice: names are unique in a stream')
+    seen.add(name)
+
+
+def check_rows(tasks: Sequence[RawTask], targets: bool = True) -> None:
+  """Refuses missing splits, empty fields, repeated ids, and classes that do not belong together.
+
+  Args:
+    tasks: tasks of one stream.
+    targets: whether rows need labels or answers.
+  """
+  places: dict[str, str] = {}
+  answers: dict[str, str] = {}
+  kinds: dict[bool, str] = {}
+  for task in tasks:
+    for split in ('train', 'test'):
+      if not getattr(task, split):
+        raise UserError(f'task {task.name!r} has no {split} examples: give at least one')
+    classes: dict[str, None] = {}
+    for split in SPLITS:
+      for row in getattr(task, split):
+        if not isinstance(row, RawRow):
+          kind = type(row).__name__
+          raise UserError(f'{split} of task {task.name!r} has a {kind} as a row: give a RawRow')
+        check_fields(row, targets)
+        check_id(row, places)
+        if not targets:
+          continue
+        check_kind(row, kinds)
+        if split == 'train' and row.label is not None:
+          classes[row.label] = None
+        elif row.label is not None and row.label not in classes:
+          raise unknown_label(row, list(classes), f' of task {task.name!r}')
+    check_labels(classes, answers)
+
+
+def check_fields(row: RawRow, targets: bool = True) -> None:
+  """Refuses a row whose fields are empty or not text, or hold what no tokenizer can read."""
+  values: dict[str, object] = {'text': row.text}
+  if targets and row.label is None:
+    values['answer'] = row.answer
+  elif targets:
+    values['label'] = label_text(row.label) if isinstance(row.label, str) else row.label
+  for field, given in (('id', row.id), ('label', row.label or '')):
+    if not isinstance(given, str):
+      raise UserError(f'{row.where}: the {field} is {shown(given)}: give text')
+  for field, value in values.items():
+    if not isinstance(value, str):
+      raise UserError(f'{row.where}: the {field} is {shown(value)}: give text')
+    if not value.strip():
+      raise UserError(f'{row.where}: the {field} is empty: fill it in, or leave the row out')
+    if '\0' in value:
+      raise UserError(f'{row.where}: the {field} holds a NUL character: take it out')
+    if any('\ud800' <= letter <= '\udfff' for letter in value):
+      raise UserError(f'{row.where}: the {field} holds half a surrogate pair: take it out')
+
+
+def check_id(row: RawRow, places: dict[str, str]) -> None:
+  """Refuses an id that another row has; `places` maps each id so far to the place of its row."""
+  if row.id and places.setdefault(row.id, row.where) != row.where:
+    raise UserError(
+      f'{row.where}: id {shown(row.id)} stands also at {places[row.id]}: '
+      'give each row its own, or leave ids out'
+    )
+
+
+def check_kind(row: RawRow, kinds: dict[bool, str]) -> None:
+  """Refuses a stream of labels and answers; `kinds` maps each kind so far to its first row."""
+  kinds.setdefault(row.label is None, row.where)
+  if len(kinds) > 1:
+    raise UserError(
+      f'{kinds[True]} has a free answer and {kinds[False]} a label: '
+      'a stream has either answers or labels throughout'
+    )
+
+
+def check_labels(labels: Iterable[str], answers: dict[str, str]) -> None:
+  """Refuses two labels that the model would write alike.
+
+  Args:
+    labels: labels of one task.
+    answers: maps the normalised answer of each label so far to the label; grows.
+  """
+  for label in labels:
+    other = answers.setdefault(normalized_text(label_text(label)), label)
+    if other != label:
+      raise UserError(
+        f'labels {shown(other)} and {shown(label)} read the same in an answer: rename one'
+      )
+
+
+def unknown_label(row: RawRow, classes: Sequence[str], of: str = '') -> UserError:
+  """Returns the error for a label that no training row has."""
+  some = ', '.join(map(shown, classes[:5])) + (', …' if len(classes) > 5 else '')
+  return UserError(
+    f'{row.where}: label {shown(row.label)} is not in the train split{of}, which has {some}: '
+    'correct it, or add training examples of it'
+  )
+
+
+def check_targets(raw: RawStream, targets: bool) -> None:
+  """Refuses raw text where labels or answers are needed."""
+  if targets and not raw.targets:
+    raise UserError(
+      f'stream {raw.name!r} is raw text, without labels and answers: use the scenario cpt, '
+      'or give each row a label or an answer'
+    )

@@ -1,0 +1,81 @@
+"""Raw streams: what a stream reader returns, before `build` checks and assembles it."""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+TEMPLATE = 'Input sentence: {x}\n The label: {y}'
+SPLITS = ('train', 'dev', 'test')
+
+
+class RawRow(NamedTuple):
+  """One row as a reader found it.
+
+  Attributes:
+    where: place of the row as error messages name it, such as `train.csv:12`.
+    text: input text.
+    answer: target text of a row without a class; '' for a row with one, and for raw text.
+    label: class of the row as its source writes it; None where answers are free and for raw text.
+      The model learns to write `label_text(label)`.
+    id: the user's own id of the row, unique in the stream; '' where there is none.
+  """
+
+  where: str
+  text: str
+  answer: str = ''
+  label: str | None = None
+  id: str = ''
+
+
+class RawTask(NamedTuple):
+  """The rows of one task, each split in the order of its source; `dev` may be empty."""
+
+  name: str
+  train: Sequence[RawRow]
+  test: Sequence[RawRow]
+  dev: Sequence[RawRow] = ()
+
+
+class RawStream(NamedTuple):
+  """What a stream reader returns.
+
+  Attributes:
+    name: name of the stream, as results.json gives it.
+    tasks: tasks in the order in which they are learned.
+    template: text of a plain row, with `{x}` for the input and, after it, `{y}` for the answer.
+    overlap: what happens to training texts that a test split has too, where `stream.overlap` is
+      empty: `refuse`, `drop` or `keep`.
+    targets: whether rows have labels or answers; False for raw text (scenario cpt).
+  """
+
+  name: str
+  tasks: Sequence[RawTask]
+  template: str = TEMPLATE
+  overlap: str = 'refuse'
+  targets: bool = True
+
+
+def label_text(label: str) -> str:
+  """Returns a label as the model writes it: `_` becomes a space, white space one space."""
+  return ' '.join(label.replace('_', ' ').split())
+
+
+def normalized_text(text: str) -> str:
+  """Returns a text without its case and spacing: two texts are the same if these are equal."""
+  return ' '.join(text.split()).casefold()
+
+
+def labels_by_answer(labels: Iterable[str]) -> dict[str, str]:
+  """Maps the answer of each class, normalised, to the label as the user wrote it."""
+  return {normalized_text(label_text(label)): label for label in labels}
+
+
+def classes_of(rows: Iterable[RawRow]) -> list[str]:
+  """Returns the labels of rows in order of first appearance."""
+  return list(dict.fromkeys(row.label for row in rows if row.label is not None))
+
+
+def permutation(count: int, seed: int) -> list[int]:
+  """Returns 0 … count - 1: in this order for a negative seed, else in the order of the seed."""
+  return list(range(count)) if seed < 0 else np.random.default_rng(seed).permutation(count).tolist()

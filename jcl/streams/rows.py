@@ -1,0 +1,250 @@
+"""Streams of a program's own data: lists of dicts, or data sets of the Hugging Face library.
+
+`Stream.from_rows` and `Stream.from_datasets` are the way in. Rows become the same raw stream that a
+reader of files returns, and `build` checks and assembles both.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from jcl.config import StreamConfig
+from jcl.errors import UserError
+from jcl.streams import hub, splits
+from jcl.streams.checks import check_names, check_overlap, check_template
+from jcl.streams.raw import SPLITS, RawRow, RawStream, RawTask, permutation
+from jcl.streams.records import Record, rows_of, shown
+from jcl.streams.registry import built
+from jcl.streams.stream import Stream
+
+TARGETS = ('label', 'answer')
+OWN_SPLITS = {'train': 'train', 'test': 'test', 'validation': 'dev', 'dev': 'dev'}
+
+Splits = Mapping[str, Mapping[str, object] | None]
+"""What the user gave: {split: {task: rows}}, None for a split that is not given."""
+
+
+class Given(NamedTuple):
+  """Rows that the user gave.
+
+  Attributes:
+    rows: {split: {task: its rows}}; a task that has no such split is left out there.
+    targets: whether rows have labels or answers; False for raw text.
+  """
+
+  rows: Mapping[str, Mapping[str, Sequence[RawRow]]]
+  targets: bool
+
+
+class Carving(NamedTuple):
+  """How a test split is carved from train: share of each class, and seed of the choice."""
+
+  fraction: float
+  seed: int
+
+
+@dataclasses.dataclass(frozen=True)
+class RowsReader:
+  """A stream reader that holds its rows.
+
+  Attributes:
+    raw: the rows, tasks in the order given.
+  """
+
+  raw: RawStream
+
+  def __call__(self, config: StreamConfig) -> RawStream:
+    """Returns the rows, tasks in the order of `config.order_seed`."""
+    order = permutation(len(self.raw.tasks), config.order_seed)
+    return self.raw._replace(tasks=[self.raw.tasks[i] for i in order])
+
+
+def read(config: StreamConfig) -> RawStream:
+  """Refuses `stream.name=rows`: nothing stores the rows of a stream made in Python."""
+  raise UserError(
+    f'stream.name is {config.name!r}: a stream made in Python, whose rows are stored nowhere; '
+    'make the stream again and give it to jcl.learn'
+  )
+
+
+def stream(given: Given, name: str, template: str, overlap: str, carving: Carving) -> Stream:
+  """Builds the stream of rows, with a test split for every task; see `Stream.from_rows`."""
+  check_options(name, template, overlap, carving)
+  train, test, dev = (given.rows[split] for split in ('train', 'test', 'dev'))
+  tasks = [
+    RawTask(task, rows, test.get(task, ()), dev.get(task, ())) for task, rows in train.items()
+  ]
+  tasks = splits.carved(tasks, 'test', carving.fraction, carving.seed)
+  reader = RowsReader(RawStream(name, tasks, template, overlap, given.targets))
+  return built(reader, StreamConfig(name='rows'), need_dev=False, targets=given.targets)
+
+
+def check_options(name: object, template: object, overlap: object, carving: Carving) -> None:
+  """Refuses values that the arguments of `Stream.from_rows` cannot have."""
+  if not isinstance(name, str) or not name.strip() or not name.isprintable():
+    raise UserError(f'name is {shown(name)}: give text')
+  check_template(template, 'template')
+  check_overlap(overlap, 'overlap')
+  fraction, seed = carving
+  number = isinstance(fraction, int | float) and not isinstance(fraction, bool)
+  if not number or not 0 < fraction < 1:
+    raise UserError(f'test_fraction is {shown(fraction)}: give a number between 0 and 1')
+  if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**31:
+    raise UserError(f'seed is {shown(seed)}: give a whole number from 0 to 2147483647')
+
+
+def by_task(given: Splits) -> dict[str, dict[str, object]]:
+  """Returns what the user gave as {split: {task: rows}}, every split there.
+
+  Raises:
+    UserError: a split is no dict, a task name cannot be used, or a task has no training rows.
+  """
+  found: dict[str, dict[str, object]] = {}
+  for split in SPLITS:
+    tasks = given[split]
+    if tasks is not None and not isinstance(tasks, Mapping):
+      raise UserError(
+        f"{split} is a {type(tasks).__name__}: give a dict from task to rows, {{'billing': rows}}"
+      )
+    found[split] = dict(tasks or {})
+  check_names([*found['train']])
+  for split in ('test', 'dev'):
+    for task in found[split]:
+      if task not in found['train']:
+        known = ', '.join(map(repr, found['train']))
+        raise UserError(f'{split}: task {shown(task)} has no training rows: give one of {known}')
+  return found
+
+
+def raw_rows(given: Splits, id: str) -> Given:
+  """Returns rows that are dicts, with a label, an answer or neither as the first of them has."""
+  if not isinstance(id, str):
+    raise UserError(f'id is {shown(id)}: give the name of a field')
+  columns: dict[str, str] = {}
+  rows: dict[str, dict[str, Sequence[RawRow]]] = {split: {} for split in SPLITS}
+  for split, tasks in by_task(given).items():
+    for task, some in tasks.items():
+      records = dict_records(some, task, split)
+      columns = columns or columns_of(records[0], id)
+      for record in records:
+        for target in TARGETS:
+          if target in record.fields and target not in columns:
+            raise UserError(
+              f'{record.where} has {target!r}, which the first row of the stream does not have: '
+              'give it to every row or to none'
+            )
+      rows[split][task] = rows_of(records, columns)
+  return Given(rows, not columns.keys().isdisjoint(TARGETS))
+
+
+def dict_records(rows: object, task: str, split: str) -> list[Record]:
+  """Returns the rows of one split as records, if they are dicts."""
+  where = f'task {task!r}: {split}'
+  if hasattr(rows, 'features'):
+    raise UserError(f'{where} is a data set: use Stream.from_datasets')
+  if hasattr(rows, 'to_dict'):
+    raise UserError(f"{where} is a {type(rows).__name__}: give its .to_dict('records')")
+  if not isinstance(rows, Iterable) or isinstance(rows, str | bytes | Mapping):
+    raise UserError(f'{where} is a {type(rows).__name__}: give a list of dicts')
+  records = []
+  for place, row in enumerate(rows):
+    if not isinstance(row, Mapping):
+      raise UserError(
+        f'{task}/{split}[{place}] is a {type(row).__name__}: give a dict with text and label'
+      )
+    records.append(Record(f'{task}/{split}[{place}]', row, noun='field'))
+  if not records:
+    raise UserError(f'{where} has no rows: give at least one, or leave the task out of {split}')
+  return records
+
+
+def columns_of(record: Record, id: str) -> dict[str, str]:
+  """Returns the fields that every row of a stream must have, from its first row.
+
+  Raises:
+    UserError: the row has a label and an answer, or neither and more than a text.
+  """
+  targets = [field for field in TARGETS if field in record.fields]
+  if len(targets) == 2:
+    raise UserError(f'{record.where} has a label and an answer: give one of them')
+  others = [shown(field) for field in record.fields if field not in ('text', id)]
+  if not targets and others:
+    raise UserError(
+      f'{record.where} has {", ".join(others)} and no label or answer: give one of them, or, for '
+      'raw text, text alone'
+    )
+  return {'text': 'text', **{field: field for field in targets}, **({'id': id} if id else {})}
+
+
+def chosen_columns(text: str, label: str, answer: str, id: str) -> dict[str, str]:
+  """Returns the columns that `Stream.from_datasets` reads; arguments as there."""
+  given = {'text': text, 'label': label, 'answer': answer, 'id': id}
+  for name, column in given.items():
+    if not isinstance(column, str) or (name == 'text' and not column.strip()):
+      raise UserError(f'{name} is {shown(column)}: give the name of a column')
+  if answer:
+    if label not in ('', 'label'):
+      raise UserError(f'label is {label!r} and answer is {answer!r}: give one of them')
+    del given['label']
+  return {name: column for name, column in given.items() if column}
+
+
+def dataset_splits(given: Splits) -> Splits:
+  """Returns what the user gave with each `DatasetDict` of train cut into its splits.
+
+  Raises:
+    UserError: a `DatasetDict` has no training split, or a task has two splits of a kind.
+  """
+  found = by_task(given)
+  for task, data in list(found['train'].items()):
+    if not isinstance(data, Mapping):
+      continue
+    if 'train' not in data:
+      known = ', '.join(map(shown, data)) or 'none'
+      raise UserError(f'task {task!r}: its splits are {known}: give one, or one called train')
+    for name, split in OWN_SPLITS.items():
+      if name in data and name != 'train':
+        if task in found[split]:
+          raise UserError(f'task {task!r} has two {split} splits: give one')
+        found[split][task] = data[name]
+    found['train'][task] = data['train']
+  return found
+
+
+def raw_datasets(given: Splits, columns: dict[str, str]) -> Given:
+  """Returns the rows of data sets; those of raw text stay on the disk until they are needed."""
+  targets = not columns.keys().isdisjoint(TARGETS)
+  rows: dict[str, dict[str, Sequence[RawRow]]] = {split: {} for split in SPLITS}
+  for split in SPLITS:
+    for task, data in (given[split] or {}).items():
+      checked = checked_dataset(data, f'task {task!r}: {split}', columns)
+      where = functools.partial('{}/{}[{}]'.format, task, split)
+      try:
+        records = hub.records(checked, where, lazy=not targets)
+      except Exception as error:  # the library raises many kinds
+        reason = ' '.join(str(error).splitlines()[:1]) or type(error).__name__
+        raise UserError(
+          f'task {task!r}: {split} cannot be read ({reason}): load it anew'
+        ) from error
+      rows[split][task] = rows_of(records, columns)
+  return Given(rows, targets)
+
+
+def checked_dataset(data: object, where: str, columns: dict[str, str]) -> hub.DataSet:
+  """Returns a data set, if it is one that has rows and the columns that are read."""
+  if isinstance(data, Mapping):
+    raise UserError(f'{where} is a {type(data).__name__}: give one of its splits')
+  if not isinstance(data, hub.DataSet):
+    raise UserError(
+      f'{where} is a {type(data).__name__}: give a datasets.Dataset; use Stream.from_rows for '
+      'lists of dicts, and streaming=False for a data set of the hub'
+    )
+  if not len(data):
+    raise UserError(f'{where} has no rows: give at least one, or leave the task out')
+  for name, column in columns.items():
+    if column not in data.features and not (name == 'text' and '{' in column):
+      known = ', '.join(map(shown, data.features))
+      raw_text = ", or label='' for raw text" if name == 'label' else ''
+      raise UserError(f'{where} has no column {column!r}: give {name}= one of {known}{raw_text}')
+  return data
