@@ -39,7 +39,7 @@ def run() -> None:
       'score in common; give --config.scenario=cpt'
     )
   cli.use_compile_cache()
-  from jcl import distributed, learn
+  from jcl import distributed, learning
   from jcl.reports import report
   from jcl.training import experiment
 
@@ -58,7 +58,7 @@ def run() -> None:
     if distributed.is_first():
       print(f'[{number + 1}/{len(runs)}] {name}, seed {seed}', flush=True)
     folder = workdir / f'{name}-{seed}'
-    results.append(learn.run(config, folder, allowed=allowed).results)
+    results.append(learning.run(config, folder, allowed=allowed).results)
   if not distributed.is_first():
     return
   print(report.comparison_table(results))

@@ -19,11 +19,11 @@ def run() -> None:
   """Trains, then prints the accuracy matrix."""
   config, workdir = cli.read_config(), cli.required('workdir')
   cli.use_compile_cache()
-  from jcl import distributed, learn
+  from jcl import distributed, learning
   from jcl.reports import report
 
   quiet, allowed = flags.FLAGS.quiet, flags.FLAGS.allow_config_change
-  finished = learn.run(config, workdir, allowed=allowed, quiet=quiet)
+  finished = learning.run(config, workdir, allowed=allowed, quiet=quiet)
   if not quiet and distributed.is_first():
     print(report.matrix_table(finished.results))
     print(f'results, report and pictures are in {workdir}')

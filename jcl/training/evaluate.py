@@ -1,25 +1,25 @@
-"""Scores: are the answers right, and are they answers at all? Of raw text, how well is it known?"""
+"""Scores: which answers are right and which are no label; of raw text its log perplexity."""
 
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from jcl.backbones import Backbone
+from jcl.backbones import Backbone, Params
 from jcl.step import losses
 from jcl.streams.stream import Example, Task
 from jcl.training.hook_tools import HookTools
 
 
 class Score(NamedTuple):
-  """What a model said to the examples of a split.
+  """The answers of a model to the N examples of a split.
 
   Attributes:
-    right: [N] bool, the answer was the wanted one after strip and lower-case.
-    invalid: share of the answers that are no known label; None where answers are free.
-    answers: [N] the answers in words.
+    right: [N] bool, whether the answer is the wanted one after strip and lower-case.
+    invalid: share of the answers that are no label of the stream; None where answers are free.
+    answers: [N] the answers as text.
   """
 
   right: list[bool]
@@ -28,7 +28,7 @@ class Score(NamedTuple):
 
   @property
   def accuracy(self) -> float:
-    """Share of right answers."""
+    """Share of right answers, in [0, 1]."""
     return float(np.mean(self.right))
 
   value = merit = accuracy  # what the matrix holds; what is larger where the model is better
@@ -63,8 +63,8 @@ def _target_nats(backbone: Backbone):
   return log_perplexity
 
 
-def log_perplexity(params: Any, examples: Sequence[Example], tools: HookTools) -> LogPerplexity:
-  """That of a model on blocks of raw text."""
+def log_perplexity(params: Params, examples: Sequence[Example], tools: HookTools) -> LogPerplexity:
+  """Returns the log perplexity of a model on blocks of raw text."""
   means, count = tools.mean_targets(_target_nats(tools.backbone), params, examples)
   return LogPerplexity(means['nats'], count)
 
@@ -81,66 +81,75 @@ def _negative_log_likelihood(backbone: Backbone):
 
 
 def score(
-  params: Any, task: Task, examples: Sequence[Example], tools: HookTools, how: str, longest: int
+  params: Params, task: Task, examples: Sequence[Example], tools: HookTools, how: str, longest: int
 ) -> Score | LogPerplexity:
-  """The answers of a model to `examples` of one task; of raw text how well it predicts it.
+  """Scores a model on `examples` of one task: its answers, or how well it predicts raw text.
 
   Args:
-    params: what `Method.params_for` gave.
-    task: theirs.
+    params: what `Method.params_for` returned.
+    task: the task of the examples.
     examples: of one split.
-    tools: of the last task seen, which decides what is allowed.
-    how: `generate`, greedy text, or `score`, the likeliest allowed label. A head's argmax else.
+    tools: at the last task that the model has seen, which decides what may be answered.
+    how: `generate` (greedy text) or `score` (the likeliest allowed label); a head takes the argmax.
     longest: tokens that an answer may have, end-of-sequence included.
   """
   if tools.text.text_format == 'packed':
     return log_perplexity(params, examples, tools)
-  classes = [c.lower() for c in tools.stream.classes]
-  if tools.class_task is not None:
-    answers = _by_head(params, examples, tools)
-  elif how == 'score' and classes:
-    answers = _by_likelihood(params, task, examples, tools)
-  else:
-    prompts = [tools.text.prompt(e) for e in examples]
-    ids_RN = tools.sample(
-      params, prompts, tools.key('greedy'), max_new=longest, name=f'answers of {task.name}'
-    )
-    answers = [tools.text.decode(ids) for ids in ids_RN.tolist()]
-  right = [same(answer, e.answer) for answer, e in zip(answers, examples, strict=True)]
-  known = set(classes)
-  invalid = float(np.mean([a.strip().lower() not in known for a in answers])) if known else None
-  return Score(right, invalid, answers)
+  found = answers(params, task, examples, tools, how, longest)
+  right = [same(answer, e.answer) for answer, e in zip(found, examples, strict=True)]
+  known = {c.lower() for c in tools.stream.classes}
+  invalid = float(np.mean([a.strip().lower() not in known for a in found])) if known else None
+  return Score(right, invalid, found)
 
 
-def same(answer: str, wanted: str) -> bool:
-  """Exact match after strip and lower-case."""
-  return answer.strip().lower() == wanted.strip().lower()
+def answers(
+  params: Params, task: Task | None, examples: Sequence[Example], tools: HookTools, how: str,
+  longest: int,
+) -> list[str]:  # fmt: skip
+  """Returns what a model answers to each example, labels as the model writes them.
+
+  Args:
+    params, examples, tools, how, longest: as in `score`.
+    task: the task of the examples; None for a model that was trained on none.
+  """
+  classes = tools.stream.classes
+  if task is not None and (tools.class_task is not None or (how == 'score' and classes)):
+    allowed, log_p_NC = log_likelihoods(params, task, examples, tools)
+    return [classes[allowed[i]] for i in log_p_NC.argmax(1)]
+  prompts = [tools.text.prompt(e) for e in examples]
+  name = f'answers of {task.name}' if task is not None else 'answers'
+  ids_RN = tools.sample(params, prompts, tools.key('greedy'), max_new=longest, name=name)
+  return [tools.text.decode(ids) for ids in ids_RN.tolist()]
 
 
-def allowed_classes(task: Task, tools: HookTools) -> list[int]:
-  """Classes that may answer an example of `task` now: its own where told, else all seen."""
-  if tools.task_id_given:
-    return list(task.classes)
-  return sorted({c for t in tools.stream.tasks[: tools.task_index + 1] for c in t.classes})
+def log_likelihoods(
+  params: Params, task: Task, examples: Sequence[Example], tools: HookTools
+) -> tuple[list[int], np.ndarray]:
+  """Returns the classes C that may be answered, and how likely each is for N examples: [N, C].
 
-
-def _by_head(params: Any, examples: Sequence[Example], tools: HookTools) -> list[str]:
-  rows = [row for item in tools.rows(examples) for row in item]
-  logits = tools.map_targets(tools.backbone.logits, params, rows)
-  allowed = [tools.heads.allowed(e.task) for e in examples]
-  best = [
-    int(np.where(where_C, z_1C[0], -np.inf).argmax())
-    for where_C, z_1C in zip(allowed, logits, strict=True)
-  ]
-  return [tools.stream.classes[c] for c in best]
-
-
-def _by_likelihood(
-  params: Any, task: Task, examples: Sequence[Example], tools: HookTools
-) -> list[str]:
-  labels = [tools.stream.classes[c] for c in allowed_classes(task, tools)]
+  Of a head the values are logits, of a model that writes log p of the label's text, in nats.
+  """
+  if tools.heads is not None:
+    allowed = np.flatnonzero(tools.heads.allowed(task.index))
+    rows = [tools.text.rows(e)[0] for e in examples]
+    logits = tools.map_targets(tools.backbone.logits, params, rows)
+    return allowed.tolist(), np.stack([z_1C[0][allowed] for z_1C in logits])
+  classes = allowed_classes(task, tools)
+  labels = [tools.stream.classes[c] for c in classes]
   asked = [dataclasses.replace(e, answer=label, number=-1) for e in examples for label in labels]
   rows = [tools.text.question(e) for e in asked]
   nats = tools.map_targets(_negative_log_likelihood(tools.backbone), params, rows)
   total = np.array([n.sum() for n in nats]).reshape(len(examples), len(labels))
-  return [labels[i] for i in total.argmin(1)]
+  return classes, -total
+
+
+def same(answer: str, wanted: str) -> bool:
+  """Whether an answer is the wanted one after strip and lower-case."""
+  return answer.strip().lower() == wanted.strip().lower()
+
+
+def allowed_classes(task: Task, tools: HookTools) -> list[int]:
+  """Returns the classes that may be answered: of the task if it is given, else all classes seen."""
+  if tools.task_id_given:
+    return list(task.classes)
+  return sorted({c for t in tools.stream.tasks[: tools.task_index + 1] for c in t.classes})

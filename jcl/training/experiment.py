@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from jcl import methods, streams
 from jcl.backbones import Backbone, heads
@@ -160,7 +161,10 @@ def check_classes(config: Config, stream: Stream) -> None:
     raise UserError('method.require_known_label is set, but the answers are free and no labels')
 
 
-def assemble(config: Config, mesh: Any = None, weights: bool = True) -> Experiment:
+def assemble(
+  config: Config, mesh: Mesh | None = None, weights: bool = True, stream: Stream | None = None,
+  loaded: Any = None,
+) -> Experiment:  # fmt: skip
   """Reads the stream and the backbone and puts the parts together.
 
   Args:
@@ -168,6 +172,8 @@ def assemble(config: Config, mesh: Any = None, weights: bool = True) -> Experime
     mesh: of devices; None: all local ones.
     weights: read the pretrained parameters too; without them the shapes are right and no run can
       start.
+    stream: a stream that was read or made already; None: `config.stream` is read.
+    loaded: a pretrained model (`hf.Loaded`) in place of the one at `config.backbone.path`.
 
   Raises:
     UserError: for settings or files that cannot be used.
@@ -177,10 +183,13 @@ def assemble(config: Config, mesh: Any = None, weights: bool = True) -> Experime
     config.train.keep_best or config.evaluate.every_steps > 0 or config.evaluate.every_epochs > 0
   )
   raw_text = config.scenario == 'cpt'
-  stream = streams.load(config.stream, need_dev=need_dev, targets=not raw_text)
+  if stream is None:
+    stream = streams.load(config.stream, need_dev=need_dev, targets=not raw_text)
+  else:
+    stream = streams.rebuild(stream, config.stream, need_dev=need_dev, targets=not raw_text)
   check_classes(config, stream)
   text_format = text_format_of(config)
-  shape, params, tokenizer, special, added = _backbone(config, stream, text_format, weights)
+  shape, params, tokenizer, special, added = _backbone(config, stream, text_format, weights, loaded)
   shape = dataclasses.replace(shape, lora_dropout=config.method.lora_dropout)
   limit = min(config.stream.max_length, shape.max_positions)
   if raw_text:
@@ -279,12 +288,14 @@ def _elder(config: Config, text: Text, weights: bool) -> ExternalTeacher | None:
   return ExternalTeacher(backbone, lambda: params if weights else backbone.init(jax.random.key(0)))
 
 
-def _backbone(config: Config, stream: Stream, text_format: str, weights: bool) -> tuple:
+def _backbone(
+  config: Config, stream: Stream, text_format: str, weights: bool, loaded: Any
+) -> tuple:
   """-> decoder config, params or None, tokenizer with the added tokens, special ids, added ids."""
   names = added_tokens(text_format, len(stream))
   settings = config.backbone
   classes = len(stream.classes) if settings.head else 0
-  if not settings.path:
+  if not settings.path and loaded is None:
     template = '' if text_format == 'packed' else stream.template
     texts = (s for t in stream.tasks for e in t.train for s in _words(e, template))
     if settings.tokenizer_path:
@@ -300,8 +311,8 @@ def _backbone(config: Config, stream: Stream, text_format: str, weights: bool) -
   from jcl.backbones.files import hf  # readers of files that a run from scratch does not need
 
   if 'pre_norm' in config.method.needs:
-    check_pre_norm(hf.load_config(settings.path), config)
-  shape, params, tokenizer, special = hf.load(settings.path, weights)
+    check_pre_norm(loaded.config if loaded else hf.load_config(settings.path), config)
+  shape, params, tokenizer, special = loaded or hf.load(settings.path, weights)
   if not classes and (not isinstance(shape, DecoderConfig) or shape.classes):
     raise UserError(
       f'backbone.path: {settings.path} writes no answers; give backbone.head=linear or cosine'

@@ -8,7 +8,7 @@ import pathlib
 import shutil
 
 import pytest
-from support import adapter_folder, bad_files, bad_flags, model_folder
+from support import ROOT, adapter_folder, bad_files, bad_flags, model_folder
 from support.bad_flags import QUICKSTART, SMALL, Case
 from support.launched import Launchers
 
@@ -74,7 +74,7 @@ def test_bad_input_is_one_line_that_says_what_would_be_right(name, launchers, th
 
 
 def test_there_are_cases_of_every_launcher():
-  programs = {f.stem for f in (pathlib.Path(__file__).parents[1] / 'launch').glob('*.py')}
+  programs = {f.stem for f in (ROOT / 'launch').glob('*.py')}
   assert {case.program for case in CASES.values()} == programs
   assert len(CASES) >= 90
   assert all(len(case.says) >= 2 for case in CASES.values())  # the culprit, and what is right

@@ -1,16 +1,14 @@
 """The notebook runs, on a small setting, and is committed without outputs."""
 
 import os
-import pathlib
 import subprocess
 import sys
 
 import nbformat
 import pytest
+from support import ROOT
 
-NOTEBOOK = (
-  pathlib.Path(__file__).resolve().parent.parent / 'launch' / 'notebooks' / 'quickstart.ipynb'
-)
+NOTEBOOK = ROOT / 'launch' / 'notebooks' / 'quickstart.ipynb'
 EXECUTE = """
 import sys, nbclient, nbformat
 notebook = nbformat.read(sys.argv[1], 4)

@@ -136,7 +136,7 @@ def heard(tmp_path_factory):
   done = subprocess.run(
     [sys.executable, '-m', 'support.audited', str(folder)],
     cwd=ROOT, capture_output=True, text=True, timeout=300, check=False,
-    env={**os.environ, 'PYTHONPATH': str(ROOT), 'HF_DATASETS_CACHE': str(folder / 'cache')},
+    env={**os.environ, 'HF_DATASETS_CACHE': str(folder / 'cache')},
   )  # fmt: skip
   assert done.returncode == 0, done.stderr[-3000:]
   return json.loads((folder / 'heard.json').read_text()), marker.exists()
@@ -165,7 +165,7 @@ def test_the_libraries_of_the_hub_say_nothing_of_their_users():
     'assert _telemetry._TELEMETRY_QUEUE.empty() and _telemetry._TELEMETRY_THREAD is None\n'
     'assert "torch" not in utils.build_hf_headers(token=False)["user-agent"]\n'
   )
-  loud = {k: v for k, v in os.environ.items() if 'HF_' not in k} | {'PYTHONPATH': str(ROOT)}
+  loud = {k: v for k, v in os.environ.items() if 'HF_' not in k}
   for first in ('', 'from huggingface_hub import constants\n'):
     done = subprocess.run(
       [sys.executable, '-c', first + code], capture_output=True, text=True, timeout=120,

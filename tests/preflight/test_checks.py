@@ -15,7 +15,7 @@ import pytest
 from support import ROOT, runs
 from support.raw_streams import rows, stream
 
-from jcl import learn
+from jcl import learning
 from jcl.backbones.tokenizers import add_tokens, bpe_tokenizer, word_tokenizer
 from jcl.batching.packed_text import PackedText, pack
 from jcl.batching.text_formats import Text, added_tokens
@@ -369,8 +369,8 @@ def test_a_run_says_little_and_its_record_has_all(tmp_path, monkeypatch):
       raise runs.Killed
 
   with pytest.raises(runs.Killed):
-    learn.run(made, tmp_path / 'run', quiet=True, callbacks=[Killer()])
-  results = learn.run(made, tmp_path / 'run', quiet=True).results
+    learning.run(made, tmp_path / 'run', quiet=True, callbacks=[Killer()])
+  results = learning.run(made, tmp_path / 'run', quiet=True).results
   assert results['resumes']
   assert results['warnings'] == wanted
   assert json.loads((tmp_path / 'run' / 'results.json').read_text())['warnings'] == wanted
@@ -386,7 +386,7 @@ def test_a_run_prints_its_opening_once_and_before_all_else(tmp_path, monkeypatch
       raise runs.Killed
 
   with pytest.raises(runs.Killed):
-    learn.run(config, tmp_path / 'run', parts=made, callbacks=[Killer()])
+    learning.run(config, tmp_path / 'run', parts=made, callbacks=[Killer()])
   said = capsys.readouterr().out
   monkeypatch.setattr(checks, '_said', set())
   *lines, warning = checks.opening(checks.checkup(made), tmp_path)

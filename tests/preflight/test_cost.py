@@ -285,7 +285,7 @@ def test_a_stream_that_cannot_be_learned_is_refused_before_anything_is_compiled(
   def refused(parts):
     raise UserError('as it is')
 
-  monkeypatch.setattr(cost.doctor, 'refuse', refused)
+  monkeypatch.setattr(cost.checks, 'refuse', refused)
   monkeypatch.setattr(cost, 'memory', lambda *_: pytest.fail('compiled'))
   with pytest.raises(UserError, match='as it is'):
     cost.page(runs.config('seq'), 1)

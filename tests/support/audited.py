@@ -32,7 +32,7 @@ def hook(event: str, given: tuple) -> None:
 
 def main() -> None:
   """Trains from scratch and from the model folder, evaluates, exports, and reads data."""
-  from jcl import learn
+  from jcl import learning
   from jcl.backbones.files import hf
   from jcl.config import StreamConfig
   from jcl.streams import load
@@ -42,7 +42,7 @@ def main() -> None:
   sys.addaudithook(hook)
   one = {'max_tasks': 1, 'max_train_per_task': 8, 'max_test_per_task': 4}
   made = runs.config('lamol', stream=one, train={'epochs': 1})
-  learn.run(made, folder / 'run', quiet=True)
+  learning.run(made, folder / 'run', quiet=True)
   reopened = TrainedRun(made, folder / 'run')
   list(reopened.scores('test'))
   reopened.export(folder / 'exported', '', 'hf')

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from support import runs
 
-from jcl import learn
+from jcl import learning
 from jcl.storage.in_memory import MemoryLog, NoSnapshots
 from jcl.training import run_output, task_trainer
 from jcl.training.experiment import assemble
@@ -27,9 +27,9 @@ def both(tmp_path_factory):
   """-> a run in memory with a watcher, and the same run in a folder."""
   made = runs.config('replay', stream={'max_tasks': 2}, evaluate={'every_epochs': 1})
   watcher = Watcher()
-  finished = learn.run(made, None, quiet=True, callbacks=[watcher])
+  finished = learning.run(made, None, quiet=True, callbacks=[watcher])
   folder = tmp_path_factory.mktemp('run') / 'run'
-  return finished, watcher, learn.run(made, folder, quiet=True), folder
+  return finished, watcher, learning.run(made, folder, quiet=True), folder
 
 
 def test_it_ends_in_the_same_bits_as_a_run_in_a_folder(both):

@@ -107,21 +107,24 @@ def save(
   *,
   dtype: Literal['float32', 'bfloat16'] = 'float32',
   source: pathlib.Path | None = None,
+  beside: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> None:
   """Writes a folder that `transformers` and `load` read; whole or not at all.
 
   Args:
     folder: must not be there yet, or be empty.
-    loaded: the model; rows that only pad its vocabulary are left out.
+    loaded: the model; rows that only pad its vocabulary are left out. Without parameters only its
+      shape and its tokenizer are written.
     dtype: of the weights on disk; only float32 gives back the same bits.
     source: the folder that the model came from, whose chat template and other words about the
       tokenizer and about generation are kept.
+    beside: {file name: contents} of more JSON files.
 
   Raises:
     UserError: the folder is in use, or the model has an adapter that is not merged.
   """
   config, params, tokenizer, special = loaded
-  if 'lora' in params:
+  if params is not None and 'lora' in params:
     raise UserError('the parameters hold an adapter; merge it, or export it as one')
   values = {
     'model_type': config.family,
@@ -130,10 +133,13 @@ def save(
     'dtype': dtype,
   }
   with new_folder(folder) as part:
-    _write_weights(part, _named(config, params), WRITTEN[dtype])
+    if params is not None:
+      _write_weights(part, _named(config, params), WRITTEN[dtype])
     if config.classes:
       values['architectures'] = [_bare(name) for name in values['architectures']]
-      _write_head(part, config, params['head'])
+      _write_head(part, config, params and params['head'])
+    for name, contents in (beside or {}).items():
+      _write_json(part / name, contents)
     _write_json(part / 'config.json', values)
     tokenizer.save(str(part / 'tokenizer.json'))
     _write_json(part / 'tokenizer_config.json', _tokenizer_config(tokenizer, special, source))
@@ -147,10 +153,11 @@ def _bare(architecture: str) -> str:
   return re.sub('(LMHeadModel|ForCausalLM)$', 'Model', architecture)
 
 
-def _write_head(folder: pathlib.Path, config: ModelConfig, head: Params) -> None:
+def _write_head(folder: pathlib.Path, config: ModelConfig, head: Params | None) -> None:
   """The head's arrays, and what they mean in a small JSON: z = h W + b, or s·cos(h, w)."""
-  arrays = {name: np.array(x, np.float32, order='C') for name, x in head.items()}
-  safetensors.numpy.save_file(arrays, folder / 'head.safetensors', {'format': 'pt'})
+  if head is not None:
+    arrays = {name: np.array(x, np.float32, order='C') for name, x in head.items()}
+    safetensors.numpy.save_file(arrays, folder / 'head.safetensors', {'format': 'pt'})
   values = {'kind': config.head, 'classes': config.classes, 'pooling': config.pooling}
   _write_json(folder / 'head.json', values)
 

@@ -1,0 +1,371 @@
+"""The front door: `learn` trains a model on a stream of tasks, `load_stream` reads one.
+
+Launchers and the console script call `run`, which `learn` calls too: nothing can be done there that
+cannot be done in Python.
+"""
+
+import dataclasses
+import inspect
+import pathlib
+import time
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jax.sharding import Mesh
+
+from jcl import distributed, methods, model, streams
+from jcl import workdir as workdirs
+from jcl.backbones import Backbone, Params
+from jcl.config import (
+  AdversarialConfig,
+  BackboneConfig,
+  CheckpointConfig,
+  Config,
+  EvaluateConfig,
+  StreamConfig,
+  TrainConfig,
+)
+from jcl.errors import UserError
+from jcl.model import Model
+from jcl.preflight import checks
+from jcl.reports import report
+from jcl.storage.sealed_folder import newest
+from jcl.streams.stream import Stream
+from jcl.training import experiment
+from jcl.training.experiment import Experiment
+from jcl.training.loop import Loop
+from jcl.training.run_state import Run
+
+SECTIONS = {
+  'train': TrainConfig,
+  'evaluate': EvaluateConfig,
+  'checkpoint': CheckpointConfig,
+  'adversarial': AdversarialConfig,
+}
+
+
+class GivenMethod(methods.Settings):
+  """Settings of a `Method` record that was given as it is.
+
+  Args:
+    record: the method.
+  """
+
+  def __init__(self, record: methods.Method):
+    self._record = record
+
+  def build(self, backbone: Backbone, teacher: Any = None) -> methods.Method:
+    """Returns the record."""
+    return self._record
+
+
+class Finished(NamedTuple):
+  """A run that has ended.
+
+  Attributes:
+    parts: of the run.
+    results: the contents of `results.json`.
+    last: the run after its last phase: parameters and the method's memory.
+    workdir: where its files are; None: there are none.
+  """
+
+  parts: Experiment
+  results: dict[str, Any]
+  last: Run
+  workdir: pathlib.Path | None
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Result:
+  """What a run comes to.
+
+  Attributes:
+    results: the contents of `results.json`.
+    model: the trained model, which answers.
+    workdir: where the run left its files; None: there are none.
+  """
+
+  results: dict[str, Any]
+  model: Model
+  workdir: pathlib.Path | None = None
+
+  @property
+  def params(self) -> Params:
+    """The parameters after the last task, where no task is named."""
+    return self.model.params
+
+  @property
+  def matrix(self) -> np.ndarray:
+    """[T+1, T] scores on the test splits: row 0 before training, row i after task i; NaN: none.
+
+    Accuracy in [0, 1]; for raw text nats per token.
+    """
+    return np.array([[np.nan if x is None else x for x in row] for row in self.results['matrix']])
+
+  @property
+  def metrics(self) -> dict[str, Any]:
+    """Averages, forgetting and transfer; see `jcl.reports.metrics`."""
+    return dict(self.results['metrics'])
+
+  def report(self) -> report.Page:
+    """Returns the report: it shows itself in a notebook, and `.save(file)` writes it."""
+    return report.Page([self.results])
+
+  def __str__(self) -> str:
+    return report.matrix_table(self.results)
+
+  def __repr__(self) -> str:
+    return str(self)
+
+
+def learn(
+  stream: Stream | str,
+  method: str | methods.Settings | methods.Method = 'seq',
+  *,
+  model: str | pathlib.Path | Model | BackboneConfig | None = None,
+  scenario: str = '',
+  train: TrainConfig | None = None,
+  evaluate: EvaluateConfig | None = None,
+  checkpoint: CheckpointConfig | None = None,
+  adversarial: AdversarialConfig | None = None,
+  workdir: str | pathlib.Path | None = None,
+  callbacks: Sequence[Any] = (),
+  mesh: Mesh | None = None,
+  quiet: bool = False,
+  **method_settings: Any,
+) -> Result:
+  """Trains a model on a stream of tasks, one after another, and evaluates it after each.
+
+      result = jcl.learn(stream, 'lamol', model='HuggingFaceTB/SmolLM2-135M', gamma=0.5)
+
+  Args:
+    stream: of `Stream.from_rows`, `Stream.from_datasets` or `load_stream`, or the name of one.
+    method: a name, several with `+` between them, `package.module:Class`, a settings object, or a
+      `Method` record (which is then not stored, so it needs `workdir=None`).
+    model: a model folder, a name on the hub, a GGUF file, a `Model`, a `BackboneConfig`; None: a
+      small decoder, trained from scratch.
+    scenario: `cil`, `til`, `iil`, `dil` or `cpt`; empty: the first of these that the method has a
+      meaning in, and `cpt` for raw text.
+    train, evaluate, checkpoint, adversarial: settings; None: their defaults.
+    workdir: folder for the run's files. The same call goes on with the run that is there. None:
+      everything stays in memory.
+    callbacks: objects with any of `on_step(metrics)`, `on_evaluation(row)`, `on_task(results)`.
+    mesh: devices; None: all of them.
+    quiet: print nothing.
+    **method_settings: fields of the method's settings.
+
+  Raises:
+    UserError: an argument is wrong, or the run cannot end well; names the argument.
+  """
+  given = {'train': train, 'evaluate': evaluate, 'checkpoint': checkpoint,
+           'adversarial': adversarial}  # fmt: skip
+  config = Config(**{k: copy_of(k, v) for k, v in given.items() if v is not None})
+  stream = checked_stream(stream)
+  record = method if isinstance(method, methods.Method) else None
+  if record is not None and (workdir is not None or method_settings):
+    raise UserError(
+      'method is a Method record, which cannot be stored and has no settings: give workdir=None '
+      'and no settings, or name its settings class'
+    )
+  config.method = GivenMethod(record) if record else chosen_method(method, method_settings)
+  config.scenario = scenario or default_scenario(stream, config.method)
+  config.stream = dataclasses.replace(stream.settings or StreamConfig())
+  loaded = choose_model(config, model)
+  parts = experiment.assemble(config, mesh, stream=stream, loaded=loaded)
+  done = run(config, workdir, parts=parts, quiet=quiet, callbacks=checked_callbacks(callbacks))
+  return Result(done.results, of_run(done), done.workdir)
+
+
+def run(
+  config: Config,
+  workdir: str | pathlib.Path | None,
+  *,
+  parts: Experiment | None = None,
+  allowed: Collection[str] = (),
+  quiet: bool = False,
+  callbacks: Sequence[Any] = (),
+) -> Finished:
+  """Runs what a config describes: looks it over, trains, evaluates.
+
+  Args:
+    config: of the run.
+    workdir: folder that it leaves its files in; a run that is there goes on. None: all stays in
+      memory.
+    parts: of the run, if they are assembled already.
+    allowed: names of settings that may differ from those of the run that is there.
+    quiet: nothing is printed.
+    callbacks: objects with any of `on_step(metrics)`, `on_evaluation(row)`, `on_task(results)`.
+
+  Raises:
+    UserError: the run cannot end well, or the workdir holds something else. Nothing is written
+      then.
+  """
+  parts = experiment.assemble(config) if parts is None else parts
+  quiet = quiet or not distributed.is_first()
+  say = (lambda line: None) if quiet else lambda line: print(line, flush=True)
+  fresh = workdir is None or newest(pathlib.Path(workdir) / 'checkpoints') < 0
+  opening = checks.opening(checks.checkup(parts), workdir) if fresh else []
+  folder = None
+  if workdir is not None:
+    folder = workdirs.open_workdir(str(workdir), config, allowed, say)
+    if distributed.is_first():
+      model.describe(folder, parts)
+  for line in opening:
+    say(line)
+  start = time.monotonic()
+  loop = Loop(parts, folder, quiet, callbacks=callbacks)
+  results = loop.run()
+  say(f'{time.monotonic() - start:.0f} s')
+  assert loop.last is not None
+  return Finished(parts, results, loop.last, folder)
+
+
+def of_run(done: Finished) -> Model:
+  """Returns the model of a run that has ended."""
+  return model.of_run(done.parts, done.last)
+
+
+def load_stream(name: str | StreamConfig, path: str = '', **settings: Any) -> Stream:
+  """Reads a stream of tasks.
+
+      stream = jcl.load_stream('files', 'configs/own_tasks', max_train_per_task=100)
+
+  Args:
+    name: `synthetic`, `files`, a benchmark, `package.module:reader`, or a `StreamConfig`.
+    path: folder or manifest that holds the data.
+    **settings: the other fields of `StreamConfig`.
+
+  Raises:
+    UserError: the name is unknown, or data or settings cannot be used.
+  """
+  config = dataclasses.replace(name) if isinstance(name, StreamConfig) else StreamConfig()
+  if isinstance(name, str):
+    settings = {'name': name, 'path': str(path), **settings}
+  elif not isinstance(name, StreamConfig) or path:
+    raise UserError('load_stream: give a name and a path, or a StreamConfig with both')
+  set_fields(config, settings, 'load_stream')
+  return streams.load(config, targets=not settings.pop('raw_text', False))
+
+
+def checked_stream(stream: Any) -> Stream:
+  """The stream that the user gave.
+
+  Raises:
+    UserError: it is none.
+  """
+  if isinstance(stream, str):
+    return load_stream(stream)
+  if isinstance(stream, list | tuple) and any(isinstance(s, Stream) for s in stream):
+    raise UserError('stream: give one stream; Stream.from_rows puts several tasks into one')
+  if not isinstance(stream, Stream):
+    raise UserError(
+      f'stream is a {type(stream).__name__}; give what jcl.Stream.from_rows, '
+      'jcl.Stream.from_datasets or jcl.load_stream return'
+    )
+  return stream
+
+
+def chosen_method(method: Any, given: Mapping[str, Any]) -> methods.Settings:
+  """The settings of the method that the user named, with the fields that were given.
+
+  Raises:
+    UserError: there is no such method, or it has no such field.
+  """
+  if isinstance(method, str):
+    settings = methods.settings(method)
+  elif isinstance(method, methods.Settings):
+    settings = dataclasses.replace(method)
+  else:
+    kind = method.__name__ if inspect.isclass(method) else type(method).__name__
+    raise UserError(
+      f'method is {kind}; give a name, package.module:Class, a settings object or a Method'
+    )
+  set_fields(settings, given, f'method {methods.name_of(settings)!r}')
+  return settings
+
+
+def set_fields(settings: Any, given: Mapping[str, Any], what: str) -> None:
+  """Sets fields of a settings dataclass; in a composition a field of any of its methods.
+
+  Raises:
+    UserError: there is no such field.
+  """
+  parts = [settings]
+  if isinstance(settings, methods.Settings):
+    parts = list(methods.parts(settings).values())
+  for name, value in given.items():
+    having = [part for part in parts if name in {f.name for f in dataclasses.fields(part)}]
+    if not having:
+      known = ', '.join(f.name for part in parts for f in dataclasses.fields(part))
+      raise UserError(f'{what} has no setting {name!r}; it has {known or "none"}')
+    for part in having:
+      setattr(part, name, value)
+
+
+def default_scenario(stream: Stream, settings: methods.Settings) -> str:
+  """`cpt` for raw text, else the first scenario that goes with stream and method."""
+  answers = any(example.answer for example in stream.tasks[0].train[:1])
+  if not answers:
+    return 'cpt'
+  fitting = [s for s in settings.scenarios if s != 'cpt']
+  if not stream.classes and 'iil' in fitting:
+    return 'iil'
+  return fitting[0] if fitting else settings.scenarios[0]
+
+
+def choose_model(config: Config, chosen: Any) -> Any:
+  """Writes the model that the user named into the config -> what is loaded already, or None.
+
+  Raises:
+    UserError: it is no model.
+  """
+  if chosen is None:
+    return None
+  if isinstance(chosen, BackboneConfig):
+    config.backbone = dataclasses.replace(chosen)
+    return None
+  if isinstance(chosen, str | pathlib.Path):
+    if not str(chosen):
+      raise UserError("model is ''; give a path or a name, or None for a decoder from scratch")
+    config.backbone.path = str(chosen)
+    return None
+  if isinstance(chosen, Model):
+    return chosen.loaded()
+  raise UserError(
+    f'model is a {type(chosen).__name__}; give a path, a name on the hub, a Model, a '
+    'BackboneConfig, or None for a small decoder from scratch'
+  )
+
+
+def copy_of(name: str, value: Any) -> Any:
+  """A copy of a section of settings.
+
+  Raises:
+    UserError: it is not of the section's class.
+  """
+  kind = SECTIONS[name]
+  if isinstance(value, Mapping):
+    made = kind()
+    set_fields(made, value, name)
+    return made
+  if not isinstance(value, kind):
+    raise UserError(f'{name} is a {type(value).__name__}; give a jcl.{kind.__name__}')
+  return dataclasses.replace(value)
+
+
+def checked_callbacks(callbacks: Any) -> Sequence[Any]:
+  """The callbacks, each of which listens to something.
+
+  Raises:
+    UserError: one does not, or there is no list of them.
+  """
+  known = ('on_step', 'on_evaluation', 'on_task')
+  if not isinstance(callbacks, list | tuple):
+    raise UserError(f'callbacks is a {type(callbacks).__name__}; give a list of objects')
+  for callback in callbacks:
+    if not any(callable(getattr(callback, name, None)) for name in known):
+      raise UserError(
+        f'callbacks holds a {type(callback).__name__} without any of {", ".join(known)}'
+      )
+  return callbacks

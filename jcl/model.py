@@ -1,0 +1,405 @@
+"""A trained model that answers: from a run, from its workdir, or from an exported folder."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from tokenizers import Tokenizer
+
+from jcl import methods
+from jcl import workdir as workdirs
+from jcl.backbones import Backbone, Params, lora
+from jcl.backbones.files import hf, peft
+from jcl.backbones.layers import depth
+from jcl.backbones.models import backbone_of
+from jcl.batching.text_formats import Text
+from jcl.errors import UserError
+from jcl.step import sharding
+from jcl.storage.checkpoint import Snapshots
+from jcl.streams.stream import Example, Stream, Task
+from jcl.training import evaluate
+from jcl.training.experiment import Experiment
+from jcl.training.hook_tools import HookTools, make_tools
+from jcl.training.run_state import Run
+
+FOLDER = 'model'  # of a workdir: shape, tokenizer and answer format of its model
+FILE = 'jcl.json'  # of a model folder: its answer format
+BATCH = 64  # rows a chunk
+PLAIN = '{x}{y}'  # template of a model that no task was trained on
+
+
+@dataclasses.dataclass(frozen=True)
+class AnswerFormat:
+  """How a model is asked, and how its answers are read.
+
+  Attributes:
+    text_format: see `text_formats`.
+    template: of a plain row.
+    max_length: tokens of a row.
+    task_id_given: the model is given the task.
+    answer: `generate` or `score`, as `evaluate.answer`.
+    longest_answer: tokens of the longest answer, end-of-sequence included.
+    tasks: names of the tasks, in order.
+    seen: number of tasks that the model has been trained on.
+    labels: of each class, as the user wrote it.
+    classes: of each class, as the model writes it.
+    classes_of: of each task, the indices of its classes.
+  """
+
+  text_format: str = 'plain'
+  template: str = PLAIN
+  max_length: int = 512
+  task_id_given: bool = False
+  answer: str = 'generate'
+  longest_answer: int = 32
+  tasks: tuple[str, ...] = ()
+  seen: int = 0
+  labels: tuple[str, ...] = ()
+  classes: tuple[str, ...] = ()
+  classes_of: tuple[tuple[int, ...], ...] = ()
+
+  @classmethod
+  def of(cls, parts: Experiment, seen: int) -> 'AnswerFormat':
+    """The format of a run that has learned `seen` tasks."""
+    stream, text = parts.stream, parts.text
+    return cls(
+      text.text_format, stream.template, text.max_length, parts.task_id_given,
+      parts.config.evaluate.answer, parts.longest_answer, tuple(t.name for t in stream.tasks), seen,
+      stream.labels or stream.classes, stream.classes, tuple(t.classes for t in stream.tasks),
+    )  # fmt: skip
+
+  def stream(self) -> Stream:
+    """The tasks and classes, without examples."""
+    last = len(self.tasks) - 1
+    tasks = tuple(
+      Task(i, name, (), (), (), own, i == last)
+      for i, (name, own) in enumerate(zip(self.tasks, self.classes_of, strict=True))
+    )
+    return Stream('model', tasks, self.classes, self.template, labels=self.labels)
+
+
+class Model:
+  """A model with its parameters, tokenizer and answer format.
+
+  Args:
+    loaded: shape, parameters (unused here), tokenizer and special ids.
+    answers: how it is asked.
+    params_for: index of a task, or None where no task is named -> parameters.
+    source: the folder that the model came from, if it did.
+
+  Attributes:
+    backbone: its functions.
+    config: its shape.
+    tokenizer: its tokenizer.
+  """
+
+  def __init__(
+    self, loaded: hf.Loaded, answers: AnswerFormat, params_for: Callable[[int | None], Params],
+    source: pathlib.Path | None = None,
+  ):  # fmt: skip
+    self.config, _, self.tokenizer, self._special = loaded
+    self.backbone: Backbone = backbone_of(self.config)
+    self.answers, self._params_for, self._source = answers, params_for, source
+    stream = answers.stream()
+    pooling = getattr(self.config, 'pooling', 'last')
+    text = Text(
+      self.tokenizer, self._special, answers.template, answers.text_format, answers.max_length,
+      pooling,
+    )  # fmt: skip
+    text.reserve = answers.longest_answer
+    class_task = None
+    if self.config.classes:
+      first = {c: t.index for t in reversed(stream.tasks) for c in t.classes}
+      class_task = np.array([first[c] for c in range(len(stream.classes))])
+    self._tools: HookTools = make_tools(
+      self.backbone, text, stream, sharding.make_mesh(), 0, BATCH, class_task=class_task,
+      task_id_given=answers.task_id_given,
+    ).at(max(answers.seen - 1, 0))  # fmt: skip
+
+  @property
+  def params(self) -> Params:
+    """The parameters that answer where no task is named."""
+    return self._params_for(None)
+
+  @property
+  def labels(self) -> tuple[str, ...]:
+    """The labels of all classes, as the user wrote them; empty where answers are free."""
+    return self.answers.labels
+
+  def answer(self, texts: Sequence[str], task: str | None = None) -> list[str]:
+    """Answers each text: with a label as the user wrote it, or with free text.
+
+    Args:
+      texts: inputs, as those that the model was trained on.
+      task: name of the task; needed where the model is given the task, else it picks the adapter.
+
+    Raises:
+      UserError: the model cannot answer, or the task is unknown or missing.
+    """
+    examples, index = self._examples(texts, task)
+    if not examples:
+      return []
+    tools, params = self._tools, self._placed(index)
+    how, longest = self.answers.answer, self.answers.longest_answer
+    of = tools.stream.tasks[index or 0] if self.answers.tasks else None
+    found = evaluate.answers(params, of, examples, tools, how, longest)
+    return [self._written(answer) for answer in found]
+
+  def probabilities(self, texts: Sequence[str], task: str | None = None) -> list[dict[str, float]]:
+    """The probability of each label that may be answered, for each text.
+
+    Of a head: softmax over these classes. Of a model that writes: the likelihood of each label's
+    text, divided by the sum over the labels.
+
+    Args:
+      texts: inputs.
+      task: as in `answer`.
+
+    Raises:
+      UserError: the model answers with free text, or the task is unknown or missing.
+    """
+    if not self.answers.classes:
+      raise UserError('probabilities: this model answers with free text, it has no labels')
+    examples, index = self._examples(texts, task)
+    if not examples:
+      return []
+    of = self._tools.stream.tasks[index or 0]
+    classes, log_p_NC = evaluate.log_likelihoods(self._placed(index), of, examples, self._tools)
+    p_NC = np.exp(log_p_NC - log_p_NC.max(1, keepdims=True))
+    p_NC /= p_NC.sum(1, keepdims=True)
+    labels = [self.labels[c] for c in classes]
+    return [dict(zip(labels, map(float, p_C), strict=True)) for p_C in p_NC]
+
+  def generate(
+    self, prompts: Sequence[str], *, max_new: int = 64, temperature: float = 1.0, top_k: int = 20,
+    seed: int = 0, task: str | None = None,
+  ) -> list[str]:  # fmt: skip
+    """Continues each prompt by top-k sampling.
+
+    Args:
+      prompts: texts; an empty one is the beginning of a document.
+      max_new: tokens of a continuation at most.
+      temperature: of the softmax.
+      top_k: candidates a token; 1 is greedy.
+      seed: of the samples.
+      task: name of the task whose parameters are meant.
+
+    Raises:
+      UserError: the model cannot generate, a prompt holds a special token, or the task is unknown.
+    """
+    if self.backbone.decode is None or self.config.classes:
+      raise UserError('generate: this model classifies and cannot write')
+    text, tools = self._tools.text, self._tools
+    ids = [[*text.start, *text.encode(_text(p, 'prompts'), 'prompts')] for p in prompts]
+    if not ids:
+      return []
+    ids = [one or [text.eos] for one in ids]  # something must stand before the first token
+    key = tools.key('shown', seed)
+    params = self._placed(self._index(task))
+    out = tools.sample(params, ids, key, k=top_k, temperature=temperature, max_new=max_new)
+    tools.folds.forget()
+    return [text.decode(row) for row in out.tolist()]
+
+  def save(
+    self, folder: str | pathlib.Path, *, format: str = 'hf', dtype: str = 'float32',
+    task: str | None = None,
+  ) -> None:  # fmt: skip
+    """Writes the model to a new folder, whole or not at all.
+
+    Args:
+      folder: must not be there yet, or be empty.
+      format: `hf`, a Hugging Face folder with any adapter merged, which `jcl.load_model` and
+        `transformers` load; `peft`, the adapter only.
+      dtype: of the weights: `float32` or `bfloat16`.
+      task: name of the task whose parameters are meant; None: as where no task is named.
+
+    Raises:
+      UserError: the folder is in use, there is no such task, or no adapter to write.
+    """
+    if format not in ('hf', 'peft') or dtype not in hf.WRITTEN:
+      right = "format 'hf' or 'peft', dtype 'float32' or 'bfloat16'"
+      raise UserError(f'save: format {format!r}, dtype {dtype!r}; give {right}')
+    params, out = self._params_for(self._index(task)), pathlib.Path(folder)
+    config = dataclasses.replace(self.config, layers=depth(params))  # it may have grown
+    if format == 'peft':
+      if 'lora' not in params:
+        raise UserError('save: format is peft, but the model has no adapter; use hf')
+      peft.write(out, config, params['lora'], str(self._source or ''))
+      return
+    loaded = hf.Loaded(config, lora.merged(params), self.tokenizer, self._special)
+    source = self._source if self._source is not None and self._source.is_dir() else None
+    beside = {FILE: dataclasses.asdict(self.answers)}
+    hf.save(out, loaded, dtype=dtype, source=source, beside=beside)
+
+  def loaded(self) -> hf.Loaded:
+    """Returns what another run can start from: any adapter merged, the tokenizer a copy."""
+    params = lora.merged(self.params)
+    config = dataclasses.replace(self.config, layers=depth(params))
+    tokenizer = Tokenizer.from_str(self.tokenizer.to_str())
+    return hf.Loaded(config, params, tokenizer, self._special)
+
+  def _placed(self, task: int | None) -> Params:
+    return sharding.place(self._params_for(task), self._tools.mesh)
+
+  def _index(self, task: str | None) -> int | None:
+    """The index of a task by name; None where none is named."""
+    if task is None:
+      return None
+    if task not in self.answers.tasks:
+      known = ', '.join(self.answers.tasks) or 'no tasks in this model'
+      raise UserError(f'task: no task is called {task!r}; there are {known}')
+    return self.answers.tasks.index(task)
+
+  def _examples(self, texts: Sequence[str], task: str | None) -> tuple[list[Example], int | None]:
+    """Examples without an answer, and the index of their task."""
+    if isinstance(texts, str):
+      raise UserError("texts is one text; give a list of them, ['…']")
+    if self.answers.text_format == 'packed':
+      raise UserError('answer: this model was trained on raw text and has no answers; use generate')
+    index = self._index(task)
+    if self.answers.task_id_given and index is None:
+      raise UserError(f'task: this model is given the task; name one of {self._names()}')
+    made = [Example(-1, _text(t, 'texts'), '', index or 0, name=f'texts[{i}]')
+            for i, t in enumerate(texts)]  # fmt: skip
+    return made, index
+
+  def _names(self) -> str:
+    return ', '.join(self.answers.tasks)
+
+  def _written(self, answer: str) -> str:
+    """An answer as the user wrote it, where it is a label."""
+    said = answer.strip().lower()
+    for label, text in zip(self.labels, self.answers.classes, strict=True):
+      if text.strip().lower() == said:
+        return label
+    return answer
+
+  def __repr__(self) -> str:
+    numbers = sum(np.size(x) for x in jax.tree.leaves(self.params))
+    return (
+      f'Model({self.config.family}, {numbers / 1e6:.2f} million parameters, '
+      f'{self.answers.seen} tasks, {len(self.labels)} labels)'
+    )
+
+
+def _text(value: Any, argument: str) -> str:
+  if not isinstance(value, str):
+    raise UserError(f'{argument} holds a {type(value).__name__}; give texts')
+  return value
+
+
+def describe(folder: pathlib.Path, parts: Experiment) -> None:
+  """Writes shape, tokenizer and answer format of a run's model into its workdir, once.
+
+  With its snapshots they are all that `load_model` needs: no data, no model that it started from.
+  """
+  if (folder / FOLDER).is_dir():
+    return
+  loaded = hf.Loaded(parts.decoder_config, None, parts.text.tokenizer, parts.text.special)
+  hf.save(folder / FOLDER, loaded, beside={FILE: dataclasses.asdict(AnswerFormat.of(parts, 0))})
+
+
+def of_run(parts: Experiment, last: Run) -> Model:
+  """The model of a run that has ended."""
+  path = parts.config.backbone.path
+  loaded = hf.Loaded(parts.decoder_config, None, parts.text.tokenizer, parts.text.special)
+  format = AnswerFormat.of(parts, _seen(last, len(parts.stream)))
+  return Model(
+    loaded, format, _params_of(parts.method, parts.stream, last),
+    pathlib.Path(path).expanduser() if path else None,
+  )  # fmt: skip
+
+
+def _seen(last: Run, tasks: int) -> int:
+  """Tasks that a run has learned."""
+  return min(max(len(last.record['matrix']) - 1, 0), tasks)
+
+
+def _params_of(method: methods.Method, stream: Stream, last: Run) -> Callable[[int | None], Params]:
+  def params_for(task: int | None) -> Params:
+    chosen = None if task is None else stream.tasks[task]
+    return jax.device_get(method.params_for(last.memory, last.params, chosen))
+
+  return params_for
+
+
+def load_model(path: str | pathlib.Path) -> Model:
+  """Opens a model: of a run's workdir, of an exported folder, or any pretrained one.
+
+  A run is opened without the data that it was trained on.
+
+  Args:
+    path: the workdir of a run; a folder that `Model.save` or `jcl export` wrote; a Hugging Face
+      folder, a name on the hub or a GGUF file.
+
+  Raises:
+    UserError: nothing there can be read; the message says what is missing.
+  """
+  place = pathlib.Path(path).expanduser()
+  if (place / 'checkpoints').is_dir():
+    return _of_workdir(place)
+  loaded = hf.load(str(path))
+  format = _read_format(place / FILE) if (place / FILE).is_file() else AnswerFormat()
+  params = loaded.params
+  return Model(loaded, format, lambda task: params, place if place.is_dir() else None)
+
+
+def _of_workdir(workdir: pathlib.Path) -> Model:
+  """The model of a run's newest snapshot."""
+  config, folder = workdirs.load_workdir(str(workdir)), workdir / FOLDER
+  if not (folder / FILE).is_file():
+    raise UserError(
+      f'{folder} is missing, which a run of this jcl has; export the run with the jcl that made it'
+    )
+  snapshots = Snapshots(workdir, write=False)
+  found = snapshots.latest()
+  snapshots.close()
+  if found is None:
+    raise UserError(f'{workdir} has no snapshot yet; train it first')
+  known = {field.name for field in dataclasses.fields(Run)}
+  last = Run(**{name: value for name, value in found.items() if name in known})
+  loaded, format = hf.load(str(folder), weights=False), _read_format(folder / FILE)
+  format = dataclasses.replace(format, seen=_seen(last, len(format.tasks)))
+  shape = dataclasses.replace(loaded.config, lora_dropout=config.method.lora_dropout)
+  method = methods.make(backbone_of(shape), config.method)
+  source = config.backbone.path
+  return Model(
+    loaded, format, _params_of(method, format.stream(), last),
+    pathlib.Path(source).expanduser() if source else None,
+  )  # fmt: skip
+
+
+def _read_format(file: pathlib.Path) -> AnswerFormat:
+  """The answer format in a file.
+
+  Raises:
+    UserError: it is not one.
+  """
+  try:
+    values = json.loads(file.read_text('utf-8'))
+    known = {field.name: field for field in dataclasses.fields(AnswerFormat)}
+    if not isinstance(values, Mapping) or set(values) - set(known):
+      raise ValueError('fields')
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    values['classes_of'] = tuple(map(tuple, values.get('classes_of', ())))
+    found = AnswerFormat(**values)
+    _check_format(found)
+    return found
+  except (ValueError, TypeError, KeyError, RecursionError, UnicodeDecodeError):
+    raise UserError(f'{file} is not the answer format of a model; export the model again') from None
+
+
+def _check_format(found: AnswerFormat) -> None:
+  """Raises a ValueError where the fields of a format do not go together."""
+  texts = (*found.tasks, *found.labels, *found.classes, found.template, found.text_format)
+  numbers = (found.max_length, found.longest_answer, found.seen)
+  counts = len(found.labels) == len(found.classes) and len(found.classes_of) == len(found.tasks)
+  inside = all(0 <= c < len(found.classes) for own in found.classes_of for c in own)
+  if not (counts and inside and all(isinstance(x, str) for x in texts)):
+    raise ValueError('fields')
+  if not all(isinstance(x, int) and 0 <= x < 2**31 for x in numbers):
+    raise ValueError('numbers')

@@ -1,0 +1,236 @@
+"""The front door: `import jcl` and nothing else, from rows to answers."""
+
+import json
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from support import ROOT
+
+import jcl
+from jcl.methods import Method, TaskPlan
+
+SMALL = jcl.BackboneConfig(width=32, layers=1, heads=2, feed_forward=48)
+TRAIN = jcl.TrainConfig(learning_rate=1e-2, epochs=12, batch_size=8)
+WORDS = ('red', 'green', 'blue', 'grey', 'pink', 'gold')
+
+
+def rows(*labels, count=6):
+  """Rows whose second word says the label."""
+  return [
+    {'text': f'{WORDS[i]} {label.replace("_", "")}', 'label': label}
+    for label in labels
+    for i in range(count)
+  ]
+
+
+def two_tasks():
+  return jcl.Stream.from_rows(
+    {'disk': rows('data_loss', 'no_space'), 'net': rows('slow', 'time_out')},
+    test={'disk': rows('data_loss', 'no_space'), 'net': rows('slow', 'time_out')},
+    overlap='keep',
+  )
+
+
+class Watcher:
+  def __init__(self):
+    self.steps, self.tasks = [], []
+
+  def on_step(self, metrics):
+    self.steps.append(metrics)
+
+  def on_task(self, results):
+    self.tasks.append(results)
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+  """-> result of a run in a workdir, its watcher, the workdir."""
+  folder, watcher = tmp_path_factory.mktemp('front') / 'run', Watcher()
+  result = jcl.learn(
+    two_tasks(), 'replay', model=SMALL, train=TRAIN, workdir=folder, callbacks=[watcher],
+    quiet=True, replay_ratio=1.0,
+  )  # fmt: skip
+  return result, watcher, folder
+
+
+def test_a_result_holds_the_matrix_the_metrics_and_the_parameters(trained):
+  result, watcher, folder = trained
+  assert result.matrix.shape == (3, 2)
+  assert np.nanmin(result.matrix[2]) >= 0.9
+  assert result.metrics['average_accuracy'] == pytest.approx(result.matrix[2].mean())
+  assert result.workdir == folder
+  assert {'embed', 'layers'} <= set(result.params)
+  assert 'disk' in str(result)
+  assert 'net' in repr(result)
+  assert len(watcher.tasks) == 2
+  assert watcher.steps[0]['task'] == 0
+
+
+def test_answers_are_labels_as_the_user_wrote_them(trained):
+  model = trained[0].model
+  assert model.labels == ('data_loss', 'no_space', 'slow', 'time_out')
+  asked = ['red dataloss', 'gold slow', 'pink timeout', 'blue nospace']
+  assert model.answer(asked) == ['data_loss', 'slow', 'time_out', 'no_space']
+  assert model.answer([]) == []
+
+
+def test_probabilities_are_those_of_the_labels_and_agree_with_the_answers(trained):
+  model = trained[0].model
+  asked = ['red dataloss', 'gold slow']
+  found = model.probabilities(asked)
+  for one, answer in zip(found, model.answer(asked), strict=True):
+    assert set(one) == set(model.labels)
+    assert sum(one.values()) == pytest.approx(1)
+    assert max(one, key=one.get) == answer
+
+
+def test_a_run_is_opened_again_without_its_data(trained):
+  result, _, folder = trained
+  again = jcl.load_model(folder)
+  asked = ['red dataloss', 'gold slow', 'pink timeout']
+  assert again.answer(asked) == result.model.answer(asked)
+  for one, other in zip(jax.tree.leaves(again.params), jax.tree.leaves(result.params), strict=True):
+    np.testing.assert_array_equal(one, other)
+
+
+def test_an_export_answers_and_can_be_trained_on(trained, tmp_path):
+  result, _, _ = trained
+  result.model.save(tmp_path / 'exported')
+  again = jcl.load_model(tmp_path / 'exported')
+  asked = ['red dataloss', 'gold slow', 'pink timeout']
+  assert again.answer(asked) == result.model.answer(asked)
+  assert again.probabilities(asked[:1])[0] == pytest.approx(
+    result.model.probabilities(asked[:1])[0], abs=1e-5
+  )
+  more = jcl.Stream.from_rows({'more': rows('data_loss', 'slow')}, overlap='keep')
+  short = jcl.TrainConfig(learning_rate=1e-3, epochs=1, batch_size=8)
+  for start in (tmp_path / 'exported', again):
+    on = jcl.learn(more, model=start, train=short, quiet=True)
+    assert on.matrix[0, 0] > 0.5, 'it starts from what it knew'
+
+
+def test_generate_continues_prompts(trained):
+  model = trained[0].model
+  one, two = (model.generate(['red', 'gold'], max_new=4, seed=s) for s in (0, 0))
+  assert one == two
+  assert len(one) == 2
+  assert all(isinstance(text, str) for text in one)
+
+
+def test_the_report_shows_itself_and_is_saved(trained, tmp_path):
+  page = trained[0].report()
+  assert '<html' in page._repr_html_()
+  page.save(tmp_path / 'report.html')
+  assert 'disk' in (tmp_path / 'report.html').read_text()
+
+
+def test_a_head_answers_with_probabilities():
+  head = jcl.BackboneConfig(width=32, layers=1, heads=2, feed_forward=48, head='linear')
+  train = jcl.TrainConfig(learning_rate=1e-2, head_learning_rate=1e-2, epochs=12, batch_size=8)
+  result = jcl.learn(two_tasks(), 'replay', model=head, train=train, quiet=True, replay_ratio=1.0)
+  asked = ['red dataloss', 'gold slow', 'pink timeout']
+  assert result.model.answer(asked) == ['data_loss', 'slow', 'time_out']
+  (one, *_) = result.model.probabilities(asked)
+  assert sum(one.values()) == pytest.approx(1)
+  assert max(one, key=one.get) == 'data_loss'
+
+
+def test_raw_text_is_continued_and_not_answered():
+  texts = [{'text': 'the cat sat on the mat and the dog ran off'}] * 8
+  stream = jcl.Stream.from_rows({'tales': texts}, test={'tales': texts}, overlap='keep')
+  train = jcl.TrainConfig(learning_rate=1e-2, steps=10, batch_size=4)
+  result = jcl.learn(stream, 'pretrain', model=SMALL, train=train, quiet=True, drift=False)
+  assert result.results['scenario'] == 'cpt'
+  assert result.matrix[1, 0] < result.matrix[0, 0]
+  assert result.model.generate(['the cat'], max_new=3, top_k=1)
+  with pytest.raises(jcl.UserError, match='use generate'):
+    result.model.answer(['the cat'])
+
+
+def test_a_method_record_is_trained_in_memory():
+  calls = []
+
+  def plan(memory, task):
+    calls.append(task.name)
+    return TaskPlan(task.train)
+
+  short = jcl.TrainConfig(learning_rate=1e-2, epochs=1, batch_size=8)
+  result = jcl.learn(two_tasks(), Method(plan=plan), model=SMALL, train=short, quiet=True)
+  assert {'disk', 'net'} <= set(calls)
+  assert result.results['finished']
+
+
+STREAM = two_tasks
+WRONG = {
+  'no stream': ((3,), {}, r'stream is a int; give what jcl\.Stream\.from_rows'),
+  'two streams': (([two_tasks(), two_tasks()],), {}, 'stream: give one stream'),
+  'unknown stream': (('nonsense',), {}, r"stream\.name: nothing is called 'nonsense'"),
+  'unknown method': ((two_tasks(), 'nonsense'), {}, "method: nothing is called 'nonsense'"),
+  'method of another kind': ((two_tasks(), 3), {}, 'method is int; give a name'),
+  'settings class': ((two_tasks(), type(jcl.Config().method)), {}, 'method is NoneType'),
+  'unknown setting': (
+    (two_tasks(), 'lamol'), {'gama': 1}, "method 'lamol' has no setting 'gama'; it has lambda_gen"
+  ),
+  'setting out of bounds': (
+    (two_tasks(), 'lamol'), {'gamma': -1.0}, r'method\.gamma is -1\.0; it must be at least 0'
+  ),
+  'model of another kind': ((two_tasks(),), {'model': 3}, 'model is a int; give a path'),
+  'empty model': ((two_tasks(),), {'model': ''}, "model is ''; give a path"),
+  'no such model': ((two_tasks(),), {'model': 'no/such/folder'}, 'no such folder'),
+  'train of another kind': ((two_tasks(),), {'train': 3}, 'train is a int; give a jcl.TrainConfi'),
+  'unknown field of train': ((two_tasks(),), {'train': {'rate': 3}}, "train has no setting 'rate'"),
+  'callbacks': ((two_tasks(),), {'callbacks': [3]}, 'callbacks holds a int without any of on_step'),
+  'one callback': ((two_tasks(),), {'callbacks': Watcher()}, 'callbacks is a Watcher; give a list'),
+  'scenario': ((two_tasks(),), {'scenario': 'cli'}, "scenario is 'cli'; it must be one of"),
+  'record in a folder': ((two_tasks(), Method()), {'workdir': 'x'}, 'cannot be stored'),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('case', WRONG)
+def test_a_wrong_argument_is_one_line_that_names_it(case):
+  given, more, words = WRONG[case]
+  with pytest.raises(jcl.UserError, match=words) as raised:
+    jcl.learn(*given, **more)
+  assert '\n' not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+  ('call', 'words'),
+  [
+    (lambda m: m.answer('one text'), 'texts is one text; give a list'),
+    (lambda m: m.answer([3]), 'texts holds a int'),
+    (lambda m: m.answer(['x'], task='nope'), "no task is called 'nope'; there are disk, net"),
+    (lambda m: m.save('x', format='onnx'), "format 'onnx'"),
+    (lambda m: m.generate([3]), 'prompts holds a int'),
+  ],
+)  # fmt: skip
+def test_a_model_refuses_what_it_cannot_read(trained, call, words):
+  with pytest.raises(jcl.UserError, match=words):
+    call(trained[0].model)
+
+
+def test_a_damaged_answer_format_is_one_line(trained, tmp_path):
+  trained[0].model.save(tmp_path / 'exported')
+  file = tmp_path / 'exported' / 'jcl.json'
+  values = json.loads(file.read_text())
+  for damaged in ('{', '[]', json.dumps({**values, 'classes_of': [[9]]}), json.dumps({'x': 1})):
+    file.write_text(damaged)
+    with pytest.raises(jcl.UserError, match='is not the answer format of a model'):
+      jcl.load_model(tmp_path / 'exported')
+
+
+def test_importing_starts_no_backend_and_reads_little():
+  code = (
+    'import sys, time; t = time.perf_counter(); import jcl; '
+    'print(time.perf_counter() - t, "jax" in sys.modules, "numpy" in sys.modules)'
+  )
+  done = subprocess.run(
+    [sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, check=True
+  )
+  seconds, *loaded = done.stdout.split()
+  assert loaded == ['False', 'False']
+  assert float(seconds) < 0.5
+  assert set(jcl.__all__) <= set(dir(jcl))
