@@ -30,6 +30,7 @@ from jcl.errors import UserError
 from jcl.model import Model
 from jcl.preflight import checks
 from jcl.reports import report
+from jcl.reports.page import Page
 from jcl.storage.sealed_folder import newest
 from jcl.streams.stream import Stream
 from jcl.training import experiment
@@ -108,9 +109,9 @@ class Result:
     """Averages, forgetting and transfer; see `jcl.reports.metrics`."""
     return dict(self.results['metrics'])
 
-  def report(self) -> report.Page:
+  def report(self) -> Page:
     """Returns the report: it shows itself in a notebook, and `.save(file)` writes it."""
-    return report.Page([self.results])
+    return Page([self.results])
 
   def __str__(self) -> str:
     return report.matrix_table(self.results)

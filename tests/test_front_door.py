@@ -122,7 +122,8 @@ def test_generate_continues_prompts(trained):
 
 def test_the_report_shows_itself_and_is_saved(trained, tmp_path):
   page = trained[0].report()
-  assert '<html' in page._repr_html_()
+  assert page._repr_html_().startswith('<iframe')
+  assert page.html.startswith('<!doctype html>')
   page.save(tmp_path / 'report.html')
   assert 'disk' in (tmp_path / 'report.html').read_text()
 

@@ -103,7 +103,7 @@ def html_report(results: Sequence[Run], path: str | pathlib.Path) -> None:
   Raises:
     UserError: the runs cannot be compared, or a matrix is malformed.
   """
-  write_atomically(path, _page(results).encode())
+  write_atomically(path, page(results).encode())
 
 
 def matrices(results: Run) -> list[tuple[str, list[list[str]], str]]:
@@ -239,7 +239,7 @@ pre { background: #f6f6f6; padding: .8rem; overflow-x: auto; }
 PSEUDO = ('before', 'task', 'asked', 'drawn', 'kept', 'distinct', 'verbatim', 'valid_label')
 
 
-def _page(results: Sequence[Run]) -> str:
+def page(results: Sequence[Run]) -> str:
   """The whole page; every word that comes from a run is escaped on its way in."""
   groups = grouped(results)
   where = sorted({f'{r.get("stream", "")} ({r.get("scenario", NULL)})' for r in results})
