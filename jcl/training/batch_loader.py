@@ -1,4 +1,4 @@
-"""The batches of a task, composed, laid out and placed ahead of the step that takes them."""
+"""The batches of a task: composed, laid out and placed before the step that takes them."""
 
 import queue
 import threading
@@ -16,22 +16,22 @@ from jcl.step import sharding
 from jcl.streams.stream import Lazy, Reference, TaskPlan
 from jcl.training.hook_tools import HookTools
 
-AHEAD = 2  # batches that wait on the device
-LOOKED_AT = 8  # epochs whose steps decide what shapes a task has
+AHEAD = 2  # batches that wait on the devices
+LOOKED_AT = 8  # epochs whose steps decide which shapes a task has
 
 
 class LoadedBatch(NamedTuple):
-  """One step's batch.
+  """The batch of one step.
 
   Attributes:
-    number: of the step in its task, from 0.
-    batch: placed on the mesh.
-    tokens: real ones in it.
-    old_tokens: those of them that come from the past.
-    rows: (task, number) of the examples in it.
-    epoch: that it is in, from 0.
-    ends_epoch: it is the last of its epoch.
-    last: it is the last of its task.
+    number: number of the step in its task, from 0.
+    batch: the batch, on the devices.
+    tokens: real tokens in the batch.
+    old_tokens: real tokens that come from the past.
+    rows: (task, number) of each example in the batch.
+    epoch: epoch of the step, from 0.
+    ends_epoch: whether the step is the last of its epoch.
+    last: whether the step is the last of its task.
   """
 
   number: int
@@ -45,19 +45,25 @@ class LoadedBatch(NamedTuple):
 
 
 class BatchLoader:
-  """The steps of one task, a function of (seed, plan, task, step) alone.
+  """The batches of one task, a function of (seed, plan, task, step) only.
+
+  Args:
+    plan: what trains the task.
+    task: index of the task.
+    tools: of the run.
+    train: settings: epochs, steps, batch size.
 
   Attributes:
-    plan: with its examples resolved.
+    plan: the plan, its references replaced by examples.
     total: steps of the task.
-    per_epoch: steps of its first epoch; those of others may have more or fewer old examples.
+    per_epoch: steps of the first epoch; epochs differ in length when replay is counted in tokens.
   """
 
   def __init__(self, plan: TaskPlan, task: int, tools: HookTools, train: TrainConfig):
     resolve = lambda examples: Lazy(examples, lambda _, one: tools.example(one))
     new, old = resolve(plan.new), resolve(plan.old)
     self._task, self._tools, self._train = task, tools, train
-    # Blocks of raw text are not read before their step, be they ever so many.
+    # Blocks of raw text are read at their step: there may be too many to hold.
     self._lazy = isinstance(tools.text, PackedText) and (plan.level == 'even' or not plan.old)
     if self._lazy:
       sizes = lambda blocks: np.array([tools.text.size(e) for e in blocks], np.int64)
@@ -79,7 +85,7 @@ class BatchLoader:
 
   @property
   def largest(self) -> batches.Shape:
-    """The largest shape that the steps are padded to."""
+    """The largest shape to which a step is padded."""
     return self._shapes[-1]
 
   def _compose(self, epoch: int) -> Sequence[rows.Step]:
@@ -93,21 +99,21 @@ class BatchLoader:
     return rows.steps(self.plan, rows_of, tools.seed, self._task, epoch, size)
 
   def _steps(self, epochs: int) -> int:
-    """Those of so many epochs, which differ where old rows are counted in tokens or come to be."""
+    """Number of steps in `epochs` epochs, which differ in length if replay is counted in tokens."""
     plan = self.plan
     if (self._lazy and plan.old) or plan.online_buffer is not None or plan.unit == 'tokens':
       return self.per_epoch + sum(len(self._compose(epoch)) for epoch in range(1, epochs))
     return epochs * self.per_epoch
 
   def _whole_blocks(self) -> batches.Shape:
-    """The shape of a step of whole blocks of raw text, which is that of every step of a run."""
+    """The shape of a step whose blocks of raw text are all full; every step of a run has it."""
     a_block = -(-self._train.batch_size // self._blocks)
     longest = batches.bucket(self._tools.text.max_length, batches.LENGTHS)
     targets = batches.bucket(a_block * self._tools.text.max_length, batches.TARGETS)
     return batches.Shape(a_block * self._blocks, longest, targets)
 
   def _rows(self) -> int:
-    """Rows that a batch has room for: the same for every step of a run."""
+    """Number of rows for which a batch has room, the same in every step of a run."""
     width = len(self._tools.text.rows(self.plan.new[0]))
     size = self._train.batch_size
     if self.plan.level == 'batch' and (self.plan.old or self.plan.online_buffer is not None):
@@ -115,7 +121,7 @@ class BatchLoader:
     return width * max(size, self._train.batch_size)
 
   def _laid_out(self, skip: int) -> Iterator[LoadedBatch]:
-    """Batches from step `skip` on."""
+    """Yields the batches from step `skip` on."""
     number, epoch = 0, 0
     while number < self.total:
       steps = self._compose(epoch) if epoch else self._first
@@ -138,7 +144,7 @@ class BatchLoader:
       number, epoch = number + len(steps), epoch + 1
 
   def batches(self, skip: int = 0) -> Iterator[LoadedBatch]:
-    """Batches from step `skip` on, made by a thread that stays at most two ahead."""
+    """Yields the batches from step `skip` on; a thread makes them, at most two ahead."""
     ready: queue.Queue = queue.Queue(AHEAD)
     stop = threading.Event()
 
@@ -157,7 +163,7 @@ class BatchLoader:
           if not put(loaded):
             return
         put(None)
-      except BaseException as error:  # whatever it is, the loop must hear of it
+      except BaseException as error:  # raised again in the loop that takes the batches
         put(error)
 
     thread = threading.Thread(target=work, daemon=True, name='jcl-feed')

@@ -30,14 +30,18 @@ from jcl.training.hook_tools import HookTools, make_tools
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-  """The parts of a run.
+  """Everything that a run is made of.
 
   Attributes:
-    config: the settings it was made of.
-    stream, text, backbone, method, tools: the parts.
-    decoder_config: shape of the backbone.
+    config: the settings.
+    stream: the tasks.
+    text: how examples become rows.
+    backbone: the model.
+    decoder_config: shape of the model.
+    method: how forgetting is held off.
+    tools: what the method's hooks may ask for.
     weights: pretrained parameters on the host; None: from scratch, or not read.
-    added: ids of the tokens added to the tokenizer.
+    added: ids of the tokens that were added to the tokenizer.
     longest_answer: tokens that an answer may have, end-of-sequence included.
   """
 
@@ -54,31 +58,31 @@ class Experiment:
 
   @property
   def score(self) -> str:
-    """What the matrix holds: `accuracy`, or `log_perplexity` where text is predicted."""
+    """Kind of score in the matrix: `accuracy`, or `log_perplexity` for raw text."""
     return 'log_perplexity' if self.text.text_format == 'packed' else 'accuracy'
 
   @property
   def task_id_given(self) -> bool:
-    """Whether the model is told the task at test time."""
+    """Whether the model is given the task at test time."""
     return self.tools.task_id_given
 
   def initial_params(self) -> Any:
-    """The parameters that the run starts from, float32."""
+    """Returns the parameters that the run starts from, float32."""
     if self.weights is not None:
       return jax.tree.map(np.asarray, self.weights)
     return jax.jit(self.backbone.init)(self.tools.key('init'))
 
   @property
   def loss_fn(self) -> Callable:
-    """The method's, or that of plain fine-tuning."""
+    """The method's loss, or that of plain fine-tuning."""
     return self.method.loss_fn or losses.plain(self.backbone)
 
   def optimizer(self) -> optax.GradientTransformation:
-    """Updates before the learning rate."""
+    """Returns the optimiser, whose updates the step multiplies by the learning rate."""
     return optimizer.make_optimizer(self.config.train, self.added, ('embed', 'unembed'))
 
   def train_step(self) -> Callable:
-    """The pmapped step; see `parallel.make_step`."""
+    """Returns the pmapped train step; see `train_step.make_step`."""
     train, tools = self.config.train, self.tools
     return train_step.make_step(
       self.method, self.loss_fn, self.optimizer(), tools.mesh, fsdp=train.fsdp,
@@ -87,7 +91,7 @@ class Experiment:
     )  # fmt: skip
 
   def split(self, params: Any, plan: TaskPlan) -> tuple[Any, Any, Any]:
-    """-> trained, frozen and masks of a task's plan; see `partition.split`.
+    """Splits parameters into trained, frozen and masks by a task's plan; see `trainable.split`.
 
     Raises:
       UserError: nothing would train.
@@ -100,7 +104,7 @@ class Experiment:
 
 
 def check(config: Config) -> None:
-  """Refuses what needs no data to be refused.
+  """Refuses settings that are wrong whatever the data.
 
   Raises:
     UserError: naming the field.
@@ -141,7 +145,7 @@ def check(config: Config) -> None:
 
 
 def check_classes(config: Config, stream: Stream) -> None:
-  """Refuses settings that need classes where answers are free.
+  """Refuses settings that need classes if the answers are free.
 
   Raises:
     UserError: naming the field.
@@ -165,7 +169,7 @@ def assemble(
   config: Config, mesh: Mesh | None = None, weights: bool = True, stream: Stream | None = None,
   loaded: Any = None,
 ) -> Experiment:  # fmt: skip
-  """Reads the stream and the backbone and puts the parts together.
+  """Reads the stream and the model and assembles the run.
 
   Args:
     config: the settings.
@@ -216,7 +220,7 @@ def assemble(
 
 
 def check_trainable(config: Config, backbone: Backbone) -> None:
-  """Refuses `train.trainable` where no parameter has such a name.
+  """Refuses `train.trainable` if no parameter has such a name.
 
   Raises:
     UserError: naming the patterns.
@@ -230,14 +234,14 @@ def check_trainable(config: Config, backbone: Backbone) -> None:
 
 
 def text_format_of(config: Config) -> str:
-  """The method's, unless the scenario or a head has one for all methods."""
+  """The text format: the method's, unless the scenario or a head has one for all methods."""
   if config.scenario == 'cpt':
     return 'packed'
   return 'class' if config.backbone.head else config.method.text_format
 
 
 def _longest_answer(text: Text, stream: Stream) -> int:
-  """Tokens of it; every text is looked at before anything is written."""
+  """Returns the tokens of the longest answer; makes and checks the rows of all examples."""
   examples = stream.examples
   longest = text.reserve = max(text.answer_length(e) for e in examples)
   text.cut.clear()
@@ -247,7 +251,7 @@ def _longest_answer(text: Text, stream: Stream) -> int:
 
 
 def with_knobs(method: Method, config: Config, backbone: Backbone) -> Method:
-  """The method with what all methods share: norms as penalties, adversarial training.
+  """Adds to a method what all methods share: norms as penalties, adversarial training.
 
   Raises:
     UserError: `train.keep_best` for a method whose evaluated parameters are not those that train.
@@ -269,7 +273,7 @@ def with_knobs(method: Method, config: Config, backbone: Backbone) -> Method:
 
 
 def _elder(config: Config, text: Text, weights: bool) -> ExternalTeacher | None:
-  """The model that the method's `teacher_path` names, its vocabulary that of the text."""
+  """Loads the model that the method's `teacher_path` names; its vocabulary must be the text's."""
   path = config.method.teacher_path
   if not path:
     return None
@@ -291,7 +295,7 @@ def _elder(config: Config, text: Text, weights: bool) -> ExternalTeacher | None:
 def _backbone(
   config: Config, stream: Stream, text_format: str, weights: bool, loaded: Any
 ) -> tuple:
-  """-> decoder config, params or None, tokenizer with the added tokens, special ids, added ids."""
+  """Returns config, parameters or None, tokenizer with added tokens, special ids, added ids."""
   names = added_tokens(text_format, len(stream))
   settings = config.backbone
   classes = len(stream.classes) if settings.head else 0
@@ -337,7 +341,7 @@ def _backbone(
 
 
 def check_pre_norm(shape: Any, config: Config) -> None:
-  """Refuses a model whose blocks cannot be the identity.
+  """Refuses a model whose added blocks cannot be the identity.
 
   Raises:
     UserError: it is an encoder.
@@ -351,11 +355,11 @@ def check_pre_norm(shape: Any, config: Config) -> None:
 
 
 def _class_tasks(stream: Stream) -> np.ndarray:
-  """[C] the task in which each class first occurs."""
+  """Returns [C], the index of the task in which each class first occurs."""
   first = {c: t.index for t in reversed(stream.tasks) for c in t.classes}
   return np.array([first[c] for c in range(len(stream.classes))])
 
 
 def _words(example: Any, template: str) -> tuple[str, str, str]:
-  """The texts that a tokenizer made from scratch must know: input, answer, template."""
+  """Returns the texts that a tokenizer from scratch must know: input, answer, template."""
   return example.text, example.answer, template.replace('{x}', ' ').replace('{y}', ' ')

@@ -1,4 +1,4 @@
-"""What a run says while it works: a bar on a terminal, a plain line now and then elsewhere."""
+"""Progress of long work: a bar on a terminal, elsewhere a line of text now and then."""
 
 import sys
 import time
@@ -16,10 +16,10 @@ class Bar:
   """The progress of one piece of work.
 
   Args:
-    title: what is under way, e.g. `task 2/5 bank: train`.
-    total: steps or chunks.
-    quiet: say nothing.
-    done: those done already, before a resume.
+    title: name of the work, e.g. `task 2/5 bank: train`.
+    total: its steps or chunks.
+    quiet: show nothing.
+    done: steps or chunks that were done before a resume.
   """
 
   def __init__(self, title: str, total: int, quiet: bool = False, done: int = 0):
@@ -31,7 +31,13 @@ class Bar:
       self._bar = tqdm.tqdm(total=total, initial=done, desc=title, leave=False, dynamic_ncols=True)
 
   def advance(self, done: int, tokens: int = 0, note: str = '') -> None:
-    """Says how far the work has come, and how many tokens it has read since the last call."""
+    """Shows how far the work has come.
+
+    Args:
+      done: steps or chunks done.
+      tokens: tokens read since the last call.
+      note: shown beside the speed.
+    """
     self._tokens += tokens
     now = time.monotonic()
     speed = self._tokens / max(now - self._start, 1e-9)
@@ -47,7 +53,7 @@ class Bar:
     self._done = done
 
   def close(self) -> None:
-    """Takes the bar away."""
+    """Removes the bar."""
     if self._bar is not None:
       self._bar.close()
 
@@ -57,7 +63,7 @@ class FoldBars:
 
   Args:
     folds: the runner of the folds.
-    title: name of a fold -> what a bar calls it.
+    title: name of a fold -> title of its bar.
     quiet: show nothing.
     before, after: called around every chunk.
   """

@@ -1,4 +1,4 @@
-"""What a run says of itself: seconds, tokens, the accuracy matrix, `results.json`."""
+"""The record of a run: seconds, tokens, the accuracy matrix, `results.json`."""
 
 import contextlib
 import dataclasses
@@ -36,7 +36,7 @@ jax.monitoring.register_event_duration_secs_listener(_listen)
 
 
 class Clock:
-  """Seconds by kind of work; compilation is taken out of the work it delays and stands alone."""
+  """Seconds by kind of work. Compilation is a kind of its own, not part of the work it delays."""
 
   def __init__(self):
     self.seconds = dict.fromkeys(KINDS, 0.0)
@@ -44,7 +44,7 @@ class Clock:
     self._since = (0.0, 0.0)
 
   def settle(self) -> None:
-    """Charges the time so far to the kind of work under way."""
+    """Adds the time since the last call to the kind of work under way."""
     wall, compiled = time.monotonic(), _compiled
     if self._kinds:
       compiling = compiled - self._since[1]
@@ -54,7 +54,7 @@ class Clock:
 
   @contextlib.contextmanager
   def of(self, kind: str) -> Iterator[None]:
-    """Charges what happens inside to `kind`; generation during an evaluation is evaluation."""
+    """Times what happens inside as `kind`; generation during an evaluation counts as evaluation."""
     self.settle()
     self._kinds.append('evaluate' if 'evaluate' in self._kinds else kind)
     try:
@@ -65,7 +65,7 @@ class Clock:
 
 
 class Recorder:
-  """Everything `results.json` is made of, as plain data that a snapshot can hold."""
+  """Everything that `results.json` is made of, as plain data that a snapshot can hold."""
 
   def __init__(self, parts: Any):
     self._parts = parts
@@ -78,17 +78,24 @@ class Recorder:
     self.resumes: list[dict] = []  # of all times, read from a file: no snapshot is as new
 
   def state(self) -> dict[str, Any]:
-    """As a snapshot holds it."""
+    """Returns the record as a snapshot holds it."""
     return {**self._state, 'seconds': dict(self.seconds), 'tokens': dict(self.tokens)}
 
   def restore(self, state: dict[str, Any]) -> None:
-    """From a snapshot."""
+    """Sets the record to that of a snapshot."""
     state = dict(state)
     self.seconds, self.tokens = state.pop('seconds'), state.pop('tokens')
     self._state |= state
 
   def resume(self, phase: int, step: int, snapshot: int, repeated: tuple[int, int]) -> dict:
-    """A line about a run that goes on from a snapshot, and how much of its work it repeats."""
+    """Returns the entry of `resumes` for a run that goes on from a snapshot.
+
+    Args:
+      phase: phases done.
+      step: steps taken in the task under way.
+      snapshot: number of the snapshot.
+      repeated: steps and chunks that were done after the snapshot and are done again.
+    """
     inside = max(phase - 2, 0)
     names = ('before_task', 'train', 'after_task', 'evaluate')
     return {
@@ -101,7 +108,7 @@ class Recorder:
     }
 
   def take(self, tools: HookTools, clock: Clock) -> None:
-    """Moves what hooks reported, and what was counted meanwhile, into the record."""
+    """Moves what hooks reported, sampled tokens and seconds into the record."""
     mine = self._state['reports']
     self._state['reports'] = mine | {k: [*mine.get(k, []), *v] for k, v in tools.reports.items()}
     tools.reports.clear()
@@ -113,7 +120,7 @@ class Recorder:
       clock.seconds[kind] = 0.0
 
   def trained(self, task: Task, tokens: int, old: int) -> None:
-    """Counts the tokens of a step, and those of them that come from the past."""
+    """Counts the `tokens` of a step, of which `old` come from the past."""
     self.tokens['train'] += tokens
     mix = self._state['mix']
     new_before, old_before = mix.get(task.index, (0, 0))
@@ -121,7 +128,7 @@ class Recorder:
     self._state['mix'] = {**mix, task.index: counts}
 
   def refused(self, task: Task) -> int:
-    """Counts a step that was not applied -> how many of the task were not."""
+    """Counts a step that was not applied; returns the count of such steps in the task."""
     count = self._state['refused'].get(task.index, 0) + 1
     self._state['refused'] = {**self._state['refused'], task.index: count}
     return count
@@ -130,7 +137,7 @@ class Recorder:
     return [*values, *[None] * (len(self._parts.stream) - len(values))]
 
   def skip_row(self) -> None:
-    """A row of nulls: nothing was trained after which there would be something to see."""
+    """Adds a row of nulls for a task after which nothing was trained."""
     for name in ('matrix', 'invalid', 'matrix_train'):
       self._state[name] = [*self._state[name], self._pad([])]
 
@@ -140,7 +147,13 @@ class Recorder:
     scores: Sequence[Score | LogPerplexity],
     trained: Sequence[Score] | None,
   ) -> None:
-    """Adds what a model scored on the first tasks of the stream."""
+    """Adds a row: the scores on the first tasks of the stream.
+
+    Args:
+      task: the task just learned; None: before any training.
+      scores: on the test splits.
+      trained: on the training splits, in scenario iil.
+    """
     state = self._state
     state['matrix'] = [*state['matrix'], self._pad([s.value for s in scores])]
     state['invalid'] = [*state['invalid'], self._pad([s.invalid for s in scores])]
@@ -151,7 +164,7 @@ class Recorder:
       state['last'] = {t: [bool(r) for r in scores[t].right] for t in state['right']}
 
   def line(self, task: Task | None) -> str:
-    """The newest row in words."""
+    """The newest row as a line of text."""
     names = [t.name for t in self._parts.stream.tasks]
     row = self._state['matrix'][-1]
     score = self._parts.score
@@ -161,7 +174,7 @@ class Recorder:
     return f'{after}: {", ".join(cells)} ({unit})'
 
   def _flips(self) -> dict[str, Any] | None:
-    """Test examples that were right after their task and are wrong now."""
+    """The test examples that were right after their task and are wrong now."""
     if self._parts.score == 'log_perplexity':
       return None
     tasks, right, last = self._parts.stream.tasks, self._state['right'], self._state['last']
@@ -232,7 +245,7 @@ class Recorder:
     return found
 
   def write(self, workdir: pathlib.Path, params: Any, finished: bool) -> dict[str, Any]:
-    """Writes `results.json`, and with the last row the pictures and the page -> the results."""
+    """Writes `results.json`, after the last task the pictures and the page; returns the results."""
     results = self.results(params, finished)
     if not is_first():
       return results
@@ -245,7 +258,7 @@ class Recorder:
 
 
 def digest(params: Any) -> str:
-  """SHA-256 over the names, shapes and bytes of all parameters."""
+  """Returns the SHA-256 of the names, shapes and bytes of all parameters."""
   total = hashlib.sha256()
   for path, leaf in sorted(by_path(params).items()):
     array = np.ascontiguousarray(fetch(leaf))

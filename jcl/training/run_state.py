@@ -1,4 +1,4 @@
-"""Where a run stands: events for those who watch it, and a file that no kill can take back."""
+"""The state of a run, its events, and a file that counts its work through every kill."""
 
 import dataclasses
 import json
@@ -21,7 +21,7 @@ class Run:
     step: steps taken in the task under way.
     best: the parameters with the best dev score of the task, under `keep_best`.
     best_score: that score.
-    record: what `results.json` will say.
+    record: what `results.json` is made of.
     log_length: bytes of metrics.jsonl.
   """
 
@@ -40,7 +40,7 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Event:
-  """Something a run is about to do, or has done; the same in a run that went on after a kill.
+  """Something that a run is about to do or has done; equal in a run that went on after a kill.
 
   Attributes:
     kind: `step` and `chunk` (about to begin), `snapshot begun`, `snapshot renamed`, `snapshot
@@ -60,17 +60,17 @@ Announce = Callable[[Event], None]
 
 
 def nobody(event: Event) -> None:
-  """Listens to no event."""
+  """Ignores an event."""
 
 
 class ProgressCounter:
-  """Counts steps and chunks of a whole run, and keeps the counts in a file as they grow.
+  """Counts the steps and chunks of a whole run in a file.
 
-  A kill leaves the file, a snapshot holds the counts of its own moment: the difference is what the
-  kill cost, to the step. The file is written in place, without waiting for the disk.
+  A kill leaves the file as it is, and a snapshot holds the counts of its own moment: the difference
+  is what the kill cost, to the step. The file is written in place, without waiting for the disk.
 
   Args:
-    workdir: of the run; `position` and `resumes.jsonl` are written in it. None: nothing is written.
+    workdir: folder of the files `position` and `resumes.jsonl`; None: nothing is written.
     announce: called with every event.
   """
 
@@ -80,25 +80,25 @@ class ProgressCounter:
     self._file = -1
 
   def open(self) -> 'ProgressCounter':
-    """From now on this process writes."""
+    """Opens the file: from now on this process writes it."""
     self._file = os.open(self._workdir / 'position', os.O_RDWR | os.O_CREAT, 0o644)
     return self
 
   def took(self, steps: int = 0, chunks: int = 0) -> None:
-    """Counts what was done."""
+    """Counts finished steps and chunks."""
     self.steps, self.chunks = self.steps + steps, self.chunks + chunks
     self._mark()
 
   def says(self, kind: str) -> None:
-    """Announces an event here."""
+    """Announces an event at the present counts."""
     self._announce(Event(kind, self.done, self.steps, self.chunks))
 
   def state(self) -> list[int]:
-    """As a snapshot holds it."""
+    """Returns the counts as a snapshot holds them."""
     return [self.steps, self.chunks]
 
   def restore(self, done: int, state: list[int]) -> tuple[int, int]:
-    """From a snapshot -> the steps and the chunks that were done beyond it."""
+    """Sets the counts to a snapshot's; returns the steps and chunks done after the snapshot."""
     self.done, (self.steps, self.chunks) = done, state
     text = os.pread(self._file, 100, 0).decode(errors='replace') if self._file >= 0 else ''
     try:
@@ -108,9 +108,9 @@ class ProgressCounter:
     return max(steps - self.steps, 0), max(chunks - self.chunks, 0)
 
   def resumed(self, line: dict[str, Any] | None = None) -> list[dict[str, Any]]:
-    """Adds a line to those of all times this run was resumed -> all of them.
+    """Adds an entry for a resume; returns the entries of all resumes of the run.
 
-    They stand in a file of their own: a snapshot is older than the last kill.
+    They stand in a file of their own, since a snapshot is older than the last kill.
     """
     path = self._workdir / 'resumes.jsonl'
     if line is not None and self._file >= 0:
@@ -132,7 +132,7 @@ class ProgressCounter:
 
 
 def _object(line: str) -> dict[str, Any] | None:
-  """What a line holds; None for half of one."""
+  """Returns the object in a line of JSON; None for a line that a kill cut short."""
   try:
     found = json.loads(line)
   except ValueError:

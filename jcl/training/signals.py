@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: the run saves itself at its next step and stops; a second ends it at once."""
+"""SIGTERM and Ctrl-C: the run saves at its next step and stops; a second signal ends it at once."""
 
 import os
 import signal
@@ -10,14 +10,14 @@ STATUS = 75  # of a process that was stopped and can go on: EX_TEMPFAIL of sysex
 
 
 class Stopped(Exception):
-  """A run that was asked to stop has saved itself; the message says where."""
+  """A run was asked to stop and has saved itself; the message says where."""
 
 
 class Requests:
-  """Whether somebody has asked the run to stop, while it is in a `with` statement.
+  """Whether the run is asked to stop, while this is in a `with` statement.
 
   Attributes:
-    asked: name of the signal; empty: nobody has.
+    asked: name of the signal; empty: the run is not asked to stop.
   """
 
   def __init__(self) -> None:
