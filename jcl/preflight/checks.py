@@ -1,8 +1,8 @@
-"""Preflight: what a run will read and hold, counted before it starts, and what is wrong with it.
+"""Preflight: counts what a run will read and hold before it starts, and names what is wrong.
 
-What cannot end well is refused in one line. What is likely to disappoint is a warning, one line
-with its figures, the largest share first. Nothing here is drawn, timed or compiled: what it says is
-a function of the stream, the settings and the room that there is.
+A run that cannot end well is refused in one line. What is likely to disappoint is a warning, one
+line with its figures, the largest share first. Nothing here is sampled, timed or compiled: results
+depend on the stream, the settings and the free space only.
 """
 
 import collections
@@ -46,17 +46,17 @@ class Checkup:
 
 
 def checkup(parts: Experiment) -> Checkup:
-  """Counts what a run will read and hold."""
+  """Counts the rows, tokens and bytes of a run."""
   splits = tuple(counted(parts.stream, parts.text, parts.task_id_given))
   return Checkup(parts, splits, footprint(parts))
 
 
 def refuse(checkup: Checkup, workdir: str | os.PathLike | None = None) -> None:
-  """Refuses a run that cannot end well; nothing is written or compiled before.
+  """Refuses a run that cannot end well, before anything is written or compiled.
 
   Args:
     checkup: of the run.
-    workdir: that it would be written to; None: this is not about a machine.
+    workdir: folder of the run, on whose disk there must be room; None: room is not looked at.
 
   Raises:
     UserError: the tokenizer does not know most of a split; all texts of a task read the same; there
@@ -94,7 +94,7 @@ def refuse(checkup: Checkup, workdir: str | os.PathLike | None = None) -> None:
 
 
 def free_space(folder: str | os.PathLike) -> int:
-  """Bytes that may be written below a folder, which need not be there yet."""
+  """Returns the free bytes of the disk of a folder that need not exist yet."""
   there = pathlib.Path(folder).absolute()
   while not there.exists():
     there = there.parent
@@ -102,13 +102,21 @@ def free_space(folder: str | os.PathLike) -> int:
 
 
 def device_limit(mesh: Any) -> int | None:
-  """Bytes that a device has; None where it does not say."""
+  """Returns the memory of a device in bytes; None if the device does not report it."""
   stats = mesh.local_devices[0].memory_stats() or {}
   return stats.get('bytes_limit')
 
 
 class Fault(NamedTuple):
-  """A fault of single rows or tokens: how many, of what, the share worth a line, and its words."""
+  """A fault that single rows or tokens of a split can have.
+
+  Attributes:
+    count: split -> number of faulty rows or tokens.
+    of: what is counted: `rows` or `tokens`.
+    least: share of a split above which the fault is worth a line.
+    what: the fault in words.
+    why: what follows from it, or what to do.
+  """
 
   count: Callable[[Split], int]
   of: str
@@ -142,7 +150,7 @@ FAULTS = (
 
 
 def warnings(checkup: Checkup, workdir: str | os.PathLike | None = None) -> list[str]:
-  """What is likely to disappoint, a line each, that of the largest share first.
+  """Returns a line for each thing that is likely to disappoint, the largest share first.
 
   Args:
     checkup: of the run.
@@ -157,7 +165,7 @@ def warnings(checkup: Checkup, workdir: str | os.PathLike | None = None) -> list
 
 
 def _of_fault(fault: Fault, splits: Sequence[Split]) -> Iterator[tuple[float, str]]:
-  """(largest share of a split, line), if it is worth one."""
+  """Yields (largest share of a split, line) if the fault is worth a line."""
   of = lambda split: getattr(split, fault.of)
   share = lambda split: fault.count(split) / of(split)
   worst = max(splits, key=share)
@@ -173,7 +181,7 @@ def _of_fault(fault: Fault, splits: Sequence[Split]) -> Iterator[tuple[float, st
 
 
 def _of_classes(stream: Stream) -> Iterator[tuple[float, str]]:
-  """Classes without test rows, and those of which hardly any row trains."""
+  """Yields a line about classes without test rows, and one about classes with few training rows."""
   every, untested, few = 0, [], []
   for task in stream.tasks:
     trained = collections.Counter(e.label for e in task.train) if task.classes else {}
@@ -198,7 +206,7 @@ def _of_classes(stream: Stream) -> Iterator[tuple[float, str]]:
 
 
 def _of_sizes(checkup: Checkup) -> Iterator[tuple[float, str]]:
-  """Tasks of very uneven size."""
+  """Yields a line if the tasks are of very uneven size."""
   unit = 'tokens' if checkup.parts.score == 'log_perplexity' else 'rows'
   sizes = [(getattr(s, unit), s.task) for s in checkup.splits if s.name == 'train']
   (least, small), (most, large) = min(sizes), max(sizes)
@@ -214,7 +222,7 @@ def _of_sizes(checkup: Checkup) -> Iterator[tuple[float, str]]:
 
 
 def _of_room(checkup: Checkup, free: int) -> Iterator[tuple[float, str]]:
-  """A disk or a device that the run nearly fills."""
+  """Yields a line for a disk or a device that the run nearly fills."""
   size = checkup.footprint
   if free < 2 * size.disk:
     yield (
@@ -232,7 +240,7 @@ def _of_room(checkup: Checkup, free: int) -> Iterator[tuple[float, str]]:
 
 
 def opening(checkup: Checkup, workdir: str | os.PathLike | None) -> list[str]:
-  """What a run says before it starts; its warnings are reported for `results.json`, too.
+  """Returns the lines that a run prints first; its warnings go to `results.json` too.
 
   Args:
     checkup: of the run.
@@ -258,7 +266,7 @@ def opening(checkup: Checkup, workdir: str | os.PathLike | None) -> list[str]:
 
 
 def _summary(checkup: Checkup) -> str:
-  """What is about to be learned, in one line."""
+  """One line: tasks, classes, rows, parameters and devices."""
   stream, splits = checkup.parts.stream, checkup.splits
   text = checkup.parts.score == 'log_perplexity'
   unit = 'targets' if text else 'rows'
@@ -276,7 +284,7 @@ def _summary(checkup: Checkup) -> str:
 
 
 def _totals(checkup: Checkup) -> str:
-  """Tokens and faults of all rows, in one line."""
+  """One line: tokens and faults of all rows."""
   splits = checkup.splits
   total = lambda field: sum(getattr(s, field) for s in splits)
   unknown = f'{_percent(total("unknown") / total("tokens"))} unknown'
@@ -292,7 +300,7 @@ def _totals(checkup: Checkup) -> str:
 
 
 def _sizes(checkup: Checkup, free: int | None) -> str:
-  """Bytes on disk and on a device, in one line."""
+  """One line: bytes on disk and on a device."""
   size = checkup.footprint
   most = 'up to' if size.whole else 'at least'
   device = f'{most} {short(size.device["total"], "B")} on each device beside activations'
@@ -310,5 +318,5 @@ def _share(count: int, of: int) -> str:
 
 
 def _percent(share: float) -> str:
-  """'1.2 %', and never 0 of something that is there."""
+  """'1.2 %'; a share above 0 is never shown as 0."""
   return '<0.1 %' if 0 < share < 0.0005 else f'{100 * share:.1f} %'

@@ -1,7 +1,7 @@
-"""What a run would cost, said before it starts: nothing is trained and no parameter allocated.
+"""The cost of a run before it starts: nothing is trained and no parameter is allocated.
 
-The page is a list of sections. The train step is compiled for as many devices as are asked for out
-of shapes and shardings alone: XLA says what its temporaries take, and `flops` what it computes.
+The page is a list of sections. The train step is compiled from shapes and shardings, for any number
+of devices: XLA reports the size of its temporaries, and `flops` counts its operations.
 """
 
 import copy
@@ -66,7 +66,7 @@ class Outline:
 
   @property
   def arguments(self) -> tuple:
-    """Of the train step."""
+    """The arguments of the train step."""
     scalar = jax.ShapeDtypeStruct((), np.float32)
     weights = dict.fromkeys(self.plan.weights, scalar)
     return self.inputs.state, self.inputs.fixed, weights, scalar, self.batch
@@ -75,7 +75,7 @@ class Outline:
 def page(
   config: Config, devices: int, tokens: int = 0, targets: int = 0, workdir: str | None = None
 ) -> list[Section]:
-  """The sections of a plan.
+  """Returns the sections of a plan.
 
   Args:
     config: of the run.
@@ -99,7 +99,7 @@ def page(
 
 
 def outline(config: Config, mesh: Mesh, tokens: int = 0, targets: int = 0) -> Outline:
-  """The first step of a run; see `page`."""
+  """Outlines the first step of a run; arguments as in `page`."""
   parts = _parts(config, mesh, textless=_is_textless(config, tokens))
   whole = jax.eval_shape(parts.backbone.init, jax.random.key(0))
   task, plan, whole, teacher = _first_task(parts, whole)
@@ -120,12 +120,12 @@ def outline(config: Config, mesh: Mesh, tokens: int = 0, targets: int = 0) -> Ou
 
 
 def _is_textless(config: Config, tokens: int) -> bool:
-  """Whether neither stream nor tokenizer is read."""
+  """Whether the page is made without reading stream and tokenizer."""
   return bool(tokens and config.backbone.path)
 
 
 def _parts(config: Config, mesh: Mesh, textless: bool) -> Experiment:
-  """The parts of the run without weights; `textless`: without stream and tokenizer too."""
+  """Assembles the run without weights; if `textless`, without stream and tokenizer too."""
   experiment.check(config)
   settings = config.backbone
   # Refused here if at all: below the attention of a GPU is replaced by what a CPU can compile.
@@ -150,7 +150,7 @@ def _parts(config: Config, mesh: Mesh, textless: bool) -> Experiment:
 
 
 def _textless(config: Config, mesh: Mesh) -> Experiment:
-  """The parts of a run on a stand-in stream of one example: hooks find what they ask for."""
+  """Assembles the run on a stand-in stream of one example, so that its hooks can be called."""
   from jcl.backbones.files import hf
 
   # A stand-in row will do for blocks of raw text: the batch's shape is given.
@@ -172,7 +172,7 @@ def _textless(config: Config, mesh: Mesh) -> Experiment:
 
 
 def _first_task(parts: Experiment, params: Any) -> tuple[Task, TaskPlan, Any, Any]:
-  """-> the first task that trains, its plan, and as shapes the params and the teacher it has."""
+  """Returns the first task that trains, its plan, and its params and teacher as shapes."""
   found: dict[str, Any] = {}
   tools = shape_only(parts.tools)
 
@@ -196,7 +196,7 @@ def _first_task(parts: Experiment, params: Any) -> tuple[Task, TaskPlan, Any, An
 
 
 def _given_shape(parts: Experiment, tokens: int, targets: int) -> batches.Shape:
-  """The batch whose rows have `tokens` tokens, in the buckets of a run."""
+  """Returns the shape of a batch whose rows have `tokens` tokens, in the buckets of a run."""
   most = parts.decoder_config.max_positions
   if tokens > most:
     raise UserError(f'--tokens={tokens} is more than the {most} positions of the model')
@@ -212,7 +212,12 @@ def _given_shape(parts: Experiment, tokens: int, targets: int) -> batches.Shape:
 
 
 def assumed(now: Outline, left_out: bool = False) -> Section:
-  """Model, devices and batch that the other sections are about; `left_out`: some need text."""
+  """Section: the model, devices and batch that the other sections are about.
+
+  Args:
+    now: the first step.
+    left_out: sections that need the text are left out, and a note says so.
+  """
   parts, train, shape = now.parts, now.parts.config.train, now.shape
   devices, config = parts.tools.mesh.size, parts.decoder_config
   blocks = devices * train.microbatches
@@ -250,7 +255,7 @@ def assumed(now: Outline, left_out: bool = False) -> Section:
 
 
 def memory(now: Outline, largest: dict[str, int] | None = None) -> Section:
-  """Bytes on each device while a step runs.
+  """Section: bytes on each device while a step runs.
 
   Args:
     now: the first step.
@@ -293,7 +298,7 @@ def memory(now: Outline, largest: dict[str, int] | None = None) -> Section:
 
 
 def operations(now: Outline) -> Section:
-  """Floating-point operations of a step."""
+  """Section: floating-point operations of a step."""
   devices = now.parts.tools.mesh.size
   train_step = now.parts.train_step()
   step = flops.count(train_step, *now.arguments)
@@ -327,6 +332,6 @@ def operations(now: Outline) -> Section:
 
 
 def _elements(tree: Any, size: bool = False) -> int:
-  """Numbers in a tree of shapes; with `size` their bytes."""
+  """Returns the number of elements in a tree of shapes, or with `size` their bytes."""
   leaves = jax.tree.leaves(tree)
   return sum(math.prod(x.shape) * (x.dtype.itemsize if size else 1) for x in leaves)

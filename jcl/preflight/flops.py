@@ -1,8 +1,8 @@
-"""Floating-point operations of a function that is only traced, every turn of every loop counted.
+"""Counts the floating-point operations of a traced function, with every turn of its loops.
 
-XLA's own cost analysis counts the body of a loop once, so a model whose layers are scanned looks as
-if it had one layer. Here the loops are taken out of the traced program: its operations are sorted
-by how often each is run, XLA says what those of a kind cost side by side, and that is multiplied.
+XLA's cost analysis counts the body of a loop once, so a model whose layers are scanned looks as if
+it had one layer. Here the operations of the traced program are grouped by how often each is run;
+XLA reports the cost of each group without loops, which is multiplied by the number of turns.
 """
 
 import math
@@ -35,10 +35,10 @@ class _Operation(NamedTuple):
 
 
 def count(fn: Callable, *args: Any) -> Flops:
-  """What fn(*args) costs; it is traced, and neither compiled nor run.
+  """Returns the operations of fn(*args), which is traced but neither compiled nor run.
 
-  What no result depends on counts nothing, nor do collectives. Of a branch the dearest counts, and
-  of a loop without a known number of turns one turn.
+  Dead code and collectives count nothing. Of the branches of a conditional the costliest counts, of
+  a loop without a known number of turns one turn.
 
   Args:
     fn: a function of trees of arrays.
@@ -50,7 +50,7 @@ def count(fn: Callable, *args: Any) -> Flops:
 
 
 def _operations(program: Any, turns: int, mapped: bool) -> Iterator[_Operation]:
-  """The operations of a jaxpr and of all that it calls."""
+  """Yields the operations of a jaxpr and of all that it calls."""
   for equation in getattr(program, 'jaxpr', program).eqns:
     name, params = equation.primitive.name, equation.params
     if name == 'shard_map':
@@ -70,7 +70,7 @@ def _operations(program: Any, turns: int, mapped: bool) -> Iterator[_Operation]:
 
 
 def _calls(equation: Any, parameter: Any) -> bool:
-  """Whether a parameter is a program that the operation does no more than call.
+  """Whether a parameter is a program that the operation only calls.
 
   The primitives that call (jit, remat, custom_jvp_call, …) have other names in every jax; the
   scalar programs of a reduction or a scatter do not take what the operation takes.
@@ -83,13 +83,13 @@ def _calls(equation: Any, parameter: Any) -> bool:
 
 
 def _is_collective(params: dict[str, Any]) -> bool:
-  """Whether an operation names an axis of the mesh, without which it has no meaning."""
+  """Whether an operation names an axis of the mesh: it is a collective."""
   axes = params.get('axes', params.get('axis_name', ()))
   return any(isinstance(axis, str) for axis in (axes if isinstance(axes, tuple) else (axes,)))
 
 
 def _total(operations: Sequence[_Operation]) -> Flops:
-  """Every operation's cost, as often as it is run."""
+  """Returns the cost of all operations, each as often as it is run."""
   sums = {True: 0.0, False: 0.0}
   for turns, mapped in sorted({(o.turns, o.mapped) for o in operations}):
     alike = [o.equation for o in operations if (o.turns, o.mapped) == (turns, mapped)]
@@ -98,7 +98,7 @@ def _total(operations: Sequence[_Operation]) -> Flops:
 
 
 def _side_by_side(equations: Sequence[Any]) -> float:
-  """What XLA says of a program in which every equation stands once, on inputs of its own."""
+  """Returns XLA's cost of a program that has each equation once, on inputs of its own."""
   shaped = lambda x: jax.ShapeDtypeStruct(x.aval.shape, x.aval.dtype)
   inputs = [[shaped(x) for x in equation.invars] for equation in equations]
 

@@ -69,7 +69,7 @@ class ShapeOnlyTools(RunContext):
     return np.full((len(prompts), max_new), self.text.pad, np.int32)
 
   def _shape(self, fn: Callable, params: Any, rows: Sequence[Row]) -> Any:
-    """The shapes of fn(params, batch of some rows), traced once for the same parameters."""
+    """Returns the shapes of fn(params, batch of rows), traced once for parameters of a shape."""
     leaves, structure = jax.tree.flatten(params)
     same = (fn, structure, tuple(jnp.shape(x) for x in leaves))
     if same not in self.shapes:
@@ -91,7 +91,7 @@ class Footprint:
     kept: all snapshots of finished tasks that the settings keep.
     device: on each device beside a step's activations: `parameters`, `gradients`, `optimizer`,
       `teacher`, `start_of_task`, `memory` and `total`.
-    whole: every task could be rehearsed; else it may be more.
+    whole: whether the hooks of every task could be called; if not, the run may take more.
   """
 
   snapshot: dict[str, int]
@@ -101,7 +101,7 @@ class Footprint:
 
   @property
   def disk(self) -> int:
-    """All that a workdir will hold at once."""
+    """Bytes that a workdir will hold at once."""
     return SNAPSHOTS * self.snapshot['total'] + self.kept
 
 
@@ -153,13 +153,13 @@ def footprint(parts: Experiment) -> Footprint:
 
 
 def _largest(found: Sequence[dict[str, int]]) -> dict[str, int]:
-  """That of the task which takes most, with its total."""
+  """Returns the bytes of the task that takes most, with their total."""
   most = max(found, key=lambda part: sum(part.values()))
   return {**most, 'total': sum(most.values())}
 
 
 def _states(parts: Experiment) -> Callable[[Any], int]:
-  """memory -> the most bytes that the states and logits in its tables can come to."""
+  """Returns a function: memory -> most bytes of the states and logits in its tables."""
   items = [0]
   if not isinstance(parts.text, PackedText):
     rows_of = lambda example: sum(len(row.targets) for row in parts.text.rows(example))
@@ -181,7 +181,7 @@ def _states(parts: Experiment) -> Callable[[Any], int]:
 def _in_snapshot(
   parts: Experiment, params: Any, trained: Any, memory: Any, states: int, folds: int
 ) -> dict[str, int]:
-  """Bytes of a snapshot's parts."""
+  """Returns the bytes of each part of a snapshot."""
   best = tree_bytes(params) if parts.config.train.keep_best else 0
   state = jax.eval_shape(parts.optimizer().init, trained) if trained is not None else ()
   return {
@@ -201,7 +201,7 @@ def outlined_inputs(parts: Experiment, params: Any, teacher: Any, plan: TaskPlan
 def _on_device(
   parts: Experiment, params: Any, inputs: StepInputs, memory: Mapping[str, Any]
 ) -> dict[str, int]:
-  """Bytes on a device of what a step takes, and of what loop and method keep beside it."""
+  """Returns the bytes on a device: the inputs of a step, and what loop and method keep."""
   rest = {name: value for name, value in memory.items() if name != 'teacher'}
   return _bytes_of(parts, {**resident(parts, params, inputs), 'memory': _trees(rest)})
 
@@ -238,18 +238,18 @@ def resident(parts: Experiment, params: Any, inputs: StepInputs) -> dict[str, An
 
 
 def device_bytes(tree: Any) -> int:
-  """That one device holds of a tree of shapes with shardings."""
+  """Returns the bytes that one device holds of a tree of shapes with shardings."""
   held = lambda x: math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
   return sum(map(held, jax.tree.leaves(tree)))
 
 
 def tree_bytes(tree: Any) -> int:
-  """That a tree of shapes holds on all devices together, each leaf once."""
+  """Returns the bytes of a tree of shapes, each leaf counted once."""
   return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
 def _trees(memory: Any) -> Any:
-  """The arrays of a method's memory but those of its tables; None in the place of all else."""
+  """Returns the arrays of a method's memory without its tables; None replaces all else."""
   if isinstance(memory, Mapping):
     return {k: _trees(v) for k, v in memory.items() if k != 'tables'}
   return jax.tree.map(lambda x: x if hasattr(x, 'dtype') else None, memory)

@@ -1,4 +1,4 @@
-"""The parts of a plan's page, and those of them that say what a stream holds and what is wrong."""
+"""Sections of a plan's page: rows, tokens, disk and warnings of a run."""
 
 import dataclasses
 import json
@@ -32,17 +32,17 @@ class Section:
 
 
 def as_text(sections: Sequence[Section]) -> str:
-  """The page for the terminal."""
+  """Returns the page as text."""
   return '\n\n'.join('\n'.join([s.title, aligned(s.rows), *s.notes]) for s in sections)
 
 
 def as_json(sections: Sequence[Section]) -> str:
-  """The page as one JSON object, a key a section."""
+  """Returns the page as one JSON object with a key a section."""
   return json.dumps({s.name: s.values for s in sections}, indent=2)
 
 
 def rows(checkup: Checkup) -> Section:
-  """What stands in every split, in rows."""
+  """Section: the rows of every split."""
   splits = checkup.splits
   if checkup.parts.score == 'log_perplexity':
     table = [['', 'rows'], *([f'{s.task}, {s.name}', f'{s.rows:,}'] for s in splits)]
@@ -66,7 +66,7 @@ def rows(checkup: Checkup) -> Section:
 
 
 def tokens(checkup: Checkup) -> Section:
-  """What stands in every split, in tokens."""
+  """Section: the tokens of every split."""
   splits, names = checkup.splits, ('tokens', 'targets', 'unknown')
   values = [_values(s, names) for s in splits]
   table = [['', 'tokens', 'a row', 'targets', 'unknown', '%']]
@@ -83,7 +83,7 @@ def tokens(checkup: Checkup) -> Section:
 
 
 def disk(checkup: Checkup, workdir: str | None = None) -> Section:
-  """Bytes that the snapshots of a run take."""
+  """Section: bytes that the snapshots of a run take."""
   size = checkup.footprint
   free = None if workdir is None else checks.free_space(workdir)
   values = {
@@ -112,11 +112,11 @@ def disk(checkup: Checkup, workdir: str | None = None) -> Section:
 
 
 def warnings(checkup: Checkup, workdir: str | None = None) -> Section:
-  """What is likely to disappoint."""
+  """Section: the warnings."""
   lines = checks.warnings(checkup, workdir)
   return Section('warnings', 'warnings', {'lines': lines}, [[line] for line in lines or ['none']])
 
 
 def _values(split: Split, names: Sequence[str]) -> dict[str, Any]:
-  """Some of a split's counts, and whose they are."""
+  """Returns some counts of a split, with its task and its name."""
   return {'task': split.task, 'split': split.name, **{n: getattr(split, n) for n in names}}
