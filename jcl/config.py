@@ -108,12 +108,12 @@ def _fits_float32(value: float) -> bool:
   return bool(np.isfinite(rounded) and (rounded != 0 or value == 0))
 
 
-def _is_text(value: Any) -> bool:
+def _is_text(value: object) -> bool:
   """Whether a value is text that a file can hold: no NUL and no half of a surrogate pair."""
   return isinstance(value, str) and not any(x == '\0' or '\ud800' <= x <= '\udfff' for x in value)
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
   """A value as a message shows it."""
   try:
     shown = repr(value)

@@ -4,6 +4,7 @@ Launchers and the console script call `run`, which `learn` calls too: nothing ca
 cannot be done in Python.
 """
 
+import copy
 import dataclasses
 import inspect
 import pathlib
@@ -16,7 +17,8 @@ from jax.sharding import Mesh
 
 from jcl import distributed, methods, model, streams
 from jcl import workdir as workdirs
-from jcl.backbones import Backbone, Params
+from jcl.backbones import Backbone
+from jcl.backbones.files import hf
 from jcl.config import (
   AdversarialConfig,
   BackboneConfig,
@@ -37,6 +39,7 @@ from jcl.training import experiment
 from jcl.training.experiment import Experiment
 from jcl.training.loop import Loop
 from jcl.training.run_state import Run
+from jcl.types import Json, Params
 
 SECTIONS = {
   'train': TrainConfig,
@@ -72,7 +75,7 @@ class Finished(NamedTuple):
   """
 
   parts: Experiment
-  results: dict[str, Any]
+  results: Json
   last: Run
   workdir: pathlib.Path | None
 
@@ -87,7 +90,7 @@ class Result:
     workdir: where the run left its files; None: there are none.
   """
 
-  results: dict[str, Any]
+  results: Json
   model: Model
   workdir: pathlib.Path | None = None
 
@@ -105,7 +108,7 @@ class Result:
     return np.array([[np.nan if x is None else x for x in row] for row in self.results['matrix']])
 
   @property
-  def metrics(self) -> dict[str, Any]:
+  def metrics(self) -> Json:
     """Averages, forgetting and transfer; see `jcl.reports.metrics`."""
     return dict(self.results['metrics'])
 
@@ -131,7 +134,7 @@ def learn(
   checkpoint: CheckpointConfig | None = None,
   adversarial: AdversarialConfig | None = None,
   workdir: str | pathlib.Path | None = None,
-  callbacks: Sequence[Any] = (),
+  callbacks: Sequence[object] = (),
   mesh: Mesh | None = None,
   quiet: bool = False,
   **method_settings: Any,
@@ -185,7 +188,7 @@ def run(
   parts: Experiment | None = None,
   allowed: Collection[str] = (),
   quiet: bool = False,
-  callbacks: Sequence[Any] = (),
+  callbacks: Sequence[object] = (),
 ) -> Finished:
   """Runs what a config describes: looks it over, trains, evaluates.
 
@@ -249,7 +252,7 @@ def load_stream(name: str | StreamConfig, path: str = '', **settings: Any) -> St
   return streams.load(config, targets=not settings.pop('raw_text', False))
 
 
-def checked_stream(stream: Any) -> Stream:
+def checked_stream(stream: object) -> Stream:
   """The stream that the user gave.
 
   Raises:
@@ -267,7 +270,7 @@ def checked_stream(stream: Any) -> Stream:
   return stream
 
 
-def chosen_method(method: Any, given: Mapping[str, Any]) -> methods.Settings:
+def chosen_method(method: object, given: Mapping[str, object]) -> methods.Settings:
   """The settings of the method that the user named, with the fields that were given.
 
   Raises:
@@ -286,7 +289,7 @@ def chosen_method(method: Any, given: Mapping[str, Any]) -> methods.Settings:
   return settings
 
 
-def set_fields(settings: Any, given: Mapping[str, Any], what: str) -> None:
+def set_fields(settings: Any, given: Mapping[str, object], what: str) -> None:
   """Sets fields of a settings dataclass; in a composition a field of any of its methods.
 
   Raises:
@@ -315,7 +318,7 @@ def default_scenario(stream: Stream, settings: methods.Settings) -> str:
   return fitting[0] if fitting else settings.scenarios[0]
 
 
-def choose_model(config: Config, chosen: Any) -> Any:
+def choose_model(config: Config, chosen: object) -> hf.Loaded | None:
   """Writes the model that the user named into the config -> what is loaded already, or None.
 
   Raises:
@@ -339,7 +342,7 @@ def choose_model(config: Config, chosen: Any) -> Any:
   )
 
 
-def copy_of(name: str, value: Any) -> Any:
+def copy_of(name: str, value: object) -> Any:
   """A copy of a section of settings.
 
   Raises:
@@ -352,10 +355,10 @@ def copy_of(name: str, value: Any) -> Any:
     return made
   if not isinstance(value, kind):
     raise UserError(f'{name} is a {type(value).__name__}; give a jcl.{kind.__name__}')
-  return dataclasses.replace(value)
+  return copy.copy(value)
 
 
-def checked_callbacks(callbacks: Any) -> Sequence[Any]:
+def checked_callbacks(callbacks: object) -> Sequence[object]:
   """The callbacks, each of which listens to something.
 
   Raises:

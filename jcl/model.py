@@ -4,7 +4,6 @@ import dataclasses
 import json
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -286,7 +285,7 @@ class Model:
     )
 
 
-def _text(value: Any, argument: str) -> str:
+def _text(value: object, argument: str) -> str:
   if not isinstance(value, str):
     raise UserError(f'{argument} holds a {type(value).__name__}; give texts')
   return value

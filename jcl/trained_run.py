@@ -4,7 +4,6 @@ import dataclasses
 import pathlib
 import sys
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
@@ -18,6 +17,7 @@ from jcl.streams.stream import Task
 from jcl.training import evaluate as evaluation
 from jcl.training.experiment import assemble
 from jcl.training.run_state import Run
+from jcl.types import Params
 
 TOP_K = 20  # candidates a token of a text that goes on from a prompt
 
@@ -48,7 +48,7 @@ class TrainedRun:
     self.now = Run(**{name: value for name, value in found.items() if name in known})
     self.tools = self.parts.tools.at(max(len(self.now.record['matrix']) - 2, 0))
 
-  def params(self, task: Task | None) -> Any:
+  def params(self, task: Task | None) -> Params:
     """The parameters for a task, or for none where it is not told."""
     task_id_given = task if self.parts.task_id_given else None
     params = self.parts.method.params_for(self.now.memory, self.now.params, task_id_given)
@@ -87,7 +87,9 @@ class TrainedRun:
     loaded = hf.Loaded(config, lora.merged(params), text.tokenizer, text.special)
     hf.save(out, loaded, dtype=dtype, source=source if path and source.is_dir() else None)
 
-  def scores(self, split: str) -> Iterator[tuple[Task, evaluation.Score | None]]:
+  def scores(
+    self, split: str
+  ) -> Iterator[tuple[Task, evaluation.Score | evaluation.LogPerplexity | None]]:
     """(task, its score on a split, or None where the split is empty) for every task."""
     how, longest = self.parts.config.evaluate.answer, self.parts.longest_answer
     for task in self.parts.stream.tasks:

@@ -11,9 +11,10 @@ import os
 import pathlib
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
+from jax.sharding import Mesh
 
 from jcl.errors import UserError
 from jcl.preflight.footprint import Footprint, footprint, short
@@ -101,7 +102,7 @@ def free_space(folder: str | os.PathLike) -> int:
   return shutil.disk_usage(there).free
 
 
-def device_limit(mesh: Any) -> int | None:
+def device_limit(mesh: Mesh) -> int | None:
   """Returns the memory of a device in bytes; None if the device does not report it."""
   stats = mesh.local_devices[0].memory_stats() or {}
   return stats.get('bytes_limit')

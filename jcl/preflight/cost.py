@@ -7,7 +7,6 @@ of devices: XLA reports the size of its temporaries, and `flops` counts its oper
 import copy
 import dataclasses
 import math
-from typing import Any
 
 import jax
 import numpy as np
@@ -39,6 +38,7 @@ from jcl.training.batch_loader import BatchLoader
 from jcl.training.experiment import Experiment
 from jcl.training.hook_tools import make_tools
 from jcl.training.step_inputs import StepInputs
+from jcl.types import Json, Params, Tree
 
 NEED_TEXT = ['rows', 'tokens', 'disk', 'warnings']  # sections
 
@@ -57,12 +57,12 @@ class Outline:
   """
 
   parts: Experiment
-  params: Any
+  params: Params
   plan: TaskPlan
   shape: batches.Shape
   source: str
   inputs: StepInputs
-  batch: Any
+  batch: Tree
 
   @property
   def arguments(self) -> tuple:
@@ -171,9 +171,9 @@ def _textless(config: Config, mesh: Mesh) -> Experiment:
   )
 
 
-def _first_task(parts: Experiment, params: Any) -> tuple[Task, TaskPlan, Any, Any]:
+def _first_task(parts: Experiment, params: Params) -> tuple[Task, TaskPlan, Params, Tree]:
   """Returns the first task that trains, its plan, and its params and teacher as shapes."""
-  found: dict[str, Any] = {}
+  found: Json = {}
   tools = shape_only(parts.tools)
 
   def go(params):
@@ -268,7 +268,7 @@ def memory(now: Outline, largest: dict[str, int] | None = None) -> Section:
   whole_params = (now.inputs.state['params'], now.inputs.fixed[0])
   held = resident(now.parts, whole_params, now.inputs)
   trees = {**held, 'batch': now.batch}
-  values: dict[str, Any] = {name: device_bytes(tree) for name, tree in trees.items()}
+  values: Json = {name: device_bytes(tree) for name, tree in trees.items()}
   values['activations'] = max(temporaries - values['gradients'], 0)
   values['total'] = sum(values.values())
   whole = {name: _elements(tree, size=True) for name, tree in trees.items()}
@@ -331,7 +331,7 @@ def operations(now: Outline) -> Section:
   return Section('flops', 'floating-point operations of a step', values, rows, notes)
 
 
-def _elements(tree: Any, size: bool = False) -> int:
+def _elements(tree: Tree, size: bool = False) -> int:
   """Returns the number of elements in a tree of shapes, or with `size` their bytes."""
   leaves = jax.tree.leaves(tree)
   return sum(math.prod(x.shape) * (x.dtype.itemsize if size else 1) for x in leaves)

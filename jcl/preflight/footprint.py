@@ -23,6 +23,7 @@ from jcl.streams.stream import TaskPlan
 from jcl.training.experiment import Experiment
 from jcl.training.hook_tools import RunContext
 from jcl.training.step_inputs import StepInputs, outline_on_devices, step_inputs
+from jcl.types import Memory, Params, Tree
 
 SNAPSHOTS = 3  # the two that are kept and the one being written
 
@@ -41,7 +42,7 @@ class ShapeOnlyTools(RunContext):
   shapes: dict[Any, Any] = dataclasses.field(default_factory=dict)
 
   def map_targets(
-    self, fn: Callable, params: Any, rows: Sequence[Row], name: str = ''
+    self, fn: Callable, params: Params, rows: Sequence[Row], name: str = ''
   ) -> list[np.ndarray]:
     """Returns zeros that take no room, as many as each row has targets."""
     if not rows:
@@ -51,24 +52,32 @@ class ShapeOnlyTools(RunContext):
     return [np.broadcast_to(zero, (len(row.targets), *one.shape[1:])) for row in rows]
 
   def mean_targets(
-    self, fn: Callable, params: Any, examples: Sequence
+    self, fn: Callable, params: Params, examples: Sequence
   ) -> tuple[dict[str, float], int]:
     """Returns a zero for each name."""
     return dict.fromkeys(self._shape(fn, params, self.text.rows(examples[0])), 0.0), 1
 
-  def mean_examples(self, fn: Callable, params: Any, examples: Sequence, together: int = 1) -> Any:
+  def mean_examples(
+    self, fn: Callable, params: Params, examples: Sequence, together: int = 1
+  ) -> Tree:
     """Returns a tree of zeros."""
     shapes = self._shape(fn, params, self.rows(examples[:1])[0])
     self.held.append(tree_bytes(shapes))
     return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
   def sample(
-    self, params: Any, prompts: Sequence, key: Any, *how: Any, max_new: int = 32, **more: Any
-  ) -> np.ndarray:
+    self,
+    params: Params,
+    prompts: Sequence,
+    key: object,
+    *how: object,
+    max_new: int = 32,
+    **more: object,
+  ) -> np.ndarray:  # fmt: skip
     """Returns samples that are all padding."""
     return np.full((len(prompts), max_new), self.text.pad, np.int32)
 
-  def _shape(self, fn: Callable, params: Any, rows: Sequence[Row]) -> Any:
+  def _shape(self, fn: Callable, params: Params, rows: Sequence[Row]) -> Tree:
     """Returns the shapes of fn(params, batch of rows), traced once for parameters of a shape."""
     leaves, structure = jax.tree.flatten(params)
     same = (fn, structure, tuple(jnp.shape(x) for x in leaves))
@@ -123,7 +132,7 @@ def footprint(parts: Experiment) -> Footprint:
   devices: list[dict[str, int]] = []
   snapshots: list[dict[str, int]] = []
 
-  def go(params: Any) -> tuple:
+  def go(params: Params) -> tuple:
     memory, trained = method.init(params, stream, tools), None
     for task in brief:
       here = dataclasses.replace(
@@ -144,7 +153,7 @@ def footprint(parts: Experiment) -> Footprint:
     jax.eval_shape(go, start)
   except (jax.errors.JAXTypeError, jax.errors.JAXIndexError):  # a hook looks at the numbers
     whole = False
-  plain = {'teacher': {}}
+  plain: Memory = {'teacher': {}}
   devices = devices or [_without_hooks(parts, start)]
   snapshots = snapshots or [_in_snapshot(parts, start, start, plain, 0, 0)]
   settled = sum(sum(found.values()) - found['under_way'] for found in snapshots)
@@ -158,7 +167,7 @@ def _largest(found: Sequence[dict[str, int]]) -> dict[str, int]:
   return {**most, 'total': sum(most.values())}
 
 
-def _states(parts: Experiment) -> Callable[[Any], int]:
+def _states(parts: Experiment) -> Callable[[Memory], int]:
   """Returns a function: memory -> most bytes of the states and logits in its tables."""
   items = [0]
   if not isinstance(parts.text, PackedText):
@@ -166,7 +175,7 @@ def _states(parts: Experiment) -> Callable[[Any], int]:
     items = [rows_of(e) for task in parts.stream.tasks for e in task.train]
   targets = sum(items) / len(items)  # of an example
 
-  def count(memory: Any) -> int:
+  def count(memory: Memory) -> int:
     total = 0.0
     for name, settings in methods.parts(parts.config.method).items():
       tables = memory.get(name, memory).get('tables') or {}
@@ -179,7 +188,7 @@ def _states(parts: Experiment) -> Callable[[Any], int]:
 
 
 def _in_snapshot(
-  parts: Experiment, params: Any, trained: Any, memory: Any, states: int, folds: int
+  parts: Experiment, params: Params, trained: Tree, memory: Memory, states: int, folds: int
 ) -> dict[str, int]:
   """Returns the bytes of each part of a snapshot."""
   best = tree_bytes(params) if parts.config.train.keep_best else 0
@@ -192,35 +201,35 @@ def _in_snapshot(
   }
 
 
-def outlined_inputs(parts: Experiment, params: Any, teacher: Any, plan: TaskPlan) -> StepInputs:
+def outlined_inputs(parts: Experiment, params: Params, teacher: Tree, plan: TaskPlan) -> StepInputs:
   """Returns the inputs of a task's first step as shapes with shardings."""
   start = lambda trained: jax.eval_shape(parts.optimizer().init, trained)
   return step_inputs(parts, params, teacher, plan, outline_on_devices(parts), start)
 
 
 def _on_device(
-  parts: Experiment, params: Any, inputs: StepInputs, memory: Mapping[str, Any]
+  parts: Experiment, params: Params, inputs: StepInputs, memory: Memory
 ) -> dict[str, int]:
   """Returns the bytes on a device: the inputs of a step, and what loop and method keep."""
   rest = {name: value for name, value in memory.items() if name != 'teacher'}
   return _bytes_of(parts, {**resident(parts, params, inputs), 'memory': _trees(rest)})
 
 
-def _without_hooks(parts: Experiment, params: Any) -> dict[str, int]:
+def _without_hooks(parts: Experiment, params: Params) -> dict[str, int]:
   """Bytes on a device where the method's hooks cannot be followed: all parameters train."""
   optimizer = jax.eval_shape(parts.optimizer().init, params)
   inputs = StepInputs({'params': params, 'optimizer': optimizer}, ({}, {}, {}), {})
   return _bytes_of(parts, {**resident(parts, params, inputs), 'memory': {}})
 
 
-def _bytes_of(parts: Experiment, trees: Mapping[str, Any]) -> dict[str, int]:
+def _bytes_of(parts: Experiment, trees: Mapping[str, Tree]) -> dict[str, int]:
   """Bytes of each tree on one device."""
   mesh, fsdp = parts.tools.mesh, parts.config.train.fsdp
   put = lambda tree: sharding.outline(tree, mesh, sharding.specs(tree, mesh, fsdp))
   return {name: device_bytes(put(tree)) for name, tree in trees.items()}
 
 
-def resident(parts: Experiment, params: Any, inputs: StepInputs) -> dict[str, Any]:
+def resident(parts: Experiment, params: Params, inputs: StepInputs) -> dict[str, Tree]:
   """Returns the trees that stand on the devices while a task trains, by what they are.
 
   Args:
@@ -237,18 +246,18 @@ def resident(parts: Experiment, params: Any, inputs: StepInputs) -> dict[str, An
   }  # fmt: skip
 
 
-def device_bytes(tree: Any) -> int:
+def device_bytes(tree: Tree) -> int:
   """Returns the bytes that one device holds of a tree of shapes with shardings."""
   held = lambda x: math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
   return sum(map(held, jax.tree.leaves(tree)))
 
 
-def tree_bytes(tree: Any) -> int:
+def tree_bytes(tree: Tree) -> int:
   """Returns the bytes of a tree of shapes, each leaf counted once."""
   return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
-def _trees(memory: Any) -> Any:
+def _trees(memory: Tree) -> Tree:
   """Returns the arrays of a method's memory without its tables; None replaces all else."""
   if isinstance(memory, Mapping):
     return {k: _trees(v) for k, v in memory.items() if k != 'tables'}

@@ -3,13 +3,13 @@
 import dataclasses
 import json
 from collections.abc import Sequence
-from typing import Any
 
 from jcl.preflight import checks
 from jcl.preflight.checks import Checkup
 from jcl.preflight.footprint import SNAPSHOTS, short
 from jcl.preflight.split_stats import Split
 from jcl.reports.report import aligned
+from jcl.types import Json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Section:
 
   name: str
   title: str
-  values: dict[str, Any]
+  values: Json
   rows: Sequence[Sequence[str]]
   notes: Sequence[str] = ()
 
@@ -117,6 +117,6 @@ def warnings(checkup: Checkup, workdir: str | None = None) -> Section:
   return Section('warnings', 'warnings', {'lines': lines}, [[line] for line in lines or ['none']])
 
 
-def _values(split: Split, names: Sequence[str]) -> dict[str, Any]:
+def _values(split: Split, names: Sequence[str]) -> Json:
   """Returns some counts of a split, with its task and its name."""
   return {'task': split.task, 'split': split.name, **{n: getattr(split, n) for n in names}}

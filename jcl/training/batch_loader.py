@@ -2,18 +2,19 @@
 
 import queue
 import threading
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Generator, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from jcl.batching import batch as batches
 from jcl.batching import epochs as rows
 from jcl.batching import packed_epochs
+from jcl.batching.batch import Batch
 from jcl.batching.packed_text import PackedText
 from jcl.config import TrainConfig
 from jcl.step import sharding
-from jcl.streams.stream import Lazy, Reference, TaskPlan
+from jcl.streams.stream import Example, Lazy, Reference, TaskPlan
 from jcl.training.hook_tools import HookTools
 
 AHEAD = 2  # batches that wait on the devices
@@ -35,7 +36,7 @@ class LoadedBatch(NamedTuple):
   """
 
   number: int
-  batch: Any
+  batch: Batch
   tokens: int
   old_tokens: int
   rows: tuple[Reference, ...]
@@ -61,12 +62,14 @@ class BatchLoader:
 
   def __init__(self, plan: TaskPlan, task: int, tools: HookTools, train: TrainConfig):
     resolve = lambda examples: Lazy(examples, lambda _, one: tools.example(one))
-    new, old = resolve(plan.new), resolve(plan.old)
+    new: Sequence[Example] = resolve(plan.new)
+    old: Sequence[Example] = resolve(plan.old)
     self._task, self._tools, self._train = task, tools, train
     # Blocks of raw text are read at their step: there may be too many to hold.
-    self._lazy = isinstance(tools.text, PackedText) and (plan.level == 'even' or not plan.old)
-    if self._lazy:
-      sizes = lambda blocks: np.array([tools.text.size(e) for e in blocks], np.int64)
+    text = tools.text
+    self._lazy = isinstance(text, PackedText) and (plan.level == 'even' or not plan.old)
+    if self._lazy and isinstance(text, PackedText):
+      sizes = lambda blocks: np.array([text.size(e) for e in blocks], np.int64)
       self._sizes = sizes(new), sizes(old)
     else:
       new, old = list(new), list(old)
@@ -114,7 +117,7 @@ class BatchLoader:
 
   def _rows(self) -> int:
     """Number of rows for which a batch has room, the same in every step of a run."""
-    width = len(self._tools.text.rows(self.plan.new[0]))
+    width = len(self._tools.text.rows(self._tools.example(self.plan.new[0])))
     size = self._train.batch_size
     if self.plan.level == 'batch' and (self.plan.old or self.plan.online_buffer is not None):
       size = max(size // 2, 1) * (1 + self.plan.candidates)
@@ -143,12 +146,12 @@ class BatchLoader:
             )
       number, epoch = number + len(steps), epoch + 1
 
-  def batches(self, skip: int = 0) -> Iterator[LoadedBatch]:
+  def batches(self, skip: int = 0) -> Generator[LoadedBatch, None, None]:
     """Yields the batches from step `skip` on; a thread makes them, at most two ahead."""
     ready: queue.Queue = queue.Queue(AHEAD)
     stop = threading.Event()
 
-    def put(item: Any) -> bool:
+    def put(item: object) -> bool:
       while not stop.is_set():
         try:
           ready.put(item, timeout=0.1)

@@ -2,18 +2,21 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import ClassVar
 
+import jax
 import numpy as np
 
 from jcl.backbones import Backbone, Params
+from jcl.batching.batch import Batch
 from jcl.step import losses
 from jcl.streams.stream import Example, Task
 from jcl.training.hook_tools import HookTools
 
 
-class Score(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Score:
   """The answers of a model to the N examples of a split.
 
   Attributes:
@@ -31,10 +34,19 @@ class Score(NamedTuple):
     """Share of right answers, in [0, 1]."""
     return float(np.mean(self.right))
 
-  value = merit = accuracy  # what the matrix holds; what is larger where the model is better
+  @property
+  def value(self) -> float:
+    """The entry of the matrix."""
+    return self.accuracy
+
+  @property
+  def merit(self) -> float:
+    """Larger for a better model."""
+    return self.accuracy
 
 
-class LogPerplexity(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class LogPerplexity:
   """How well a model predicts a split of raw text.
 
   Attributes:
@@ -45,16 +57,18 @@ class LogPerplexity(NamedTuple):
   value: float
   targets: int
 
-  right = answers = invalid = None  # nothing is answered
+  right: ClassVar[None] = None  # nothing is answered
+  answers: ClassVar[None] = None
+  invalid: ClassVar[None] = None
 
   @property
   def merit(self) -> float:
-    """Larger is better."""
+    """Larger for a better model."""
     return -self.value
 
 
 @functools.cache
-def _target_nats(backbone: Backbone):
+def _target_nats(backbone: Backbone) -> Callable[[Params, Batch], dict[str, jax.Array]]:
   """(params, batch) -> {nats: [M]}; one function a backbone, so that it compiles once."""
 
   def log_perplexity(params, batch):
@@ -70,7 +84,7 @@ def log_perplexity(params: Params, examples: Sequence[Example], tools: HookTools
 
 
 @functools.cache
-def _negative_log_likelihood(backbone: Backbone):
+def _negative_log_likelihood(backbone: Backbone) -> Callable[[Params, Batch], jax.Array]:
   """(params, batch) -> [M], nats; one function a backbone, so that it compiles once."""
 
   def negative_log_likelihood(params, batch):

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from jcl import methods, streams
 from jcl.backbones import Backbone, heads
 from jcl.backbones.decoder_config import DecoderConfig, from_scratch, with_settings
+from jcl.backbones.model_config import ModelConfig
 from jcl.backbones.models import backbone_of
 from jcl.backbones.new_tokens import grow, grown
 from jcl.backbones.tokenizers import add_tokens, bpe_tokenizer, check_same, size, word_tokenizer
@@ -24,8 +25,12 @@ from jcl.methods import Method
 from jcl.step import losses, optimizer, sharding, train_step, trainable
 from jcl.step.adversarial import adversarial
 from jcl.streams.build import check_settings
-from jcl.streams.stream import Stream, TaskPlan
+from jcl.streams.stream import Example, Stream, TaskPlan
 from jcl.training.hook_tools import HookTools, make_tools
+from jcl.types import Params, Tree
+
+if TYPE_CHECKING:
+  from jcl.backbones.files.hf import Loaded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +57,7 @@ class Experiment:
   decoder_config: DecoderConfig
   method: Method
   tools: HookTools
-  weights: Any
+  weights: Params | None
   added: tuple[int, ...]
   longest_answer: int
 
@@ -66,7 +71,7 @@ class Experiment:
     """Whether the model is given the task at test time."""
     return self.tools.task_id_given
 
-  def initial_params(self) -> Any:
+  def initial_params(self) -> Params:
     """Returns the parameters that the run starts from, float32."""
     if self.weights is not None:
       return jax.tree.map(np.asarray, self.weights)
@@ -90,7 +95,7 @@ class Experiment:
       microbatches=train.microbatches, **{'norms': losses.norms} if train.l1 or train.l2 else {},
     )  # fmt: skip
 
-  def split(self, params: Any, plan: TaskPlan) -> tuple[Any, Any, Any]:
+  def split(self, params: Params, plan: TaskPlan) -> tuple[Tree, Tree, Tree]:
     """Splits parameters into trained, frozen and masks by a task's plan; see `trainable.split`.
 
     Raises:
@@ -167,7 +172,7 @@ def check_classes(config: Config, stream: Stream) -> None:
 
 def assemble(
   config: Config, mesh: Mesh | None = None, weights: bool = True, stream: Stream | None = None,
-  loaded: Any = None,
+  loaded: 'Loaded | None' = None,
 ) -> Experiment:  # fmt: skip
   """Reads the stream and the model and assembles the run.
 
@@ -293,7 +298,7 @@ def _elder(config: Config, text: Text, weights: bool) -> ExternalTeacher | None:
 
 
 def _backbone(
-  config: Config, stream: Stream, text_format: str, weights: bool, loaded: Any
+  config: Config, stream: Stream, text_format: str, weights: bool, loaded: 'Loaded | None'
 ) -> tuple:
   """Returns config, parameters or None, tokenizer with added tokens, special ids, added ids."""
   names = added_tokens(text_format, len(stream))
@@ -340,7 +345,7 @@ def _backbone(
   return shape, params, tokenizer, special, added
 
 
-def check_pre_norm(shape: Any, config: Config) -> None:
+def check_pre_norm(shape: ModelConfig, config: Config) -> None:
   """Refuses a model whose added blocks cannot be the identity.
 
   Raises:
@@ -360,6 +365,6 @@ def _class_tasks(stream: Stream) -> np.ndarray:
   return np.array([first[c] for c in range(len(stream.classes))])
 
 
-def _words(example: Any, template: str) -> tuple[str, str, str]:
+def _words(example: Example, template: str) -> tuple[str, str, str]:
   """Returns the texts that a tokenizer from scratch must know: input, answer, template."""
   return example.text, example.answer, template.replace('{x}', ' ').replace('{y}', ' ')

@@ -11,12 +11,12 @@ import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from jcl.failures import explain_oom
+from jcl.types import Tree
 
 LESS = 'evaluate.batch_size or stream.max_length'
-Carry = TypeVar('Carry')
 Chunk = TypeVar('Chunk')
 
 
@@ -77,9 +77,9 @@ class FoldRunner:
   timed: Callable[[str], AbstractContextManager[None]] = lambda kind: contextlib.nullcontext()
 
   def run(
-    self, name: str, body: Callable[[Any, Chunk], Carry], carry: Any, chunks: Sequence[Chunk],
+    self, name: str, body: Callable[[Tree, Chunk], Tree], carry: Tree, chunks: Sequence[Chunk],
     rows: int,
-  ) -> Any:  # fmt: skip
+  ) -> Tree:  # fmt: skip
     """Returns carry = body(carry, chunk) over `chunks`, from where a kill left it.
 
     Args:

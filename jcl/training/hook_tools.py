@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import zlib
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,7 @@ from jcl.seeds import generator
 from jcl.step import device_maps, sharding
 from jcl.streams.stream import Example, Reference, Stream, Task, TaskPlan
 from jcl.training.folds import FoldRunner
+from jcl.types import Params, Tree
 
 WIDTHS = tuple(2**e for e in range(18))  # of prompts: few, for each is a compilation
 
@@ -59,7 +60,7 @@ class RunContext:
   task_index: int = 0
   reports: dict[str, list] = dataclasses.field(default_factory=dict)
 
-  def at(self, task_index: int) -> Any:
+  def at(self, task_index: int) -> Self:
     """Returns the same tools while another task is under way."""
     return dataclasses.replace(self, task_index=task_index)
 
@@ -77,7 +78,7 @@ class RunContext:
       key = jax.random.fold_in(key, number)
     return key
 
-  def report(self, **lines: Any) -> None:
+  def report(self, **lines: object) -> None:
     """Adds a line to each list of `results.json` that is named; written when the hook returns."""
     for kind, line in lines.items():
       self.reports.setdefault(kind, []).append(line)
@@ -142,7 +143,7 @@ class HookTools(RunContext):
   maps: CompiledMaps = None  # type: ignore[assignment]
   folds: FoldRunner = dataclasses.field(default_factory=FoldRunner)
 
-  def fold(self, name: str, body: Callable, carry: Any, chunks: Sequence) -> Any:
+  def fold(self, name: str, body: Callable, carry: Tree, chunks: Sequence) -> Tree:
     """Returns carry = body(carry, chunk) over `chunks`, losing no chunk to a kill.
 
     Args:
@@ -154,7 +155,7 @@ class HookTools(RunContext):
     return self.folds.run(name, body, carry, chunks, self.batch_size)
 
   def map_targets(
-    self, fn: Callable, params: Any, rows: Sequence[batches.Row], name: str = ''
+    self, fn: Callable, params: Params, rows: Sequence[batches.Row], name: str = ''
   ) -> list[np.ndarray]:
     """Maps fn(params, batch) -> [M, …] over rows: returns an array [m, …] a row, in their order.
 
@@ -191,9 +192,9 @@ class HookTools(RunContext):
     return [] if flat is None else np.split(flat, starts[1:-1])
 
   def mean_targets(
-    self, fn: Callable, params: Any, examples: Sequence[Example]
+    self, fn: Callable, params: Params, examples: Sequence[Example]
   ) -> tuple[dict[str, float], int]:
-    """Means over the targets of many blocks of raw text, and how many targets there are.
+    """Returns means over the targets of many blocks of raw text, and the number of targets.
 
     Rows are made a chunk at a time, in one shape for all, and only sums are kept.
 
@@ -221,12 +222,12 @@ class HookTools(RunContext):
     return {k: float(v) / count for k, v in sums.items()}, count
 
   def _map_chunk(
-    self, fn: Callable, params: Any, rows: list[batches.Row], shape: batches.Shape
+    self, fn: Callable, params: Params, rows: list[batches.Row], shape: batches.Shape
   ) -> list[np.ndarray]:
     blocks = self.mesh.size
     batch = batches.layout(rows, blocks, shape, heads=self.heads)
     values = fetch(self.maps.targets(fn)(params, sharding.place_batch(batch, self.mesh)))
-    out: list[Any] = [None] * len(rows)
+    out = [np.zeros(0)] * len(rows)
     for block, members in enumerate(batches.deal(rows, blocks)):
       at = block * shape.targets
       for i in members:
@@ -234,7 +235,9 @@ class HookTools(RunContext):
         at += len(rows[i].targets)
     return out
 
-  def mean_examples(self, fn: Callable, params: Any, examples: Sequence, together: int = 1) -> Any:
+  def mean_examples(
+    self, fn: Callable, params: Params, examples: Sequence, together: int = 1
+  ) -> Tree:
     """Mean over `examples` of fn(params, batch of the rows of one example) -> tree.
 
     Args:
@@ -244,9 +247,9 @@ class HookTools(RunContext):
       together: examples that `fn` sees in one batch, drawn by the seed; its value then counts for
         each of them.
     """
-    order = range(len(examples))
+    order: Sequence[int] = range(len(examples))
     if together > 1:
-      order = generator(self.seed, 'together', self.task_index).permutation(len(examples))
+      order = generator(self.seed, 'together', self.task_index).permutation(len(examples)).tolist()
     groups = _cut(self.rows([examples[i] for i in order]), together)
     items = [([row for rows in group for row in rows], len(group)) for group in groups]
     most = max(self.batch_size // together, 1)
@@ -274,13 +277,13 @@ class HookTools(RunContext):
     """A batch with one block of `shape` an item."""
     parts = []
     for item in items:
-      keys = [jax.random.key_data(jax.random.fold_in(key, r.number)) for r in item]
-      keys = np.array(keys, np.uint32).reshape(-1, 2)
+      data = [jax.random.key_data(jax.random.fold_in(key, r.number)) for r in item]
+      keys = np.array(data, np.uint32).reshape(-1, 2)
       parts.append(batches.layout(item, 1, shape, keys, heads=self.heads))
     return jax.tree.map(lambda *x: np.concatenate(x), *parts)
 
   def sample(
-    self, params: Any, prompts: Sequence[Sequence[int]], key: jax.Array, first: int = 0,
+    self, params: Params, prompts: Sequence[Sequence[int]], key: jax.Array, first: int = 0,
     k: int = 1, temperature: float = 1.0, max_new: int = 32, name: str = 'sample',
   ) -> np.ndarray:  # fmt: skip
     """Continues prompts by top-k sampling; `k` 1 is greedy.

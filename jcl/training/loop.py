@@ -30,6 +30,7 @@ from jcl.training.run_state import Announce, ProgressCounter, Run, nobody
 from jcl.training.signals import Requests, Stopped
 from jcl.training.snapshot_policy import SnapshotPolicy
 from jcl.training.task_trainer import TaskTrainer
+from jcl.types import Json, Memory, Params
 
 PHASES = 4  # a task has
 Phase = Callable[[Run, Any], Run]
@@ -52,7 +53,7 @@ class Loop:
 
   def __init__(
     self, parts: Experiment, workdir: pathlib.Path | None, quiet: bool = False,
-    announce: Announce = nobody, callbacks: Sequence[Any] = (),
+    announce: Announce = nobody, callbacks: Sequence[object] = (),
   ):  # fmt: skip
     self.parts, self.workdir = parts, workdir
     self.config, self.method, self.tools = parts.config, parts.method, parts.tools
@@ -70,7 +71,7 @@ class Loop:
     )  # fmt: skip
     self.last: Run | None = None
 
-  def run(self) -> dict[str, Any]:
+  def run(self) -> Json:
     """Learns the tasks one after another; the same call goes on where a killed run was.
 
     Returns:
@@ -89,7 +90,7 @@ class Loop:
         self.output.snapshots.close()
         self.output.counter.close()
 
-  def _phases(self, now: Run) -> dict[str, Any]:
+  def _phases(self, now: Run) -> Json:
     """Runs the phases that are left and returns the results."""
     phases: list[tuple[Task | None, Phase]] = [(None, self.init), (None, self.evaluate)]
     for task in self.parts.stream.tasks:
@@ -101,8 +102,8 @@ class Loop:
     results = None
     try:
       with self._listening:
-        for task, phase in phases[now.done :]:
-          now, results = self._phase(now, task, phase, last=now.done + 1 == len(phases))
+        for of, phase in phases[now.done :]:
+          now, results = self._phase(now, of, phase, last=now.done + 1 == len(phases))
       self.last = now
       if results is None:  # all was done before
         results = self._write(now, finished=True)
@@ -112,7 +113,7 @@ class Loop:
 
   def _phase(
     self, now: Run, task: Task | None, phase: Phase, last: bool
-  ) -> tuple[Run, dict[str, Any] | None]:
+  ) -> tuple[Run, Json | None]:
     """Runs a phase and saves the run where that is due -> the run, and results after a task."""
     self.output.counter.done = now.done
     title = lambda: self._title(task, phase.__name__)
@@ -136,7 +137,7 @@ class Loop:
       self._stop_if_asked()
     return now, results
 
-  def _write(self, now: Run, finished: bool) -> dict[str, Any]:
+  def _write(self, now: Run, finished: bool) -> Json:
     """Writes the results, if there is a workdir, and returns them."""
     if self.workdir is None:
       return self.output.recorder.results(now.params, finished)
@@ -156,7 +157,7 @@ class Loop:
       return Run(params, record=self.output.recorder.state())
     return self._resume(found)
 
-  def _resume(self, found: dict[str, Any]) -> Run:
+  def _resume(self, found: Json) -> Run:
     """Returns the run of a snapshot's content, and says what it goes on with."""
     snapshots, counter = self.output.snapshots, self.output.counter
     self.tools.reports.clear()  # the snapshot has what was reported before the first phase
@@ -183,7 +184,7 @@ class Loop:
       )
     return now
 
-  def _as_it_was(self, path: str, array: np.ndarray) -> Any:
+  def _as_it_was(self, path: str, array: np.ndarray) -> np.ndarray | jax.Array:
     """Restores an array of memory or journal to the devices.
 
     Hooks compute with it there: NumPy and XLA round a division differently.
@@ -192,7 +193,7 @@ class Loop:
       return array
     return sharding.place_leaf(path, array, self.tools.mesh, self.config.train.fsdp)
 
-  def _placed(self, params: Any) -> Any:
+  def _placed(self, params: Params) -> Params:
     """Returns parameters where every compiled function expects them; those in place stay."""
     mesh = self.tools.mesh
     return sharding.place(params, mesh, sharding.specs(params, mesh, self.config.train.fsdp))
@@ -252,7 +253,7 @@ class Loop:
     """Returns the tools while a task is under way."""
     return self.tools.at(0 if task is None else task.index)
 
-  def _hook(self, now: Run, task: Task, hook: Callable) -> tuple[Any, Any]:
+  def _hook(self, now: Run, task: Task, hook: Callable) -> tuple[Memory, Params]:
     """Calls a hook -> memory, params. Its folds stand on a progress bar, its time on the clock."""
     with self._folds(now, task), self.output.clock.of('memory'):
       return hook(now.memory, now.params, task, self._tools(task))

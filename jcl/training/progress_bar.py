@@ -3,7 +3,6 @@
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
 
 import tqdm
 
@@ -78,7 +77,8 @@ class FoldBars:
   ):
     self._folds, self._title, self._quiet = folds, title, quiet
     self._before, self._after = before, after
-    self._bar, self._name = None, ''
+    self._bar: Bar | None = None
+    self._name = ''
 
   def __enter__(self) -> None:
     self._folds.before_chunk, self._folds.on_chunk = self._before, self._advance
@@ -86,15 +86,18 @@ class FoldBars:
   def _advance(self, name: str, done: int, chunks: int) -> None:
     if name != self._name or done == 1:
       self._close()
-      self._bar, self._name = Bar(self._title(name), chunks, self._quiet), name
+      self._name = name
+    if self._bar is None:
+      self._bar = Bar(self._title(name), chunks, self._quiet)
     self._bar.advance(done)
     self._after()
 
   def _close(self) -> None:
     if self._bar is not None:
       self._bar.close()
+      self._bar = None
 
-  def __exit__(self, *error: Any) -> None:
+  def __exit__(self, *error: object) -> None:
     self._close()
     self._folds.before_chunk = lambda: None
     self._folds.on_chunk = lambda name, done, chunks: None

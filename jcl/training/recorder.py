@@ -6,7 +6,6 @@ import hashlib
 import pathlib
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -20,16 +19,18 @@ from jcl.reports.metrics import metrics, negative_flips
 from jcl.storage.checkpoint import by_path, write_json
 from jcl.streams.stream import Task
 from jcl.training.evaluate import LogPerplexity, Score
+from jcl.training.experiment import Experiment
 from jcl.training.hook_tools import HookTools
+from jcl.types import Json, Params
 
 KINDS = ('train', 'generate', 'evaluate', 'memory', 'compile')
 _compiled = 0.0  # seconds that this process has spent in compilation
 
 
-def _listen(event: str, seconds: float, **_: Any) -> None:
+def _listen(event: str, duration_secs: float, **_: str | int) -> None:
   global _compiled
   if event.startswith('/jax/core/compile/'):
-    _compiled += seconds
+    _compiled += duration_secs
 
 
 jax.monitoring.register_event_duration_secs_listener(_listen)
@@ -67,9 +68,9 @@ class Clock:
 class Recorder:
   """Everything that `results.json` is made of, as plain data that a snapshot can hold."""
 
-  def __init__(self, parts: Any):
+  def __init__(self, parts: Experiment):
     self._parts = parts
-    self._state: dict[str, Any] = {
+    self._state: Json = {
       'matrix': [], 'matrix_train': [], 'invalid': [], 'right': {}, 'last': {}, 'reports': {},
       'mix': {}, 'refused': {},
     }  # fmt: skip
@@ -77,11 +78,11 @@ class Recorder:
     self.tokens = {'train': 0, 'generate': 0}
     self.resumes: list[dict] = []  # of all times, read from a file: no snapshot is as new
 
-  def state(self) -> dict[str, Any]:
+  def state(self) -> Json:
     """Returns the record as a snapshot holds it."""
     return {**self._state, 'seconds': dict(self.seconds), 'tokens': dict(self.tokens)}
 
-  def restore(self, state: dict[str, Any]) -> None:
+  def restore(self, state: Json) -> None:
     """Sets the record to that of a snapshot."""
     state = dict(state)
     self.seconds, self.tokens = state.pop('seconds'), state.pop('tokens')
@@ -145,7 +146,7 @@ class Recorder:
     self,
     task: Task | None,
     scores: Sequence[Score | LogPerplexity],
-    trained: Sequence[Score] | None,
+    trained: Sequence[Score | LogPerplexity] | None,
   ) -> None:
     """Adds a row: the scores on the first tasks of the stream.
 
@@ -173,7 +174,7 @@ class Recorder:
     unit = '% right' if score == 'accuracy' else 'nats per token'
     return f'{after}: {", ".join(cells)} ({unit})'
 
-  def _flips(self) -> dict[str, Any] | None:
+  def _flips(self) -> Json | None:
     """The test examples that were right after their task and are wrong now."""
     if self._parts.score == 'log_perplexity':
       return None
@@ -186,7 +187,7 @@ class Recorder:
       'examples': [e.name or str(e.number) for e in examples],
     }
 
-  def results(self, params: Any, finished: bool) -> dict[str, Any]:
+  def results(self, params: Params, finished: bool) -> Json:
     """The contents of `results.json`."""
     parts, state = self._parts, self._state
     text = parts.score == 'log_perplexity'
@@ -237,14 +238,14 @@ class Recorder:
       'finished': finished,
     }
 
-  def _metrics(self, matrix: list, sizes: list[int] | None = None) -> dict[str, Any]:
+  def _metrics(self, matrix: list, sizes: list[int] | None = None) -> Json:
     found = metrics(matrix, self._parts.score, sizes)
     by_label = self._parts.config.evaluate.answer == 'score' or self._parts.tools.heads is not None
     if by_label and not self._parts.task_id_given:
       found['forward_transfer'] = None  # labels of a task to come may not be answered
     return found
 
-  def write(self, workdir: pathlib.Path, params: Any, finished: bool) -> dict[str, Any]:
+  def write(self, workdir: pathlib.Path, params: Params, finished: bool) -> Json:
     """Writes `results.json`, after the last task the pictures and the page; returns the results."""
     results = self.results(params, finished)
     if not is_first():
@@ -257,11 +258,11 @@ class Recorder:
     return results
 
 
-def digest(params: Any) -> str:
+def digest(params: Params) -> str:
   """Returns the SHA-256 of the names, shapes and bytes of all parameters."""
   total = hashlib.sha256()
   for path, leaf in sorted(by_path(params).items()):
     array = np.ascontiguousarray(fetch(leaf))
     total.update(f'{path} {array.shape} {array.dtype}\n'.encode())
-    total.update(array.reshape(-1).view(np.uint8))
+    total.update(array.reshape(-1).view(np.uint8).data)
   return total.hexdigest()

@@ -2,13 +2,15 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
 
+from jcl.storage.checkpoint import MetricsLog, Snapshots
+from jcl.storage.in_memory import MemoryLog, NoSnapshots
 from jcl.streams.stream import Task
 from jcl.training.evaluate import LogPerplexity, Score
 from jcl.training.hook_tools import HookTools
 from jcl.training.recorder import Clock, Recorder
 from jcl.training.run_state import ProgressCounter
+from jcl.types import Json
 
 
 @dataclasses.dataclass
@@ -28,9 +30,9 @@ class RunOutput:
   recorder: Recorder
   clock: Clock
   counter: ProgressCounter
-  log: Any
-  snapshots: Any
-  callbacks: Sequence[Any] = ()
+  log: MetricsLog | MemoryLog
+  snapshots: Snapshots | NoSnapshots
+  callbacks: Sequence[object] = ()
   quiet: bool = False
 
   def say(self, line: str) -> None:
@@ -44,7 +46,7 @@ class RunOutput:
       self.say(f'warning: {warning}')
     self.recorder.take(tools, self.clock)
 
-  def step(self, line: Mapping[str, Any]) -> None:
+  def step(self, line: Mapping[str, object]) -> None:
     """Writes the metrics of a step to the log, and tells the callbacks."""
     self.log.write(line)
     self._tell('on_step', dict(line))
@@ -77,7 +79,7 @@ class RunOutput:
     after = None if task is None else task.name
     self._tell('on_evaluation', {'task': after, 'step': None, 'split': 'test', 'scores': values})
 
-  def finished(self, results: Mapping[str, Any]) -> None:
+  def finished(self, results: Mapping[str, object]) -> None:
     """Tells the callbacks that a task is done."""
     self._tell('on_task', dict(results))
 
@@ -87,7 +89,7 @@ class RunOutput:
       return 'the run has no workdir, so there is no snapshot to go back to'
     return f'snapshot {self.snapshots.number} in {self.snapshots.folder} is the last good one'
 
-  def _tell(self, event: str, value: dict[str, Any]) -> None:
+  def _tell(self, event: str, value: Json) -> None:
     for callback in self.callbacks:
       if (method := getattr(callback, event, None)) is not None:
         method(value)

@@ -6,7 +6,8 @@ import math
 import os
 import pathlib
 from collections.abc import Callable
-from typing import Any
+
+from jcl.types import Json, Memory, Params, Tree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,12 +26,12 @@ class Run:
     log_length: bytes of metrics.jsonl.
   """
 
-  params: Any
-  memory: Any = None
-  optimizer: Any = None
+  params: Params
+  memory: Memory = dataclasses.field(default_factory=dict)
+  optimizer: dict[str, Tree] | None = None
   done: int = 0
   step: int = 0
-  best: Any = None
+  best: Params | None = None
   best_score: float = -math.inf
   record: dict = dataclasses.field(default_factory=dict)
   log_length: int = 0
@@ -81,6 +82,7 @@ class ProgressCounter:
 
   def open(self) -> 'ProgressCounter':
     """Opens the file: from now on this process writes it."""
+    assert self._workdir is not None
     self._file = os.open(self._workdir / 'position', os.O_RDWR | os.O_CREAT, 0o644)
     return self
 
@@ -107,11 +109,13 @@ class ProgressCounter:
       steps, chunks = state
     return max(steps - self.steps, 0), max(chunks - self.chunks, 0)
 
-  def resumed(self, line: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+  def resumed(self, line: Json | None = None) -> list[Json]:
     """Adds an entry for a resume; returns the entries of all resumes of the run.
 
     They stand in a file of their own, since a snapshot is older than the last kill.
     """
+    if self._workdir is None:
+      return []
     path = self._workdir / 'resumes.jsonl'
     if line is not None and self._file >= 0:
       half = path.exists() and not path.read_bytes().endswith(b'\n')  # a kill struck
@@ -131,7 +135,7 @@ class ProgressCounter:
       self._file = -1
 
 
-def _object(line: str) -> dict[str, Any] | None:
+def _object(line: str) -> Json | None:
   """Returns the object in a line of JSON; None for a line that a kill cut short."""
   try:
     found = json.loads(line)

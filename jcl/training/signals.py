@@ -30,14 +30,14 @@ class Requests:
         self._before[number] = signal.signal(number, self._take)
     return self
 
-  def _take(self, number: int, frame: Any) -> None:
+  def _take(self, number: int, frame: object) -> None:
     if self.asked:
       os._exit(128 + number)
     self.asked = signal.Signals(number).name
     line = f'\n{self.asked}: saving at the next step, then stopping; once more ends it at once'
     print(line, file=sys.stderr, flush=True)
 
-  def __exit__(self, *error: Any) -> None:
+  def __exit__(self, *error: object) -> None:
     for number, handler in self._before.items():
       signal.signal(number, handler)
     self._before = {}

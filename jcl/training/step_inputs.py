@@ -1,7 +1,7 @@
 """The inputs of the train step, assembled once for training, cost and footprint."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -10,8 +10,7 @@ from jcl.step import sharding
 from jcl.step.optimizer import merged
 from jcl.streams.stream import TaskPlan
 from jcl.training.experiment import Experiment
-
-Tree = Any
+from jcl.types import Tree
 
 
 class StepInputs(NamedTuple):
@@ -40,7 +39,7 @@ def step_inputs(
   plan: TaskPlan,
   place: Callable[[Tree, Tree, bool], Tree],
   start: Callable[[Tree], Tree],
-  carried: dict[str, Any] | None = None,
+  carried: dict[str, Tree] | None = None,
   step: int = 0,
 ) -> StepInputs:
   """Assembles the inputs of the first step of a task.

@@ -2,7 +2,7 @@
 
 import collections
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,11 +20,12 @@ from jcl.training.batch_loader import BatchLoader, LoadedBatch
 from jcl.training.evaluate import LogPerplexity, Score
 from jcl.training.experiment import Experiment
 from jcl.training.hook_tools import HookTools
-from jcl.training.progress_bar import Bar
+from jcl.training.progress_bar import Bar, FoldBars
 from jcl.training.run_output import RunOutput
 from jcl.training.run_state import Run
 from jcl.training.snapshot_policy import SnapshotPolicy
 from jcl.training.step_inputs import StepInputs, place_on_devices, step_inputs
+from jcl.types import Params, Tree
 
 IN_FLIGHT = 2  # steps dispatched and not waited for: more deadlock fake CPU devices
 LESS = 'train.batch_size or stream.max_length, or raise train.microbatches'
@@ -59,7 +60,7 @@ class TaskTrainer:
   def __init__(
     self, parts: Experiment, output: RunOutput, policy: SnapshotPolicy,
     score: Callable[[Run, Task, Sequence[Example], HookTools], Score | LogPerplexity],
-    save: Callable[[Run], None], folds: Callable[[Run, Task], Any],
+    save: Callable[[Run], None], folds: Callable[[Run, Task], FoldBars],
   ):  # fmt: skip
     self.parts, self.output, self.policy = parts, output, policy
     self._score, self._save, self._folds = score, save, folds
@@ -118,6 +119,7 @@ class TaskTrainer:
     finally:
       batches.close()
       bar.close()
+    assert loaded is not None
     now = self._after(now, inputs.state, inputs, loaded)
     return now if now.best is None else now.replace(params=self._placed(now.best))
 
@@ -130,7 +132,7 @@ class TaskTrainer:
 
   def _step(
     self, inputs: StepInputs, loaded: LoadedBatch, loader: BatchLoader, task: Task
-  ) -> tuple[StepInputs, tuple[LoadedBatch, Any, float]]:
+  ) -> tuple[StepInputs, tuple[LoadedBatch, Tree, float]]:
     """Dispatches a step -> the inputs of the next one, and what `settle` reads later."""
     of_run = task.index, len(self.parts.stream)
     rate = learning_rate(self.parts.config.train, loaded.number, loader.total, *of_run)
@@ -179,7 +181,7 @@ class TaskTrainer:
   ) -> Run:
     """Writes the dev scores to the log; under `keep_best` keeps parameters that score higher."""
     tasks = self.parts.stream.tasks
-    learned = [tasks[i] for i in sorted({e.task for e in loader.plan.new})]
+    learned = [tasks[i] for i in sorted({tools.example(e).task for e in loader.plan.new})]
     asked = [t for t in tasks if t in learned or (due.curve and t.index <= task.index)]
     with self._folds(now, task), self.output.clock.of('evaluate'):
       scores = {t.name: self._score(now, t, t.dev, tools).merit for t in asked}
@@ -195,14 +197,14 @@ class TaskTrainer:
     self.output.take(tools)
     return now.replace(record=self.output.recorder.state(), log_length=self.output.log.length())
 
-  def _placed(self, params: Any) -> Any:
+  def _placed(self, params: Params) -> Params:
     """Parameters where every compiled function expects them."""
     mesh, fsdp = self.parts.tools.mesh, self.parts.config.train.fsdp
     return sharding.place(params, mesh, sharding.specs(params, mesh, fsdp))
 
   def settle(
     self, task: Task, bar: Bar, weights: Mapping[str, np.float32], loaded: LoadedBatch,
-    metrics: Any, rate: float,
+    metrics: Tree, rate: float,
   ) -> None:  # fmt: skip
     """Waits for a step, reads its metrics and writes them down."""
     values = {k: float(v) for k, v in jax.device_get(jax.block_until_ready(metrics)).items()}

@@ -1,5 +1,6 @@
 """Whole runs: what they leave, that they go on after a kill, and that devices do not matter."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -193,7 +194,7 @@ def test_keep_best_hands_on_the_best_dev_score(tmp_path, monkeypatch):
       after_epoch.append(jax.tree.map(np.asarray, now.params))
       count = len(found.right)
       right = int(next(scores) * count)
-      return found._replace(right=[True] * right + [False] * (count - right))
+      return dataclasses.replace(found, right=[True] * right + [False] * (count - right))
     return found
 
   monkeypatch.setattr(loop, 'score', scored)
