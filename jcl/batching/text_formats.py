@@ -115,13 +115,39 @@ class Text:
     found = self._rows[example.number]
     return tuple(dataclasses.replace(r, replay=True) for r in found) if replay else found
 
+  def prepare(self, examples: Iterable[Example]) -> int:
+    """Makes and keeps the rows of all examples; returns the tokens of the longest answer.
+
+    Every row leaves room for the longest answer (`reserve`), so that any label can be scored in its
+    place. Most rows have that room, so each text is tokenised once; the others are made again.
+
+    Raises:
+      UserError: a text cannot be a row; names the example.
+    """
+    self.reserve, examples = 0, list(examples)
+    self.cut.clear()
+    self._rows.clear()
+    questions = [self.rows(example)[0] for example in examples]
+    if self.text_format == 'class':
+      return 0
+    self.reserve = max(len(row.targets) for row in questions)
+    generation = int(self.text_format in LAMOL_FORMATS)  # a token in front of the other row
+    for example, row in zip(examples, questions, strict=True):
+      room = max(len(row.targets), self.reserve) + generation
+      if example.number in self.cut or int(row.targets[0]) + 1 + room > self.max_length:
+        self._rows[example.number] = self._make_rows(example, False)
+    return self.reserve
+
   def question(self, example: Example) -> Row:
     """The question-answering row of an example that is in no table."""
     return self._make_rows(example, False)[0]
 
   def prompt(self, example: Example) -> list[int]:
     """What the model is shown at test time: the row's tokens up to the answer."""
-    return list(self._pieces(example)[0])
+    if example.number < 0 or example.tokens is not None:
+      return list(self._pieces(example)[0])
+    row = self.rows(example)[0]
+    return row.tokens[: row.targets[0] + 1].tolist()
 
   def answer_length(self, example: Example) -> int:
     """Tokens of the answer, end-of-sequence included."""

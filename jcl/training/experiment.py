@@ -214,7 +214,7 @@ def assemble(
     class_task=_class_tasks(stream) if shape.classes else None,
     task_id_given=config.scenario == 'til' or 'task_id' in config.method.needs, train=config.train,
   )  # fmt: skip
-  longest = 0 if raw_text else _longest_answer(text, stream)
+  longest = 0 if raw_text else text.prepare(stream.examples)
   config.method.check_run(config.scenario, tools)
   method = methods.make(backbone, config.method, _elder(config, text, weights))
   method = with_knobs(method, config, backbone)
@@ -243,16 +243,6 @@ def text_format_of(config: Config) -> str:
   if config.scenario == 'cpt':
     return 'packed'
   return 'class' if config.backbone.head else config.method.text_format
-
-
-def _longest_answer(text: Text, stream: Stream) -> int:
-  """Returns the tokens of the longest answer; makes and checks the rows of all examples."""
-  examples = stream.examples
-  longest = text.reserve = max(text.answer_length(e) for e in examples)
-  text.cut.clear()
-  for example in examples:
-    text.rows(example)
-  return longest
 
 
 def with_knobs(method: Method, config: Config, backbone: Backbone) -> Method:

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import chex
 import numpy as np
 import pytest
 from support import tiny
@@ -284,3 +285,31 @@ def test_all_examples_of_a_stream_have_rows_whose_identities_differ():
     text = tiny.text(text_format, stream)
     numbers = [r.number for e in stream.examples for r in text.rows(e)]
     assert len(set(numbers)) == len(numbers)
+
+
+@pytest.mark.parametrize('text_format', ['plain', 'lamol', 'class'])
+def test_rows_prepared_together_are_those_made_with_the_room_known_and_texts_are_encoded_once(
+  text_format, monkeypatch
+):
+  stream = tiny.stream(examples=7)
+  examples = [
+    *stream.examples,
+    Example(900, ' '.join(['the'] * 40), stream.tasks[0].train[0].answer, 0, 0, 'long'),
+    Example(901, 'the', ' '.join([stream.tasks[0].train[0].answer] * 9), 0, 0, 'long answer'),
+  ]
+  once, twice = (tiny.text(text_format, stream, 40) for _ in range(2))
+  longest = once.prepare(examples)
+  twice.reserve = 0 if text_format == 'class' else max(twice.answer_length(e) for e in examples)
+  twice.cut.clear()
+  assert longest == twice.reserve
+  for example in examples:
+    for one, other in zip(once.rows(example), twice.rows(example), strict=True):
+      chex.assert_trees_all_equal(dataclasses.asdict(one), dataclasses.asdict(other))
+    if text_format != 'class':
+      assert once.prompt(example) == list(twice._pieces(example)[0])
+  assert once.cut == twice.cut
+  calls = []
+  monkeypatch.setattr(once, '_encode', lambda *given: calls.append(given))
+  for example in examples:
+    once.rows(example)
+  assert calls == []

@@ -301,7 +301,7 @@ def test_another_model_that_teaches_is_planned(cache_mb, tmp_path):
   assert {name: x.shape for name, x in now.batch.fields.items()} == states
   parts = experiment.assemble(made)
   whole = jax.tree.map(np.shape, parts.method.init({}, parts.stream, parts.tools)['teacher'])
-  assert jax.tree.map(lambda x: x.shape, now.teacher) == whole
+  assert jax.tree.map(lambda x: x.shape, now.inputs.teacher) == whole
   assert cost.memory(now).values['per_device']['teacher'] > 0
 
 
