@@ -1,9 +1,8 @@
 """A trained model that answers: from a run, from its workdir, or from an exported folder."""
 
 import dataclasses
-import json
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
@@ -19,66 +18,15 @@ from jcl.batching.text_formats import Text
 from jcl.errors import UserError
 from jcl.step import sharding
 from jcl.storage.checkpoint import Snapshots
-from jcl.streams.stream import Example, Stream, Task
+from jcl.streams.stream import Example, Stream
 from jcl.training import evaluate
+from jcl.training.answer_format import FILE, AnswerFormat, read_format
 from jcl.training.experiment import Experiment
 from jcl.training.hook_tools import HookTools, make_tools
 from jcl.training.run_state import Run
 
 FOLDER = 'model'  # of a workdir: shape, tokenizer and answer format of its model
-FILE = 'jcl.json'  # of a model folder: its answer format
 BATCH = 64  # rows a chunk
-PLAIN = '{x}{y}'  # template of a model that no task was trained on
-
-
-@dataclasses.dataclass(frozen=True)
-class AnswerFormat:
-  """How a model is asked, and how its answers are read.
-
-  Attributes:
-    text_format: see `text_formats`.
-    template: of a plain row.
-    max_length: tokens of a row.
-    task_id_given: the model is given the task.
-    answer: `generate` or `score`, as `evaluate.answer`.
-    longest_answer: tokens of the longest answer, end-of-sequence included.
-    tasks: names of the tasks, in order.
-    seen: number of tasks that the model has been trained on.
-    labels: of each class, as the user wrote it.
-    classes: of each class, as the model writes it.
-    classes_of: of each task, the indices of its classes.
-  """
-
-  text_format: str = 'plain'
-  template: str = PLAIN
-  max_length: int = 512
-  task_id_given: bool = False
-  answer: str = 'generate'
-  longest_answer: int = 32
-  tasks: tuple[str, ...] = ()
-  seen: int = 0
-  labels: tuple[str, ...] = ()
-  classes: tuple[str, ...] = ()
-  classes_of: tuple[tuple[int, ...], ...] = ()
-
-  @classmethod
-  def of(cls, parts: Experiment, seen: int) -> 'AnswerFormat':
-    """The format of a run that has learned `seen` tasks."""
-    stream, text = parts.stream, parts.text
-    return cls(
-      text.text_format, stream.template, text.max_length, parts.task_id_given,
-      parts.config.evaluate.answer, parts.longest_answer, tuple(t.name for t in stream.tasks), seen,
-      stream.labels or stream.classes, stream.classes, tuple(t.classes for t in stream.tasks),
-    )  # fmt: skip
-
-  def stream(self) -> Stream:
-    """The tasks and classes, without examples."""
-    last = len(self.tasks) - 1
-    tasks = tuple(
-      Task(i, name, (), (), (), own, i == last)
-      for i, (name, own) in enumerate(zip(self.tasks, self.classes_of, strict=True))
-    )
-    return Stream('model', tasks, self.classes, self.template, labels=self.labels)
 
 
 class Model:
@@ -342,7 +290,7 @@ def load_model(path: str | pathlib.Path) -> Model:
   if (place / 'checkpoints').is_dir():
     return _of_workdir(place)
   loaded = hf.load(str(path))
-  format = _read_format(place / FILE) if (place / FILE).is_file() else AnswerFormat()
+  format = read_format(place / FILE) if (place / FILE).is_file() else AnswerFormat()
   params = loaded.params
   return Model(loaded, format, lambda task: params, place if place.is_dir() else None)
 
@@ -361,7 +309,7 @@ def _of_workdir(workdir: pathlib.Path) -> Model:
     raise UserError(f'{workdir} has no snapshot yet; train it first')
   known = {field.name for field in dataclasses.fields(Run)}
   last = Run(**{name: value for name, value in found.items() if name in known})
-  loaded, format = hf.load(str(folder), weights=False), _read_format(folder / FILE)
+  loaded, format = hf.load(str(folder), weights=False), read_format(folder / FILE)
   format = dataclasses.replace(format, seen=_seen(last, len(format.tasks)))
   shape = dataclasses.replace(loaded.config, lora_dropout=config.method.lora_dropout)
   method = methods.make(backbone_of(shape), config.method)
@@ -370,35 +318,3 @@ def _of_workdir(workdir: pathlib.Path) -> Model:
     loaded, format, _params_of(method, format.stream(), last),
     pathlib.Path(source).expanduser() if source else None,
   )  # fmt: skip
-
-
-def _read_format(file: pathlib.Path) -> AnswerFormat:
-  """The answer format in a file.
-
-  Raises:
-    UserError: it is not one.
-  """
-  try:
-    values = json.loads(file.read_text('utf-8'))
-    known = {field.name: field for field in dataclasses.fields(AnswerFormat)}
-    if not isinstance(values, Mapping) or set(values) - set(known):
-      raise ValueError('fields')
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-    values['classes_of'] = tuple(map(tuple, values.get('classes_of', ())))
-    found = AnswerFormat(**values)
-    _check_format(found)
-    return found
-  except (ValueError, TypeError, KeyError, RecursionError, UnicodeDecodeError):
-    raise UserError(f'{file} is not the answer format of a model; export the model again') from None
-
-
-def _check_format(found: AnswerFormat) -> None:
-  """Raises a ValueError where the fields of a format do not go together."""
-  texts = (*found.tasks, *found.labels, *found.classes, found.template, found.text_format)
-  numbers = (found.max_length, found.longest_answer, found.seen)
-  counts = len(found.labels) == len(found.classes) and len(found.classes_of) == len(found.tasks)
-  inside = all(0 <= c < len(found.classes) for own in found.classes_of for c in own)
-  if not (counts and inside and all(isinstance(x, str) for x in texts)):
-    raise ValueError('fields')
-  if not all(isinstance(x, int) and 0 <= x < 2**31 for x in numbers):
-    raise ValueError('numbers')

@@ -11,6 +11,9 @@ from support import ROOT
 
 import jcl
 from jcl.methods import Method, TaskPlan
+from jcl.model import Model
+from jcl.reports.page import Page
+from jcl.training.answer_format import read_format
 
 SMALL = jcl.BackboneConfig(width=32, layers=1, heads=2, feed_forward=48)
 TRAIN = jcl.TrainConfig(learning_rate=1e-2, epochs=12, batch_size=8)
@@ -90,6 +93,7 @@ def test_probabilities_are_those_of_the_labels_and_agree_with_the_answers(traine
 def test_a_run_is_opened_again_without_its_data(trained):
   result, _, folder = trained
   again = jcl.load_model(folder)
+  assert isinstance(again, Model)
   asked = ['red dataloss', 'gold slow', 'pink timeout']
   assert again.answer(asked) == result.model.answer(asked)
   for one, other in zip(jax.tree.leaves(again.params), jax.tree.leaves(result.params), strict=True):
@@ -122,6 +126,7 @@ def test_generate_continues_prompts(trained):
 
 def test_the_report_shows_itself_and_is_saved(trained, tmp_path):
   page = trained[0].report()
+  assert isinstance(page, Page)
   assert page._repr_html_().startswith('<iframe')
   assert page.html.startswith('<!doctype html>')
   page.save(tmp_path / 'report.html')
@@ -216,6 +221,7 @@ def test_a_model_refuses_what_it_cannot_read(trained, call, words):
 def test_a_damaged_answer_format_is_one_line(trained, tmp_path):
   trained[0].model.save(tmp_path / 'exported')
   file = tmp_path / 'exported' / 'jcl.json'
+  assert read_format(file).labels == ('data_loss', 'no_space', 'slow', 'time_out')
   values = json.loads(file.read_text())
   for damaged in ('{', '[]', json.dumps({**values, 'classes_of': [[9]]}), json.dumps({'x': 1})):
     file.write_text(damaged)
