@@ -128,7 +128,7 @@ def test_the_report_shows_itself_and_is_saved(trained, tmp_path):
   page = trained[0].report()
   assert isinstance(page, Page)
   assert page._repr_html_().startswith('<iframe')
-  assert page.html.startswith('<!doctype html>')
+  assert page.html.startswith('<!DOCTYPE html>')
   page.save(tmp_path / 'report.html')
   assert 'disk' in (tmp_path / 'report.html').read_text()
 
