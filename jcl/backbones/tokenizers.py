@@ -1,7 +1,6 @@
 """Tokenizers: small ones made from scratch, those of a model folder, and tokens added to any."""
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -81,14 +80,6 @@ def add_tokens(tokenizer: Tokenizer, tokens: Sequence[str]) -> list[int]:
   if [tokenizer.token_to_id(token) for token in new] != list(range(first, first + len(new))):
     raise UserError('the ids of the tokenizer have holes, which tokens cannot be added to')
   return [tokenizer.token_to_id(token) for token in tokens]
-
-
-def unknown_id(tokenizer: Tokenizer) -> int | None:
-  """The id of what the tokenizer does not know; None: it knows all, as at the level of bytes."""
-  if isinstance(tokenizer.model, tokenizers.models.Unigram):
-    return json.loads(tokenizer.to_str())['model']['unk_id']
-  token = getattr(tokenizer.model, 'unk_token', None)
-  return tokenizer.token_to_id(token) if token else None
 
 
 def size(tokenizer: Tokenizer) -> int:

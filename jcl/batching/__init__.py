@@ -1,1 +1,61 @@
-"""How examples become arrays: text formats, packed text, the order of rows, batches."""
+"""How examples become arrays: text formats, packed raw text, the steps of an epoch, batches."""
+
+from jcl.batching.batch import (
+  LENGTHS,
+  TARGETS,
+  Batch,
+  Heads,
+  Row,
+  Shape,
+  Table,
+  bucket,
+  deal,
+  fit,
+  layout,
+  look_up,
+  rungs,
+  table,
+)
+from jcl.batching.epochs import Step, draw, steps, trained
+from jcl.batching.packed_epochs import Epoch
+from jcl.batching.packed_text import Blocks, PackedText, cache_folder, pack
+from jcl.batching.text_formats import (
+  ANSWER,
+  GENERATE,
+  LAMOL_FORMATS,
+  SpecialTokens,
+  Text,
+  added_tokens,
+)
+
+__all__ = [
+  'ANSWER',
+  'GENERATE',
+  'LAMOL_FORMATS',
+  'LENGTHS',
+  'TARGETS',
+  'Batch',
+  'Blocks',
+  'Epoch',
+  'Heads',
+  'PackedText',
+  'Row',
+  'Shape',
+  'SpecialTokens',
+  'Step',
+  'Table',
+  'Text',
+  'added_tokens',
+  'bucket',
+  'cache_folder',
+  'deal',
+  'draw',
+  'fit',
+  'layout',
+  'look_up',
+  'pack',
+  'rungs',
+  'steps',
+  'table',
+  'trained',
+]

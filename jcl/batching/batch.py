@@ -1,12 +1,13 @@
-"""The arrays of one step, and how rows are laid out on devices. B rows, T tokens, M targets.
+"""The arrays of one training step, and how rows are laid out on devices.
 
-The next-token shift happens here, once: a target is the position of the state that predicts and the
-token (or class) it should predict. Rows are right-padded; every shape is one of a small ladder.
+B rows, T tokens, M targets, C classes, D width. The next-token shift happens here, once: a target
+is the position of the state that predicts, and the token (or class) that it must predict. Rows are
+right-padded. Every shape is one of a short ladder, so that few programs are compiled.
 """
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -14,25 +15,25 @@ import numpy as np
 
 from jcl.errors import UserError
 
-# Tokens a row: multiples of 8, from 128 on quarters of powers of two.
+# Tokens of a row: multiples of 8, from 128 on quarters of powers of two.
 LENGTHS = (*range(8, 128, 8), *(2**e * q // 4 for e in range(7, 20) for q in (4, 5, 6, 7)))
-# Targets a block: powers of two and halfway between them.
+# Targets of a block: powers of two and halfway between them.
 TARGETS = (1, *(2**e * q // 2 for e in range(1, 24) for q in (2, 3)))
-RARE = 0.25  # a length that fewer of the steps have is not worth a compilation of its own
+RARE = 0.25  # share of the steps below which a length is not worth a compilation of its own
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-  """One row on the host: what it says, who it is, and where its targets are.
+  """One row on the host.
 
   Attributes:
     tokens: [t] int32 token ids.
     targets: [m] int32 positions of the states that predict.
-    wanted: [m] int32 the token, or the class, to be predicted there.
-    number: its identity, the same in every epoch and layout: 2 * example + generative.
-    task: index of its task; -1 where unknown.
-    replay: it comes from the past.
-    generative: it trains generation, not question answering.
+    wanted: [m] int32 tokens, or classes, to be predicted there.
+    number: identity of the row, the same in every epoch and layout: 2 * example + generative.
+    task: index of the task; -1 where unknown.
+    replay: whether the row comes from the past.
+    generative: whether the row trains generation rather than question answering.
   """
 
   tokens: np.ndarray
@@ -47,42 +48,43 @@ class Row:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Batch:
-  """The arrays of one step. Fields as in the table of shapes below.
+  """The arrays of one training step; NumPy arrays on the host, JAX arrays on devices.
 
   Attributes:
-    tokens: [B, T] int32, right-padded.
-    length: [B] int32, real tokens; 0 for a padding row.
-    replay, generative: [B] bool.
-    task: [B] int32, -1 where unknown.
-    key: [B, 2] uint32, key data of the row's draws (dropout, sampled labels, ties).
-    target_position: [M] int32 into the device's own flattened [B·T] hidden states.
-    target_token: [M] int32, the token or class to be predicted there.
-    target_weight: [M] float32, 1, or 0 for padding.
-    allowed, known: [M, C] bool, heads only: classes that may be answered, and those of them that
-      the teacher had learned; else None.
-    fields: {name: [M, …]} what a method's tables add.
-    embedding_delta: [B, T, D] added to the input embeddings, or None: adversarial training alone.
+    tokens: [B, T] int32 token ids, right-padded.
+    length: [B] int32 real tokens of each row; 0 for a padding row.
+    replay: [B] bool, the row comes from the past.
+    generative: [B] bool, the row trains generation rather than question answering.
+    task: [B] int32 index of the row's task; -1 where unknown.
+    key: [B, 2] uint32 key data of the row's random draws (dropout, sampled labels, ties).
+    target_position: [M] int32 index into the flattened [B·T] hidden states of the device's block.
+    target_token: [M] int32 token, or class, to be predicted there.
+    target_weight: [M] float32, 1 for a target and 0 for padding.
+    allowed: [M, C] bool, classes that may be answered; None without a head.
+    known: [M, C] bool, the allowed classes that the teacher had learned; None without a head.
+    fields: {name: [M, …] float32}, what the tables of a method add.
+    embedding_delta: [B, T, D], added to the input embeddings in adversarial training; else None.
   """
 
-  tokens: Any
-  length: Any
-  replay: Any
-  generative: Any
-  task: Any
-  key: Any
-  target_position: Any
-  target_token: Any
-  target_weight: Any
-  allowed: Any = None
-  known: Any = None
-  fields: dict[str, Any] = dataclasses.field(default_factory=dict)
-  embedding_delta: Any = None
+  tokens: jax.Array
+  length: jax.Array
+  replay: jax.Array
+  generative: jax.Array
+  task: jax.Array
+  key: jax.Array
+  target_position: jax.Array
+  target_token: jax.Array
+  target_weight: jax.Array
+  allowed: jax.Array | None = None
+  known: jax.Array | None = None
+  fields: dict[str, jax.Array] = dataclasses.field(default_factory=dict)
+  embedding_delta: jax.Array | None = None
 
   replace = dataclasses.replace
 
   @property
   def target_row(self) -> jax.Array:
-    """[M] the row of each target."""
+    """[M] int32, row of each target."""
     return self.target_position // self.tokens.shape[1]
 
   @property
@@ -97,15 +99,15 @@ class Batch:
 
   @property
   def task_M(self) -> jax.Array:
-    """[M] int32, the task of the target's row."""
+    """[M] int32, task of the target's row."""
     return self.task[self.target_row]
 
   def only(self, where_M: jax.Array) -> 'Batch':
-    """The batch with the weight of all other targets 0."""
+    """Returns the batch with weight 0 for the targets where `where_M` is false."""
     return self.replace(target_weight=jnp.where(where_M, self.target_weight, 0))
 
   def row_mean(self, value_M: jax.Array) -> jax.Array:
-    """[B] the mean of `value_M` over each row's targets; 0 where it has none."""
+    """Returns the mean of `value_M` over the targets of each row, [B]; 0 for a row without any."""
     sums = [
       jax.ops.segment_sum(x * self.target_weight, self.target_row, self.tokens.shape[0])
       for x in (value_M, jnp.ones_like(value_M))
@@ -117,9 +119,9 @@ class Heads(NamedTuple):
   """Which classes of a head may be answered.
 
   Attributes:
-    class_task: [C] the task in which each class first occurs.
-    current: the last task seen.
-    told: task-incremental: a row's own task alone may answer.
+    class_task: [C] int, task in which each class first occurs.
+    current: index of the last task seen.
+    task_id_given: whether a row may be answered with the classes of its own task alone.
   """
 
   class_task: np.ndarray
@@ -127,12 +129,12 @@ class Heads(NamedTuple):
   task_id_given: bool
 
   def allowed(self, task: int) -> np.ndarray:
-    """[C] bool, the classes that a row of `task` may be answered with."""
+    """Returns the classes that a row of `task` may be answered with, [C] bool."""
     return self.class_task == task if self.task_id_given else self.class_task <= self.current
 
 
 class Shape(NamedTuple):
-  """The shape of a batch: rows and tokens of the whole, targets of one block."""
+  """Shape of a batch: rows and tokens of the whole batch, targets of one block."""
 
   rows: int
   tokens: int
@@ -140,11 +142,12 @@ class Shape(NamedTuple):
 
 
 Table = Mapping[str, np.ndarray]
-"""Arrays per target, by row, as plain arrays: rows [R] sorted, starts [R+1], values [sum m, …]."""
+"""Values per target of some rows, as plain arrays: rows [R], sorted, starts [R+1] and values
+[sum m, …]; the values of rows[i] are values[starts[i] : starts[i+1]]."""
 
 
 def table(values: Mapping[int, np.ndarray], shape: Sequence[int]) -> Table:
-  """A table of {row number: [m, *shape]}."""
+  """Returns the table of {row number: [m, *shape]}."""
   rows = sorted(values)
   parts = [np.asarray(values[r], np.float32).reshape(-1, *shape) for r in rows]
   return {
@@ -155,7 +158,7 @@ def table(values: Mapping[int, np.ndarray], shape: Sequence[int]) -> Table:
 
 
 def look_up(entries: Table, number: int) -> np.ndarray | None:
-  """The [m, …] of one row; None where the table lacks it."""
+  """Returns the values of one row, [m, …]; None if the table has no such row."""
   i = int(np.searchsorted(entries['rows'], number))
   if i == len(entries['rows']) or entries['rows'][i] != number:
     return None
@@ -163,7 +166,11 @@ def look_up(entries: Table, number: int) -> np.ndarray | None:
 
 
 def bucket(size: int, ladder: Sequence[int]) -> int:
-  """The smallest rung of `ladder` that holds `size`."""
+  """Returns the smallest rung of `ladder` that holds `size`.
+
+  Raises:
+    UserError: no rung does.
+  """
   for rung in ladder:
     if size <= rung:
       return rung
@@ -171,27 +178,27 @@ def bucket(size: int, ladder: Sequence[int]) -> int:
 
 
 def deal(rows: Sequence[Row], blocks: int) -> list[list[int]]:
-  """Which rows each block gets: ordered by number of targets, then dealt in turn."""
+  """Returns the indices of the rows of each block: sorted by number of targets, dealt in turn."""
   order = sorted(range(len(rows)), key=lambda i: -len(rows[i].targets))
   return [order[b::blocks] for b in range(blocks)]
 
 
 def _need(step: Sequence[Row], blocks: int) -> tuple[int, int]:
-  """The length bucket that a step falls into, and the targets of its fullest block."""
+  """Returns the length bucket of a step, and the number of targets of its fullest block."""
   fullest = max(sum(len(step[i].targets) for i in block) for block in deal(step, blocks))
   return bucket(max(len(r.tokens) for r in step), LENGTHS), fullest
 
 
 def rungs(steps: Sequence[Sequence[Row]], blocks: int, rows: int) -> list[Shape]:
-  """The few shapes that steps are padded to, a function of the rows' lengths alone.
+  """Returns the few shapes that steps are padded to, a function of the rows' lengths alone.
 
   Steps whose longest row falls into the same length bucket share one number of targets, that of the
-  fullest block among them; a bucket that few steps fall into is lifted into the next one.
+  fullest block among them. A bucket that few steps fall into is merged with the next longer one.
 
   Args:
-    steps: the rows of each step.
-    blocks: devices times microbatches.
-    rows: the most rows that a step may have.
+    steps: rows of each step.
+    blocks: number of devices times number of microbatches.
+    rows: largest number of rows that a step may have.
   """
   most: dict[int, int] = {}
   count: dict[int, int] = {}
@@ -208,7 +215,7 @@ def rungs(steps: Sequence[Sequence[Row]], blocks: int, rows: int) -> list[Shape]
 
 
 def fit(step: Sequence[Row], blocks: int, shapes: Sequence[Shape]) -> Shape:
-  """The first of `shapes` that holds a step; where none does, a larger one of the ladders."""
+  """Returns the first of `shapes` that holds a step; if none does, a larger one of the ladders."""
   tokens, targets = _need(step, blocks)
   for shape in shapes:
     if shape.tokens >= tokens and shape.targets >= targets:
@@ -228,71 +235,93 @@ def layout(
   """Lays rows out in `blocks` equal blocks of one batch, on the host.
 
   Args:
-    rows: at most `shape.rows` of them.
-    blocks: devices times microbatches; block b of n·k goes to device b // k.
-    shape: of the batch.
-    keys: [R, 2] uint32 key data, one a row; None: zeros.
-    tables: what fills `fields` (and `known`, for stored logits of a head).
-    heads: for a classifier, which classes may be answered.
+    rows: rows of the step, at most `shape.rows`.
+    blocks: number of devices times number of microbatches; with k microbatches, block b belongs to
+      device b // k.
+    shape: shape of the batch.
+    keys: [R, 2] uint32 key data, one key for each row; None: zeros.
+    tables: values that fill `fields`; the table `known` (stored logits of a head) fills `known`.
+    heads: for a head, which classes may be answered.
 
   Returns:
-    The batch as numpy arrays; block b has rows b·B/blocks … and targets b·M ….
+    The batch as NumPy arrays; block b has rows b·B/blocks … and targets b·M ….
   """
-  size, tokens, targets = shape.rows // blocks, shape.tokens, shape.targets
-  zeros = lambda *s, dtype=np.int32: np.zeros((blocks, *s), dtype)
-  batch = Batch(
-    zeros(size, tokens), zeros(size), zeros(size, dtype=bool), zeros(size, dtype=bool),
-    zeros(size) - 1, zeros(size, 2, dtype=np.uint32),
-    zeros(targets), zeros(targets), zeros(targets, dtype=np.float32),
-  )  # fmt: skip
   tables = dict(tables or {})
   covered = tables.pop('known', None)
-  if heads is not None:
-    classes = len(heads.class_task)
-    batch = batch.replace(
-      allowed=zeros(targets, classes, dtype=bool), known=zeros(targets, classes, dtype=bool)
-    )
+  arrays = _zeros(blocks, shape, None if heads is None else len(heads.class_task))
   fields = {
-    name: zeros(targets, *t['values'].shape[1:], dtype=np.float32) for name, t in tables.items()
+    name: np.zeros((blocks, shape.targets, *entries['values'].shape[1:]), np.float32)
+    for name, entries in tables.items()
   }
-  batch = batch.replace(fields=fields)
   for b, block in enumerate(deal(rows, blocks)):
     start = 0
     for place, i in enumerate(block):
       row, end = rows[i], start + len(rows[i].targets)
-      _fill(batch, (b, place), slice(start, end), row)
+      _fill(arrays, (b, place), slice(start, end), row)
       if keys is not None:
-        batch.key[b, place] = keys[i]
+        arrays['key'][b, place] = keys[i]
       if heads is not None:
-        _fill_classes(batch, b, slice(start, end), row, heads, covered)
+        _fill_classes(arrays, b, slice(start, end), row, heads, covered)
       for name, entries in tables.items():
         found = look_up(entries, row.number)
         if found is not None:
           fields[name][b, start:end] = found
       start = end
-  if batch.target_position.max(initial=0) >= size * tokens:
-    raise AssertionError('a target lies outside its block')  # on the device it would be clamped
-  return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch)
+  if arrays['target_position'].max(initial=0) >= shape.rows // blocks * shape.tokens:
+    raise AssertionError('a target lies outside its block')  # a device would clamp it silently
+  whole = lambda x: cast(jax.Array, x.reshape(-1, *x.shape[2:]))
+  return Batch(
+    **{name: whole(x) for name, x in arrays.items()},
+    fields={name: whole(x) for name, x in fields.items()},
+  )
 
 
-def _fill(batch: Batch, at: tuple[int, int], targets: slice, row: Row) -> None:
-  """Writes one row and its targets."""
+def _zeros(blocks: int, shape: Shape, classes: int | None) -> dict[str, np.ndarray]:
+  """Returns the arrays of an empty batch by field, [blocks, B/blocks or M, …]."""
+  size, tokens, targets = shape.rows // blocks, shape.tokens, shape.targets
+  shapes: dict[str, tuple[tuple[int, ...], type]] = {
+    'tokens': ((size, tokens), np.int32),
+    'length': ((size,), np.int32),
+    'replay': ((size,), np.bool_),
+    'generative': ((size,), np.bool_),
+    'task': ((size,), np.int32),
+    'key': ((size, 2), np.uint32),
+    'target_position': ((targets,), np.int32),
+    'target_token': ((targets,), np.int32),
+    'target_weight': ((targets,), np.float32),
+  }
+  if classes is not None:
+    shapes |= dict.fromkeys(('allowed', 'known'), ((targets, classes), np.bool_))
+  arrays: dict[str, np.ndarray] = {
+    name: np.zeros((blocks, *sizes), kind) for name, (sizes, kind) in shapes.items()
+  }
+  arrays['task'] -= 1
+  return arrays
+
+
+def _fill(arrays: dict[str, np.ndarray], at: tuple[int, int], targets: slice, row: Row) -> None:
+  """Writes one row, at (block, place), and its targets."""
   block, place = at
   length = len(row.tokens)
-  batch.tokens[at][:length] = row.tokens
-  batch.length[at], batch.replay[at] = length, row.replay
-  batch.generative[at], batch.task[at] = row.generative, row.task
-  batch.target_position[block, targets] = place * batch.tokens.shape[2] + row.targets
-  batch.target_token[block, targets] = row.wanted
-  batch.target_weight[block, targets] = 1
+  arrays['tokens'][at][:length] = row.tokens
+  arrays['length'][at], arrays['replay'][at] = length, row.replay
+  arrays['generative'][at], arrays['task'][at] = row.generative, row.task
+  arrays['target_position'][block, targets] = place * arrays['tokens'].shape[2] + row.targets
+  arrays['target_token'][block, targets] = row.wanted
+  arrays['target_weight'][block, targets] = 1
 
 
 def _fill_classes(
-  batch: Batch, block: int, targets: slice, row: Row, heads: Heads, covered: Table | None
+  arrays: dict[str, np.ndarray],
+  block: int,
+  targets: slice,
+  row: Row,
+  heads: Heads,
+  covered: Table | None,
 ) -> None:
   """Writes which classes a row may be answered with, and which of them the teacher knows."""
   allowed = heads.allowed(row.task)
-  batch.allowed[block, targets] = allowed
-  batch.known[block, targets] = allowed & (heads.class_task < heads.current)
+  arrays['allowed'][block, targets] = allowed
+  arrays['known'][block, targets] = allowed & (heads.class_task < heads.current)
   if covered is not None and (found := look_up(covered, row.number)) is not None:
-    batch.known[block, targets] = allowed & (found > 0)
+    arrays['known'][block, targets] = allowed & (found > 0)

@@ -1,52 +1,56 @@
-"""From a plan to steps: which rows make up which step is a function of (seed, task, epoch) alone.
+"""From the plan of a task to steps: the rows of each step are a function of (seed, task, epoch).
 
-A batch is composed as a list of rows before anything is known of devices; nothing here has a state.
+A step is composed as a list of rows before anything is known of devices; nothing here has a state.
 """
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple, TypeVar, cast
 
 import numpy as np
 
 from jcl.batching.batch import Row
 from jcl.seeds import generator
-from jcl.streams.stream import Example, TaskPlan
+from jcl.streams.stream import Example, OnlineBuffer, Reference, TaskPlan
+
+Item = TypeVar('Item')
+Drawn = tuple[Example | Reference, bool]
+"""An example, and whether it is replayed."""
+
+RowsOf = Callable[[Example | Reference, bool], Sequence[Row]]
+"""(example, replay) -> the rows of the example, which stay in one step."""
 
 
 class Step(NamedTuple):
-  """The rows of one step and the key data [R, 2] uint32 of each."""
+  """The rows of one step, and the key data of each, [R, 2] uint32."""
 
   rows: list[Row]
   keys: np.ndarray
 
 
-def draw(random: np.random.Generator, items: Sequence, count: int) -> list:
-  """`count` of `items`: none twice before all were drawn once."""
+def draw(random: np.random.Generator, items: Sequence[Item], count: int) -> list[Item]:
+  """Returns `count` of `items`; none is drawn twice before all were drawn once."""
   rounds = range(-(-count // max(len(items), 1)) if items else 0)
   return [items[i] for _ in rounds for i in random.permutation(len(items))][:count]
 
 
 def steps(
-  plan: TaskPlan,
-  rows_of: Callable[[Example, bool], Sequence[Row]],
-  seed: int,
-  task: int,
-  epoch: int,
-  batch_size: int,
+  plan: TaskPlan, rows_of: RowsOf, seed: int, task: int, epoch: int, batch_size: int
 ) -> list[Step]:
-  """The steps of one epoch.
+  """Returns the steps of one epoch.
 
   Args:
-    plan: new and old examples (resolved, but for those of a filling buffer) and how they mix.
-    rows_of: (example, replay) -> its rows, which stay in one step.
-    seed, task, epoch: what the order is a function of.
-    batch_size: examples a step, new and old together.
+    plan: new and old examples, and how they are mixed. New examples are given as `Example`, old
+      ones too, unless they are those of an online buffer.
+    rows_of: returns the rows of an example.
+    seed: seed of the run.
+    task: index of the task.
+    epoch: number of the epoch, from 0.
+    batch_size: number of examples of a step, new and old together.
   """
   if plan.online_buffer is not None and epoch:
     first = steps(plan, rows_of, seed, task, 0, batch_size)
-    plan = plan._replace(
-      old=plan.online_buffer.take(trained(plan, first), seed).examples, online_buffer=None
-    )
+    filled = plan.online_buffer.take(trained(plan, first), seed)
+    plan = plan._replace(old=filled.examples, online_buffer=None)
   random = generator(seed, 'order', task, epoch)
   noise = generator(seed, 'keys', task, epoch)
   made = []
@@ -57,69 +61,102 @@ def steps(
 
 
 def trained(plan: TaskPlan, first: Sequence[Step]) -> list[Example]:
-  """The new examples of a plan in the order in which the `first` steps train on them."""
-  examples = {e.number: e for e in plan.new}
+  """Returns the new examples of a plan in the order in which the `first` steps train on them."""
+  examples = {e.number: e for e in _examples(plan.new)}
   order = dict.fromkeys(r.number // 2 for s in first for r in s.rows if not r.replay)
   return [examples[number] for number in order]
 
 
+def _examples(new: Iterable[Example | Reference]) -> Iterable[Example]:
+  """Returns the new examples of a plan, which are no references here."""
+  return cast(Iterable[Example], new)
+
+
+def _cut(items: list[Item], size: int) -> list[list[Item]]:
+  """Returns the items in parts of `size`; the last one may be shorter."""
+  return [items[i : i + size] for i in range(0, len(items), size)]
+
+
+def _shuffled(random: np.random.Generator, items: list[Item]) -> list[Item]:
+  """Returns the items in a random order."""
+  return [items[i] for i in random.permutation(len(items))]
+
+
 def _compose(
-  plan: TaskPlan, rows_of: Callable, seed: int, random: np.random.Generator, size: int
-) -> list[list]:
-  """[(example, replay), …] for every step."""
-  new = [(e, False) for e in plan.new]
-  old = [(e, True) for e in plan.old]
-  cut = lambda items, n: [items[i : i + n] for i in range(0, len(items), n)]
-  shuffled = lambda items: [items[i] for i in random.permutation(len(items))]
+  plan: TaskPlan, rows_of: RowsOf, seed: int, random: np.random.Generator, size: int
+) -> list[list[Drawn]]:
+  """Returns the examples of every step of an epoch."""
+  new: list[Drawn] = [(e, False) for e in plan.new]
+  old: list[Drawn] = [(e, True) for e in plan.old]
   if plan.online_buffer is not None and plan.online_buffer.every:
-    return _compose_filling(plan, [e for e, _ in shuffled(new)], rows_of, seed, random, size)
+    return _compose_online(
+      plan, plan.online_buffer, [e for e, _ in _shuffled(random, new)], rows_of, seed, random, size
+    )
   if plan.level == 'batch' and old:
     # Half of a batch is new; as many are drawn from the past, none twice within a batch.
-    halves = cut(shuffled(new), max(size // 2, 1))
+    halves = _cut(_shuffled(random, new), max(size // 2, 1))
     return [half + draw(random, old, len(half) * plan.candidates) for half in halves]
   if plan.level == 'task' and old:
-    task_of = lambda e: e.task if isinstance(e, Example) else e[0]
-    tasks = sorted({task_of(e) for e, _ in old})
-    of_turn = lambda i: [x for x in old if task_of(x[0]) == tasks[i % len(tasks)]]
-    parts = cut(shuffled(new), size)
-    return [b for i, part in enumerate(parts) for b in (part, draw(random, of_turn(i), len(part)))]
+    of_task: dict[int, list[Drawn]] = {}
+    for example, replay in old:
+      task = example.task if isinstance(example, Example) else example[0]
+      of_task.setdefault(task, []).append((example, replay))
+    tasks = sorted(of_task)
+    made = []
+    for i, part in enumerate(_cut(_shuffled(random, new), size)):
+      made += [part, draw(random, of_task[tasks[i % len(tasks)]], len(part))]
+    return made
   if plan.ratio is not None and old:
-    old = _mixed_in(plan, old, len(new), rows_of, random)
-  return cut(shuffled(new + old), size)
+    old = _mixed_in(plan, plan.ratio, old, rows_of, random)
+  return _cut(_shuffled(random, new + old), size)
 
 
-def _compose_filling(
-  plan: TaskPlan, new: list, rows_of: Callable, seed: int, random: np.random.Generator, size: int
-) -> list[list]:
-  """The first epoch of a buffer that fills every few steps: they are composed, then it takes in."""
-  online_buffer, composed, room = plan.online_buffer, [], plan.online_buffer.every * size
+def _compose_online(
+  plan: TaskPlan,
+  online_buffer: OnlineBuffer,
+  new: list[Example | Reference],
+  rows_of: RowsOf,
+  seed: int,
+  random: np.random.Generator,
+  size: int,
+) -> list[list[Drawn]]:
+  """Returns the examples of every step of the first epoch of an online buffer.
+
+  The steps between two updates of the buffer are composed; then the buffer takes in their new
+  examples, and the next steps are composed with what it holds.
+  """
+  composed: list[list[Drawn]] = []
+  room = online_buffer.every * size
   while new:
     old, count = online_buffer.examples, room
     if old and plan.level == 'batch':
       count = online_buffer.every * max(size // 2, 1)
-    elif old:
+    elif old and plan.ratio is not None:
       count = max(int(room / (1 + plan.ratio)), 1)
     part = plan._replace(new=new[:count], old=old, online_buffer=None)
     some, new = _compose(part, rows_of, seed, random, size), new[count:]
     composed += some
-    online_buffer = online_buffer.take(
-      [e for step in some for e, replay in step if not replay], seed
-    )
+    fresh = [e for step in some for e, replay in step if not replay]
+    online_buffer = online_buffer.take(list(_examples(fresh)), seed)
   return composed
 
 
-def _mixed_in(plan: TaskPlan, old: list, new: int, rows_of: Callable, random) -> list:
-  """The old examples of one epoch at level `dataset`: `ratio` for each new one.
+def _mixed_in(
+  plan: TaskPlan, ratio: float, old: list[Drawn], rows_of: RowsOf, random: np.random.Generator
+) -> list[Drawn]:
+  """Returns the old examples of one epoch at level `dataset`: `ratio` for each new one.
 
-  In tokens they are drawn likewise as long as two of the longest fit, and the rest of `ratio` is
-  filled as exactly as whole examples can.
+  Counted in tokens, examples are drawn in the same way while two of the longest fit; the rest of
+  the tokens is filled as exactly as whole examples can fill it.
   """
   if plan.unit == 'rows':
-    return draw(random, old, round(plan.ratio * new))
+    return draw(random, old, round(ratio * len(plan.new)))
   tokens = lambda item: sum(len(r.tokens) for r in rows_of(*item))
   size_of = {item: tokens(item) for item in old}
-  left = plan.ratio * sum(tokens((e, False)) for e in plan.new)
-  chosen, rest, longest = [], [], max(size_of.values())
+  left = ratio * sum(tokens((e, False)) for e in plan.new)
+  chosen: list[Drawn] = []
+  rest: list[Drawn] = []
+  longest = max(size_of.values())
   while left >= 2 * longest:
     rest = rest or draw(random, old, len(old))
     chosen.append(rest.pop())
@@ -130,7 +167,7 @@ def _mixed_in(plan: TaskPlan, old: list, new: int, rows_of: Callable, random) ->
 
 
 def _nearest(sizes: Sequence[int], wanted: float) -> tuple[int, ...]:
-  """The first places whose sizes add up to as near `wanted` as any do."""
+  """Returns indices of sizes whose sum is as near to `wanted` as that of any of the first sizes."""
   reached: dict[int, tuple[int, ...]] = {0: ()}
   for i, size in enumerate(sizes):
     if min(abs(total - wanted) for total in reached) <= 0.5:

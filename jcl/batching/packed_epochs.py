@@ -1,39 +1,42 @@
-"""How blocks of new and old text make up the steps of an epoch: exact in tokens, even throughout.
+"""The steps of an epoch of raw text: how blocks of new and old text are mixed, exact in tokens.
 
 An epoch has every new block once, in the order of (seed, task, epoch), and for N new tokens
-W = ratio · N old ones. The old blocks of a task stand in one endless line, turn after turn, each
-turn all of them in the order of (seed, task, turn); epoch e takes the tokens e·W … (e + 1)·W of
-that line, both rounded. So no old token comes again before all have come, and where the border of
-two epochs falls into a block its beginning ends the one and its rest begins the other.
+W = ratio · N old tokens. The old blocks of a task form one endless line, turn after turn; each turn
+has all of them, in the order of (seed, task, turn). Epoch e takes the tokens e·W … (e + 1)·W of the
+line, both rounded. So no old token is repeated before all were trained. A block that lies on the
+border of two epochs is cut: its beginning ends one epoch and its rest begins the next.
 
-The pieces of old text are spread evenly: the piece of the old tokens c … c + m comes after the
-first new block by which ratio · (new tokens so far) is at least c + m / 2. After any block the old
-tokens are less than one block away from their share of all.
+The pieces of old text are spread evenly: the piece with the old tokens c … c + m stands after the
+first new block by which ratio · (new tokens so far) is at least c + m / 2. So after any block the
+number of old tokens is less than one block away from their share.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import overload
 
 import numpy as np
 
 from jcl.batching.batch import Row
-from jcl.batching.epochs import Step
+from jcl.batching.epochs import RowsOf, Step
 from jcl.seeds import generator
 from jcl.streams.stream import TaskPlan
 
 
-class Epoch(Sequence):
+class Epoch(Sequence[Step]):
   """The steps of one epoch, each made when it is asked for.
 
   Args:
-    plan: new and old examples; `ratio` counts old tokens for each new one.
+    plan: new and old examples; `ratio` counts old tokens for each new token.
     sizes: tokens of the new and of the old examples, in their order.
-    rows_of: (example, replay) -> its one row.
-    seed, task, epoch: what the order is a function of.
-    batch_size: blocks a step.
+    rows_of: returns the one row of an example.
+    seed: seed of the run.
+    task: index of the task.
+    epoch: number of the epoch, from 0.
+    batch_size: number of blocks of a step.
   """
 
   def __init__(
-    self, plan: TaskPlan, sizes: tuple[np.ndarray, np.ndarray], rows_of: Callable, seed: int,
+    self, plan: TaskPlan, sizes: tuple[np.ndarray, np.ndarray], rows_of: RowsOf, seed: int,
     task: int, epoch: int, batch_size: int,
   ):  # fmt: skip
     self._plan, self._rows_of, self._size = plan, rows_of, batch_size
@@ -49,14 +52,22 @@ class Epoch(Sequence):
 
   @property
   def tokens(self) -> tuple[int, int]:
-    """Those of new and those of old blocks."""
+    """Number of new tokens, and number of old tokens."""
     size = self._stop - self._start
     return int(size[~self._is_old].sum()), int(size[self._is_old].sum())
 
   def __len__(self) -> int:
     return -(-len(self._example) // self._size)
 
-  def __getitem__(self, number: int) -> Step:
+  @overload
+  def __getitem__(self, number: int) -> Step: ...
+
+  @overload
+  def __getitem__(self, number: slice) -> list[Step]: ...
+
+  def __getitem__(self, number: int | slice) -> Step | list[Step]:
+    if isinstance(number, slice):
+      return [self[i] for i in range(len(self))[number]]
     first = range(len(self))[number] * self._size
     rows = [self._row(i) for i in range(first, min(first + self._size, len(self._example)))]
     noise = generator(*self._drawn_from, first)
@@ -69,7 +80,7 @@ class Epoch(Sequence):
 
 
 def cut(row: Row, start: int, stop: int) -> Row:
-  """The tokens `start` … `stop` − 1 of a row, and the targets at them."""
+  """Returns the row of the tokens `start` … `stop` − 1 of a row, and of their targets."""
   if (start, stop) == (0, len(row.tokens)):
     return row
   inside = (row.targets >= start) & (row.targets < stop)
@@ -82,7 +93,16 @@ def cut(row: Row, start: int, stop: int) -> Row:
 def _line(
   sizes: tuple[np.ndarray, np.ndarray], plan: TaskPlan, seed: int, task: int, epoch: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """-> index, first token and end of each piece of old text of an epoch."""
+  """Returns the block, first token and end of each piece of old text of an epoch.
+
+  Args:
+    sizes: tokens of the new and of the old blocks.
+    plan: its `ratio` counts old tokens for each new token.
+    seed, task, epoch: as in `Epoch`.
+
+  Returns:
+    Indices of old blocks [P], and the first token and the end of each piece in its block, [P].
+  """
   wanted, turn = (plan.ratio or 0.0) * int(sizes[0].sum()), int(sizes[1].sum())
   start, stop = round(epoch * wanted), round((epoch + 1) * wanted)
   pieces = [(np.zeros(0, np.int64),) * 3]
@@ -99,8 +119,14 @@ def _line(
 
 
 def _after(new: np.ndarray, pieces: np.ndarray, ratio: float) -> np.ndarray:
-  """For each piece the place among the new blocks after which it comes, and a half."""
+  """Returns where pieces of old text stand among the new blocks: i + ½ is after block i.
+
+  Args:
+    new: [N] tokens of the new blocks.
+    pieces: [P] tokens of the pieces.
+    ratio: old tokens for each new token.
+  """
   middles = np.cumsum(pieces) - pieces / 2
-  # Rounding of the wanted number may leave the last middle beyond the last block.
+  # Rounding of the number of old tokens may leave the last middle beyond the last block.
   place = np.searchsorted(ratio * np.cumsum(new), middles)
   return np.minimum(place, len(new) - 1) + 0.5

@@ -1,17 +1,17 @@
-"""Raw text as training rows: documents tokenised once into a file, and read from it in blocks.
+"""Raw text as training rows: documents are tokenised once into a file and read from it in blocks.
 
-A corpus is one split of a task, its documents one after another:
+A corpus is one split of a task, its documents joined:
 
     {eos}{document}{eos}{document}{eos}
     {bos}{document}{eos}{bos}{document}{eos}      where the tokenizer adds a beginning-of-sequence
 
-Of n tokens and L a block, block b has the tokens b·L … (b+1)·L − 1 as inputs, and at each of them
-the next token is the target. So blocks share no input, every token but the first is a target once,
-in the first place of the next block too, and the last block may be short. A beginning-of-sequence
-is never a target. A document sees what stands before it in its block.
+With blocks of L tokens, block b has the tokens b·L … (b+1)·L − 1 as inputs, and the target at each
+of them is the next token. So no two blocks share an input, every token but the first is a target
+once (the last target of a block is the first input of the next), and the last block may be short. A
+beginning-of-sequence is never a target. A document sees the text before it in its block.
 
-The tokens lie in a memory-mapped file of the cache, whose name is a digest of texts and tokenizer:
-no token stands in memory before its block is asked for.
+The tokens lie in a memory-mapped file of the cache, whose name is a digest of texts and tokenizer.
+No token is in memory before its block is asked for.
 """
 
 import bisect
@@ -22,31 +22,32 @@ import pathlib
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import overload
 
 import numpy as np
+from tokenizers import Tokenizer
 
 from jcl.batching.batch import Row
-from jcl.batching.text_formats import Text
+from jcl.batching.text_formats import SpecialTokens, Text
 from jcl.storage.atomic import whole_file
 from jcl.streams.stream import Example, Stream
 from jcl.streams.tables import read_text
 
-DOCUMENTS = 256  # tokenised together
+DOCUMENTS = 256  # number of documents that are tokenised together
 MAGIC = b'jcl tok1'
-HEADER = struct.Struct('<8s32sQI12x')  # magic, digest of what it was made of, tokens, their CRC-32
+HEADER = struct.Struct('<8s32sQI12x')  # magic, digest of texts and tokenizer, tokens, their CRC-32
 
 
-class Blocks(Sequence):
+class Blocks(Sequence[Example]):
   """The blocks of a corpus as examples, each made when it is asked for.
 
   Attributes:
-    tokens: [n] int32, mapped from the file.
-    first: number of the first block.
-    task: index of its task; -1 for text that is no task's.
-    name: what messages call the corpus.
-    length: tokens of a block.
-    bos: the token that is never a target, or None.
+    tokens: [n] int32 token ids, mapped from the file.
+    first: number of the first block among all blocks of the run.
+    task: index of the task; -1 for text that no task has.
+    name: name of the corpus in messages.
+    length: tokens of a block; the last block may be shorter.
+    bos: token that is never a target; None: there is none.
   """
 
   def __init__(
@@ -58,25 +59,31 @@ class Blocks(Sequence):
   def __len__(self) -> int:
     return -(-(len(self.tokens) - 1) // self.length)
 
-  def __getitem__(self, index: Any) -> Any:
-    places = range(len(self))[index]
-    if isinstance(places, range):
-      return [self[i] for i in places]
-    return Example(self.first + places, '', '', self.task, name=f'{self.name}[{places}]')
+  @overload
+  def __getitem__(self, index: int) -> Example: ...
+
+  @overload
+  def __getitem__(self, index: slice) -> list[Example]: ...
+
+  def __getitem__(self, index: int | slice) -> Example | list[Example]:
+    if isinstance(index, slice):
+      return [self[i] for i in range(len(self))[index]]
+    place = range(len(self))[index]
+    return Example(self.first + place, '', '', self.task, name=f'{self.name}[{place}]')
 
   @property
   def targets(self) -> int:
-    """Tokens that are predicted."""
+    """Number of tokens that are predicted."""
     if self.bos is None:
       return len(self.tokens) - 1
     return int(np.count_nonzero(self.tokens[1:] != self.bos))
 
   def size(self, place: int) -> int:
-    """Tokens of one block."""
+    """Returns the number of tokens of one block."""
     return min(self.length, len(self.tokens) - 1 - place * self.length)
 
   def row(self, place: int, replay: bool = False) -> Row:
-    """One block, as it lies in the file."""
+    """Returns the row of one block, as it lies in the file."""
     start = place * self.length
     seen, wanted = (
       np.asarray(self.tokens[at : at + self.size(place)]) for at in (start, start + 1)
@@ -93,12 +100,18 @@ class PackedText(Text):
   """A tokenizer and the corpora that were tokenised with it.
 
   Args:
-    folder: the cache of tokenised corpora.
-    *rest: as `Text` takes them, without the format.
+    folder: cache of tokenised corpora.
+    tokenizer, special, template: as in `Text`.
+    max_length: tokens of a block.
   """
 
   def __init__(
-    self, folder: pathlib.Path, tokenizer: Any, special: Any, template: str, max_length: int
+    self,
+    folder: pathlib.Path,
+    tokenizer: Tokenizer,
+    special: SpecialTokens,
+    template: str,
+    max_length: int,
   ):
     super().__init__(tokenizer, special, template, 'packed', max_length)
     self._folder = folder
@@ -107,11 +120,16 @@ class PackedText(Text):
 
   @property
   def start(self) -> list[int]:
-    """What stands before the first document of a corpus, and before a prompt."""
+    """Token ids before the first document of a corpus, and before a prompt."""
     return self._begin or [self.eos]
 
   def add(self, documents: Sequence[Example], task: int, name: str) -> Blocks:
-    """The blocks of some documents, numbered after those that were added before.
+    """Returns the blocks of some documents, numbered after all blocks that were added before.
+
+    Args:
+      documents: documents of one split.
+      task: index of the task; -1 for text that no task has.
+      name: name of the corpus in messages.
 
     Raises:
       UserError: a text contains a special token.
@@ -125,12 +143,12 @@ class PackedText(Text):
     return blocks
 
   def rows(self, example: Example, replay: bool = False) -> tuple[Row, ...]:
-    """The row of a block."""
+    """Returns the one row of a block."""
     blocks, place = self._place(example)
     return (blocks.row(place, replay),)
 
   def size(self, example: Example) -> int:
-    """Tokens of a block, which need not be read."""
+    """Returns the number of tokens of a block without reading it."""
     blocks, place = self._place(example)
     return blocks.size(place)
 
@@ -139,7 +157,7 @@ class PackedText(Text):
     return self._corpora[at], example.number - self._corpora[at].first
 
   def _tokens(self, documents: Sequence[Example]) -> np.ndarray:
-    """The tokens of a corpus out of the cache, tokenised where it has them not, or not whole."""
+    """Returns the tokens of a corpus from the cache; tokenises what it lacks or has in part."""
     digest = self._digest(documents)
     path = self._folder / f'{digest.hex()[:40]}.tokens'
     found = _mapped(path, digest)
@@ -148,11 +166,11 @@ class PackedText(Text):
       _write(path, digest, self._tokenised(documents))
       found = _mapped(path, digest)
     if found is None:
-      raise OSError(0, 'what was written just now reads back differently', str(path))
+      raise OSError(0, 'tokens that were just written read back differently', str(path))
     return found
 
   def _digest(self, documents: Sequence[Example]) -> bytes:
-    """SHA-256 of all that the tokens are a function of."""
+    """Returns the SHA-256 of all that the tokens are a function of."""
     total = hashlib.sha256(f'{self.start} {self.eos}\n{self.tokenizer.to_str()}'.encode())
     for document in documents:
       text = document.text.encode()
@@ -161,7 +179,7 @@ class PackedText(Text):
     return total.digest()
 
   def _tokenised(self, documents: Sequence[Example]) -> Iterator[np.ndarray]:
-    """The tokens of some documents at a time."""
+    """Yields the tokens of a corpus, some documents at a time."""
     before = self.start
     for first in range(0, len(documents), DOCUMENTS):
       some = documents[first : first + DOCUMENTS]
@@ -171,7 +189,7 @@ class PackedText(Text):
       before = self._begin
 
   def _joined(self, ids: Sequence[Sequence[int]]) -> Iterator[int]:
-    """Documents, each but the first with what begins it, each with its end."""
+    """Yields the tokens of documents, each with its end, each but the first with its beginning."""
     for i, document in enumerate(ids):
       yield from self._begin if i else ()
       yield from document
@@ -179,24 +197,24 @@ class PackedText(Text):
 
 
 def pack(stream: Stream, text: PackedText, probe: str = '') -> Stream:
-  """The stream with the blocks of its documents in the place of its examples.
+  """Returns the stream with the blocks of its documents in place of its examples.
 
   Args:
-    stream: its examples are documents.
-    text: that tokenises them and knows their blocks from then on.
-    probe: path of a file of text that no task has; empty: none.
+    stream: stream whose examples are documents.
+    text: text that tokenises the documents and knows their blocks from then on.
+    probe: path of a file of text that no task has, for `Stream.held_out`; empty: none.
 
   Raises:
     UserError: a text contains a special token, or the probe cannot be read.
   """
   tasks = []
   for task in stream.tasks:
-    splits = {'train': task.train, 'dev': task.dev, 'test': task.test}
-    packed = {
-      split: text.add(documents, task.index, f'{task.name}/{split}') if documents else ()
-      for split, documents in splits.items()
-    }
-    tasks.append(dataclasses.replace(task, **packed))
+    packed: list[Sequence[Example]] = [
+      text.add(documents, task.index, f'{task.name}/{split}') if documents else ()
+      for split, documents in (('train', task.train), ('dev', task.dev), ('test', task.test))
+    ]
+    train, dev, test = packed
+    tasks.append(dataclasses.replace(task, train=train, dev=dev, test=test))
   held_out: Sequence[Example] = ()
   if probe:
     document = Example(0, read_text(pathlib.Path(probe), probe).strip(), '', -1, name=probe)
@@ -205,13 +223,13 @@ def pack(stream: Stream, text: PackedText, probe: str = '') -> Stream:
 
 
 def cache_folder(path: str) -> pathlib.Path:
-  """The folder of tokenised corpora that the settings name, by default the user's cache."""
+  """Returns the folder of tokenised corpora: `path`, or a folder in the user's cache if empty."""
   default = pathlib.Path.home() / '.cache' / 'jcl' / 'corpora'
   return pathlib.Path(path).expanduser() if path else default
 
 
 def _write(path: pathlib.Path, digest: bytes, parts: Iterator[np.ndarray]) -> None:
-  """Writes a corpus whole or not at all."""
+  """Writes a corpus completely or not at all."""
   count = check = 0
   with whole_file(path) as file:
     file.write(bytes(HEADER.size))
@@ -224,7 +242,7 @@ def _write(path: pathlib.Path, digest: bytes, parts: Iterator[np.ndarray]) -> No
 
 
 def _mapped(path: pathlib.Path, digest: bytes) -> np.ndarray | None:
-  """The tokens of a file; None where it is not there, not whole, damaged, or of something else."""
+  """Returns the tokens of a file; None if it is missing, cut, damaged, or of another corpus."""
   try:
     size = os.path.getsize(path)
     with open(path, 'rb') as file:
@@ -233,8 +251,8 @@ def _mapped(path: pathlib.Path, digest: bytes) -> np.ndarray | None:
     return None
   if len(header) < HEADER.size:
     return None
-  magic, of, count, check = HEADER.unpack(header)
-  if (magic, of, size) != (MAGIC, digest, HEADER.size + 4 * count) or not count:
+  magic, own_digest, count, check = HEADER.unpack(header)
+  if (magic, own_digest, size) != (MAGIC, digest, HEADER.size + 4 * count) or not count:
     return None
   tokens = np.memmap(path, '<i4', 'r', HEADER.size)
-  return tokens if zlib.crc32(tokens) == check else None
+  return tokens if zlib.crc32(tokens.data) == check else None

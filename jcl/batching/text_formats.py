@@ -1,23 +1,25 @@
 """Text formats: an example becomes rows of tokens, and generated tokens become text again.
 
     plain        Input sentence: {x}\\n The label: {y}{eos}      targets: y and eos
-    lamol        {x}__ans__{y}{eos}   and   __gen__{x}__ans__{y}{eos}      the second one generative
-    lamol_task   likewise, with __0__, __1__, … a task in place of __gen__
+    lamol        {x}__ans__{y}{eos}   and   __gen__{x}__ans__{y}{eos}      the second is generative
+    lamol_task   as lamol, with one token for each task, __0__, __1__, …, in place of __gen__
     class        {x}      one target, the class, at the last token (or the first)
     packed       blocks of raw text, see `jcl.batching.packed_text`
 
-A beginning-of-sequence token that the tokenizer adds stands first in every row and prompt and is
-never a target; an end that it adds (BERT's [SEP]) ends the rows of `class`. Where a row is too long
-its input is cut, never its answer.
+A beginning-of-sequence token that the tokenizer adds is the first token of every row and prompt and
+never a target; an end that it adds (BERT's [SEP]) ends the rows of `class`. In a row that is too
+long the input is cut, never the answer.
 """
 
 import dataclasses
+import json
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Protocol
 
 import numpy as np
+from tokenizers import Encoding, Tokenizer
+from tokenizers.models import Unigram
 
-from jcl.backbones.tokenizers import unknown_id
 from jcl.batching.batch import Row
 from jcl.errors import UserError
 from jcl.streams.stream import Example
@@ -27,7 +29,7 @@ LAMOL_FORMATS = ('lamol', 'lamol_task')
 
 
 def added_tokens(text_format: str, tasks: int) -> list[str]:
-  """The tokens that a format adds to the tokenizer."""
+  """Returns the tokens that a text format adds to the tokenizer, for a number of tasks."""
   if text_format == 'lamol':
     return [ANSWER, GENERATE]
   if text_format == 'lamol_task':
@@ -35,24 +37,52 @@ def added_tokens(text_format: str, tasks: int) -> list[str]:
   return []
 
 
+class SpecialTokens(Protocol):
+  """Ids of the special tokens of a tokenizer: beginning, end and padding; None: it has none."""
+
+  @property
+  def bos(self) -> int | None: ...
+
+  @property
+  def eos(self) -> int: ...
+
+  @property
+  def pad(self) -> int | None: ...
+
+
+def unknown_id(tokenizer: Tokenizer) -> int | None:
+  """Returns the id of the unknown token; None if the tokenizer knows all, as byte-level ones do."""
+  if isinstance(tokenizer.model, Unigram):
+    return json.loads(tokenizer.to_str())['model']['unk_id']
+  token = getattr(tokenizer.model, 'unk_token', None)
+  return tokenizer.token_to_id(token) if token else None
+
+
 class Text:
-  """A tokenizer and a format: what turns examples into rows and tokens into text.
+  """A tokenizer and a text format: turns examples into rows, and tokens into text.
+
+  Args:
+    tokenizer: tokenizer, the tokens of the format added.
+    special: ids of its special tokens.
+    template: text of a plain row, with `{x}` and `{y}`.
+    text_format: one of the formats of this module.
+    max_length: tokens of a row at most.
+    pooling: `first` puts the target of `class` at the first token, anything else at the last.
 
   Attributes:
-    special: the tokenizer's SpecialIds.
-    eos, pad: token ids.
-    bos: the id that the tokenizer puts first, or None.
-    end: what it puts last, end-of-sequence or nothing; in rows of `class` alone.
-    unknown: what the tokenizer gives for what it does not know; None: it knows all.
-    pooling: `first` puts the target of `class` at the first token, all else at the last.
+    eos, pad: ids of end-of-sequence and padding.
+    bos: id that the tokenizer puts first; None: it puts none.
+    end: ids that the tokenizer puts last, end-of-sequence or nothing; only `class` rows have them.
+    unknown: id of the unknown token; None if the tokenizer knows all.
     cut: numbers of the examples whose input was cut to fit `max_length`.
-    reserve: tokens that every row leaves to its answer: no cut gives the answer's length away.
+    reserve: tokens that every row leaves free for its answer, so that the length of a cut input
+      does not give away the length of the answer.
   """
 
   def __init__(
     self,
-    tokenizer: Any,
-    special: Any,
+    tokenizer: Tokenizer,
+    special: SpecialTokens,
     template: str,
     text_format: str,
     max_length: int,
@@ -70,40 +100,52 @@ class Text:
     self._rows: dict[int, tuple[Row, ...]] = {}
     self._special = {i for i, t in tokenizer.get_added_tokens_decoder().items() if t.special}
     self._special |= {self.eos, *(i for i in (special.bos, special.pad) if i is not None)}
-    # A word that the tokenizer does not know is no attempt to write a special token.
+    # A text that has unknown words has no special token of its own.
     self.unknown = unknown_id(tokenizer)
     self._forbidden = self._special - {self.unknown}
-    self._answer = tokenizer.token_to_id(ANSWER)
+    self._answer = self._added(ANSWER) if text_format in LAMOL_FORMATS else -1
     self._head, self._tail = _split_template(template)
 
   @property
   def start(self) -> list[int]:
-    """What stands before every row and prompt."""
+    """Token ids before every row and prompt."""
     return [] if self.bos is None else [self.bos]
 
   def generation_token(self, task: int) -> int:
-    """The token from which a pseudo sample of `task` is drawn."""
+    """Returns the id of the token from which a pseudo sample of `task` is drawn."""
     name = GENERATE if self.text_format == 'lamol' else f'__{task}__'
-    return self.tokenizer.token_to_id(name)
+    return self._added(name)
 
   def encode(self, text: str, where: str = 'text') -> list[int]:
-    """Ids of a piece of text, without beginning- and end-of-sequence."""
+    """Returns the ids of a text, without beginning- and end-of-sequence.
+
+    Args:
+      text: text to be tokenised.
+      where: name of the text in error messages.
+
+    Raises:
+      UserError: the text contains a special token.
+    """
     return self._encode(text, where).ids
 
   def encode_all(self, texts: Sequence[str], names: Sequence[str]) -> list[list[int]]:
-    """`encode` of several texts at once; `names` are what errors call them."""
+    """Returns the ids of several texts; `names` are their names in error messages."""
     encodings = self.tokenizer.encode_batch(list(texts), add_special_tokens=False)
     return [self._checked(e, name).ids for e, name in zip(encodings, names, strict=True)]
 
   def decode(self, ids: Iterable[int]) -> str:
-    """Text of generated ids up to the first end-of-sequence."""
+    """Returns the text of generated ids up to the first end-of-sequence."""
     ids = list(ids)
     if self.eos in ids:
       ids = ids[: ids.index(self.eos)]
     return self.tokenizer.decode(ids, skip_special_tokens=False).strip()
 
   def rows(self, example: Example, replay: bool = False) -> tuple[Row, ...]:
-    """The rows of an example: one, or LAMOL's two (question answering, generation).
+    """Returns the rows of an example: one, or two for LAMOL (question answering, generation).
+
+    Args:
+      example: real example or pseudo sample.
+      replay: whether the rows come from the past.
 
     Raises:
       UserError: the answer alone is longer than `stream.max_length`.
@@ -124,7 +166,8 @@ class Text:
     Raises:
       UserError: a text cannot be a row; names the example.
     """
-    self.reserve, examples = 0, list(examples)
+    examples = list(examples)
+    self.reserve = 0
     self.cut.clear()
     self._rows.clear()
     questions = [self.rows(example)[0] for example in examples]
@@ -139,25 +182,25 @@ class Text:
     return self.reserve
 
   def question(self, example: Example) -> Row:
-    """The question-answering row of an example that is in no table."""
+    """Returns the question-answering row of an example, which is not cached."""
     return self._make_rows(example, False)[0]
 
   def prompt(self, example: Example) -> list[int]:
-    """What the model is shown at test time: the row's tokens up to the answer."""
+    """Returns the tokens that the model is given at test time: the row up to the answer."""
     if example.number < 0 or example.tokens is not None:
       return list(self._pieces(example)[0])
     row = self.rows(example)[0]
     return row.tokens[: row.targets[0] + 1].tolist()
 
   def answer_length(self, example: Example) -> int:
-    """Tokens of the answer, end-of-sequence included."""
+    """Returns the number of tokens of the answer, end-of-sequence included."""
     return len(self._pieces(example)[1])
 
   def parse(self, ids: Iterable[int]) -> tuple[str, str] | None:
-    """Input and answer of a pseudo sample; None where it is not well formed.
+    """Returns the input and the answer of a pseudo sample; None if it is not well formed.
 
-    Well formed: it ends with end-of-sequence, before which `__ans__` occurs exactly once and no
-    other added or special token, and neither side is empty.
+    A sample is well formed if it ends with end-of-sequence, and before it `__ans__` occurs exactly
+    once, no other added or special token occurs, and neither input nor answer is empty.
     """
     ids = list(ids)
     if self.eos not in ids:
@@ -169,18 +212,24 @@ class Text:
     text, answer = (self.tokenizer.decode(part).strip() for part in (ids[:at], ids[at + 1 :]))
     return (text, answer) if text and answer else None
 
-  def _encode(self, text: str, where: str) -> Any:
+  def _added(self, token: str) -> int:
+    """Returns the id of a token that the format adds to the tokenizer."""
+    if (found := self.tokenizer.token_to_id(token)) is None:
+      raise KeyError(f'the tokenizer has no token {token}')
+    return found
+
+  def _encode(self, text: str, where: str) -> Encoding:
     return self._checked(self.tokenizer.encode(text, add_special_tokens=False), where)
 
-  def _checked(self, encoding: Any, where: str) -> Any:
-    """An encoding without special tokens that stood in the text itself."""
+  def _checked(self, encoding: Encoding, where: str) -> Encoding:
+    """Returns the encoding of a text; refuses special tokens that the text itself contains."""
     if found := self._forbidden & set(encoding.ids):
       token = self.tokenizer.id_to_token(found.pop())
       raise UserError(f'{where}: the text contains {token}, a special token; write it differently')
     return encoding
 
   def _pieces(self, example: Example) -> tuple[list[int], list[int]]:
-    """(prompt, answer) ids of a question-answering row; the answer ends with end-of-sequence."""
+    """Returns the ids of the prompt and of the answer, which ends with end-of-sequence."""
     where = f'example {example.name or example.number}'
     if example.tokens is not None:
       at = example.tokens.index(self._answer) + 1
@@ -197,10 +246,11 @@ class Text:
     return self._plain_pieces(example, where)
 
   def _plain_pieces(self, example: Example, where: str) -> tuple[list[int], list[int]]:
-    """A plain row in the words of the template, cut inside its input where it is too long.
+    """Returns the prompt and the answer of a plain row; an input that is too long is cut.
 
-    The answer's ids are taken from the whole row by offsets: an answer is not always tokenised as
-    it would be alone. A space before it belongs to the answer, as in most tokenizers.
+    The ids of the answer are those of the whole row at the offsets of the answer, since an answer
+    is not always tokenised as it would be alone. A space before it belongs to the answer, as in
+    most tokenizers.
     """
     text = example.text
     before, between = self._head
@@ -222,11 +272,12 @@ class Text:
       text = text[: pieces.offsets[kept][0]]  # where the first dropped token starts
 
   def _fit(self, ids: list[int], example: Example, others: int) -> list[int]:
+    """Returns the input cut to fit a row that has `others` more tokens."""
     excess = len(self.start) + len(ids) + others - self.max_length
     return ids if excess <= 0 else ids[: self._keep(len(ids), excess, example)]
 
   def _keep(self, size: int, excess: int, example: Example) -> int:
-    """How many of `size` input tokens stay where `excess` are too many."""
+    """Returns how many of `size` input tokens stay if `excess` are too many."""
     if size == 0 or excess > size:
       raise UserError(
         f'example {example.name or example.number}: the answer does not fit into '
@@ -237,28 +288,31 @@ class Text:
     return size - excess
 
   def _make_rows(self, example: Example, replay: bool) -> tuple[Row, ...]:
+    """Returns the rows of an example, which are not cached."""
     prompt, answer = self._pieces(example)
-    common = dict(task=example.task, replay=replay)
+    number, task = 2 * example.number, example.task
     if self.text_format == 'class':
-      ids, place = np.array(prompt, np.int32), 0 if self.pooling == 'first' else len(prompt) - 1
-      wanted = np.array([example.label])
-      return (Row(ids, np.array([place]), wanted, 2 * example.number, **common),)
-    question = _row([*prompt, *answer], len(prompt), 2 * example.number, **common)
+      tokens, place = np.array(prompt, np.int32), 0 if self.pooling == 'first' else len(prompt) - 1
+      return (Row(tokens, np.array([place]), np.array([example.label]), number, task, replay),)
+    question = _row([*prompt, *answer], len(prompt), number, task, replay)
     if self.text_format not in LAMOL_FORMATS:
       return (question,)
     start = len(self.start)
     ids = [*self.start, self.generation_token(example.task), *prompt[start:], *answer]
-    return question, _row(ids, start + 1, 2 * example.number + 1, generative=True, **common)
+    return question, _row(ids, start + 1, number + 1, task, replay, generative=True)
 
 
-def _row(ids: list[int], first: int, number: int, **kinds) -> Row:
-  """A row whose targets are its tokens from place `first` on."""
+def _row(
+  ids: list[int], first: int, number: int, task: int, replay: bool, generative: bool = False
+) -> Row:
+  """Returns a row whose targets are its tokens from position `first` on."""
   tokens = np.array(ids, np.int32)
-  return Row(tokens, np.arange(first - 1, len(ids) - 1), tokens[first:], number, **kinds)
+  targets = np.arange(first - 1, len(ids) - 1)
+  return Row(tokens, targets, tokens[first:], number, task, replay, generative)
 
 
 def _split_template(template: str) -> tuple[tuple[str, str], str]:
-  """'a{x}b{y}c' -> (('a', 'b'), 'c')."""
+  """Returns (('a', 'b'), 'c') for the template 'a{x}b{y}c'."""
   before, found_x, rest = template.partition('{x}')
   between, found_y, after = rest.partition('{y}')
   if not (found_x and found_y) or '{x}' in rest or '{y}' in after:

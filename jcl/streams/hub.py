@@ -88,7 +88,7 @@ def records(data: DataSet, where: Callable[[int], str], lazy: bool) -> Sequence[
   if lazy:
     return Lazy(Mapped(data), lambda place, fields: Record(where(place), fields))
   names: dict[str, Sequence[str]] = {
-    column: feature.names  # type: ignore[attr-defined]
+    column: feature.names
     for column, feature in data.features.items()
     if hasattr(feature, 'int2str') and hasattr(feature, 'names')
   }
