@@ -1,10 +1,12 @@
 """Banking77: 77 intents in 7 tasks of 11, in order of first appearance in train.
 
-    python launch/train.py --config=configs/banking77.py:lamol --workdir=runs/banking77 \
-        --config.stream.path=data/banking77
+    jcl train --config=banking77:lamol --workdir=runs/banking77 \\
+      --config.stream.path=data/banking77
 
 The folder holds train.csv, test.csv and categories.json of
 github.com/PolyAI-LDN/task-specific-datasets, banking_data.
+
+The score of this config has not been measured.
 """
 
 from jcl.config import BackboneConfig, Config, StreamConfig, TrainConfig

@@ -1,10 +1,9 @@
 """CLINC150: 150 intents in 15 tasks of 10, in order of first appearance in train.
 
-    python launch/train.py --config=configs/clinc150.py:lamol --workdir=runs/clinc150 \
-        --config.stream.path=data/clinc150
+    jcl train --config=clinc150:lamol --workdir=runs/clinc150 \\
+      --config.stream.path=data/clinc150
 
-The folder holds data_full.json of
-github.com/clinc/oos-eval, data/data_full.json.
+The folder holds data_full.json of github.com/clinc/oos-eval, folder data.
 
 A slice, measured with SmolLM2-135M-Instruct (a Q4_1 GGUF) on two CPU cores: 3 tasks of 10 classes,
 20 training and 6 test rows a class, 3 epochs at rate 2e-4 (--config.stream.max_tasks=3

@@ -1,7 +1,7 @@
-"""Concept-1K: facts about some 1000 concepts in 10 tasks, in order of appearance.
+"""Concept-1K: facts about 1,000 concepts in 10 tasks, in order of first appearance.
 
-    python launch/train.py --config=configs/concept1k.py:lamol --workdir=runs/concept1k \
-        --config.stream.path=data/concept1k
+    jcl train --config=concept1k:lamol --workdir=runs/concept1k \\
+      --config.stream.path=data/concept1k
 
 The folder holds dataset.txt of
 github.com/zzz47zzz/codebase-for-incremental-learning-with-llm,
@@ -9,6 +9,8 @@ dataset/concept_1k.
 
 Trained on the first question of each fact, tested on the second. `stream.order_seed` orders the
 concepts.
+
+The score of this config has not been measured.
 """
 
 from jcl.config import BackboneConfig, Config, StreamConfig, TrainConfig

@@ -1,22 +1,22 @@
-"""A large model teaches a small one that has its tokenizer: train (or load) it, distil, tune.
+"""A large model teaches a small one with the same tokenizer: train (or load), distil, tune.
 
-    python launch/train.py --config=configs/distill_large_to_small.py:joint --workdir=runs/large
-    python launch/export.py --workdir=runs/large --out=runs/large_model
-    python launch/train.py --config=configs/distill_large_to_small.py:distill --workdir=runs/small
-    python launch/export.py --workdir=runs/small --out=runs/small_model
-    python launch/train.py --config=configs/distill_large_to_small.py:replay --workdir=runs/tuned \\
+    jcl train --config=distill_large_to_small:joint --workdir=runs/large
+    jcl export --workdir=runs/large --out=runs/large_model
+    jcl train --config=distill_large_to_small:distill --workdir=runs/small
+    jcl export --workdir=runs/small --out=runs/small_model
+    jcl train --config=distill_large_to_small:replay --workdir=runs/tuned \\
       --config.backbone.path=runs/small_model
 
-The first two commands fall away where there is a large model: give its folder, GGUF file or hub
-name to the third as --config.method.teacher_path and, for a small model from scratch, as
---config.backbone.tokenizer_path. A small model that has been trained is --config.backbone.path,
-with --config.backbone.tokenizer_path= left empty; its vocabulary must be the teacher's. The last
-two commands, which tune the small model without a teacher, are optional.
+Leave out the first two commands if you have a large model: give its folder, GGUF file or hub name
+to the third command as --config.method.teacher_path and, for a small model from scratch, as
+--config.backbone.tokenizer_path. Give a small model that has been trained as
+--config.backbone.path, and leave --config.backbone.tokenizer_path= empty; its vocabulary must be
+the teacher's. The last two commands, which tune the small model without a teacher, are optional.
 
-On the first task of the embedded stream all three end at 100 %. Distillation looks at new rows
-alone and holds no forgetting off: over all five tasks (--config.stream.max_tasks=0) A_T is 99.8 of
-the large model, 20.6 of the small one, which learned them one after another, and 97.7 once it was
-tuned with replay; one seed.
+On the first task of the synthetic stream all three models reach 100 %. Distillation sees new rows
+alone and prevents no forgetting: over all five tasks (--config.stream.max_tasks=0) A_T is 99.8 %
+for the large model, 20.6 % for the small one, which learned them one after another, and 97.7 %
+after it was tuned with replay; one seed.
 """
 
 from jcl import methods

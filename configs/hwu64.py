@@ -1,11 +1,13 @@
 """HWU64, fold 1: 64 intents in 8 tasks of 8, in order of their file names.
 
-    python launch/train.py --config=configs/hwu64.py:lamol --workdir=runs/hwu64 \
-        --config.stream.path=data/hwu64
+    jcl train --config=hwu64:lamol --workdir=runs/hwu64 \\
+      --config.stream.path=data/hwu64
 
 The folder holds KFold_1/trainset and KFold_1/testset/csv of
 github.com/xliuhw/NLU-Evaluation-Data,
 CrossValidation/autoGeneFromRealAnno/autoGene_2018_03_22-13_01_25_169/CrossValidation.
+
+The score of this config has not been measured.
 """
 
 from jcl.config import BackboneConfig, Config, StreamConfig, TrainConfig

@@ -103,5 +103,5 @@ def test_any_name_of_a_folder_will_do(name, launchers, things, tmp_path):
 def test_help_is_the_page_of_the_launcher(launchers):
   done = launchers('evaluate', '--help')
   assert (done.status, done.err) == (0, '')
-  assert 'python launch/evaluate.py --workdir=' in done.out
+  assert 'jcl evaluate --workdir=' in done.out
   assert '--split' in done.out

@@ -4,10 +4,9 @@ import json
 import pathlib
 
 import pytest
-from support import ROOT
 from support.launchers import QUICKSTART, SMALL, call
 
-from jcl import cli, methods
+from jcl import methods
 from jcl import workdir as workdirs
 from jcl.config import Config
 
@@ -129,14 +128,6 @@ def test_a_config_survives_its_file(name, tmp_path):
   made.train.trainable = ('!embed', '.*')
   workdir = workdirs.open_workdir(str(tmp_path / name), made)
   assert workdirs.load_workdir(str(workdir)) == made
-
-
-@pytest.mark.parametrize('path', sorted((ROOT / 'configs').glob('*.py')), ids=lambda p: p.stem)
-@pytest.mark.parametrize('name', list(methods.BUILT_IN))
-def test_every_config_gives_every_method(path, name):
-  made = cli._load_file(str(path))(name)
-  assert methods.name_of(made.method) == name
-  assert 'launch/' in path.read_text().split('"""')[1]  # its docstring carries the command
 
 
 def test_runs_trained_apart_come_into_one_table_and_page(trained, tmp_path):

@@ -267,6 +267,6 @@ def test_configs(name):
   config = module['get_config']('seq')
   assert config.stream.name == ('files' if name == 'own_tasks' else name)
   assert config.scenario == ('iil' if name == 'concept1k' else 'cil')
-  assert f'configs/{name}.py:lamol' in module['__doc__']
+  assert f'jcl train --config={name}:lamol' in module['__doc__']
   with pytest.raises(UserError, match='nonesuch'):
     module['get_config']('nonesuch')

@@ -101,7 +101,7 @@ def link(target: str) -> Any:
 CONFIG = 'from jcl.config import Config, TrainConfig\nfrom jcl import methods\n'
 # fmt: off
 FLAGS = {
-  'no flag at all': Case('train', [], ('--config is missing', 'configs/quickstart.py')),
+  'no flag at all': Case('train', [], ('--config is missing', '--config=quickstart:lamol')),
   'no workdir': Case('train', [QUICKSTART], ('--workdir is missing', 'give --workdir=')),
   'an empty workdir': Case('train', [QUICKSTART, '--workdir='], ('--workdir', 'give --workdir=')),
   'a flag without its value': Case(
@@ -185,7 +185,7 @@ FLAGS = {
   ),
   'compare: a word for a number': Case(
     'compare', [QUICKSTART, '--config.method.gamma=many', '--workdir={here}/new'],
-    ('method.gamma=many', 'type float'),
+    ('method.gamma=many', 'give a number'),
   ),
   'compare: a field of none': Case(
     'compare', [QUICKSTART, '--config.method.gama=1', '--workdir={here}/new'],
@@ -255,10 +255,10 @@ FLAGS = {
 }
 CONFIGS = {
   'no such config': Case('train', ['--config=no.py', '--workdir={here}/new'], ("'no.py'", 'NAME')),
-  'a folder as config': Case('train', ['--config={here}'], ('{here}', 'give configs/NAME.py')),
+  'a folder as config': Case('train', ['--config={here}'], ('{here}', 'give FILE.py:METHOD')),
   'an empty config': config('', 'mine.py', 'get_config(method)'),
-  'a config that is no Python': config('get_config = [', 'mine.py:1', 'give configs/NAME.py'),
-  'a config of bytes': config(b'\xff\xfe\0\0', 'mine.py', 'give configs/NAME.py'),
+  'a config that is no Python': config('get_config = [', 'mine.py:1', 'the Python file of'),
+  'a config of bytes': config(b'\xff\xfe\0\0', 'mine.py', 'the Python file of a config'),
   'a config with NUL': config('a = 1\0', 'mine.py', 'configs/'),
   'a config that raises': config('1 / 0', 'mine.py: ZeroDivisionError', 'quickstart.py'),
   'a config that leaves': config('import sys; sys.exit(0)', 'mine.py: SystemExit', 'quickstart.py'),

@@ -1,0 +1,59 @@
+"""The commands of the console script `jcl`, one file each.
+
+The docstring of a file is the command's page of help, `define_flags` defines its flags and `run`
+does its work. A file is imported when its command is called, and imports jax when it runs.
+"""
+
+import importlib
+from collections.abc import Sequence
+from typing import Any, Protocol, cast
+
+from absl import flags
+
+SUMMARIES: dict[str, str] = {
+  'train': 'trains a model on a stream of tasks',
+  'compare': 'trains several methods over several seeds: one table, one picture, one page',
+  'plan': 'says what a run would read and take, and what is wrong with it; trains nothing',
+  'evaluate': 'scores a trained run again, on any split',
+  'generate': 'shows pseudo samples of a trained run, or how it continues a prompt',
+  'export': 'writes a trained model as a Hugging Face folder, or its adapter as a PEFT folder',
+  'merge': 'merges adapters',
+  'report': 'puts runs that were trained apart into one table, one picture, one page',
+  'check': 'checks the numerics of every method (in a clone of the repository)',
+  'soak': 'kills and resumes runs and compares their bits (in a clone of the repository)',
+}
+
+
+class Command(Protocol):
+  """What a file of this folder defines."""
+
+  __doc__: str | None
+
+  def define_flags(self, given: flags.FlagValues, arguments: Sequence[str]) -> None:
+    """Defines the flags of the command in `given`.
+
+    Args:
+      given: the flags of this call; nothing is defined in `absl.flags.FLAGS`.
+      arguments: the command line after the command's name; `--config` and its fields depend on it.
+
+    Raises:
+      UserError: the arguments name a config that is not there, or a field that it does not have.
+    """
+
+  def run(self, given: Any) -> int | None:
+    """Does the work of the command.
+
+    Args:
+      given: the parsed flags, by attribute.
+
+    Returns:
+      The exit status; None is 0.
+
+    Raises:
+      UserError: bad input.
+    """
+
+
+def load(name: str) -> Command:
+  """Imports the command `name`, a key of `SUMMARIES`."""
+  return cast(Command, importlib.import_module(f'jcl.commands.{name}'))

@@ -1,0 +1,142 @@
+"""The command line of one command: flags are parsed, explained, and refused in one line."""
+
+import re
+import textwrap
+from collections.abc import Sequence
+
+from absl import flags
+
+from jcl.errors import UserError
+
+WIDTH = 100  # columns of a page of help
+LONGEST_NAME = 200  # characters; absl compares a longer name with all others letter by letter
+
+
+def expand_flag_files(arguments: Sequence[str]) -> list[str]:
+  """Returns the arguments with each `--flagfile=FILE` replaced by the flags in that file.
+
+  Raises:
+    UserError: a file cannot be read.
+  """
+  try:
+    return flags.FlagValues().read_flags_from_files(arguments, force_gnu=False)
+  except (flags.Error, OSError, ValueError) as error:
+    reason = str(error).removeprefix('ERROR:: ')
+    raise UserError(f'--flagfile: {reason}; give a file of flags, one a line') from None
+
+
+def check_names(arguments: Sequence[str]) -> None:
+  """Refuses a flag that is given twice with different values, and a name of absurd length.
+
+  Fields of the config are left out: a tuple is given by repeating its flag.
+
+  Raises:
+    UserError: naming the flag.
+  """
+  seen: dict[str, str] = {}
+  for argument in arguments:
+    if not argument.startswith('-'):
+      continue
+    name, equals, value = argument.lstrip('-').partition('=')
+    if len(name) > LONGEST_NAME:
+      raise UserError(f'{argument[:60]!r}… is no flag; --help lists the flags')
+    if equals and not name.startswith('config.') and seen.setdefault(name, value) != value:
+      raise UserError(f'--{name} is given twice, as {seen[name]!r} and {value!r}; give it once')
+
+
+def parse(given: flags.FlagValues, arguments: Sequence[str]) -> None:
+  """Parses the arguments into `given`.
+
+  Raises:
+    UserError: an unknown flag, a value that does not fit its flag, or a word that is no flag.
+  """
+  try:
+    rest = given(['jcl', *arguments])[1:]
+  except flags.IllegalFlagValueError as error:
+    raise UserError(_illegal_value(str(error))) from None
+  except flags.UnrecognizedFlagError as error:
+    raise UserError(f'{error}; --help lists the flags') from None
+  except flags.Error as error:
+    raise UserError(f'{error}; flags are written --name=value') from None
+  except (KeyError, TypeError, ValueError) as error:
+    raise UserError(f'a --config.… flag has a value that does not fit its field: {error}') from None
+  if rest:
+    raise UserError(f'{rest[0]!r} is no flag; flags are written --name=value')
+
+
+def _illegal_value(message: str) -> str:
+  """Returns absl's message about a value, its reason in plain words where it is a conversion's."""
+  found = re.fullmatch(r'flag (--[^=]*=.*?): (.*)', message, re.DOTALL)
+  if found is None:
+    return message
+  flag, reason = found.groups()
+  for sign, right in (
+    ('boolean', 'true or false'),
+    ('int()', 'a whole number'),
+    ('float', 'a number'),
+  ):
+    if sign in reason:
+      return f'{flag}: give {right}'
+  return f'{flag}: {reason}'
+
+
+def help_page(page: str, given: flags.FlagValues) -> str:
+  """Returns the page of a command: its docstring, then a line for each flag.
+
+  Args:
+    page: the docstring of the command's file.
+    given: the flags that the command defines.
+  """
+  labels = {name: f'--{name}' + ('' if given[name].boolean else '=…') for name in given}
+  indent = 4 + max(map(len, labels.values()), default=0)
+  lines = [page.strip(), '', 'flags:']
+  for name, label in labels.items():
+    flag = given[name]
+    default = flag.default
+    known = isinstance(default, str | int | float) and default not in ('', False)
+    text = (flag.help or '') + (f' (default: {default})' if known else '')
+    lines.append(
+      textwrap.fill(
+        text, WIDTH, initial_indent=f'  {label}'.ljust(indent), subsequent_indent=' ' * indent
+      )
+    )
+  return '\n'.join(lines)
+
+
+def required(given: flags.FlagValues, name: str) -> str:
+  """Returns the value of a flag that must be given.
+
+  Raises:
+    UserError: it is not, or it is empty.
+  """
+  value = given[name].value
+  if not value:
+    raise UserError(f'--{name} is missing; give --{name}=…')
+  return value
+
+
+def numbers(text: str, flag: str) -> list[int]:
+  """Returns '0,1,2' as whole numbers.
+
+  Raises:
+    UserError: naming the flag that the text was given to.
+  """
+  try:
+    found = [int(part) for part in text.split(',')]
+  except ValueError:
+    raise UserError(f'--{flag}={text} is no list of numbers such as 0,1,2') from None
+  if len(set(found)) != len(found):
+    raise UserError(f'--{flag}={text} names a number twice')
+  return found
+
+
+def fractions(text: str, flag: str) -> list[float]:
+  """Returns '0.5,0.25' as numbers.
+
+  Raises:
+    UserError: naming the flag that the text was given to.
+  """
+  try:
+    return [float(part) for part in text.split(',')]
+  except ValueError:
+    raise UserError(f'--{flag}={text} is no list of numbers such as 0.5,0.25') from None

@@ -1,0 +1,83 @@
+"""Trains several methods on one stream, over several seeds: one table, one picture, one page.
+
+    jcl compare --config=quickstart --methods=seq,lamol,joint --seeds=0,1,2 --workdir=runs/three
+
+A seed determines the order of the stream, the initial parameters and every random draw. A run that
+has finished is not run again. Any setting is a flag, as for `jcl train`; a setting of a method,
+--config.method.gamma=0.5, holds for the methods that have it.
+"""
+
+import copy
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from absl import flags
+
+from jcl.commands import command_line, config_flag, jax_settings
+from jcl.config import Config
+from jcl.errors import UserError
+
+
+def define_flags(given: flags.FlagValues, arguments: Sequence[str]) -> None:
+  """Defines the flags of the command."""
+  config_flag.define(given, arguments, several_methods=True)
+  config_flag.define_run_flags(given)
+  flags.DEFINE_string('methods', 'seq,lamol,joint', 'names of methods, with commas', given)
+  flags.DEFINE_string('seeds', '0', 'numbers, with commas', given)
+
+
+def run(given: Any) -> None:
+  """Trains every method with every seed, then prints and writes the comparison."""
+  workdir = pathlib.Path(command_line.required(given, 'workdir'))
+  configs = _read_configs(given)
+  jax_settings.join_processes(given.distributed)
+  jax_settings.use_compile_cache()
+  from jcl import distributed, learn
+  from jcl import workdir as workdirs
+  from jcl.reports import report
+  from jcl.training import experiment
+
+  allowed = given.allow_config_change
+  folders = [workdir / f'{name.replace(":", ".")}-{seed}' for name, seed in configs]
+  for folder, config in zip(folders, configs.values(), strict=True):
+    experiment.check(config)
+    workdirs.check_workdir(str(folder), config, allowed)
+  results = []
+  for folder, ((name, seed), config) in zip(folders, configs.items(), strict=True):
+    if distributed.is_first():
+      print(f'[{len(results) + 1}/{len(configs)}] {name}, seed {seed}', flush=True)
+    results.append(learn.run(config, folder, allowed=allowed).results)
+  if not distributed.is_first():
+    return
+  print(report.comparison_table(results))
+  report.comparison_picture(results, workdir / 'comparison.png')
+  report.html_report(results, workdir / 'report.html')
+  print(f'the picture is {workdir / "comparison.png"}, the page {workdir / "report.html"}')
+
+
+def _read_configs(given: Any) -> dict[tuple[str, int], Config]:
+  """Returns the config of each run by its method and seed.
+
+  Raises:
+    UserError: a method or a seed is named twice, or the runs would have no score in common.
+  """
+  seeds, names = command_line.numbers(given.seeds, 'seeds'), given.methods.split(',')
+  if len(set(names)) != len(names):
+    raise UserError(f'--methods={given.methods} names a method twice')
+  bases = dict(zip(names, config_flag.read_each(given, names), strict=True))
+  scenarios = {base.scenario: name for name, base in bases.items()}
+  if len(scenarios) > 1 and 'cpt' in scenarios:
+    other = next(s for s in scenarios if s != 'cpt')
+    raise UserError(
+      f'{scenarios["cpt"]} runs in scenario cpt and {scenarios[other]} in {other}, which have no '
+      'score in common; give --config.scenario=cpt'
+    )
+  configs = {}
+  for name, base in bases.items():
+    for seed in seeds:
+      config = configs[name, seed] = copy.deepcopy(base)
+      config.train.seed = seed
+      if not config_flag.overrides(given, 'stream.order_seed'):
+        config.stream.order_seed = seed
+  return configs

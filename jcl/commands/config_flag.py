@@ -1,0 +1,179 @@
+"""The flag `--config` and the flags that override its fields, `--config.SECTION.FIELD=VALUE`."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+from absl import flags
+from ml_collections import config_flags
+
+from jcl.commands import command_line
+from jcl.config import Config
+from jcl.errors import UserError
+
+EXAMPLE = '--config=quickstart:lamol'
+HELP = 'NAME:METHOD of a config that comes with jcl, or FILE.py:METHOD of your own'
+METHOD = 'config.method.'
+
+
+def define(
+  given: flags.FlagValues, arguments: Sequence[str], several_methods: bool = False
+) -> None:
+  """Defines `--config` and the fields of the config that the arguments set.
+
+  Args:
+    given: where flags are defined.
+    arguments: the command line, which names the config.
+    several_methods: whether the command trains more than one method; fields of the method are then
+      parsed later, against the settings of each.
+
+  Raises:
+    UserError: the config cannot be made, or it has no such field.
+  """
+  named, fields = _read_arguments(arguments)
+  config = Config()
+  if named is not None:
+    from jcl.commands import config_files  # imports jax
+
+    name, method = config_files.split(named)
+    if several_methods and method:
+      raise UserError(f'--config={named} names a method; give --config={name} --methods={method},…')
+    config = config_files.make_config(name, method or None)
+  elif fields:
+    raise UserError(f'--{fields[0]} needs --config; give {EXAMPLE}')
+  for field in fields:
+    if not (several_methods and field.startswith(METHOD)):
+      _check_field(config, field)
+    elif field not in given:
+      flags.DEFINE_multi_string(field, [], 'a field of the methods', flag_values=given)
+  config_flags.DEFINE_config_dataclass(
+    'config', config, HELP, given, _without_method(arguments) if several_methods else [*arguments],
+    parse_fn=lambda text: config,
+  )  # fmt: skip
+
+
+def define_run_flags(given: flags.FlagValues) -> None:
+  """Defines the flags of commands that train: workdir, permitted changes, several processes."""
+  flags.DEFINE_string('workdir', None, 'folder that the run leaves its files in', given)
+  flags.DEFINE_list(
+    'allow_config_change', [], 'fields that may differ from those of the run', given
+  )
+  flags.DEFINE_bool('distributed', False, 'one process of several, all started alike', given)
+
+
+def read(given: flags.FlagValues) -> Any:
+  """Returns the config of `--config`, with the flags that override it.
+
+  Raises:
+    UserError: the flag is missing.
+  """
+  if not given['config'].present:
+    raise UserError(f'--config is missing; give {EXAMPLE}')
+  return given['config'].value
+
+
+def read_each(given: flags.FlagValues, names: Sequence[str]) -> list[Any]:
+  """Returns a config for each method, from the file of `--config`, with the flags that override it.
+
+  A field of the methods, `--config.method.FIELD`, holds for the methods that have it.
+
+  Args:
+    given: flags that `define` defined for several methods.
+    names: of the methods.
+
+  Raises:
+    UserError: an unknown method, a field that none of the methods has, or a value that does not fit
+      its field.
+  """
+  from jcl.commands import config_files
+
+  read(given)
+  path = config_flags.get_config_filename(given['config'])
+  configs = [config_files.make_config(path, name) for name in names]
+  for field, value in config_flags.get_override_values(given['config']).items():
+    *sections, last = field.split('.')
+    for config in configs:
+      setattr(functools.reduce(getattr, sections, config), last, value)
+  own = {f.removeprefix(METHOD): given[f].value for f in given if f.startswith(METHOD)}
+  places = [_places(config, own) for config in configs]
+  for field in own:
+    if not any(field in found for found in places):
+      raise UserError(f'--{METHOD}{field}: none of {", ".join(names)} has this field')
+  return [
+    _overridden(config, [f'--{place}={text}' for f, found in fields.items() for place in found
+                         for text in own[f]])
+    for config, fields in zip(configs, places, strict=True)
+  ]  # fmt: skip
+
+
+def overrides(given: flags.FlagValues, path: str) -> bool:
+  """Returns whether a flag sets the field of the config at `path`, such as `train.seed`."""
+  return path in config_flags.get_override_values(given['config'])
+
+
+def _read_arguments(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
+  """Returns what `--config` is given as, or None, and the names `config.…` of the fields set.
+
+  Raises:
+    UserError: a field comes before the config.
+  """
+  named, fields = None, []
+  for place, argument in enumerate(arguments):
+    if not argument.startswith('-'):
+      continue
+    name, equals, value = argument.lstrip('-').partition('=')
+    if name == 'config' and (equals or place + 1 < len(arguments)):
+      if fields and named is None:
+        raise UserError(f'--{fields[0]} comes before --config; give --config first')
+      named = value if equals else arguments[place + 1]
+    elif name.startswith(('config.', 'noconfig.')):
+      fields.append(name.removeprefix('no'))
+  return named, fields
+
+
+def _without_method(arguments: Sequence[str]) -> list[str]:
+  """Returns the arguments without those that set fields of the method."""
+  return [a for a in arguments if not a.lstrip('-').startswith(METHOD)]
+
+
+def _places(config: Any, fields: Sequence[str] | dict[str, Any]) -> dict[str, list[str]]:
+  """Returns {field: its places in the config of a method, or of methods that are composed}."""
+  from jcl import methods
+
+  parts = methods.parts(config.method)
+  prefixes = [f'{METHOD}{name}.' for name in parts] if len(parts) > 1 else [METHOD]
+  having = {
+    field: [
+      f'{prefix}{field}' for prefix, part in zip(prefixes, parts.values(), strict=True)
+      if field in {f.name for f in dataclasses.fields(part)}
+    ] for field in fields
+  }  # fmt: skip
+  return {field: places for field, places in having.items() if places}
+
+
+def _overridden(config: Any, arguments: Sequence[str]) -> Any:
+  """Returns the config with the fields that the arguments set."""
+  given = flags.FlagValues()
+  config_flags.DEFINE_config_dataclass('config', config, HELP, given, [*arguments])
+  command_line.parse(given, arguments)
+  return given['config'].value
+
+
+def _check_field(config: Any, name: str) -> None:
+  """Refuses the name `config.…` of a field that is not there, or of a group of fields.
+
+  Raises:
+    UserError: naming the fields that there are.
+  """
+  inside = config
+  for part in name.split('.')[1:]:
+    known = [f.name for f in dataclasses.fields(inside)] if dataclasses.is_dataclass(inside) else []
+    if part not in known:
+      kind = type(inside).__name__
+      has = f'it has {", ".join(known)}' if known else f'a {kind} has no fields'
+      raise UserError(f'--{name}: {kind} has no field {part!r}; {has}')
+    inside = getattr(inside, part)
+  if dataclasses.is_dataclass(inside):
+    first = next((f.name for f in dataclasses.fields(inside)), 'FIELD')
+    raise UserError(f'--{name} is a group of settings; set one of its fields, --{name}.{first}=…')

@@ -1,0 +1,51 @@
+"""Scores a trained run again, on another split or with another way to answer.
+
+jcl evaluate --workdir=runs/lamol [--split=dev] [--answer=score] [--wrong=10]
+"""
+
+import math
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from absl import flags
+
+from jcl.commands import command_line, jax_settings
+
+
+def define_flags(given: flags.FlagValues, arguments: Sequence[str]) -> None:
+  """Defines the flags of the command."""
+  flags.DEFINE_string('workdir', None, 'folder of a run', given)
+  flags.DEFINE_enum('split', 'test', ['train', 'dev', 'test'], 'examples to score', given)
+  flags.DEFINE_enum(
+    'answer', '', ['', 'generate', 'score'], 'way to answer; empty: as the run does', given
+  )
+  flags.DEFINE_integer('wrong', 5, 'wrong answers to print for each task', 0, None, given)
+
+
+def run(given: Any) -> None:
+  """Prints the score of the newest snapshot on every task, and some wrong answers."""
+  from jcl import workdir as workdirs
+
+  workdir = pathlib.Path(command_line.required(given, 'workdir'))
+  config = workdirs.load_workdir(str(workdir))
+  config.evaluate.answer = given.answer or config.evaluate.answer
+  jax_settings.use_compile_cache()
+  from jcl.trained_run import TrainedRun
+
+  for task, score in TrainedRun(config, workdir).scores(given.split):
+    if score is None:
+      print(f'{task.name}: no {given.split} examples')
+      continue
+    if score.right is None:
+      print(
+        f'{task.name}: {score.value:.3f} nats per token, perplexity {math.exp(score.value):.2f}, '
+        f'{score.targets} tokens'
+      )
+      continue
+    invalid = '' if score.invalid is None else f', {100 * score.invalid:.1f} % invalid'
+    print(f'{task.name}: {100 * score.accuracy:.1f} % right of {len(score.right)}{invalid}')
+    wrong = [i for i, right in enumerate(score.right) if not right]
+    for i in wrong[: given.wrong]:
+      example = getattr(task, given.split)[i]
+      print(f'  {example.text!r}: {score.answers[i]!r}, not {example.answer!r}')

@@ -1,0 +1,40 @@
+"""Exports a trained run to where it is served.
+
+    jcl export --workdir=runs/lamol --out=exported [--task=bank] [--dtype=bfloat16] [--format=peft]
+
+The folder loads with `transformers.AutoModelForCausalLM.from_pretrained` and `AutoTokenizer`, and
+in jcl as `--config.backbone.path=exported`.
+"""
+
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from absl import flags
+
+from jcl.commands import command_line
+
+
+def define_flags(given: flags.FlagValues, arguments: Sequence[str]) -> None:
+  """Defines the flags of the command."""
+  flags.DEFINE_string('workdir', None, 'folder of a run', given)
+  flags.DEFINE_string('out', None, 'folder to write; it must not be there yet', given)
+  flags.DEFINE_enum('format', 'hf', ['hf', 'peft'], 'whole model, or its adapter alone', given)
+  flags.DEFINE_enum('dtype', 'float32', ['float32', 'bfloat16'], 'type of the weights', given)
+  flags.DEFINE_string(
+    'task', '', 'name of the task whose parameters are exported; empty: no task is told', given
+  )
+
+
+def run(given: Any) -> None:
+  """Writes the model and the tokenizer of the newest snapshot."""
+  from jcl import workdir as workdirs
+
+  workdir = pathlib.Path(command_line.required(given, 'workdir'))
+  out = pathlib.Path(command_line.required(given, 'out'))
+  config = workdirs.load_workdir(str(workdir))
+  from jcl.trained_run import TrainedRun
+
+  TrainedRun(config, workdir).export(out, given.task, given.format, given.dtype)
+  what = 'model and its tokenizer are' if given.format == 'hf' else 'adapter is'
+  print(f'the {what} in {out}')

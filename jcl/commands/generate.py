@@ -1,0 +1,63 @@
+"""Shows pseudo samples of a trained LAMOL run: what the model remembers of its tasks.
+
+    jcl generate --workdir=runs/lamol --count=20 [--task=bank] [--temperature=0.8]
+
+Of a run on raw text it shows how the model continues a prompt:
+
+    jcl generate --workdir=runs/pretrain --prompt='Once upon a time' [--tokens=64]
+"""
+
+import math
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from absl import flags
+
+from jcl.commands import command_line, jax_settings
+from jcl.errors import UserError
+
+MOST = 2**31 - 1
+
+
+def define_flags(given: flags.FlagValues, arguments: Sequence[str]) -> None:
+  """Defines the flags of the command."""
+  flags.DEFINE_string('workdir', None, 'folder of a run', given)
+  flags.DEFINE_integer('count', 10, 'samples of each task', 1, MOST, given)
+  flags.DEFINE_string('task', '', 'name of a task; empty: all', given)
+  flags.DEFINE_float(
+    'temperature', 0.0, 'temperature of sampling; 0: as the run does', 0, None, given
+  )
+  flags.DEFINE_integer('seed', 0, 'seed of the samples', 0, MOST, given)
+  flags.DEFINE_string(
+    'prompt', '', 'text that a run on raw text continues; empty: a new document', given
+  )
+  flags.DEFINE_integer('tokens', 64, 'tokens at most, of a run on raw text', 1, None, given)
+
+
+def run(given: Any) -> None:
+  """Prints samples as input and answer, malformed ones as they are; of raw text, continuations."""
+  from jcl import workdir as workdirs
+
+  workdir = pathlib.Path(command_line.required(given, 'workdir'))
+  if not math.isfinite(given.temperature):
+    raise UserError(f'--temperature={given.temperature}: give a number')
+  config = workdirs.load_workdir(str(workdir))
+  jax_settings.use_compile_cache()
+  from jcl.trained_run import TrainedRun
+
+  trained = TrainedRun(config, workdir)
+  if config.scenario == 'cpt':
+    for words in trained.continued(
+      given.prompt, given.count, given.temperature or 1.0, given.seed, given.tokens
+    ):
+      print(f'{given.prompt} … {words}' if given.prompt else words)
+    return
+  if given.prompt:
+    raise UserError(f'--prompt is for runs on raw text; this one is of scenario {config.scenario}')
+  text = trained.tools.text
+  for name, ids_RN in trained.samples(given.task, given.count, given.temperature, given.seed):
+    pairs = [text.parse(ids) for ids in ids_RN.tolist()]
+    print(f'{name}: {sum(p is not None for p in pairs)} of {len(pairs)} well formed')
+    for ids, pair in zip(ids_RN.tolist(), pairs, strict=True):
+      print(f'  {pair[0]}  →  {pair[1]}' if pair else f'  (not well formed) {text.decode(ids)}')

@@ -1,0 +1,68 @@
+"""Merges adapters: PEFT folders in, a PEFT folder or a whole model out.
+
+    jcl merge --adapters=runs/a,runs/b --how=ties --weights=0.5,0.5 --density=0.2 --rank=16 \\
+      --out=merged [--base=models/pythia-160m] [--into=weights]
+
+jcl/backbones/lora_merging.py has the formulas. The base model, which the adapters name or --base
+does, determines the names of the tensors; to write an adapter its config.json is enough.
+"""
+
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from absl import flags
+
+from jcl.commands import command_line
+from jcl.errors import UserError
+
+
+def define_flags(given: flags.FlagValues, arguments: Sequence[str]) -> None:
+  """Defines the flags of the command."""
+  flags.DEFINE_string('adapters', None, 'folders of adapters, with commas', given)
+  flags.DEFINE_string('how', 'linear', 'linear, cat, svd, factors, ties or dare', given)
+  flags.DEFINE_string('weights', '', 'numbers, with commas; empty: 1/K each, of K', given)
+  flags.DEFINE_float(
+    'density', 0.2, 'fraction of the entries that ties and dare keep, in (0, 1]', None, None, given
+  )
+  flags.DEFINE_integer(
+    'rank', 0, 'rank of the merged adapter; 0: see jcl/backbones/lora_merging.py', None, None, given
+  )
+  flags.DEFINE_integer('seed', 0, 'seed of the draws of dare', 0, None, given)
+  flags.DEFINE_string('out', None, 'folder to write; it must not be there yet', given)
+  flags.DEFINE_string('base', '', 'base model of the adapters; empty: the one they name', given)
+  flags.DEFINE_enum('into', 'adapter', ['adapter', 'weights'], 'what is written', given)
+
+
+def run(given: Any) -> None:
+  """Reads the adapters, merges them and writes the result."""
+  names = command_line.required(given, 'adapters').split(',')
+  out = pathlib.Path(command_line.required(given, 'out'))
+  if len(set(names)) != len(names):
+    raise UserError(f'--adapters={given.adapters} names a folder twice; give it a weight')
+  for flag, ways in (('density', ('ties', 'dare')), ('seed', ('dare',))):
+    if given[flag].present and given.how not in ways:
+      raise UserError(f'--{flag} is of {" and ".join(ways)}, not of {given.how}')
+  from jcl.backbones import lora_merging
+  from jcl.backbones.files import hf, peft
+  from jcl.storage import atomic
+
+  recipe = lora_merging.Recipe(
+    given.how,
+    tuple(command_line.fractions(given.weights, 'weights')) if given.weights else (),
+    given.rank,
+    given.density,
+    given.seed,
+  )
+  atomic.check_new(out)
+  base = given.base or peft.common_base([pathlib.Path(name) for name in names])
+  if given.into == 'weights':
+    loaded = hf.load(base)
+    adapters = {name: peft.read(pathlib.Path(name), loaded.config) for name in names}
+    params = lora_merging.merge_into(loaded.params, adapters, recipe)
+    hf.save(out, loaded._replace(params=params))
+  else:
+    config = hf.load_config(base)
+    adapters = {name: peft.read(pathlib.Path(name), config) for name in names}
+    peft.write(out, config, lora_merging.merge(adapters, recipe), base)
+  print(f'{len(names)} adapters, merged by {recipe.how}, are in {out}')

@@ -1,0 +1,36 @@
+"""Trains a model on a stream of tasks.
+
+    jcl train --config=quickstart:lamol --workdir=runs/lamol
+
+Any setting is a flag: --config.train.learning_rate=3e-4 --config.method.gamma=0.5. The same command
+again resumes the run from its last snapshot. --allow_config_change=train.learning_rate,… names the
+settings that may then differ from the run's; settings that its numbers depend on may not.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from absl import flags
+
+from jcl.commands import command_line, config_flag, jax_settings
+
+
+def define_flags(given: flags.FlagValues, arguments: Sequence[str]) -> None:
+  """Defines the flags of the command."""
+  config_flag.define(given, arguments)
+  config_flag.define_run_flags(given)
+  flags.DEFINE_bool('quiet', False, 'print nothing but errors', given)
+
+
+def run(given: Any) -> None:
+  """Trains, then prints the accuracy matrix."""
+  config, workdir = config_flag.read(given), command_line.required(given, 'workdir')
+  jax_settings.join_processes(given.distributed)
+  jax_settings.use_compile_cache()
+  from jcl import distributed, learn
+  from jcl.reports import report
+
+  finished = learn.run(config, workdir, allowed=given.allow_config_change, quiet=given.quiet)
+  if not given.quiet and distributed.is_first():
+    print(report.matrix_table(finished.results))
+    print(f'results, report and pictures are in {workdir}')

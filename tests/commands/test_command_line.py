@@ -1,0 +1,82 @@
+"""Flags are parsed into their own set, and whatever does not fit is one line."""
+
+import pytest
+from absl import flags
+
+from jcl.commands import command_line
+from jcl.errors import UserError
+
+
+def defined() -> flags.FlagValues:
+  given = flags.FlagValues()
+  flags.DEFINE_string('name', None, 'a name', given)
+  flags.DEFINE_integer('count', 3, 'a count', 1, None, given)
+  flags.DEFINE_bool('quiet', False, 'a switch', given)
+  return given
+
+
+def test_values_are_parsed_and_the_global_flags_are_left_alone():
+  given = defined()
+  command_line.parse(given, ['--name=x', '--count', '5', '--quiet'])
+  assert (given.name, given.count, given.quiet) == ('x', 5, True)
+  assert 'count' not in flags.FLAGS
+
+
+@pytest.mark.parametrize(
+  ('argument', 'says'),
+  [
+    ('--cuont=3', "'cuont'.*--help lists the flags"),
+    ('--count=x', '--count=x: give a whole number'),
+    ('--count=0', '--count=0: .*positive'),
+    ('--quiet=perhaps', '--quiet=perhaps: give true or false'),
+    ('--name', '--name.*flags are written --name=value'),
+    ('name', "'name' is no flag"),
+  ],
+)
+def test_what_does_not_fit_is_refused(argument, says):
+  with pytest.raises(UserError, match=says):
+    command_line.parse(defined(), [argument])
+
+
+def test_a_flag_twice_is_refused_unless_it_says_the_same_or_sets_a_field():
+  command_line.check_names(['--a=1', '--a=1', '--config.x=1', '--config.x=2', 'b=1', 'b=2'])
+  with pytest.raises(UserError, match="--a is given twice, as '1' and '2'; give it once"):
+    command_line.check_names(['--a=1', '--a=2'])
+  with pytest.raises(UserError, match='is no flag'):
+    command_line.check_names(['--' + 'a' * 1000])
+
+
+def test_flags_are_read_from_files(tmp_path):
+  (tmp_path / 'inner').write_text('--b=2\n')
+  (tmp_path / 'outer').write_text(f'# a comment\n--a=1\n--flagfile={tmp_path / "inner"}\n')
+  found = command_line.expand_flag_files([f'--flagfile={tmp_path / "outer"}', '--c=3'])
+  assert found == ['--a=1', '--b=2', '--c=3']
+  with pytest.raises(UserError, match=r'--flagfile: .*nothing.*; give a file of flags'):
+    command_line.expand_flag_files([f'--flagfile={tmp_path / "nothing"}'])
+
+
+def test_lists_of_numbers():
+  assert command_line.numbers('0,2,1', 'seeds') == [0, 2, 1]
+  assert command_line.fractions('0.5,1', 'weights') == [0.5, 1.0]
+  for text in ('', '1,', '1.5', '1,1'):
+    with pytest.raises(UserError, match=f'--seeds={text}'):
+      command_line.numbers(text, 'seeds')
+  with pytest.raises(UserError, match='--weights=a is no list of numbers'):
+    command_line.fractions('a', 'weights')
+
+
+def test_a_page_shows_defaults_that_say_something():
+  page = command_line.help_page('What it does.\n', defined())
+  assert page.splitlines() == [
+    'What it does.', '', 'flags:',
+    '  --name=…   a name', '  --count=…  a count (default: 3)', '  --quiet    a switch',
+  ]  # fmt: skip
+
+
+def test_a_flag_that_must_be_given():
+  given = defined()
+  command_line.parse(given, [])
+  with pytest.raises(UserError, match='--name is missing; give --name=…'):
+    command_line.required(given, 'name')
+  command_line.parse(given, ['--name=x'])
+  assert command_line.required(given, 'name') == 'x'

@@ -1,0 +1,90 @@
+"""`--config` and the flags of its fields, for one method and for several."""
+
+import pytest
+from absl import flags
+
+from jcl.commands import command_line, config_flag
+from jcl.errors import UserError
+
+
+def parsed(*arguments: str, several: bool = False) -> flags.FlagValues:
+  given = flags.FlagValues()
+  config_flag.define(given, arguments, several)
+  config_flag.define_run_flags(given)
+  command_line.parse(given, arguments)
+  return given
+
+
+def test_fields_of_every_type_are_set():
+  config = config_flag.read(parsed(
+    '--config=quickstart:lora+replay', '--config.train.epochs=3', '--config.train.l1', '0.5',
+    '--config.train.fsdp', '--noconfig.checkpoint.keep_tasks', '--config.scenario=til',
+    "--config.train.trainable=('!embed','.*')", '--config.method.lora.targets=q',
+    '--config.method.lora.targets=k', '--config.method.replay.buffer_size=7',
+  ))  # fmt: skip
+  assert (config.train.epochs, config.train.l1, config.train.fsdp) == (3, 0.5, True)
+  assert (config.checkpoint.keep_tasks, config.scenario) == (False, 'til')
+  assert config.train.trainable == ('!embed', '.*')
+  assert config.method.lora.targets == ('q', 'k')
+  assert config.method.replay.buffer_size == 7
+
+
+def test_one_call_leaves_nothing_for_the_next():
+  assert config_flag.read(parsed('--config=quickstart:seq', '--config.train.epochs=3'))
+  assert config_flag.read(parsed('--config=quickstart:seq')).train.epochs == 12
+
+
+def test_whether_a_field_is_set_by_a_flag():
+  given = parsed('--config=quickstart:seq', '--config.stream.order_seed=0')
+  assert config_flag.overrides(given, 'stream.order_seed')
+  assert not config_flag.overrides(given, 'train.seed')
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'says'),
+  [
+    ([], '--config is missing; give --config=quickstart:lamol'),
+    (['--config.train.epochs=3'], r'--config\.train\.epochs needs --config'),
+    (['--config.train.epochs=3', '--config=quickstart'], r'--config\.train\.epochs comes before'),
+    (['--config=quickstart', '--config.train.epoch=3'], "no field 'epoch'; it has .*epochs"),
+    (['--config=quickstart', '--noconfig.train.epoch'], "no field 'epoch'; it has .*epochs"),
+    (['--config=quickstart', '--config.train=3'], r'group of settings.*--config\.train\.learn'),
+    (['--config=quickstart', '--config.train.epochs=x'], 'epochs=x: give a whole number'),
+  ],
+)
+def test_what_is_no_config_or_no_field_is_refused(arguments, says):
+  with pytest.raises(UserError, match=says):
+    config_flag.read(parsed(*arguments))
+
+
+def test_each_method_gets_the_fields_that_it_has():
+  given = parsed(
+    '--config=quickstart', '--config.train.epochs=3', '--config.method.gamma=0.25',
+    '--config.method.targets=q', '--config.method.targets=k', '--config.method.buffer_size=9',
+    several=True,
+  )  # fmt: skip
+  names = ['lamol', 'lora', 'replay+ewc', 'seq']
+  lamol, lora, both, seq = config_flag.read_each(given, names)
+  assert lamol.method.gamma == 0.25
+  assert lamol.method.task_tokens  # as the config has it
+  assert lora.method.targets == ('q', 'k')
+  assert both.method.replay.buffer_size == 9
+  assert [c.train.epochs for c in (lamol, lora, both, seq)] == [3] * 4
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'says'),
+  [
+    (['--config.method.gama=1'], r'--config\.method\.gama: none of seq, lamol has this field'),
+    (['--config.method.gamma=x'], r'--config\.method\.gamma=x: give a number'),
+    (['--config.train.epoch=1'], "no field 'epoch'"),
+  ],
+)
+def test_a_field_of_no_method_and_a_value_of_the_wrong_type_are_refused(arguments, says):
+  with pytest.raises(UserError, match=says):
+    config_flag.read_each(parsed('--config=quickstart', *arguments, several=True), ['seq', 'lamol'])
+
+
+def test_a_config_with_a_method_is_refused_where_there_are_several():
+  with pytest.raises(UserError, match='give --config=quickstart --methods=lamol,'):
+    parsed('--config=quickstart:lamol', several=True)
