@@ -9,7 +9,7 @@ import pytest
 from support import ROOT, TESTS
 
 import jcl
-from jcl import methods
+from jcl import commands, methods
 
 # A module or folder of the root imports what stands in a later line, and in its own line nothing
 # but itself, except for the modules of the first line and of the last.
@@ -165,9 +165,10 @@ def used(path: str) -> set[str]:
 
 @functools.cache
 def used_in_tests() -> frozenset[str]:
-  """Names that tests and their helpers use; a method's file is reached by the method's name."""
+  """Names that tests and their helpers use; files of methods and commands go by their names."""
   files = [f for f in TESTS.rglob('*.py') if f != pathlib.Path(__file__)]
-  by_name = (target.partition(':')[0] for target in methods.BUILT_IN.values())
+  by_name = [target.partition(':')[0] for target in methods.BUILT_IN.values()]
+  by_name += [f'jcl.commands.{name}' for name in commands.SUMMARIES]  # test_bad_input.py
   return frozenset(itertools.chain(by_name, *(used(str(f.relative_to(ROOT))) for f in files)))
 
 

@@ -33,7 +33,7 @@ def run(given: Any) -> None:
   configs = _read_configs(given)
   jax_settings.join_processes(given.distributed)
   jax_settings.use_compile_cache()
-  from jcl import distributed, learn
+  from jcl import distributed, learning
   from jcl import workdir as workdirs
   from jcl.reports import report
   from jcl.training import experiment
@@ -47,7 +47,7 @@ def run(given: Any) -> None:
   for folder, ((name, seed), config) in zip(folders, configs.items(), strict=True):
     if distributed.is_first():
       print(f'[{len(results) + 1}/{len(configs)}] {name}, seed {seed}', flush=True)
-    results.append(learn.run(config, folder, allowed=allowed).results)
+    results.append(learning.run(config, folder, allowed=allowed).results)
   if not distributed.is_first():
     return
   print(report.comparison_table(results))

@@ -27,10 +27,10 @@ def run(given: Any) -> None:
   config, workdir = config_flag.read(given), command_line.required(given, 'workdir')
   jax_settings.join_processes(given.distributed)
   jax_settings.use_compile_cache()
-  from jcl import distributed, learn
+  from jcl import distributed, learning
   from jcl.reports import report
 
-  finished = learn.run(config, workdir, allowed=given.allow_config_change, quiet=given.quiet)
+  finished = learning.run(config, workdir, allowed=given.allow_config_change, quiet=given.quiet)
   if not given.quiet and distributed.is_first():
     print(report.matrix_table(finished.results))
     print(f'results, report and pictures are in {workdir}')

@@ -6,11 +6,11 @@ import sys
 
 import pytest
 from absl import flags
-from support import ROOT
+from support import ROOT, TESTS
 
 import jcl
 from jcl import cli, commands
-from jcl.commands import check, command_line, soak
+from jcl.commands import check, command_line, repository, soak
 from jcl.errors import UserError
 
 LIMIT = 0.5  # seconds of CPU for whatever does not need jax
@@ -111,6 +111,13 @@ def test_the_files_in_launch_call_the_commands():
   for name, text in files.items():
     assert f"cli.main(['{name}', *sys.argv[1:]])" in text
     assert len(text.splitlines()) < 10
+
+
+def test_the_tests_of_a_clone_are_on_the_path_of_imports(monkeypatch):
+  monkeypatch.setattr(sys, 'path', [p for p in sys.path if p != str(TESTS)])
+  for _ in range(2):
+    repository.use_tests('check')
+    assert sys.path.count(str(TESTS)) == 1
 
 
 @pytest.mark.parametrize('command', [check, soak])

@@ -136,7 +136,7 @@ FLAGS = {
   'a width beyond memory': train(f'--config.backbone.width={2**70}', says=('width', 'below')),
   'minus nothing': train('--config.train.epochs=-0', says=('train.epochs is 0', 'at least 1')),
   'a negative count': train('--config.stream.max_tasks=-1', says=('max_tasks', 'at least 0')),
-  'a share above 1': train('--config.stream.dev_fraction=2', says=('dev_fraction', 'between 0')),
+  'a share above 1': train('--config.stream.dev_fraction=2', says=('dev_fraction', 'above 0')),
   'an unknown word': train('--config.train.schedule=x', says=('train.schedule', "'cosine'")),
   'a method out of range': train('--config.method.gamma=-1', says=('method.gamma', 'at least 0')),
   'a pattern that is none': train('--config.train.trainable=[', says=("'['", "'.*' for all")),
@@ -259,7 +259,7 @@ CONFIGS = {
   'an empty config': config('', 'mine.py', 'get_config(method)'),
   'a config that is no Python': config('get_config = [', 'mine.py:1', 'the Python file of'),
   'a config of bytes': config(b'\xff\xfe\0\0', 'mine.py', 'the Python file of a config'),
-  'a config with NUL': config('a = 1\0', 'mine.py', 'configs/'),
+  'a config with NUL': config('a = 1\0', 'mine.py', 'the Python file of'),
   'a config that raises': config('1 / 0', 'mine.py: ZeroDivisionError', 'quickstart.py'),
   'a config that leaves': config('import sys; sys.exit(0)', 'mine.py: SystemExit', 'quickstart.py'),
   'a config that speaks and raises': config('print("x"); int("a")', 'ValueError', 'quickstart.py'),
@@ -323,7 +323,7 @@ WORKDIRS = {
   'evaluate: a list': workdir('evaluate', {'run/config.json': '[]'}, 'config.json', 'another'),
   'evaluate: a deep one': workdir('evaluate', {'run/config.json': DEEP}, 'config.json', 'another'),
   'evaluate: a method unknown': workdir(
-    'evaluate', {'run/config.json': changed(method__name='x')}, 'config.json', 'another'
+    'evaluate', {'run/config.json': changed(method__name='x')}, 'config.json', "nothing is called 'x'"
   ),
   'evaluate: a function replaced': workdir(
     'evaluate', {'run/config.json': changed(method__check=1)}, 'config.json', 'another'
