@@ -323,7 +323,8 @@ WORKDIRS = {
   'evaluate: a list': workdir('evaluate', {'run/config.json': '[]'}, 'config.json', 'another'),
   'evaluate: a deep one': workdir('evaluate', {'run/config.json': DEEP}, 'config.json', 'another'),
   'evaluate: a method unknown': workdir(
-    'evaluate', {'run/config.json': changed(method__name='x')}, 'config.json', "nothing is called 'x'"
+    'evaluate', {'run/config.json': changed(method__name='x')},
+    'config.json', "nothing is called 'x'",
   ),
   'evaluate: a function replaced': workdir(
     'evaluate', {'run/config.json': changed(method__check=1)}, 'config.json', 'another'
