@@ -5,7 +5,7 @@ All that the author of a method needs stands here: `Method`, `Settings`, `TaskPl
 """
 
 from jcl.methods.compose import compose
-from jcl.methods.method import Method, Settings, not_negative, require
+from jcl.methods.method import Method, Settings, require
 from jcl.methods.registry import (
   BUILT_IN,
   make,
@@ -19,5 +19,5 @@ from jcl.streams.stream import TaskPlan
 
 __all__ = [
   'BUILT_IN', 'Method', 'Settings', 'TaskPlan', 'compose', 'losses', 'make', 'name_of',
-  'not_negative', 'parts', 'require', 'settings', 'settings_class',
+  'parts', 'require', 'settings', 'settings_class',
 ]  # fmt: skip

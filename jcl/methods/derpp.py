@@ -3,9 +3,9 @@
 import dataclasses
 from typing import Any, ClassVar
 
-from jcl.config import choice
+from jcl.config import choice, number
 from jcl.memory import buffer, teacher
-from jcl.methods.method import Method, not_negative, require
+from jcl.methods.method import Method, require
 from jcl.methods.replay import Replay, replay
 from jcl.step import losses
 
@@ -14,12 +14,13 @@ from jcl.step import losses
 class Derpp(Replay):
   """The buffer is that of `replay`; the past is the model as it was before the task."""
 
-  alpha: float = 0.5  # weight of the squared distance to the logits of the past
-  beta: float = 0.5  # weight of cross-entropy on old rows
+  alpha: float = number(0.5, least=0)  # weight of the squared distance to the logits of the past
+  beta: float = number(0.5, least=0)  # weight of cross-entropy on old rows
   level: str = choice('batch', 'dataset')  # half of every batch | mixed into the epoch
   targets: str = choice('teacher', 'stored')  # before the task | when it entered the buffer
-  teacher_cache_mb: int = 2048  # MiB of the teacher's states; more: it runs in the step
-  stored_logits_mb: int = 1024  # MiB of stored logits; more is refused
+  # MiB that the teacher's states may take; where they take more, the teacher runs in the step.
+  teacher_cache_mb: int = number(2048, least=0)
+  stored_logits_mb: int = number(1024, least=0)  # MiB that stored logits may take
   published_til_weighting: bool = False  # heads: new rows weigh beta and keep to untrained heads
   scenarios: ClassVar = ('cil', 'til', 'dil')
   brings: ClassVar = ('loss', 'rows')
@@ -27,7 +28,6 @@ class Derpp(Replay):
 
   def check(self) -> None:
     super().check()
-    not_negative(self, 'alpha', 'beta', 'teacher_cache_mb', 'stored_logits_mb')
     right = self.update == 'after_task' or self.targets == 'teacher'
     require(right, 'update', self.update, "'after_task' with targets 'stored'")
 

@@ -4,8 +4,9 @@ import dataclasses
 import functools
 from typing import Any, ClassVar
 
+from jcl.config import number
 from jcl.memory import teacher
-from jcl.methods.method import Method, Settings, not_negative, require
+from jcl.methods.method import Method, Settings, require
 from jcl.step import losses
 from jcl.streams.stream import TaskPlan
 
@@ -14,10 +15,12 @@ from jcl.streams.stream import TaskPlan
 class Distill(Settings):
   """New rows alone train; the teacher is looked at on all of them."""
 
-  alpha: float = 0.5  # weight of the distillation; 1 - alpha that of cross-entropy
-  distill_temperature: float = 2.0  # of the two softmaxes
+  # Weight of the distillation; that of cross-entropy is 1 - alpha.
+  alpha: float = number(0.5, least=0, most=1)
+  distill_temperature: float = number(2.0, above=0)  # of the two softmaxes
   teacher_path: str = ''  # another model, as backbone.path; empty: the model before the task
-  teacher_cache_mb: int = 2048  # MiB of the teacher's states; more: it runs in the step
+  # MiB that the teacher's states may take; where they take more, the teacher runs in the step.
+  teacher_cache_mb: int = number(2048, least=0)
   head_scenarios: ClassVar = ('cil', 'dil')  # in til a task's own head had nothing to teach yet
   brings: ClassVar = ('loss',)
   holds_tree: ClassVar = True
@@ -26,13 +29,6 @@ class Distill(Settings):
   def max_cached_examples(self, stream: Any) -> int:
     """Examples of the largest task."""
     return max(len(task.train) for task in stream.tasks)
-
-  def check(self) -> None:
-    """Refuses values out of their range."""
-    not_negative(self, 'teacher_cache_mb')
-    require(0 <= self.alpha <= 1, 'alpha', self.alpha, 'from 0 to 1')
-    warmth = self.distill_temperature
-    require(warmth > 0, 'distill_temperature', warmth, 'above 0')
 
   def check_run(self, scenario: str, tools: Any) -> None:
     """Refuses another teacher for a head: it has no head over these classes."""

@@ -5,10 +5,9 @@ the quickstart A_T is 20.4 at 1e3 (plain fine-tuning: 20.2) and 56.1 at 1e6, one
 """
 
 import dataclasses
-import math
 from typing import Any, ClassVar
 
-from jcl.config import choice
+from jcl.config import choice, number
 from jcl.memory import fisher
 from jcl.methods.method import Method, Settings, require
 from jcl.streams.stream import TaskPlan
@@ -18,22 +17,20 @@ from jcl.streams.stream import TaskPlan
 class Ewc(Settings):
   """What mattered to the answers of old tasks moves less. Published code: 5000, `half` true."""
 
-  lambda_ewc: float = 1000.0  # weight of the penalty
+  lambda_ewc: float = number(1000.0, least=0)  # weight of the penalty
   half: bool = False  # ½ before the sum
   fisher_reduction: str = choice('mean', 'sum')  # over an example's targets, of −log p
   labels: str = choice('empirical', 'sampled')  # those given | drawn from the model: true Fisher
   over_tasks: str = choice(*fisher.MERGES)  # exact | F decays | F averaged; both: last anchor
-  fisher_decay: float = 1.0  # of F a task, with `online`
-  batch_fisher: int = 0  # examples whose mean is squared, published code: 32; 0: each one's own
+  fisher_decay: float = number(1.0, least=0, most=1)  # of F a task, with `online`
+  # Examples whose mean gradient is squared (published code: 32); 0: each example's own gradient.
+  batch_fisher: int = number(0, least=0)
   holds_tree: ClassVar = True
   neutral: ClassVar = {'lambda_ewc': 0.0}
 
   def check(self) -> None:
-    """Refuses values out of their range and a decay that nothing would read."""
-    right = 0 <= self.lambda_ewc < math.inf
-    require(right, 'lambda_ewc', self.lambda_ewc, 'at least 0 and finite')
-    require(self.batch_fisher >= 0, 'batch_fisher', self.batch_fisher, 'at least 0')
-    require(0 <= self.fisher_decay <= 1, 'fisher_decay', self.fisher_decay, '0 to 1')
+    """Refuses values out of their bounds, and a decay that nothing would read."""
+    super().check()
     read = self.over_tasks == 'online' or self.fisher_decay == 1
     require(read, 'fisher_decay', self.fisher_decay, "1 unless over_tasks is 'online'")
 

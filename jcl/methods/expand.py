@@ -7,7 +7,8 @@ import dataclasses
 from typing import Any, ClassVar
 
 from jcl.backbones import block_expansion
-from jcl.methods.method import Method, Settings, require
+from jcl.config import number
+from jcl.methods.method import Method, Settings
 from jcl.streams.stream import TaskPlan
 
 
@@ -15,13 +16,9 @@ from jcl.streams.stream import TaskPlan
 class Expand(Settings):
   """Everything old is frozen; the base must be a model that can do something already."""
 
-  every: int = 4  # layers of the base to each new block
+  every: int = number(4, least=1)  # layers of the base to each new block
   needs: ClassVar = ('pre_norm',)
   brings: ClassVar = ('tree',)
-
-  def check(self) -> None:
-    """Refuses a period out of its range."""
-    require(self.every >= 1, 'every', self.every, 'at least 1')
 
   def build(self, backbone: Any, teacher: Any = None) -> Method:
     """Builds `expand`."""

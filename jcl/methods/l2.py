@@ -4,14 +4,14 @@ Quickstart, one seed: A_T 29.8 at 1e-2, 33.1 at 3e-2 (plain fine-tuning: 20.2).
 """
 
 import dataclasses
-import math
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 
+from jcl.config import number
 from jcl.memory import fisher
-from jcl.methods.method import Method, Settings, require
+from jcl.methods.method import Method, Settings
 from jcl.streams.stream import TaskPlan
 
 
@@ -19,14 +19,9 @@ from jcl.streams.stream import TaskPlan
 class L2(Settings):
   """All parameters are held alike: what EWC must beat."""
 
-  lambda_l2: float = 1e-2  # weight of the penalty
+  lambda_l2: float = number(1e-2, least=0)  # weight of the penalty
   holds_tree: ClassVar = True
   neutral: ClassVar = {'lambda_l2': 0.0}
-
-  def check(self) -> None:
-    """Refuses a negative weight."""
-    right = 0 <= self.lambda_l2 < math.inf
-    require(right, 'lambda_l2', self.lambda_l2, 'at least 0 and finite')
 
   def build(self, backbone: Any, teacher: Any = None) -> Method:
     """Builds `l2`."""

@@ -3,8 +3,9 @@
 import dataclasses
 from typing import Any, ClassVar
 
+from jcl.config import number
 from jcl.memory import pseudo
-from jcl.methods.method import Method, Settings, require
+from jcl.methods.method import Method, Settings
 from jcl.step import losses
 from jcl.streams.stream import TaskPlan
 
@@ -13,13 +14,13 @@ from jcl.streams.stream import TaskPlan
 class Lamol(Settings):
   """The model answers and generates; pseudo samples of the old tasks train with the new rows."""
 
-  lambda_gen: float = 0.25  # weight of the generation rows
-  gamma: float = 0.20  # pseudo samples for each new example
-  top_k: int = 20  # candidates a token
-  temperature: float = 1.0  # of sampling
+  lambda_gen: float = number(0.25, least=0)  # weight of the generation rows
+  gamma: float = number(0.20, least=0)  # pseudo samples for each new example
+  top_k: int = number(20, least=1)  # candidates a token
+  temperature: float = number(1.0, above=0)  # of sampling
   task_tokens: bool = False  # __0__, __1__, … instead of one __gen__
   retry: bool = True  # draw again until as many samples parse as were asked for
-  max_attempts: int = 3  # draws at most, as a multiple of the number asked for
+  max_attempts: int = number(3, least=1)  # draws at most, as a multiple of the number asked for
   require_known_label: bool = False  # keep only samples whose answer is a label of an old task
   deduplicate: bool = False  # keep no sample twice
   brings: ClassVar = ('loss', 'rows')
@@ -30,14 +31,6 @@ class Lamol(Settings):
   def text_format(self) -> str:
     """One generation token for all tasks, or one a task."""
     return 'lamol_task' if self.task_tokens else 'lamol'
-
-  def check(self) -> None:
-    """Refuses values out of their range."""
-    require(self.lambda_gen >= 0, 'lambda_gen', self.lambda_gen, 'at least 0')
-    require(self.gamma >= 0, 'gamma', self.gamma, 'at least 0')
-    require(self.top_k >= 1, 'top_k', self.top_k, 'at least 1')
-    require(self.temperature > 0, 'temperature', self.temperature, 'above 0')
-    require(self.max_attempts >= 1, 'max_attempts', self.max_attempts, 'at least 1')
 
   def build(self, backbone: Any, teacher: Any = None) -> Method:
     """Builds `lamol`."""

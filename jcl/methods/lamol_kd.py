@@ -4,9 +4,10 @@ import dataclasses
 import functools
 from typing import Any, ClassVar
 
+from jcl.config import number
 from jcl.memory import pseudo, teacher
 from jcl.methods.lamol import Lamol, lamol
-from jcl.methods.method import Method, not_negative, require
+from jcl.methods.method import Method
 from jcl.step import losses
 
 
@@ -15,22 +16,17 @@ class LamolKd(Lamol):
   """No cross-entropy on pseudo rows: at the same targets the model before the task is followed."""
 
   task_tokens: bool = True  # __0__, __1__, … instead of one __gen__
-  distill_weight: float = 1.0  # of the distillation against the cross-entropy of new rows
-  distill_temperature: float = 2.0  # of the two softmaxes
-  teacher_cache_mb: int = 2048  # MiB of the teacher's states; more: it runs in the step
+  # Weight of the distillation; the cross-entropy of new rows has weight 1.
+  distill_weight: float = number(1.0, least=0)
+  distill_temperature: float = number(2.0, above=0)  # of the two softmaxes
+  # MiB that the teacher's states may take; where they take more, the teacher runs in the step.
+  teacher_cache_mb: int = number(2048, least=0)
   published_kd_mask: bool = False  # distil one position later: no first token, but beyond eos
   holds_tree: ClassVar = True
 
   def max_cached_examples(self, stream: Any) -> int:
     """Pseudo samples before the largest task."""
     return int(self.gamma * max(len(task.train) for task in stream.tasks))
-
-  def check(self) -> None:
-    """Refuses values out of their range."""
-    super().check()
-    not_negative(self, 'distill_weight', 'teacher_cache_mb')
-    warmth = self.distill_temperature
-    require(warmth > 0, 'distill_temperature', warmth, 'above 0')
 
   def build(self, backbone: Any, teacher: Any = None) -> Method:
     """Builds `lamol_kd`."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from jcl.backbones import lora as adapters
 from jcl.backbones import lora_merging
-from jcl.config import choice
+from jcl.config import choice, number
 from jcl.methods.method import Method, Settings, require
 from jcl.streams.stream import TaskPlan
 
@@ -17,24 +17,20 @@ from jcl.streams.stream import TaskPlan
 class Lora(Settings):
   """The task's adapter answers where it is told, else the last one, all stacked, or a merge."""
 
-  r: int = 16  # rank of a task's adapter
-  lora_alpha: float = 32.0  # its scale is lora_alpha / r
-  lora_dropout: float = 0.05  # of its input, in training
+  r: int = number(16, least=1)  # rank of a task's adapter
+  lora_alpha: float = number(32.0, above=0)  # its scale is lora_alpha / r
+  lora_dropout: float = number(0.05, least=0, below=1)  # of its input, in training
   targets: tuple[str, ...] = ('q', 'v')  # projections that it changes
   stack: bool = False  # train on top of the earlier adapters, which stay frozen
   merge: str = choice(
     '', *lora_merging.WAYS
   )  # of all adapters so far where no task is told; '': the last
-  density: float = 0.2  # of the entries that `ties` and `dare` keep
+  density: float = number(0.2, above=0, most=1)  # share of the entries that `ties` and `dare` keep
   brings: ClassVar = ('tree',)
 
   def check(self) -> None:
-    """Refuses values out of their range, and a merge of what is stacked."""
-    require(self.r >= 1, 'r', self.r, 'at least 1')
-    require(self.lora_alpha > 0, 'lora_alpha', self.lora_alpha, 'above 0')
-    holds = 0 <= self.lora_dropout < 1
-    require(holds, 'lora_dropout', self.lora_dropout, 'at least 0 and below 1')
-    require(0 < self.density <= 1, 'density', self.density, 'above 0 and at most 1')
+    """Refuses values out of their bounds, and a merge of stacked adapters."""
+    super().check()
     right = "'' where adapters are stacked: they are one already"
     require(not (self.stack and self.merge), 'merge', self.merge, right)
 

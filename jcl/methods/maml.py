@@ -5,8 +5,8 @@ from typing import Any, ClassVar
 
 import jax
 
-from jcl.config import choice
-from jcl.methods.method import Method, not_negative, require
+from jcl.config import choice, number
+from jcl.methods.method import Method, require
 from jcl.methods.replay import Replay, replay
 
 
@@ -15,17 +15,15 @@ class Maml(Replay):
   """The buffer is that of `replay`; a step down the new rows' loss must not harm the old ones."""
 
   level: str = choice('batch', 'dataset')  # half of every batch | mixed into the epoch
-  inner_lr: float = 1e-2  # rate of the inner steps, plain gradient descent
-  inner_steps: int = 1
+  inner_lr: float = number(1e-2, least=0)  # rate of the inner steps, plain gradient descent
+  inner_steps: int = number(1, least=1)  # gradient steps on the new rows
   first_order: bool = False  # no gradient through the inner gradients
   brings: ClassVar = ('rows', 'objective')
   neutral: ClassVar = {'inner_lr': 0.0}
 
   def check(self) -> None:
-    """Refuses values out of their range, and a second wrapper of the objective."""
+    """Refuses values out of their bounds, and a second wrapper of the objective."""
     super().check()
-    not_negative(self, 'inner_lr')
-    require(self.inner_steps >= 1, 'inner_steps', self.inner_steps, 'at least 1')
     right = "'random': the inner step is the method's own"
     require(self.select == 'random', 'select', self.select, right)
 

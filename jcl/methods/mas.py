@@ -5,11 +5,11 @@ Quickstart, one seed: A_T 21.3 at the default, which lets new tasks hardly be le
 """
 
 import dataclasses
-import math
 from typing import Any, ClassVar
 
+from jcl.config import number
 from jcl.memory import fisher
-from jcl.methods.method import Method, Settings, require
+from jcl.methods.method import Method, Settings
 from jcl.streams.stream import TaskPlan
 
 
@@ -17,14 +17,9 @@ from jcl.streams.stream import TaskPlan
 class Mas(Settings):
   """What the outputs on old tasks depend on moves less."""
 
-  lambda_mas: float = 1.0  # weight of the penalty
+  lambda_mas: float = number(1.0, least=0)  # weight of the penalty
   holds_tree: ClassVar = True
   neutral: ClassVar = {'lambda_mas': 0.0}
-
-  def check(self) -> None:
-    """Refuses a negative weight."""
-    right = 0 <= self.lambda_mas < math.inf
-    require(right, 'lambda_mas', self.lambda_mas, 'at least 0 and finite')
 
   def build(self, backbone: Any, teacher: Any = None) -> Method:
     """Builds `mas`."""

@@ -117,10 +117,3 @@ def require(holds: bool, field: str, value: Any, right: str) -> None:
   """Raises a UserError that names the method's field unless `holds`."""
   if not holds:
     raise UserError(f'method.{field} is {value!r}; it must be {right}')
-
-
-def not_negative(settings: Settings, *fields: str) -> None:
-  """Raises a UserError that names the first of the fields whose value is below 0."""
-  for field in fields:
-    value = getattr(settings, field)
-    require(value >= 0, field, value, 'at least 0')

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 import numpy as np
 
+from jcl.config import number
 from jcl.methods.lora import Lora, lora, own
 from jcl.methods.method import Method, require
 
@@ -15,14 +16,13 @@ class Olora(Lora):
   """LoRA, stacked, and lambda_olora · Σ_earlier Σ_ij |(A_earlierᵀ A_own)_ij|."""
 
   stack: bool = True
-  lambda_olora: float = 0.5
+  lambda_olora: float = number(0.5, least=0)  # weight of the overlap
   neutral: ClassVar = {'lambda_olora': 0.0}
 
   def check(self) -> None:
-    """Refuses a negative weight, and adapters that are not stacked."""
+    """Refuses values out of their bounds, and adapters that are not stacked."""
     super().check()
     require(self.stack, 'stack', self.stack, 'true: the earlier adapters must be there')
-    require(self.lambda_olora >= 0, 'lambda_olora', self.lambda_olora, 'at least 0')
 
   def build(self, backbone: Any, teacher: Any = None) -> Method:
     """Builds `olora`."""

@@ -14,6 +14,7 @@ import math
 import pathlib
 from typing import Any, ClassVar
 
+from jcl.config import number
 from jcl.memory import teacher
 from jcl.methods.method import Method, Settings, require
 from jcl.step import losses
@@ -24,7 +25,8 @@ from jcl.streams.stream import References, TaskPlan
 class Pretrain(Settings):
   """Cross-entropy on every token."""
 
-  replay_share: float = 0.2  # of a task's tokens that are of the corpora before it
+  # Share of a task's tokens that come from the corpora before it.
+  replay_share: float = number(0.2, least=0, below=1)
   drift: bool = True  # hold the model against the one of the start, which memory then keeps
   probe_path: str = ''  # file of text that no task has; empty: the first task's test split
   text_format: ClassVar = 'packed'
@@ -33,9 +35,8 @@ class Pretrain(Settings):
   neutral: ClassVar = {'replay_share': 0.0}
 
   def check(self) -> None:
-    """Refuses a share that leaves nothing new, and a probe that is not there or not asked for."""
-    share = self.replay_share
-    require(0 <= share < 1, 'replay_share', share, 'at least 0 and below 1')
+    """Refuses values out of their bounds, and a probe that is not there or not asked for."""
+    super().check()
     path = self.probe_path
     require(not path or self.drift, 'probe_path', path, "'' without method.drift")
     there = not path or pathlib.Path(path).is_file()

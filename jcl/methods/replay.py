@@ -1,12 +1,11 @@
 """Replay: real examples of the past, kept in a buffer and mixed into the new ones."""
 
 import dataclasses
-import math
 from typing import Any, ClassVar
 
-from jcl.config import choice
+from jcl.config import choice, number
 from jcl.memory import buffer, interference
-from jcl.methods.method import Method, Settings, not_negative, require
+from jcl.methods.method import Method, Settings, require
 from jcl.streams.stream import TaskPlan
 
 
@@ -14,17 +13,18 @@ from jcl.streams.stream import TaskPlan
 class Replay(Settings):
   """Cross-entropy over all rows, new and old."""
 
-  buffer_size: int = 10000  # examples
-  replay_ratio: float = 0.3  # old for each new one; level `dataset`
+  buffer_size: int = number(10000, least=1)  # examples
+  replay_ratio: float = number(0.3, least=0)  # old for each new one; level `dataset`
   unit: str = choice('rows', 'tokens')  # what the ratio counts
   level: str = choice('dataset', 'batch')  # mixed into the epoch | half of every batch
   policy: str = choice(*buffer.POLICIES)  # which examples the buffer keeps
   keep_hard: bool = False  # `importance` prefers examples of high loss to those of low loss
   update: str = choice('after_task', 'every_epoch', 'every_steps')  # when new examples enter
-  update_steps: int = 0  # steps between two updates `every_steps`
+  update_steps: int = number(0, least=0)  # steps between two updates `every_steps`
   select: str = choice('random', 'adversarial')  # which are replayed; MIR: the most interfered
-  candidates: int = 3  # drawn for each one replayed, with `adversarial`
-  virtual_lr: float = 1e-2  # of the step that tells who is harmed, with `adversarial`
+  candidates: int = number(3, least=1)  # drawn for each one replayed, with `adversarial`
+  # Rate of the virtual step that shows which rows are harmed, with `adversarial`.
+  virtual_lr: float = number(1e-2, least=0)
   brings: ClassVar = ('rows',)
 
   def max_cached_examples(self, stream: Any) -> int:
@@ -32,10 +32,8 @@ class Replay(Settings):
     return min(self.buffer_size, sum(len(task.train) for task in stream.tasks))
 
   def check(self) -> None:
-    """Refuses values out of their range, and those that nothing would read."""
-    ratio = self.replay_ratio
-    require(self.buffer_size >= 1, 'buffer_size', self.buffer_size, 'at least 1')
-    require(0 <= ratio < math.inf, 'replay_ratio', ratio, 'at least 0 and finite')
+    """Refuses values out of their bounds, and those that nothing would read."""
+    super().check()
     right = self.unit == 'rows' or self.level == 'dataset'
     require(right, 'unit', self.unit, "'rows' with level 'batch', where half of a batch is new")
     right = self.policy == 'importance' or not self.keep_hard
@@ -45,8 +43,6 @@ class Replay(Settings):
     right = (self.update_steps >= 1) if self.update == 'every_steps' else self.update_steps == 0
     words = "at least 1 with update 'every_steps' and 0 with any other"
     require(right, 'update_steps', self.update_steps, words)
-    require(self.candidates >= 1, 'candidates', self.candidates, 'at least 1')
-    not_negative(self, 'virtual_lr')
     right = self.select == 'random' or self.level == 'batch'
     require(right, 'select', self.select, "'random' unless level is 'batch'")
 

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from jcl.config import choice
+from jcl.config import choice, number
 from jcl.methods.method import Method, require
 from jcl.methods.replay import Replay, replay
 
@@ -16,20 +16,18 @@ class Reptile(Replay):
   """Each update sees one task: the new one and those of the buffer in turn."""
 
   level: str = choice('task')  # a batch of one task at a time
-  inner_steps: int = 5  # updates between two moves of the slow parameters
-  outer_step: float = 0.5  # of the way to the fast ones; 1 is plain training
+  inner_steps: int = number(5, least=1)  # updates between two moves of the slow parameters
+  # Share of the way to the fast parameters; 1 is plain training.
+  outer_step: float = number(0.5, above=0, most=1)
   brings: ClassVar = ('rows', 'slow')
   holds_tree: ClassVar = True
   neutral: ClassVar = {'outer_step': 1.0}
 
   def check(self) -> None:
-    """Refuses values out of their range."""
+    """Refuses values out of their bounds, and a buffer that changes within a task."""
     super().check()
-    require(self.inner_steps >= 1, 'inner_steps', self.inner_steps, 'at least 1')
     later = self.update == 'after_task'
     require(later, 'update', self.update, "'after_task': a step has one task")
-    holds = 0 < self.outer_step <= 1
-    require(holds, 'outer_step', self.outer_step, 'above 0 and at most 1')
 
   def build(self, backbone: Any, teacher: Any = None) -> Method:
     """Builds `reptile`."""
