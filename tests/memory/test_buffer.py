@@ -267,7 +267,7 @@ def test_quotas_are_refused_where_answers_are_free(policy):
   settings = methods.settings_class('replay')(policy=policy)
   tools = tiny.tools('plain')
   settings.check_run('cil', tools)
-  tools.stream = type(tools.stream)('free', tools.stream.tasks)
+  tools = dataclasses.replace(tools, stream=type(tools.stream)('free', tools.stream.tasks))
   with pytest.raises(UserError, match=r'method\.policy'):
     settings.check_run('dil', tools)
 

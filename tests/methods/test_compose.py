@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 from support import runs, tiny
+from support.scripted import good, scripted
 
 from jcl import methods, workdir
 from jcl.batching.batch import Shape, layout
@@ -21,8 +22,7 @@ BACKBONE = tiny.recurrent(tiny.CONFIG.vocabulary)
 def through(name, tasks=2):
   """-> tools, method, memory and parameters before the third task."""
   chosen = methods.settings(name)
-  tools = tiny.tools(chosen.text_format)
-  tools.sample = lambda params, prompts, *rest, **more: np.zeros((len(prompts), 4), np.int32)
+  tools = scripted(tiny.tools(chosen.text_format), lambda old, draw: '<eos>')
   method, params = methods.make(tools.backbone, chosen), tiny.params(tools.backbone)
   memory = method.init(params, tools.stream, tools)
   for task in tools.stream.tasks[:tasks]:
@@ -120,8 +120,7 @@ def test_what_cannot_be_one_is_refused(name, line):
 def test_what_a_method_says_that_it_brings_is_what_it_brings(name):
   chosen = methods.settings(name)
   make = tiny.small_decoder if 'tree' in chosen.brings else tiny.recurrent
-  tools = tiny.tools(chosen.text_format, make=make)
-  tools.sample = lambda params, prompts, *rest, **more: _spoken(tools, len(prompts))
+  tools = scripted(tiny.tools(chosen.text_format, make=make), good)
   method, plain = methods.make(tools.backbone, chosen), Method()
   params = tiny.params(tools.backbone)
   memory = method.init(params, tools.stream, tools)
@@ -139,11 +138,6 @@ def test_what_a_method_says_that_it_brings_is_what_it_brings(name):
     'objective': method.objective is not plain.objective, 'slow': method.after_step is not None,
   }  # fmt: skip
   assert {what for what, yes in found.items() if yes} == set(chosen.brings)
-
-
-def _spoken(tools, count):
-  words = f'the {tiny.OBJECTS[0]} train __ans__ {tiny.CLASSES[0]} <eos>'.split()
-  return np.array([[tools.text.tokenizer.token_to_id(w) for w in words]] * count, np.int32)
 
 
 def test_settings_are_checked_by_method_and_field():
