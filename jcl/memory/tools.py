@@ -1,0 +1,186 @@
+"""The tools of a run, which every hook of a method is given."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeVar
+
+import jax
+import numpy as np
+
+from jcl.backbones import Backbone, Params
+from jcl.batching.batch import Batch, Heads, Row
+from jcl.batching.text_formats import Text
+from jcl.streams.stream import Example, Reference, Stream, Task, TaskPlan
+
+Memory = dict[str, Any]
+"""What a method carries from task to task: a dict of pytrees of arrays and plain data.
+
+Its entry `teacher` is `teacher_params`, the only part of the memory that a training step sees.
+"""
+
+Input = TypeVar('Input')
+Tree = TypeVar('Tree')
+
+
+class Tools(Protocol):
+  """What a hook may ask of a run: facts, random keys, and long work over many examples.
+
+  All work is in deterministic mode, without dropout, on all devices of the run. Its results do not
+  depend on the number of devices, up to rounding.
+
+  `map_targets`, `mean_targets`, `mean_examples`, `sample` and `fold` work in chunks. A run that is
+  killed in a chunk repeats that chunk at most: the hook is called again from its start with its
+  first arguments, and finished chunks are answered from the snapshot. A hook therefore
+
+  - is a function of its arguments: it reads no clock, no global variable and no hidden generator;
+  - asks for the same work in the same order: it does not iterate over a set;
+  - returns a new memory (`memory | {...}`) and changes nothing in place.
+
+  A function that is given to `map_targets`, `mean_targets` or `mean_examples` compiles once for as
+  long as it is the same object, so it is made where the method is built, not in a hook.
+  """
+
+  @property
+  def backbone(self) -> Backbone:
+    """The model that learns."""
+
+  @property
+  def text(self) -> Text:
+    """The tokenizer, and the text format in which examples become rows."""
+
+  @property
+  def stream(self) -> Stream:
+    """All tasks of the run."""
+
+  @property
+  def seed(self) -> int:
+    """The seed of the run, `train.seed`; every random draw is a function of it."""
+
+  @property
+  def batch_size(self) -> int:
+    """Rows in a chunk of work, on all devices together (`evaluate.batch_size`, rounded up)."""
+
+  @property
+  def task_index(self) -> int:
+    """Index of the task that the hook is called for; 0 in `init`."""
+
+  @property
+  def task_id_given(self) -> bool:
+    """Whether the model is given the task id at test time."""
+
+  @property
+  def heads(self) -> Heads | None:
+    """Which classes may be answered in the task under way; None for a model without a head."""
+
+  def key(self, purpose: str, *numbers: int) -> jax.Array:
+    """Returns a random key that is a function of (seed, purpose, numbers).
+
+    Args:
+      purpose: a word of the method's own, so that its draws are not those of another part.
+      *numbers: such as the index of the task.
+    """
+
+  def report(self, **lines: Any) -> None:
+    """Adds an entry to each list of `results.json` that is named, when the hook has returned.
+
+    Args:
+      **lines: `report(buffer={'after': task.name})` adds to the list `buffer`; values are plain
+        data that JSON can hold. Entries of `warnings` are also shown to the user.
+    """
+
+  def example(self, one: Example | Reference) -> Example:
+    """Returns the example that a reference stands for; an example returns as it is."""
+
+  def rows(
+    self, examples: Sequence[Example | Reference], replay: bool = False
+  ) -> list[tuple[Row, ...]]:
+    """Returns the rows of each example in the method's text format, in the order given.
+
+    Args:
+      examples: examples or references.
+      replay: whether the rows are marked as replay rows.
+    """
+
+  def trained(self, plan: TaskPlan, task: Task) -> list[Example]:
+    """Returns the new examples of a plan in the order in which they are first trained on.
+
+    There are fewer of them than in the plan if `train.steps` ends the task before every example
+    had its turn.
+
+    Args:
+      plan: the plan of `task`.
+      task: the task that the plan trains.
+    """
+
+  def fold(
+    self, name: str, body: Callable[[Any, Any], Any], carry: Any, chunks: Sequence[Any]
+  ) -> Any:
+    """Returns carry = body(carry, chunk) over all chunks; a kill costs one chunk at most.
+
+    Args:
+      name: shown by the progress bar.
+      body: (carry, chunk) -> carry, a function of its arguments.
+      carry: a pytree of arrays in their final shapes; None: `body` makes it from the first chunk.
+      chunks: pieces of the work, in order.
+    """
+
+  def map_targets(
+    self, fn: Callable[[Input, Batch], jax.Array], params: Input, rows: Sequence[Row],
+    name: str = '',
+  ) -> list[np.ndarray]:  # fmt: skip
+    """Returns fn(params, batch) at the targets of many rows: an array [m, …] a row.
+
+    Args:
+      fn: (params, batch) -> [M, …], such as `backbone.hidden`.
+      params: its first argument.
+      rows: rows of any lengths; each is computed in the smallest length bucket that holds it.
+      name: of the work; empty: the name of `fn`.
+
+    Returns:
+      One array a row, in the order of `rows`; m is the number of targets of that row.
+    """
+
+  def mean_targets(
+    self, fn: Callable[[Input, Batch], dict[str, jax.Array]], params: Input,
+    examples: Sequence[Example],
+  ) -> tuple[dict[str, float], int]:  # fmt: skip
+    """Returns means over all targets of many blocks of raw text, and the number of targets.
+
+    Args:
+      fn: (params, batch) -> {name: [M]}.
+      params: its first argument.
+      examples: blocks of raw text, which have one row each.
+    """
+
+  def mean_examples(
+    self, fn: Callable[[Input, Batch], Tree], params: Input,
+    examples: Sequence[Example | Reference], together: int = 1,
+  ) -> Tree:  # fmt: skip
+    """Returns the mean over examples of fn(params, batch of the rows of one example).
+
+    Args:
+      fn: (params, batch) -> a pytree, such as a squared gradient.
+      params: its first argument.
+      examples: in any order.
+      together: examples that `fn` sees in one batch, drawn by the seed; the value then counts for
+        each of them.
+    """
+
+  def sample(
+    self, params: Params, prompts: Sequence[Sequence[int]], key: jax.Array, first: int = 0,
+    k: int = 1, temperature: float = 1.0, max_new: int = 32, name: str = 'sample',
+  ) -> np.ndarray:  # fmt: skip
+    """Continues prompts by top-k sampling.
+
+    Args:
+      params: parameters of the backbone.
+      prompts: R lists of token ids.
+      key: prompt i draws from fold_in(key, first + i), whatever its chunk or device.
+      first: number of the first prompt.
+      k: number of candidates a token; 1 is greedy decoding.
+      temperature: of the softmax over the candidates.
+      max_new: tokens drawn at most, end-of-sequence included.
+      name: of the work.
+
+    Returns:
+      [R, max_new] int32, the padding token after the first end-of-sequence.
+    """
