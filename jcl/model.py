@@ -219,11 +219,7 @@ class Model:
 
   def _written(self, answer: str) -> str:
     """An answer as the user wrote it, where it is a label."""
-    said = answer.strip().lower()
-    for label, text in zip(self.labels, self.answers.classes, strict=True):
-      if text.strip().lower() == said:
-        return label
-    return answer
+    return self._tools.stream.label_of(answer) or answer
 
   def __repr__(self) -> str:
     numbers = sum(np.size(x) for x in jax.tree.leaves(self.params))

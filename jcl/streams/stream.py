@@ -4,6 +4,7 @@ import bisect
 import dataclasses
 import functools
 import hashlib
+import importlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Generic, NamedTuple, Protocol, Self, TypeVar, overload
@@ -13,6 +14,7 @@ import numpy as np
 from jcl.config import StreamConfig
 from jcl.streams.raw import SPLITS, TEMPLATE, RawStream, labels_by_answer, normalized_text
 
+ROWS = 'jcl.streams.rows'  # builds streams, so it imports this module
 Item = TypeVar('Item', covariant=True)
 Source = TypeVar('Source')
 
@@ -147,7 +149,7 @@ class Stream:
     Raises:
       UserError: a row or an argument cannot be used.
     """
-    from jcl.streams import rows
+    rows = importlib.import_module(ROWS)
 
     splits = {'train': train, 'test': test, 'dev': dev}
     carving = rows.Carving(test_fraction, seed)
@@ -196,7 +198,7 @@ class Stream:
     Raises:
       UserError: a data set or an argument cannot be used.
     """
-    from jcl.streams import rows
+    rows = importlib.import_module(ROWS)
 
     splits = rows.dataset_splits({'train': train, 'test': test, 'dev': dev})
     columns = rows.chosen_columns(text, label, answer, id)
