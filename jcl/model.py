@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 from jcl import methods
 from jcl import workdir as workdirs
 from jcl.backbones import Backbone, Params, lora
+from jcl.backbones.decoder_config import DecoderConfig
 from jcl.backbones.files import hf, peft
 from jcl.backbones.layers import depth
 from jcl.backbones.models import backbone_of
@@ -24,6 +25,7 @@ from jcl.training.answer_format import FILE, AnswerFormat, read_format
 from jcl.training.experiment import Experiment
 from jcl.training.hook_tools import HookTools, make_tools
 from jcl.training.run_state import Run
+from jcl.types import WeightDtype
 
 FOLDER = 'model'  # of a workdir: shape, tokenizer and answer format of its model
 BATCH = 64  # rows a chunk
@@ -152,7 +154,7 @@ class Model:
     return [text.decode(row) for row in out.tolist()]
 
   def save(
-    self, folder: str | pathlib.Path, *, format: str = 'hf', dtype: str = 'float32',
+    self, folder: str | pathlib.Path, *, format: str = 'hf', dtype: WeightDtype = 'float32',
     task: str | None = None,
   ) -> None:  # fmt: skip
     """Writes the model to a new folder, whole or not at all.
@@ -173,7 +175,7 @@ class Model:
     params, out = self._params_for(self._index(task)), pathlib.Path(folder)
     config = dataclasses.replace(self.config, layers=depth(params))  # it may have grown
     if format == 'peft':
-      if 'lora' not in params:
+      if 'lora' not in params or not isinstance(config, DecoderConfig):
         raise UserError('save: format is peft, but the model has no adapter; use hf')
       peft.write(out, config, params['lora'], str(self._source or ''))
       return
@@ -224,7 +226,7 @@ class Model:
   def __repr__(self) -> str:
     numbers = sum(np.size(x) for x in jax.tree.leaves(self.params))
     return (
-      f'Model({self.config.family}, {numbers / 1e6:.2f} million parameters, '
+      f'Model({type(self.config).__name__}, {numbers / 1e6:.2f} million parameters, '
       f'{self.answers.seen} tasks, {len(self.labels)} labels)'
     )
 

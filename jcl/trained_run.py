@@ -17,7 +17,7 @@ from jcl.streams.stream import Task
 from jcl.training import evaluate as evaluation
 from jcl.training.experiment import assemble
 from jcl.training.run_state import Run
-from jcl.types import Params
+from jcl.types import Params, WeightDtype
 
 TOP_K = 20  # candidates a token of a text that goes on from a prompt
 
@@ -54,7 +54,7 @@ class TrainedRun:
     params = self.parts.method.params_for(self.now.memory, self.now.params, task_id_given)
     return sharding.place(params, self.tools.mesh)
 
-  def export(self, out: pathlib.Path, name: str, kind: str, dtype: str = 'float32') -> None:
+  def export(self, out: pathlib.Path, name: str, kind: str, dtype: WeightDtype = 'float32') -> None:
     """Writes the model for a task, or for none where it is not told.
 
     Args:
@@ -145,7 +145,7 @@ class TrainedRun:
       prompt = [*text.start, text.generation_token(task.index)]
       ids_RN = self.tools.sample(
         self.params(None), [prompt] * count, self.tools.key('shown', task.index, seed),
-        k=settings.top_k, temperature=temperature or settings.temperature,
+        k=settings.top_k, temperature=temperature or getattr(settings, 'temperature', 1.0),
         max_new=memory['longest'],
       )  # fmt: skip
       yield task.name if text.text_format == 'lamol_task' else 'all tasks', ids_RN

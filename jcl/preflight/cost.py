@@ -262,6 +262,7 @@ def memory(now: Outline, largest: dict[str, int] | None = None) -> Section:
     largest: `Footprint.device`, that of the task which takes most; None: not known.
   """
   stats = now.parts.train_step().lower(*now.arguments).compile().memory_analysis()
+  assert stats is not None, 'XLA reports the memory of every program that it compiles'
   # Results that do not take the place of donated arguments stand beside the temporaries.
   beside = stats.output_size_in_bytes - stats.alias_size_in_bytes
   temporaries = stats.temp_size_in_bytes + beside

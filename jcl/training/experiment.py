@@ -2,12 +2,13 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import jax
 import numpy as np
 import optax
 from jax.sharding import Mesh
+from jax.stages import Wrapped
 
 from jcl import methods, streams
 from jcl.backbones import Backbone, heads
@@ -62,7 +63,7 @@ class Experiment:
   longest_answer: int
 
   @property
-  def score(self) -> str:
+  def score(self) -> Literal['accuracy', 'log_perplexity']:
     """Kind of score in the matrix: `accuracy`, or `log_perplexity` for raw text."""
     return 'log_perplexity' if self.text.text_format == 'packed' else 'accuracy'
 
@@ -86,7 +87,7 @@ class Experiment:
     """Returns the optimiser, whose updates the step multiplies by the learning rate."""
     return optimizer.make_optimizer(self.config.train, self.added, ('embed', 'unembed'))
 
-  def train_step(self) -> Callable:
+  def train_step(self) -> Wrapped:
     """Returns the pmapped train step; see `train_step.make_step`."""
     train, tools = self.config.train, self.tools
     return train_step.make_step(
@@ -201,10 +202,11 @@ def assemble(
   shape, params, tokenizer, special, added = _backbone(config, stream, text_format, weights, loaded)
   shape = dataclasses.replace(shape, lora_dropout=config.method.lora_dropout)
   limit = min(config.stream.max_length, shape.max_positions)
+  text: Text
   if raw_text:
     folder, probe = cache_folder(config.stream.cache), getattr(config.method, 'probe_path', '')
-    text: Text = PackedText(folder, tokenizer, special, stream.template, limit)
-    stream = pack(stream, text, probe)
+    packed = PackedText(folder, tokenizer, special, stream.template, limit)
+    text, stream = packed, pack(stream, packed, probe)
   else:
     text = Text(tokenizer, special, stream.template, text_format, limit, shape.pooling)
   backbone = backbone_of(shape)
@@ -317,13 +319,13 @@ def _backbone(
       f'backbone.path: {settings.path} writes no answers; give backbone.head=linear or cosine'
     )
   shape = with_settings(shape, settings, classes)
-  if classes and weights:
+  if classes and params is not None:
     params = {k: v for k, v in params.items() if k != 'unembed'}
     params['head'] = heads.init(jax.random.key(config.train.seed), shape)
   added = add_tokens(tokenizer, names)
   new = [n for n, i in zip(names, added, strict=True) if i >= shape.vocabulary]
   multiple = settings.vocabulary_multiple
-  if not weights:
+  if params is None:
     shape = grown(shape, len(new), multiple)
   elif new or multiple > 1:
     newline = tokenizer.encode('\n', add_special_tokens=False).ids or [special.eos]

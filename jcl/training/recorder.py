@@ -12,6 +12,7 @@ import numpy as np
 
 import jcl
 from jcl import methods
+from jcl.batching.packed_text import Blocks
 from jcl.distributed import fetch, is_first
 from jcl.reports import report
 from jcl.reports.comparison import shown
@@ -161,8 +162,9 @@ class Recorder:
     on_train = self._pad([s.value for s in trained or ()])
     state['matrix_train'] = [*state['matrix_train'], on_train]
     if task is not None and scores[task.index].right is not None:
-      state['right'] = {**state['right'], task.index: [bool(r) for r in scores[task.index].right]}
-      state['last'] = {t: [bool(r) for r in scores[t].right] for t in state['right']}
+      right = lambda t: [bool(r) for r in scores[t].right or ()]
+      state['right'] = {**state['right'], task.index: right(task.index)}
+      state['last'] = {t: right(t) for t in state['right']}
 
   def line(self, task: Task | None) -> str:
     """The newest row as a line of text."""
@@ -191,7 +193,8 @@ class Recorder:
     """The contents of `results.json`."""
     parts, state = self._parts, self._state
     text = parts.score == 'log_perplexity'
-    sizes = [t.test.targets if text else len(t.test) for t in parts.stream.tasks]
+    tests = [t.test for t in parts.stream.tasks]
+    sizes = [test.targets if isinstance(test, Blocks) else len(test) for test in tests]
     iil = parts.config.scenario == 'iil'
     missing = len(parts.stream) + 1 - len(state['matrix'])
     whole = lambda rows: [*rows, *[self._pad([])] * missing]
