@@ -32,7 +32,7 @@ from jcl.errors import UserError
 from jcl.model import Model
 from jcl.preflight import checks
 from jcl.reports import report
-from jcl.reports.page import Page
+from jcl.reports.report import Report
 from jcl.storage.sealed_folder import newest
 from jcl.streams.stream import Stream
 from jcl.training import experiment
@@ -112,9 +112,9 @@ class Result:
     """Averages, forgetting and transfer; see `jcl.reports.metrics`."""
     return dict(self.results['metrics'])
 
-  def report(self) -> Page:
+  def report(self) -> Report:
     """Returns the report: it shows itself in a notebook, and `.save(file)` writes it."""
-    return Page([self.results])
+    return Report(self.results)
 
   def __str__(self) -> str:
     return report.matrix_table(self.results)

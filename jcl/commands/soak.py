@@ -157,9 +157,9 @@ def _soak(soak: Soak, names: Sequence[str], seconds: float, at_once: bool) -> fl
 
 def _print_table(soak: Soak) -> None:
   """Prints the number of kills by kind and of equal pairs by method, and each difference."""
-  from jcl.reports.report import aligned
+  from jcl.reports.report import align_columns
 
-  print(aligned([['killed', 'times'], *([k, str(n)] for k, n in soak.struck.most_common())]))
-  print(aligned([['method', 'runs equal'], *([k, str(n)] for k, n in soak.rounds.items())]))
+  print(align_columns([['killed', 'times'], *([k, str(n)] for k, n in soak.struck.most_common())]))
+  print(align_columns([['method', 'runs equal'], *([k, str(n)] for k, n in soak.rounds.items())]))
   for line in soak.wrong:
     print(f'DIFFERENT  {line}')

@@ -8,7 +8,7 @@ from jcl.preflight import checks
 from jcl.preflight.checks import Checkup
 from jcl.preflight.footprint import SNAPSHOTS, short
 from jcl.preflight.split_stats import Split
-from jcl.reports.report import aligned
+from jcl.reports.report import align_columns
 from jcl.types import Json
 
 
@@ -33,7 +33,7 @@ class Section:
 
 def as_text(sections: Sequence[Section]) -> str:
   """Returns the page as text."""
-  return '\n\n'.join('\n'.join([s.title, aligned(s.rows), *s.notes]) for s in sections)
+  return '\n\n'.join('\n'.join([s.title, align_columns(s.rows), *s.notes]) for s in sections)
 
 
 def as_json(sections: Sequence[Section]) -> str:

@@ -1,13 +1,14 @@
-"""What the accuracy matrix says: averages, transfer, forgetting, and the mean over seeds.
+"""Metrics of the accuracy matrix: averages, transfer, forgetting, and the mean over seeds.
 
-R is (T+1) x T: R[0] before any training, R[i, j] the score on task j after task i, tasks from 1. A
-metric that needs a cell that was not evaluated is null (None), and so is a mean of nothing.
+The matrix R is (T+1) x T: R[0] before any training, R[i, j] the score on task j after task i, tasks
+counted from 1. A metric that needs a cell that was not evaluated is None, and so is a mean over no
+cells.
 """
 
 import math
 import numbers
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -15,13 +16,14 @@ from jcl.errors import UserError
 
 Score = Literal['accuracy', 'log_perplexity']
 Matrix = Sequence[Sequence[float | None]]
-Right = Sequence[Sequence[bool] | None]
+Right = Sequence[Sequence[bool] | None]  # a task each: whether each test example is right
+Numbers = Sequence[float] | np.ndarray
 
 
 def metrics(
   matrix: Matrix, score: Score = 'accuracy', sizes: Sequence[int] | None = None
 ) -> dict[str, float | None]:
-  """All metrics of one run.
+  """Returns all metrics of one run.
 
   With R̂ = R for accuracy and R̂ = −R for log-perplexity, where larger is worse:
 
@@ -34,16 +36,17 @@ def metrics(
       forgetting_first              mean_{j<T} (R̂[j, j] − R̂[T, j])
       forgetting_rate               mean_{j<T, R[j, j]>0} (R[j, j] − R[T, j]) / R[j, j], accuracy
 
-  Forgetting is Chaudhry's (2018, "Riemannian Walk"), whose maximum leaves the last row out, so it
-  is negative where a task was learned better later on. Transfer is Lopez-Paz and Ranzato's (2017).
+  Forgetting is that of Chaudhry et al. (2018), "Riemannian Walk". Its maximum leaves the last row
+  out, so forgetting is negative where the score of a task rises up to the end. The two transfers
+  are those of Lopez-Paz and Ranzato (2017), "Gradient Episodic Memory".
 
   Args:
     matrix: (T+1) x T, accuracy in [0, 1] or nats per target; None where not evaluated.
-    score: what the matrix holds.
-    sizes: [T] test examples of each task.
+    score: the unit of the matrix.
+    sizes: [T] number of test examples of each task.
 
   Returns:
-    {name: value or None}, in the matrix's unit; the rate is a share.
+    {name: value or None}, in the unit of the matrix; `forgetting_rate` is a share.
 
   Raises:
     UserError: the matrix or the sizes are malformed.
@@ -68,9 +71,9 @@ def metrics(
 
 
 def worst_just_learned(matrix: Matrix, score: Score = 'accuracy') -> float | None:
-  """The worst score right after learning: min_i R[i, i], for log-perplexity max_i R[i, i].
+  """Returns the worst score right after learning: min_i R[i, i], for log-perplexity max_i R[i, i].
 
-  It tells a method that forgets from one that never learned.
+  This number tells a method that forgets from a method that never learned.
 
   Raises:
     UserError: the matrix is malformed.
@@ -81,7 +84,7 @@ def worst_just_learned(matrix: Matrix, score: Score = 'accuracy') -> float | Non
 
 
 def average_so_far(matrix: Matrix, score: Score = 'accuracy') -> list[float | None]:
-  """[T] mean_{j<=i} R[i, j] for i = 1..T: how well the tasks seen so far are known after each.
+  """Returns [T] mean_{j<=i} R[i, j] for i = 1..T: after each task, the mean over the tasks so far.
 
   Raises:
     UserError: the matrix is malformed.
@@ -91,12 +94,12 @@ def average_so_far(matrix: Matrix, score: Score = 'accuracy') -> list[float | No
 
 
 def negative_flips(right_after: Right, at_end: Right) -> list[tuple[int, int]]:
-  """Examples that were right just after their task was learned and are wrong at the end.
+  """Returns the examples that are right just after their task was learned and wrong at the end.
 
   Args:
-    right_after: for each task, whether each test example was right just after that task; None where
+    right_after: for each task, whether each test example is right just after that task; None where
       that was not evaluated.
-    at_end: likewise, after the last task.
+    at_end: the same after the last task.
 
   Returns:
     [(task, index of the example in its task)], both from 0, in order.
@@ -123,38 +126,49 @@ def negative_flips(right_after: Right, at_end: Right) -> list[tuple[int, int]]:
 
 
 def mean_and_interval(values: Sequence[float | None]) -> tuple[float | None, float | None]:
-  """The mean over seeds and the half-width of its 95 % interval, by Student's t.
+  """Returns the mean over seeds and the half-width of its 95 % interval, by Student's t.
 
       half-width = t_{0.975, n−1} · s / √n,   s² = Σ (x − mean)² / (n − 1)
 
   Args:
-    values: one a seed. One that is None makes the mean None: it would be of other seeds than said.
+    values: one for each seed.
 
   Returns:
-    (mean, half-width): None and None for no value, the half-width None for one seed.
+    (mean, half-width). Both are None if there is no value or a value is None, since the mean would
+    then be that of other seeds; the half-width is None for one seed.
   """
-  if not values or any(value is None for value in values):
+  known = [value for value in values if value is not None]
+  if not known or len(known) < len(values):
     return None, None
-  count, mean = len(values), math.fsum(values) / len(values)
+  count, mean = len(known), math.fsum(known) / len(known)
   if count == 1:
     return mean, None
   from scipy.special import stdtrit
 
-  spread = math.sqrt(math.fsum((x - mean) ** 2 for x in values) / (count - 1))
+  spread = math.sqrt(math.fsum((x - mean) ** 2 for x in known) / (count - 1))
   return mean, float(stdtrit(count - 1, 0.975)) * spread / math.sqrt(count)
 
 
 def _larger_is_better(R: np.ndarray, score: Score) -> np.ndarray:
+  """Returns R̂: the matrix with its sign such that larger is better."""
   return R if score == 'accuracy' else -R
 
 
-def _mean(values: Any) -> float:
-  """The mean; nan for no value, where numpy would warn."""
+def _mean(values: Numbers) -> float:
+  """Returns the mean; nan for no value, where NumPy would warn."""
   return float(np.mean(values)) if len(values) else math.nan
 
 
 def _rate(learned: np.ndarray, final: np.ndarray) -> float:
-  """Mean of (learned − final) / learned over the tasks learned at all; nan if a cell is unknown."""
+  """Returns the mean of (learned − final) / learned over the tasks with learned > 0.
+
+  Args:
+    learned: [T−1] score of each task just after it was learned.
+    final: [T−1] score of the same task at the end.
+
+  Returns:
+    The mean; nan if a cell is nan or no task was learned.
+  """
   if np.isnan(learned).any() or np.isnan(final).any():
     return math.nan
   known = learned > 0
@@ -162,7 +176,11 @@ def _rate(learned: np.ndarray, final: np.ndarray) -> float:
 
 
 def _checked(matrix: Matrix, score: Score) -> np.ndarray:
-  """(T+1) x T float64 with nan for null."""
+  """Returns the matrix as (T+1) x T float64, nan for None.
+
+  Raises:
+    UserError: the matrix is malformed; the message names the row and the column.
+  """
   if score not in ('accuracy', 'log_perplexity'):
     raise UserError(f'score is {score!r}; it must be accuracy or log_perplexity')
   rows = len(matrix)
@@ -178,18 +196,21 @@ def _checked(matrix: Matrix, score: Score) -> np.ndarray:
   return np.array([[math.nan if x is None else float(x) for x in row] for row in matrix])
 
 
-def _check_cell(cell: Any, where: str, score: Score) -> None:
+def _check_cell(cell: object, where: str, score: Score) -> None:
+  """Refuses a cell that is neither None nor a score."""
   if cell is None:
     return
   if isinstance(cell, bool | np.bool_) or not isinstance(cell, numbers.Real):
     raise UserError(f'{where} is {cell!r}; it must be a number or null')
-  if not math.isfinite(cell):
-    raise UserError(f'{where} is {cell}; what was not evaluated is null')
-  if score == 'accuracy' and not 0 <= cell <= 1:
+  value = float(cell)
+  if not math.isfinite(value):
+    raise UserError(f'{where} is {cell}; a cell that was not evaluated is null')
+  if score == 'accuracy' and not 0 <= value <= 1:
     raise UserError(f'{where} is {cell}; an accuracy is in [0, 1]')
 
 
 def _checked_sizes(sizes: Sequence[int], tasks: int) -> Sequence[int]:
+  """Returns the sizes, one for each task and none of them 0."""
   if len(sizes) != tasks:
     raise UserError(f'{len(sizes)} sizes for {tasks} tasks; there must be one for each')
   if any(size < 1 for size in sizes):

@@ -1,33 +1,177 @@
-"""What a `results.json` must hold to be reported on: the file may be old, damaged or another's."""
+"""The contents of a run's `results.json`: their types, how they are read, and what follows."""
 
 import json
 import math
 import pathlib
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NotRequired, TypedDict
 
 from jcl.errors import UserError
-from jcl.reports import report
+from jcl.reports.metrics import Score, metrics
+
+Figures = Mapping[str, float | None]
+
+
+class NegativeFlips(TypedDict):
+  """Test examples that were right just after their task was learned and are wrong at the end.
+
+  Attributes:
+    count: how many.
+    of: how many were right just after their task.
+    examples: their names.
+  """
+
+  count: int
+  of: int
+  examples: NotRequired[list[str] | None]
+
+
+class TokenMix(TypedDict):
+  """Tokens that trained one task, in its own examples (`new`) and in those of the past (`old`)."""
+
+  task: str
+  new: int
+  old: int
+
+
+class RefusedSteps(TypedDict):
+  """Steps of one task that were not applied because a value was not finite."""
+
+  task: str
+  count: int
+
+
+class Drift(TypedDict):
+  """Distance from the base model on held-out text, after a task.
+
+  Attributes:
+    task: after which it was measured.
+    kl: KL(base ‖ model), nats per token.
+    perplexity: of the model.
+  """
+
+  task: str
+  kl: float
+  perplexity: float
+
+
+class Results(TypedDict):
+  """What a run writes to `results.json` after every task; T tasks.
+
+  Attributes:
+    method: its name, `package.module:Class` for one of another package.
+    tasks: names, in the order learned.
+    matrix: [T+1][T] scores on test: row 0 before any training, row i after task i; None where not
+      evaluated. Rows that a run under way has not written may be missing.
+    score: the unit of the matrix: `accuracy` in [0, 1], or `log_perplexity` in nats per target.
+    matrix_train: the same on the training questions, in scenario iil.
+    invalid: [T+1][T] share of the answers that are no known label.
+    sizes: [T] test examples of each task; tokens for raw text.
+    metrics, metrics_train: what `reports.metrics` makes of the two matrices.
+    seconds, tokens: by kind of work.
+    cost: what the method keeps, such as `models`.
+    finished: whether the run has learned all tasks.
+  """
+
+  method: str
+  tasks: list[str]
+  matrix: list[list[float | None]]
+  jcl: NotRequired[str]
+  stream: NotRequired[str | None]
+  scenario: NotRequired[str | None]
+  seed: NotRequired[int | None]
+  score: NotRequired[Score | None]
+  sizes: NotRequired[list[int] | None]
+  matrix_train: NotRequired[list[list[float | None]] | None]
+  metrics: NotRequired[Figures | None]
+  metrics_train: NotRequired[Figures | None]
+  invalid: NotRequired[list[list[float | None]] | None]
+  negative_flips: NotRequired[NegativeFlips | None]
+  seconds: NotRequired[Figures | None]
+  tokens: NotRequired[Figures | None]
+  cost: NotRequired[Figures | None]
+  mix: NotRequired[list[TokenMix] | None]
+  refused_steps: NotRequired[list[RefusedSteps] | None]
+  drift: NotRequired[list[Drift] | None]
+  pseudo: NotRequired[list[dict[str, Any]] | None]
+  buffer: NotRequired[list[dict[str, Any]]]
+  warnings: NotRequired[list[str]]
+  cut_rows: NotRequired[int]
+  overlap: NotRequired[dict[str, Any]]
+  resumes: NotRequired[list[dict[str, Any]] | None]
+  config: NotRequired[dict[str, Any] | None]
+  params_sha256: NotRequired[str | None]
+  finished: NotRequired[bool | None]
+
+
+def score_of(run: Results) -> Score:
+  """Returns the unit of a run's matrix; `accuracy` where the run does not say."""
+  return run.get('score') or 'accuracy'
+
+
+def whole_matrix(
+  run: Results, rows: Sequence[Sequence[float | None]] | None
+) -> list[list[float | None]]:
+  """Returns a matrix of the run with all its T+1 rows, None where nothing was written yet.
+
+  Args:
+    run: its results.
+    rows: the matrix as far as it is written.
+  """
+  tasks = len(run['tasks'])
+  matrix = [list(row) for row in rows or ()]
+  while len(matrix) < tasks + 1:
+    matrix.append([None] * tasks)
+  return matrix
+
+
+def score_matrix(run: Results) -> list[list[float | None]]:
+  """Returns the [T+1][T] scores on test."""
+  return whole_matrix(run, run['matrix'])
+
+
+def metrics_of(run: Results, on_train: bool = False) -> Figures:
+  """Returns the metrics as the run wrote them, else those of its matrix.
+
+  Args:
+    run: its results.
+    on_train: the metrics on the training questions, not those on test.
+
+  Raises:
+    UserError: the matrix is malformed.
+  """
+  found = run.get('metrics_train') if on_train else run.get('metrics')
+  return found or compute_metrics(run, on_train)
+
+
+def compute_metrics(run: Results, on_train: bool = False) -> Figures:
+  """Returns the metrics of a run's matrix.
+
+  Raises:
+    UserError: the matrix is malformed.
+  """
+  matrix = run.get('matrix_train') if on_train else run['matrix']
+  return metrics(whole_matrix(run, matrix), score_of(run), run.get('sizes'))
 
 
 class Optional:
-  """A part that may be missing or null."""
+  """In `SCHEMA`: a part that may be missing or null."""
 
-  def __init__(self, inner: Any):
+  def __init__(self, inner: object):
     self.inner = inner
 
 
 class Each:
-  """A dict with any keys, of parts of one kind."""
+  """In `SCHEMA`: a dict with any keys, whose values are of one kind."""
 
-  def __init__(self, inner: Any):
+  def __init__(self, inner: object):
     self.inner = inner
 
 
 NUMBER = 'a finite number'
 CELLS = [[Optional(NUMBER)]]
 FIGURES = Optional(Each(Optional(NUMBER)))
-RUN = {
+SCHEMA = {
   'method': str, 'tasks': [str], 'matrix': CELLS, 'stream': Optional(str),
   'scenario': Optional(str), 'seed': Optional(NUMBER), 'score': Optional(str),
   'matrix_train': Optional(CELLS), 'invalid': Optional(CELLS), 'sizes': Optional([NUMBER]),
@@ -43,29 +187,37 @@ RUN = {
 }  # fmt: skip
 
 
-def read(file: pathlib.Path) -> dict[str, Any]:
-  """The results of a run.
+def read(file: pathlib.Path) -> Results:
+  """Returns the contents of a `results.json`, which may be old, damaged or of another program.
 
   Raises:
-    UserError: the file is damaged, or holds something else; it names the part.
+    UserError: the file is damaged, or holds something else; the message names the part.
   """
   try:
     found = json.loads(file.read_text('utf-8'))
   except (ValueError, RecursionError):
     raise UserError(f'{file} is not JSON; leave this run out') from None
-  if fault := _fault(found, RUN, ''):
+  if fault := _fault(found, SCHEMA, ''):
     raise UserError(f'{file}: {fault}; leave this run out')
   if not found['tasks'] or len(found['matrix']) > len(found['tasks']) + 1:
     raise UserError(f'{file}: tasks and matrix do not fit together; leave this run out')
   try:
-    report.matrix_table(found)
+    compute_metrics(found)
+    if found.get('matrix_train'):
+      compute_metrics(found, on_train=True)
   except UserError as error:
     raise UserError(f'{file}: {error}; leave this run out') from None
   return found
 
 
 def _fault(value: Any, wanted: Any, path: str) -> str:
-  """What is wrong with a part, in words; empty if nothing is."""
+  """Returns in words what is wrong with a part, or an empty text.
+
+  Args:
+    value: the part.
+    wanted: its entry in `SCHEMA`.
+    path: its dotted name; empty for the whole file.
+  """
   if isinstance(wanted, Optional):
     return '' if value is None else _fault(value, wanted.inner, path)
   if wanted is NUMBER:

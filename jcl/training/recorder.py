@@ -15,7 +15,7 @@ from jcl import methods
 from jcl.batching.packed_text import Blocks
 from jcl.distributed import fetch, is_first
 from jcl.reports import report
-from jcl.reports.comparison import shown
+from jcl.reports.formatting import format_number
 from jcl.reports.metrics import metrics, negative_flips
 from jcl.storage.checkpoint import by_path, write_json
 from jcl.streams.stream import Task
@@ -171,7 +171,9 @@ class Recorder:
     names = [t.name for t in self._parts.stream.tasks]
     row = self._state['matrix'][-1]
     score = self._parts.score
-    cells = [f'{n} {shown(v, score)}' for n, v in zip(names, row, strict=True) if v is not None]
+    cells = [
+      f'{n} {format_number(v, score)}' for n, v in zip(names, row, strict=True) if v is not None
+    ]
     after = 'before training' if task is None else f'after {task.name}'
     unit = '% right' if score == 'accuracy' else 'nats per token'
     return f'{after}: {", ".join(cells)} ({unit})'

@@ -9,7 +9,14 @@ import sys
 import pytest
 
 from jcl.errors import UserError
-from jcl.reports import plots, report
+from jcl.reports import (
+  comparison,
+  comparison_plot,
+  formatting,
+  heat_map,
+  html_page,
+  report,
+)
 
 NAMES = ('bank', 'travel', 'music')
 FORGETS = [
@@ -97,7 +104,7 @@ def test_wide_matrix_has_numbers_for_names():
 
 
 def test_wide_characters_take_two_columns():
-  assert report.aligned([['銀行', '1'], ['bank', '22']]) == '銀行   1\nbank  22'
+  assert report.align_columns([['銀行', '1'], ['bank', '22']]) == '銀行   1\nbank  22'
 
 
 def test_comparison_table():
@@ -139,6 +146,46 @@ def test_settings_tell_runs_of_one_method_apart_and_seeds_do_not():
   ]  # fmt: skip
 
 
+def test_labels_of_groups_are_all_different():
+  """Where the first settings that differ are equal too, groups are counted."""
+  runs = [full() for _ in range(4)]
+  for i, one in enumerate(runs):
+    one['config'] = {'a': i % 2, 'b': 0, 'c': i // 2, 'd': i}
+  labels = [group.label for group in comparison.group_runs(runs)]
+  assert labels == ['lamol (a 0, c 0, …)', 'lamol (a 1, c 0, …)', 'lamol (a 0, c 1, …)',
+                    'lamol (a 1, c 1, …)']  # fmt: skip
+  for i, one in enumerate(runs):
+    one['config'] = {'a': 0, 'b': 0, 'c': 0, 'd': 0}
+    one['config'] |= {'a': (1,), 'b': (2,)} if i else {}
+    one['config']['d'] = i
+  labels = [group.label for group in comparison.group_runs(runs)]
+  assert labels[1:] == ['lamol (a (1,), b (2,), …)', 'lamol (a (1,), b (2,), …) #2',
+                        'lamol (a (1,), b (2,), …) #3']  # fmt: skip
+
+
+DAMPED, OTHER = 'acme.methods:Damped', 'other:Damped'
+
+
+def test_a_method_of_another_package_has_its_short_name_where_that_is_clear(tmp_path):
+  one = full(DAMPED)
+  assert report.matrix_table(one).startswith('damped on synthetic')
+  assert comparison.group_runs([one, full('ewc+' + DAMPED)])[0].label == 'damped'
+  assert comparison.group_runs([one, full('ewc+' + DAMPED)])[1].label == 'ewc+damped'
+  labels = [group.label for group in comparison.group_runs([one, full(OTHER), full('seq')])]
+  assert labels == [DAMPED, OTHER, 'seq']
+  report.html_report([one], tmp_path / 'report.html')
+  page = (tmp_path / 'report.html').read_text('utf-8')
+  assert f'<td>{DAMPED}</td>' in page
+  assert '<h1>damped on synthetic (cil)</h1>' in page
+  assert heat_map.heat_map_png(one) == heat_map.heat_map_png(full('damped'))
+  assert heat_map.heat_map_png(one) != heat_map.heat_map_png(full('dampet'))
+
+
+@pytest.mark.parametrize('name', ['lamol', 'method 0', 'a: b', 'x:', '<a:b>', 'ewc+l2'])
+def test_any_other_name_of_a_method_stays(name):
+  assert formatting.short_method_name(name) == name
+
+
 def test_runs_under_way_do_not_hide_finished_ones():
   runs = [run('seq', FORGETS, 0), run('seq', FORGETS[:2], 1, finished=False)]
   table = report.comparison_table(runs)
@@ -170,7 +217,7 @@ def test_pictures_are_the_same_bytes_every_time(tmp_path):
   assert heat == heat_again
   assert both == both_again
   assert b'tEXt' not in heat + both  # no time, no version
-  assert heat != plots.heat_map_png(runs[1])
+  assert heat != heat_map.heat_map_png(runs[1])
 
 
 @pytest.mark.parametrize(
@@ -197,7 +244,7 @@ def test_orders_and_many_methods_can_be_drawn(tmp_path):
 
 
 def test_names_of_lines_do_not_overlap():
-  places = plots._apart([0.1, 0.5, 0.5, 0.52, 0.9], 0.05)
+  places = comparison_plot._apart([0.1, 0.5, 0.5, 0.52, 0.9], 0.05)
   assert places == pytest.approx([0.1, 0.506667 - 0.05, 0.506667, 0.506667 + 0.05, 0.9], abs=1e-5)
 
 
@@ -240,6 +287,32 @@ def test_page_holds_everything_it_shows(tmp_path):
                 'test.jsonl:7', '1 of 40', 'all before', 'A_T 93.5',
                 'train 12.3', 'phase train', 'music 7', 'ab12'):  # fmt: skip
     assert words in page
+
+
+def test_a_report_shows_itself_in_a_notebook_and_keeps_its_style_to_itself(tmp_path):
+  shown = report.Report(full())
+  shown.save(tmp_path / 'saved.html')
+  report.html_report([full()], tmp_path / 'written.html')
+  page = (tmp_path / 'saved.html').read_text('utf-8')
+  assert page == (tmp_path / 'written.html').read_text('utf-8') == shown.html()
+  inner = shown._repr_html_()
+  assert inner in page
+  assert '<body' not in inner
+  assert inner.count('src="data:image/png;base64,') == 1
+  rules = html_page.CSS.replace('\n  ', ' ').strip().splitlines()
+  assert len(rules) > 10
+  for rule in rules:
+    assert all(s.strip().startswith('.jcl') for s in rule.partition('{')[0].split(',')), rule
+  assert str(shown) == repr(shown) == report.matrix_table(full())
+
+
+def test_a_report_on_several_runs_compares_them_first():
+  runs = [full(), run('joint', JOINT)]
+  shown = report.Report(*runs)
+  assert str(shown) == '\n\n'.join([report.comparison_table(runs), *map(report.matrix_table, runs)])
+  assert shown._repr_html_().count('src="data:image/png;base64,') == 3
+  with pytest.raises(UserError, match='there are no runs'):
+    report.Report()
 
 
 def test_results_read_back_from_json_say_the_same():

@@ -101,7 +101,7 @@ def link(target: str) -> Any:
 CONFIG = 'from jcl.config import Config, TrainConfig\nfrom jcl import methods\n'
 # fmt: off
 FLAGS = {
-  'no flag at all': Case('train', [], ('--config is missing', 'configs/quickstart.py')),
+  'no flag at all': Case('train', [], ('--config is missing', '--config=quickstart:lamol')),
   'no workdir': Case('train', [QUICKSTART], ('--workdir is missing', 'give --workdir=')),
   'an empty workdir': Case('train', [QUICKSTART, '--workdir='], ('--workdir', 'give --workdir=')),
   'a flag without its value': Case(
@@ -136,7 +136,7 @@ FLAGS = {
   'a width beyond memory': train(f'--config.backbone.width={2**70}', says=('width', 'below')),
   'minus nothing': train('--config.train.epochs=-0', says=('train.epochs is 0', 'at least 1')),
   'a negative count': train('--config.stream.max_tasks=-1', says=('max_tasks', 'at least 0')),
-  'a share above 1': train('--config.stream.dev_fraction=2', says=('dev_fraction', 'between 0')),
+  'a share above 1': train('--config.stream.dev_fraction=2', says=('dev_fraction', 'above 0')),
   'an unknown word': train('--config.train.schedule=x', says=('train.schedule', "'cosine'")),
   'a method out of range': train('--config.method.gamma=-1', says=('method.gamma', 'at least 0')),
   'a pattern that is none': train('--config.train.trainable=[', says=("'['", "'.*' for all")),
@@ -185,7 +185,7 @@ FLAGS = {
   ),
   'compare: a word for a number': Case(
     'compare', [QUICKSTART, '--config.method.gamma=many', '--workdir={here}/new'],
-    ('method.gamma=many', 'type float'),
+    ('method.gamma=many', 'give a number'),
   ),
   'compare: a field of none': Case(
     'compare', [QUICKSTART, '--config.method.gama=1', '--workdir={here}/new'],
@@ -255,11 +255,11 @@ FLAGS = {
 }
 CONFIGS = {
   'no such config': Case('train', ['--config=no.py', '--workdir={here}/new'], ("'no.py'", 'NAME')),
-  'a folder as config': Case('train', ['--config={here}'], ('{here}', 'give configs/NAME.py')),
+  'a folder as config': Case('train', ['--config={here}'], ('{here}', 'give FILE.py:METHOD')),
   'an empty config': config('', 'mine.py', 'get_config(method)'),
-  'a config that is no Python': config('get_config = [', 'mine.py:1', 'give configs/NAME.py'),
-  'a config of bytes': config(b'\xff\xfe\0\0', 'mine.py', 'give configs/NAME.py'),
-  'a config with NUL': config('a = 1\0', 'mine.py', 'configs/'),
+  'a config that is no Python': config('get_config = [', 'mine.py:1', 'the Python file of'),
+  'a config of bytes': config(b'\xff\xfe\0\0', 'mine.py', 'the Python file of a config'),
+  'a config with NUL': config('a = 1\0', 'mine.py', 'the Python file of'),
   'a config that raises': config('1 / 0', 'mine.py: ZeroDivisionError', 'quickstart.py'),
   'a config that leaves': config('import sys; sys.exit(0)', 'mine.py: SystemExit', 'quickstart.py'),
   'a config that speaks and raises': config('print("x"); int("a")', 'ValueError', 'quickstart.py'),
@@ -324,7 +324,7 @@ WORKDIRS = {
   'evaluate: a deep one': workdir('evaluate', {'run/config.json': DEEP}, 'config.json', 'another'),
   'evaluate: a method unknown': workdir(
     'evaluate', {'run/config.json': changed(method__name='x')},
-    "config.json: method: nothing is called 'x'", 'there are seq',
+    'config.json', "nothing is called 'x'",
   ),
   'evaluate: a function replaced': workdir(
     'evaluate', {'run/config.json': changed(method__check=1)}, 'config.json', 'another'

@@ -16,7 +16,7 @@ from jcl.backbones.decoder_config import DecoderConfig
 from jcl.backbones.files import gguf, hf, peft
 from jcl.backbones.tokenizers import bpe_tokenizer, read_tokenizer, word_tokenizer
 from jcl.errors import UserError
-from jcl.reports import report
+from jcl.reports import html_page, report, tables
 from jcl.reports import results as results_json
 from jcl.storage.checkpoint import write_json
 from jcl.training import experiment
@@ -183,11 +183,11 @@ def test_results_are_reported_or_refused(here, results, data):
   found, said = outcome(lambda: results_json.read(here / 'results.json'), 'results.json')
   if not said:
     report.comparison_table([found])
-    for part in (report._facts, report.matrices):
+    for part in (html_page._facts, tables.matrix_tables):
       part(found)
-    report._mix_parts(found.get('mix') or [])
-    report._drift_parts(found.get('drift') or [])
-    report._pseudo_parts(found.get('pseudo') or [])
+    html_page._mix_parts(found.get('mix') or [])
+    html_page._drift_parts(found.get('drift') or [])
+    html_page._pseudo_parts(found.get('pseudo') or [])
 
 
 @pytest.fixture(scope='module')

@@ -1,0 +1,204 @@
+"""Tables for the terminal: the accuracy matrix of a run, and the comparison of several."""
+
+import unicodedata
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from jcl.reports.comparison import Group, group_runs, summary
+from jcl.reports.formatting import MISSING, Unit, format_number, one_line, short_method_name
+from jcl.reports.results import Results, compute_metrics, metrics_of, score_of, whole_matrix
+
+WIDTH = 100  # columns of a terminal; in a wider matrix numbers stand for the tasks' names
+METRICS = {  # how the line below a matrix calls them
+  'average_accuracy': 'A_T',
+  'average_incremental_accuracy': 'Ā',
+  'example_weighted_accuracy': 'A_T by examples',
+  'forgetting': 'forgetting',
+  'forgetting_first': 'forgetting (first)',
+  'forgetting_rate': 'forgetting rate %',
+  'backward_transfer': 'BWT',
+  'forward_transfer': 'FWT',
+}
+COLUMNS = {  # of a comparison, by quantity
+  'average': 'A_T',
+  'incremental': 'Ā',
+  'forgetting': 'forgetting',
+  'backward': 'BWT',
+  'worst': 'worst just\nlearned',
+  'train': 'train\ns',
+  'generate': 'generate\ns',
+  'invalid': 'invalid\n%',
+  'kept': 'pseudo\nkept %',
+  'distinct': 'distinct\n%',
+}
+ALWAYS = ('average', 'incremental', 'forgetting', 'backward', 'worst', 'train')  # even if empty
+UNITS: dict[str, Unit] = {  # of the quantities that are no scores
+  'train': 'seconds', 'generate': 'seconds', 'invalid': 'share', 'kept': 'share',
+  'distinct': 'share',
+}  # fmt: skip
+
+
+class MatrixTable(NamedTuple):
+  """A matrix of a run in words.
+
+  Attributes:
+    title: the run and the unit of the scores, in one line.
+    rows: [T+2][T+1] cells; the first row and the first column are headers.
+    metrics: all metrics in one line.
+  """
+
+  title: str
+  rows: list[list[str]]
+  metrics: str
+
+
+def matrix_table(results: Results) -> str:
+  """Returns the accuracy matrix of a run for the terminal, its metrics in a line below.
+
+  Args:
+    results: the contents of `results.json`. A matrix on the training questions follows.
+
+  Returns:
+    Lines without a newline at the end.
+
+  Raises:
+    UserError: a matrix is malformed.
+  """
+  return '\n\n'.join(
+    '\n'.join((table.title, align_columns(_numbered_if_wide(table.rows)), table.metrics))
+    for table in matrix_tables(results)
+  )
+
+
+def comparison_table(results: Sequence[Results]) -> str:
+  """Returns a table with a row for each method, in the order given, and notes below it.
+
+  Args:
+    results: the contents of the runs' `results.json`. Several seeds of a method are shown as their
+      mean ± its 95 % interval.
+
+  Returns:
+    Lines without a newline at the end.
+
+  Raises:
+    UserError: the runs cannot be compared, or a matrix is malformed.
+  """
+  groups = group_runs(results)
+  return '\n'.join([align_columns(comparison_rows(groups)), *comparison_notes(groups)])
+
+
+def matrix_tables(results: Results) -> list[MatrixTable]:
+  """Returns each matrix of a run: on test, and in scenario iil on the training questions.
+
+  Raises:
+    UserError: a matrix is malformed.
+  """
+  score = score_of(results)
+  unit = 'accuracy in %' if score == 'accuracy' else 'log-perplexity in nats per target'
+  where = f' on {results["stream"]}' if results.get('stream') else ''
+  scenario = f' ({results["scenario"]})' if results.get('scenario') else ''
+  name = short_method_name(results['method'])
+  title = one_line(f'{name}{where}{scenario}, seed {results.get("seed", MISSING)}: {unit}')
+  if not results.get('matrix_train'):
+    return [_matrix_table(results, title)]
+  return [
+    _matrix_table(results, f'{title}, test'),
+    _matrix_table(results, f'{title}, training questions', on_train=True),
+  ]
+
+
+def _matrix_table(results: Results, title: str, on_train: bool = False) -> MatrixTable:
+  """Returns one matrix of a run in words."""
+  compute_metrics(results, on_train)  # refuses a malformed matrix
+  names, score = [one_line(task) for task in results['tasks']], score_of(results)
+  matrix = whole_matrix(results, results.get('matrix_train') if on_train else results['matrix'])
+  rows = [['', *names]]
+  for i, row in enumerate(matrix):
+    label = f'after {names[i - 1]}' if i else 'before training'
+    rows.append([label, *(format_number(cell, score) for cell in row)])
+  found, words = metrics_of(results, on_train), METRICS
+  if score == 'log_perplexity':  # the sizes of tasks are tokens
+    words = METRICS | {'example_weighted_accuracy': 'A_T by tokens'}
+  line = [f'{word} {format_number(found.get(k), score)}' for k, word in words.items() if k in found]
+  return MatrixTable(title, rows, ', '.join(line))
+
+
+def comparison_rows(groups: Sequence[Group]) -> list[list[str]]:
+  """Returns the cells of a comparison; the first row and the first column are headers.
+
+  Columns that no run fills are left out.
+  """
+  score, summaries = score_of(groups[0].runs[0]), [summary(group) for group in groups]
+  columns = [k for k in COLUMNS if k in ALWAYS or any(s[k][0] is not None for s in summaries)]
+  rows = [['method', 'seeds', *(COLUMNS[k] for k in columns)]]
+  for group, found in zip(groups, summaries, strict=True):
+    cells = [_cell(*found[k], unit=UNITS.get(k, score)) for k in columns]
+    rows.append([group.label, str(len(group.runs)), *cells])
+  return rows
+
+
+def comparison_notes(groups: Sequence[Group]) -> list[str]:
+  """Returns lines that explain a comparison: units, unfinished runs, methods of several models."""
+  accuracy = score_of(groups[0].runs[0]) == 'accuracy'
+  notes = ['accuracy in %' if accuracy else 'log-perplexity in nats per target, lower is better']
+  if any(len(group.runs) > 1 for group in groups):
+    notes[0] += '; mean ± 95 % interval over seeds'
+  if any(run.get('pseudo') for group in groups for run in group.runs):
+    notes.append('pseudo samples: kept % of those drawn, distinct % of those kept')
+  for group in groups:
+    models = max((run.get('cost') or {}).get('models') or 1 for run in group.runs)
+    if models > 1:
+      notes.append(f'{group.label} keeps {models} models')
+    for runs, words in (
+      (group.runs, 'is not finished'),
+      (group.left_out, 'is left out, not finished'),
+    ):
+      seeds = [str(run.get('seed')) for run in runs if not run.get('finished', True)]
+      if seeds:
+        notes.append(f'{group.label} {words}: seed {", ".join(seeds)}')
+  return notes
+
+
+def _cell(mean: float | None, half_width: float | None, unit: Unit) -> str:
+  """Returns `94.4 ± 1.2`; seconds and shares without their interval."""
+  if half_width is None or unit in ('seconds', 'share'):
+    return format_number(mean, unit)
+  return f'{format_number(mean, unit)} ± {format_number(half_width, unit)}'
+
+
+def align_columns(rows: Sequence[Sequence[str]]) -> str:
+  """Returns cells as lines of text, the first column flush left, the others flush right.
+
+  Args:
+    rows: of equally many cells. The lines of a cell that has several stand at the foot of its row.
+  """
+  lines: list[tuple[str, ...]] = []
+  for row in rows:
+    cells = [cell.split('\n') for cell in row]
+    height = max(map(len, cells))
+    lines += zip(*([''] * (height - len(cell)) + cell for cell in cells), strict=True)
+  widths = [max(map(_columns, column)) for column in zip(*lines, strict=True)]
+  padded = []
+  for line in lines:
+    pads = [' ' * (width - _columns(cell)) for cell, width in zip(line, widths, strict=True)]
+    right = [pad + cell for pad, cell in zip(pads[1:], line[1:], strict=True)]
+    padded.append('  '.join([line[0] + pads[0], *right]).rstrip())
+  return '\n'.join(padded)
+
+
+def _columns(text: str) -> int:
+  """Returns the columns of a terminal: two for East Asian characters, none for combining ones."""
+  wide = sum(unicodedata.east_asian_width(c) in 'WF' for c in text)
+  return len(text) + wide - sum(unicodedata.combining(c) > 0 for c in text)
+
+
+def _numbered_if_wide(rows: list[list[str]]) -> list[list[str]]:
+  """Returns a matrix whose columns have numbers where names would make it wider than `WIDTH`.
+
+  The numbers also stand before the names of the rows.
+  """
+  if max(map(_columns, align_columns(rows).splitlines())) <= WIDTH:
+    return rows
+  header = ['', *(str(i) for i in range(1, len(rows[0])))]
+  numbered = [[f'{i} {row[0]}' if i else row[0], *row[1:]] for i, row in enumerate(rows[1:])]
+  return [header, *numbered]
