@@ -7,12 +7,12 @@ import sys
 import jax
 import numpy as np
 import pytest
+from jcl.reports.page import Page
 from support import ROOT
 
 import jcl
 from jcl.methods import Method, TaskPlan
 from jcl.model import Model
-from jcl.reports.page import Page
 from jcl.training.answer_format import read_format
 
 SMALL = jcl.BackboneConfig(width=32, layers=1, heads=2, feed_forward=48)

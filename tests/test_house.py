@@ -34,7 +34,7 @@ KNOWN: dict[str, tuple[str, ...]] = {
   'circles': ('backbones', 'batching'),
   'inner': (),
   'tests': (
-    'jcl/backbones/files/encoder_config_json.py', 'jcl/failures.py', 'jcl/reports/comparison.py',
+    'jcl/backbones/files/encoder_config_json.py', 'jcl/failures.py',
     'jcl/storage/orbax.py', 'jcl/streams/checks.py', 'jcl/training/progress_bar.py',
     'jcl/training/recorder.py',
   ),

@@ -15,6 +15,7 @@ from jcl.reports import (
   formatting,
   heat_map,
   html_page,
+  plots,
   report,
 )
 
@@ -235,6 +236,11 @@ def test_unusual_runs_can_be_drawn(one, tmp_path):
   report.comparison_picture([one], tmp_path / 'comparison.png')
   assert report.comparison_table([one])
   assert report.matrix_table(one)
+
+
+def test_long_names_are_cut():
+  assert plots.shortened('one two\nthree', 20) == 'one two three'
+  assert plots.shortened('one two three', 9) == 'one two…'
 
 
 def test_orders_and_many_methods_can_be_drawn(tmp_path):
