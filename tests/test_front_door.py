@@ -7,12 +7,12 @@ import sys
 import jax
 import numpy as np
 import pytest
-from jcl.reports.page import Page
 from support import ROOT
 
 import jcl
 from jcl.methods import Method, TaskPlan
 from jcl.model import Model
+from jcl.reports.report import Report
 from jcl.training.answer_format import read_format
 
 SMALL = jcl.BackboneConfig(width=32, layers=1, heads=2, feed_forward=48)
@@ -126,9 +126,9 @@ def test_generate_continues_prompts(trained):
 
 def test_the_report_shows_itself_and_is_saved(trained, tmp_path):
   page = trained[0].report()
-  assert isinstance(page, Page)
-  assert page._repr_html_().startswith('<iframe')
-  assert page.html.startswith('<!DOCTYPE html>')
+  assert isinstance(page, Report)
+  assert page._repr_html_().startswith('<div class="jcl">')
+  assert page.html().startswith('<!DOCTYPE html>')
   page.save(tmp_path / 'report.html')
   assert 'disk' in (tmp_path / 'report.html').read_text()
 
