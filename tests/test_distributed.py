@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import numpy as np
-from support import ROOT
+from support import ROOT, rounding
 from support.tiny import DEEP_ROUNDING
 
 SETTINGS = (
@@ -58,8 +58,8 @@ def test_two_processes_of_four_devices_compute_what_one_of_eight_does(eight_devi
     if key == 'training/sharded':
       continue
     wanted = eight_devices[key]
-    tolerance = 1e-4 if key.startswith('training') else DEEP_ROUNDING
-    assert np.abs(value - wanted).max() <= tolerance * max(np.abs(wanted).max(), 1e-9), key
+    steps = 3 if key.startswith('training') else 1
+    assert np.abs(value - wanted).max() <= steps * DEEP_ROUNDING * np.abs(wanted).max(), key
 
 
 def train(workdir, processes):
@@ -90,7 +90,8 @@ def test_a_run_of_two_processes_is_that_of_one(tmp_path):
     [json.loads(line)['loss'] for line in (d / 'metrics.jsonl').read_text().splitlines()][:5]
     for d in (one, first)
   ]
-  np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
+  depth = 5 * rounding.layers(1, gradient=True)  # a step starts from the one before
+  rounding.assert_close(np.array(losses[1]), np.array(losses[0]), terms=64, depth=depth)
   again = train(first, 2)  # nothing is left to do, and both know it
   assert 'going on from snapshot' in again[0]
   assert json.loads((first / 'results.json').read_text())['matrix'] == results[1]['matrix']

@@ -3,7 +3,7 @@
 import collections
 import threading
 
-import jax
+import chex
 import numpy as np
 import pytest
 from support import tiny
@@ -191,7 +191,7 @@ def feed(plan=None, devices=1, **train):
 
 def same(one, other):
   assert (one.number, one.tokens, one.ends_epoch) == (other.number, other.tokens, other.ends_epoch)
-  jax.tree.map(np.testing.assert_array_equal, one.batch, other.batch)
+  chex.assert_trees_all_equal(one.batch, other.batch)
 
 
 def test_length_of_a_task():

@@ -2,10 +2,11 @@
 
 import json
 
+import chex
 import jax
 import numpy as np
 import pytest
-from support import runs, tiny
+from support import rounding, runs, tiny
 from support.scripted import good, scripted
 
 from jcl import methods, workdir
@@ -69,14 +70,12 @@ def test_it_minimises_the_loss_of_one_and_the_penalties_of_the_others(name):
     if plain:
       part_gradient = jax.tree.map(lambda a, b: a - b, found[2], plain[2])
     sums = part_gradient if sums is None else jax.tree.map(lambda a, b: a + b, sums, part_gradient)
-  assert loss == pytest.approx(total, rel=1e-5)
+  assert loss == tiny.nearly(total)
   assert set(values) == set(terms)
   for term, value in terms.items():
-    assert float(values[term]) == pytest.approx(float(value), rel=1e-5), term
+    assert float(values[term]) == tiny.nearly(float(value)), term
   largest = max(np.abs(x).max() for x in jax.tree.leaves(sums))
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * largest), gradient, sums
-  )
+  rounding.assert_close(gradient, sums, scale=largest, **tiny.GRADIENT)
 
 
 def test_each_part_remembers_what_it_would_alone():
@@ -84,7 +83,7 @@ def test_each_part_remembers_what_it_would_alone():
   for part in ('replay', 'ewc'):
     _, _, alone, _ = through(part)
     mine = {**memory[part], 'teacher': memory['teacher'][part]}
-    jax.tree.map(np.testing.assert_array_equal, mine, alone)
+    chex.assert_trees_all_equal(mine, alone)
 
 
 def test_slow_parameters_of_a_part_are_what_is_evaluated():
@@ -94,7 +93,7 @@ def test_slow_parameters_of_a_part_are_what_is_evaluated():
   teacher, _ = method.after_step(memory['teacher'], fast, np.int32(4))
   assert set(teacher) == {'reptile', 'l2'}
   slow = jax.tree.leaves(teacher['reptile'])[0]
-  np.testing.assert_allclose(slow, jax.tree.leaves(params)[0] + 0.5, rtol=1e-5)
+  rounding.assert_close(slow, jax.tree.leaves(params)[0] + 0.5, terms=3)
   assert teacher['l2'] is memory['teacher']['l2']
 
 

@@ -3,12 +3,13 @@
 import dataclasses
 import types
 
+import chex
 import jax
 import numpy as np
 import pytest
 from oracles import distillation
 from support import runs, tiny
-from support.lives import HEAD, Life, equal
+from support.lives import HEAD, Life
 
 from jcl import methods
 from jcl.batching.batch import Heads, Shape, layout, look_up
@@ -78,7 +79,7 @@ def test_storing_leaves_the_memory_before_as_it_was():
   kept = jax.tree.map(np.copy, before['tables'])
   task = life.tools.stream.tasks[2]
   after, _ = life.method.after_task(before, life.ends[2], task, life.tools)
-  assert equal(before['tables'], kept)
+  chex.assert_trees_all_equal(before['tables'], kept)
   assert not np.array_equal(
     after['tables']['teacher_logits']['rows'], kept['teacher_logits']['rows']
   )
@@ -113,8 +114,8 @@ def test_the_objective_looks_at_each_examples_own_past(kind):
     mean = lambda of: sum(distillation.mean(part) for part in of.values())
   assert min(len(part) for part in (new[2], old[0], old[1], apart[0], apart[1])) >= 1
   wanted = {'new': mean(new), 'old': mean(old), 'mse': mean(apart)}
-  assert terms == {k: pytest.approx(v, rel=1e-5) for k, v in wanted.items()}
-  assert loss == pytest.approx(terms['new'] + 0.4 * terms['old'] + 0.7 * terms['mse'], rel=1e-6)
+  assert terms == {k: tiny.nearly(v) for k, v in wanted.items()}
+  assert loss == tiny.nearly(terms['new'] + 0.4 * terms['old'] + 0.7 * terms['mse'])
 
 
 @pytest.mark.parametrize('given', [{'targets': 'stored'}, {'update': 'every_epoch'}])
@@ -168,16 +169,16 @@ def test_examples_of_the_task_under_way_are_not_held_to_a_model_that_never_saw_t
   rows = life.rows(2)
   mine = [r for r in rows if r.replay and r.task == 2]
   assert 0 < len(mine) < 4
-  assert equal(life.memories[2]['teacher'], life.starts[2])
+  chex.assert_trees_all_equal(life.memories[2]['teacher'], life.starts[2])
   _, terms, params = values(life, 2)
   outputs, past = life.tools.backbone.outputs, life.starts[2]
   every = list(distillation.targets(params, past, rows, outputs))
   mean = distillation.mean
-  assert terms['old'] == pytest.approx(
-    mean([distillation.surprise(z, w) for r, z, _, w in every if r.replay]), rel=1e-5
+  assert terms['old'] == tiny.nearly(
+    mean([distillation.surprise(z, w) for r, z, _, w in every if r.replay])
   )
-  assert terms['mse'] == pytest.approx(
-    mean([distillation.distance(z, o) for r, z, o, _ in every if r.task < 2]), rel=1e-5
+  assert terms['mse'] == tiny.nearly(
+    mean([distillation.distance(z, o) for r, z, o, _ in every if r.task < 2])
   )
   _, first, _ = values(life, 0)
   assert first['mse'] == 0
@@ -201,7 +202,7 @@ def test_published_weighting_of_heads():
     assert mine
     wanted += 0.4 * distillation.mean([distillation.surprise(z, w) for z, _, w in mine])
     wanted += 0.7 * distillation.mean([distillation.distance(z, o) for z, o, _ in mine])
-  assert loss == pytest.approx(wanted, rel=1e-5)
+  assert loss == tiny.nearly(wanted)
   plain, terms, _ = values(life, 0)
   assert plain == terms['new'] > 0
 

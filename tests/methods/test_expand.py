@@ -2,10 +2,11 @@
 
 import dataclasses
 
+import chex
 import jax
 import numpy as np
 import pytest
-from support import runs, tiny
+from support import rounding, runs, tiny
 
 from jcl import methods
 from jcl.backbones import block_expansion
@@ -95,9 +96,9 @@ def test_each_task_has_blocks_of_its_own_at_the_end_of_each_group():
   last, before = (np.asarray(p['layers']['q']['kernel']) for p in (seen[2], seen[1]))
   np.testing.assert_array_equal(last[[0, 1, 2, 4, 5, 6]], before)
   np.testing.assert_array_equal(last[[0, 4]], base['layers']['q']['kernel'])
-  np.testing.assert_allclose(last[3], before[2] + 1, rtol=1e-6)
+  rounding.assert_close(last[3], before[2] + 1, terms=1)
   for name in ('embed', 'final_norm'):
-    jax.tree.map(np.testing.assert_array_equal, seen[2][name], base[name])
+    chex.assert_trees_all_equal(seen[2][name], base[name])
 
 
 def test_a_period_beyond_the_depth_adds_one_block_a_task():
@@ -118,7 +119,7 @@ def test_a_killed_run_goes_on_with_the_grown_model_and_is_exported(tmp_path):
   TrainedRun(runs.config('expand'), tmp_path / 'whole').export(tmp_path / 'out', '', 'hf')
   shape, read, _, _ = hf.load(str(tmp_path / 'out'))
   assert shape.layers == 4
-  jax.tree.map(np.testing.assert_array_equal, read['layers'], params['layers'])
+  chex.assert_trees_all_equal(read['layers'], params['layers'])
 
 
 def _made(folder):

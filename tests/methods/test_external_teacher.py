@@ -55,7 +55,7 @@ def test_the_objective_is_the_oracles_in_every_task(task, cache_mb):
   (loss, _), found = jax.jit(gradient)(*arguments)
   vocabulary = tools.backbone.vocabulary
   wanted = distillation.distill(params, past, rows, vocabulary, 0.7, 3.0)
-  assert float(loss) == pytest.approx(wanted, rel=1e-5)
+  assert float(loss) == tiny.nearly(wanted)
   assert all(np.abs(g).max() > 1e-4 for g in jax.tree.leaves(found))
   if cache_mb:
     assert batch.fields['teacher_hidden'].shape == (64, WIDE)

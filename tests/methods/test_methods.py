@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import tiny
+from support import rounding, tiny
 from support.scripted import good, scripted
 
 from jcl import methods
@@ -333,9 +333,7 @@ def test_neutral_settings_leave_plain_fine_tuning(name):
       gradient = train_step.make_gradient(one, one.loss_fn or losses.plain(backbone), mesh)
       found.append(jax.jit(gradient)(trained, frozen, teacher, weights, batch))
     ((mine, _), gradient), ((wanted, _), plain) = found
-    assert float(mine) == pytest.approx(float(wanted), rel=1e-6)
-    jax.tree.map(
-      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), gradient, plain
-    )
+    assert float(mine) == tiny.nearly(float(wanted))
+    rounding.assert_close(gradient, plain, **tiny.GRADIENT)
     params = jax.tree.map(lambda p, g: p - 0.1 * g, params, gradient)
     memory, params = method.after_task(memory, params, task, tools)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from goldens import make_objective_goldens as goldens
-from support import tiny
+from support import rounding, tiny
 
 from jcl import methods
 from jcl.batching.batch import Row, Shape, layout
@@ -79,12 +79,12 @@ def test_objective_and_gradient_are_those_of_torch(name, golden):
   trained, frozen, _ = trainable.split(params, (('.*', True),))
   teacher = teacher_of(name, chosen, past)
   (loss, _), gradient = jax.jit(fn)(trained, frozen, teacher, weights, batch)
-  assert float(loss) == pytest.approx(float(golden[f'{name}/loss']), rel=1e-5)
+  assert float(loss) == tiny.nearly(float(golden[f'{name}/loss']))
   largest = max(np.abs(golden[f'{name}/gradient/{leaf}']).max() for leaf in params)
   for leaf in params:
     wanted = golden[f'{name}/gradient/{leaf}']
     assert np.abs(wanted).max() > 1e-3
-    np.testing.assert_allclose(gradient[leaf]['kernel'], wanted, rtol=1e-4, atol=1e-5 * largest)
+    rounding.assert_close(gradient[leaf]['kernel'], wanted, scale=largest, **tiny.GRADIENT)
 
 
 def _memory(method, tools):
@@ -97,7 +97,7 @@ def test_golden_values_are_what_torch_gives_now(golden):
   now = goldens.values()
   assert set(now) == set(golden)
   for name, value in now.items():
-    np.testing.assert_allclose(value, golden[name], rtol=1e-9, atol=1e-12, err_msg=name)
+    rounding.assert_close(value, golden[name], dtype=np.float64, margin=64, **tiny.GRADIENT)
 
 
 def test_the_methods_differ_from_each_other(golden):

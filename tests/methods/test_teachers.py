@@ -3,12 +3,13 @@
 import dataclasses
 import json
 
+import chex
 import jax
 import numpy as np
 import pytest
 from oracles import distillation
-from support import runs, tiny
-from support.lives import HEAD, VOCABULARY, Life, chosen, equal
+from support import rounding, runs, tiny
+from support.lives import HEAD, VOCABULARY, Life, chosen
 
 from jcl import methods
 from jcl.batching.batch import Heads, Row, Shape, layout, look_up
@@ -70,7 +71,7 @@ def test_the_objective_is_the_oracles(name, given):
   """On a mixed batch of new and old, answering and generating rows, of uneven lengths."""
   rows = tiny.rows()
   assert {(r.replay, r.generative) for r in rows} == {(a, b) for a in (0, 1) for b in (0, 1)}
-  assert evaluate(name, given, rows)[0] == pytest.approx(worked(name, given, rows), rel=1e-5)
+  assert evaluate(name, given, rows)[0] == tiny.nearly(worked(name, given, rows))
 
 
 @pytest.mark.parametrize('replay', [False, True])
@@ -79,7 +80,7 @@ def test_a_batch_without_new_or_without_old_rows_is_the_oracles_too(name, replay
   rows = [r for r in tiny.rows() if r.replay is replay]
   assert 3 <= len(rows) <= 10
   loss, values = evaluate(name, {}, rows)
-  assert loss == pytest.approx(worked(name, {}, rows), rel=1e-5)
+  assert loss == tiny.nearly(worked(name, {}, rows))
   old = {'old', 'mse', 'kd_qa', 'kd_gen'}
   for term, value in values.items():
     without = name != 'distill' and (term in old) is not replay
@@ -93,7 +94,7 @@ def test_the_first_task_is_cross_entropy_of_weight_one(name):
   found, values = evaluate(name, {}, rows, task=0)
   plain = {'derpp': 'new', 'distill': 'ce'}
   if name == 'lamol_kd':
-    assert found == pytest.approx(values['qa'] + 0.25 * values['gen'], rel=1e-6)
+    assert found == tiny.nearly(values['qa'] + 0.25 * values['gen'])
   else:
     assert found == values[plain[name]]
 
@@ -123,7 +124,7 @@ def test_distillation_goes_from_teacher_to_student(name):
   same = evaluate(name, {}, rows, one, one)[1]
   for term in terms:
     assert abs(forth[term] - back[term]) > 1e-2 * forth[term]
-    assert same[term] == pytest.approx(0, abs=1e-5)
+    assert same[term] == pytest.approx(0, abs=rounding.tolerance(**tiny.LOSS))
 
 
 @pytest.mark.parametrize('name', ['distill', 'lamol_kd'])
@@ -151,7 +152,7 @@ def test_the_published_mask_leaves_out_the_first_answer_token_and_goes_on_after_
       distillation.divergence(z, other, 2.0)
       for _, z, other, _ in distillation.targets(params, past, [at], VOCABULARY)
     ]
-    assert values[mask] == pytest.approx(np.mean(apart), rel=1e-5)
+    assert values[mask] == tiny.nearly(np.mean(apart))
   assert abs(values[0] - values[1]) > 1e-3
 
 
@@ -183,7 +184,7 @@ def test_a_head_is_compared_over_the_classes_the_teacher_knows(name, task_id_giv
   wanted = {'new': mean(new), 'old': mean(old), 'mse': mean(apart)}
   if name == 'distill':
     wanted = {'ce': mean(new + old), 'kd': mean(apart)}
-  assert values == {term: pytest.approx(value, rel=1e-5) for term, value in wanted.items()}
+  assert values == {term: tiny.nearly(value) for term, value in wanted.items()}
 
 
 def test_a_target_without_a_known_class_does_not_count():
@@ -206,7 +207,7 @@ def test_the_teacher_is_the_model_at_the_start_of_the_task(name, cache_mb):
   backbone = life.tools.backbone
   for task, (memory, start) in enumerate(zip(life.memories, life.starts, strict=True)):
     wanted = start if not cache_mb else backbone.unembedding(start)
-    assert equal(memory['teacher'], wanted)
+    chex.assert_trees_all_equal(memory['teacher'], wanted)
     looked_at = [r for r in life.rows(task, 100) if name == 'distill' or r.replay]
     if not cache_mb:
       assert memory['tables'] == {}
@@ -218,8 +219,9 @@ def test_the_teacher_is_the_model_at_the_start_of_the_task(name, cache_mb):
       for row in looked_at[:3] + looked_at[-3:]:
         alone = layout([row], 1, Shape(1, 24, len(row.targets)))
         states_mD = backbone.hidden(start, alone)
-        np.testing.assert_allclose(look_up(table, row.number), states_mD, rtol=1e-5, atol=1e-6)
-  assert not equal(life.memories[1]['teacher'], life.memories[2]['teacher'])
+        rounding.assert_close(look_up(table, row.number), states_mD, **tiny.LOSS)
+  with pytest.raises(AssertionError):
+    chex.assert_trees_all_equal(life.memories[1]['teacher'], life.memories[2]['teacher'])
 
 
 @pytest.mark.parametrize('cache_mb', [0, 2048])
@@ -250,12 +252,12 @@ def test_cached_states_are_as_good_as_the_teacher_in_the_step(name, given):
     found.append(fn(trained, frozen, memory['teacher'], plan.weights, life.batch(2)))
     assert set(memory['teacher']) == ({'embed'} if cache_mb else set(params))
   ((one, terms), gradient), ((other, cached), found) = found
-  assert float(one) == pytest.approx(float(other), rel=1e-5)
+  assert float(one) == tiny.nearly(float(other))
   assert {k: float(v) for k, v in cached.items()} == {
-    k: pytest.approx(float(v), rel=1e-5) for k, v in terms.items()
+    k: tiny.nearly(float(v)) for k, v in terms.items()
   }
   assert all(float(v) > 0 for v in terms.values())
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), gradient, found)
+  rounding.assert_close(found, gradient, **tiny.GRADIENT)
 
 
 def test_the_cache_is_kept_up_to_its_size_and_no_further():
@@ -304,7 +306,8 @@ def test_no_task_compiles_anew_and_the_cache_changes_no_run(name, sizes_mb, tmp_
   few = len(one) // 2 + 2  # rounding grows afterwards
   for other in others:
     assert len(other) == len(one)
-    np.testing.assert_allclose(other[:few], one[:few], rtol=1e-4)
+    depth = few * rounding.layers(2, gradient=True)  # a step starts from the one before
+    rounding.assert_close(np.array(other[:few]), np.array(one[:few]), terms=64, depth=depth)
 
 
 def test_a_run_with_the_teacher_in_the_step_goes_on_in_the_same_bits(tmp_path):

@@ -123,7 +123,7 @@ def test_twice_the_batch_or_layers_cost_twice_as_much(tmp_path):
   assert abs(twice['backward'] / one['backward'] - 2) < 0.01
   for part in one:
     added = deeper[part] - one[part]
-    np.testing.assert_allclose(deepest[part] - deeper[part], added, rtol=1e-6)
+    assert deepest[part] - deeper[part] == pytest.approx(added)
 
 
 def test_bytes_are_those_worked_by_hand(tmp_path):
@@ -331,7 +331,7 @@ def test_the_launcher_divides_by_eight_devices_under_fsdp(tmp_path):
   assert memory['per_device']['optimizer'] == 2 * held + 4
   assert memory['per_device']['batch'] * 8 == memory['unsharded']['batch']
   for part, value in said['flops']['per_device'].items():
-    np.testing.assert_allclose(said['flops']['all_devices'][part], 8 * value, rtol=1e-9)
+    assert said['flops']['all_devices'][part] == pytest.approx(8 * value)
 
 
 def test_the_launcher_refuses_no_devices():

@@ -38,6 +38,17 @@ def layers(count: int, gradient: bool = False) -> int:
   return (6 * count + 2) * (2 if gradient else 1)
 
 
+def trained(steps: int, rate: float, terms: int, depth: int, dtype=np.float32) -> float:
+  """Largest absolute difference of a parameter after `steps` steps of Adam at `rate`.
+
+  Adam divides a gradient by its root mean square, so a step is of size `rate` however small the
+  gradient is, and its relative error is the one of the smallest gradient that matters: a margin of
+  64 for entries up to an eighth of the largest. A step starts from the error of the one before.
+  Entries of gradients nearer to 0 decide by their sign; give rows enough that there are none.
+  """
+  return steps * rate * tolerance(terms, depth, margin=64, dtype=dtype)
+
+
 def assert_close(
   found, wanted, terms: int, depth: int = 1, margin: float = 8, dtype=np.float32, scale=None,
 ) -> None:  # fmt: skip

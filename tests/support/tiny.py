@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jcl.backbones import Backbone
 from jcl.backbones.decoder import decoder
@@ -17,6 +18,7 @@ from jcl.methods import Method
 from jcl.step import losses, sharding
 from jcl.streams.stream import Example, Stream, Task
 from jcl.training.hook_tools import HookTools, make_tools
+from support import rounding
 
 CONFIG = DecoderConfig(30, width=16, layers=2, heads=4, kv_heads=2, feed_forward=24, rows=32)
 OBJECTS = ('lamp', 'door', 'soup', 'song', 'card', 'train')
@@ -172,4 +174,13 @@ def small_decoder(vocabulary: int) -> Backbone:
   return decoder(DecoderConfig(vocabulary, width=16, layers=2, heads=4, feed_forward=24))
 
 
-DEEP_ROUNDING = 1e-5  # of a decoder's, which sums in many more places
+# Sums behind a loss of `recurrent`, for `rounding`: past, mixed state, projection, softmax, mean
+# over at most 64 targets; a gradient goes through them twice.
+LOSS, GRADIENT = dict(terms=64, depth=5), dict(terms=64, depth=10)
+# Those of a decoder of two layers, whose gradient the mean and the softmax close.
+DEEP_ROUNDING = rounding.tolerance(64, rounding.layers(2, gradient=True))
+
+
+def nearly(wanted):
+  """A loss of `recurrent`, or a dict or list of such, up to rounding."""
+  return pytest.approx(wanted, rel=rounding.tolerance(**LOSS))

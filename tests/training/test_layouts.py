@@ -5,10 +5,11 @@ import os
 import subprocess
 import sys
 
+import chex
 import jax
 import numpy as np
 import pytest
-from support import ROOT, runs
+from support import ROOT, rounding, runs
 
 from jcl import distributed
 from jcl.storage.checkpoint import Snapshots
@@ -16,10 +17,9 @@ from jcl.trained_run import TrainedRun
 from jcl.training import experiment
 from jcl.training.folds import Journal
 
-# Sums over devices are taken in another order: 1e-7 of a gradient, which Adam's division by its
-# root mean square makes as much of a step of 1e-2 where a gradient is close to 0, and each of the
-# up to nine steps after that starts from there. A state lost on the way is off by 1e-2.
-ROUNDING = dict(rtol=2e-4, atol=5e-5)
+# Sums over devices are taken in another order, in each of ten steps at a rate of 1e-2. The memory
+# holds squares of gradients. A state lost on the way is off by 1e-2.
+ROUNDING = rounding.trained(10, 1e-2, terms=64, depth=rounding.layers(1, gradient=True))
 SHARDED = {'train.fsdp': True}
 HALVES = {'train.fsdp': True, 'train.microbatches': 2}
 WHOLE = {'train.fsdp': False, 'train.microbatches': 1}
@@ -82,7 +82,8 @@ def test_a_run_ends_where_the_uninterrupted_one_does_within_rounding(folder, nam
     jax.tree.leaves_with_path(wanted), jax.tree.leaves(found), strict=True
   ):
     if np.asarray(one).dtype.kind == 'f':
-      np.testing.assert_allclose(other, one, err_msg=jax.tree_util.keystr(path), **ROUNDING)
+      largest = max(1, np.abs(one).max())
+      assert np.abs(other - one).max() <= ROUNDING * largest, jax.tree_util.keystr(path)
     else:
       assert np.array_equal(other, one), jax.tree_util.keystr(path)
   results = json.loads((folder / name / 'results.json').read_text())
@@ -194,7 +195,7 @@ def test_a_fold_that_was_cut_into_other_chunks_begins_anew(work, sizes):
   with pytest.raises(Enough):
     do(before, examples)
   after.journal = Journal([list(entry) for entry in before.journal.entries])
-  jax.tree.map(np.testing.assert_array_equal, do(after, examples), wanted)
+  chex.assert_trees_all_equal(do(after, examples), wanted)
 
 
 def test_a_fold_that_was_finished_answers_whatever_the_chunks():
@@ -204,4 +205,4 @@ def test_a_fold_that_was_finished_answers_whatever_the_chunks():
   wanted = before.mean_examples(square, params, examples)
   after.journal = Journal([list(entry) for entry in before.journal.entries])
   stop_after(after, 1)  # no chunk is computed
-  jax.tree.map(np.testing.assert_array_equal, after.mean_examples(square, params, examples), wanted)
+  chex.assert_trees_all_equal(after.mean_examples(square, params, examples), wanted)
