@@ -1,25 +1,43 @@
 """What all tests share: strict arithmetic, a compile cache, shared files, eight fake devices."""
 
+import gc
+import importlib.metadata
 import os
 import pathlib
-import subprocess
-import sys
 
-# Before jax is imported; processes that tests start inherit it.
+# Before jax is imported; processes that tests start inherit it. A worker of pytest-xdist has a
+# cache of its own: jax writes entries in place and warns of one that another has half written.
 os.environ.setdefault(
   'JAX_COMPILATION_CACHE_DIR', str(pathlib.Path.home() / '.cache' / 'jcl' / 'tests')
 )
+os.environ['JAX_COMPILATION_CACHE_DIR'] = os.path.join(
+  os.environ['JAX_COMPILATION_CACHE_DIR'], os.environ.get('PYTEST_XDIST_WORKER', '')
+)
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.1')
+# Most of the time goes to compiling, and each program runs for milliseconds. To run the tests on
+# programs as users have them: JAX_DISABLE_MOST_OPTIMIZATIONS=0 XLA_FLAGS= python -m pytest
+os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
+if tuple(map(int, importlib.metadata.version('jaxlib').split('.')[:2])) < (0, 11):
+  os.environ.setdefault('XLA_FLAGS', '--xla_cpu_use_fusion_emitters=false')  # gone in later ones
 os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
 
 import jax
 import numpy as np
 import pytest
 from support import ROOT, TESTS
+from support.launchers import forks
 
 os.environ['PYTHONPATH'] = f'{ROOT}{os.pathsep}{TESTS}'  # processes that tests start inherit it
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
+
+
+@pytest.fixture(scope='module', autouse=True)
+def _compiled_programs_end_with_their_module():
+  """Frees what jax has compiled: kept, it grows to gigabytes over all modules."""
+  yield
+  jax.clear_caches()
+  gc.collect()
 
 
 @pytest.fixture(scope='session')
@@ -35,16 +53,7 @@ def shared() -> pathlib.Path:
 def eight_devices(tmp_path_factory) -> dict[str, np.ndarray]:
   """What `eight_devices.py` computes in a process of its own, with 8 fake CPU devices."""
   out = tmp_path_factory.mktemp('devices') / 'results.npz'
-  command = [sys.executable, '-m', 'support.eight_devices', str(out)]
-  done = subprocess.run(
-    command,
-    cwd=ROOT,
-    env={**os.environ, 'JAX_NUM_CPU_DEVICES': '8', 'JAX_PLATFORMS': 'cpu'},
-    capture_output=True,
-    text=True,
-    timeout=900,
-    check=False,
-  )
-  assert done.returncode == 0, f'{done.stdout}\n{done.stderr[-4000:]}'
+  done = forks().module('support.eight_devices', str(out), devices=8, limit=900)
+  assert done.status == 0, f'{done.out}\n{done.err[-4000:]}'
   with np.load(out) as file:
     return dict(file)

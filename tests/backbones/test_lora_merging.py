@@ -1,15 +1,13 @@
 """Merges of adapters: identities, independent oracles, and the launcher."""
 
+import functools
 import json
-import os
-import subprocess
-import sys
 
 import jax
 import numpy as np
 import pytest
 from goldens import make_decoder_goldens as decoders
-from support import ROOT, adapter_folder
+from support import adapter_folder, launchers
 
 from jcl.backbones import lora, lora_merging
 from jcl.backbones.decoder import decoder
@@ -316,11 +314,7 @@ def folders(tmp_path_factory):
   return root
 
 
-def call(*arguments: str) -> subprocess.CompletedProcess:
-  return subprocess.run(
-    [sys.executable, 'launch/merge.py', *arguments],
-    cwd=ROOT, env=os.environ, capture_output=True, text=True, timeout=300, check=False,
-  )  # fmt: skip
+call = functools.partial(launchers.call, 'merge')
 
 
 def test_the_launcher_merges_folders(folders, tmp_path):

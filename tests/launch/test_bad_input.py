@@ -10,7 +10,7 @@ import shutil
 import pytest
 from support import ROOT, adapter_folder, bad_files, bad_flags, model_folder
 from support.bad_flags import QUICKSTART, SMALL, Case
-from support.launched import Launchers
+from support.launchers import forks
 
 from jcl.storage import lock
 
@@ -20,9 +20,7 @@ LIMIT = 20  # seconds; none takes three
 
 @pytest.fixture(scope='module')
 def launchers():
-  made = Launchers()
-  yield made
-  made.close()
+  return forks()
 
 
 @pytest.fixture(scope='module')

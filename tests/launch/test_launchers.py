@@ -4,7 +4,7 @@ import json
 import pathlib
 
 import pytest
-from support.launchers import QUICKSTART, SMALL, call
+from support.launchers import QUICKSTART, SMALL, call, start
 
 from jcl import methods
 from jcl import workdir as workdirs
@@ -46,9 +46,9 @@ def test_a_mistake_is_one_line_and_writes_nothing(mistake, tmp_path):
 
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory) -> pathlib.Path:
-  """A small lamol run by the launcher."""
+  """A small lamol run by the launcher, started as a user starts it."""
   folder = tmp_path_factory.mktemp('launched') / 'run'
-  done = call('train', QUICKSTART, *SMALL, f'--workdir={folder}')
+  done = start('train', QUICKSTART, *SMALL, f'--workdir={folder}')
   assert done.returncode == 0, done.stderr
   assert 'A_T' in done.stdout
   assert 'before training' in done.stdout

@@ -5,14 +5,13 @@ import json
 import math
 import os
 import re
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
-from support import ROOT, runs
+from support import runs
+from support.launchers import QUICKSTART, call
 from support.raw_streams import rows, stream
 
 from jcl import learning
@@ -339,11 +338,9 @@ def test_the_launcher_refuses_before_anything_is_written(tmp_path):
   (tmp_path / 'manifest.json').write_text(json.dumps({'label': 'label', 'tasks': [task]}))
   (tmp_path / 'train.jsonl').write_text(lines('red', 'blue'))
   (tmp_path / 'test.jsonl').write_text(lines(*(f'{i} ' * 40 for i in range(4))))
-  done = subprocess.run(
-    [sys.executable, 'launch/train.py', '--config=configs/quickstart.py:seq',
-     f'--workdir={tmp_path / "run"}', '--config.stream.name=files',
-     f'--config.stream.path={tmp_path / "manifest.json"}', '--config.evaluate.every_epochs=0'],
-    cwd=ROOT, env=os.environ, capture_output=True, text=True, timeout=300, check=False,
+  done = call(
+    'train', f'{QUICKSTART}:seq', f'--workdir={tmp_path / "run"}', '--config.stream.name=files',
+    f'--config.stream.path={tmp_path / "manifest.json"}', '--config.evaluate.every_epochs=0',
   )  # fmt: skip
   assert done.returncode == 2, done.stderr
   (line,) = done.stderr.splitlines()

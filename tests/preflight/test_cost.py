@@ -3,18 +3,15 @@
 import functools
 import gc
 import json
-import os
 import re
 import resource
-import subprocess
-import sys
 
 import flax.linen
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import ROOT, external, runs
+from support import external, launchers, runs
 from support.config_folder import SMALL, folder, values
 
 from jcl import methods
@@ -46,11 +43,7 @@ def config(path: str, method: str = 'seq', **train) -> Config:
   return made
 
 
-def call(*arguments: str) -> subprocess.CompletedProcess:
-  return subprocess.run(
-    [sys.executable, 'launch/plan.py', '--config=configs/quickstart.py:seq', *arguments],
-    cwd=ROOT, env=os.environ, capture_output=True, text=True, timeout=300, check=False,
-  )  # fmt: skip
+call = functools.partial(launchers.call, 'plan', '--config=configs/quickstart.py:seq')
 
 
 def xla(fn, *args) -> float:
@@ -344,7 +337,8 @@ def test_the_launcher_refuses_no_devices():
 
 @pytest.mark.slow
 def test_eight_billion_parameters_on_64_devices_are_planned_in_little_memory(tmp_path):
-  done = call(
+  done = launchers.start(
+    'plan', '--config=configs/quickstart.py:seq',
     f'--config.backbone.path={folder(tmp_path, LLAMA_3_8B)}', '--tokens=2048', '--devices=64',
     '--config.train.fsdp=true', '--config.train.batch_size=64',
   )  # fmt: skip

@@ -5,12 +5,11 @@ import json
 import pathlib
 import shutil
 import subprocess
-import sys
 import threading
 
 import pytest
-from support import ROOT, runs
-from support.launchers import QUICKSTART, SMALL, call
+from support import runs
+from support.launchers import QUICKSTART, SMALL, call, forks
 
 from jcl.errors import UserError
 from jcl.storage import atomic
@@ -68,8 +67,7 @@ def test_what_dies_at_an_event_leaves_a_snapshot(workdir, event):
     'snapshots = Snapshots(pathlib.Path(sys.argv[1]), announce=die)\n'
     'snapshots.save({"step": 3})\nsnapshots.close()\n'
   )
-  done = subprocess.run([sys.executable, '-c', script, workdir, event], cwd=ROOT, check=False)
-  assert done.returncode == 9
+  assert forks().code(script, str(workdir), event).status == 9
   snapshots = Snapshots(workdir)
   assert snapshots.latest()['step'] == (3 if event == 'snapshot committed' else 2)
   assert snapshots.messages == []
@@ -144,10 +142,9 @@ print(json.dumps([said, left, Snapshots(folder).latest()]))
 
 def full(folder, how, reason):
   """Snapshots, a log and results in a process whose disk is full."""
-  command = [sys.executable, '-c', FULL, str(folder), how]
-  done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
-  assert done.stderr == ''
-  said, left, found = json.loads(done.stdout)
+  done = forks().code(FULL, str(folder), how, limit=120)
+  assert done.err == ''
+  said, left, found = json.loads(done.out)
   for number, (kind, line) in enumerate(said[:3], 1):
     assert kind == 'UserError'
     assert line == (

@@ -1,6 +1,7 @@
-"""Launchers called as users call them, many times a second: each in a fork that has all imports.
+"""Programs run as users run them, many times a second: each in a fork that has all imports.
 
-Run as a program it is the process that forks; `Launchers` starts it and asks it.
+Run as a program it is the process that forks, which has imported everything and started nothing;
+`Launchers` starts it and asks it.
 """
 
 import contextlib
@@ -26,7 +27,7 @@ WARM = (
 
 
 class Done(NamedTuple):
-  """What a launcher left: status (-1: killed at its time limit), and its two outputs."""
+  """What a program left: status (-1: killed at its time limit), and its two outputs."""
 
   status: int
   out: str
@@ -34,7 +35,7 @@ class Done(NamedTuple):
 
 
 class Launchers:
-  """A process that calls launchers in forks of itself."""
+  """A process that runs launchers and other programs in forks of itself."""
 
   def __init__(self):
     self._server = subprocess.Popen(
@@ -45,7 +46,17 @@ class Launchers:
 
   def __call__(self, program: str, *arguments: str, limit: float = 30) -> Done:
     """Calls launch/PROGRAM.py; after `limit` seconds it is killed."""
-    asked = {'program': program, 'arguments': arguments, 'limit': limit}
+    return self._ask(program=f'launch/{program}.py', arguments=arguments, limit=limit)
+
+  def module(self, name: str, *arguments: str, devices: int = 1, limit: float = 300) -> Done:
+    """Calls `python -m NAME` with so many fake CPU devices."""
+    return self._ask(program=name, arguments=arguments, limit=limit, devices=devices)
+
+  def code(self, text: str, *arguments: str, devices: int = 1, limit: float = 300) -> Done:
+    """Calls `python -c TEXT` with so many fake CPU devices."""
+    return self._ask(program='', code=text, arguments=arguments, limit=limit, devices=devices)
+
+  def _ask(self, **asked: Any) -> Done:
     self._server.stdin.write(json.dumps(asked) + '\n')
     self._server.stdin.flush()
     return Done(**json.loads(self._server.stdout.readline()))
@@ -65,11 +76,11 @@ def serve() -> None:
     print(json.dumps(_called(**json.loads(line))._asdict()), flush=True)
 
 
-def _called(program: str, arguments: list[str], limit: float) -> Done:
+def _called(program: str, limit: float, **how: Any) -> Done:
   with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
     child = os.fork()
     if not child:
-      _become(program, arguments, out.fileno(), err.fileno())
+      _become(program, out.fileno(), err.fileno(), **how)
     status = _waited(child, time.monotonic() + limit)
     texts = []
     for file in (out, err):
@@ -89,19 +100,22 @@ def _waited(child: int, end: float) -> int:
   return -1
 
 
-def _become(program: str, arguments: list[str], out: int, err: int) -> Any:
-  """The child: standard streams replaced, then what `python launch/PROGRAM.py …` does."""
+def _become(
+  program: str, out: int, err: int, arguments: list[str], code: str = '', devices: int = 1
+) -> None:
+  """The child: standard streams replaced, then what `python PROGRAM …` does. It never returns."""
   os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
   os.dup2(out, 1)
   os.dup2(err, 2)
   sys.stdout = os.fdopen(1, 'w', encoding='utf-8', closefd=False)
   sys.stderr = os.fdopen(2, 'w', encoding='utf-8', errors='backslashreplace', closefd=False)
-  path = str(ROOT / 'launch' / f'{program}.py')
-  sys.argv = [path, *arguments]
-  sys.path[0] = str(ROOT / 'launch')
+  if devices > 1:
+    import jax  # no backend is started yet
+
+    jax.config.update('jax_num_cpu_devices', devices)
   status: Any = 0
   try:
-    runpy.run_path(path, run_name='__main__')
+    _run(program, arguments, code)
   except SystemExit as end:
     status = end.code or 0
   except BaseException:
@@ -111,6 +125,21 @@ def _become(program: str, arguments: list[str], out: int, err: int) -> Any:
     sys.stdout.flush()
     sys.stderr.flush()
   os._exit(status if isinstance(status, int) else 1)
+
+
+def _run(program: str, arguments: list[str], code: str) -> None:
+  """Runs a text, a file or a module as the main program."""
+  if code:
+    sys.argv = ['-c', *arguments]
+    exec(compile(code, '<string>', 'exec'), {'__name__': '__main__'})
+  elif program.endswith('.py'):
+    path = ROOT / program
+    sys.argv = [str(path), *arguments]
+    sys.path[0] = str(path.parent)
+    runpy.run_path(str(path), run_name='__main__')
+  else:
+    sys.argv = [program, *arguments]
+    runpy.run_module(program, run_name='__main__', alter_sys=True)
 
 
 if __name__ == '__main__':

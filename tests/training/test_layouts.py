@@ -1,15 +1,13 @@
 """A run goes on with other devices, another layout and other chunks: the same within rounding."""
 
 import json
-import os
-import subprocess
-import sys
 
 import chex
 import jax
 import numpy as np
 import pytest
-from support import ROOT, rounding, runs
+from support import rounding, runs
+from support.launchers import forks
 
 from jcl import distributed
 from jcl.storage.checkpoint import Snapshots
@@ -55,13 +53,10 @@ def folder(tmp_path_factory):
       dict(method='ewc', source=source, to=to, changes=changes, cut=cut, allowed=WHOLE)
       for _, source, to, changes, cut in group
     ]
-    done = subprocess.run(
-      [sys.executable, '-m', 'support.layouts', str(root), *map(json.dumps, cells)],
-      env={**os.environ, 'JAX_NUM_CPU_DEVICES': str(group[0][0]), 'JAX_PLATFORMS': 'cpu'},
-      cwd=ROOT, capture_output=True, text=True, timeout=400, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    for cell, line in zip(cells, done.stdout.splitlines(), strict=True):
+    given = [str(root), *map(json.dumps, cells)]
+    done = forks().module('support.layouts', *given, devices=group[0][0], limit=400)
+    assert done.status == 0, done.err[-3000:]
+    for cell, line in zip(cells, done.out.splitlines(), strict=True):
       said[cell['to']] = json.loads(line)
   (root / 'said.json').write_text(json.dumps(said))
   return root

@@ -2,15 +2,13 @@
 
 import dataclasses
 import json
-import os
-import subprocess
-import sys
 
 import chex
 import jax
 import numpy as np
 import pytest
 from support import rounding, runs
+from support.launchers import forks
 
 from jcl import methods
 from jcl.errors import UserError
@@ -147,13 +145,9 @@ def test_eight_devices_learn_what_one_does(method, sharded, tmp_path):
   params, results = {}, {}
   for devices in (1, 8):
     folder = tmp_path / str(devices)
-    env = {**os.environ, 'JAX_NUM_CPU_DEVICES': str(devices), 'JAX_PLATFORMS': 'cpu'}
-    done = subprocess.run(
-      [sys.executable, '-c', script, str(folder)],
-      env=env, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.split()[-1] == str(devices)
+    done = forks().code(script, str(folder), devices=devices)
+    assert done.status == 0, done.err[-3000:]
+    assert done.out.split()[-1] == str(devices)
     params[devices] = Snapshots(folder).latest()['params']
     results[devices] = json.loads((folder / 'results.json').read_text())
   assert results[8]['mix'] == results[1]['mix']

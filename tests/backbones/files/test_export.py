@@ -3,15 +3,14 @@
 import dataclasses
 import json
 import pathlib
-import subprocess
-import sys
 
 import jax
 import numpy as np
 import pytest
 import safetensors.numpy
 from goldens import make_decoder_goldens as goldens
-from support import ROOT, model_folder, runs
+from support import model_folder, runs
+from support.launchers import call
 
 from jcl import workdir as workdirs
 from jcl.backbones import heads, lora, tokenizers
@@ -160,8 +159,7 @@ def exported(tmp_path_factory) -> tuple[pathlib.Path, pathlib.Path]:
   )
   workdirs.open_workdir(str(folder / 'run'), made)
   runs.run(made, folder / 'run')
-  command = [sys.executable, 'launch/export.py', f'--workdir={folder}/run', f'--out={folder}/out']
-  done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+  done = call('export', f'--workdir={folder}/run', f'--out={folder}/out')
   assert done.returncode == 0, done.stderr
   assert 'model and its tokenizer are in' in done.stdout
   return folder / 'run', folder / 'out'
@@ -272,10 +270,7 @@ def test_bad_flags_are_one_line(exported):
     ([f'--workdir={run}', f'--out={out}2', '--task=nothing'], "no task is called 'nothing'"),
     ([f'--workdir={out}', f'--out={out}2'], 'is not the config of a run'),
   ):
-    done = subprocess.run(
-      [sys.executable, 'launch/export.py', *flags],
-      cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = call('export', *flags)
     assert done.returncode == 2, done.stderr
     assert says in done.stderr
     assert done.stderr.startswith('error: ')

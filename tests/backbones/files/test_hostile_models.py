@@ -8,7 +8,7 @@ import pytest
 from hypothesis import strategies as st
 from support import adapter_folder, bad_files, gguf_files, model_folder, runs
 from support.hostile import BYTES, PIECES, TEXT, damaged, many, mutated, outcome
-from support.launched import Launchers
+from support.launchers import forks
 
 from jcl import workdir
 from jcl.backbones.decoder import decoder
@@ -220,21 +220,16 @@ FLAGS = st.builds(
 
 
 def test_any_flags_are_refused_in_one_line(tmp_path):
-  launchers = Launchers()
-
   @many(150)
   @hypothesis.given(flags=st.lists(FLAGS, min_size=1, max_size=3))
   def refused(flags):
-    done = launchers('train', '--config=configs/quickstart.py', *flags)
+    done = forks()('train', '--config=configs/quickstart.py', *flags)
     assert done.status == 2, (flags, done)
     assert done.err.startswith('error: ')
     assert len(done.err.splitlines()) == 1, done.err
     assert done.err.rstrip('\n').isprintable()
 
-  try:
-    refused()
-  finally:
-    launchers.close()
+  refused()
 
 
 LETTERS = st.text(st.characters(exclude_categories=['Cs']))
