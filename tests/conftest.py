@@ -49,11 +49,21 @@ def shared() -> pathlib.Path:
   return folder
 
 
-@pytest.fixture(scope='session')
-def eight_devices(tmp_path_factory) -> dict[str, np.ndarray]:
-  """What `eight_devices.py` computes in a process of its own, with 8 fake CPU devices."""
-  out = tmp_path_factory.mktemp('devices') / 'results.npz'
-  done = forks().module('support.eight_devices', str(out), devices=8, limit=900)
+def computed_on_eight_devices(folder: pathlib.Path, *more: str) -> dict[str, np.ndarray]:
+  out = folder / 'results.npz'
+  done = forks().module('support.eight_devices', str(out), *more, devices=8, limit=900)
   assert done.status == 0, f'{done.out}\n{done.err[-4000:]}'
   with np.load(out) as file:
     return dict(file)
+
+
+@pytest.fixture(scope='session')
+def eight_devices(tmp_path_factory) -> dict[str, np.ndarray]:
+  """What `eight_devices.py` computes in a process of its own, with 8 fake CPU devices."""
+  return computed_on_eight_devices(tmp_path_factory.mktemp('devices'))
+
+
+@pytest.fixture(scope='session')
+def eight_devices_every_way(tmp_path_factory) -> dict[str, np.ndarray]:
+  """The gradients of all cells in all ways, for slow tests."""
+  return computed_on_eight_devices(tmp_path_factory.mktemp('devices'), 'every')

@@ -78,21 +78,32 @@ def same(one, other, tolerance=ROUNDING):
 
 @pytest.mark.parametrize('count', [13, 3])
 @pytest.mark.parametrize('name', list(cells.cells()))
-def test_objective_is_the_same_on_all_devices_shards_and_microbatches(eight_devices, name, count):
+def test_objective_is_the_same_on_eight_devices_and_shards(eight_devices, name, count):
   """13 rows deal out unevenly on any number of devices; of 3 most of eight devices have none."""
-  wanted = {
-    k.split('/')[3]: v for k, v in eight_devices.items() if k.startswith(f'{name}/1/{count}/')
-  }
+  all_ways_agree(eight_devices, name, count, every=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('count', [13, 3])
+@pytest.mark.parametrize('name', list(cells.cells()))
+def test_objective_is_the_same_in_every_way(eight_devices_every_way, name, count):
+  """On 1, 2, 3 and 8 devices, with shards, with microbatches and with both."""
+  all_ways_agree(eight_devices_every_way, name, count, every=True)
+
+
+def all_ways_agree(computed, name, count, every):
+  """Asserts that loss, terms and gradients of a cell are those on one device."""
+  wanted = {k.split('/')[3]: v for k, v in computed.items() if k.startswith(f'{name}/1/{count}/')}
   assert {'loss', 'gradient'} < set(wanted)
   terms = {what for what in wanted if what.startswith('gradient of')}
   assert len(terms) == sum(what.startswith('term') for what in wanted) >= 1
   weighed = {'gradient', *terms} - {'gradient of adversarial'}  # which follows from the others
   assert all(np.abs(wanted[what]).max() > 1e-3 for what in weighed if count == 13)
-  ways = {k.split('/')[1] for k in eight_devices if k.startswith(f'{name}/')}
-  assert {'8 fsdp'} <= ways
+  ways = {k.split('/')[1] for k in computed if k.startswith(f'{name}/')}
+  assert {'1', '8 fsdp'} <= ways == set(cells.ways_of(name, every))
   for way in ways - {'1'}:
     for what, value in wanted.items():
-      found = eight_devices[f'{name}/{way}/{count}/{what}']
+      found = computed[f'{name}/{way}/{count}/{what}']
       worst = np.abs(found - value).max() / max(np.abs(value).max(), 1e-9)
       assert worst <= (DEEP_ROUNDING if 'coder' in name else ROUNDING), f'{way} {what}: {worst}'
 

@@ -1,7 +1,9 @@
-"""The same numbers on 1, 2, 3 and 8 fake devices: python -m support.eight_devices OUT.npz
+"""The same numbers on 1, 2, 3 and 8 fake devices: python -m support.eight_devices OUT.npz [every]
 
-Run in a process of its own with JAX_NUM_CPU_DEVICES=8. At most one step is in flight, for more can
-deadlock fake devices.
+Without `every` each cell is computed on one device and on eight that share its parameters, and one
+cell in all ways; with it, all cells are computed in all of their ways and nothing else is. Run in a
+process of its own with JAX_NUM_CPU_DEVICES=8. At most one step is in flight, for more can deadlock
+fake devices.
 """
 
 import dataclasses
@@ -35,6 +37,11 @@ WAYS = {
 }  # fmt: skip
 LONGER = '8 longer'  # eight devices, a longer length bucket
 FEW = ('1', '8 fsdp')
+# What the default tests compute beside `FEW` of each cell.
+MORE = {
+  'lamol': tuple(WAYS), 'decoder': (LONGER, '8 fsdp k4'), 'encoder': (LONGER,),
+  'derpp cached': ('8 fsdp k4',), 'lamol_kd cached': ('8 fsdp k4',), 'derpp stored': ('8 fsdp k4',),
+}  # fmt: skip
 SOME = ('1', '3', '8 fsdp', '1 k4', '8 fsdp k4')
 HEADS = Heads(np.arange(6) // 2, 2, True)
 BACKBONE = tiny.recurrent(tiny.CONFIG.vocabulary)
@@ -300,15 +307,25 @@ def folds(out: dict, devices: int) -> None:
   out[f'of batches/{devices}'] = flat(batches)
 
 
-def main(path: str) -> None:
+def ways_of(name: str, every: bool) -> tuple[str, ...]:
+  """The ways in which a cell is computed."""
+  ways = cells()[name].ways if every else (*FEW, *MORE.get(name, ()))
+  if name == 'inner step':  # which refuses microbatches
+    ways = tuple(way for way in ways if WAYS[way][2] == 1)
+  return tuple(dict.fromkeys(ways))
+
+
+def main(path: str, every: bool = False) -> None:
   """Computes everything and writes it."""
   jax.config.update('jax_numpy_rank_promotion', 'raise')
   assert len(jax.devices()) == 8
   out: dict[str, np.ndarray] = {}
   for name in cells():
-    for way in cells()[name].ways:
-      if way == LONGER or WAYS[way][2] == 1 or name != 'inner step':  # which refuses microbatches
-        gradients(out, name, way)
+    for way in ways_of(name, every):
+      gradients(out, name, way)
+  if every:
+    np.savez(path, **out)
+    return
   for way in ('1', '3', '8', '8 fsdp'):
     training(out, way)
   memory(out)
@@ -318,4 +335,4 @@ def main(path: str) -> None:
 
 
 if __name__ == '__main__':
-  main(sys.argv[1])
+  main(sys.argv[1], 'every' in sys.argv[2:])
