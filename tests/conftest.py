@@ -1,5 +1,6 @@
 """What all tests share: strict arithmetic, a compile cache, shared files, eight fake devices."""
 
+import fcntl
 import gc
 import importlib.metadata
 import os
@@ -32,6 +33,20 @@ os.environ['PYTHONPATH'] = f'{ROOT}{os.pathsep}{TESTS}'  # processes that tests 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 
 
+# Files of minutes, which two workers begin with, so that none is left to one of them at the end.
+LONG = (
+  'step/test_train_step.py', 'training/test_loop.py', 'training/test_kills.py',
+  'training/test_layouts.py', 'preflight/test_cost.py', 'test_distributed.py', 'test_failures.py',
+  'backbones/test_encoder.py', 'methods/test_classify.py', 'methods/test_derpp.py',
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+  """Puts the long files first, in the order of `LONG`."""
+  rank = {TESTS / name: number for number, name in enumerate(LONG)}
+  items.sort(key=lambda item: rank.get(item.path, len(LONG)))
+
+
 @pytest.fixture(scope='module', autouse=True)
 def _compiled_programs_end_with_their_module():
   """Frees what jax has compiled: kept, it grows to gigabytes over all modules."""
@@ -49,21 +64,28 @@ def shared() -> pathlib.Path:
   return folder
 
 
-def computed_on_eight_devices(folder: pathlib.Path, *more: str) -> dict[str, np.ndarray]:
-  out = folder / 'results.npz'
-  done = forks().module('support.eight_devices', str(out), *more, devices=8, limit=900)
-  assert done.status == 0, f'{done.out}\n{done.err[-4000:]}'
+def computed_on_eight_devices(tmp_path_factory, *more: str) -> dict[str, np.ndarray]:
+  """What `eight_devices.py` computes in a process of its own, once for all workers."""
+  folder = tmp_path_factory.getbasetemp()
+  if 'PYTEST_XDIST_WORKER' in os.environ:
+    folder = folder.parent  # which the workers share
+  out = folder / f'{"-".join(("eight_devices", *more))}.npz'
+  with open(out.with_suffix('.lock'), 'w') as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    if not out.exists():
+      done = forks().module('support.eight_devices', str(out), *more, devices=8, limit=900)
+      assert done.status == 0, f'{done.out}\n{done.err[-4000:]}'
   with np.load(out) as file:
     return dict(file)
 
 
 @pytest.fixture(scope='session')
 def eight_devices(tmp_path_factory) -> dict[str, np.ndarray]:
-  """What `eight_devices.py` computes in a process of its own, with 8 fake CPU devices."""
-  return computed_on_eight_devices(tmp_path_factory.mktemp('devices'))
+  """Gradients, training steps, samples and means on 8 fake CPU devices and on fewer."""
+  return computed_on_eight_devices(tmp_path_factory)
 
 
 @pytest.fixture(scope='session')
 def eight_devices_every_way(tmp_path_factory) -> dict[str, np.ndarray]:
   """The gradients of all cells in all ways, for slow tests."""
-  return computed_on_eight_devices(tmp_path_factory.mktemp('devices'), 'every')
+  return computed_on_eight_devices(tmp_path_factory, 'every')

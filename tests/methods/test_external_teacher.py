@@ -4,13 +4,13 @@ import dataclasses
 import json
 import runpy
 
+import chex
 import jax
 import numpy as np
 import pytest
 from oracles import distillation
 from support import ROOT, runs, tiny
 from support.external import WIDE, config, written
-from support.lives import equal
 
 from jcl import methods
 from jcl.backbones.files import hf
@@ -65,7 +65,8 @@ def test_the_objective_is_the_oracles_in_every_task(task, cache_mb):
 def test_the_elder_stays_as_it_is_and_has_one_structure(cache_mb):
   *_, external_teacher, past, memories = life(cache_mb)
   for memory in memories:
-    assert equal(memory['teacher'], external_teacher.unembedding(past) if cache_mb else past)
+    wanted = external_teacher.unembedding(past) if cache_mb else past
+    chex.assert_trees_all_equal(memory['teacher'], wanted)
     assert [t['values'].shape[1:] for t in memory['tables'].values()] == [(WIDE,)] * bool(cache_mb)
 
 

@@ -115,6 +115,7 @@ def cells() -> dict[str, Cell]:
       tiny.params(ELDER),
       FEW,
       external_teacher=ExternalTeacher(ELDER, lambda: None),
+      teacher_path='elder',
     ),
     # Models whose layers are stacked: each layer's shards become whole inside the scan.
     'decoder': Cell(

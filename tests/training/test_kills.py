@@ -1,5 +1,6 @@
 """Runs killed by SIGKILL at events of every kind end as the one that was left alone, to the bit."""
 
+import functools
 import json
 from concurrent import futures
 
@@ -24,24 +25,33 @@ OWN = {
 }  # fmt: skip
 
 
-def checked(made, root):
+@pytest.fixture(scope='module')
+def alone(tmp_path_factory):
+  """Method -> the workdir of a run that nobody kills, and its events; each is run once."""
+  root = tmp_path_factory.mktemp('alone')
+
+  @functools.cache
+  def run(method):
+    return root / method, kills.whole(kills.config(method), root / method)
+
+  return run
+
+
+def checked(made, killed, reference):
   """What was done twice, where all is well."""
-  repeated = kills.check_repeats(root / 'killed', made)
-  kills.check_same(root / 'killed', root / 'alone')
+  repeated = kills.check_repeats(killed, made)
+  kills.check_same(killed, reference)
   return repeated
 
 
-def killed_in_turn(method, root, only=(), variant=None):
+def killed_in_turn(made, root, reference, life, only=()):
   """One run, killed at an event of each kind in turn -> the kinds."""
-  made = kills.config(method, **(variant or {}))
-  root.mkdir(exist_ok=True)
-  life = kills.whole(made, root / 'alone')
-  chosen = kills.chosen(life, np.random.default_rng(len(method)))
+  chosen = kills.chosen(life, np.random.default_rng(len(methods.name_of(made.method))))
   places = {kind: event for kind, event in chosen.items() if kind in only or not only}
   for event in places.values():
     assert kills.start(made, root / 'killed', event) < 0
   assert kills.start(made, root / 'killed') == 0
-  repeated = checked(made, root)
+  repeated = checked(made, root / 'killed', reference)
   assert len(repeated) >= len(places) - 1  # killed at its very end, a run has nothing more to do
   resumes = json.loads((root / 'killed' / 'results.json').read_text())['resumes']
   assert [(r['steps_repeated'], r['chunks_repeated']) for r in resumes] == repeated[-len(resumes) :]
@@ -50,8 +60,17 @@ def killed_in_turn(method, root, only=(), variant=None):
 
 
 @pytest.mark.parametrize('method', list(FEW))
-def test_a_killed_run_ends_in_the_same_bits(method, tmp_path):
-  assert killed_in_turn(method, tmp_path, FEW[method]) == set(FEW[method])
+def test_a_killed_run_ends_in_the_same_bits(method, alone, tmp_path):
+  made = kills.config(method)
+  assert killed_in_turn(made, tmp_path, *alone(method), FEW[method]) == set(FEW[method])
+
+
+def left_alone_and_killed(method, root, variant):
+  """A run with some of the settings of `kills.variants` -> the kinds of events that it survived."""
+  made = kills.config(method, **variant)
+  root.mkdir()
+  life = kills.whole(made, root / 'alone')
+  return killed_in_turn(made, root, root / 'alone', life)
 
 
 @pytest.fixture(scope='module')
@@ -63,7 +82,7 @@ def table(tmp_path_factory):
     for number, name in enumerate(methods.BUILT_IN):
       variants = kills.variants(name)
       variant = variants[number % len(variants)]
-      found[name] = pool.submit(killed_in_turn, name, root / name, variant=variant)
+      found[name] = pool.submit(left_alone_and_killed, name, root / name, variant)
   return found
 
 
@@ -80,14 +99,14 @@ def test_every_method_survives_a_kill_at_events_of_every_kind(method, table):
     ('forgets_the_journal', 'ended at|differs'),
   ],
 )
-def test_a_loop_that_goes_back_too_far_is_noticed(mutant, red, tmp_path):
+def test_a_loop_that_goes_back_too_far_is_noticed(mutant, red, alone, tmp_path):
   made = kills.config('lamol')
-  life = kills.whole(made, tmp_path / 'alone')
+  reference, life = alone('lamol')
   event = [e for e in life if kills.kind(e) == 'before_task chunk'][-1]
   assert kills.start(made, tmp_path / 'killed', event) < 0
   kills.start(made, tmp_path / 'killed', mutant=mutant)
   with pytest.raises(AssertionError, match=red):
-    checked(made, tmp_path)
+    checked(made, tmp_path / 'killed', reference)
 
 
 def test_differences_are_found():
