@@ -16,6 +16,7 @@ SUMMARIES: dict[str, str] = {
   'plan': 'says what a run would read and take, and what is wrong with it; trains nothing',
   'evaluate': 'scores a trained run again, on any split',
   'generate': 'shows pseudo samples of a trained run, or how it continues a prompt',
+  'predict': 'answers texts with a trained model, with the probability of each label',
   'export': 'writes a trained model as a Hugging Face folder, or its adapter as a PEFT folder',
   'merge': 'merges adapters',
   'report': 'puts runs that were trained apart into one table, one picture, one page',

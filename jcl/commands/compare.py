@@ -17,6 +17,7 @@ from absl import flags
 from jcl.commands import command_line, config_flag, jax_settings
 from jcl.config import Config
 from jcl.errors import UserError
+from jcl.types import Json
 
 
 def define_flags(given: flags.FlagValues, arguments: Sequence[str]) -> None:
@@ -43,7 +44,7 @@ def run(given: Any) -> None:
   for folder, config in zip(folders, configs.values(), strict=True):
     experiment.check(config)
     workdirs.check_workdir(str(folder), config, allowed)
-  results = []
+  results: list[Json] = []
   for folder, ((name, seed), config) in zip(folders, configs.items(), strict=True):
     if distributed.is_first():
       print(f'[{len(results) + 1}/{len(configs)}] {name}, seed {seed}', flush=True)

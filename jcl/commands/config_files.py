@@ -99,7 +99,7 @@ def _find(given: str) -> pathlib.Path:
 class _Loader(importlib.machinery.SourceFileLoader):
   """Loads a file from its source alone: no `__pycache__` is read or left beside it."""
 
-  def path_stats(self, path: str) -> NoReturn:  # type: ignore[override]
+  def path_stats(self, path: str) -> NoReturn:
     raise OSError('the bytecode is not cached')
 
 

@@ -95,7 +95,10 @@ def read_each(given: flags.FlagValues, names: Sequence[str]) -> list[Any]:
     *sections, last = field.split('.')
     for config in configs:
       setattr(functools.reduce(getattr, sections, config), last, value)
-  own = {f.removeprefix(METHOD): given[f].value for f in given if f.startswith(METHOD)}
+  own: dict[str, list[str]] = {
+    flag.removeprefix(METHOD): list(given[flag].value or ()) for flag in given
+    if flag.startswith(METHOD)
+  }  # fmt: skip
   places = [_places(config, own) for config in configs]
   for field in own:
     if not any(field in found for found in places):
@@ -118,7 +121,8 @@ def _read_arguments(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
   Raises:
     UserError: a field comes before the config.
   """
-  named, fields = None, []
+  named: str | None = None
+  fields: list[str] = []
   for place, argument in enumerate(arguments):
     if not argument.startswith('-'):
       continue

@@ -44,6 +44,7 @@ def run(given: Any) -> None:
     if given[flag].present and given.how not in ways:
       raise UserError(f'--{flag} is of {" and ".join(ways)}, not of {given.how}')
   from jcl.backbones import lora_merging
+  from jcl.backbones.decoder_config import DecoderConfig
   from jcl.backbones.files import hf, peft
   from jcl.storage import atomic
 
@@ -58,7 +59,10 @@ def run(given: Any) -> None:
   base = given.base or peft.common_base([pathlib.Path(name) for name in names])
   if given.into == 'weights':
     loaded = hf.load(base)
-    adapters = {name: peft.read(pathlib.Path(name), loaded.config) for name in names}
+    if not isinstance(loaded.config, DecoderConfig):
+      raise UserError(f'--base: {base} is an encoder; adapters are of decoders')
+    shape = loaded.config
+    adapters = {name: peft.read(pathlib.Path(name), shape) for name in names}
     params = lora_merging.merge_into(loaded.params, adapters, recipe)
     hf.save(out, loaded._replace(params=params))
   else:

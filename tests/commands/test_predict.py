@@ -1,0 +1,113 @@
+"""Predictions of a run and of its export: printed, as lines of JSON and as a table."""
+
+import csv
+import json
+
+import pytest
+from absl import flags
+
+import jcl
+from jcl.commands import command_line, predict
+from jcl.errors import UserError
+
+TEXTS = ['open datalink', 'close nospace']
+
+
+@pytest.fixture(scope='module')
+def places(tmp_path_factory):
+  """-> folder with a run (`run`), its export (`exported`) and the result."""
+  folder = tmp_path_factory.mktemp('predict')
+  rows = [
+    {'text': f'{word} {label.replace("_", "")}', 'label': label}
+    for word in ('open', 'close', 'start', 'stop') for label in ('data_link', 'no_space')
+  ]  # fmt: skip
+  result = jcl.learn(
+    jcl.Stream.from_rows({'disk': rows}, test={'disk': rows}, overlap='keep'), 'seq',
+    model=jcl.BackboneConfig(width=32, layers=1, heads=2, feed_forward=48),
+    train=jcl.TrainConfig(learning_rate=1e-2, epochs=15, batch_size=8),
+    workdir=folder / 'run', quiet=True,
+  )  # fmt: skip
+  result.model.save(folder / 'exported')
+  return folder, result
+
+
+def called(*arguments: str) -> None:
+  given = flags.FlagValues()
+  predict.define_flags(given, arguments)
+  command_line.parse(given, arguments)
+  predict.run(given)
+
+
+def test_a_text_is_printed_with_its_answer_and_its_likeliest_labels(places, capsys):
+  folder, result = places
+  for name in ('run', 'exported'):
+    called(f'--model={folder / name}', f'--text={TEXTS[0]}')
+    line = capsys.readouterr().out
+    p = result.model.probabilities(TEXTS[:1])[0]
+    assert result.model.answer(TEXTS[:1]) == ['data_link']
+    assert line == (
+      f'{TEXTS[0]}  →  data_link  (data_link {p["data_link"]:.3f}, no_space {p["no_space"]:.3f})\n'
+    )
+
+
+FILES = {
+  'a.txt': ''.join(f'{text}\n\n' for text in TEXTS),
+  'a.csv': 'id,text\n' + ''.join(f'{i},{text}\n' for i, text in enumerate(TEXTS)),
+  'a.jsonl': ''.join(json.dumps({'text': text}) + '\n' for text in TEXTS),
+}
+
+
+@pytest.mark.parametrize('name', FILES)
+def test_files_of_every_kind_give_the_same(name, places, tmp_path):
+  folder, result = places
+  (tmp_path / name).write_text(FILES[name])
+  out = tmp_path / 'out.jsonl'
+  called(f'--model={folder / "exported"}', f'--file={tmp_path / name}', f'--out={out}')
+  rows = [json.loads(line) for line in out.read_text().splitlines()]
+  assert [row['text'] for row in rows] == TEXTS
+  assert [row['answer'] for row in rows] == result.model.answer(TEXTS)
+  for row, expected in zip(rows, result.model.probabilities(TEXTS), strict=True):
+    assert row['probabilities'] == pytest.approx(expected, rel=1e-5)
+    assert sum(row['probabilities'].values()) == pytest.approx(1)
+
+
+def test_a_table_has_a_column_for_each_label(places, tmp_path):
+  folder, _ = places
+  (tmp_path / 'in.csv').write_text('verb,noun\nopen,datalink\nclose,nospace\n')
+  out = tmp_path / 'out.csv'
+  called(
+    f'--model={folder / "run"}', f'--file={tmp_path / "in.csv"}', '--column={verb} {noun}',
+    f'--out={out}',
+  )  # fmt: skip
+  with out.open(newline='') as file:
+    rows = list(csv.DictReader(file))
+  assert list(rows[0]) == ['text', 'answer', 'p(data_link)', 'p(no_space)']
+  assert [(row['text'], row['answer']) for row in rows] == [
+    (TEXTS[0], 'data_link'), (TEXTS[1], 'no_space')
+  ]  # fmt: skip
+  assert float(rows[1]['p(no_space)']) > 0.5
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'says'),
+  [
+    (['--text=x'], '--model is missing'),
+    (['--model=run'], 'give --text=.* or --file='),
+    (['--model=run', '--text=x', '--file=a.csv'], 'one of the two'),
+    (['--model=run', '--text=x', '--out=a.txt'], r'a\.txt: give a file whose name ends'),
+    (['--model=run', '--text=x', '--out=no/a.csv'], '--out: there is no folder no'),
+    (['--model=run', '--file=a.csv', '--out=./a.csv'], r'a\.csv would overwrite'),
+    (['--model=run', '--file=a.csv', '--column=mail'], r"a\.csv:2: no column 'mail': the row has"),
+    (['--model=run', '--file=b.csv'], r'b\.csv: cannot be read'),
+    (['--model=run', '--file=a.parquet'], r'a\.parquet: unknown kind of file'),
+    (['--model=nowhere/at/all', '--text=x'], 'nowhere/at/all'),
+    (['--model=run', '--text=x', '--task=net'], "no task is called 'net'; there are disk"),
+  ],
+)  # fmt: skip
+def test_bad_input_is_refused(arguments, says, places, tmp_path, monkeypatch):
+  (tmp_path / 'a.csv').write_text(FILES['a.csv'])
+  monkeypatch.chdir(tmp_path)
+  folder, _ = places
+  with pytest.raises(UserError, match=says):
+    called(*(a.replace('=run', f'={folder / "run"}') for a in arguments))
+  assert [path.name for path in tmp_path.iterdir()] == ['a.csv']
