@@ -77,7 +77,10 @@ def stream(given: Given, name: str, template: str, overlap: str, carving: Carvin
   ]
   tasks = splits.carved(tasks, 'test', carving.fraction, carving.seed)
   reader = RowsReader(RawStream(name, tasks, template, overlap, given.targets))
-  return built(reader, StreamConfig(name='rows'), need_dev=False, targets=given.targets)
+  made = built(reader, StreamConfig(name='rows'), need_dev=False, targets=given.targets)
+  # The settings say which rows they were: a run with other rows cannot go on in its workdir.
+  settings = StreamConfig(name='rows', path=f'sha256:{made.digest}')
+  return dataclasses.replace(made, settings=settings)
 
 
 def check_options(name: object, template: object, overlap: object, carving: Carving) -> None:

@@ -87,7 +87,8 @@ class Stream:
     held_out: blocks of raw text that no task has, on which continual pretraining is watched.
     labels: label of each class as the user wrote it (`data_loss`), in the order of `classes`.
     reader: function that reads the stream; None for a stream that was put together by hand.
-    settings: settings that the stream was built with; None as for `reader`.
+    settings: settings that the stream was built with, None as for `reader`; of a stream of rows,
+      `name` is `rows` and `path` is the digest of its content, `sha256:…`.
   """
 
   name: str

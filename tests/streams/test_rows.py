@@ -214,6 +214,9 @@ def test_the_digest_is_of_all_that_is_taught():
   ]
   assert len({made.digest, *(other.digest for other in others)}) == 7
   assert len(made.digest) == 64
+  assert made.settings == StreamConfig(name='rows', path=f'sha256:{made.digest}')
+  with pytest.raises(UserError, match=r"stream\.path is 'sha256:.*but a stream was given whose"):
+    rebuild(made, others[0].settings)
 
 
 def test_a_stream_shows_its_sizes():
