@@ -15,6 +15,7 @@ from jcl.backbones.decoder_config import DecoderConfig
 from jcl.backbones.files import hf, peft
 from jcl.backbones.layers import depth
 from jcl.backbones.models import backbone_of
+from jcl.backbones.tokenizers import SpecialIds
 from jcl.batching.text_formats import Text
 from jcl.errors import UserError
 from jcl.step import sharding
@@ -237,6 +238,12 @@ def _text(value: object, argument: str) -> str:
   return value
 
 
+def _shape_of(parts: Experiment) -> hf.Loaded:
+  """The model of a run without its parameters."""
+  special = SpecialIds(parts.text.special.bos, parts.text.special.eos, parts.text.special.pad)
+  return hf.Loaded(parts.decoder_config, None, parts.text.tokenizer, special)
+
+
 def describe(folder: pathlib.Path, parts: Experiment) -> None:
   """Writes shape, tokenizer and answer format of a run's model into its workdir, once.
 
@@ -244,14 +251,14 @@ def describe(folder: pathlib.Path, parts: Experiment) -> None:
   """
   if (folder / FOLDER).is_dir():
     return
-  loaded = hf.Loaded(parts.decoder_config, None, parts.text.tokenizer, parts.text.special)
+  loaded = _shape_of(parts)
   hf.save(folder / FOLDER, loaded, beside={FILE: dataclasses.asdict(AnswerFormat.of(parts, 0))})
 
 
 def of_run(parts: Experiment, last: Run) -> Model:
   """The model of a run that has ended."""
   path = parts.config.backbone.path
-  loaded = hf.Loaded(parts.decoder_config, None, parts.text.tokenizer, parts.text.special)
+  loaded = _shape_of(parts)
   format = AnswerFormat.of(parts, _seen(last, len(parts.stream)))
   return Model(
     loaded, format, _params_of(parts.method, parts.stream, last),
@@ -286,15 +293,19 @@ def load_model(path: str | pathlib.Path) -> Model:
   """
   place = pathlib.Path(path).expanduser()
   if (place / 'checkpoints').is_dir():
-    return _of_workdir(place)
+    return load_run(place)
   loaded = hf.load(str(path))
   format = read_format(place / FILE) if (place / FILE).is_file() else AnswerFormat()
   params = loaded.params
   return Model(loaded, format, lambda task: params, place if place.is_dir() else None)
 
 
-def _of_workdir(workdir: pathlib.Path) -> Model:
-  """The model of a run's newest snapshot."""
+def load_run(workdir: pathlib.Path) -> Model:
+  """Returns the model of a run's newest snapshot, without reading the run's data.
+
+  Raises:
+    UserError: there is no run, or none with a snapshot.
+  """
   config, folder = workdirs.load_workdir(str(workdir)), workdir / FOLDER
   if not (folder / FILE).is_file():
     raise UserError(

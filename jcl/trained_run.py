@@ -1,4 +1,4 @@
-"""A run that has been trained, opened again to be evaluated and sampled."""
+"""A trained run, opened again with its data to be evaluated and sampled."""
 
 import dataclasses
 import pathlib
@@ -11,23 +11,24 @@ from jcl import methods
 from jcl.batching.text_formats import LAMOL_FORMATS
 from jcl.config import Config
 from jcl.errors import UserError
+from jcl.model import Model, of_run
 from jcl.step import sharding
 from jcl.storage.checkpoint import Snapshots
 from jcl.streams.stream import Task
 from jcl.training import evaluate as evaluation
 from jcl.training.experiment import assemble
 from jcl.training.run_state import Run
-from jcl.types import Params, WeightDtype
+from jcl.types import Params
 
 TOP_K = 20  # candidates a token of a text that goes on from a prompt
 
 
 class TrainedRun:
-  """A run that has been trained: its newest snapshot, to be evaluated and sampled.
+  """The newest snapshot of a trained run, to be evaluated and sampled.
 
   Args:
     config: of the run.
-    workdir: that it left its snapshots in.
+    workdir: folder of its snapshots.
 
   Raises:
     UserError: there is no snapshot.
@@ -41,7 +42,7 @@ class TrainedRun:
       found = snapshots.latest()
       snapshots.close()
     if found is None:
-      raise UserError(f'{workdir} has no snapshot yet; train it first with launch/train.py')
+      raise UserError(f'{workdir} has no snapshot yet; train it first with jcl train')
     for line in snapshots.messages:
       print(line, file=sys.stderr)
     known = {field.name for field in dataclasses.fields(Run)}
@@ -49,48 +50,20 @@ class TrainedRun:
     self.tools = self.parts.tools.at(max(len(self.now.record['matrix']) - 2, 0))
 
   def params(self, task: Task | None) -> Params:
-    """The parameters for a task, or for none where it is not told."""
-    task_id_given = task if self.parts.task_id_given else None
-    params = self.parts.method.params_for(self.now.memory, self.now.params, task_id_given)
+    """Returns the parameters that answer for a task; the task counts only if it is given."""
+    given = task if self.parts.task_id_given else None
+    params = self.parts.method.params_for(self.now.memory, self.now.params, given)
     return sharding.place(params, self.tools.mesh)
 
-  def export(self, out: pathlib.Path, name: str, kind: str, dtype: WeightDtype = 'float32') -> None:
-    """Writes the model for a task, or for none where it is not told.
-
-    Args:
-      out: a new folder.
-      name: of the task; empty: it is not told.
-      kind: `hf`, a whole model, its adapter merged; `peft`, the adapter alone.
-      dtype: of a whole model's weights.
-
-    Raises:
-      UserError: there is no task of that name, no adapter, or `out` is in use.
-    """
-    from jcl.backbones import lora
-    from jcl.backbones.files import hf, peft
-    from jcl.backbones.layers import depth
-
-    tasks = {t.name: t for t in self.parts.stream.tasks}
-    if name and name not in tasks:
-      raise UserError(f'--task: no task is called {name!r}; there are {", ".join(tasks)}')
-    params = self.parts.method.params_for(self.now.memory, self.now.params, tasks.get(name))
-    path = self.parts.config.backbone.path
-    config = dataclasses.replace(
-      self.parts.decoder_config, layers=depth(params)
-    )  # it may have grown
-    if kind == 'peft':
-      if 'lora' not in params:
-        raise UserError('--format=peft: the run has no adapter; use --format=hf')
-      peft.write(out, config, params['lora'], path)
-      return
-    text, source = self.tools.text, pathlib.Path(path).expanduser()
-    loaded = hf.Loaded(config, lora.merged(params), text.tokenizer, text.special)
-    hf.save(out, loaded, dtype=dtype, source=source if path and source.is_dir() else None)
+  @property
+  def model(self) -> Model:
+    """The model of the snapshot, which answers and is saved."""
+    return of_run(self.parts, self.now)
 
   def scores(
     self, split: str
   ) -> Iterator[tuple[Task, evaluation.Score | evaluation.LogPerplexity | None]]:
-    """(task, its score on a split, or None where the split is empty) for every task."""
+    """Yields every task with its score on a split, None if the split is empty."""
     how, longest = self.parts.config.evaluate.answer, self.parts.longest_answer
     for task in self.parts.stream.tasks:
       examples = getattr(task, split)
@@ -103,14 +76,14 @@ class TrainedRun:
   def continued(
     self, prompt: str, count: int, temperature: float, seed: int, most: int
   ) -> list[str]:
-    """How a model of raw text goes on from a prompt, by top-k sampling with k = `TOP_K`.
+    """Returns continuations of a prompt, sampled from the `TOP_K` likeliest tokens.
 
     Args:
-      prompt: that it goes on from; empty: the beginning of a document.
-      count: texts.
+      prompt: text to continue; empty: the beginning of a document.
+      count: number of continuations.
       temperature: of sampling.
-      seed: of the texts.
-      most: tokens of a text at most; it ends before where the document does.
+      seed: of the continuations.
+      most: tokens of a continuation at most.
 
     Raises:
       UserError: the prompt contains a special token.
@@ -126,7 +99,7 @@ class TrainedRun:
   def samples(
     self, name: str, count: int, temperature: float, seed: int
   ) -> Iterator[tuple[str, np.ndarray]]:
-    """(task name, [count, N] ids drawn from its generation token) for one task, or for all.
+    """Yields (task name, [count, N] ids drawn from its generation token) for one task, or for all.
 
     Raises:
       UserError: the run's method generates nothing, or there is no task of that name.

@@ -28,13 +28,11 @@ def define_flags(given: flags.FlagValues, arguments: Sequence[str]) -> None:
 
 def run(given: Any) -> None:
   """Writes the model and the tokenizer of the newest snapshot."""
-  from jcl import workdir as workdirs
-
   workdir = pathlib.Path(command_line.required(given, 'workdir'))
   out = pathlib.Path(command_line.required(given, 'out'))
-  config = workdirs.load_workdir(str(workdir))
-  from jcl.trained_run import TrainedRun
+  from jcl.model import load_run
 
-  TrainedRun(config, workdir).export(out, given.task, given.format, given.dtype)
+  model = load_run(workdir)
+  model.save(out, format=given.format, dtype=given.dtype, task=given.task or None)
   what = 'model and its tokenizer are' if given.format == 'hf' else 'adapter is'
   print(f'the {what} in {out}')

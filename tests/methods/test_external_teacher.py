@@ -157,7 +157,8 @@ def test_the_recipe_from_a_large_model_to_a_small_one(tmp_path, monkeypatch):
     made.backbone = dataclasses.replace(made.backbone, **backbone)
     (tmp_path / 'runs').mkdir(exist_ok=True)
     results = runs.run(made, tmp_path / 'runs' / name)
-    TrainedRun(made, tmp_path / 'runs' / name).export(tmp_path / 'runs' / f'{name}_model', '', 'hf')
+    run = TrainedRun(made, tmp_path / 'runs' / name)
+    run.model.save(tmp_path / 'runs' / f'{name}_model')
     return results
 
   done('joint', 'large')

@@ -45,7 +45,7 @@ def main() -> None:
   learning.run(made, folder / 'run', quiet=True)
   reopened = TrainedRun(made, folder / 'run')
   list(reopened.scores('test'))
-  reopened.export(folder / 'exported', '', 'hf')
+  reopened.model.save(folder / 'exported')
   hf.load(str(folder / 'exported'))
   hf.load(str(folder / 'model'))
   hf.load(str(folder / 'older'))  # whose tokenizer transformers converts

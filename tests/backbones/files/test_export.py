@@ -213,16 +213,16 @@ def test_an_exported_run_answers_in_transformers_as_in_ours(exported):
 def test_an_adapter_is_exported_alone_or_merged(exported, tmp_path):
   """As a method that trains adapters will leave it in its parameters."""
   run = reopened(exported[0])
-  with pytest.raises(UserError, match='--format=peft: the run has no adapter'):
-    run.export(tmp_path / 'none', '', 'peft')
+  with pytest.raises(UserError, match='format is peft, but the model has no adapter'):
+    run.model.save(tmp_path / 'none', format='peft')
   plain = run.now.params
   adapter = lora.fresh(plain, jax.random.key(0), 2, 4.0, ('q', 'v'))
   adapter = jax.tree.map(lambda x: x + 0.1, adapter)
   run.now = run.now.replace(params={**plain, 'lora': adapter})
-  run.export(tmp_path / 'adapter', '', 'peft')
+  run.model.save(tmp_path / 'adapter', format='peft')
   again = peft.read(tmp_path / 'adapter', run.parts.decoder_config)
   jax.tree.map(np.testing.assert_array_equal, again, jax.tree.map(np.asarray, adapter))
-  run.export(tmp_path / 'whole', '', 'hf')
+  run.model.save(tmp_path / 'whole')
   kernel = hf.load(str(tmp_path / 'whole')).params['layers']['v']['kernel']
   wanted = plain['layers']['v']['kernel'] + dict(lora.deltas(adapter))['v']
   np.testing.assert_allclose(kernel, wanted, rtol=1e-6)
