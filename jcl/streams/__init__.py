@@ -5,7 +5,7 @@ its author needs stands here. `load` finds readers by name and builds their stre
 """
 
 from jcl.config import StreamConfig
-from jcl.streams.build import build, check_settings
+from jcl.streams.build import build
 from jcl.streams.raw import (
   SPLITS,
   TEMPLATE,
@@ -39,7 +39,6 @@ __all__ = [
   'Task',
   'TaskPlan',
   'build',
-  'check_settings',
   'class_tasks',
   'find_reader',
   'label_text',

@@ -5,8 +5,7 @@ Nothing here draws at random: the stream is a function of the raw stream and the
 
 from collections.abc import Mapping, Sequence
 
-from jcl.config import StreamConfig
-from jcl.errors import UserError
+from jcl.config import StreamConfig, check_values
 from jcl.streams import checks, splits
 from jcl.streams.raw import SPLITS, RawRow, RawStream, RawTask, classes_of, label_text
 from jcl.streams.stream import Example, Lazy, Stream, Task
@@ -33,7 +32,7 @@ def build(
   Raises:
     UserError: rows or settings cannot be used.
   """
-  check_settings(config)
+  check_values(config, 'stream.')
   template = config.template or raw.template
   checks.check_template(template, 'stream.template')
   checks.check_targets(raw, targets)
@@ -52,18 +51,6 @@ def build(
   if not targets:
     tasks = [without_targets(task) for task in tasks]
   return assembled(raw.name, tasks, template, counts)
-
-
-def check_settings(config: StreamConfig) -> None:
-  """Refuses settings of a stream that are out of bounds."""
-  for field in ('max_tasks', 'max_train_per_task', 'max_test_per_task'):
-    if getattr(config, field) < 0:
-      value = getattr(config, field)
-      raise UserError(f'stream.{field} is {value}; it must be at least 0, which is all')
-  if config.overlap:
-    checks.check_overlap(config.overlap, 'stream.overlap')
-  if not 0 < config.dev_fraction < 1:
-    raise UserError(f'stream.dev_fraction is {config.dev_fraction}: give a number between 0 and 1')
 
 
 def without_targets(task: RawTask) -> RawTask:

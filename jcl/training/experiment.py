@@ -25,7 +25,6 @@ from jcl.memory.teacher import ExternalTeacher
 from jcl.methods import Method
 from jcl.step import losses, optimizer, sharding, train_step, trainable
 from jcl.step.adversarial import adversarial
-from jcl.streams.build import check_settings
 from jcl.streams.stream import Example, Stream, TaskPlan
 from jcl.training.hook_tools import HookTools, make_tools
 from jcl.types import Params, Tree
@@ -122,7 +121,6 @@ def check(config: Config) -> None:
   if config.scenario not in config.method.scenarios:
     known = ', '.join(config.method.scenarios)
     raise UserError(f'scenario is {config.scenario!r}, in which {name} has no meaning; use {known}')
-  check_settings(config.stream)
   if config.backbone.path and config.backbone.tokenizer_path:
     raise UserError(
       f'backbone.tokenizer_path is {config.backbone.tokenizer_path!r}, but backbone.path has a '
