@@ -213,8 +213,6 @@ def run(
   folder = None
   if workdir is not None:
     folder = workdirs.open_workdir(str(workdir), config, allowed, say)
-    if distributed.is_first():
-      model.describe(folder, parts)
   for line in opening:
     say(line)
   start = time.monotonic()

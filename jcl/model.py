@@ -15,20 +15,18 @@ from jcl.backbones.decoder_config import DecoderConfig
 from jcl.backbones.files import hf, peft
 from jcl.backbones.layers import depth
 from jcl.backbones.models import backbone_of
-from jcl.backbones.tokenizers import SpecialIds
 from jcl.batching.text_formats import Text
 from jcl.errors import UserError
 from jcl.step import sharding
 from jcl.storage.checkpoint import Snapshots
 from jcl.streams.stream import Example, Stream
 from jcl.training import evaluate
-from jcl.training.answer_format import FILE, AnswerFormat, read_format
+from jcl.training.answer_format import FILE, FOLDER, AnswerFormat, read_format, shape_of
 from jcl.training.experiment import Experiment
 from jcl.training.hook_tools import HookTools, make_tools
 from jcl.training.run_state import Run
 from jcl.types import WeightDtype
 
-FOLDER = 'model'  # of a workdir: shape, tokenizer and answer format of its model
 BATCH = 64  # rows a chunk
 
 
@@ -238,27 +236,10 @@ def _text(value: object, argument: str) -> str:
   return value
 
 
-def _shape_of(parts: Experiment) -> hf.Loaded:
-  """The model of a run without its parameters."""
-  special = SpecialIds(parts.text.special.bos, parts.text.special.eos, parts.text.special.pad)
-  return hf.Loaded(parts.decoder_config, None, parts.text.tokenizer, special)
-
-
-def describe(folder: pathlib.Path, parts: Experiment) -> None:
-  """Writes shape, tokenizer and answer format of a run's model into its workdir, once.
-
-  With its snapshots they are all that `load_model` needs: no data, no model that it started from.
-  """
-  if (folder / FOLDER).is_dir():
-    return
-  loaded = _shape_of(parts)
-  hf.save(folder / FOLDER, loaded, beside={FILE: dataclasses.asdict(AnswerFormat.of(parts, 0))})
-
-
 def of_run(parts: Experiment, last: Run) -> Model:
   """The model of a run that has ended."""
   path = parts.config.backbone.path
-  loaded = _shape_of(parts)
+  loaded = shape_of(parts)
   format = AnswerFormat.of(parts, _seen(last, len(parts.stream)))
   return Model(
     loaded, format, _params_of(parts.method, parts.stream, last),

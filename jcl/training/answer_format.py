@@ -4,12 +4,18 @@ import dataclasses
 import json
 import pathlib
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
+from jcl.backbones.tokenizers import SpecialIds
 from jcl.errors import UserError
 from jcl.streams.stream import Stream, Task
 from jcl.training.experiment import Experiment
 
+if TYPE_CHECKING:
+  from jcl.backbones.files import hf
+
 FILE = 'jcl.json'  # of a model folder
+FOLDER = 'model'  # of a workdir: shape, tokenizer and answer format of its model
 PLAIN = '{x}{y}'  # template of a model that no task was trained on
 
 
@@ -93,3 +99,24 @@ def _check_format(found: AnswerFormat) -> None:
     raise ValueError('fields')
   if not all(isinstance(x, int) and 0 <= x < 2**31 for x in numbers):
     raise ValueError('numbers')
+
+
+def shape_of(parts: Experiment) -> 'hf.Loaded':
+  """Returns the model of a run without its parameters."""
+  from jcl.backbones.files import hf  # readers of files that a run from scratch does not need
+
+  special = SpecialIds(parts.text.special.bos, parts.text.special.eos, parts.text.special.pad)
+  return hf.Loaded(parts.decoder_config, None, parts.text.tokenizer, special)
+
+
+def describe(folder: pathlib.Path, parts: Experiment) -> None:
+  """Writes shape, tokenizer and answer format of a run's model into its workdir, once.
+
+  With its snapshots they are all that `load_model` needs: no data, no model that it started from.
+  """
+  if (folder / FOLDER).is_dir():
+    return
+  from jcl.backbones.files import hf
+
+  loaded = shape_of(parts)
+  hf.save(folder / FOLDER, loaded, beside={FILE: dataclasses.asdict(AnswerFormat.of(parts, 0))})

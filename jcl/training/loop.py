@@ -20,6 +20,7 @@ from jcl.storage.checkpoint import MetricsLog, Snapshots
 from jcl.storage.in_memory import MemoryLog, NoSnapshots
 from jcl.streams.stream import Example, Task
 from jcl.training import evaluate as evaluation
+from jcl.training.answer_format import describe
 from jcl.training.experiment import Experiment
 from jcl.training.folds import Journal
 from jcl.training.hook_tools import HookTools
@@ -82,6 +83,7 @@ class Loop:
     first = distributed.is_first()
     with lock.held(self.workdir) if first else contextlib.nullcontext():
       if first:
+        describe(self.workdir, self.parts)
         self.output.counter.open()
       self.output.snapshots = Snapshots(self.workdir, announce=self.output.counter.says)
       try:
