@@ -42,14 +42,13 @@ LAST = """
 
 
 @pytest.fixture(autouse=True)
-def same_imports(monkeypatch):
+def same_imports(monkeypatch, tmp_path):
   """Modules and paths that a config file brings go with the test."""
   monkeypatch.setattr(sys, 'path', [*sys.path])
-  before = set(sys.modules)
   importlib.invalidate_caches()
   yield
-  for name in set(sys.modules) - before:
-    if not name.startswith('jcl.'):
+  for name, module in list(sys.modules.items()):
+    if str(getattr(module, '__file__', '')).startswith(str(tmp_path)):
       del sys.modules[name]
 
 
@@ -112,9 +111,8 @@ def test_modules_beside_a_file_are_imported_and_found_by_name(tmp_path):
 
 
 def test_nothing_beside_a_file_hides_a_package(tmp_path):
-  (tmp_path / 'optax.py').write_text('1 / 0')
-  (tmp_path / 'hiding.py').write_text('import optax\noptax.adamw\n' + CONFIG)
-  sys.modules.pop('optax', None)
+  (tmp_path / 'colorsys.py').write_text('1 / 0')
+  (tmp_path / 'hiding.py').write_text('import colorsys\ncolorsys.rgb_to_hsv\n' + CONFIG)
   assert config_files.make_config(str(tmp_path / 'hiding.py')).scenario == 'cil'
 
 
@@ -128,7 +126,7 @@ def test_a_class_of_the_file_itself_is_found_again_by_the_name_of_the_file(tmp_p
 @pytest.mark.parametrize(
   ('name', 'text', 'says'),
   [
-    ('optax.py', MODULE + OWN + LAST, "another module 'optax'; rename the file"),
+    ('colorsys.py', MODULE + OWN + LAST, "another module 'colorsys'; rename the file"),
     ('my-gem.py', MODULE + OWN + LAST, "another module 'my-gem'; rename the file"),
     ('local.py', 'def get_config():' + textwrap.indent(MODULE, '  ') + LAST,
      'define it at the top level of the file or of a module beside it'),
