@@ -33,6 +33,7 @@ from jcl.model import Model
 from jcl.preflight import checks
 from jcl.reports import report
 from jcl.reports.report import Report
+from jcl.reports.results import Results
 from jcl.storage.sealed_folder import newest
 from jcl.streams.stream import Stream
 from jcl.training import experiment
@@ -75,7 +76,7 @@ class Finished(NamedTuple):
   """
 
   parts: Experiment
-  results: Json
+  results: Results
   last: Run
   workdir: pathlib.Path | None
 
@@ -90,7 +91,7 @@ class Result:
     workdir: where the run left its files; None: there are none.
   """
 
-  results: Json
+  results: Results
   model: Model
   workdir: pathlib.Path | None = None
 
@@ -110,7 +111,7 @@ class Result:
   @property
   def metrics(self) -> Json:
     """Averages, forgetting and transfer; see `jcl.reports.metrics`."""
-    return dict(self.results['metrics'])
+    return dict(self.results['metrics'] or {})
 
   def report(self) -> Report:
     """Returns the report: it shows itself in a notebook, and `.save(file)` writes it."""

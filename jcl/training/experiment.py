@@ -102,7 +102,7 @@ class Experiment:
       UserError: nothing would train.
     """
     patterns = self.config.train.trainable
-    parts = trainable.split(params, plan.trainable or optimizer.trainable_rules(patterns))
+    parts = trainable.split(params, tuple(plan.trainable) or optimizer.trainable_rules(patterns))
     if not jax.tree.leaves(parts[0]):
       raise UserError(f'train.trainable {patterns} names no parameter')
     return parts

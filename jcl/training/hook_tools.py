@@ -267,7 +267,9 @@ class HookTools(RunContext):
       chunk = chunk + [([], 0)] * (size - len(chunk))
       batch = self._blocks([item for item, _ in chunk], shape, labels)
       counts = np.array([count for _, count in chunk], np.float32)
-      new = self.maps.examples(fn)(params, *sharding.place_batch((batch, counts), self.mesh))
+      new = self.maps.examples(fn)(
+        params, *sharding.place((batch, counts), self.mesh, sharding.ROWS)
+      )
       return new if carry is None else jax.tree.map(jnp.add, carry, new)
 
     total = self.fold(getattr(fn, '__name__', 'mean'), part, None, _cut(items, size))
@@ -311,7 +313,9 @@ class HookTools(RunContext):
       numbers[: len(chunk)] = np.array(chunk) + first
       keys = np.asarray(_row_keys(key, numbers))
       scalars = (np.float32(temperature), np.int32(max_new))
-      tokens = fetch(run(params, sharding.place_batch((ids, valid, keys), self.mesh), scalars))
+      tokens = fetch(
+        run(params, sharding.place((ids, valid, keys), self.mesh, sharding.ROWS), scalars)
+      )
       out = out.copy()
       out[chunk] = tokens[: len(chunk), :max_new]
       ended = np.cumsum(out[chunk] == self.text.eos, 1) - (out[chunk] == self.text.eos)

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from jcl import distributed, failures
+from jcl.reports.results import Results
 from jcl.step import sharding
 from jcl.storage import lock
 from jcl.storage.checkpoint import MetricsLog, Snapshots
@@ -72,7 +73,7 @@ class Loop:
     )  # fmt: skip
     self.last: Run | None = None
 
-  def run(self) -> Json:
+  def run(self) -> Results:
     """Learns the tasks one after another; the same call goes on where a killed run was.
 
     Returns:
@@ -92,7 +93,7 @@ class Loop:
         self.output.snapshots.close()
         self.output.counter.close()
 
-  def _phases(self, now: Run) -> Json:
+  def _phases(self, now: Run) -> Results:
     """Runs the phases that are left and returns the results."""
     phases: list[tuple[Task | None, Phase]] = [(None, self.init), (None, self.evaluate)]
     for task in self.parts.stream.tasks:
@@ -115,7 +116,7 @@ class Loop:
 
   def _phase(
     self, now: Run, task: Task | None, phase: Phase, last: bool
-  ) -> tuple[Run, Json | None]:
+  ) -> tuple[Run, Results | None]:
     """Runs a phase and saves the run where that is due -> the run, and results after a task."""
     self.output.counter.done = now.done
     title = lambda: self._title(task, phase.__name__)
@@ -139,7 +140,7 @@ class Loop:
       self._stop_if_asked()
     return now, results
 
-  def _write(self, now: Run, finished: bool) -> Json:
+  def _write(self, now: Run, finished: bool) -> Results:
     """Writes the results, if there is a workdir, and returns them."""
     if self.workdir is None:
       return self.output.recorder.results(now.params, finished)

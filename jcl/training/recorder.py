@@ -6,6 +6,7 @@ import hashlib
 import pathlib
 import time
 from collections.abc import Iterator, Sequence
+from typing import cast
 
 import jax
 import numpy as np
@@ -17,6 +18,7 @@ from jcl.distributed import fetch, is_first
 from jcl.reports import report
 from jcl.reports.formatting import format_number
 from jcl.reports.metrics import metrics, negative_flips
+from jcl.reports.results import Results
 from jcl.storage.checkpoint import by_path, write_json
 from jcl.streams.stream import Task
 from jcl.training.evaluate import LogPerplexity, Score
@@ -191,7 +193,7 @@ class Recorder:
       'examples': [e.name or str(e.number) for e in examples],
     }
 
-  def results(self, params: Params, finished: bool) -> Json:
+  def results(self, params: Params, finished: bool) -> Results:
     """The contents of `results.json`."""
     parts, state = self._parts, self._state
     text = parts.score == 'log_perplexity'
@@ -203,7 +205,7 @@ class Recorder:
     matrix, on_train = whole(state['matrix']), whole(state['matrix_train'])
     pseudo = state['reports'].get('pseudo', [])
     cost = {k: v for line in state['reports'].get('cost', []) for k, v in line.items()}
-    return {
+    found = {
       'jcl': jcl.__version__,
       'method': methods.name_of(parts.config.method),
       'stream': parts.stream.name,
@@ -242,6 +244,7 @@ class Recorder:
       'params_sha256': digest(params) if finished else None,
       'finished': finished,
     }
+    return cast(Results, found)
 
   def _metrics(self, matrix: list, sizes: list[int] | None = None) -> Json:
     found = metrics(matrix, self._parts.score, sizes)
@@ -250,7 +253,7 @@ class Recorder:
       found['forward_transfer'] = None  # labels of a task to come may not be answered
     return found
 
-  def write(self, workdir: pathlib.Path, params: Params, finished: bool) -> Json:
+  def write(self, workdir: pathlib.Path, params: Params, finished: bool) -> Results:
     """Writes `results.json`, after the last task the pictures and the page; returns the results."""
     results = self.results(params, finished)
     if not is_first():

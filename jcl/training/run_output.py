@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 
+from jcl.reports.results import Results
 from jcl.storage.checkpoint import MetricsLog, Snapshots
 from jcl.storage.in_memory import MemoryLog, NoSnapshots
 from jcl.streams.stream import Task
@@ -79,9 +80,9 @@ class RunOutput:
     after = None if task is None else task.name
     self._tell('on_evaluation', {'task': after, 'step': None, 'split': 'test', 'scores': values})
 
-  def finished(self, results: Mapping[str, object]) -> None:
+  def finished(self, results: Results) -> None:
     """Tells the callbacks that a task is done."""
-    self._tell('on_task', dict(results))
+    self._tell('on_task', {**results})
 
   def last_good_snapshot(self) -> str:
     """Says in words where the newest snapshot is."""
