@@ -1,30 +1,33 @@
-"""The machine, and one process of several: who they are, who writes, where they wait."""
+"""One process of several: how it joins them, which one writes, where all wait."""
 
 import os
-from typing import Any
 
 import jax
 import jaxlib
 import numpy as np
+from jax.sharding import Mesh
 
 from jcl.errors import UserError
 
 
 def join_processes() -> None:
-  """Makes this process one of several: of a pod or a cluster that jax knows, or as said.
+  """Joins the processes of one run by `jax.distributed.initialize`.
 
-  JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID say so where jax cannot know.
+  On a pod or a cluster that JAX knows, JAX finds the others by itself. Elsewhere the environment
+  variables JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID name them.
 
   Raises:
-    UserError: nothing says how many processes there are.
+    UserError: the number of processes is unknown, or the coordinator cannot be used.
   """
-  said = {
-    name: int(os.environ[variable])
-    for name, variable in (('num_processes', 'JAX_NUM_PROCESSES'), ('process_id', 'JAX_PROCESS_ID'))
-    if os.environ.get(variable, '').isdigit()
-  }
+
+  def number(variable: str) -> int | None:
+    text = os.environ.get(variable, '')
+    return int(text) if text.isdigit() else None
+
   try:
-    jax.distributed.initialize(**said)
+    jax.distributed.initialize(
+      num_processes=number('JAX_NUM_PROCESSES'), process_id=number('JAX_PROCESS_ID')
+    )
   except (ValueError, RuntimeError) as error:
     raise UserError(
       f'--distributed: {error}; set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID'
@@ -32,20 +35,24 @@ def join_processes() -> None:
 
 
 def is_first() -> bool:
-  """Whether this process is the one that writes and speaks."""
+  """Whether this is process 0, the one that writes files and prints."""
   return jax.process_index() == 0
 
 
-def meet(name: str) -> None:
-  """Waits until every process is here."""
+def barrier(name: str) -> None:
+  """Waits until every process of the run has called this with the same name."""
   if jax.process_count() > 1:
     from jax.experimental import multihost_utils
 
     multihost_utils.sync_global_devices(name)
 
 
-def machine(mesh: Any) -> dict[str, Any]:
-  """What equal bits depend on, beside the seed."""
+def machine(mesh: Mesh) -> dict[str, str | int | list[int] | None]:
+  """Returns all facts, beside seed and config, on which the bits of a result depend.
+
+  Args:
+    mesh: the devices of the run.
+  """
   return {
     'jax': jax.__version__,
     'jaxlib': jaxlib.__version__,
@@ -56,8 +63,8 @@ def machine(mesh: Any) -> dict[str, Any]:
   }
 
 
-def fetch(x: Any) -> np.ndarray:
-  """A whole array on the host, wherever its shards are."""
+def fetch(x: jax.Array | np.ndarray) -> np.ndarray:
+  """Returns the whole array on the host, its shards gathered from all processes."""
   if isinstance(x, jax.Array) and not x.is_fully_addressable:
     from jax.experimental import multihost_utils
 

@@ -1,11 +1,11 @@
-"""The one kind of error that a user can mend, and the lines that users read about it."""
+"""The error that a user can mend."""
 
 
 class UserError(ValueError):
-  """Bad input. Its message is one line that names the culprit and says what would be right.
+  """Bad input: the message is one line that names the culprit and says what would be right.
 
-  Launchers print it as `error: …` on standard error and exit with status 2; the library raises it.
+  The library raises it; launchers print it as `error: …` on standard error and exit with status 2.
   """
 
   def __init__(self, message: str):
-    super().__init__(' '.join(message.splitlines()))  # it may quote what has more
+    super().__init__(' '.join(message.splitlines()))  # the message may quote a text of many lines

@@ -1,42 +1,70 @@
-"""What stops a run rather than spoil it: steps that are not finite, too little memory."""
+"""What ends a run before it is spoiled: steps that are not finite, and too little memory."""
 
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Protocol
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from jcl.errors import UserError
 
-SHOWN = 8  # ids of rows in a message
+ROWS_SHOWN = 8  # rows that a message names at most
+
+
+class HasRows(Protocol):
+  """The fields of a `Batch` that say how large it is."""
+
+  @property
+  def tokens(self) -> jax.Array | np.ndarray:
+    """[B, T]."""
+
+  @property
+  def target_token(self) -> jax.Array | np.ndarray:
+    """[M]."""
 
 
 def not_finite(values: Mapping[str, float], weights: Mapping[str, np.float32]) -> list[str]:
-  """Names of a step's terms that are no number once weighted, the loss last: it is their sum."""
+  """Returns the names of a step's terms that are not finite once weighted.
+
+  Args:
+    values: {term: value}, with `loss`, their sum, and `gradient_norm`.
+    weights: {term: weight}; 1 for a term that is not there.
+
+  Returns:
+    Names: first those of terms, then `loss`, then `gradient_norm`.
+  """
   with np.errstate(all='ignore'):
     weighted = {k: np.float32(v) * weights.get(k, np.float32(1)) for k, v in values.items()}
   wrong = [name for name, value in weighted.items() if not math.isfinite(value)]
   return sorted(wrong, key=lambda name: (name == 'gradient_norm', name == 'loss'))
 
 
-def refusal(task: str, step: int, wrong: Sequence[str], rows: Sequence[str]) -> str:
-  """In words: a step that was not applied."""
-  more = f' and {len(rows) - SHOWN} more' if len(rows) > SHOWN else ''
+def describe_refused_step(task: str, step: int, wrong: Sequence[str], rows: Sequence[str]) -> str:
+  """Returns one line about a step that was not applied.
+
+  Args:
+    task: the task's name.
+    step: its number in the task, from 1.
+    wrong: names of the terms that are not finite.
+    rows: names of the rows of its batch.
+  """
+  more = f' and {len(rows) - ROWS_SHOWN} more' if len(rows) > ROWS_SHOWN else ''
   return (
-    f'task {task}, step {step}: {", ".join(wrong)} is not finite (rows {", ".join(rows[:SHOWN])}'
-    f'{more}); the step was not applied'
+    f'task {task}, step {step}: {", ".join(wrong)} is not finite (rows '
+    f'{", ".join(rows[:ROWS_SHOWN])}{more}); the step was not applied'
   )
 
 
 @contextlib.contextmanager
 def explain_oom(what: Callable[[], str], remedy: str) -> Iterator[None]:
-  """Says in one line what a device had no memory for.
+  """Turns a device's out-of-memory error into one line that says what to lower.
 
   Args:
-    what: the work under way and its shape.
-    remedy: what to lower.
+    what: gives the work under way and its shape.
+    remedy: the settings to lower.
 
   Raises:
     UserError: in place of the runtime's error.
@@ -50,8 +78,13 @@ def explain_oom(what: Callable[[], str], remedy: str) -> Iterator[None]:
     raise UserError(f'out of memory in {what()}: {asked[:160]}; lower {remedy}') from None
 
 
-def shape(batch: Any, mesh: Any) -> str:
-  """The shape of a batch, in words."""
+def describe_batch(batch: HasRows, mesh: Mesh) -> str:
+  """Returns the shape of a batch in words.
+
+  Args:
+    batch: its tokens [B, T] and its targets [M].
+    mesh: the devices of the run.
+  """
   rows, tokens = batch.tokens.shape
   return (
     f'a batch of {rows} rows of {tokens} tokens with {batch.target_token.shape[0]} targets, '

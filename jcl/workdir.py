@@ -17,7 +17,7 @@ from jcl import distributed, methods
 from jcl.config import Config, check_values
 from jcl.errors import UserError
 from jcl.storage import lock
-from jcl.storage.checkpoint import write_json, write_text
+from jcl.storage.atomic import write_json, write_text
 from jcl.storage.sealed_folder import newest
 
 ABSENT = type('Absent', (), {})()  # stands for the value of a field that a config does not have
@@ -72,12 +72,12 @@ def open_workdir(
     UserError: see `check_workdir`.
   """
   workdir = check_workdir(path, config, allowed)
-  distributed.meet('workdir checked')
+  distributed.barrier('workdir checked')
   if distributed.is_first():
     workdir.mkdir(parents=True, exist_ok=True)
     with lock.held(workdir):  # two runs that start at once must not overwrite each other's config
       _write_config(path, config, allowed, say)
-  distributed.meet('workdir made')
+  distributed.barrier('workdir made')
   return workdir
 
 

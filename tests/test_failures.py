@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from support import runs
 
+from jcl import failures
 from jcl.errors import UserError
 from jcl.step import sharding
 from jcl.storage import lock
@@ -213,3 +215,18 @@ def test_a_log_that_was_shortened_and_snapshots_that_are_gone_are_told(tmp_path)
   assert 'no snapshot is left of an earlier run here: it begins again' in loop.said
   assert (tmp_path / 'checkpoints' / '7').read_text() == 'not a snapshot'
   assert min(int(p.name) for p in (tmp_path / 'checkpoints').iterdir() if p.is_dir()) > 7
+
+
+def test_terms_that_are_not_finite_once_weighted_come_before_their_sum():
+  values = {'loss': math.inf, 'ce': 1.0, 'ewc': 1e30, 'gradient_norm': math.nan, 'l2': math.inf}
+  weights = {'ewc': np.float32(1e30), 'l2': np.float32(0.5)}
+  assert failures.not_finite(values, weights) == ['ewc', 'l2', 'loss', 'gradient_norm']
+  assert failures.not_finite({'ce': 1.0, 'loss': 1.0}, {}) == []
+
+
+def test_a_refused_step_names_a_few_of_its_rows():
+  rows = [f'train.csv:{i}' for i in range(10)]
+  line = failures.describe_refused_step('bank', 3, ['ce', 'loss'], rows)
+  assert line.startswith('task bank, step 3: ce, loss is not finite (rows train.csv:0, train.csv:1')
+  assert line.endswith('train.csv:7 and 2 more); the step was not applied')
+  assert 'more' not in failures.describe_refused_step('bank', 3, ['ce'], rows[:8])

@@ -16,7 +16,8 @@ from jcl import methods
 from jcl import workdir as workdirs
 from jcl.config import Config
 from jcl.errors import UserError
-from jcl.storage.checkpoint import Snapshots, by_path
+from jcl.storage.checkpoint import Snapshots
+from jcl.storage.encoding import leaves_by_path
 from jcl.training import experiment
 
 
@@ -63,7 +64,7 @@ def trees(made):
   parts = experiment.assemble(made)
   params = parts.initial_params()
   state = jax.eval_shape(parts.optimizer().init, params)
-  return {k: v.shape for tree in (params, state) for k, v in by_path(tree).items()}
+  return {k: v.shape for tree in (params, state) for k, v in leaves_by_path(tree).items()}
 
 
 def test_what_can_change_leaves_parameters_and_state_as_they_are(made):

@@ -51,7 +51,7 @@ def _check_methods(out: pathlib.Path, names: list[str]) -> int:
 
   import jcl
   from jcl import methods
-  from jcl.storage.checkpoint import write_json
+  from jcl.storage.atomic import write_json
   from jcl.training import progress_bar
 
   start = time.monotonic()
@@ -89,7 +89,7 @@ def _check_mutants(out: pathlib.Path) -> int:
   from scorecard import run as cells
   from scorecard.mutants import MUTANTS
 
-  from jcl.storage.checkpoint import write_json
+  from jcl.storage.atomic import write_json
 
   start = time.monotonic()
 

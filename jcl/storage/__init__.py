@@ -1,1 +1,1 @@
-"""What a run leaves on the disk: atomic files, sealed snapshots, one run a workdir."""
+"""The files of a run: written atomically, sealed in snapshots, locked while the run works."""

@@ -2,11 +2,12 @@
 
 import contextlib
 import errno
+import json
 import os
 import pathlib
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
 from jcl.errors import UserError
@@ -15,24 +16,36 @@ from jcl.errors import UserError
 def write_atomically(path: str | pathlib.Path, content: bytes) -> None:
   """Writes a file whole or not at all."""
   path = pathlib.Path(path)
-  with _renamed(path.with_name(f'.{path.name}.part'), path) as file:
+  with _renamed_when_done(path.with_name(f'.{path.name}.part'), path) as file:
     file.write(content)
+
+
+def write_text(path: pathlib.Path, parts: Iterable[str]) -> None:
+  """Writes texts, one after another, to a file, whole or not at all."""
+  write_atomically(path, ''.join(parts).encode())
+
+
+def write_json(path: pathlib.Path, value: object) -> None:
+  """Writes a value as JSON, whole or not at all."""
+  write_text(path, [json.dumps(value, indent=1, ensure_ascii=False) + '\n'])
 
 
 @contextlib.contextmanager
 def whole_file(path: pathlib.Path) -> Iterator[BinaryIO]:
-  """A file to fill, which takes its name when all went well, else goes away.
+  """Gives an open file; it takes its name when the block ends well, else it is deleted.
 
-  Several processes may write the same file at once: the last one's stays.
+  Several processes may write the same file at once: that of the last to finish stays.
   """
-  with _renamed(path.with_name(f'.{path.name}.{uuid.uuid4().hex}.part'), path) as file:
+  part = path.with_name(f'.{path.name}.{uuid.uuid4().hex}.part')
+  with _renamed_when_done(part, path) as file:
     yield file
 
 
 @contextlib.contextmanager
-def _renamed(part: pathlib.Path, path: pathlib.Path) -> Iterator[BinaryIO]:
+def _renamed_when_done(part: pathlib.Path, path: pathlib.Path) -> Iterator[BinaryIO]:
+  """Gives the open file `part`, which becomes `path` when the block ends well."""
   try:
-    with named(path):
+    with name_file_in_errors(path):
       with open(part, 'wb') as file:
         yield file
         file.flush()
@@ -43,8 +56,8 @@ def _renamed(part: pathlib.Path, path: pathlib.Path) -> Iterator[BinaryIO]:
 
 
 @contextlib.contextmanager
-def named(path: pathlib.Path) -> Iterator[None]:
-  """Errors of the system say which file they are about; a failed write does not by itself."""
+def name_file_in_errors(path: pathlib.Path) -> Iterator[None]:
+  """Adds the file's name to errors of the system; a failed write does not have it by itself."""
   try:
     yield
   except OSError as error:
@@ -68,16 +81,16 @@ HINTS = {
 
 
 def describe_error(error: OSError) -> str:
-  """An error of the system as one line, with what would be right."""
-  hint = HINTS.get(error.errno, 'give a path that can be used')
+  """Returns an error of the system as one line that says what would be right."""
+  hint = HINTS.get(error.errno or 0, 'give a path that can be used')
   return f'{error.filename or "file"}: {error.strerror or error}; {hint}'
 
 
 def check_new(folder: pathlib.Path) -> None:
-  """Refuses a folder that something would be lost in.
+  """Checks that nothing is lost when a folder is written.
 
   Raises:
-    UserError: it is a file, or not empty.
+    UserError: the folder is a file, or it is not empty.
   """
   if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
     raise UserError(f'{folder} is there already and not empty; name a new folder')
@@ -85,10 +98,10 @@ def check_new(folder: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def new_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-  """A folder to fill, which takes the name of `folder` when all went well, else goes away.
+  """Gives an empty folder; it takes its name when the block ends well, else it is deleted.
 
   Raises:
-    UserError: `folder` is in use.
+    UserError: `folder` is a file, or it is not empty.
   """
   check_new(folder)
   part = folder.with_name(f'.{folder.name}.part')

@@ -1,40 +1,37 @@
-"""Snapshots of a run: Orbax underneath, sealed, verified, the last two good ones kept.
+"""Snapshots of a run: written by Orbax, sealed, verified; the newest two are kept.
 
-A snapshot `checkpoints/N` is a flat dict of arrays, one of which is the structure that the others
-stand in: plain data with references to arrays, no pickle. Orbax writes it beside its place and
-renames it; then it is sealed with `snapshot.json` (`sealed_folder`), which says, readable without
-the arrays: its format, the versions that made it, shape, dtype and checksum of every leaf, size and
-checksum of every file. Only a sealed snapshot counts. What has no seal was never finished, and the
-next run that writes deletes it; what is not as it was sealed goes to `checkpoints/damaged/N`.
+A snapshot `checkpoints/N` is a flat dict of arrays. One of them holds the structure of the others
+as JSON: plain data with references to arrays, no pickle. Orbax writes the folder under another name
+and renames it. Then it is sealed with `snapshot.json` (see `sealed_folder`), which can be read
+without the arrays and holds the format, the versions that made the snapshot, shape, dtype and
+checksum of every leaf, and size and checksum of every file. Only a sealed snapshot counts. A
+folder without a seal was never finished: the next run that writes deletes it. A folder that differs
+from its seal is damaged and moved to `checkpoints/damaged/N`.
 
-`FORMAT` has to go up with every change after which an older jcl would misread a new snapshot or a
-newer jcl an old one: another meaning of `encode`'s structure, of the seal's content, of the run's
-fields or of what a method keeps in its memory; a new field of the run with a default that is right
-for old runs is none. A snapshot of another format is refused.
+`FORMAT` goes up with every change after which an older jcl would misread a new snapshot or a newer
+jcl an old one: in the meaning of `encode`'s structure, in the content of the seal, in the fields of
+the run, or in what a method keeps in its memory. A new field of the run whose default is right for
+old runs is no such change. A snapshot of another format is refused.
 """
 
 import contextlib
-import io
 import json
 import os
 import pathlib
 import shutil
 import threading
 import time
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
 from typing import Any
 
-import jax
 import numpy as np
 
 import jcl
 from jcl import distributed
-from jcl.distributed import fetch
 from jcl.errors import UserError
-from jcl.storage.atomic import named, write_atomically
-from jcl.storage.orbax import orbax, reason
+from jcl.storage.encoding import Array, Place, checksum, decode, encode, on_host
+from jcl.storage.orbax import failure_reason, load_orbax
 from jcl.storage.sealed_folder import (
   Damaged,
   check_files,
@@ -46,81 +43,28 @@ from jcl.storage.sealed_folder import (
   seal,
 )
 
-Arrays = dict[str, np.ndarray]
-Place = Callable[[str, np.ndarray], Any]
-FORMAT = 2  # of snapshots; see above when it has to go up
+FORMAT = 2  # of snapshots; see above when it goes up
 KEPT = 2  # snapshots at a time
-UNFINISHED = '.orbax-checkpoint-tmp'  # the end of Orbax's names for what it is writing
-
-
-def encode(value: Any, arrays: Arrays, path: str = '') -> Any:
-  """Plain data as JSON can hold it; arrays go to `arrays` by path and leave a reference.
-
-  Dicts (with str or int keys), lists, tuples, None, bool, int, float, str and arrays are kept as
-  they are; anything else is a mistake of the method that put it into its memory.
-  """
-  if value is None or isinstance(value, bool | int | float | str):
-    return value
-  if isinstance(value, np.generic | np.ndarray | jax.Array):
-    if path in arrays:
-      raise TypeError(f'two arrays of the memory have the path {path}')
-    arrays[path] = np.asarray(value) if isinstance(value, np.generic) else value
-    return {'on_device' if isinstance(value, jax.Array) else 'array': path}
-  if isinstance(value, Mapping):
-    items = [[k, encode(v, arrays, f'{path}/{k}')] for k, v in value.items()]
-    if not all(isinstance(k, str | int) for k, _ in items):
-      raise TypeError(f'memory{path} has a key that is neither a string nor a number')
-    return {'dict': items}
-  if isinstance(value, list | tuple):
-    items = [encode(v, arrays, f'{path}/{i}') for i, v in enumerate(value)]
-    return items if isinstance(value, list) else {'tuple': items}
-  raise TypeError(f'memory{path} holds a {type(value).__name__}; only plain data can be kept')
-
-
-def decode(
-  value: Any, arrays: Mapping[str, np.ndarray], place: Place = lambda path, array: array
-) -> Any:
-  """What `encode` was given; `place` makes what it will of an array that was on a device."""
-  if isinstance(value, list):
-    return [decode(v, arrays, place) for v in value]
-  if not isinstance(value, dict):
-    return value
-  if 'array' in value:
-    return arrays[value['array']]
-  if 'on_device' in value:
-    return place(value['on_device'], arrays[value['on_device']])
-  if 'tuple' in value:
-    return tuple(decode(v, arrays, place) for v in value['tuple'])
-  return {k: decode(v, arrays, place) for k, v in value['dict']}
-
-
-def checksum(array: np.ndarray) -> int:
-  """CRC-32 of an array's bytes."""
-  return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
-
-
-def by_path(tree: Any) -> dict[str, Any]:
-  """The leaves of any pytree by their path, as plain data."""
-  leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-  return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
+UNFINISHED = '.orbax-checkpoint-tmp'  # ending of the folders that Orbax has not finished
+STRUCTURE = '/structure'  # path of the array that holds the structure
 
 
 class Snapshots:
   """The snapshots of one workdir.
 
   Args:
-    workdir: of the run.
-    write: whether this run may write; a reader leaves the folder as it is.
+    workdir: the run's folder.
+    write: whether this run may write. A reader changes nothing in the folder.
     announce: called with `snapshot begun` before anything of a snapshot is written, `snapshot
-      renamed` when Orbax is done and `snapshot committed` when the snapshot is sealed; the last two
-      in the thread that writes, of the first process.
+      renamed` when Orbax has finished and `snapshot committed` when the snapshot is sealed. The
+      last two come from the writing thread of the first process.
 
   Attributes:
-    folder: of the rolling snapshots, `checkpoints/`.
-    number: of the newest snapshot, finished or not, -1 before the first.
-    committed: of the newest snapshot that is known to be sealed, -1 before the first.
-    loaded: of the snapshot that `latest` gave.
-    messages: what the user must know about the snapshots that `latest` found, lines.
+    folder: `checkpoints/`, which holds the rolling snapshots.
+    number: number of the newest snapshot, finished or not; -1 before the first.
+    committed: number of the newest snapshot that is known to be sealed; -1 before the first.
+    loaded: number of the snapshot that `latest` returned.
+    messages: lines for the user about the snapshots that `latest` found.
   """
 
   def __init__(
@@ -130,16 +74,17 @@ class Snapshots:
     announce: Callable[[str], None] = lambda event: None,
   ):
     self.workdir, self.folder = workdir, workdir / 'checkpoints'
-    self._write, self._announce, self._orbax = write, announce, orbax()
+    self._write, self._announce, self._orbax = write, announce, load_orbax()
     self._thread: threading.Thread | None = None
     self._error: BaseException | None = None
     self.messages: list[str] = []
     self.loaded = -1
     self.committed = newest(self.folder)
     self.number = max([*numbered(self.folder), *numbered(self.folder / 'damaged')], default=-1)
-    distributed.meet('snapshots counted')
+    distributed.barrier('snapshots counted')
 
   def _sealed(self) -> list[int]:
+    """Returns the numbers of the sealed snapshots."""
     return [number for number, path in numbered(self.folder).items() if is_sealed(path)]
 
   @property
@@ -148,18 +93,21 @@ class Snapshots:
     return self._thread is not None and self._thread.is_alive()
 
   def save(self, content: Mapping[str, Any]) -> int:
-    """Starts to write a snapshot and returns its number; the one before is finished first.
+    """Begins to write a snapshot and returns its number; the one before is finished first.
+
+    Args:
+      content: plain data and arrays. The arrays are copied to the host before the call returns.
 
     Raises:
-      UserError: this one cannot be begun, or the one before could not be written.
+      UserError: this snapshot cannot be begun, or the one before could not be written.
     """
     self.wait()
-    arrays: Arrays = {}
+    arrays: dict[str, Array] = {}
     structure = encode(content, arrays)
-    on_host = {path: fetch(a) for path, a in arrays.items()}
-    on_host['/structure'] = np.frombuffer(json.dumps(structure).encode(), np.uint8)
-    leaves = {p: [list(a.shape), str(a.dtype), checksum(a)] for p, a in on_host.items()}
-    stored = {path: a for path, a in on_host.items() if a.size}  # Orbax refuses empty arrays
+    fetched = {path: distributed.fetch(a) for path, a in arrays.items()}
+    fetched[STRUCTURE] = np.frombuffer(json.dumps(structure).encode(), np.uint8)
+    leaves = {p: [list(a.shape), str(a.dtype), checksum(a)] for p, a in fetched.items()}
+    stored = {path: a for path, a in fetched.items() if a.size}  # Orbax refuses empty arrays
     self._announce('snapshot begun')
     self.number += 1
     path = self.folder / str(self.number)
@@ -168,13 +116,19 @@ class Snapshots:
         self._sweep()
         self.folder.mkdir(exist_ok=True)
       written = self._orbax.save_checkpointables_async(path.absolute(), {'run': stored})
-    content = {'format': FORMAT, **versions(), 'leaves': leaves}
-    self._thread = threading.Thread(target=self._finish, args=(self.number, written, content))
+    sealed = {'format': FORMAT, **versions(), 'leaves': leaves}
+    self._thread = threading.Thread(target=self._finish, args=(self.number, written, sealed))
     self._thread.start()
     return self.number
 
-  def _finish(self, number: int, written: Any, content: dict) -> None:
-    """The part of `save` that nobody waits for: Orbax's end, the seal, the oldest one's end."""
+  def _finish(self, number: int, written: Any, content: Mapping[str, Any]) -> None:
+    """Waits for Orbax, seals the snapshot and deletes the oldest, in a thread of its own.
+
+    Args:
+      number: of the snapshot.
+      written: Orbax's promise of the write.
+      content: of the seal.
+    """
     path = self.folder / str(number)
     try:
       with self._one_line(path):
@@ -188,12 +142,12 @@ class Snapshots:
         self._announce('snapshot committed')
         for old in sorted(self._sealed())[:-KEPT]:
           delete(self.folder / str(old))
-    except BaseException as error:  # for whoever waits
+    except BaseException as error:  # `wait` raises it
       self._error = error
 
   @contextlib.contextmanager
   def _one_line(self, path: pathlib.Path) -> Iterator[None]:
-    """Whatever goes wrong in writing `path` is one line, and nothing is left of it."""
+    """Turns any failure to write `path` into a UserError of one line, and deletes what is left."""
     try:
       yield
     except Exception as error:
@@ -204,19 +158,23 @@ class Snapshots:
         f'snapshot {self.committed} is the last good one' if there else 'there is none before it'
       )
       raise UserError(
-        f'{path} cannot be written: {reason(error)}; {good}; free some space or mend the folder, '
-        'and the same command goes on'
+        f'{path} cannot be written: {failure_reason(error)}; {good}; free some space or mend the '
+        'folder, and the same command goes on'
       ) from error
 
   def _unfinished(self) -> list[pathlib.Path]:
-    """What is left of snapshots that were never sealed."""
+    """Returns the folders of snapshots that were never sealed."""
     found = numbered(self.folder).values()
     unsealed = [path for path in found if path.is_dir() and not is_sealed(path)]
     bare = [path for path in unsealed if not _is_of_format_1(path)]
     return [*bare, *self.folder.glob('*' + UNFINISHED)]
 
   def _sweep(self, times: int = 1) -> None:
-    """Deletes what is unfinished; more than once where writes may end that are still under way."""
+    """Deletes unfinished snapshots.
+
+    Args:
+      times: how often at most; more than once if writes that are under way may still end.
+    """
     for _ in range(times):
       for path in self._unfinished():
         delete(path)
@@ -228,7 +186,7 @@ class Snapshots:
     """Waits until the snapshot under way is on the disk.
 
     Raises:
-      UserError: it could not be written.
+      UserError: the snapshot could not be written.
     """
     if self._thread is not None:
       self._thread.join()
@@ -253,20 +211,20 @@ class Snapshots:
       finally:
         delete(half)
 
-  def latest(self, place: Place = lambda path, array: array) -> dict[str, Any] | None:
-    """The newest snapshot that is whole; None where there is none.
+  def latest(self, place: Place = on_host) -> dict[str, Any] | None:
+    """Returns the content of the newest snapshot that is whole, or None if there is none.
 
-    A run that may write puts the damaged ones away, to `damaged/`: they are no longer among those
-    that are kept.
+    A run that may write moves damaged snapshots to `damaged/`, so that they do not count among the
+    snapshots that are kept.
 
     Args:
-      place: makes what it will of an array that was on a device, by its path.
+      place: called for each array that was on a device.
 
     Raises:
       UserError: there are snapshots and none of them can be read.
     """
     unusable: dict[int, str] = {}
-    # Anew each time, for a run that goes on meanwhile deletes old ones and makes new ones.
+    # The folder is listed each time: a run that goes on meanwhile deletes and makes snapshots.
     while numbers := [n for n in self._sealed() if n not in unusable]:
       number = max(numbers)
       try:
@@ -288,6 +246,12 @@ class Snapshots:
     return None
 
   def _load(self, number: int, place: Place) -> dict[str, Any]:
+    """Reads a snapshot and compares it with its seal.
+
+    Raises:
+      Damaged: a file or an array is not what was sealed.
+      UserError: the snapshot has another format.
+    """
     path = self.folder / str(number)
     content = read_seal(path)
     if content['format'] != FORMAT:
@@ -307,14 +271,18 @@ class Snapshots:
       self.messages.append(
         f'snapshot {number} was made by jcl {content["jcl"]}, this is jcl {jcl.__version__}'
       )
-    return decode(json.loads(arrays.pop('/structure').tobytes()), arrays, place)
+    return decode(json.loads(arrays.pop(STRUCTURE).tobytes()), arrays, place)
 
   def _put_away(self, unusable: Mapping[int, str]) -> None:
-    """Says which snapshots were passed over, and takes them out of the way."""
-    distributed.meet('a snapshot is read')
+    """Adds a message for each snapshot that was passed over, and moves it out of the way.
+
+    Args:
+      unusable: {number: what is wrong}.
+    """
+    distributed.barrier('a snapshot is read')
     for number, why in unusable.items():
       path, away = self.folder / str(number), self.folder / 'damaged' / str(number)
-      if not path.exists():  # deleted meanwhile, by the run that goes on
+      if not path.exists():  # the run that goes on has deleted it meanwhile
         continue
       where = ''
       if self._write:
@@ -327,12 +295,12 @@ class Snapshots:
       )
 
   def close(self) -> None:
-    """Finishes what is under way."""
+    """Finishes the snapshot under way."""
     self.wait()
 
 
 def versions() -> dict[str, str]:
-  """What made a snapshot."""
+  """Returns the versions that make a snapshot, by package."""
   return {
     'jcl': jcl.__version__,
     **{name: metadata.version(name) for name in ('jax', 'jaxlib', 'orbax-checkpoint')},
@@ -340,57 +308,20 @@ def versions() -> dict[str, str]:
 
 
 def _is_of_format_1(path: pathlib.Path) -> bool:
-  """Whether a snapshot without a seal is one of the time before there were seals."""
+  """Whether a snapshot is one of format 1, which had no seals."""
   described = path / '_CHECKPOINT_METADATA'
   return not is_sealed(path) and described.is_file() and b'"leaves"' in described.read_bytes()
 
 
 def _other_format(path: pathlib.Path, number: int, made_by: str) -> UserError:
+  """Returns the error about a snapshot of another format.
+
+  Args:
+    path: of the snapshot.
+    number: its format.
+    made_by: which jcl made it.
+  """
   return UserError(
     f'{path} has format {number}, of {made_by}; this is jcl {jcl.__version__}, which reads format '
     f'{FORMAT}; go on with the jcl that made it, or start a new workdir'
   )
-
-
-def write_json(path: pathlib.Path, value: Any) -> None:
-  """Writes JSON atomically: never half a file, whatever happens."""
-  write_text(path, [json.dumps(value, indent=1, ensure_ascii=False) + '\n'])
-
-
-def write_text(path: pathlib.Path, parts: Iterable[str]) -> None:
-  """Writes text atomically."""
-  write_atomically(path, ''.join(parts).encode())
-
-
-class MetricsLog:
-  """`metrics.jsonl`: a line a logged step, cut back to a known length on resume.
-
-  The first process writes it; the others count what they would have written.
-
-  Attributes:
-    lost: bytes that the file lacks of that length.
-  """
-
-  def __init__(self, path: pathlib.Path, length: int = 0):
-    self._path = path
-    with named(path):
-      # Without a buffer: what is written is the system's, and no failed write is tried again.
-      self._file = open(path, 'a+b', 0) if distributed.is_first() else io.BytesIO()  # noqa: SIM115
-      there = self._file.seek(0, os.SEEK_END)
-      self._file.truncate(min(length, there))
-    self.lost = max(length - there, 0) if distributed.is_first() else 0
-
-  def write(self, line: Mapping[str, Any]) -> None:
-    """Appends one line."""
-    left = memoryview((json.dumps(line) + '\n').encode())
-    with named(self._path):
-      while left:
-        left = left[self._file.write(left) :]
-
-  def length(self) -> int:
-    """Bytes so far, all of them handed to the system."""
-    return self._file.seek(0, os.SEEK_END)
-
-  def close(self) -> None:
-    """Closes the file."""
-    self._file.close()

@@ -1,4 +1,4 @@
-"""One run in one workdir at a time; the system takes the lock from a process that dies."""
+"""A lock that lets one run at a time work in a workdir."""
 
 import contextlib
 import json
@@ -9,22 +9,26 @@ from collections.abc import Iterator
 
 from jcl.errors import UserError
 
-LOCK = '.lock'
+LOCK = '.lock'  # the file's name
 
 
 @contextlib.contextmanager
 def held(workdir: pathlib.Path) -> Iterator[None]:
-  """Holds the lock of a workdir, which exists.
+  """Holds the lock of a workdir while the block runs.
 
-  The file stays and says who held it last. A lock of the system (`flock`) is on it, so nothing is
-  left to clear up after a kill, on this host or, where the file system is shared, on another.
+  The lock is one of the system (`flock`) on a file that stays and says who held it last. The system
+  releases it when the process dies, so nothing is left to clear up after a kill. On a shared file
+  system it also holds for runs on other hosts.
+
+  Args:
+    workdir: a folder that exists.
 
   Raises:
-    UserError: another run is at work there.
+    UserError: another run holds the lock.
   """
   try:
     import fcntl
-  except ImportError:  # no such system
+  except ImportError:  # a system without flock
     yield
     return
   file = os.open(workdir / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
@@ -46,13 +50,14 @@ def held(workdir: pathlib.Path) -> Iterator[None]:
 
 
 def _sign(file: int) -> None:
+  """Writes into the file which process holds the lock."""
   owner = {'process': os.getpid(), 'host': os.uname().nodename, 'since': time.strftime('%F %T')}
   os.ftruncate(file, 0)
   os.pwrite(file, (json.dumps(owner) + '\n').encode(), 0)
 
 
 def _owner(file: int) -> str:
-  """Who holds the lock, in words."""
+  """Returns in words who holds the lock."""
   try:
     owner = json.loads(os.pread(file, 1000, 0))
     return f'process {owner["process"]} on {owner["host"]}, since {owner["since"]}'

@@ -1,8 +1,8 @@
-"""Folders with a seal: a list of their files, each with its size and checksum, written last.
+"""Folders with a seal: a file, written last, that lists all others with sizes and checksums.
 
-A folder without a seal is unfinished; one whose files are not those of its seal is damaged. The
-seal is JSON, `{"content": …, "crc32": …}`, where the checksum is that of the content as JSON: so
-every bit of the folder, the seal's own among them, is covered.
+A folder without a seal is unfinished. A folder whose files differ from its seal is damaged. The
+seal is JSON, `{"content": …, "crc32": …}`, with the checksum of the content as JSON. Together the
+checksums cover every bit of the folder, those of the seal included.
 """
 
 import contextlib
@@ -27,23 +27,23 @@ def seal(folder: pathlib.Path, content: Mapping[str, Any]) -> None:
   """Seals a folder.
 
   Args:
-    folder: that nothing is written to any more.
-    content: of the seal, beside the list of files: plain data as JSON gives it back.
+    folder: nothing is written to it any more.
+    content: what the seal holds beside the list of files; plain data that JSON gives back equal.
   """
   files = {name: _size_and_checksum(folder / name) for name in _names(folder)}
   write_atomically(folder / NAME, _text({**content, 'files': files}))
 
 
 def is_sealed(folder: pathlib.Path) -> bool:
-  """Whether a folder has a seal, whole or not."""
+  """Whether a folder has a seal, even a damaged one."""
   return (folder / NAME).is_file()
 
 
 def read_seal(folder: pathlib.Path) -> dict[str, Any]:
-  """The content of a folder's seal.
+  """Returns the content of a folder's seal.
 
   Raises:
-    Damaged: it is not as it was written.
+    Damaged: the seal is not as it was written.
   """
   raw = (folder / NAME).read_bytes()
   try:
@@ -57,13 +57,17 @@ def read_seal(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def check_files(folder: pathlib.Path, content: Mapping[str, Any]) -> list[str]:
-  """Compares every file with the seal.
+  """Compares every file of a folder with the seal.
+
+  Args:
+    folder: the folder.
+    content: of its seal.
 
   Returns:
-    Names of files that came later, which nothing reads.
+    Names of files that the seal does not list; nothing reads them.
 
   Raises:
-    Damaged: a file is missing, or is not the one that was sealed.
+    Damaged: a file is missing, or it is not the one that was sealed.
   """
   there = _names(folder)
   for name, (size, wanted) in content['files'].items():
@@ -78,30 +82,31 @@ def check_files(folder: pathlib.Path, content: Mapping[str, Any]) -> list[str]:
 
 
 def numbered(folder: pathlib.Path) -> dict[int, pathlib.Path]:
-  """The folders in a folder that have a number for a name, sealed or not, by number."""
+  """Returns {number: path} of the entries of a folder whose names are numbers, sealed or not."""
   found = folder.iterdir() if folder.is_dir() else ()
   return {int(path.name): path for path in found if path.name.isdecimal()}
 
 
 def newest(folder: pathlib.Path) -> int:
-  """The highest number of a sealed folder in a folder, -1 where there is none."""
+  """Returns the highest number of a sealed folder in a folder, or -1 if there is none."""
   return max((n for n, path in numbered(folder).items() if is_sealed(path)), default=-1)
 
 
 def delete(folder: pathlib.Path) -> None:
-  """Deletes a folder, its seal first: what a kill leaves of it is unfinished, not damaged."""
+  """Deletes a folder, its seal first: a kill then leaves an unfinished folder, no damaged one."""
   with contextlib.suppress(OSError):
     (folder / NAME).unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
 
 
 def _names(folder: pathlib.Path) -> list[str]:
+  """Returns the paths of all files in a folder, relative to it, without the seal."""
   files = (f for f in folder.rglob('*') if f.is_file() and f != folder / NAME)
   return sorted(f.relative_to(folder).as_posix() for f in files)
 
 
 def _size_and_checksum(path: pathlib.Path) -> list[int]:
-  """Bytes and CRC-32 of a file."""
+  """Returns [bytes, CRC-32] of a file."""
   size = checksum = 0
   with open(path, 'rb') as file:
     while part := file.read(CHUNK):
@@ -109,6 +114,7 @@ def _size_and_checksum(path: pathlib.Path) -> list[int]:
   return [size, checksum]
 
 
-def _text(content: Any) -> bytes:
+def _text(content: Mapping[str, Any]) -> bytes:
+  """Returns a seal as its file holds it."""
   checksum = zlib.crc32(json.dumps(content).encode())
   return (json.dumps({'content': content, 'crc32': checksum}) + '\n').encode()

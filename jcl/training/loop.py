@@ -17,8 +17,9 @@ from jcl import distributed, failures
 from jcl.reports.results import Results
 from jcl.step import sharding
 from jcl.storage import lock
-from jcl.storage.checkpoint import MetricsLog, Snapshots
+from jcl.storage.checkpoint import Snapshots
 from jcl.storage.in_memory import MemoryLog, NoSnapshots
+from jcl.storage.metrics_log import MetricsLog
 from jcl.streams.stream import Example, Task
 from jcl.training import evaluate as evaluation
 from jcl.training.answer_format import describe

@@ -19,7 +19,8 @@ from jcl.reports import report
 from jcl.reports.formatting import format_number
 from jcl.reports.metrics import metrics, negative_flips
 from jcl.reports.results import Results
-from jcl.storage.checkpoint import by_path, write_json
+from jcl.storage.atomic import write_json
+from jcl.storage.encoding import leaves_by_path
 from jcl.streams.stream import Task
 from jcl.training.evaluate import LogPerplexity, Score
 from jcl.training.experiment import Experiment
@@ -269,7 +270,7 @@ class Recorder:
 def digest(params: Params) -> str:
   """Returns the SHA-256 of the names, shapes and bytes of all parameters."""
   total = hashlib.sha256()
-  for path, leaf in sorted(by_path(params).items()):
+  for path, leaf in sorted(leaves_by_path(params).items()):
     array = np.ascontiguousarray(fetch(leaf))
     total.update(f'{path} {array.shape} {array.dtype}\n'.encode())
     total.update(array.reshape(-1).view(np.uint8).data)

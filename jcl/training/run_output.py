@@ -4,8 +4,9 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from jcl.reports.results import Results
-from jcl.storage.checkpoint import MetricsLog, Snapshots
+from jcl.storage.checkpoint import Snapshots
 from jcl.storage.in_memory import MemoryLog, NoSnapshots
+from jcl.storage.metrics_log import MetricsLog
 from jcl.streams.stream import Task
 from jcl.training.evaluate import LogPerplexity, Score
 from jcl.training.hook_tools import HookTools

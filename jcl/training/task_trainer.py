@@ -14,7 +14,7 @@ from jcl.distributed import fetch
 from jcl.errors import UserError
 from jcl.step import sharding, trainable
 from jcl.step.optimizer import learning_rate
-from jcl.storage.checkpoint import by_path
+from jcl.storage.encoding import leaves_by_path
 from jcl.streams.stream import Example, Task, TaskPlan
 from jcl.training.batch_loader import BatchLoader, LoadedBatch
 from jcl.training.evaluate import LogPerplexity, Score
@@ -95,7 +95,9 @@ class TaskTrainer:
         self.settle(task, bar, inputs.weights, *flight.popleft())
 
     where = lambda: f'task {task.name}, step {loaded.number + 1 if loaded else 0}'
-    shape = lambda: failures.shape(loaded.batch, tools.mesh) if loaded else 'its first batch'
+    shape = lambda: (
+      failures.describe_batch(loaded.batch, tools.mesh) if loaded else 'its first batch'
+    )
     try:
       with (
         self.output.clock.of('train'),
@@ -160,7 +162,7 @@ class TaskTrainer:
       memory = {**memory, 'teacher': state['teacher']}
     return now.replace(
       params=trainable.join(state['params'], inputs.fixed[0]),
-      optimizer=by_path(state['optimizer']),
+      optimizer=leaves_by_path(state['optimizer']),
       memory=memory,
       step=loaded.number + 1,
     )
@@ -223,7 +225,7 @@ class TaskTrainer:
       UserError: it is one too many, or the last step of its task.
     """
     rows = [self.parts.stream.called(reference) for reference in loaded.rows]
-    line = failures.refusal(task.name, loaded.number + 1, wrong, rows)
+    line = failures.describe_refused_step(task.name, loaded.number + 1, wrong, rows)
     count = self.output.recorder.refused(task)
     most = self.parts.config.train.max_bad_steps
     self.output.step(

@@ -21,7 +21,8 @@ from jcl.errors import UserError
 from jcl.preflight import cost
 from jcl.preflight import page as sections
 from jcl.step import losses, sharding, train_step, trainable
-from jcl.storage.checkpoint import Snapshots, decode, encode
+from jcl.storage.checkpoint import Snapshots
+from jcl.storage.encoding import decode, encode
 from jcl.training import evaluate, experiment
 from jcl.training.batch_loader import BatchLoader
 from jcl.training.folds import Journal

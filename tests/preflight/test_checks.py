@@ -25,7 +25,8 @@ from jcl.methods.seq import Seq
 from jcl.preflight import checks, cost, footprint
 from jcl.preflight.split_stats import counted
 from jcl.step import sharding
-from jcl.storage.checkpoint import Snapshots, encode
+from jcl.storage.checkpoint import Snapshots
+from jcl.storage.encoding import encode
 from jcl.streams.build import build
 from jcl.streams.raw import RawTask
 from jcl.training import experiment

@@ -12,7 +12,8 @@ import pytest
 import jcl
 from jcl.errors import UserError
 from jcl.storage import checkpoint, sealed_folder
-from jcl.storage.checkpoint import Snapshots, decode, encode
+from jcl.storage.checkpoint import Snapshots
+from jcl.storage.encoding import decode, encode
 
 BFLOAT16 = ml_dtypes.bfloat16
 MEMORY = {

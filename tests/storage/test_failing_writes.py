@@ -1,6 +1,7 @@
 """Snapshots and files that a kill or a full disk strikes."""
 
 import errno
+import inspect
 import json
 import pathlib
 import shutil
@@ -12,8 +13,11 @@ from support import runs
 from support.launchers import QUICKSTART, SMALL, call, forks
 
 from jcl.errors import UserError
-from jcl.storage import atomic
-from jcl.storage.checkpoint import MetricsLog, Snapshots, write_json, write_text
+from jcl.storage import atomic, orbax
+from jcl.storage.atomic import write_json, write_text
+from jcl.storage.checkpoint import Snapshots
+from jcl.storage.in_memory import MemoryLog, NoSnapshots
+from jcl.storage.metrics_log import MetricsLog
 from jcl.training import experiment
 
 EVENTS = ('snapshot begun', 'snapshot renamed', 'snapshot committed')
@@ -101,7 +105,9 @@ def test_what_is_raised_at_an_event_reaches_the_one_who_waits(workdir, event):
 FULL = """
 import json, os, pathlib, resource, signal, sys
 import numpy as np
-from jcl.storage.checkpoint import MetricsLog, Snapshots, write_json
+from jcl.storage.atomic import write_json
+from jcl.storage.checkpoint import Snapshots
+from jcl.storage.metrics_log import MetricsLog
 from jcl.errors import UserError
 
 folder, limited = pathlib.Path(sys.argv[1]), sys.argv[2] == 'limited'
@@ -210,7 +216,10 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, workdir):
 
 def test_the_line_of_a_full_disk_names_the_file_and_what_to_do():
   error = OSError(errno.ENOSPC, 'No space left on device')
-  with pytest.raises(OSError, match='No space') as raised, atomic.named('runs/a/metrics.jsonl'):
+  with (
+    pytest.raises(OSError, match='No space') as raised,
+    atomic.name_file_in_errors('runs/a/metrics.jsonl'),
+  ):
     raise error
   assert atomic.describe_error(raised.value) == (
     'runs/a/metrics.jsonl: No space left on device; free some space, and the same command goes on'
@@ -289,3 +298,26 @@ def test_the_log_is_cut_back_to_where_the_snapshot_was(tmp_path):
   assert lines(path) == [0, 1, 2, 3]
   MetricsLog(path).close()  # a run from its start
   assert path.read_text() == ''
+
+
+@pytest.mark.parametrize(
+  ('error', 'words'),
+  [
+    (OSError(errno.ENOSPC, 'as it may be'), 'No space left on device'),
+    (ValueError('UNKNOWN: [Errno 27] write failed'), 'File too large'),
+    (ValueError("status [os_error_code='13'] source"), 'Permission denied'),
+    (ValueError('two\nlines'), 'ValueError: two lines'),
+  ],
+)
+def test_the_reason_of_a_failed_write_is_that_of_the_system(error, words):
+  assert orbax.failure_reason(error) == words
+
+
+def test_what_stands_in_for_files_takes_the_same_calls():
+  """A run without a workdir calls both kinds alike."""
+  for real, stand_in in ((Snapshots, NoSnapshots), (MetricsLog, MemoryLog)):
+    methods = {name for name in vars(stand_in) if not name.startswith('_')}
+    assert methods
+    for name in methods:
+      wanted, given = (inspect.signature(getattr(kind, name)) for kind in (real, stand_in))
+      assert list(wanted.parameters) == list(given.parameters), name

@@ -18,7 +18,7 @@ from jcl.backbones.tokenizers import bpe_tokenizer, read_tokenizer, word_tokeniz
 from jcl.errors import UserError
 from jcl.reports import html_page, report, tables
 from jcl.reports import results as results_json
-from jcl.storage.checkpoint import write_json
+from jcl.storage.atomic import write_json
 from jcl.training import experiment
 
 

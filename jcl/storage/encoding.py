@@ -1,0 +1,84 @@
+"""Memory and other nested data as JSON beside a flat dict of arrays."""
+
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from jcl.types import Tree
+
+Array = np.ndarray | jax.Array
+Place = Callable[[str, np.ndarray], Any]
+"""Puts an array, given with its path, where it was before: on the devices."""
+
+
+def on_host(path: str, array: np.ndarray) -> np.ndarray:
+  """Leaves an array on the host; a `Place`."""
+  return array
+
+
+def encode(value: object, arrays: dict[str, Array], path: str = '') -> Any:
+  """Returns plain data as JSON can hold it; arrays are moved to `arrays`.
+
+  Dicts with str or int keys, lists, tuples, None, bool, int, float and str come back from `decode`
+  with the same types. An array leaves a reference to its path, which says whether it was on a
+  device.
+
+  Args:
+    value: the data.
+    arrays: takes {path: array}.
+    path: of the value in the whole, such as `/memory/buffer`.
+
+  Raises:
+    TypeError: the data holds anything else, which is a mistake of the method that put it there.
+  """
+  if value is None or isinstance(value, bool | int | float | str):
+    return value
+  if isinstance(value, np.generic | np.ndarray | jax.Array):
+    if path in arrays:
+      raise TypeError(f'two arrays of the memory have the path {path}')
+    arrays[path] = np.asarray(value) if isinstance(value, np.generic) else value
+    return {'on_device' if isinstance(value, jax.Array) else 'array': path}
+  if isinstance(value, Mapping):
+    items = [[k, encode(v, arrays, f'{path}/{k}')] for k, v in value.items()]
+    if not all(isinstance(k, str | int) for k, _ in items):
+      raise TypeError(f'memory{path} has a key that is neither a string nor a number')
+    return {'dict': items}
+  if isinstance(value, list | tuple):
+    items = [encode(v, arrays, f'{path}/{i}') for i, v in enumerate(value)]
+    return items if isinstance(value, list) else {'tuple': items}
+  raise TypeError(f'memory{path} holds a {type(value).__name__}; only plain data can be kept')
+
+
+def decode(value: Any, arrays: Mapping[str, np.ndarray], place: Place = on_host) -> Any:
+  """Returns the data that `encode` was given.
+
+  Args:
+    value: what `encode` returned.
+    arrays: {path: array}.
+    place: called for each array that was on a device.
+  """
+  if isinstance(value, list):
+    return [decode(v, arrays, place) for v in value]
+  if not isinstance(value, dict):
+    return value
+  if 'array' in value:
+    return arrays[value['array']]
+  if 'on_device' in value:
+    return place(value['on_device'], arrays[value['on_device']])
+  if 'tuple' in value:
+    return tuple(decode(v, arrays, place) for v in value['tuple'])
+  return {k: decode(v, arrays, place) for k, v in value['dict']}
+
+
+def checksum(array: np.ndarray) -> int:
+  """Returns the CRC-32 of an array's bytes."""
+  return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+
+
+def leaves_by_path(tree: Tree) -> dict[str, Any]:
+  """Returns {path: leaf} of any pytree, such as an optimiser's state."""
+  leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+  return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
