@@ -17,7 +17,6 @@ from absl import flags
 from jcl.commands import command_line, config_flag, jax_settings
 from jcl.config import Config
 from jcl.errors import UserError
-from jcl.types import Json
 
 
 def define_flags(given: flags.FlagValues, arguments: Sequence[str]) -> None:
@@ -37,6 +36,7 @@ def run(given: Any) -> None:
   from jcl import distributed, learning
   from jcl import workdir as workdirs
   from jcl.reports import report
+  from jcl.reports.results import Results
   from jcl.training import experiment
 
   allowed = given.allow_config_change
@@ -44,7 +44,7 @@ def run(given: Any) -> None:
   for folder, config in zip(folders, configs.values(), strict=True):
     experiment.check(config)
     workdirs.check_workdir(str(folder), config, allowed)
-  results: list[Json] = []
+  results: list[Results] = []
   for folder, ((name, seed), config) in zip(folders, configs.items(), strict=True):
     if distributed.is_first():
       print(f'[{len(results) + 1}/{len(configs)}] {name}, seed {seed}', flush=True)

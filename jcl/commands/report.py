@@ -7,12 +7,15 @@
 
 import pathlib
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
 from jcl.commands import command_line
 from jcl.errors import UserError
+
+if TYPE_CHECKING:
+  from jcl.reports.results import Results
 
 
 def define_flags(given: flags.FlagValues, arguments: Sequence[str]) -> None:
@@ -38,7 +41,7 @@ def run(given: Any) -> None:
     print(f'the picture is {folder / "comparison.png"}, the page {folder / "report.html"}')
 
 
-def _read(folder: str) -> list[dict[str, Any]]:
+def _read(folder: str) -> 'list[Results]':
   """Returns the results of the run in a folder, or of the runs in the folders in it.
 
   Raises:
