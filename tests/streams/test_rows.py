@@ -11,7 +11,17 @@ from support.hostile import JSON, TEXT, many, outcome
 
 from jcl.config import StreamConfig
 from jcl.errors import UserError
-from jcl.streams import RawStream, Stream, TaskPlan, build, load, normalized_text, rebuild
+from jcl.streams import (
+  Lazy,
+  RawStream,
+  Stream,
+  TaskPlan,
+  build,
+  label_text,
+  load,
+  normalized_text,
+  rebuild,
+)
 
 
 def labelled(task, labels=('data_loss', 'refund'), count=5):
@@ -88,6 +98,13 @@ def test_labels_are_kept_as_the_user_wrote_them():
   assert made.labels == ('data_loss', 'refund', 'book', 'cancel')
   assert made.label_of('data loss') == made.label_of(' Data  LOSS ') == 'data_loss'
   assert made.label_of('data') is None
+  rows = [{'text': 'a', 'label': 'Data_Loss'}]
+  assert (
+    Stream.from_rows({'t': rows}, test={'t': [{'text': 'b', 'label': 'Data_Loss'}]}).label_of(
+      'data loss'
+    )
+    == 'Data_Loss'
+  )
   assert [made.labels[e.label] for e in made.tasks[0].test] == ['data_loss']
 
 
@@ -211,8 +228,12 @@ def test_the_digest_is_of_all_that_is_taught():
       TRAIN | {'billing': [{**row, 'label': row['label'].upper()} for row in TRAIN['billing']]},
       test=TEST | {'billing': [{'text': 'lost my data', 'label': 'DATA_LOSS'}]},
     ),
+    Stream.from_rows(
+      TRAIN | {'billing': [{**row, 'label': label_text(row['label'])} for row in TRAIN['billing']]},
+      test=TEST | {'billing': [{'text': 'lost my data', 'label': 'data loss'}]},
+    ),
   ]
-  assert len({made.digest, *(other.digest for other in others)}) == 7
+  assert len({made.digest, *(other.digest for other in others)}) == 8
   assert len(made.digest) == 64
   assert made.settings == StreamConfig(name='rows', path=f'sha256:{made.digest}')
   with pytest.raises(UserError, match=r"stream\.path is 'sha256:.*but a stream was given whose"):
@@ -424,6 +445,15 @@ def test_data_sets_become_a_stream(datasets):
   assert rebuild(made, made.settings) == made
 
 
+@pytest.mark.parametrize('kind', ['numpy', 'pandas'])
+def test_the_format_of_a_data_set_does_not_count(kind, datasets):
+  data = data_set(datasets, [('a', 0), ('b', 1)])
+  test = {'t': data_set(datasets, [('c', 0)]).with_format(kind)}
+  assert Stream.from_datasets({'t': data.with_format(kind)}, test=test) == Stream.from_datasets(
+    {'t': data}, test=test
+  )
+
+
 def test_columns_of_a_data_set_have_names(datasets):
   columns = {'q': ['who?', 'where?'], 'ctx': ['A', 'B'], 'a': ['me', 'here'], 'n': [1, 2]}
   data = datasets.Dataset.from_dict(columns).with_format('numpy')
@@ -442,8 +472,8 @@ def test_raw_text_of_a_data_set_stays_on_the_disk_until_it_is_read(datasets):
   made = Stream.from_datasets({'corpus': data}, label='')
   (task,) = made.tasks
   assert (len(task.train), len(task.test)) == (32, 8)
-  assert not isinstance(task.train, tuple)
-  assert not isinstance(task.test, tuple)
+  (raw,) = made.reader(made.settings).tasks
+  assert all(isinstance(some, Lazy) for some in (raw.train, raw.test, task.train, task.test))
   assert {e.text for e in made.examples} == {f'document {i}' for i in range(40)}
   assert [e.text for e in task.train[3:5]] == [task.train[3].text, task.train[4].text]
   assert rebuild(made, made.settings, targets=False) is not made
