@@ -6,19 +6,14 @@ from typing import Any, Protocol, TypeVar
 import jax
 import numpy as np
 
-from jcl.backbones import Backbone, Params
+from jcl.backbones import Backbone
 from jcl.batching.batch import Batch, Heads, Row
 from jcl.batching.text_formats import Text
 from jcl.streams.stream import Example, Reference, Stream, Task, TaskPlan
-
-Memory = dict[str, Any]
-"""What a method carries from task to task: a dict of pytrees of arrays and plain data.
-
-Its entry `teacher` is `teacher_params`, the only part of the memory that a training step sees.
-"""
+from jcl.types import Params
 
 Input = TypeVar('Input')
-Tree = TypeVar('Tree')
+Result = TypeVar('Result')
 
 
 class Tools(Protocol):
@@ -152,9 +147,9 @@ class Tools(Protocol):
     """
 
   def mean_examples(
-    self, fn: Callable[[Input, Batch], Tree], params: Input,
+    self, fn: Callable[[Input, Batch], Result], params: Input,
     examples: Sequence[Example | Reference], together: int = 1,
-  ) -> Tree:  # fmt: skip
+  ) -> Result:  # fmt: skip
     """Returns the mean over examples of fn(params, batch of the rows of one example).
 
     Args:

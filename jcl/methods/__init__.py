@@ -1,9 +1,15 @@
-"""How forgetting is held off: methods are records of pure functions, one file each.
+"""Methods of continual learning: records of pure functions, one file each.
 
-All that the author of a method needs stands here: `Method`, `Settings`, `TaskPlan`, `losses`, and
-`jcl.memory` for what a method keeps from task to task.
+Everything that the author of a method needs is exported here: the record `Method`, its `Settings`
+with `number`, `choice` and `require`, the `Tools` of hooks, `TaskPlan`, `losses`, and what a method
+keeps from task to task (`buffer`, `fisher`, `interference`, `pseudo`, `teacher`).
 """
 
+from jcl.backbones import Backbone
+from jcl.batching.batch import Batch
+from jcl.config import choice, number
+from jcl.memory import buffer, fisher, interference, pseudo, teacher
+from jcl.memory.tools import Tools
 from jcl.methods.compose import compose
 from jcl.methods.method import Method, Settings, require
 from jcl.methods.registry import (
@@ -15,9 +21,11 @@ from jcl.methods.registry import (
   settings_class,
 )
 from jcl.step import losses
-from jcl.streams.stream import TaskPlan
+from jcl.streams.stream import Stream, Task, TaskPlan
+from jcl.types import Memory, Params
 
 __all__ = [
-  'BUILT_IN', 'Method', 'Settings', 'TaskPlan', 'compose', 'losses', 'make', 'name_of',
-  'parts', 'require', 'settings', 'settings_class',
+  'BUILT_IN', 'Backbone', 'Batch', 'Memory', 'Method', 'Params', 'Settings', 'Stream', 'Task',
+  'TaskPlan', 'Tools', 'buffer', 'choice', 'compose', 'fisher', 'interference', 'losses', 'make',
+  'name_of', 'number', 'parts', 'pseudo', 'require', 'settings', 'settings_class', 'teacher',
 ]  # fmt: skip

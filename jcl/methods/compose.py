@@ -1,27 +1,40 @@
-"""Several methods as one, `replay+ewc`: one brings the loss or the old rows, the others penalties.
+"""Composition: several methods become one, such as `replay+ewc`.
 
-Hooks run in the order given; penalties, weights and tables are united; cross-entropy counts once.
-Whatever else a method may bring (`Settings.brings`) only one of them does.
+Hooks run in the order given. Penalties, weights and tables are united. Everything else that a
+method can bring (`Settings.brings`) comes from the one method that brings it, so cross-entropy
+counts once.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from jcl.methods.method import Method
+from jcl.methods.method import Hook, Method
 from jcl.streams.stream import TaskPlan
+from jcl.types import Memory
 
 
 def compose(parts: Mapping[str, Method]) -> Method:
-  """One method out of several by name; memory and teacher have an entry for each."""
+  """Returns the method that does what all of `parts` do.
 
-  def own(memory: Mapping, name: str) -> dict[str, Any]:
+  Its memory has an entry for each method, and so has `teacher` in it.
+
+  Args:
+    parts: {name: method}, of which one at most brings each of `loss_fn`, `objective`, `after_step`
+      and `params_for`.
+  """
+
+  def own(memory: Memory, name: str) -> Memory:
+    """Returns the memory of one method."""
     return {**memory[name], 'teacher': memory['teacher'][name]}
 
-  def together(memories: Mapping[str, Mapping]) -> dict[str, Any]:
+  def together(memories: Mapping[str, Memory]) -> Memory:
+    """Returns the memory of the composition."""
     rest = {n: {k: v for k, v in m.items() if k != 'teacher'} for n, m in memories.items()}
     return {'teacher': {n: m['teacher'] for n, m in memories.items()}, **rest}
 
-  def hook(field: str) -> Callable:
+  def hook(field: str) -> Hook:
+    """Returns the hook that calls the hooks of all methods in order."""
+
     def call(memory, params, task, tools):
       memories = {}
       for name, part in parts.items():
@@ -48,7 +61,7 @@ def compose(parts: Mapping[str, Method]) -> Method:
     return {term: value for terms in values for term, value in terms.items()}
 
   def brought(field: str) -> tuple[str, Any]:
-    """Whose it is, and what; '' where nobody brings it."""
+    """Returns the method that sets a field, and the field; '' and its default if none does."""
     plain = Method._field_defaults[field]
     found = [(n, getattr(p, field)) for n, p in parts.items() if getattr(p, field) is not plain]
     return found[0] if found else ('', plain)

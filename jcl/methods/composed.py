@@ -1,12 +1,12 @@
-"""The settings of several methods as one, and which methods can be one."""
+"""The settings of a composition of methods, and which methods can be composed."""
 
 import dataclasses
 import functools
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
 
 from jcl.errors import UserError
+from jcl.memory.tools import Tools
 from jcl.methods.method import Settings
 
 SIGN = '+'
@@ -17,49 +17,34 @@ WORDS = {
 
 
 class Composed(Settings):
-  """The settings of each method, a field a method; what is known of them together."""
+  """The settings of each method as a field, and the properties of the composition."""
 
   @property
   def parts(self) -> dict[str, Settings]:
-    """The settings of each."""
+    """Returns {name: settings} of the methods."""
     return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
 
   @property
   def text_format(self) -> str:
-    """That of the one that does not write plain rows, if there is one."""
+    """Returns the text format of the method that needs another than `plain`, if there is one."""
     return next((p.text_format for p in self.parts.values() if p.text_format != 'plain'), 'plain')
 
   @property
-  def scenarios(self) -> tuple[str, ...]:
-    """Those in which all of them have a meaning."""
-    return _in_all([part.scenarios for part in self.parts.values()])
-
-  @property
-  def head_scenarios(self) -> tuple[str, ...]:
-    """Those in which all of them can train a head."""
-    return _in_all([part.head_scenarios for part in self.parts.values()])
-
-  @property
-  def needs(self) -> tuple[str, ...]:
-    """What any of them needs."""
-    return tuple(need for part in self.parts.values() for need in part.needs)
-
-  @property
   def lora_dropout(self) -> float:
-    """Of the one that trains adapters."""
+    """Returns the dropout of the method that trains adapters."""
     return max(part.lora_dropout for part in self.parts.values())
 
   @property
   def teacher_path(self) -> str:
-    """Of the one that has another model as its teacher."""
+    """Returns the path of the method that another model teaches."""
     return next((p.teacher_path for p in self.parts.values() if p.teacher_path), '')
 
   def check(self) -> None:
-    """Refuses settings out of their range, by the name of the method and the field."""
+    """Refuses settings out of their bounds; messages name the method and the field."""
     self._each(lambda part: part.check())
 
-  def check_run(self, scenario: str, tools: Any) -> None:
-    """Refuses settings that do not go with a run, by the name of the method and the field."""
+  def check_run(self, scenario: str, tools: Tools) -> None:
+    """Refuses settings that do not fit a run; messages name the method and the field."""
     self._each(lambda part: part.check_run(scenario, tools))
 
   def _each(self, check: Callable[[Settings], None]) -> None:
@@ -71,23 +56,24 @@ class Composed(Settings):
 
 
 def _in_all(lists: list[tuple[str, ...]]) -> tuple[str, ...]:
+  """Returns what stands in every list."""
   return tuple(x for x in lists[0] if all(x in others for others in lists))
 
 
 def short_name(name: str) -> str:
-  """The last part of `package.module:Class` in lower case; any other name as it is."""
+  """Returns the last part of `package.module:Class` in lower case; another name as it is."""
   return re.split(r'[.:]', name)[-1].lower()
 
 
 def settings(classes: dict[str, type[Settings]], names: Sequence[str]) -> Composed:
-  """Default settings of methods that can be one.
+  """Returns the default settings of a composition.
 
   Args:
-    classes: the settings class of each.
-    names: in the order given, each once.
+    classes: {name: settings class} of the methods.
+    names: names of the methods, in the order in which their hooks are called.
 
   Raises:
-    UserError: a name is given twice, or two of the methods bring the same.
+    UserError: a name is given twice, or the methods cannot be composed.
   """
   short = tuple(map(short_name, names))
   if len(set(short)) < len(short):
@@ -97,7 +83,7 @@ def settings(classes: dict[str, type[Settings]], names: Sequence[str]) -> Compos
 
 @functools.cache
 def _class_of(names: tuple[str, ...], classes: tuple[type[Settings], ...]) -> type[Composed]:
-  """The settings class of these methods, each a field."""
+  """Returns the settings class of a composition, which has a field for each method."""
   parts = {name: kind() for name, kind in zip(names, classes, strict=True)}
   check_fit(names, parts)
   default = lambda part: dataclasses.field(default_factory=type(part))
@@ -105,16 +91,22 @@ def _class_of(names: tuple[str, ...], classes: tuple[type[Settings], ...]) -> ty
   namespace = {
     'brings': tuple(what for part in parts.values() for what in part.brings),
     'holds_tree': any(part.holds_tree for part in parts.values()),
-    '__annotations__': {'brings': ClassVar, 'holds_tree': ClassVar},
+    'scenarios': _in_all([part.scenarios for part in parts.values()]),
+    'head_scenarios': _in_all([part.head_scenarios for part in parts.values()]),
+    'needs': tuple(need for part in parts.values() for need in part.needs),
   }
   return dataclasses.make_dataclass('Composed', fields, bases=(Composed,), namespace=namespace)
 
 
 def check_fit(names: tuple[str, ...], parts: dict[str, Settings]) -> None:
-  """Refuses methods that cannot be one.
+  """Refuses methods that cannot be composed.
+
+  Args:
+    names: names of the methods.
+    parts: {name: settings} of the methods.
 
   Raises:
-    UserError: naming both, and what is in the way.
+    UserError: names both methods and what is in the way.
   """
   whole = SIGN.join(names)
   for name, part in parts.items():

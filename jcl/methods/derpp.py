@@ -1,10 +1,19 @@
-"""DER++ (Buzzega et al. 2020): L = CE(new) + beta·CE(old) + alpha·MSE(old, model of the past)."""
+"""Dark experience replay, DER++ (Buzzega et al. 2020).
+
+    L = CE(new) + beta · CE(old) + alpha · MSE(old)
+
+MSE is the mean squared distance of the logits to those of the past. With a head and the task id
+given, the losses of each task that is in the batch are summed.
+"""
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import ClassVar
 
+from jcl.backbones import Backbone
 from jcl.config import choice, number
 from jcl.memory import buffer, teacher
+from jcl.memory.teacher import ExternalTeacher
+from jcl.memory.tools import Tools
 from jcl.methods.method import Method, require
 from jcl.methods.replay import Replay, replay
 from jcl.step import losses
@@ -12,41 +21,47 @@ from jcl.step import losses
 
 @dataclasses.dataclass
 class Derpp(Replay):
-  """The buffer is that of `replay`; the past is the model as it was before the task."""
+  """The buffer is that of `replay`; the past is by default the model before the task."""
 
   alpha: float = number(0.5, least=0)  # weight of the squared distance to the logits of the past
   beta: float = number(0.5, least=0)  # weight of cross-entropy on old rows
-  level: str = choice('batch', 'dataset')  # half of every batch | mixed into the epoch
-  targets: str = choice('teacher', 'stored')  # before the task | when it entered the buffer
+  # Old rows make up half of every batch (`batch`), or are mixed into each epoch (`dataset`).
+  level: str = choice('batch', 'dataset')
+  # Logits of the past: of the model before the task, or of the model when an example was stored.
+  targets: str = choice('teacher', 'stored')
   # MiB that the teacher's states may take; where they take more, the teacher runs in the step.
   teacher_cache_mb: int = number(2048, least=0)
   stored_logits_mb: int = number(1024, least=0)  # MiB that stored logits may take
-  published_til_weighting: bool = False  # heads: new rows weigh beta and keep to untrained heads
+  # As in the published code, with heads and task ids: new rows have weight beta and an MSE, too.
+  published_til_weighting: bool = False
   scenarios: ClassVar = ('cil', 'til', 'dil')
   brings: ClassVar = ('loss', 'rows')
   holds_tree: ClassVar = True
 
   def check(self) -> None:
+    """Refuses values out of their bounds, and stored logits that would change within a task."""
     super().check()
     right = self.update == 'after_task' or self.targets == 'teacher'
     require(right, 'update', self.update, "'after_task' with targets 'stored'")
 
-  def check_run(self, scenario: str, tools: Any) -> None:
+  def check_run(self, scenario: str, tools: Tools) -> None:
+    """Refuses logits that take too much memory, and weights that the run has no use for."""
     super().check_run(scenario, tools)
     teacher.check_stored(tools, self)
     plain, words = not self.published_til_weighting, "False but for heads in til and a 'teacher'"
     right = plain or (tools.task_id_given and tools.heads is not None and self.targets == 'teacher')
     require(right, 'published_til_weighting', True, words)
 
-  def build(self, backbone: Any, teacher: Any = None) -> Method:
+  def build(self, backbone: Backbone, teacher: ExternalTeacher | None = None) -> Method:
     """Builds `derpp`."""
     return derpp(backbone, self)
 
 
-def derpp(backbone, settings: Derpp) -> Method:
-  """New and old rows are told apart by `replay`, never by their place in the batch."""
-  s, published = settings, settings.published_til_weighting  # which looks at new rows, too
-  field, cache_mb = teacher.field_of(s.targets, s.update), 0 if published else s.teacher_cache_mb
+def derpp(backbone: Backbone, settings: Derpp) -> Method:
+  """Returns the method; `batch.replay_M` says which targets are of old rows."""
+  s, published = settings, settings.published_til_weighting
+  field = teacher.field_of(s.targets, s.update)
+  cache_mb = 0 if published else s.teacher_cache_mb  # new rows need the teacher, too
   past = teacher.follow(
     replay(backbone, s, 'old'), backbone, s.max_cached_examples, buffer.held, cache_mb, field
   )

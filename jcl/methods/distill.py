@@ -1,49 +1,64 @@
-"""Distillation (Hinton et al. 2015; Li and Hoiem 2016): L = alpha·KD_T + (1 − alpha)·CE."""
+"""Knowledge distillation on the new rows (Hinton et al. 2015; Li and Hoiem 2016).
+
+    L = (1 − alpha) · CE(new) + alpha · KD_T(new),    KD_T = T² · KL(teacher ‖ model)
+
+T is distill_temperature. The teacher is the model before the task, or another model.
+"""
 
 import dataclasses
 import functools
-from typing import Any, ClassVar
+from typing import ClassVar
 
+from jcl.backbones import Backbone
 from jcl.config import number
 from jcl.memory import teacher
+from jcl.memory.teacher import ExternalTeacher
+from jcl.memory.tools import Tools
 from jcl.methods.method import Method, Settings, require
 from jcl.step import losses
-from jcl.streams.stream import TaskPlan
+from jcl.streams.stream import Stream, TaskPlan
 
 
 @dataclasses.dataclass
 class Distill(Settings):
-  """New rows alone train; the teacher is looked at on all of them."""
+  """By default the model before the task teaches, and the first task is plain fine-tuning."""
 
   # Weight of the distillation; that of cross-entropy is 1 - alpha.
   alpha: float = number(0.5, least=0, most=1)
   distill_temperature: float = number(2.0, above=0)  # of the two softmaxes
-  teacher_path: str = ''  # another model, as backbone.path; empty: the model before the task
+  # Another model that teaches, as in backbone.path; empty: the model before the task.
+  teacher_path: str = ''
   # MiB that the teacher's states may take; where they take more, the teacher runs in the step.
   teacher_cache_mb: int = number(2048, least=0)
-  head_scenarios: ClassVar = ('cil', 'dil')  # in til a task's own head had nothing to teach yet
+  head_scenarios: ClassVar = ('cil', 'dil')  # in til, the head of a new task has no teacher
   brings: ClassVar = ('loss',)
   holds_tree: ClassVar = True
   neutral: ClassVar = {'alpha': 0.0}
 
-  def max_cached_examples(self, stream: Any) -> int:
-    """Examples of the largest task."""
+  def max_cached_examples(self, stream: Stream) -> int:
+    """Returns the number of training examples of the largest task."""
     return max(len(task.train) for task in stream.tasks)
 
-  def check_run(self, scenario: str, tools: Any) -> None:
-    """Refuses another teacher for a head: it has no head over these classes."""
+  def check_run(self, scenario: str, tools: Tools) -> None:
+    """Refuses another model as the teacher of a head: it has no head over these classes."""
     right = not self.teacher_path or tools.heads is None
     require(right, 'teacher_path', self.teacher_path, 'empty with backbone.head')
 
-  def build(self, backbone: Any, teacher: Any = None) -> Method:
+  def build(self, backbone: Backbone, teacher: ExternalTeacher | None = None) -> Method:
     """Builds `distill`."""
     return distill(backbone, self, teacher)
 
 
 def distill(
-  backbone, settings: Distill, external_teacher: teacher.ExternalTeacher | None = None
+  backbone: Backbone, settings: Distill, external_teacher: ExternalTeacher | None = None
 ) -> Method:
-  """The first task has no past: plain cross-entropy, of weight 1, unless another model teaches."""
+  """Returns the method; the first task has cross-entropy alone unless another model teaches.
+
+  Args:
+    backbone: the model that learns.
+    settings: settings of the method.
+    external_teacher: the model at `teacher_path`; None: the model before the task teaches.
+  """
   divergence = functools.partial(losses.distillation, temperature=settings.distill_temperature)
   theirs = backbone if external_teacher is None else external_teacher.backbone
   knowing = lambda params: params if external_teacher is None else external_teacher.params()

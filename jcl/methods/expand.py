@@ -1,32 +1,36 @@
-"""Block expansion (Wu et al. 2024): each task adds blocks that change nothing yet and trains them.
+"""Block expansion (Wu et al. 2024): each task adds blocks to the model and trains these alone.
 
-The model is as deep as there are tasks: it compiles once more a task.
+    L = CE(new)
+
+A new block is a copy of the block before it whose output projections are 0, so that the model's
+outputs do not change when the block is added. The model grows, and compiles again, at every task.
 """
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from jcl.backbones import block_expansion
+from jcl.backbones import Backbone, block_expansion
 from jcl.config import number
+from jcl.memory.teacher import ExternalTeacher
 from jcl.methods.method import Method, Settings
 from jcl.streams.stream import TaskPlan
 
 
 @dataclasses.dataclass
 class Expand(Settings):
-  """Everything old is frozen; the base must be a model that can do something already."""
+  """All older parameters are frozen, so the base model should be a pretrained one."""
 
-  every: int = number(4, least=1)  # layers of the base to each new block
+  every: int = number(4, least=1)  # layers of the base model for each new block
   needs: ClassVar = ('pre_norm',)
   brings: ClassVar = ('tree',)
 
-  def build(self, backbone: Any, teacher: Any = None) -> Method:
+  def build(self, backbone: Backbone, teacher: ExternalTeacher | None = None) -> Method:
     """Builds `expand`."""
     return expand(backbone, self)
 
 
-def expand(backbone, settings: Expand) -> Method:
-  """Cross-entropy, for the newest blocks (and a head) alone."""
+def expand(backbone: Backbone, settings: Expand) -> Method:
+  """Returns the method; only the newest blocks and a head train."""
 
   def init(params, stream, tools):
     return {'teacher': {}, 'sizes': block_expansion.groups(params, settings.every), 'new': None}

@@ -1,26 +1,32 @@
-"""JOINT: a fresh model trained once on the union of all tasks. The upper bound."""
+"""Joint training: a fresh model on all tasks at once, the upper bound of a comparison.
+
+L = CE(all tasks)
+"""
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import ClassVar
 
+from jcl.backbones import Backbone
+from jcl.memory.teacher import ExternalTeacher
 from jcl.methods.method import Method, Settings
 from jcl.streams.stream import TaskPlan
 
 
 @dataclasses.dataclass
 class Joint(Settings):
-  """By default only the last row of the accuracy matrix (and the one before training) is filled."""
+  """By default only the first row of the accuracy matrix and the last one are filled."""
 
   starts_afresh: ClassVar = True
-  every_task: bool = False  # train afresh on tasks 1..i for every i: costs T(T+1)/2 tasks
+  # After each task, train a fresh model on all tasks so far; T tasks then cost T(T+1)/2.
+  every_task: bool = False
 
-  def build(self, backbone: Any, teacher: Any = None) -> Method:
+  def build(self, backbone: Backbone, teacher: ExternalTeacher | None = None) -> Method:
     """Builds `joint`."""
     return joint(backbone, self)
 
 
-def joint(backbone, settings: Joint) -> Method:
-  """Cross-entropy on all tasks at once, from the initial parameters."""
+def joint(backbone: Backbone, settings: Joint) -> Method:
+  """Returns the method; its memory holds the initial parameters and references to all examples."""
 
   def init(params, stream, tools):
     return {'teacher': {}, 'initial': params, 'union': []}

@@ -1,37 +1,44 @@
-"""L2: L = CE + lambda_l2 · Σ_p (θ_p − θ*_p)², θ* the end of the last task.
+"""L2 regularisation towards the model at the end of the last task, θ*.
 
-Quickstart, one seed: A_T 29.8 at 1e-2, 33.1 at 3e-2 (plain fine-tuning: 20.2).
+    L = CE(new) + lambda_l2 · Σ_p (θ_p − θ*_p)²
+
+Average accuracy on the quickstart, one seed: 29.8 % with lambda_l2 1e-2, 33.1 % with 3e-2 (`seq`:
+20.2 %).
 """
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
+from jcl.backbones import Backbone
 from jcl.config import number
 from jcl.memory import fisher
+from jcl.memory.teacher import ExternalTeacher
 from jcl.methods.method import Method, Settings
 from jcl.streams.stream import TaskPlan
+from jcl.types import Memory, Params
 
 
 @dataclasses.dataclass
 class L2(Settings):
-  """All parameters are held alike: what EWC must beat."""
+  """Every parameter counts the same, which is the baseline for EWC."""
 
   lambda_l2: float = number(1e-2, least=0)  # weight of the penalty
   holds_tree: ClassVar = True
   neutral: ClassVar = {'lambda_l2': 0.0}
 
-  def build(self, backbone: Any, teacher: Any = None) -> Method:
+  def build(self, backbone: Backbone, teacher: ExternalTeacher | None = None) -> Method:
     """Builds `l2`."""
     return l2(backbone, self)
 
 
-def l2(backbone, settings: L2) -> Method:
-  """Plain cross-entropy and a pull to the last model; in the first task there is none."""
+def l2(backbone: Backbone, settings: L2) -> Method:
+  """Returns the method; its penalty is 0 in the first task."""
 
-  def around(params, strength):
+  def around(params: Params, strength: float) -> Memory:
+    """Returns Σ_p strength · (θ_p − params_p)² as the data of `jcl.memory.fisher.quadratic`."""
     alike = jax.tree.map(lambda p: jnp.float32(strength), params)  # one number a leaf
     return {'fisher': alike, 'anchor': params, 'constant': jnp.float32(0)}
 

@@ -1,10 +1,18 @@
-"""LAMOL (Sun et al. 2020): L = CE(QA) + lambda_gen·CE(GEN), replay rows by the model itself."""
+"""Language modelling for lifelong learning, LAMOL (Sun et al. 2020).
+
+    L = CE(QA) + lambda_gen · CE(GEN)
+
+The model learns to answer (QA rows) and to generate training examples (GEN rows). Before each task
+it generates pseudo samples of the old tasks, which train with the new examples.
+"""
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import ClassVar
 
+from jcl.backbones import Backbone
 from jcl.config import number
 from jcl.memory import pseudo
+from jcl.memory.teacher import ExternalTeacher
 from jcl.methods.method import Method, Settings
 from jcl.step import losses
 from jcl.streams.stream import TaskPlan
@@ -12,16 +20,16 @@ from jcl.streams.stream import TaskPlan
 
 @dataclasses.dataclass
 class Lamol(Settings):
-  """The model answers and generates; pseudo samples of the old tasks train with the new rows."""
+  """By default one generation token serves all tasks."""
 
   lambda_gen: float = number(0.25, least=0)  # weight of the generation rows
   gamma: float = number(0.20, least=0)  # pseudo samples for each new example
-  top_k: int = number(20, least=1)  # candidates a token
+  top_k: int = number(20, least=1)  # likeliest tokens that a sampled token is drawn from
   temperature: float = number(1.0, above=0)  # of sampling
-  task_tokens: bool = False  # __0__, __1__, … instead of one __gen__
+  task_tokens: bool = False  # a generation token for each task: __0__, __1__, …, not __gen__
   retry: bool = True  # draw again until as many samples parse as were asked for
-  max_attempts: int = number(3, least=1)  # draws at most, as a multiple of the number asked for
-  require_known_label: bool = False  # keep only samples whose answer is a label of an old task
+  max_attempts: int = number(3, least=1)  # most draws, as a multiple of the number asked for
+  require_known_label: bool = False  # keep only samples that answer with a label of an old task
   deduplicate: bool = False  # keep no sample twice
   brings: ClassVar = ('loss', 'rows')
   scenarios: ClassVar = ('cil', 'til', 'iil', 'dil')
@@ -29,16 +37,16 @@ class Lamol(Settings):
 
   @property
   def text_format(self) -> str:
-    """One generation token for all tasks, or one a task."""
+    """`lamol_task` with a generation token for each task, else `lamol`."""
     return 'lamol_task' if self.task_tokens else 'lamol'
 
-  def build(self, backbone: Any, teacher: Any = None) -> Method:
+  def build(self, backbone: Backbone, teacher: ExternalTeacher | None = None) -> Method:
     """Builds `lamol`."""
     return lamol(backbone, self)
 
 
-def lamol(backbone, settings: Lamol) -> Method:
-  """Question answering and generation in one pass, over real and pseudo rows alike."""
+def lamol(backbone: Backbone, settings: Lamol) -> Method:
+  """Returns the method; both losses are taken over real and pseudo rows, in one forward pass."""
 
   def loss_fn(params, teacher_params, batch):
     ce_M = losses.target_cross_entropy(backbone, params, batch)

@@ -1,40 +1,50 @@
-"""LAMOL-KD: LAMOL, whose replay rows are distilled from the model that wrote them."""
+"""LAMOL-KD: LAMOL with distillation on the pseudo samples, from the model that generated them.
+
+    L = CE(new QA) + lambda_gen · CE(new GEN)
+        + distill_weight · (KD_T(old QA) + lambda_gen · KD_T(old GEN))
+
+KD_T = T² · KL(teacher ‖ model), T is distill_temperature, the teacher is the model before the task.
+"""
 
 import dataclasses
 import functools
-from typing import Any, ClassVar
+from typing import ClassVar
 
+from jcl.backbones import Backbone
 from jcl.config import number
 from jcl.memory import pseudo, teacher
+from jcl.memory.teacher import ExternalTeacher
 from jcl.methods.lamol import Lamol, lamol
 from jcl.methods.method import Method
 from jcl.step import losses
+from jcl.streams.stream import Stream
 
 
 @dataclasses.dataclass
 class LamolKd(Lamol):
-  """No cross-entropy on pseudo rows: at the same targets the model before the task is followed."""
+  """Pseudo rows have distillation in place of cross-entropy, at the same targets."""
 
-  task_tokens: bool = True  # __0__, __1__, … instead of one __gen__
+  task_tokens: bool = True  # a generation token for each task: __0__, __1__, …, not __gen__
   # Weight of the distillation; the cross-entropy of new rows has weight 1.
   distill_weight: float = number(1.0, least=0)
   distill_temperature: float = number(2.0, above=0)  # of the two softmaxes
   # MiB that the teacher's states may take; where they take more, the teacher runs in the step.
   teacher_cache_mb: int = number(2048, least=0)
-  published_kd_mask: bool = False  # distil one position later: no first token, but beyond eos
+  # As in the published code, distil one position later: after eos, and not the first token.
+  published_kd_mask: bool = False
   holds_tree: ClassVar = True
 
-  def max_cached_examples(self, stream: Any) -> int:
-    """Pseudo samples before the largest task."""
+  def max_cached_examples(self, stream: Stream) -> int:
+    """Returns the number of pseudo samples before the largest task."""
     return int(self.gamma * max(len(task.train) for task in stream.tasks))
 
-  def build(self, backbone: Any, teacher: Any = None) -> Method:
+  def build(self, backbone: Backbone, teacher: ExternalTeacher | None = None) -> Method:
     """Builds `lamol_kd`."""
     return lamol_kd(backbone, self)
 
 
-def lamol_kd(backbone, settings: LamolKd) -> Method:
-  """CE(new QA) + lambda_gen·CE(new GEN) + distill_weight·(KD(old QA) + lambda_gen·KD(old GEN))."""
+def lamol_kd(backbone: Backbone, settings: LamolKd) -> Method:
+  """Returns the method; all four terms come from one forward pass."""
   s, later = settings, int(settings.published_kd_mask)
   drawn = lambda memory: pseudo.examples(memory['pseudo'])
   past = lamol(backbone, s)
@@ -44,7 +54,7 @@ def lamol_kd(backbone, settings: LamolKd) -> Method:
   divergence = functools.partial(losses.distillation, temperature=s.distill_temperature)
 
   def loss_fn(params, teacher_params, batch):
-    # Old rows are nothing but distilled: to move their targets leaves cross-entropy as it is.
+    # Only old rows move, and these have no cross-entropy.
     moved_M = batch.target_position + later * batch.replay_M
     batch = batch.replace(target_position=moved_M)
     ce_M, kd_M = teacher.compare(backbone, params, teacher_params, batch, divergence)

@@ -1,30 +1,34 @@
-"""LoRA accumulation (Hu et al. 2022): the base is frozen, every task trains a low-rank adapter."""
+"""A low-rank adapter for each task, LoRA (Hu et al. 2022), over a frozen base model.
+
+L = CE(new),    W = W_base + (lora_alpha / r) · A·B
+"""
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import numpy as np
 
+from jcl.backbones import Backbone, lora_merging
 from jcl.backbones import lora as adapters
-from jcl.backbones import lora_merging
 from jcl.config import choice, number
+from jcl.memory.teacher import ExternalTeacher
 from jcl.methods.method import Method, Settings, require
-from jcl.streams.stream import TaskPlan
+from jcl.streams.stream import Task, TaskPlan
+from jcl.types import Memory, Params
 
 
 @dataclasses.dataclass
 class Lora(Settings):
-  """The task's adapter answers where it is told, else the last one, all stacked, or a merge."""
+  """With the task id the task's adapter answers; without it the last one, the stack or a merge."""
 
-  r: int = number(16, least=1)  # rank of a task's adapter
-  lora_alpha: float = number(32.0, above=0)  # its scale is lora_alpha / r
-  lora_dropout: float = number(0.05, least=0, below=1)  # of its input, in training
-  targets: tuple[str, ...] = ('q', 'v')  # projections that it changes
+  r: int = number(16, least=1)  # rank of the adapter of a task
+  lora_alpha: float = number(32.0, above=0)  # an adapter's scale is lora_alpha / r
+  lora_dropout: float = number(0.05, least=0, below=1)  # dropout of an adapter's input, in training
+  targets: tuple[str, ...] = ('q', 'v')  # projections that have an adapter
   stack: bool = False  # train on top of the earlier adapters, which stay frozen
-  merge: str = choice(
-    '', *lora_merging.WAYS
-  )  # of all adapters so far where no task is told; '': the last
+  # Merge of all adapters so far, which answers without a task id; '': the last adapter answers.
+  merge: str = choice('', *lora_merging.WAYS)
   density: float = number(0.2, above=0, most=1)  # share of the entries that `ties` and `dare` keep
   brings: ClassVar = ('tree',)
 
@@ -34,15 +38,16 @@ class Lora(Settings):
     right = "'' where adapters are stacked: they are one already"
     require(not (self.stack and self.merge), 'merge', self.merge, right)
 
-  def build(self, backbone: Any, teacher: Any = None) -> Method:
+  def build(self, backbone: Backbone, teacher: ExternalTeacher | None = None) -> Method:
     """Builds `lora`."""
     return lora(backbone, self)
 
 
-def lora(backbone, settings: Lora) -> Method:
-  """Cross-entropy, for the adapter (and a head) alone."""
+def lora(backbone: Backbone, settings: Lora) -> Method:
+  """Returns the method; only the adapter of the task and a head train."""
 
-  def fresh(params, rank, key):
+  def fresh(params: Params, rank: int, key: jax.Array) -> Params:
+    """Returns an untrained adapter."""
     alpha = settings.lora_alpha * rank / settings.r  # the scale is that of one task's rank
     return adapters.fresh(params, key, rank, alpha, settings.targets)
 
@@ -79,6 +84,6 @@ def lora(backbone, settings: Lora) -> Method:
   return Method(init, before_task, plan, after_task=after_task, params_for=params_for)
 
 
-def own(memory, task, settings: Lora) -> np.ndarray:
-  """[R] 1 for the columns of the adapter that belong to `task`, else 0."""
+def own(memory: Memory, task: Task, settings: Lora) -> np.ndarray:
+  """Returns [R], 1 for the columns of the adapter that belong to `task`, else 0."""
   return (np.arange(memory['rank']) // settings.r == (task.index if settings.stack else 0)) * 1.0

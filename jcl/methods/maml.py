@@ -1,23 +1,29 @@
-"""MAML (Finn et al. 2017), online-aware: L(θ − inner_lr·∇L_new(θ)), L over new and old rows."""
+"""Model-agnostic meta-learning, MAML (Finn et al. 2017), in its online-aware form.
+
+L = CE(new and old rows) at θ − inner_lr · ∇CE(new rows)(θ)
+"""
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 
+from jcl.backbones import Backbone
 from jcl.config import choice, number
+from jcl.memory.teacher import ExternalTeacher
 from jcl.methods.method import Method, require
 from jcl.methods.replay import Replay, replay
 
 
 @dataclasses.dataclass
 class Maml(Replay):
-  """The buffer is that of `replay`; a step down the new rows' loss must not harm the old ones."""
+  """The buffer is that of `replay`; the inner steps are on the new rows of the batch."""
 
-  level: str = choice('batch', 'dataset')  # half of every batch | mixed into the epoch
-  inner_lr: float = number(1e-2, least=0)  # rate of the inner steps, plain gradient descent
+  # Old rows make up half of every batch (`batch`), or are mixed into each epoch (`dataset`).
+  level: str = choice('batch', 'dataset')
+  inner_lr: float = number(1e-2, least=0)  # rate of the inner steps of gradient descent
   inner_steps: int = number(1, least=1)  # gradient steps on the new rows
-  first_order: bool = False  # no gradient through the inner gradients
+  first_order: bool = False  # no second derivatives
   brings: ClassVar = ('rows', 'objective')
   neutral: ClassVar = {'inner_lr': 0.0}
 
@@ -27,13 +33,13 @@ class Maml(Replay):
     right = "'random': the inner step is the method's own"
     require(self.select == 'random', 'select', self.select, right)
 
-  def build(self, backbone: Any, teacher: Any = None) -> Method:
+  def build(self, backbone: Backbone, teacher: ExternalTeacher | None = None) -> Method:
     """Builds `maml`."""
     return maml(backbone, self)
 
 
-def maml(backbone, settings: Maml) -> Method:
-  """Plain cross-entropy of all rows, where the inner steps on the new ones lead."""
+def maml(backbone: Backbone, settings: Maml) -> Method:
+  """Returns the method: `replay` with an objective that takes the inner steps first."""
 
   def objective(plain):
     def wrapped(params, batch):

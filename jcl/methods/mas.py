@@ -1,33 +1,39 @@
-"""MAS (Aljundi et al. 2018): L = CE + lambda_mas · Σ_p Ω_p (θ_p − θ*_p)², no labels needed.
+"""Memory aware synapses, MAS (Aljundi et al. 2018).
 
-Ω is the mean over examples of |∇ Σ_m ‖z[m]‖² / Σ_m w[m]|, z the logits at an example's targets.
-Quickstart, one seed: A_T 21.3 at the default, which lets new tasks hardly be learned, 37.1 at 1e-2.
+    L = CE(new) + lambda_mas · Σ_p Ω_p (θ_p − θ*_p)²
+
+θ* is the model at the end of the last task. Ω sums over tasks the mean over their examples of
+|∇ Σ_m ‖z[m]‖² / Σ_m w[m]|, z[m] the logits and w[m] the weight of target m. No labels are needed.
+Average accuracy on the quickstart, one seed: 21.3 % with the default, under which new tasks are
+hardly learned, 37.1 % with lambda_mas 1e-2.
 """
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import ClassVar
 
+from jcl.backbones import Backbone
 from jcl.config import number
 from jcl.memory import fisher
+from jcl.memory.teacher import ExternalTeacher
 from jcl.methods.method import Method, Settings
 from jcl.streams.stream import TaskPlan
 
 
 @dataclasses.dataclass
 class Mas(Settings):
-  """What the outputs on old tasks depend on moves less."""
+  """A parameter that the outputs on old tasks depend on is held more strongly."""
 
   lambda_mas: float = number(1.0, least=0)  # weight of the penalty
   holds_tree: ClassVar = True
   neutral: ClassVar = {'lambda_mas': 0.0}
 
-  def build(self, backbone: Any, teacher: Any = None) -> Method:
+  def build(self, backbone: Backbone, teacher: ExternalTeacher | None = None) -> Method:
     """Builds `mas`."""
     return mas(backbone, self)
 
 
-def mas(backbone, settings: Mas) -> Method:
-  """Plain cross-entropy and a pull to the last model; Ω is summed over tasks."""
+def mas(backbone: Backbone, settings: Mas) -> Method:
+  """Returns the method; `teacher` holds Ω and the anchor θ*."""
   importance = fisher.absolute_gradient(fisher.output_size(backbone))
 
   def init(params, stream, tools):

@@ -4,12 +4,27 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
+import jax
+
+from jcl.backbones import Backbone
+from jcl.batching.batch import Batch
 from jcl.config import check_values
 from jcl.errors import UserError
-from jcl.streams.stream import TaskPlan
+from jcl.memory.teacher import ExternalTeacher
+from jcl.memory.tools import Tools
+from jcl.streams.stream import Stream, Task, TaskPlan
+from jcl.types import Memory, Params, Tree
+
+Terms = dict[str, tuple[jax.Array, jax.Array | bool]]
+"""{term: (value_M, where_M)}: a loss a target, and the targets that its mean is taken over."""
+
+Hook = Callable[[Memory, Params, Task, Tools], tuple[Memory, Params]]
+"""(memory, params, task, tools) -> memory, params."""
 
 
-def _keep(memory, params, task, tools):
+def _unchanged(
+  memory: Memory, params: Params, task: Task, tools: Tools
+) -> tuple[Memory, Params]:  # fmt: skip
   """A hook that does nothing."""
   return memory, params
 
@@ -20,72 +35,90 @@ class Method(NamedTuple):
   Every field defaults to plain fine-tuning: `Method()` is `seq`.
 
   Attributes:
-    init: (params, stream, tools) -> memory, a dict of pytrees and plain data in its final shapes;
-      its entry `teacher` is `teacher_params`, all of it that the step sees.
+    init: (params, stream, tools) -> memory, a dict of pytrees and plain data in its final shapes.
+      Its entry `teacher` is `teacher_params`, the only part of the memory that a step sees.
     before_task: (memory, params, task, tools) -> memory, params.
-    plan: (memory, task) -> Plan, what trains the task, as data.
-    loss_fn: (params, teacher_params, batch) -> {term: (value_M, where_M)}; None: plain
-      cross-entropy, one term `ce`.
-    penalty_fn: (params, teacher_params) -> {term: value}, terms without data.
-    objective: wraps f(params, batch) -> value, (means, terms).
-    after_step: (teacher_params, params, step) -> the same two; None: the teacher stands still.
+    plan: (memory, task) -> `TaskPlan`, the data that trains the task. No examples: the task is
+      neither trained nor evaluated.
+    loss_fn: (params, teacher_params, batch) -> {term: (value_M, where_M)}. The step minimises the
+      sum over terms of weight times mean over the targets in `where_M`. None: plain cross-entropy,
+      one term `ce`.
+    penalty_fn: (params, teacher_params) -> {term: value}, terms that read no data.
+    objective: takes f(params, batch) -> value, (means, terms), and returns such a function.
+    after_step: (teacher_params, params, step) -> teacher_params, params. None: the teacher does not
+      change within a task.
     after_task: (memory, params, task, tools) -> memory, params.
-    params_for: (memory, params, task | None) -> the params that are evaluated, sampled, exported;
-      None: the task is not told.
+    params_for: (memory, params, task or None) -> the parameters that are evaluated, sampled and
+      exported; None where the task id is not given.
   """
 
-  init: Callable = lambda params, stream, tools: {'teacher': {}}
-  before_task: Callable = _keep
-  plan: Callable = lambda memory, task: TaskPlan(task.train)
-  loss_fn: Callable | None = None
-  penalty_fn: Callable = lambda params, teacher_params: {}
-  objective: Callable = lambda plain: plain
-  after_step: Callable | None = None
-  after_task: Callable = _keep
-  params_for: Callable = lambda memory, params, task: params
+  init: Callable[[Params, Stream, Tools], Memory] = lambda params, stream, tools: {'teacher': {}}
+  before_task: Hook = _unchanged
+  plan: Callable[[Memory, Task], TaskPlan] = lambda memory, task: TaskPlan(task.train)
+  loss_fn: Callable[[Params, Tree, Batch], Terms] | None = None
+  penalty_fn: Callable[[Params, Tree], dict[str, jax.Array]] = lambda params, teacher_params: {}
+  objective: Callable[[Callable], Callable] = lambda plain: plain
+  after_step: Callable[[Tree, Params, jax.Array], tuple[Tree, Params]] | None = None
+  after_task: Hook = _unchanged
+  params_for: Callable[[Memory, Params, Task | None], Params] = lambda memory, params, task: params
 
 
 @dataclasses.dataclass
 class Settings:
-  """What is known of a method before a tokenizer or a weight is read.
+  """The settings of a method, and what is known of it before a tokenizer or a weight is read.
+
+  A method's settings are a dataclass that derives from this class. Its fields have a default, and
+  `jcl.config.number` and `choice` give them bounds. The attributes below are overridden as class
+  attributes (`brings: ClassVar = ('rows',)`); the last three may be fields or properties, too.
 
   Attributes:
-    text_format: `plain`, `lamol`, `lamol_task`, `packed` or `class`; in scenario cpt all have
-      `packed`.
-    scenarios: those it has a meaning in.
-    head_scenarios: those in which it can train a head over classes.
-    needs: `task_id` where the task must be told in every scenario; `pre_norm`: a decoder, whose
-      blocks add to the residual and may add nothing.
-    lora_dropout: of the input of adapters, in training; a field of the methods that train them.
-    teacher_path: of another model that teaches; a field of the methods that can have one.
+    scenarios: scenarios in which the method has a meaning.
+    head_scenarios: scenarios in which the method can train a head over classes.
+    needs: `task_id`: the task id is given in every scenario; `pre_norm`: the model is a pre-norm
+      decoder, whose blocks can be added without effect.
     starts_afresh: every task trains a fresh model, so that no optimiser state can be carried on.
-    brings: what a method has that only one of a composition may have: `loss`, old `rows`, an
-      `objective`, `slow` parameters, a `tree` of parameters that it adds to.
-    holds_tree: its memory has trees like the parameters, which may then not be added to.
-    neutral: settings under which the objective equals that of `seq` on a batch without replay or
-      generative rows.
-    needs_jcl: the least version of jcl that a method from outside works with; empty: any.
+    brings: parts of which a composition has one at most: `loss`, `rows` (replay), `objective`,
+      `slow` (parameters), `tree` (the method adds leaves to the parameters).
+    holds_tree: the memory holds trees like the parameters, to which no leaf may then be added.
+    neutral: settings under which the objective equals that of `seq` on a batch without replay rows
+      and generative rows.
+    needs_jcl: least version of jcl that the method works with, such as `0.3`; empty: any.
+    text_format: `plain`, `lamol` or `lamol_task`, the format of training rows; `packed` for raw
+      text. In scenario cpt every method has `packed`, with a head every method has `class`.
+    lora_dropout: dropout of the input of adapters, in training.
+    teacher_path: path of another model that teaches; empty: no such model.
   """
 
-  text_format: ClassVar[str] = 'plain'
   scenarios: ClassVar[tuple[str, ...]] = ('cil', 'til', 'iil', 'dil', 'cpt')
   head_scenarios: ClassVar[tuple[str, ...]] = ('cil', 'til', 'dil')
   needs: ClassVar[tuple[str, ...]] = ()
   starts_afresh: ClassVar[bool] = False
-  lora_dropout: ClassVar[float] = 0.0
   brings: ClassVar[tuple[str, ...]] = ()
   holds_tree: ClassVar[bool] = False
-  teacher_path: ClassVar[str] = ''
   neutral: ClassVar[Mapping[str, Any]] = {}
   needs_jcl: ClassVar[str] = ''
 
-  def build(self, backbone: Any, teacher: Any = None) -> Method:
+  @property
+  def text_format(self) -> str:
+    """See the class."""
+    return 'plain'
+
+  @property
+  def lora_dropout(self) -> float:
+    """See the class."""
+    return 0.0
+
+  @property
+  def teacher_path(self) -> str:
+    """See the class."""
+    return ''
+
+  def build(self, backbone: Backbone, teacher: ExternalTeacher | None = None) -> Method:
     """Builds the method.
 
     Args:
-      backbone: what learns.
-      teacher: the `memory.teacher.ExternalTeacher` that `teacher_path` names; None where it is
-        empty.
+      backbone: the model that learns.
+      teacher: the model that `teacher_path` names; None where it is empty.
     """
     raise NotImplementedError(f'{type(self).__name__}.build')
 
@@ -97,23 +130,33 @@ class Settings:
     """
     check_values(self, 'method.')
 
-  def max_cached_examples(self, stream: Any) -> int:
-    """Examples whose states or logits its tables can come to hold; 0: it has no tables."""
-    return 0
-
-  def check_run(self, scenario: str, tools: Any) -> None:
-    """Refuses settings that do not go with the stream, the text or the backbone of a run.
+  def check_run(self, scenario: str, tools: Tools) -> None:
+    """Refuses settings that do not fit the stream, the text or the model of a run.
 
     Args:
-      scenario: of the run.
-      tools: its own; nothing may be computed with them.
+      scenario: scenario of the run.
+      tools: tools of the run, of which only facts may be read: nothing may be computed.
 
     Raises:
-      UserError: naming the field.
+      UserError: names the field and what would be right.
     """
+
+  def max_cached_examples(self, stream: Stream) -> int:
+    """Returns how many examples the method's tables of states or logits can come to hold."""
+    return 0
 
 
 def require(holds: bool, field: str, value: Any, right: str) -> None:
-  """Raises a UserError that names the method's field unless `holds`."""
+  """Refuses a setting of a method.
+
+  Args:
+    holds: whether the value is right.
+    field: name of the setting.
+    value: its value.
+    right: what the value must be.
+
+  Raises:
+    UserError: `holds` is false.
+  """
   if not holds:
     raise UserError(f'method.{field} is {value!r}; it must be {right}')

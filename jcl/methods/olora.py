@@ -1,21 +1,26 @@
-"""O-LoRA (Wang et al. 2023): stacked adapters, each kept orthogonal to the earlier ones."""
+"""Orthogonal LoRA, O-LoRA (Wang et al. 2023): stacked adapters in orthogonal subspaces.
+
+L = CE(new) + lambda_olora · Σ_earlier Σ_ij |(A_earlierᵀ A_own)_ij|
+"""
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax.numpy as jnp
 import numpy as np
 
+from jcl.backbones import Backbone
 from jcl.config import number
+from jcl.memory.teacher import ExternalTeacher
 from jcl.methods.lora import Lora, lora, own
 from jcl.methods.method import Method, require
 
 
 @dataclasses.dataclass
 class Olora(Lora):
-  """LoRA, stacked, and lambda_olora · Σ_earlier Σ_ij |(A_earlierᵀ A_own)_ij|."""
+  """The adapters of earlier tasks stay frozen below the adapter of the task."""
 
-  stack: bool = True
+  stack: bool = True  # must be true
   lambda_olora: float = number(0.5, least=0)  # weight of the overlap
   neutral: ClassVar = {'lambda_olora': 0.0}
 
@@ -24,13 +29,13 @@ class Olora(Lora):
     super().check()
     require(self.stack, 'stack', self.stack, 'true: the earlier adapters must be there')
 
-  def build(self, backbone: Any, teacher: Any = None) -> Method:
+  def build(self, backbone: Backbone, teacher: ExternalTeacher | None = None) -> Method:
     """Builds `olora`."""
     return olora(backbone, self)
 
 
-def olora(backbone, settings: Olora) -> Method:
-  """LoRA's method with the penalty; the teacher says which columns are whose."""
+def olora(backbone: Backbone, settings: Olora) -> Method:
+  """Returns the method; `teacher` says which columns of the adapter are earlier and own."""
   base = lora(backbone, settings)
 
   def init(params, stream, tools):

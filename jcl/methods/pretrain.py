@@ -1,24 +1,31 @@
-"""Continual pretraining: blocks of raw text, new and old ones mixed in a fixed share of tokens.
+"""Continual pretraining on blocks of raw text, with replay of old corpora (Ibrahim et al. 2024).
 
-L = mean over all tokens of −log p(token | those before it in its block). Of the tokens that train a
-task `replay_share` are of the corpora before it, exactly and evenly (see
-`jcl.batching.packed_epochs`); 0.2 is new to old 8 : 2. Rates that warm up anew for every task
-(Ibrahim et al. 2024) or go on over the whole run are `train.schedule_between_tasks`. After every
-task the model is held against the one that the run started from, on text that is not trained on:
-KL(base ‖ model) in nats per token and perplexity, in `results.json` under `drift`.
+    L = mean over all tokens of −log p(token | tokens before it in its block)
+
+A share `replay_share` of the tokens that train a task comes from the corpora of earlier tasks,
+exactly and evenly (`jcl.batching.packed_epochs`); 0.2 is new to old 8 : 2.
+`train.schedule_between_tasks` says whether the learning rate warms up again for every task. After
+every task the model is compared with the model at the start of the run, on text that is not trained
+on: KL(start ‖ model) in nats per token, and perplexity, in `results.json` under `drift`.
 """
 
 import dataclasses
 import functools
 import math
 import pathlib
-from typing import Any, ClassVar
+from typing import ClassVar
 
+import jax
+
+from jcl.backbones import Backbone
+from jcl.batching.batch import Batch
 from jcl.config import number
 from jcl.memory import teacher
+from jcl.memory.teacher import ExternalTeacher
 from jcl.methods.method import Method, Settings, require
 from jcl.step import losses
 from jcl.streams.stream import References, TaskPlan
+from jcl.types import Params
 
 
 @dataclasses.dataclass
@@ -27,31 +34,34 @@ class Pretrain(Settings):
 
   # Share of a task's tokens that come from the corpora before it.
   replay_share: float = number(0.2, least=0, below=1)
-  drift: bool = True  # hold the model against the one of the start, which memory then keeps
-  probe_path: str = ''  # file of text that no task has; empty: the first task's test split
+  # Compare the model with the one at the start, which the memory then holds.
+  drift: bool = True
+  # Text file on which models are compared; empty: the test split of the first task.
+  probe_path: str = ''
   text_format: ClassVar = 'packed'
   scenarios: ClassVar = ('cpt',)
   brings: ClassVar = ('rows',)
   neutral: ClassVar = {'replay_share': 0.0}
 
   def check(self) -> None:
-    """Refuses values out of their bounds, and a probe that is not there or not asked for."""
+    """Refuses values out of their bounds, and a probe that does not exist or is not read."""
     super().check()
     path = self.probe_path
     require(not path or self.drift, 'probe_path', path, "'' without method.drift")
     there = not path or pathlib.Path(path).is_file()
     require(there, 'probe_path', path, "a text file, or '' for the first task's test split")
 
-  def build(self, backbone: Any, teacher: Any = None) -> Method:
+  def build(self, backbone: Backbone, teacher: ExternalTeacher | None = None) -> Method:
     """Builds `pretrain`."""
     return pretrain(backbone, self)
 
 
-def pretrain(backbone, settings: Pretrain) -> Method:
-  """Plain cross-entropy on the tokens of all blocks, new and old."""
+def pretrain(backbone: Backbone, settings: Pretrain) -> Method:
+  """Returns the method; the loss is plain cross-entropy on all tokens of all blocks."""
   divergence = functools.partial(losses.distillation, temperature=1.0)
 
-  def drift(models, batch):  # no logits of all tokens: both are projected a chunk at a time
+  def drift(models: dict[str, Params], batch: Batch) -> dict[str, jax.Array]:
+    """Returns KL and cross-entropy of each target; logits are made a chunk at a time."""
     nats_M, kl_M = teacher.compare(
       backbone, models['now'], models['base'], batch, divergence, train=False
     )

@@ -1,10 +1,11 @@
-"""Which methods there are, by name: those of this package and those of other packages."""
+"""Methods by name: those of this package and those of other packages."""
 
 import inspect
-from typing import Any
 
 from jcl import plugins
+from jcl.backbones import Backbone
 from jcl.errors import UserError
+from jcl.memory.teacher import ExternalTeacher
 from jcl.methods import composed
 from jcl.methods.compose import compose
 from jcl.methods.method import Method, Settings
@@ -32,14 +33,14 @@ BUILT_IN: dict[str, str] = {
 
 
 def settings_class(name: str) -> type[Settings]:
-  """The settings class of one method.
+  """Returns the settings class of one method.
 
   Args:
-    name: of a built-in method, `package.module:Class`, or the name of an entry point of the group
-      `jcl.methods`.
+    name: the name of a built-in method, `package.module:Class`, or the name of an entry point of
+      the group `jcl.methods`.
 
   Raises:
-    UserError: there is no such class, or it is not one that a method can be built from.
+    UserError: there is no such class, or no method can be built from it.
   """
   found = plugins.find('method', name, BUILT_IN, GROUP)
   if not (inspect.isclass(found) and issubclass(found, Settings)):
@@ -54,10 +55,13 @@ def settings_class(name: str) -> type[Settings]:
 
 
 def settings(name: str) -> Settings:
-  """The default settings of the method `name`, or of several with `+` between them.
+  """Returns the default settings of a method, or of a composition.
+
+  Args:
+    name: a name as in `settings_class`, or several with `+` between them.
 
   Raises:
-    UserError: there is no such method, or the methods cannot be one.
+    UserError: there is no such method, or the methods cannot be composed.
   """
   if composed.SIGN in name:
     names = name.split(composed.SIGN)
@@ -79,17 +83,16 @@ def name_of(chosen: Settings) -> str:
   return plugins.name_of(type(chosen), BUILT_IN, GROUP)
 
 
-def make(backbone: Any, chosen: Settings, teacher: Any = None) -> Method:
-  """The method that `chosen` are the settings of.
+def make(backbone: Backbone, chosen: Settings, teacher: ExternalTeacher | None = None) -> Method:
+  """Builds a method from its settings.
 
   Args:
-    backbone: what learns.
-    chosen: the settings.
-    teacher: the `memory.teacher.ExternalTeacher` that their `teacher_path` names; None where it is
-      empty.
+    backbone: the model that learns.
+    chosen: settings of a method or of a composition.
+    teacher: the model that `teacher_path` names; None where it is empty.
 
   Raises:
-    UserError: what a method from outside builds is no `Method`.
+    UserError: `build` of a method from another package returns no `Method`.
   """
   made = {}
   for name, part in parts(chosen).items():

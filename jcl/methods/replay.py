@@ -1,34 +1,48 @@
-"""Replay: real examples of the past, kept in a buffer and mixed into the new ones."""
+"""Experience replay: examples of old tasks are kept in a buffer and mixed into the new ones.
+
+    L = CE(new and old rows)
+
+Policies of the buffer: reservoir sampling (Vitter 1985), herding (Rebuffi et al. 2017), first in
+first out, quotas by class, importance sampling. With `select`
+`adversarial` the method is MIR (Aljundi et al. 2019).
+"""
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import ClassVar
 
+from jcl.backbones import Backbone
 from jcl.config import choice, number
 from jcl.memory import buffer, interference
+from jcl.memory.teacher import ExternalTeacher
+from jcl.memory.tools import Tools
 from jcl.methods.method import Method, Settings, require
-from jcl.streams.stream import TaskPlan
+from jcl.streams.stream import Stream, TaskPlan
 
 
 @dataclasses.dataclass
 class Replay(Settings):
-  """Cross-entropy over all rows, new and old."""
+  """Cross-entropy over all rows; by default 0.3 old rows for each new one."""
 
-  buffer_size: int = number(10000, least=1)  # examples
-  replay_ratio: float = number(0.3, least=0)  # old for each new one; level `dataset`
+  buffer_size: int = number(10000, least=1)  # examples that the buffer holds at most
+  replay_ratio: float = number(0.3, least=0)  # old rows for each new one, at level `dataset`
   unit: str = choice('rows', 'tokens')  # what the ratio counts
-  level: str = choice('dataset', 'batch')  # mixed into the epoch | half of every batch
+  # Old rows are mixed into each epoch (`dataset`), or make up half of every batch (`batch`).
+  level: str = choice('dataset', 'batch')
   policy: str = choice(*buffer.POLICIES)  # which examples the buffer keeps
-  keep_hard: bool = False  # `importance` prefers examples of high loss to those of low loss
-  update: str = choice('after_task', 'every_epoch', 'every_steps')  # when new examples enter
-  update_steps: int = number(0, least=0)  # steps between two updates `every_steps`
-  select: str = choice('random', 'adversarial')  # which are replayed; MIR: the most interfered
-  candidates: int = number(3, least=1)  # drawn for each one replayed, with `adversarial`
+  keep_hard: bool = False  # `importance` prefers examples of high loss, not of low loss
+  update: str = choice(
+    'after_task', 'every_epoch', 'every_steps'
+  )  # when new examples enter the buffer
+  update_steps: int = number(0, least=0)  # steps between two updates, with `every_steps`
+  # Old rows that are replayed: drawn at random, or those that new rows would harm most (MIR).
+  select: str = choice('random', 'adversarial')
+  candidates: int = number(3, least=1)  # old rows drawn for each one replayed, with `adversarial`
   # Rate of the virtual step that shows which rows are harmed, with `adversarial`.
   virtual_lr: float = number(1e-2, least=0)
-  brings: ClassVar = ('rows',)
+  brings: ClassVar[tuple[str, ...]] = ('rows',)
 
-  def max_cached_examples(self, stream: Any) -> int:
-    """Examples that the buffer can come to hold."""
+  def max_cached_examples(self, stream: Stream) -> int:
+    """Returns the number of examples that the buffer can come to hold."""
     return min(self.buffer_size, sum(len(task.train) for task in stream.tasks))
 
   def check(self) -> None:
@@ -46,8 +60,8 @@ class Replay(Settings):
     right = self.select == 'random' or self.level == 'batch'
     require(right, 'select', self.select, "'random' unless level is 'batch'")
 
-  def check_run(self, scenario: str, tools: Any) -> None:
-    """Refuses class quotas where there are no classes, or more of them than places."""
+  def check_run(self, scenario: str, tools: Tools) -> None:
+    """Refuses class quotas where answers are free, and a buffer with fewer places than classes."""
     if self.policy in buffer.BY_CLASS:
       classes = len(tools.stream.classes)
       right = classes > 0 and scenario in ('cil', 'til', 'dil')
@@ -56,18 +70,18 @@ class Replay(Settings):
       words = f'at least {classes}, a place for each class, with policy {self.policy!r}'
       require(self.buffer_size >= classes, 'buffer_size', self.buffer_size, words)
 
-  def build(self, backbone: Any, teacher: Any = None) -> Method:
+  def build(self, backbone: Backbone, teacher: ExternalTeacher | None = None) -> Method:
     """Builds `replay`."""
     return replay(backbone, self)
 
 
-def replay(backbone, settings: Replay, term: str = 'ce') -> Method:
-  """Plain cross-entropy; the examples of a task enter the buffer in the order trained.
+def replay(backbone: Backbone, settings: Replay, term: str = 'ce') -> Method:
+  """Returns the method; the examples of a task enter the buffer in the order trained.
 
   Args:
-    backbone: what learns.
-    settings: this method's, or those of one that builds on it.
-    term: of the loss of old rows.
+    backbone: the model.
+    settings: settings of this method or of one that builds on it.
+    term: name of the loss term that old rows have, for `select` `adversarial`.
   """
   s = settings
 

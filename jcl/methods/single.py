@@ -1,25 +1,32 @@
-"""SINGLE: a model a task, each from the same initial parameters; nothing is shared or forgotten."""
+"""One model for each task, each trained from the same initial parameters.
+
+    L = CE(new)
+
+Nothing is shared between tasks and nothing is forgotten, at the cost of as many models as tasks.
+"""
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import ClassVar
 
+from jcl.backbones import Backbone
+from jcl.memory.teacher import ExternalTeacher
 from jcl.methods.method import Method, Settings
 
 
 @dataclasses.dataclass
 class Single(Settings):
-  """It is told the task in every scenario and costs as many models as there are tasks."""
+  """The method is given the task id in every scenario, since it must know which model answers."""
 
   needs: ClassVar = ('task_id',)
   starts_afresh: ClassVar = True
 
-  def build(self, backbone: Any, teacher: Any = None) -> Method:
+  def build(self, backbone: Backbone, teacher: ExternalTeacher | None = None) -> Method:
     """Builds `single`."""
     return single(backbone, self)
 
 
-def single(backbone, settings: Single) -> Method:
-  """A fresh model for each task."""
+def single(backbone: Backbone, settings: Single) -> Method:
+  """Returns the method; its memory holds the initial parameters and the model of each task."""
 
   def init(params, stream, tools):
     tools.report(cost={'models': len(stream)})
