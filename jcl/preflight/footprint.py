@@ -65,14 +65,15 @@ class ShapeOnlyTools(RunContext):
     self.held.append(tree_bytes(shapes))
     return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
+  def fold(
+    self, name: str, body: Callable[[Any, Any], Any], carry: Any, chunks: Sequence[Any]
+  ) -> Any:
+    """Returns the carry, whose shapes are final; without one, that of the first chunk."""
+    return body(None, chunks[0]) if carry is None and chunks else carry
+
   def sample(
-    self,
-    params: Params,
-    prompts: Sequence,
-    key: object,
-    *how: object,
-    max_new: int = 32,
-    **more: object,
+    self, params: Params, prompts: Sequence[Sequence[int]], key: jax.Array, first: int = 0,
+    k: int = 1, temperature: float = 1.0, max_new: int = 32, name: str = 'sample',
   ) -> np.ndarray:  # fmt: skip
     """Returns samples that are all padding."""
     return np.full((len(prompts), max_new), self.text.pad, np.int32)
