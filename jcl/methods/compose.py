@@ -5,11 +5,11 @@ method can bring (`Settings.brings`) comes from the one method that brings it, s
 counts once.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jcl.methods.method import Hook, Method
-from jcl.streams.stream import TaskPlan
+from jcl.streams.stream import Task, TaskPlan
 from jcl.types import Memory
 
 
@@ -23,51 +23,29 @@ def compose(parts: Mapping[str, Method]) -> Method:
       and `params_for`.
   """
 
-  def own(memory: Memory, name: str) -> Memory:
-    """Returns the memory of one method."""
-    return {**memory[name], 'teacher': memory['teacher'][name]}
-
-  def together(memories: Mapping[str, Memory]) -> Memory:
-    """Returns the memory of the composition."""
-    rest = {n: {k: v for k, v in m.items() if k != 'teacher'} for n, m in memories.items()}
-    return {'teacher': {n: m['teacher'] for n, m in memories.items()}, **rest}
-
   def hook(field: str) -> Hook:
     """Returns the hook that calls the hooks of all methods in order."""
 
     def call(memory, params, task, tools):
       memories = {}
       for name, part in parts.items():
-        memories[name], params = getattr(part, field)(own(memory, name), params, task, tools)
-      return together(memories), params
+        memories[name], params = getattr(part, field)(_own(memory, name), params, task, tools)
+      return _together(memories), params
 
     return call
 
   def init(params, stream, tools):
-    return together({name: part.init(params, stream, tools) for name, part in parts.items()})
+    return _together({name: part.init(params, stream, tools) for name, part in parts.items()})
 
   def plan(memory, task):
-    plans = [part.plan(own(memory, name), task) for name, part in parts.items()]
-    united = lambda field: {k: v for p in plans for k, v in getattr(p, field).items()}
-    rest = {
-      f: v for p in plans for f, v in p._asdict().items() if v != TaskPlan._field_defaults.get(f)
-    }
-    return TaskPlan(
-      **rest | {'new': task.train, 'weights': united('weights'), 'tables': united('tables')}
-    )
+    return _united([part.plan(_own(memory, name), task) for name, part in parts.items()], task)
 
   def penalty_fn(params, teacher_params):
     values = [part.penalty_fn(params, teacher_params[name]) for name, part in parts.items()]
     return {term: value for terms in values for term, value in terms.items()}
 
-  def brought(field: str) -> tuple[str, Any]:
-    """Returns the method that sets a field, and the field; '' and its default if none does."""
-    plain = Method._field_defaults[field]
-    found = [(n, getattr(p, field)) for n, p in parts.items() if getattr(p, field) is not plain]
-    return found[0] if found else ('', plain)
-
-  (reader, loss), (mover, move) = brought('loss_fn'), brought('after_step')
-  (keeper, give), (_, objective) = brought('params_for'), brought('objective')
+  (reader, loss), (mover, move) = _brought(parts, 'loss_fn'), _brought(parts, 'after_step')
+  (keeper, give), (_, objective) = _brought(parts, 'params_for'), _brought(parts, 'objective')
 
   def loss_fn(params, teacher_params, batch):
     return loss(params, teacher_params[reader], batch)
@@ -77,9 +55,38 @@ def compose(parts: Mapping[str, Method]) -> Method:
     return {**teacher_params, mover: moved}, params
 
   def params_for(memory, params, task):
-    return give(own(memory, keeper) if keeper else memory, params, task)
+    return give(_own(memory, keeper) if keeper else memory, params, task)
 
   return Method(
     init, hook('before_task'), plan, loss_fn if reader else None, penalty_fn, objective,
     after_step if mover else None, hook('after_task'), params_for,
   )  # fmt: skip
+
+
+def _own(memory: Memory, name: str) -> Memory:
+  """Returns the memory of one method."""
+  return {**memory[name], 'teacher': memory['teacher'][name]}
+
+
+def _together(memories: Mapping[str, Memory]) -> Memory:
+  """Returns the memory of the composition."""
+  rest = {n: {k: v for k, v in m.items() if k != 'teacher'} for n, m in memories.items()}
+  return {'teacher': {n: m['teacher'] for n, m in memories.items()}, **rest}
+
+
+def _united(plans: Sequence[TaskPlan], task: Task) -> TaskPlan:
+  """Returns one plan with the weights and tables of all and whatever else one of them sets."""
+  united = lambda field: {k: v for p in plans for k, v in getattr(p, field).items()}
+  rest = {
+    f: v for p in plans for f, v in p._asdict().items() if v != TaskPlan._field_defaults.get(f)
+  }
+  return TaskPlan(
+    **rest | {'new': task.train, 'weights': united('weights'), 'tables': united('tables')}
+  )
+
+
+def _brought(parts: Mapping[str, Method], field: str) -> tuple[str, Any]:
+  """Returns the name of the method that sets a field, and the field; else '' and its default."""
+  plain = Method._field_defaults[field]
+  found = [(n, getattr(p, field)) for n, p in parts.items() if getattr(p, field) is not plain]
+  return found[0] if found else ('', plain)
