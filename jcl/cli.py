@@ -98,5 +98,5 @@ def _overview() -> str:
     f'jcl {jcl.__version__}: {about}', '', '  jcl COMMAND --flag=value …', '', *rows, '',
     'jcl COMMAND --help explains a command and its flags. To begin:', '', f'  {EXAMPLE}', '',
     f'Configs that come with jcl, in {next(iter(configs.values())).parent}:', '',
-    textwrap.fill(', '.join(configs), initial_indent='  ', subsequent_indent='  '),
+    textwrap.indent(textwrap.fill(', '.join(configs), command_line.WIDTH - 2), '  '),
   ])  # fmt: skip

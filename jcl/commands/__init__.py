@@ -6,7 +6,7 @@ does its work. A file is imported when its command is called, and imports jax wh
 
 import importlib
 from collections.abc import Sequence
-from typing import Any, Protocol, cast
+from typing import Protocol, cast
 
 from absl import flags
 
@@ -41,7 +41,7 @@ class Command(Protocol):
       UserError: the arguments name a config that is not there, or a field that it does not have.
     """
 
-  def run(self, given: Any) -> int | None:
+  def run(self, given: flags.FlagValues) -> int | None:
     """Does the work of the command.
 
     Args:

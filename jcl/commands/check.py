@@ -12,7 +12,6 @@ eight fake CPU devices and needs the extra `test`.
 import pathlib
 import time
 from collections.abc import Sequence
-from typing import Any
 
 from absl import flags
 
@@ -27,7 +26,7 @@ def define_flags(given: flags.FlagValues, arguments: Sequence[str]) -> None:
   flags.DEFINE_string('out', '.', 'folder, or file whose name ends with .json', given)
 
 
-def run(given: Any) -> int:
+def run(given: flags.FlagValues) -> int:
   """Runs the cells or the mutants, prints and writes them, and returns the exit status."""
   repository.use_tests('check')
   from jcl import methods

@@ -10,7 +10,6 @@ has finished is not run again. Any setting is a flag, as for `jcl train`; a sett
 import copy
 import pathlib
 from collections.abc import Sequence
-from typing import Any
 
 from absl import flags
 
@@ -27,7 +26,7 @@ def define_flags(given: flags.FlagValues, arguments: Sequence[str]) -> None:
   flags.DEFINE_string('seeds', '0', 'numbers, with commas', given)
 
 
-def run(given: Any) -> None:
+def run(given: flags.FlagValues) -> None:
   """Trains every method with every seed, then prints and writes the comparison."""
   workdir = pathlib.Path(command_line.required(given, 'workdir'))
   configs = _read_configs(given)
@@ -57,7 +56,7 @@ def run(given: Any) -> None:
   print(f'the picture is {workdir / "comparison.png"}, the page {workdir / "report.html"}')
 
 
-def _read_configs(given: Any) -> dict[tuple[str, int], Config]:
+def _read_configs(given: flags.FlagValues) -> dict[tuple[str, int], Config]:
   """Returns the config of each run by its method and seed.
 
   Raises:

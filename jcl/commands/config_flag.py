@@ -2,8 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from absl import flags
 from ml_collections import config_flags
@@ -62,7 +61,7 @@ def define_run_flags(given: flags.FlagValues) -> None:
   flags.DEFINE_bool('distributed', False, 'one process of several, all started alike', given)
 
 
-def read(given: flags.FlagValues) -> Any:
+def read(given: flags.FlagValues) -> Config:
   """Returns the config of `--config`, with the flags that override it.
 
   Raises:
@@ -70,10 +69,10 @@ def read(given: flags.FlagValues) -> Any:
   """
   if not given['config'].present:
     raise UserError(f'--config is missing; give {EXAMPLE}')
-  return given['config'].value
+  return given.config
 
 
-def read_each(given: flags.FlagValues, names: Sequence[str]) -> list[Any]:
+def read_each(given: flags.FlagValues, names: Sequence[str]) -> list[Config]:
   """Returns a config for each method, from the file of `--config`, with the flags that override it.
 
   A field of the methods, `--config.method.FIELD`, holds for the methods that have it.
@@ -141,7 +140,7 @@ def _without_method(arguments: Sequence[str]) -> list[str]:
   return [a for a in arguments if not a.lstrip('-').startswith(METHOD)]
 
 
-def _places(config: Any, fields: Sequence[str] | dict[str, Any]) -> dict[str, list[str]]:
+def _places(config: Config, fields: Iterable[str]) -> dict[str, list[str]]:
   """Returns {field: its places in the config of a method, or of methods that are composed}."""
   from jcl import methods
 
@@ -156,21 +155,21 @@ def _places(config: Any, fields: Sequence[str] | dict[str, Any]) -> dict[str, li
   return {field: places for field, places in having.items() if places}
 
 
-def _overridden(config: Any, arguments: Sequence[str]) -> Any:
+def _overridden(config: Config, arguments: Sequence[str]) -> Config:
   """Returns the config with the fields that the arguments set."""
   given = flags.FlagValues()
   config_flags.DEFINE_config_dataclass('config', config, HELP, given, [*arguments])
   command_line.parse(given, arguments)
-  return given['config'].value
+  return given.config
 
 
-def _check_field(config: Any, name: str) -> None:
+def _check_field(config: Config, name: str) -> None:
   """Refuses the name `config.…` of a field that is not there, or of a group of fields.
 
   Raises:
     UserError: naming the fields that there are.
   """
-  inside = config
+  inside: object = config
   for part in name.split('.')[1:]:
     known = [f.name for f in dataclasses.fields(inside)] if dataclasses.is_dataclass(inside) else []
     if part not in known:

@@ -6,7 +6,6 @@ jcl evaluate --workdir=runs/lamol [--split=dev] [--answer=score] [--wrong=10]
 import math
 import pathlib
 from collections.abc import Sequence
-from typing import Any
 
 from absl import flags
 
@@ -23,7 +22,7 @@ def define_flags(given: flags.FlagValues, arguments: Sequence[str]) -> None:
   flags.DEFINE_integer('wrong', 5, 'wrong answers to print for each task', 0, None, given)
 
 
-def run(given: Any) -> None:
+def run(given: flags.FlagValues) -> None:
   """Prints the score of the newest snapshot on every task, and some wrong answers."""
   from jcl import workdir as workdirs
 

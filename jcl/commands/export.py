@@ -8,7 +8,6 @@ in jcl as `--config.backbone.path=exported`.
 
 import pathlib
 from collections.abc import Sequence
-from typing import Any
 
 from absl import flags
 
@@ -26,7 +25,7 @@ def define_flags(given: flags.FlagValues, arguments: Sequence[str]) -> None:
   )
 
 
-def run(given: Any) -> None:
+def run(given: flags.FlagValues) -> None:
   """Writes the model and the tokenizer of the newest snapshot."""
   workdir = pathlib.Path(command_line.required(given, 'workdir'))
   out = pathlib.Path(command_line.required(given, 'out'))

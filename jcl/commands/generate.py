@@ -10,7 +10,6 @@ Of a run on raw text it shows how the model continues a prompt:
 import math
 import pathlib
 from collections.abc import Sequence
-from typing import Any
 
 from absl import flags
 
@@ -35,7 +34,7 @@ def define_flags(given: flags.FlagValues, arguments: Sequence[str]) -> None:
   flags.DEFINE_integer('tokens', 64, 'tokens at most, of a run on raw text', 1, None, given)
 
 
-def run(given: Any) -> None:
+def run(given: flags.FlagValues) -> None:
   """Prints samples as input and answer, malformed ones as they are; of raw text, continuations."""
   from jcl import workdir as workdirs
 

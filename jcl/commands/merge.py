@@ -9,7 +9,6 @@ does, determines the names of the tensors; to write an adapter its config.json i
 
 import pathlib
 from collections.abc import Sequence
-from typing import Any
 
 from absl import flags
 
@@ -34,7 +33,7 @@ def define_flags(given: flags.FlagValues, arguments: Sequence[str]) -> None:
   flags.DEFINE_enum('into', 'adapter', ['adapter', 'weights'], 'what is written', given)
 
 
-def run(given: Any) -> None:
+def run(given: flags.FlagValues) -> None:
   """Reads the adapters, merges them and writes the result."""
   names = command_line.required(given, 'adapters').split(',')
   out = pathlib.Path(command_line.required(given, 'out'))

@@ -9,7 +9,6 @@ of its disk is compared with what the run would write.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 from absl import flags
 
@@ -27,7 +26,7 @@ def define_flags(given: flags.FlagValues, arguments: Sequence[str]) -> None:
   flags.DEFINE_bool('json', False, 'print JSON', given)
 
 
-def run(given: Any) -> None:
+def run(given: flags.FlagValues) -> None:
   """Prints the page."""
   config = config_flag.read(given)
   if given.targets and not given.tokens:

@@ -15,7 +15,7 @@ import io
 import json
 import pathlib
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from absl import flags
 
@@ -54,7 +54,7 @@ def define_flags(given: flags.FlagValues, arguments: Sequence[str]) -> None:
   flags.DEFINE_string('out', '', '.jsonl or .csv file to write; empty: print', given)
 
 
-def run(given: Any) -> None:
+def run(given: flags.FlagValues) -> None:
   """Prints the predictions, or writes them to a file."""
   place = command_line.required(given, 'model')
   out = pathlib.Path(given.out) if given.out else None
@@ -93,7 +93,7 @@ def _check_out(out: pathlib.Path, source: str) -> None:
     raise UserError(f'--out={out} would overwrite what is there; give a new file')
 
 
-def _read_texts(given: Any) -> list[str]:
+def _read_texts(given: flags.FlagValues) -> list[str]:
   """Returns the texts of --text or --file.
 
   Raises:

@@ -7,7 +7,7 @@
 
 import pathlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from absl import flags
 
@@ -26,7 +26,7 @@ def define_flags(given: flags.FlagValues, arguments: Sequence[str]) -> None:
   )
 
 
-def run(given: Any) -> None:
+def run(given: flags.FlagValues) -> None:
   """Prints the table and writes picture and page."""
   folders = command_line.required(given, 'runs').split(',')
   results = [found for folder in folders for found in _read(folder)]

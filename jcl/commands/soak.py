@@ -14,11 +14,11 @@ import pathlib
 import tempfile
 import time
 from collections.abc import Sequence
-from typing import Any
 
 from absl import flags
 
 from jcl.commands import jax_settings, repository
+from jcl.config import Config
 from jcl.errors import UserError
 
 KILLS = (3, 9)  # kills of a run, at least and at most
@@ -77,7 +77,7 @@ class Soak:
     except AssertionError as error:
       self.wrong.append(f'{method}, {more}: {" ".join(str(error).split())[:400]}')
 
-  def _strike(self, made: Any, folder: pathlib.Path, life: list, seconds: float) -> bool:
+  def _strike(self, made: Config, folder: pathlib.Path, life: list, seconds: float) -> bool:
     """Starts the run once and kills it; returns False if it ended before."""
     from support import kills
 
@@ -109,7 +109,7 @@ def define_flags(given: flags.FlagValues, arguments: Sequence[str]) -> None:
   )
 
 
-def run(given: Any) -> int:
+def run(given: flags.FlagValues) -> int:
   """Soaks, prints how it goes and a table at the end, and returns the exit status."""
   from jcl import methods
 

@@ -8,7 +8,6 @@ settings that may then differ from the run's; settings that its numbers depend o
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 from absl import flags
 
@@ -22,7 +21,7 @@ def define_flags(given: flags.FlagValues, arguments: Sequence[str]) -> None:
   flags.DEFINE_bool('quiet', False, 'print nothing but errors', given)
 
 
-def run(given: Any) -> None:
+def run(given: flags.FlagValues) -> None:
   """Trains, then prints the accuracy matrix."""
   config, workdir = config_flag.read(given), command_line.required(given, 'workdir')
   jax_settings.join_processes(given.distributed)
