@@ -19,9 +19,10 @@ from jcl.errors import UserError
 from jcl.storage import lock
 from jcl.storage.atomic import write_json, write_text
 from jcl.storage.sealed_folder import newest
+from jcl.types import Json
 
 ABSENT = type('Absent', (), {})()  # stands for the value of a field that a config does not have
-Changes = dict[str, tuple[Any, Any]]  # {dotted name of a field: (old value, new value)}
+Changes = dict[str, tuple[object, object]]  # {dotted name of a field: (old value, new value)}
 
 # These fields decide how numbers are computed. The results stay equal within float rounding.
 ROUNDING = (
@@ -121,7 +122,7 @@ def load_workdir(path: str) -> Config:
   return config
 
 
-def config_to_json(config: Config) -> dict[str, Any]:
+def config_to_json(config: Config) -> Json:
   """Returns a config as `config.json` stores it.
 
   The entry `method` holds the settings of the method and its `name`. The name of a method from
@@ -174,7 +175,7 @@ def _settings_of_stored_method(file: pathlib.Path, name: str) -> methods.Setting
     ) from None
 
 
-def _json_value(value: object, field: str) -> Any:
+def _json_value(value: object, field: str) -> object:
   """Returns a setting as JSON holds it: tuples become lists.
 
   Raises:
@@ -193,7 +194,7 @@ def _json_value(value: object, field: str) -> Any:
   )
 
 
-def _fill(settings: Any, values: Mapping[str, Any], path: str = '') -> None:
+def _fill(settings: Any, values: Json, path: str = '') -> None:
   """Sets the fields of a settings dataclass, and of the dataclasses in it, from JSON."""
   known = {field.name for field in dataclasses.fields(settings)}
   for name, value in values.items():
@@ -209,7 +210,7 @@ def _fill(settings: Any, values: Mapping[str, Any], path: str = '') -> None:
       setattr(settings, name, _with_tuples(value) if isinstance(default, tuple) else value)
 
 
-def _with_tuples(value: Any) -> Any:
+def _with_tuples(value: object) -> object:
   """Returns a value in which every list, at any depth, is a tuple."""
   return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
 
@@ -258,9 +259,9 @@ def _compare_with_run(
 
 
 def check_changes(
-  found: Mapping[str, Any],
-  wanted: Mapping[str, Any],
-  defaults: Mapping[str, Any],
+  found: Json,
+  wanted: Json,
+  defaults: Json,
   allowed: Collection[str],
   workdir: pathlib.Path,
 ) -> Changes:
@@ -306,26 +307,26 @@ def check_changes(
   )
 
 
-def differences(found: Any, wanted: Any, path: str = '') -> Changes:
+def differences(found: object, wanted: object, path: str = '') -> Changes:
   """Returns the fields in which two configs differ, at any depth; `ABSENT` where one has none."""
   if isinstance(wanted, Mapping) and (isinstance(found, Mapping) or found is ABSENT):
-    found = {} if found is ABSENT else found
+    old = found if isinstance(found, Mapping) else {}
     parts = [
-      differences(found.get(key, ABSENT), wanted.get(key, ABSENT), f'{path}.{key}'.lstrip('.'))
-      for key in dict.fromkeys([*found, *wanted])
+      differences(old.get(key, ABSENT), wanted.get(key, ABSENT), f'{path}.{key}'.lstrip('.'))
+      for key in dict.fromkeys([*old, *wanted])
     ]
     return {field: pair for part in parts for field, pair in part.items()}
   return {} if found is not ABSENT and found == wanted else {path: (found, wanted)}
 
 
-def field_names(config: Any, path: str = '') -> set[str]:
+def field_names(config: object, path: str = '') -> set[str]:
   """Returns the dotted names of all fields of a config as JSON holds it."""
   if not isinstance(config, Mapping):
     return {path}
   return {f for key, v in config.items() for f in field_names(v, f'{path}.{key}'.lstrip('.'))}
 
 
-def _describe(field: str, old: Any, new: Any) -> str:
+def _describe(field: str, old: object, new: object) -> str:
   """Returns a change in words."""
   if old is ABSENT:
     return f'{field} is new and {new!r}'

@@ -7,7 +7,6 @@ import base64
 import html
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from jcl.reports.comparison import Group, group_runs
 from jcl.reports.comparison_plot import comparison_png
@@ -15,6 +14,7 @@ from jcl.reports.formatting import MISSING, flatten, format_number, short_method
 from jcl.reports.heat_map import heat_map_png
 from jcl.reports.results import Drift, Results, TokenMix, whole_matrix
 from jcl.reports.tables import comparison_notes, comparison_rows, matrix_tables
+from jcl.types import Json
 
 PAGE_CSS = 'body { max-width: 70rem; margin: 2rem auto; padding: 0 1.5rem; }'
 # Each rule names the class, so that a notebook that shows the report keeps its own style.
@@ -168,7 +168,7 @@ def _drift_parts(lines: Sequence[Drift]) -> list[str]:
   return ['<h3>Drift from the base model on held-out text</h3>', _table(rows)]
 
 
-def _pseudo_parts(lines: Sequence[Mapping[str, Any]]) -> list[str]:
+def _pseudo_parts(lines: Sequence[Json]) -> list[str]:
   """Returns the counts of the pseudo samples, and the samples that the run wrote out."""
   if not lines:
     return []

@@ -8,6 +8,7 @@ from typing import Any, NotRequired, TypedDict
 
 from jcl.errors import UserError
 from jcl.reports.metrics import Score, metrics
+from jcl.types import Json
 
 Figures = Mapping[str, float | None]
 
@@ -93,13 +94,13 @@ class Results(TypedDict):
   mix: NotRequired[list[TokenMix] | None]
   refused_steps: NotRequired[list[RefusedSteps] | None]
   drift: NotRequired[list[Drift] | None]
-  pseudo: NotRequired[list[dict[str, Any]] | None]
-  buffer: NotRequired[list[dict[str, Any]]]
+  pseudo: NotRequired[list[Json] | None]
+  buffer: NotRequired[list[Json]]
   warnings: NotRequired[list[str]]
   cut_rows: NotRequired[int]
-  overlap: NotRequired[dict[str, Any]]
-  resumes: NotRequired[list[dict[str, Any]] | None]
-  config: NotRequired[dict[str, Any] | None]
+  overlap: NotRequired[Json]
+  resumes: NotRequired[list[Json] | None]
+  config: NotRequired[Json | None]
   params_sha256: NotRequired[str | None]
   finished: NotRequired[bool | None]
 
@@ -235,7 +236,7 @@ def _fault(value: Any, wanted: Any, path: str) -> str:
   if parts is None:
     kind = 'a list' if isinstance(wanted, list) else 'an object'
     return f'{path or "it"} is not {kind}'
-  inner: Mapping[Any, Any] = dict(parts)
+  inner: Mapping[object, object] = dict(parts)
   faults = (
     _fault(inner.get(key), kind, f'{path}.{key}'.lstrip('.')) for key, kind in kinds.items()
   )

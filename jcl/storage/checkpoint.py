@@ -23,7 +23,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
-from typing import Any
 
 import numpy as np
 
@@ -42,6 +41,7 @@ from jcl.storage.sealed_folder import (
   read_seal,
   seal,
 )
+from jcl.types import Json
 
 FORMAT = 2  # of snapshots; see above when it goes up
 KEPT = 2  # snapshots at a time
@@ -92,7 +92,7 @@ class Snapshots:
     """Whether a snapshot is being written."""
     return self._thread is not None and self._thread.is_alive()
 
-  def save(self, content: Mapping[str, Any]) -> int:
+  def save(self, content: Mapping[str, object]) -> int:
     """Begins to write a snapshot and returns its number; the one before is finished first.
 
     Args:
@@ -117,22 +117,22 @@ class Snapshots:
         self.folder.mkdir(exist_ok=True)
       written = self._orbax.save_checkpointables_async(path.absolute(), {'run': stored})
     sealed = {'format': FORMAT, **versions(), 'leaves': leaves}
-    self._thread = threading.Thread(target=self._finish, args=(self.number, written, sealed))
+    self._thread = threading.Thread(target=self._finish, args=(self.number, written.result, sealed))
     self._thread.start()
     return self.number
 
-  def _finish(self, number: int, written: Any, content: Mapping[str, Any]) -> None:
+  def _finish(self, number: int, write: Callable[[], object], content: Json) -> None:
     """Waits for Orbax, seals the snapshot and deletes the oldest, in a thread of its own.
 
     Args:
       number: of the snapshot.
-      written: Orbax's promise of the write.
+      write: waits for Orbax's write to end.
       content: of the seal.
     """
     path = self.folder / str(number)
     try:
       with self._one_line(path):
-        written.result()
+        write()
       if distributed.is_first():
         self._announce('snapshot renamed')
         with self._one_line(path):
@@ -211,7 +211,7 @@ class Snapshots:
       finally:
         delete(half)
 
-  def latest(self, place: Place = on_host) -> dict[str, Any] | None:
+  def latest(self, place: Place = on_host) -> Json | None:
     """Returns the content of the newest snapshot that is whole, or None if there is none.
 
     A run that may write moves damaged snapshots to `damaged/`, so that they do not count among the
@@ -245,7 +245,7 @@ class Snapshots:
       raise UserError(f'{self.folder}: no snapshot can be read ({reasons}); start a new workdir')
     return None
 
-  def _load(self, number: int, place: Place) -> dict[str, Any]:
+  def _load(self, number: int, place: Place) -> Json:
     """Reads a snapshot and compares it with its seal.
 
     Raises:

@@ -10,7 +10,7 @@ import numpy as np
 from jcl.types import Tree
 
 Array = np.ndarray | jax.Array
-Place = Callable[[str, np.ndarray], Any]
+Place = Callable[[str, np.ndarray], Array]
 """Puts an array, given with its path, where it was before: on the devices."""
 
 
@@ -19,7 +19,7 @@ def on_host(path: str, array: np.ndarray) -> np.ndarray:
   return array
 
 
-def encode(value: object, arrays: dict[str, Array], path: str = '') -> Any:
+def encode(value: object, arrays: dict[str, Array], path: str = '') -> object:
   """Returns plain data as JSON can hold it; arrays are moved to `arrays`.
 
   Dicts with str or int keys, lists, tuples, None, bool, int, float and str come back from `decode`
@@ -47,12 +47,12 @@ def encode(value: object, arrays: dict[str, Array], path: str = '') -> Any:
       raise TypeError(f'memory{path} has a key that is neither a string nor a number')
     return {'dict': items}
   if isinstance(value, list | tuple):
-    items = [encode(v, arrays, f'{path}/{i}') for i, v in enumerate(value)]
-    return items if isinstance(value, list) else {'tuple': items}
+    entries = [encode(v, arrays, f'{path}/{i}') for i, v in enumerate(value)]
+    return entries if isinstance(value, list) else {'tuple': entries}
   raise TypeError(f'memory{path} holds a {type(value).__name__}; only plain data can be kept')
 
 
-def decode(value: Any, arrays: Mapping[str, np.ndarray], place: Place = on_host) -> Any:
+def decode(value: object, arrays: Mapping[str, np.ndarray], place: Place = on_host) -> Any:
   """Returns the data that `encode` was given.
 
   Args:
@@ -78,7 +78,7 @@ def checksum(array: np.ndarray) -> int:
   return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
 
-def leaves_by_path(tree: Tree) -> dict[str, Any]:
+def leaves_by_path(tree: Tree) -> dict[str, Tree]:
   """Returns {path: leaf} of any pytree, such as an optimiser's state."""
   leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
   return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}

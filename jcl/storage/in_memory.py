@@ -1,27 +1,29 @@
-"""What stands in for the files of a run that has no workdir: all of it stays in memory."""
+"""Stand-ins for the files of a run that has no workdir: everything stays in memory."""
 
 from collections.abc import Mapping
-from typing import Any
+
+from jcl.storage.encoding import Place, on_host
+from jcl.types import Json
 
 
 class MemoryLog:
-  """The lines of `metrics.jsonl`, kept in a list.
+  """Keeps the lines of `metrics.jsonl` in a list; see `metrics_log.MetricsLog`.
 
   Attributes:
-    lines: written so far.
-    lost: bytes that a file would lack; always 0.
+    lines: the lines written so far.
+    lost: always 0.
   """
 
   def __init__(self) -> None:
-    self.lines: list[dict[str, Any]] = []
+    self.lines: list[Json] = []
     self.lost = 0
 
-  def write(self, line: Mapping[str, Any]) -> None:
+  def write(self, line: Mapping[str, object]) -> None:
     """Appends a line."""
     self.lines.append(dict(line))
 
   def length(self) -> int:
-    """Bytes of the file that is not there."""
+    """Returns 0: there is no file."""
     return 0
 
   def close(self) -> None:
@@ -29,12 +31,12 @@ class MemoryLog:
 
 
 class NoSnapshots:
-  """Snapshots of a run that keeps none: see `checkpoint.Snapshots` for what they would do.
+  """Takes the calls of `checkpoint.Snapshots` and keeps nothing.
 
   Attributes:
-    folder: None, for there is none.
-    number, loaded: -1, as before the first snapshot.
-    messages: nothing that the user must know.
+    folder: always None.
+    number, loaded: always -1, as before the first snapshot.
+    messages: always empty.
   """
 
   def __init__(self) -> None:
@@ -42,19 +44,19 @@ class NoSnapshots:
     self.number = self.loaded = -1
     self.messages: list[str] = []
 
-  def latest(self, place: Any = None) -> None:
-    """There is no snapshot."""
+  def latest(self, place: Place = on_host) -> None:
+    """Returns None: there is no snapshot."""
     return
 
-  def save(self, content: Mapping[str, Any]) -> int:
-    """Keeps nothing."""
+  def save(self, content: Mapping[str, object]) -> int:
+    """Keeps nothing and returns -1."""
     return self.number
 
   def keep(self, name: str) -> None:
     """Keeps nothing."""
 
   def wait(self) -> None:
-    """There is nothing to wait for."""
+    """Returns at once."""
 
   def close(self) -> None:
-    """There is nothing to close."""
+    """Does nothing."""

@@ -11,9 +11,9 @@ import pathlib
 import shutil
 import zlib
 from collections.abc import Mapping
-from typing import Any
 
 from jcl.storage.atomic import write_atomically
+from jcl.types import Json
 
 NAME = 'snapshot.json'
 CHUNK = 2**20  # bytes read at a time
@@ -23,7 +23,7 @@ class Damaged(Exception):
   """A folder is not what was sealed; the message says which file is wrong, and how."""
 
 
-def seal(folder: pathlib.Path, content: Mapping[str, Any]) -> None:
+def seal(folder: pathlib.Path, content: Mapping[str, object]) -> None:
   """Seals a folder.
 
   Args:
@@ -39,7 +39,7 @@ def is_sealed(folder: pathlib.Path) -> bool:
   return (folder / NAME).is_file()
 
 
-def read_seal(folder: pathlib.Path) -> dict[str, Any]:
+def read_seal(folder: pathlib.Path) -> Json:
   """Returns the content of a folder's seal.
 
   Raises:
@@ -56,7 +56,7 @@ def read_seal(folder: pathlib.Path) -> dict[str, Any]:
   return content
 
 
-def check_files(folder: pathlib.Path, content: Mapping[str, Any]) -> list[str]:
+def check_files(folder: pathlib.Path, content: Json) -> list[str]:
   """Compares every file of a folder with the seal.
 
   Args:
@@ -114,7 +114,7 @@ def _size_and_checksum(path: pathlib.Path) -> list[int]:
   return [size, checksum]
 
 
-def _text(content: Mapping[str, Any]) -> bytes:
+def _text(content: Mapping[str, object]) -> bytes:
   """Returns a seal as its file holds it."""
   checksum = zlib.crc32(json.dumps(content).encode())
   return (json.dumps({'content': content, 'crc32': checksum}) + '\n').encode()
