@@ -62,7 +62,7 @@ def load(argument: str, place: str) -> Any:
         'folder on PYTHONPATH'
       ) from None
     raise UserError(f'{argument}: {place}: importing it fails: {error}') from error
-  except Exception as error:
+  except (Exception, SystemExit) as error:
     raise UserError(
       f'{argument}: {place}: importing it raises {type(error).__name__}: {error}'
     ) from error

@@ -1,5 +1,6 @@
 """Methods by name: those of this package and those of other packages."""
 
+import dataclasses
 import inspect
 
 from jcl import plugins
@@ -50,8 +51,19 @@ def settings_class(name: str) -> type[Settings]:
     )
   if found.build is Settings.build:
     raise UserError(f'method: {name} builds no method; give it build(backbone, teacher=None)')
+  _check_fields(found, name)
   plugins.check_version('method', found.needs_jcl, name)
   return found
+
+
+def _check_fields(found: type[Settings], name: str) -> None:
+  """Refuses a settings class that is no dataclass, or that has a field without a default."""
+  if '__dataclass_fields__' not in vars(found):
+    raise UserError(f'method: {name} is no dataclass; put @dataclasses.dataclass above the class')
+  missing = dataclasses.MISSING
+  for field in dataclasses.fields(found):
+    if field.default is missing and field.default_factory is missing:
+      raise UserError(f'method: {name} has no default for {field.name}; give it one')
 
 
 def settings(name: str) -> Settings:
