@@ -90,6 +90,16 @@ def test_probabilities_are_those_of_the_labels_and_agree_with_the_answers(traine
     assert max(one, key=one.get) == answer
 
 
+def test_the_same_call_again_goes_on_with_the_run_that_is_there(trained):
+  result, _, folder = trained
+  again = jcl.learn(
+    two_tasks(), 'replay', model=SMALL, train=TRAIN, workdir=folder, quiet=True, replay_ratio=1.0
+  )
+  assert again.results['params_sha256'] == result.results['params_sha256']
+  with pytest.raises(jcl.UserError, match='replay_ratio'):
+    jcl.learn(two_tasks(), 'replay', model=SMALL, train=TRAIN, workdir=folder, quiet=True)
+
+
 def test_a_run_is_opened_again_without_its_data(trained):
   result, _, folder = trained
   again = jcl.load_model(folder)
@@ -186,6 +196,10 @@ WRONG = {
   'model of another kind': ((two_tasks(),), {'model': 3}, 'model is a int; give a path'),
   'empty model': ((two_tasks(),), {'model': ''}, "model is ''; give a path"),
   'no such model': ((two_tasks(),), {'model': 'no/such/folder'}, 'no such folder'),
+  'a model and a path': (
+    (two_tasks(),), {'model': SMALL, 'path': 'x'}, "method 'seq' has no setting 'path'"
+  ),
+  'rows that are no stream': (({'disk': rows('a', 'b')},), {}, 'stream is a dict; give what jcl'),
   'train of another kind': ((two_tasks(),), {'train': 3}, 'train is a int; give a jcl.TrainConfi'),
   'unknown field of train': ((two_tasks(),), {'train': {'rate': 3}}, "train has no setting 'rate'"),
   'callbacks': ((two_tasks(),), {'callbacks': [3]}, 'callbacks holds a int without any of on_step'),
