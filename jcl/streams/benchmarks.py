@@ -140,7 +140,7 @@ def fewrel(path: pathlib.Path) -> Splits:
 
   Given a folder, the files with 5 rows a relation are read; given another `train_0.txt` of theirs,
   that file and the same test set. The text is the sentence and its two entities, without which
-  no relation could be told. There is no dev split.
+  no relation can be recognised. There is no dev split.
   """
   shot = 'CFRLdata_10_100_10_5'
   folder = path / 'cfrl' if (path / 'cfrl').is_dir() else path
