@@ -103,7 +103,6 @@ class _Loader(importlib.machinery.SourceFileLoader):
     raise OSError('the bytecode is not cached')
 
 
-@functools.cache
 def _get_config(path: pathlib.Path, shown: str) -> Callable[..., object]:
   """Runs a config file and returns its `get_config`.
 
@@ -126,6 +125,7 @@ def _get_config(path: pathlib.Path, shown: str) -> Callable[..., object]:
   return module.get_config
 
 
+@functools.cache
 def _load_module(path: pathlib.Path) -> ModuleType:
   """Runs a file as the module that it is when it is imported by its name.
 
@@ -156,7 +156,9 @@ def _is_module(name: str, path: pathlib.Path) -> bool:
     spec = importlib.util.find_spec(name)
   except ValueError:  # a module of that name is loaded and has no spec
     return False
-  return spec is not None and spec.origin is not None and pathlib.Path(spec.origin) == path
+  return (
+    spec is not None and spec.origin is not None and pathlib.Path(spec.origin).resolve() == path
+  )
 
 
 def _check_importable(path: pathlib.Path, chosen: 'Settings') -> None:

@@ -90,10 +90,12 @@ def test_every_config_gives_every_method_and_says_how_it_is_called(name):
   assert re.search(rf'    jcl (train|compare) --config={name}[: ]', text)
 
 
-def test_a_file_is_run_once_however_many_methods_are_asked_for(tmp_path, monkeypatch):
-  (tmp_path / 'once.py').write_text(CONFIG + RECORD)
+@pytest.mark.parametrize('name', ['once.py', 'colorsys.py'])  # a name that is free, and a taken one
+def test_a_file_is_run_once_however_many_methods_are_asked_for(name, tmp_path, monkeypatch):
+  monkeypatch.setattr(sys, 'dont_write_bytecode', False)
+  (tmp_path / name).write_text(CONFIG + RECORD)
   monkeypatch.chdir(tmp_path)
-  for path in ('once.py', str(tmp_path / 'once.py'), './once.py'):
+  for path in (name, str(tmp_path / name), f'./{name}'):
     for method in ('seq', 'ewc'):
       assert methods.name_of(config_files.make_config(path, method).method) == method
   assert (tmp_path / 'ran').read_text() == 'x'
@@ -111,8 +113,9 @@ def test_modules_beside_a_file_are_imported_and_found_by_name(tmp_path):
 
 
 def test_nothing_beside_a_file_hides_a_package(tmp_path):
-  (tmp_path / 'colorsys.py').write_text('1 / 0')
-  (tmp_path / 'hiding.py').write_text('import colorsys\ncolorsys.rgb_to_hsv\n' + CONFIG)
+  assert 'tabnanny' not in sys.modules  # else the file beside could not hide it
+  (tmp_path / 'tabnanny.py').write_text('1 / 0')
+  (tmp_path / 'hiding.py').write_text('import tabnanny\ntabnanny.check\n' + CONFIG)
   assert config_files.make_config(str(tmp_path / 'hiding.py')).scenario == 'cil'
 
 
