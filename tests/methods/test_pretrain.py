@@ -250,8 +250,8 @@ def test_a_run_killed_inside_a_task_ends_in_the_same_bits(trained, steps, tmp_pa
   loop = runs.Loop(experiment.assemble(made), tmp_path, quiet=True)
   real = loop.trainer.settle
 
-  def dying(task, bar, loaded, *rest):
-    real(task, bar, loaded, *rest)
+  def dying(task, bar, weights, loaded, *rest):
+    real(task, bar, weights, loaded, *rest)
     if task.index == 1 and loaded.number == steps:
       raise runs.Killed
 
