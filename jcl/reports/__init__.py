@@ -1,1 +1,1 @@
-"""What a run comes to: metrics, tables, pictures, one page."""
+"""Reports on runs: metrics of the accuracy matrix, tables, pictures and one HTML page."""
