@@ -119,7 +119,7 @@ def test_a_snapshot_of_another_jax_is_gone_on_from_and_it_is_said(finished, monk
   made, workdir = finished
   loop = runs.Loop(experiment.assemble(made), workdir, quiet=True)
   lines = []
-  monkeypatch.setattr(loop, 'say', lines.append)
+  monkeypatch.setattr(loop.output, 'say', lines.append)
   older = {**distributed.machine(loop.tools.mesh), 'jax': '0.0.1'}
   monkeypatch.setattr(distributed, 'machine', lambda mesh: older)
   loop.output.snapshots = Snapshots(workdir)
@@ -128,7 +128,7 @@ def test_a_snapshot_of_another_jax_is_gone_on_from_and_it_is_said(finished, monk
   lines.clear()
   monkeypatch.undo()
   again = runs.Loop(experiment.assemble(made), workdir, quiet=True)
-  monkeypatch.setattr(again, 'say', lines.append)
+  monkeypatch.setattr(again.output, 'say', lines.append)
   assert again.run()['finished']
   said = next(line for line in lines if 'within rounding' in line)
   assert "'jax': '0.0.1'" in said
@@ -185,11 +185,11 @@ def test_a_fold_that_was_cut_into_other_chunks_begins_anew(work, sizes):
   before, after = (parts(size).tools for size in sizes)
   examples = before.stream.tasks[0].train[:21]
   wanted = do(before, examples)
-  before.journal = Journal()
+  before.folds.journal = Journal()
   stop_after(before, 1)
   with pytest.raises(Enough):
     do(before, examples)
-  after.journal = Journal([list(entry) for entry in before.journal.entries])
+  after.folds.journal = Journal([list(entry) for entry in before.folds.journal.entries])
   chex.assert_trees_all_equal(do(after, examples), wanted)
 
 
@@ -198,6 +198,6 @@ def test_a_fold_that_was_finished_answers_whatever_the_chunks():
   before, after = (parts(size).tools for size in (16, 4))
   examples = before.stream.tasks[0].train[:21]
   wanted = before.mean_examples(square, params, examples)
-  after.journal = Journal([list(entry) for entry in before.journal.entries])
+  after.folds.journal = Journal([list(entry) for entry in before.folds.journal.entries])
   stop_after(after, 1)  # no chunk is computed
   chex.assert_trees_all_equal(after.mean_examples(square, params, examples), wanted)
