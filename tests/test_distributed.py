@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 from support import ROOT, rounding
 from support.tiny import DEEP_ROUNDING
 
@@ -48,12 +49,24 @@ def together(commands, environments):
 
 
 def test_two_processes_of_four_devices_compute_what_one_of_eight_does(eight_devices, tmp_path):
-  port, out = str(free_port()), str(tmp_path / 'out.npz')
-  commands = [[sys.executable, '-m', 'support.two_processes', str(i), port, out] for i in (0, 1)]
+  two_processes_agree(eight_devices, tmp_path, cells=3)
+
+
+@pytest.mark.slow
+def test_two_processes_compute_every_kind_of_objective(
+  eight_devices, eight_devices_every_way, tmp_path
+):
+  two_processes_agree(eight_devices | eight_devices_every_way, tmp_path, 'every', cells=9)
+
+
+def two_processes_agree(eight_devices, folder, *more, cells):
+  port, out = str(free_port()), str(folder / 'out.npz')
+  program = [sys.executable, '-m', 'support.two_processes']
+  commands = [[*program, str(i), port, out, *more] for i in (0, 1)]
   together(commands, [{'JAX_NUM_CPU_DEVICES': '4'}] * 2)
   with np.load(out) as file:
     found = dict(file)
-  assert len([k for k in found if 'gradient' in k]) > 30
+  assert len([k for k in found if k.endswith('/13/gradient')]) == cells
   for key, value in found.items():
     if key == 'training/sharded':
       continue

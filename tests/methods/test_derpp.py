@@ -249,8 +249,8 @@ def test_what_does_not_go_together_is_refused(given, scenario, head, message):
   ('given', 'scenario', 'head'),
   [
     ({'targets': 'stored', 'policy': 'class_balanced', 'buffer_size': 24}, 'cil', ''),
-    ({'targets': 'stored', 'buffer_size': 30}, 'til', 'cosine'),
-    ({'update': 'every_steps', 'update_steps': 1}, 'cil', ''),
+    pytest.param({'targets': 'stored', 'buffer_size': 30}, 'til', 'cosine', marks=pytest.mark.slow),
+    pytest.param({'update': 'every_steps', 'update_steps': 1}, 'cil', '', marks=pytest.mark.slow),
   ],
 )
 def test_a_killed_run_ends_in_the_same_bits(given, scenario, head, tmp_path):

@@ -282,7 +282,10 @@ def test_keep_best_takes_the_parameters_with_the_lowest_perplexity(tmp_path):
   assert results['matrix'][1][0] is not None
 
 
-@pytest.mark.parametrize('method', CPT)
+@pytest.mark.parametrize(
+  'method',
+  [pytest.param(m, marks=() if m in ('replay', 'ewc') else pytest.mark.slow) for m in CPT],
+)
 def test_methods_that_need_no_answers_learn_raw_text(method, tmp_path):
   made = config(method, stream={'max_tasks': 2}, train={'epochs': 1})
   results = runs.run(made, tmp_path / 'run')

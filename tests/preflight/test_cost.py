@@ -154,7 +154,13 @@ def test_a_method_that_computes_before_its_first_task_is_refused_in_words(tmp_pa
     cost.outline(config(folder(tmp_path, SMALL)), sharding.make_mesh(1), 16)
 
 
-@pytest.mark.parametrize('method', list(methods.BUILT_IN))
+OUTLINED = ('seq', 'lamol', 'derpp', 'ewc', 'olora', 'pretrain')  # the other methods are slow
+
+
+@pytest.mark.parametrize(
+  'method',
+  [pytest.param(m, marks=() if m in OUTLINED else pytest.mark.slow) for m in methods.BUILT_IN],
+)
 def test_the_outline_is_what_the_loop_hands_to_its_step(method, tmp_path):
   made = runs.config(method)
   now = cost.outline(made, sharding.make_mesh(1))

@@ -1,5 +1,6 @@
 """A run goes on with other devices, another layout and other chunks: the same within rounding."""
 
+import itertools
 import json
 
 import chex
@@ -25,41 +26,47 @@ WHOLE = {'train.fsdp': False, 'train.microbatches': 1}
 CELLS = [
   (8, '', 'whole', {}, 0),
   (8, '', 'cut', {}, 1),
+  (8, 'cut', 'sharded', SHARDED, 0),
   (1, 'cut', 'one', {'evaluate.batch_size': 10}, 0),
+]
+# There and back again, for slow tests.
+MORE = [
   (1, 'cut', 'one cut', {}, 3),
   (2, 'cut', 'two sharded', HALVES, 3),
-  (8, 'cut', 'sharded', SHARDED, 0),
   (8, 'one cut', 'eight again', SHARDED, 0),
   (8, 'two sharded', 'back', WHOLE, 0),
 ]
 
 
-def by_devices():
-  """The cells that one process can run, in the order of `CELLS`."""
-  groups = []
-  for cell in CELLS:
-    if not groups or groups[-1][0][0] != cell[0]:
-      groups.append([])
-    groups[-1].append(cell)
-  return groups
+def run_cells(root, cells):
+  """Runs cells, neighbours with as many devices in one process -> what each said."""
+  said = {}
+  for devices, group in itertools.groupby(cells, key=lambda cell: cell[0]):
+    asked = [
+      dict(method='ewc', source=source, to=to, changes=changes, cut=cut, allowed=WHOLE)
+      for _, source, to, changes, cut in group
+    ]
+    given = [str(root), *map(json.dumps, asked)]
+    done = forks().module('support.layouts', *given, devices=devices, limit=400)
+    assert done.status == 0, done.err[-3000:]
+    for cell, line in zip(asked, done.out.splitlines(), strict=True):
+      said[cell['to']] = json.loads(line)
+  return said
 
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
-  """The workdirs of all cells, and what each run said in `said.json`."""
-  root, said = tmp_path_factory.mktemp('ewc'), {}
-  for group in by_devices():
-    cells = [
-      dict(method='ewc', source=source, to=to, changes=changes, cut=cut, allowed=WHOLE)
-      for _, source, to, changes, cut in group
-    ]
-    given = [str(root), *map(json.dumps, cells)]
-    done = forks().module('support.layouts', *given, devices=group[0][0], limit=400)
-    assert done.status == 0, done.err[-3000:]
-    for cell, line in zip(cells, done.out.splitlines(), strict=True):
-      said[cell['to']] = json.loads(line)
-  (root / 'said.json').write_text(json.dumps(said))
+  """The workdirs of `CELLS`, and what each run said in `said.json`."""
+  root = tmp_path_factory.mktemp('ewc')
+  (root / 'said.json').write_text(json.dumps(run_cells(root, CELLS)))
   return root
+
+
+@pytest.fixture(scope='module')
+def and_back(folder):
+  """The same folder with the workdirs of `MORE`."""
+  (folder / 'more.json').write_text(json.dumps(run_cells(folder, MORE)))
+  return folder
 
 
 def ended(folder, name):
@@ -69,8 +76,22 @@ def ended(folder, name):
   return {'params': found['params'], 'memory': found['memory']}
 
 
-@pytest.mark.parametrize('name', [to for _, source, to, _, cut in CELLS if source and not cut])
+def to_their_end(cells):
+  return [to for _, source, to, _, cut in cells if source and not cut]
+
+
+@pytest.mark.parametrize('name', to_their_end(CELLS))
 def test_a_run_ends_where_the_uninterrupted_one_does_within_rounding(folder, name):
+  ends_alike(folder, name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', to_their_end(MORE))
+def test_a_run_that_moves_twice_ends_where_the_uninterrupted_one_does(and_back, name):
+  ends_alike(and_back, name)
+
+
+def ends_alike(folder, name):
   wanted, found = ended(folder, 'whole'), ended(folder, name)
   assert jax.tree.structure(found) == jax.tree.structure(wanted)
   for (path, one), other in zip(
@@ -91,7 +112,17 @@ def test_a_run_ends_where_the_uninterrupted_one_does_within_rounding(folder, nam
 
 def test_it_says_that_it_is_within_rounding(folder):
   said = json.loads((folder / 'said.json').read_text())
-  for devices, source, to, changes, _ in CELLS:
+  check_said(CELLS, said)
+  assert any('within rounding' in x for x in said['sharded'])  # the same devices, another layout
+
+
+@pytest.mark.slow
+def test_it_says_so_each_time(and_back):
+  check_said(MORE, json.loads((and_back / 'more.json').read_text()))
+
+
+def check_said(cells, said):
+  for devices, source, to, changes, _ in cells:
     lines = said[to]
     if not source:
       assert not any('rounding' in line for line in lines)
@@ -101,7 +132,6 @@ def test_it_says_that_it_is_within_rounding(folder):
     assert len(moved) == (came_from != devices), to
     for field, value in changes.items():
       assert any(x.startswith(f'changed: {field} was') and f'is {value}, from' in x for x in lines)
-  assert any('within rounding' in x for x in said['sharded'])  # the same devices, another layout
 
 
 # Another machine, another snapshot.

@@ -98,7 +98,11 @@ def test_nothing_compiles_after_the_first_batch_of_a_shape(tmp_path):
 # Kills of every method at events of every kind: tests/test_kills.py.
 @pytest.mark.parametrize(
   ('finished', 'phase'),
-  [('olora', 'after_task'), ('lamol_kd', 'before_task'), ('single', 'train')],
+  [
+    ('lamol_kd', 'before_task'),
+    pytest.param('olora', 'after_task', marks=pytest.mark.slow),
+    pytest.param('single', 'train', marks=pytest.mark.slow),
+  ],
   indirect=['finished'],
 )
 def test_a_run_killed_after_a_task_ends_in_the_same_bits(finished, phase, tmp_path):
@@ -129,7 +133,12 @@ def test_a_finished_run_answers_at_once_and_unchanged(finished):
 
 
 @pytest.mark.parametrize(
-  ('method', 'sharded'), [('replay', False), ('ewc', True), ('pretrain', True)]
+  ('method', 'sharded'),
+  [
+    ('ewc', True),
+    pytest.param('replay', False, marks=pytest.mark.slow),
+    pytest.param('pretrain', True, marks=pytest.mark.slow),
+  ],
 )
 def test_eight_devices_learn_what_one_does(method, sharded, tmp_path):
   """Over few steps: rounding grows afterwards (and a sampled token may flip)."""
@@ -258,8 +267,17 @@ def test_a_rate_that_explodes_stops_with_a_line(tmp_path):
     runs.run(made, tmp_path)
 
 
-@pytest.mark.parametrize('scenario', ['til', 'dil'])
-@pytest.mark.parametrize('method', ['seq', 'lamol', 'derpp'])
+@pytest.mark.parametrize(
+  ('scenario', 'method'),
+  [
+    ('til', 'lamol'),
+    ('dil', 'derpp'),
+    *(
+      pytest.param(*pair, marks=pytest.mark.slow)
+      for pair in (('til', 'seq'), ('til', 'derpp'), ('dil', 'seq'), ('dil', 'lamol'))
+    ),
+  ],
+)
 def test_scenarios_run(scenario, method, tmp_path):
   made = runs.config(method, stream={'max_tasks': 2}, train={'epochs': 1})
   made.scenario = scenario
