@@ -244,7 +244,7 @@ FLAGS = {
   'export: an unknown format': of_run('export', '--out=a', '--format=x', says=('=x', 'peft')),
   'export: an unknown task': of_run('export', '--out={here}/new', '--task=x', says=("'x'", 'home')),
   'export: no adapter': of_run(
-    'export', '--out={here}/new', '--format=peft', says=('--format=peft', '--format=hf')
+    'export', '--out={here}/new', '--format=peft', says=('format is peft', 'use hf')
   ),
   'report: no run': Case('report', [], ('--runs is missing', 'give --runs=')),
   'report: nothing there': Case('report', ['--runs={here}/no'], ('{here}/no', 'results.json')),
