@@ -56,7 +56,7 @@ def test_its_memory_its_reports_and_its_penalty_are_there(trained):
   assert any(values[1])
 
 
-@pytest.mark.parametrize('phase', ['train', 'after_task'])
+@pytest.mark.parametrize('phase', ['train', pytest.param('after_task', marks=pytest.mark.slow)])
 def test_a_killed_run_ends_in_the_same_bits(trained, phase, tmp_path):
   with pytest.raises(runs.Killed):
     runs.run(config(NAME), tmp_path / 'killed', kill=(phase, 1))
@@ -81,6 +81,7 @@ def test_it_is_exported_and_answers_alike(trained, tmp_path):
   assert load_model(tmp_path / 'exported').answer(asked) == load_model(folder).answer(asked)
 
 
+@pytest.mark.slow
 def test_it_is_compared_with_a_built_in_method(trained, tmp_path):
   learning.run(config('seq'), tmp_path / 'seq', quiet=True)
   found = [results.read(folder / 'results.json') for folder in (trained[1], tmp_path / 'seq')]
@@ -89,6 +90,7 @@ def test_it_is_compared_with_a_built_in_method(trained, tmp_path):
   assert any(row.startswith('seq') for row in rows)
 
 
+@pytest.mark.slow
 def test_an_entry_point_is_another_name_for_the_same_method(trained, tmp_path, monkeypatch):
   installed(monkeypatch, tmp_path, 'jcl_outside', anchor=NAME)
   made = config('anchor')
@@ -100,6 +102,7 @@ def test_an_entry_point_is_another_name_for_the_same_method(trained, tmp_path, m
   )
 
 
+@pytest.mark.slow
 def test_it_composes_with_a_built_in_method(tmp_path):
   done = learning.run(config(f'{NAME}+l2'), tmp_path / 'run', quiet=True)
   assert set(done.last.memory) == {'teacher', 'anchor', 'l2'}
