@@ -7,6 +7,7 @@ dataclass in the method's file and stand in `Config.method`.
 
 import dataclasses
 import operator
+import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -48,13 +49,14 @@ def check_values(settings: Any, path: str = '') -> None:
   Raises:
     UserError: the first such value; names the field and what would be right.
   """
+  types = typing.get_type_hints(type(settings))  # annotations may be strings
   for field in dataclasses.fields(settings):
     value, name = getattr(settings, field.name), f'{path}{field.name}'
     if dataclasses.is_dataclass(value):
       check_values(value, f'{name}.')
       continue
     choices = field.metadata.get('choices')
-    right = _misfit(value, field.type)
+    right = _misfit(value, types[field.name])
     if not right and choices and value not in choices:
       right = f'one of {", ".join(map(repr, choices))}'
     if not right:

@@ -9,6 +9,7 @@ import pytest
 from support import runs
 
 from jcl import methods, regexes
+from jcl.config import check_values
 from jcl.errors import UserError
 from jcl.training import experiment
 
@@ -104,3 +105,13 @@ def test_no_pattern_that_is_taken_is_slow():
       text = ''.join(pattern)
       if not regexes.fault(text):
         assert re.fullmatch(text + 'x', name) is None
+
+
+def test_annotations_that_are_text_are_types_too():
+  """A module with `from __future__ import annotations` is checked like any other."""
+  made = dataclasses.make_dataclass('Lazy', [('count', 'int', 3), ('names', 'tuple[str, ...]', ())])
+  check_values(made(), 'method.')
+  with pytest.raises(UserError, match=r"method\.count is 'x'; it must be a whole number"):
+    check_values(made(count='x'), 'method.')
+  with pytest.raises(UserError, match=r'method\.names is \(3,\); it must be a tuple of texts'):
+    check_values(made(names=(3,)), 'method.')
