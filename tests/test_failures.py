@@ -39,16 +39,17 @@ class Poisoned(runs.Loop):
     self.output.say = self.said.append
     real, taken = self.trainer.train_step, [0]
 
-    def step(state, fixed, weights, rate, batch):
+    def step(state, fixed, weights, rate, batch, groups):
       taken[0] += 1
       if taken[0] not in steps:
-        return real(state, fixed, weights, rate, batch)
+        return real(state, fixed, weights, rate, batch, groups)
       if left_out:
         nan = np.float32(np.nan)
         return {**state, 'step': state['step'] + 1}, {'loss': nan, 'gradient_norm': nan}
       bad = jnp.where(jnp.arange(batch.target_weight.size) == 0, jnp.nan, batch.target_weight)
       bad = sharding.place(bad, self.tools.mesh, sharding.ROWS)
-      return real(state, fixed, weights, rate, dataclasses.replace(batch, target_weight=bad))
+      batch = dataclasses.replace(batch, target_weight=bad)
+      return real(state, fixed, weights, rate, batch, groups)
 
     self.trainer.train_step = step
     settle = self.trainer.settle

@@ -29,7 +29,7 @@ INNER = [m for m in MODULES if m.startswith('jcl/methods/') or m == 'jcl/step/lo
 # What is not yet as it should be; an entry that has become right fails, and is to be removed.
 KNOWN: dict[str, tuple[str, ...]] = {
   'lines': (),
-  'functions': ('jcl/step/train_step.py',),
+  'functions': (),
   'imports': (),
   'circles': (),
   'inner': (),

@@ -1,13 +1,14 @@
-"""A buffer of real examples, as references: which of those that were offered it keeps.
+"""A buffer of real examples, kept as references. A policy decides which offered examples stay:
 
-    fifo            the newest
-    reservoir       a uniform sample of all (Vitter 1985)
-    class_balanced  of each class size // classes seen, a uniform sample
-    herding         of each class as many, with a mean near that of all (Rebuffi et al. 2017)
-    importance      a sample without replacement, an example's weight exp(−loss) or exp(+loss)
+    fifo            the newest examples
+    reservoir       a uniform sample of all examples (Vitter 1985)
+    class_balanced  size // classes seen of each class, a uniform sample
+    herding         as many of each class, with a mean near that of the class (Rebuffi et al. 2017)
+    importance      a sample without replacement, with weights exp(−loss) or exp(+loss)
 
-The last three rank: an example gets a key when it is offered, and the highest keys stay, of all or
-of each class. Who was dropped once had no place later either, so nothing is lost by dropping it.
+The last three policies rank: an example gets a key when it is offered, and the examples with the
+highest keys stay, of all or of each class. An example that is dropped once would not stay later
+either, so dropping it loses nothing.
 """
 
 import dataclasses
@@ -15,28 +16,33 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
+from jcl.backbones import Backbone
+from jcl.batching.batch import Batch
+from jcl.memory.tools import Tools
 from jcl.seeds import generator
 from jcl.step import losses
 from jcl.streams.stream import Example, Reference
+from jcl.types import Memory, Params
 
 POLICIES = ('reservoir', 'fifo', 'class_balanced', 'herding', 'importance')
 BY_CLASS = ('class_balanced', 'herding')
 BY_MODEL = ('herding', 'importance')
 
 Buffer = dict[str, Any]
-"""{'examples': [(task, number), …], 'seen': how many were ever offered, 'labels': [class, …],
-'keys': [float, …]}; labels and keys are of the policies that rank, else empty."""
+"""{'examples': [(task, number), …], 'seen': number of examples ever offered, 'labels': [class, …],
+'keys': [float, …]}; labels and keys are empty where the policy does not rank."""
 
 
 def empty() -> Buffer:
-  """A buffer that has seen nothing."""
+  """Returns a buffer to which nothing was offered."""
   return {'examples': [], 'seen': 0, 'labels': [], 'keys': []}
 
 
-def held(memory: dict[str, Any]) -> list[Reference]:
-  """What the buffer of a method's memory holds."""
+def held(memory: Memory) -> list[Reference]:
+  """Returns the examples in the buffer of a method's memory."""
   return memory['buffer']['examples']
 
 
@@ -48,16 +54,17 @@ def add(
   seed: int,
   keys: Sequence[float] = (),
 ) -> Buffer:
-  """The buffer after `examples` were offered to it, one by one.
+  """Returns the buffer after offering `examples` one by one.
 
   Args:
     buffer: before; it is not changed.
-    examples: in the order offered.
-    size: the most it keeps.
+    examples: in the order in which they are offered.
+    size: largest number of examples in the buffer.
     policy: one of `POLICIES`.
-    seed: every draw is a function of it and of the example (for `reservoir`, of its place among
-      all ever offered: the i-th takes place j, uniform in [0, i], where j < size).
-    keys: of the examples, for `BY_MODEL`.
+    seed: every draw is a function of the seed and the example. For `reservoir` it is a function of
+      the example's place among all that were ever offered: the i-th example takes place j, uniform
+      in [0, i], if j < size.
+    keys: of the examples, for the policies `BY_MODEL`.
   """
   before, new = buffer['examples'], [e.reference for e in examples]
   seen = buffer['seen'] + len(new)
@@ -81,6 +88,7 @@ def add(
 def _reservoir(
   before: Sequence[Reference], new: Sequence[Reference], seen: int, size: int, seed: int
 ) -> list[Reference]:
+  """Returns the sample after `new` follow the `seen` examples of which `before` is a sample."""
   kept = list(before)
   for place, reference in enumerate(new, seen):
     if len(kept) < size:
@@ -91,7 +99,10 @@ def _reservoir(
 
 
 def _highest(keys: Sequence[float], groups: Sequence[int], size: int) -> list[int]:
-  """Places, in order, of the size // groups highest keys of each group; of equals the first."""
+  """Returns, in order, the places of the size // groups highest keys of each group.
+
+  Of equal keys the first stays.
+  """
   quota, count, stay = size // max(len(set(groups)), 1), dict.fromkeys(groups, 0), []
   for i in sorted(range(len(keys)), key=lambda i: -keys[i]):
     count[groups[i]] += 1
@@ -102,12 +113,13 @@ def _highest(keys: Sequence[float], groups: Sequence[int], size: int) -> list[in
 
 @dataclasses.dataclass(frozen=True)
 class OnlineBuffer:
-  """A buffer that the new examples of a task enter while they train; see `TaskPlan`.
+  """A buffer that the new examples of a task enter while the task trains; see `TaskPlan`.
 
   Attributes:
-    buffer: so far.
-    size, policy: as in `add`; a policy that needs no model.
-    every: steps after which their new examples enter; 0: those of the first epoch, at its end.
+    buffer: the buffer so far.
+    size, policy: as in `add`; the policy is none of `BY_MODEL`.
+    every: number of steps after which the new examples of these steps enter; 0: the new examples of
+      the first epoch enter at its end.
   """
 
   buffer: Buffer
@@ -117,7 +129,7 @@ class OnlineBuffer:
 
   @property
   def examples(self) -> list[Reference]:
-    """What may be drawn now."""
+    """Returns the examples that may be drawn now."""
     return self.buffer['examples']
 
   def take(self, examples: Sequence[Example], seed: int) -> 'OnlineBuffer':
@@ -126,22 +138,22 @@ class OnlineBuffer:
     return dataclasses.replace(self, buffer=kept)
 
 
-# Keys that a model gives.
+# Keys that depend on the model.
 
 
 def keys_of(
-  policy: str, backbone: Any, params: Any, examples: Sequence[Example], tools: Any,
+  policy: str, backbone: Backbone, params: Params, examples: Sequence[Example], tools: Tools,
   keep_hard: bool = False,
 ) -> list[float]:  # fmt: skip
-  """The keys of examples of one task under a policy of `BY_MODEL`; of the others none.
+  """Returns a key for each example of one task; empty where the policy is none of `BY_MODEL`.
 
   Args:
     policy: of the buffer.
-    backbone: whose features or losses decide.
+    backbone: the model whose features or losses decide.
     params: at the end of the task.
     examples: of the task.
-    tools: the run's.
-    keep_hard: `importance` prefers what the model finds hard.
+    tools: of the run.
+    keep_hard: `importance` prefers examples of high loss.
   """
   rows = [row for item in tools.rows(examples) for row in item[:1]]
   if policy == 'herding':
@@ -156,14 +168,15 @@ def keys_of(
 
 
 def herding_keys(features_ND: np.ndarray, labels: Sequence[int]) -> list[float]:
-  """−place of each example in the herding order of its class.
+  """Returns −place of each example in the herding order of its class.
 
-  The order is iCaRL's: the k-th is argmin_x ‖μ − (φ(x) + Σ_{j<k} φ(p_j)) / k‖, φ the features on
-  the unit sphere and μ their mean. A prefix of it is the best choice of its length, so that a
-  smaller quota only cuts. Where a class comes again in a later task, both orders give in turn.
+  In the order of iCaRL (Rebuffi et al. 2017) the k-th example is
+  argmin_x ‖μ − (φ(x) + Σ_{j<k} φ(p_j)) / k‖, with features φ on the unit sphere and their mean μ. A
+  prefix of the order is the choice for its length, so a smaller quota only cuts the end. Where a
+  class occurs in a later task too, its two orders take turns.
 
   Args:
-    features_ND: the final state at each example's first target, or what its head reads.
+    features_ND: the final state at each example's first target, or the state that a head reads.
     labels: [N] classes.
   """
   length_N1 = np.linalg.norm(features_ND.astype(np.float64), axis=1, keepdims=True)
@@ -176,9 +189,9 @@ def herding_keys(features_ND: np.ndarray, labels: Sequence[int]) -> list[float]:
 
 
 def herding_order(unit_ND: np.ndarray) -> list[int]:
-  """The order of `herding_keys` of one class, of equals the first.
+  """Returns the order of `herding_keys` for one class; of equal examples the first comes first.
 
-  Of unit vectors the argmin is that of −φ(x)·(kμ − Σ_{j<k} φ(p_j)).
+  For unit vectors the argmin is that of −φ(x)·(kμ − Σ_{j<k} φ(p_j)).
   """
   mean_D, total_D, order = unit_ND.mean(0), np.zeros(unit_ND.shape[1]), []
   left_N = np.ones(len(unit_ND), bool)
@@ -192,17 +205,17 @@ def herding_order(unit_ND: np.ndarray) -> list[int]:
 def importance_keys(
   nats_N: np.ndarray, numbers: Sequence[int], seed: int, keep_hard: bool = False
 ) -> list[float]:
-  """log w + Gumbel noise: the k highest are a draw of k without replacement, chances ∝ w.
+  """Returns log w + Gumbel noise; the k highest are k draws without replacement, chances ∝ w.
 
-  Self-normalised importance sampling: the examples of a task stand for its distribution Q, which is
-  uniform, and w(x) ∝ P̂(x) / Q(x) with P̂(x) ∝ exp(−loss(x)), over their mean. So the examples of
-  every task weigh 1 on average, and tasks share the buffer as they share what was ever offered,
-  however well each was learned. Key and example stay together: the k highest of the kept and the
-  new are those of all ever offered.
+  Self-normalised importance sampling: the examples of a task represent its distribution Q, which is
+  uniform, and w(x) ∝ P̂(x) / Q(x) with P̂(x) ∝ exp(−loss(x)), divided by the mean w of the task. The
+  examples of every task therefore weigh 1 on average, and tasks share the buffer in proportion to
+  the examples they offered, however well each task was learned. An example keeps its key, so the k
+  highest keys among kept and new examples are the k highest of all that were ever offered.
 
   Args:
-    nats_N: each example's loss, the mean over its targets, at the end of its task.
-    numbers: [N] of the examples; the noise is a function of (seed, number).
+    nats_N: loss of each example at the end of its task, the mean over its targets, in nats.
+    numbers: [N] numbers of the examples; the noise is a function of (seed, number).
     seed: of the run.
     keep_hard: w ∝ exp(+loss).
   """
@@ -214,17 +227,17 @@ def importance_keys(
 
 
 @functools.cache
-def _nats(backbone: Any) -> Callable:
-  """(params, batch) -> [M]; one function a backbone, so that it compiles once."""
+def _nats(backbone: Backbone) -> Callable[[Params, Batch], jax.Array]:
+  """Returns (params, batch) -> [M] nats; one function a backbone, so that it compiles once."""
 
-  def nats(params, batch):
+  def nats(params: Params, batch: Batch) -> jax.Array:
     return losses.target_cross_entropy(backbone, params, batch, train=False)
 
   return nats
 
 
-def shares(buffer: Buffer, tools: Any) -> dict[str, Any]:
-  """How many of its examples are of each task, and of each class where there are any."""
+def shares(buffer: Buffer, tools: Tools) -> dict[str, Any]:
+  """Returns the numbers of a buffer's examples: all, ever offered, by task and by class."""
   examples, stream = [tools.example(e) for e in buffer['examples']], tools.stream
   tasks, labels = [e.task for e in examples], [e.label for e in examples]
   return {

@@ -1,62 +1,71 @@
-"""What matters to the past, parameter by parameter, and the quadratic that holds it in place.
+"""Importance of each parameter for earlier tasks, and the quadratic penalty that it weighs.
 
     value(θ) = Σ_p F_p (θ_p − a_p)² + c
 
-F is the Fisher diagonal (EWC), the size of the output's gradient (MAS) or 1 (L2), a the anchor and
-c what quadratics around several anchors leave when they become one. All leaves are kept: one that
-is frozen stays at its anchor and adds nothing, and counts again where a later plan trains it.
+F is the importance: the Fisher diagonal (EWC), the size of the output's gradient (MAS) or 1 (L2).
+a is the anchor. c is a constant that is left where quadratics around several anchors become one.
+All leaves are kept: a frozen leaf stays at its anchor and adds nothing, and it counts again where a
+later plan trains it.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from jcl.backbones import Backbone
 from jcl.batching.batch import Batch
 from jcl.step import losses
+from jcl.types import Params, Tree
 
-Params = Any
-Past = dict[str, Any]
+Past = dict[str, Tree]
 """{'fisher': tree like the parameters, 'anchor': likewise, 'constant': scalar}, all float32."""
 
 
 def nothing(params: Params) -> Past:
-  """No past yet, in the structure it will have: value and gradient are 0 everywhere."""
+  """Returns the penalty before the first task: its value and its gradient are 0 everywhere."""
   fisher, anchor = (jax.tree.map(jnp.zeros_like, params) for _ in range(2))
   return {'fisher': fisher, 'anchor': anchor, 'constant': jnp.float32(0)}
 
 
 def quadratic(params: Params, past: Past) -> jax.Array:
-  """Σ_p F_p (θ_p − a_p)² + c -> scalar; F may be one number a leaf."""
+  """Σ_p F_p (θ_p − a_p)² + c -> scalar; a leaf of F may be one number for all its entries."""
   each = jax.tree.map(
     lambda p, f, a: jnp.sum(f * jnp.square(p - a)), params, past['fisher'], past['anchor']
   )
   return jax.tree.reduce(jnp.add, each) + past['constant']
 
 
-# Of one example: what is differentiated, and what its gradient becomes.
+# Importance for one example: the function that is differentiated, and what its gradient becomes.
 
 
 def sample(logits_MV: jax.Array, key_M2: jax.Array) -> jax.Array:
-  """A class or token a target, drawn from softmax(logits) with the target's key data -> [M]."""
+  """Draws a class or token for each target from softmax(logits) -> [M] int32.
+
+  Args:
+    logits_MV: of the targets.
+    key_M2: uint32 key data of the targets.
+  """
   draw = lambda logits_V, key: jax.random.categorical(jax.random.wrap_key_data(key), logits_V)
   return jax.vmap(draw)(logits_MV, key_M2)
 
 
 def target_keys(batch: Batch) -> jax.Array:
-  """Key data [M, 2] of every target: that of its row, folded with the target's number."""
+  """Returns key data [M, 2] of every target: its row's key folded with the target's number."""
   fold = lambda key, m: jax.random.key_data(jax.random.fold_in(jax.random.wrap_key_data(key), m))
   row_M = batch.target_row
   return jax.vmap(fold)(batch.key[row_M], jnp.arange(len(row_M)))
 
 
-def answer_nats(backbone: Any, labels: str = 'empirical', reduction: str = 'mean') -> Callable:
-  """-> (params, batch) -> −log p over the targets of the batch, without dropout: nats, a scalar.
+def answer_nats(
+  backbone: Backbone, labels: str = 'empirical', reduction: str = 'mean'
+) -> Callable[[Params, Batch], jax.Array]:
+  """Returns (params, batch) -> −log p of the targets of a batch in nats, a scalar; no dropout.
 
   Args:
-    backbone: whose p it is.
-    labels: `empirical`: those given; `sampled`: drawn from p itself, with keys from `batch.key`.
+    backbone: the model that gives p.
+    labels: `empirical`: the given labels; `sampled`: labels drawn from p, with keys from
+      `batch.key`.
     reduction: `mean` or `sum` over the targets.
   """
 
@@ -75,8 +84,11 @@ def answer_nats(backbone: Any, labels: str = 'empirical', reduction: str = 'mean
   return nats
 
 
-def output_size(backbone: Any) -> Callable:
-  """-> (params, batch) -> Σ_m ‖z[m]‖² / Σ_m w[m] over the classes that are allowed: a scalar."""
+def output_size(backbone: Backbone) -> Callable[[Params, Batch], jax.Array]:
+  """Returns (params, batch) -> Σ_m ‖z[m]‖² / Σ_m w[m] over allowed classes, a scalar; no dropout.
+
+  z[m] are the logits at target m, w[m] its weight (Aljundi et al. 2018).
+  """
 
   def of_targets(logits_MV, allowed_MV):
     if allowed_MV is not None:
@@ -92,8 +104,8 @@ def output_size(backbone: Any) -> Callable:
   return size
 
 
-def squared_gradient(fn: Callable) -> Callable:
-  """(params, batch) -> the square of the gradient of `fn`: of one example, its Fisher diagonal."""
+def squared_gradient(fn: Callable[[Params, Batch], jax.Array]) -> Callable[[Params, Batch], Params]:
+  """Returns (params, batch) -> (∇fn)²: the Fisher diagonal of a batch of one example."""
 
   def fisher(params: Params, batch: Batch) -> Params:
     return jax.tree.map(jnp.square, jax.grad(fn)(params, batch))
@@ -101,8 +113,10 @@ def squared_gradient(fn: Callable) -> Callable:
   return fisher
 
 
-def absolute_gradient(fn: Callable) -> Callable:
-  """(params, batch) -> the absolute value of the gradient of `fn` (Aljundi et al. 2018)."""
+def absolute_gradient(
+  fn: Callable[[Params, Batch], jax.Array],
+) -> Callable[[Params, Batch], Params]:
+  """Returns (params, batch) -> |∇fn| (Aljundi et al. 2018)."""
 
   def importance(params: Params, batch: Batch) -> Params:
     return jax.tree.map(jnp.abs, jax.grad(fn)(params, batch))
@@ -110,12 +124,12 @@ def absolute_gradient(fn: Callable) -> Callable:
   return importance
 
 
-# Over tasks: the quadratic of the task that ended at `params` joins those before it.
+# Merging over tasks: the importance of the task that ended at `params` joins that of earlier tasks.
 
 
 @jax.jit
 def separate(past: Past, new: Params, params: Params) -> Past:
-  """A quadratic around each task's own end, kept as one, equal in value and gradient.
+  """Merges a quadratic around each task's own end into one of equal value and gradient.
 
   With F = F_old + F_new and s = F_new / F: the anchor is (1 − s) a_old + s θ_new, and the constant
   grows by Σ_p F_old s (a_old − θ_new)². Where F is 0 the anchor is θ_new.
@@ -132,7 +146,7 @@ def separate(past: Past, new: Params, params: Params) -> Past:
 
 
 def _around(params: Params, fisher: Params) -> Past:
-  """One quadratic around the last model."""
+  """Returns one quadratic around the last model."""
   return {'fisher': fisher, 'anchor': params, 'constant': jnp.float32(0)}
 
 
@@ -144,7 +158,7 @@ def online(past: Past, new: Params, params: Params, decay: float = 1.0) -> Past:
 
 @jax.jit
 def running_mean(past: Past, new: Params, params: Params, tasks: int) -> Past:
-  """F ← (F_new + t · F) / (t + 1) around the last model alone, t tasks before this one."""
+  """F ← (F_new + t · F) / (t + 1) around the last model alone, after t earlier tasks."""
   mean = lambda f, g: (g + tasks * f) / (tasks + 1)
   return _around(params, jax.tree.map(mean, past['fisher'], new))
 
@@ -153,7 +167,16 @@ MERGES = ('separate', 'online', 'running_mean')
 
 
 def merge(past: Past, new: Params, params: Params, how: str, tasks: int, decay: float) -> Past:
-  """One of `MERGES`, by name."""
+  """Merges by the function of `MERGES` that is called `how`.
+
+  Args:
+    past: the penalty of earlier tasks.
+    new: importance for the task that ended, a tree like `params`.
+    params: at the end of the task.
+    how: name of the function.
+    tasks: number of earlier tasks, for `running_mean`.
+    decay: factor of the earlier importance, for `online`.
+  """
   if how == 'online':
     return online(past, new, params, decay)
   if how == 'running_mean':

@@ -1,4 +1,4 @@
-"""Which old rows to replay: those that learning the new ones would harm most (MIR).
+"""Maximally interfered retrieval (MIR): replay the old rows whose loss a step would raise most.
 
 Source: Aljundi et al., Online Continual Learning with Maximally Interfered Retrieval, 2019.
 """
@@ -11,16 +11,16 @@ from jcl.step import device_maps
 
 
 def most_interfered(term: str, candidates: int, virtual_lr: float) -> Callable:
-  """An objective in which one of `candidates` old rows counts: those whose loss would rise most.
+  """Returns an objective in which one in `candidates` old rows counts, by the rise of its loss.
 
-  A virtual step of gradient descent on the new rows; the rise is that of a row's mean over its
-  targets of `term`. No gradient goes through the choice. One forward and backward pass and one
-  forward pass more than the plain objective.
+  A virtual step of gradient descent on the new rows gives the rise of each old row's mean `term`
+  over its targets; the rows with the largest rise count. The choice has no gradient. It costs one
+  forward and backward pass and one forward pass on top of the plain objective.
 
   Args:
-    term: the one with the loss of old rows.
-    candidates: drawn for each old row wanted.
-    virtual_lr: rate of the virtual step.
+    term: of the loss, the one of old rows.
+    candidates: number of old rows drawn for each row that counts.
+    virtual_lr: learning rate of the virtual step.
   """
 
   def objective(plain):

@@ -1,39 +1,61 @@
 """LAMOL's pseudo samples: drawn from the generation token alone, kept where well formed."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol, TypedDict
 
-from jcl.streams.stream import Example, Task
+from jcl.memory.tools import Tools
+from jcl.streams.stream import Example, Stream, Task
+from jcl.types import Params
 
 UNKNOWN = -1  # the task of a sample of the shared generation token
 FIRST_NUMBER = 2**29  # of pseudo samples; a stream's examples count from 0
-SHOWN = 8  # samples in words in every line of the report
+SHOWN = 8  # samples that a line of the report has as text
 
-Sample = dict[str, Any]
-"""{'task': old task or -1, 'tokens': ids with the answer token and end-of-sequence}."""
+
+class Sample(TypedDict):
+  """A pseudo sample: its old task or -1, and its ids with answer token and end-of-sequence."""
+
+  task: int
+  tokens: list[int]
+
+
+class SamplingSettings(Protocol):
+  """The settings of LAMOL that decide how samples are drawn; their meaning stands there."""
+
+  gamma: float
+  task_tokens: bool
+  retry: bool
+  max_attempts: int
+  top_k: int
+  temperature: float
+  require_known_label: bool
+  deduplicate: bool
 
 
 def examples(samples: Sequence[Sample]) -> list[Example]:
-  """Samples kept in memory as examples; their numbers hold for one task."""
+  """Returns samples as examples; the number of a sample is its own within one task only."""
   return [
     Example(FIRST_NUMBER + i, '', '', s['task'], tokens=tuple(s['tokens']))
     for i, s in enumerate(samples)
   ]
 
 
-def draw(params: Any, task: Task, tools: Any, longest: int, settings: Any) -> list[Sample]:
-  """Draws replay rows for every old task and reports on them.
+def draw(
+  params: Params, task: Task, tools: Tools, longest: int, settings: SamplingSettings
+) -> list[Sample]:
+  """Draws pseudo samples of every old task, and reports how many are well formed.
 
-  int(gamma·|D_t|) samples are shared among the old tasks, the remainder going to the first ones.
-  Draw d for old task s has the key (seed, 'pseudo', task, s, d). With `retry` a task is drawn again
-  where samples are not well formed, up to `max_attempts` times the number asked for.
+  int(gamma·|D_t|) samples are shared among the old tasks; the first tasks get the remainder.
+  Draw d for old task s has the key (seed, 'pseudo', task, s, d). With `retry`, draws that are not
+  well formed are repeated, up to `max_attempts` times the number asked for.
 
   Args:
     params: of the model before the task.
-    task: the task to come.
-    tools: the run's.
-    longest: tokens at most, those of the longest generation row trained so far.
-    settings: LAMOL's.
+    task: the coming task.
+    tools: of the run.
+    longest: largest number of tokens of a sample, that of the longest generation row trained so
+      far.
+    settings: of LAMOL.
   """
   wanted, olds = int(settings.gamma * len(task.train)), tools.stream.tasks[: task.index]
   asked = [wanted // task.index + (old.index < wanted % task.index) for old in olds]
@@ -56,11 +78,12 @@ def draw(params: Any, task: Task, tools: Any, longest: int, settings: Any) -> li
 
 
 def _draw_one(
-  params: Any, task: Task, old: Task, asked: int, tools: Any, longest: int, settings: Any,
-  seen: set[tuple[int, ...]],
+  params: Params, task: Task, old: Task, asked: int, tools: Tools, longest: int,
+  settings: SamplingSettings, seen: set[tuple[int, ...]],
 ) -> tuple[list[Sample], int]:  # fmt: skip
-  """-> at most `asked` samples of one old task, and how many were drawn for them."""
-  text, kept, drawn = tools.text, [], 0
+  """Returns at most `asked` samples of one old task, and how many were drawn for them."""
+  kept: list[Sample] = []
+  text, drawn = tools.text, 0
   limit = asked * (settings.max_attempts if settings.retry else 1)
   prompt = [*text.start, text.generation_token(old.index)]
   key = tools.key('pseudo', task.index, old.index)
@@ -77,7 +100,7 @@ def _draw_one(
       pair = text.parse(ids)
       if pair is None or (settings.require_known_label and pair[1].lower() not in labels):
         continue
-      sample = {'task': owner, 'tokens': ids[: ids.index(text.eos) + 1]}
+      sample: Sample = {'task': owner, 'tokens': ids[: ids.index(text.eos) + 1]}
       if not (settings.deduplicate and tuple(sample['tokens']) in seen):
         kept.append(sample)
         seen.add(tuple(sample['tokens']))
@@ -86,8 +109,8 @@ def _draw_one(
   return kept, drawn
 
 
-def _warn(task: Task, asked: int, drawn: int, kept: int, tools: Any) -> None:
-  """Says so where fewer samples are well formed than were asked for."""
+def _warn(task: Task, asked: int, drawn: int, kept: int, tools: Tools) -> None:
+  """Reports a warning where fewer samples are well formed than were asked for."""
   if kept == asked:
     return
   rate = f'{kept} of {drawn} drawn samples are well formed'
@@ -95,24 +118,31 @@ def _warn(task: Task, asked: int, drawn: int, kept: int, tools: Any) -> None:
   tools.report(warnings=f'before {task.name}: {rate}, so {what}; train longer, or at a higher rate')
 
 
-def _labels(stream: Any, tasks: Sequence[Task]) -> dict[str, str]:
-  """{label: name of its task} of the classes of `tasks`."""
+def _labels(stream: Stream, tasks: Sequence[Task]) -> dict[str, str]:
+  """Returns {label: name of its task} for the classes of `tasks`."""
   return {stream.classes[c]: t.name for t in tasks for c in t.classes}
 
 
 def _counts(
-  samples: list[Sample], owners: Sequence[Task], olds: Sequence[Task], tools: Any
+  samples: list[Sample], owners: Sequence[Task], olds: Sequence[Task], tools: Tools
 ) -> dict[str, Any]:
-  """What a line of the report says of kept samples.
+  """Returns the fields of a report's line on kept samples.
 
-  `verbatim` counts inputs that stand, word for word, in the training split of any old task: the
-  measure of what the model gives away.
+  `verbatim` counts inputs that the training split of an old task has word for word: it measures how
+  much of the training data the model gives away.
+
+  Args:
+    samples: kept ones.
+    owners: tasks that the samples may belong to.
+    olds: all old tasks.
+    tools: of the run.
   """
   text, labels = tools.text, {k.lower(): v for k, v in _labels(tools.stream, owners).items()}
-  pairs = [text.parse(s['tokens']) for s in samples]
+  parsed = [text.parse(s['tokens']) for s in samples]
+  pairs = [pair for pair in parsed if pair is not None]
   known = [labels[answer.lower()] for _, answer in pairs if answer.lower() in labels]
   trained = {_words(e.text) for old in olds for e in old.train}
-  counts = {
+  counts: dict[str, Any] = {
     'kept': len(samples),
     'distinct': len({tuple(s['tokens']) for s in samples}),
     'verbatim': sum(_words(said) in trained for said, _ in pairs),
@@ -125,5 +155,5 @@ def _counts(
 
 
 def _words(text: str) -> str:
-  """What two texts share that count as the same: case and white space do not matter."""
+  """Returns a text in lower case with single spaces, in which form two texts are compared."""
   return ' '.join(text.lower().split())

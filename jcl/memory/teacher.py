@@ -1,63 +1,102 @@
-"""The model of the past: frozen for a task, whole or as states taken once, or as stored logits.
+"""The teacher of a task: the model before it as a whole, its states taken once, or stored logits.
 
-Within a task the teacher and the rows it looks at stand still. So its final states at their targets
-are computed once before the task and come with the batch as `fields['teacher_hidden']` [M, D];
-`teacher_params` is then the part that projects them. Where they would not fit the teacher is whole
-and runs in the step. Which of the two is decided once a run, so that no task compiles anew, and a
-loss is the same function either way.
+Within a task neither the teacher nor the rows that it is compared at change. Its final states at
+the targets of these rows are therefore computed once before the task, and the batch has them as
+`fields['teacher_hidden']` [M, D]; `teacher_params` is then the part of the teacher that projects
+states. Where the states would take too much memory, `teacher_params` is the whole teacher, which
+runs in the step. A run decides once which of the two it is, so that no task compiles anew; a loss
+is the same function either way.
 
-Or each example has a past of its own: the logits that the model gave when the example entered a
-buffer, `fields['teacher_logits']` [M, V]; there is no teacher then.
+With stored logits each example has a past of its own: the logits that the model gave when the
+example entered a buffer, `fields['teacher_logits']` [M, V]. There is no teacher then.
 """
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import jax
 import numpy as np
 
+from jcl.backbones import Backbone
 from jcl.batching import batch as batches
 from jcl.batching.batch import Batch
 from jcl.errors import UserError
+from jcl.memory.tools import Tools
 from jcl.step import losses
-from jcl.streams.stream import Example, Reference
+from jcl.streams.stream import Example, Reference, Stream
+from jcl.types import Memory, Params, Tree
 
 HIDDEN, LOGITS, FAMILIAR = 'teacher_hidden', 'teacher_logits', 'familiar'
 
 
 class ExternalTeacher(NamedTuple):
-  """Another model that teaches, from the first task on.
+  """Another model that is the teacher in every task.
 
   Attributes:
-    backbone: of the same vocabulary, its width and depth its own.
+    backbone: a model with the vocabulary of the run's own; width and depth may differ.
     params: () -> its parameters.
   """
 
-  backbone: Any
-  params: Callable[[], Any]
+  backbone: Backbone
+  params: Callable[[], Params]
+
+
+class HasHooks(Protocol):
+  """The hooks of a `jcl.methods.Method` that `follow` builds on."""
+
+  @property
+  def init(self) -> Callable: ...
+  @property
+  def before_task(self) -> Callable: ...
+  @property
+  def plan(self) -> Callable: ...
+  @property
+  def after_task(self) -> Callable: ...
+  @property
+  def _replace(self) -> Callable[..., Any]: ...
+
+
+class StoresLogits(Protocol):
+  """The settings that `check_stored` reads."""
+
+  targets: str
+  stored_logits_mb: int
+
+  def max_cached_examples(self, stream: Stream) -> int: ...
+
+
+SomeMethod = TypeVar('SomeMethod', bound=HasHooks)
 
 
 def field_of(targets: str, update: str) -> str:
-  """What comes with the batch where the past looks at what a buffer holds; see `start`."""
+  """Returns the batch field for a teacher that is compared at the rows of a buffer; see `start`.
+
+  Args:
+    targets: `teacher` or `stored`, the logits that a loss compares with.
+    update: when new examples enter the buffer; see `Replay`.
+  """
   if targets == 'stored':
     return LOGITS
   return HIDDEN if update == 'after_task' else FAMILIAR
 
 
 def start(
-  backbone: Any, params: Any, tools: Any, examples: int, cache_mb: int, field: str = HIDDEN
-) -> dict[str, Any]:
-  """What `memory` holds of the past, in its structure for the whole run.
+  backbone: Backbone, params: Params, tools: Tools, examples: int, cache_mb: int,
+  field: str = HIDDEN,
+) -> Memory:  # fmt: skip
+  """Returns the teacher's entries of `memory` at the start of a run, in their final structure.
 
   Args:
     backbone: of the teacher.
-    params: the initial ones: the teacher of the first task.
-    tools: the run's.
-    examples: the most that the teacher will look at in a task.
-    cache_mb: MiB that its states may take, as `examples` times the longest answers of the stream.
-    field: what comes with the batch: `HIDDEN`, states as far as they fit; `FAMILIAR`, which rows
-      the teacher knows, where others join them within the task, and it runs in the step; `LOGITS`.
+    params: the initial parameters, which are the teacher of the first task.
+    tools: of the run.
+    examples: the largest number of examples that a task compares with the teacher.
+    cache_mb: MiB that the teacher's states may take; they take at most those of `examples` times
+      the longest answer of the stream.
+    field: what the batch has of the teacher. `HIDDEN`: states, if they fit in `cache_mb`.
+      `FAMILIAR`: which rows the teacher knows, where rows that it does not know join them within
+      the task; the teacher then runs in the step. `LOGITS`: stored logits.
 
   Returns:
     `teacher`, which is `teacher_params`, and `tables`, those of the plan.
@@ -74,22 +113,24 @@ def start(
 
 
 def freeze(
-  memory: dict[str, Any],
-  backbone: Any,
-  params: Any,
+  memory: Memory,
+  backbone: Backbone,
+  params: Params,
   examples: Sequence[Example | Reference],
-  tools: Any,
+  tools: Tools,
   later: int = 0,
-) -> dict[str, Any]:
-  """`start`'s entries with `params` as the teacher of the task to come; stored logits stay.
+) -> Memory:
+  """Returns the entries of `start` with `params` as the teacher of the coming task.
+
+  Stored logits do not change.
 
   Args:
-    memory: holds the entries so far.
+    memory: has the entries so far.
     backbone: of the teacher.
     params: the model at the end of the last task.
-    examples: those whose targets it will be compared at.
-    tools: the run's.
-    later: positions after its targets at which a row is compared.
+    examples: the loss compares model and teacher at their targets.
+    tools: of the run.
+    later: number of tokens by which the compared positions stand behind a row's targets.
   """
   tables = memory['tables']
   if LOGITS in tables:
@@ -108,17 +149,24 @@ def freeze(
 
 
 def store(
-  memory: dict[str, Any], backbone: Any, params: Any, held: Sequence[Reference], tools: Any
-) -> dict[str, Any]:
-  """`start`'s entries with the logits of the examples that a buffer holds now, and of no others.
+  memory: Memory,
+  backbone: Backbone,
+  params: Params,
+  held: Sequence[Example | Reference],
+  tools: Tools,
+) -> Memory:
+  """Returns the entries of `start` with stored logits for exactly the examples in a buffer.
+
+  Logits that are stored already stay; those of new examples come from `params`. Without stored
+  logits the entries do not change. With a head, the classes that could be answered when the logits
+  were stored are stored beside them as `known`.
 
   Args:
-    memory: holds the entries so far; where no logits are stored they stay.
-    backbone: whose logits they are.
-    params: the model that those come from that are not there yet, at their targets. Of a head it is
-      stored, too, which classes might be answered: those that the logits cover.
-    held: the examples.
-    tools: the run's.
+    memory: has the entries so far.
+    backbone: the model.
+    params: the model at the end of the task.
+    held: the examples in the buffer now.
+    tools: of the run.
   """
   if LOGITS not in memory['tables']:
     return {'tables': memory['tables']}
@@ -131,22 +179,23 @@ def store(
   logits = tools.map_targets(backbone.logits, params, new, name='stored_logits')
   for row, logits_mV in zip(new, logits, strict=True):
     kept[LOGITS][row.number] = logits_mV
-    if 'known' in kept:
+    if tools.heads is not None and 'known' in kept:
       kept['known'][row.number] = np.broadcast_to(tools.heads.allowed(row.task), logits_mV.shape)
   return {'tables': {k: batches.table(x, (backbone.outputs,)) for k, x in kept.items()}}
 
 
 def follow(
-  method: Any, backbone: Any, max_cached_examples: Callable, looked_at: Callable, cache_mb: int,
+  method: SomeMethod, backbone: Backbone, max_cached_examples: Callable[[Stream], int],
+  looked_at: Callable[[Memory], Sequence[Example | Reference]], cache_mb: int,
   field: str = HIDDEN, later: int = 0,
-) -> Any:  # fmt: skip
-  """The method with a past to look at: frozen before every task, or stored after it.
+) -> SomeMethod:  # fmt: skip
+  """Returns the method with a teacher: frozen before every task, or logits stored after it.
 
   Args:
-    method: whose own hooks come first.
-    backbone: of the model and of its past.
-    max_cached_examples: stream -> the most examples that are looked at in a task.
-    looked_at: memory -> those of the task to come.
+    method: its own hooks run first.
+    backbone: of the model and of its teacher.
+    max_cached_examples: stream -> `examples` of `start`.
+    looked_at: memory -> the examples whose targets the coming task compares with the teacher.
     cache_mb, field: as in `start`.
     later: as in `freeze`.
   """
@@ -169,12 +218,14 @@ def follow(
   return method._replace(init=init, before_task=before_task, plan=plan, after_task=after_task)
 
 
-def check_stored(tools: Any, settings: Any) -> None:
-  """Refuses logits that would take too much, with the longest answers of the stream.
+def check_stored(tools: Tools, settings: StoresLogits) -> None:
+  """Refuses stored logits that could take more than `stored_logits_mb` MiB.
+
+  Every example counts as many targets as the one with the most.
 
   Args:
-    tools: the run's.
-    settings: of a method with a buffer, `targets` and `stored_logits_mb`.
+    tools: of the run.
+    settings: of a method with a buffer.
 
   Raises:
     UserError: naming `method.stored_logits_mb`.
@@ -192,35 +243,35 @@ def check_stored(tools: Any, settings: Any) -> None:
     )
 
 
-def longest_targets(tools: Any) -> int:
-  """Targets that an example of the stream has at most, over all its rows."""
+def longest_targets(tools: Tools) -> int:
+  """Returns the largest number of targets that the rows of one training example have together."""
   items = tools.rows([e for t in tools.stream.tasks for e in t.train])
   return len(items[0]) * max(len(row.targets) for item in items for row in item)
 
 
 def compare(
-  backbone: Any,
-  params: Any,
-  teacher_params: Any,
+  backbone: Backbone,
+  params: Params,
+  teacher_params: Tree,
   batch: Batch,
-  difference: Callable,
-  teacher_backbone: Any = None,
+  difference: Callable[..., jax.Array],
+  teacher_backbone: Backbone | None = None,
   train: bool = True,
 ) -> tuple[jax.Array, jax.Array]:
-  """The cross-entropy of every target, and how far the model is from its teacher there.
+  """Computes cross-entropy and the difference from the teacher at every target.
 
   Args:
     backbone: of the model.
     params: of the model.
-    teacher_params: whole, or with its states in `batch.fields` what projects them, or with its
-      logits there nothing.
+    teacher_params: the whole teacher; the part that projects, where `batch.fields` has its states;
+      empty, where `batch.fields` has its logits.
     batch: rows of any kind.
     difference: (logits_MV, teacher_MV, where=known) -> [M].
-    teacher_backbone: the teacher's backbone; None: the same.
-    train: whether the model drops out.
+    teacher_backbone: of the teacher; None: that of the model.
+    train: whether dropout is on.
 
   Returns:
-    ce_M in nats and difference_M. The latter counts where `knows` says so.
+    ce_M in nats per target, and difference_M, whose mean is over the targets that `knows` names.
   """
   teacher_backbone = backbone if teacher_backbone is None else teacher_backbone
   stored_MV, states_MD = (batch.fields.get(name) for name in (LOGITS, HIDDEN))
@@ -240,6 +291,9 @@ def compare(
 
 
 def knows(batch: Batch) -> jax.Array | bool:
-  """[M] bool, the teacher had learned the example, and a class that may be answered here."""
+  """Returns where a comparison with the teacher has a meaning, [M] bool or True for everywhere.
+
+  The teacher had learned the example, and with a head at least one class that is allowed here.
+  """
   known = True if batch.known is None else batch.known.any(-1)
   return known if FAMILIAR not in batch.fields else known & (batch.fields[FAMILIAR] > 0)

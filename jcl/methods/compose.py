@@ -1,16 +1,28 @@
 """Composition: several methods become one, such as `replay+ewc`.
 
-Hooks run in the order given. Penalties, weights and tables are united. Everything else that a
-method can bring (`Settings.brings`) comes from the one method that brings it, so cross-entropy
-counts once.
+Hooks run in the order given, projections of updates in the order of names. Penalties, weights and
+tables are united. Everything else that a method can bring (`Settings.brings`) comes from the one
+method that brings it, so cross-entropy counts once.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from jcl.methods.method import Hook, Method
 from jcl.streams.stream import Task, TaskPlan
-from jcl.types import Memory
+from jcl.types import Memory, Params, Tree
+
+
+def _projected(parts: Mapping[str, Method]) -> Callable[[Tree, Params, Tree], Tree] | None:
+  """Returns the projections of all parts as one, in the order of names; None without any."""
+  projections = {name: part.project for name, part in sorted(parts.items()) if part.project}
+
+  def project(updates, params, teacher_params):
+    for name, one in projections.items():
+      updates = one(updates, params, teacher_params[name])
+    return updates
+
+  return project if projections else None
 
 
 def compose(parts: Mapping[str, Method]) -> Method:
@@ -19,8 +31,8 @@ def compose(parts: Mapping[str, Method]) -> Method:
   Its memory has an entry for each method, and so has `teacher` in it.
 
   Args:
-    parts: {name: method}, of which one at most brings each of `loss_fn`, `objective`, `after_step`
-      and `params_for`.
+    parts: {name: method}, of which one at most brings each of `loss_fn`, `objective`, `combine`,
+      `after_step` and `params_for`.
   """
 
   def hook(field: str) -> Hook:
@@ -46,6 +58,7 @@ def compose(parts: Mapping[str, Method]) -> Method:
 
   (reader, loss), (mover, move) = _brought(parts, 'loss_fn'), _brought(parts, 'after_step')
   (keeper, give), (_, objective) = _brought(parts, 'params_for'), _brought(parts, 'objective')
+  combiner, merge = _brought(parts, 'combine')
 
   def loss_fn(params, teacher_params, batch):
     return loss(params, teacher_params[reader], batch)
@@ -54,11 +67,15 @@ def compose(parts: Mapping[str, Method]) -> Method:
     moved, params = move(teacher_params[mover], params, step)
     return {**teacher_params, mover: moved}, params
 
+  def combine(gradients, teacher_params):
+    return merge(gradients, teacher_params[combiner])
+
   def params_for(memory, params, task):
     return give(_own(memory, keeper) if keeper else memory, params, task)
 
   return Method(
     init, hook('before_task'), plan, loss_fn if reader else None, penalty_fn, objective,
+    combine if combiner else None, _projected(parts),
     after_step if mover else None, hook('after_task'), params_for,
   )  # fmt: skip
 

@@ -12,7 +12,7 @@ from jcl.methods.method import Settings
 SIGN = '+'
 WORDS = {
   'loss': 'a loss', 'rows': 'old rows', 'objective': 'an objective', 'slow': 'slow parameters',
-  'tree': 'adapters or blocks',
+  'tree': 'adapters or blocks', 'combine': 'a combination of gradients',
 }  # fmt: skip
 
 
@@ -116,6 +116,13 @@ def check_fit(names: tuple[str, ...], parts: dict[str, Settings]) -> None:
     bringing = [name for name, part in parts.items() if what in part.brings]
     if len(bringing) > 1:
       raise UserError(f'{whole}: {" and ".join(bringing)} both bring {words}; only one can')
+  combining = [name for name, part in parts.items() if 'combine' in part.brings]
+  wrapping = [name for name, part in parts.items() if 'objective' in part.brings]
+  if combining and wrapping:
+    raise UserError(
+      f'{whole}: {combining[0]} combines the gradients of groups of terms, which the objective of '
+      f'{wrapping[0]} does not have'
+    )
   holding = [name for name, part in parts.items() if part.holds_tree]
   growing = [name for name, part in parts.items() if 'tree' in part.brings]
   if growing and holding:

@@ -12,11 +12,9 @@ from jcl.config import check_values
 from jcl.errors import UserError
 from jcl.memory.teacher import ExternalTeacher
 from jcl.memory.tools import Tools
+from jcl.step.losses import Terms
 from jcl.streams.stream import Stream, Task, TaskPlan
 from jcl.types import Memory, Params, Tree
-
-Terms = dict[str, tuple[jax.Array, jax.Array | bool]]
-"""{term: (value_M, where_M)}: a loss a target, and the targets that its mean is taken over."""
 
 Hook = Callable[[Memory, Params, Task, Tools], tuple[Memory, Params]]
 """(memory, params, task, tools) -> memory, params."""
@@ -45,6 +43,15 @@ class Method(NamedTuple):
       one term `ce`.
     penalty_fn: (params, teacher_params) -> {term: value}, terms that read no data.
     objective: takes f(params, batch) -> value, (means, terms), and returns such a function.
+    combine: (gradients, teacher_params) -> gradient, where `TaskPlan.groups` gives each term of the
+      loss a group: {group: gradient of Σ_k weights[k]·mean_k over its terms} becomes the gradient
+      that the step follows. It sees whole (perhaps sharded) arrays in the global view, 0 where an
+      entry does not train, None where a leaf is frozen; it costs one forward pass and a backward
+      pass a group. Gradients of penalties and norms belong to no group: they are added to what it
+      returns. A method that combines wraps no objective. None: one group of all terms.
+    project: (updates, params, teacher_params) -> updates, after optimiser, learning rate and masks
+      and before they are applied, in the global view; leaves of `updates` are None where a leaf is
+      frozen. None: updates are applied as they are.
     after_step: (teacher_params, params, step) -> teacher_params, params. None: the teacher does not
       change within a task.
     after_task: (memory, params, task, tools) -> memory, params.
@@ -58,6 +65,8 @@ class Method(NamedTuple):
   loss_fn: Callable[[Params, Tree, Batch], Terms] | None = None
   penalty_fn: Callable[[Params, Tree], dict[str, jax.Array]] = lambda params, teacher_params: {}
   objective: Callable[[Callable], Callable] = lambda plain: plain
+  combine: Callable[[Mapping[str, Tree], Tree], Tree] | None = None
+  project: Callable[[Tree, Params, Tree], Tree] | None = None
   after_step: Callable[[Tree, Params, jax.Array], tuple[Tree, Params]] | None = None
   after_task: Hook = _unchanged
   params_for: Callable[[Memory, Params, Task | None], Params] = lambda memory, params, task: params
@@ -78,10 +87,13 @@ class Settings:
       decoder, whose blocks can be added without effect.
     starts_afresh: every task trains a fresh model, so that no optimiser state can be carried on.
     brings: parts of which a composition has one at most: `loss`, `rows` (replay), `objective`,
-      `slow` (parameters), `tree` (the method adds leaves to the parameters).
+      `combine` (gradients), `slow` (parameters), `tree` (the method adds leaves to the parameters).
     holds_tree: the memory holds trees like the parameters, to which no leaf may then be added.
     neutral: settings under which the objective equals that of `seq` on a batch without replay rows
       and generative rows.
+    oracle: of a method from outside, `package.module:function`: given -> float, its objective from
+      the formula in float64 NumPy, with which `launch/check.py` compares it. `given` has the fields
+      of `Given` in tests/oracles/objectives.py. Empty: there is none.
     needs_jcl: least version of jcl that the method works with, such as `0.3`; empty: any.
     text_format: `plain`, `lamol` or `lamol_task`, the format of training rows; `packed` for raw
       text. In scenario cpt every method has `packed`, with a head every method has `class`.
@@ -96,6 +108,7 @@ class Settings:
   brings: ClassVar[tuple[str, ...]] = ()
   holds_tree: ClassVar[bool] = False
   neutral: ClassVar[Mapping[str, Any]] = {}
+  oracle: ClassVar[str] = ''
   needs_jcl: ClassVar[str] = ''
 
   @property

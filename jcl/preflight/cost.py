@@ -68,8 +68,8 @@ class Outline:
   def arguments(self) -> tuple:
     """The arguments of the train step."""
     scalar = jax.ShapeDtypeStruct((), np.float32)
-    weights = dict.fromkeys(self.plan.weights, scalar)
-    return self.inputs.state, self.inputs.fixed, weights, scalar, self.batch
+    state, fixed, weights, groups = self.inputs
+    return state, fixed, dict.fromkeys(weights, scalar), scalar, self.batch, groups
 
 
 def page(

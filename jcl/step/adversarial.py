@@ -1,4 +1,4 @@
-"""Adversarial training: the objective, and the same where the input embeddings are moved for worse.
+"""Adversarial training: a method's objective plus the same one at perturbed input embeddings.
 
 Source: Miyato et al., Adversarial Training Methods for Semi-Supervised Text Classification, 2017.
 """
@@ -9,31 +9,37 @@ import jax
 import jax.numpy as jnp
 
 from jcl.batching.batch import Batch
+from jcl.step.shapes import check_array, check_batch
 
 TERM = 'adversarial'
 
 
 def adversarial(objective: Callable, width: int, epsilon: float, weight: float) -> Callable:
-  """objective + weight · the objective at embeddings + δ, with δ = epsilon · g / ‖g‖ a row.
+  """objective(embeddings) + weight · objective(embeddings + δ), with δ = epsilon · g / ‖g‖ a row.
 
-  g [T, D] is the gradient of the clean objective for a row's embeddings over its real tokens; δ is
-  0 where ‖g‖ is, and no gradient goes through it. Its cost is that of two steps.
+  g [T, D] is the gradient of the clean objective for a row's embeddings at its real tokens; δ is 0
+  where ‖g‖ is 0, and has no gradient. A step costs about two steps of the clean objective.
 
   Args:
-    objective: wraps f(params, batch) -> value, (means, terms); a method's own.
+    objective: a method's own, which wraps f(params, batch) -> value, (means, terms).
     width: D of the embeddings.
     epsilon: length of δ.
-    weight: of the perturbed objective, whose value stands among the means as `adversarial`.
+    weight: of the perturbed objective; its value is the mean `adversarial`.
+
+  Returns:
+    A wrapper of the same kind as `objective`.
   """
 
   def outer(plain):
     inner = objective(plain)
 
     def wrapped(params, batch):
+      check_batch(batch)
       none_BTD = jnp.zeros((*batch.tokens.shape, width)) + 0 * batch.tokens[..., None]
       moved = lambda delta_BTD: inner(params, batch.replace(embedding_delta=delta_BTD))
       (value, (means, terms)), grad_BTD = jax.value_and_grad(moved, has_aux=True)(none_BTD)
       worse, _ = moved(_steps(jax.lax.stop_gradient(grad_BTD), batch, epsilon))
+      check_array('objective', value, (), jnp.floating)
       return value + weight * worse, ({**means, TERM: worse}, terms)
 
     return wrapped
@@ -42,7 +48,7 @@ def adversarial(objective: Callable, width: int, epsilon: float, weight: float) 
 
 
 def _steps(grad_BTD: jax.Array, batch: Batch, epsilon: float) -> jax.Array:
-  """[B, T, D] epsilon · g / ‖g‖ of each row."""
+  """Returns epsilon · g / ‖g‖ of each row, [B, T, D]."""
   real_BT = jnp.arange(batch.tokens.shape[1])[None] < batch.length[:, None]
   grad_BTD = jnp.where(real_BT[..., None], grad_BTD, 0)
   square_B11 = jnp.square(grad_BTD).sum((1, 2), keepdims=True)

@@ -8,20 +8,29 @@ from jax import lax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
+from jcl.batching.batch import Batch
+from jcl.step.shapes import check_array, check_batch, check_divisible
 from jcl.step.sharding import AXIS
+from jcl.types import Params, Tree
 
 HELD = 2**26  # numbers of single examples held at once on a device, 256 MB of float32
 
 
 def largest(score_B: jax.Array, where_B: jax.Array, key_B2: jax.Array, share: int) -> jax.Array:
-  """Inside a shard_map: [B] bool, one of `share` rows `where`: those of the largest scores of all.
+  """Chooses the rows with the largest scores of all devices -> [B] bool of this device's rows.
+
+  Called inside a shard_map. Of the `count` rows in `where_B` on all devices it chooses
+  count // share.
 
   Args:
     score_B: of this device's rows.
-    where_B: rows that may be chosen.
-    key_B2: their key data, by which ties are broken, whatever the device.
-    share: of all rows `where`, on all devices, count // share are chosen.
+    where_B: bool, the rows that may be chosen.
+    key_B2: uint32 key data of the rows; equal scores are ordered by it, on any number of devices.
+    share: of how many rows one is chosen.
   """
+  check_array('score_B', score_B, (None,), jnp.floating)
+  check_array('where_B', where_B, score_B.shape, jnp.bool_)
+  check_array('key_B2', key_B2, (*score_B.shape, 2), jnp.uint32)
   every = lambda x: lax.all_gather(x, AXIS, tiled=True)
   score, where, key = every(score_B), every(where_B), every(key_B2)
   order = jnp.lexsort((key[:, 1], key[:, 0], -score, ~where))  # the last is the first to count
@@ -31,15 +40,26 @@ def largest(score_B: jax.Array, where_B: jax.Array, key_B2: jax.Array, share: in
 
 
 def map_targets(fn: Callable, mesh: Mesh) -> Callable:
-  """fn(params, batch) -> [M, …] of one device => the same over all devices, [n·M, …]."""
-  return jax.jit(jax.shard_map(fn, mesh=mesh, in_specs=(P(), P(AXIS)), out_specs=P(AXIS)))
+  """Maps fn(params, batch) -> [M, …] of one device over all devices.
+
+  Returns:
+    jitted call(params, batch) -> [n·M, …] in the order of devices; rows and targets of `batch`
+    divide evenly among the n devices of the mesh.
+  """
+
+  @jax.jit
+  def call(params: Params, batch: Batch) -> Tree:
+    check_batch(batch, mesh.size)
+    return jax.shard_map(fn, mesh=mesh, in_specs=(P(), P(AXIS)), out_specs=P(AXIS))(params, batch)
+
+  return call
 
 
 def sum_examples(fn: Callable, mesh: Mesh) -> Callable:
-  """fn(params, batch of one item) -> tree => its weighted sum over every item on every device.
+  """Sums fn(params, batch of one item) -> tree over every item on every device.
 
-  The batch is laid out with one block an item, so positions are local to it. No more than
-  `HELD` numbers of single items stand in memory at once (those of one item at least).
+  The batch is laid out with one block an item, so positions are local to it. At most `HELD`
+  numbers of single items stand in memory at once (those of one item at least).
 
   Returns:
     jitted call(params, batch, counts) -> tree; counts [items] float32 weighs each item's tree, 0
@@ -47,7 +67,10 @@ def sum_examples(fn: Callable, mesh: Mesh) -> Callable:
   """
 
   @jax.jit
-  def call(params, batch, counts):
+  def call(params: Params, batch: Batch, counts: jax.Array) -> Tree:
+    check_array('counts', counts, (None,), jnp.floating)
+    check_divisible('counts', len(counts), mesh.size)
+    check_batch(batch, len(counts))
     own = len(counts) // mesh.size
 
     def per_device(params, batch, counts):
@@ -81,13 +104,21 @@ def sum_examples(fn: Callable, mesh: Mesh) -> Callable:
 
 
 def map_rows(fn: Callable, mesh: Mesh) -> Callable:
-  """fn(params, *arrays with a leading row axis, *scalars) => the same over all devices.
+  """Maps fn(params, *arrays with a leading row axis, *scalars) of one device over all devices.
 
-  No collective may stand in `fn`: devices may leave its loop at different steps.
+  `fn` has no collective: devices may leave its loop at different steps.
+
+  Returns:
+    jitted call(params, rows, scalars) with the arrays and the scalars as tuples; every leading axis
+    of `rows` has the same size, which the number of devices divides.
   """
 
   @jax.jit
-  def call(params, rows, scalars):
+  def call(params: Params, rows: tuple, scalars: tuple) -> Tree:
+    leaves = jax.tree.leaves(rows)
+    for number, x in enumerate(leaves):
+      check_array(f'rows, leaf {number}', x, (len(leaves[0]), *[None] * (x.ndim - 1)))
+      check_divisible(f'rows, leaf {number}', len(x), mesh.size)
     return jax.shard_map(
       lambda params, rows, scalars: fn(params, *rows, *scalars),
       mesh=mesh, in_specs=(P(), P(AXIS), P()), out_specs=P(AXIS), check_vma=False,

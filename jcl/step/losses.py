@@ -1,7 +1,8 @@
-"""What a loss is made of: pure functions, one value a target, unreduced.
+"""Loss terms and their sums: pure functions with one unreduced value for each target.
 
-Shapes: M targets, V vocabulary (or C classes of a head). `where` [M, V] bool names the classes that
-count; None: all of them.
+Shapes: B rows, T tokens, M targets, D width, V vocabulary (or C classes of a head). `where` [M, V]
+bool says which classes count; None: all of them. Shapes and types are checked while a function is
+traced.
 """
 
 from collections.abc import Callable
@@ -10,14 +11,32 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jcl.backbones import Backbone
 from jcl.batching.batch import Batch
+from jcl.step.shapes import check_array, check_batch
+from jcl.types import Params, Tree
 
 FAR = -1e9  # in place of -inf, which would turn a masked difference into NaN
+Terms = dict[str, tuple[jax.Array, jax.Array | bool]]
+"""{term: (value_M, where_M)}: a value for each target, and the targets that it is the mean of."""
 HELD = 2**24  # logits that are held at once, 64 MB of float32: a longer batch goes in chunks
 
 
+def _check_logits(logits_MV: jax.Array, where: jax.Array | None, **others: jax.Array) -> None:
+  """Refuses logits, a mask or further logits of other shapes or types.
+
+  Raises:
+    AssertionError: naming the argument.
+  """
+  check_array('logits_MV', logits_MV, (None, None), jnp.floating)
+  check_array('where', where, logits_MV.shape, jnp.bool_, optional=True)
+  for name, other_MV in others.items():
+    check_array(name, other_MV, logits_MV.shape, jnp.floating)
+
+
 def restrict(logits_MV: jax.Array, where: jax.Array | None) -> jax.Array:
-  """`logits_MV` with a large finite negative number where a class is not allowed."""
+  """Returns `logits_MV` with a large finite negative number where a class is not allowed."""
+  _check_logits(logits_MV, where)
   return logits_MV if where is None else jnp.where(where, logits_MV, FAR)
 
 
@@ -25,6 +44,7 @@ def cross_entropy(
   logits_MV: jax.Array, token_M: jax.Array, where: jax.Array | None = None
 ) -> jax.Array:
   """-log softmax(logits)[token] -> [M], nats per target."""
+  check_array('token_M', token_M, logits_MV.shape[:1], jnp.integer)
   logits_MV = restrict(logits_MV, where)
   wanted_M = jnp.take_along_axis(logits_MV, token_M[:, None], 1)[:, 0]
   return jax.nn.logsumexp(logits_MV, -1) - wanted_M
@@ -38,8 +58,9 @@ def distillation(
 ) -> jax.Array:
   """T²·KL(softmax(teacher/T) ‖ softmax(logits/T)) -> [M], nats per target (Hinton et al. 2015).
 
-  No gradient goes into the teacher's logits.
+  The teacher's logits have no gradient.
   """
+  _check_logits(logits_MV, where, teacher_MV=teacher_MV)
   log_MV, teacher_MV = (
     jax.nn.log_softmax(restrict(x, where) / temperature)
     for x in (logits_MV, jax.lax.stop_gradient(teacher_MV))
@@ -52,9 +73,10 @@ def mean_squared_error(
 ) -> jax.Array:
   """mean_v (logits_v − teacher_v)² -> [M], squared logits per target (Buzzega et al. 2020).
 
-  The mean is over the vocabulary, or over the classes in `where`; 0 where there are none. No
-  gradient goes into the teacher's logits.
+  The mean is over the vocabulary, or over the classes in `where`; 0 where there are none. The
+  teacher's logits have no gradient.
   """
+  _check_logits(logits_MV, where, teacher_MV=teacher_MV)
   apart_MV = logits_MV - jax.lax.stop_gradient(teacher_MV)
   if where is None:
     return jnp.square(apart_MV).mean(-1)
@@ -62,20 +84,23 @@ def mean_squared_error(
 
 
 def per_target(
-  fn: Callable[..., Any], backbone: Any, params: Any, hidden_MD: jax.Array, *rest_M: Any
-) -> Any:
-  """fn(logits_mV, *rest_m) -> a tree of [m, …], over all targets: [M, …].
+  fn: Callable[..., Tree], backbone: Backbone, params: Params, hidden_MD: jax.Array, *rest_M: Tree
+) -> Tree:
+  """Applies fn(logits_mV, *rest_m) -> tree of [m, …] to all targets -> tree of [M, …].
 
   Where M·V is more than `HELD` the targets go in chunks, whose logits are computed again in the
-  backward pass: no more than one chunk's logits ever stand in memory.
+  backward pass: memory never holds the logits of more than one chunk.
 
   Args:
-    fn: of each target alone; may project a teacher's states, given in `rest_M`, by itself.
-    backbone: that projects.
-    params: it projects with.
+    fn: function of some targets' logits; may project a teacher's states, given in `rest_M`.
+    backbone: the model that projects.
+    params: parameters to project with.
     hidden_MD: final states at the targets.
-    *rest_M: trees of [M, …] (or None) that `fn` sees beside the logits.
+    *rest_M: trees of [M, …] (or None) that `fn` is given after the logits.
   """
+  check_array('hidden_MD', hidden_MD, (None, backbone.width), jnp.floating)
+  for number, values in enumerate(jax.tree.leaves(rest_M)):
+    check_array(f'rest_M, leaf {number}', values, (len(hidden_MD), *[None] * (values.ndim - 1)))
   part = backbone.unembedding(params)
   call = lambda hidden_mD, *rest_m: fn(backbone.project(part, hidden_mD), *rest_m)
   count, size = len(hidden_MD), max(HELD // backbone.outputs, 1)
@@ -94,44 +119,51 @@ def per_target(
   return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:count], values)
 
 
-def target_cross_entropy(backbone: Any, params: Any, batch: Batch, train: bool = True) -> jax.Array:
-  """The cross-entropy of every target -> [M], nats."""
+def target_cross_entropy(
+  backbone: Backbone, params: Params, batch: Batch, train: bool = True
+) -> jax.Array:
+  """Returns the cross-entropy of every target of `batch`, [M] in nats; dropout with `train`."""
+  check_batch(batch)
   hidden_MD = backbone.hidden(params, batch, train=train)
   return per_target(cross_entropy, backbone, params, hidden_MD, batch.target_token, batch.allowed)
 
 
-def plain(backbone: Any) -> Callable:
-  """The loss of plain fine-tuning: the cross-entropy of every target, one term `ce`."""
+def plain(backbone: Backbone) -> Callable[[Params, Tree, Batch], Terms]:
+  """Returns the loss of plain fine-tuning: the cross-entropy of every target, one term `ce`."""
 
-  def loss_fn(params, teacher_params, batch: Batch):
+  def loss_fn(params: Params, teacher_params: Tree, batch: Batch) -> Terms:
     return {'ce': (target_cross_entropy(backbone, params, batch), True)}
 
   return loss_fn
 
 
-def norms(params: Any) -> dict[str, jax.Array]:
-  """Σ|θ| and Σθ² over all leaves but norms and biases: {l1_norm, l2_norm}."""
+def norms(params: Params) -> dict[str, jax.Array]:
+  """{l1_norm: Σ|θ|, l2_norm: Σθ²}, scalars over all leaves that `decays` names."""
   leaves = [x for path, x in jax.tree_util.tree_leaves_with_path(params) if decays(path)]
   add = lambda each: sum((each(x).sum() for x in leaves), jnp.float32(0))
   return {'l1_norm': add(jnp.abs), 'l2_norm': add(jnp.square)}
 
 
-def decays(path: tuple) -> bool:
-  """Whether a leaf is pulled towards 0 by decay and norms: not one of a norm, and no bias."""
+def decays(path: tuple[Any, ...]) -> bool:
+  """Whether decay and norms pull a leaf towards 0: all leaves but biases and scales of norms."""
   return str(getattr(path[-1], 'key', path[-1])) not in ('bias', 'scale')
 
 
 def total(
   value_M: jax.Array, where_M: jax.Array | bool, batch: Batch, tasks: int = 0
 ) -> tuple[jax.Array, jax.Array]:
-  """Sum and count over the targets that count.
+  """Returns sum and count of a value over the targets that count.
 
   Args:
     value_M: one value a target.
-    where_M: the targets it is the mean of; depends on the batch alone.
-    batch: whose weights apply.
-    tasks: 0: scalars; else vectors [tasks], a sum and a count for each task.
+    where_M: [M] bool, or one for all: the targets of the sum; depends on the batch alone.
+    batch: its `target_weight` weighs values and count.
+    tasks: 0: scalars; otherwise vectors [tasks], a sum and a count for each task.
   """
+  targets = batch.target_weight.shape
+  check_array('value_M', value_M, targets, jnp.floating)
+  if not isinstance(where_M, bool):
+    check_array('where_M', where_M, targets, jnp.bool_)
   weight_M = jnp.where(where_M, batch.target_weight, 0)
   value_M = jnp.where(weight_M > 0, value_M, 0) * weight_M
   if not tasks:

@@ -1,7 +1,6 @@
-"""AdamW with the knobs that all methods share; the step multiplies the learning rate in."""
+"""AdamW with the settings that all methods share; the step multiplies the learning rate in."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -12,17 +11,18 @@ from jcl import regexes
 from jcl.config import TrainConfig
 from jcl.errors import UserError
 from jcl.step import losses
+from jcl.types import Params, Tree
 
 
 def make_optimizer(
   config: TrainConfig, added: Sequence[int] = (), tables: Sequence[str] = ()
 ) -> optax.GradientTransformation:
-  """Clip, Adam, decoupled weight decay: updates before the learning rate.
+  """Clips, applies Adam and decoupled weight decay -> updates before the learning rate.
 
   Args:
     config: the settings.
     added: ids of tokens that were added to the vocabulary.
-    tables: the last names of the leaves whose rows are tokens.
+    tables: names in the paths of leaves whose rows are tokens.
   """
   parts = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
   parts.append(optax.scale_by_adam(b2=config.beta2))
@@ -35,15 +35,19 @@ def make_optimizer(
   return optax.chain(*parts)
 
 
-def _decays(params: Any) -> Any:
-  """Which leaves decay."""
+def _decays(params: Params) -> Tree:
+  """Returns a tree of bool: whether each leaf decays."""
   return jax.tree_util.tree_map_with_path(lambda path, _: losses.decays(path), params)
 
 
-def _scale_groups(ratios: dict[str, float]):
-  """Multiplies the updates of parts of the model, so that the step's rate becomes their own."""
+def _scale_groups(ratios: dict[str, float]) -> optax.GradientTransformation:
+  """Multiplies the updates of parts of the model, so that each part has a learning rate of its own.
 
-  def update(updates, state, params=None):
+  Args:
+    ratios: {name of a top-level entry of the parameters: its rate in units of the step's rate}.
+  """
+
+  def update(updates: Tree, state: Tree, params: Params = None) -> tuple[Tree, Tree]:
     scaled = {
       name: jax.tree.map(lambda x, ratio=ratios[name]: ratio * x, updates[name])
       for name in ratios.keys() & updates.keys()
@@ -53,10 +57,12 @@ def _scale_groups(ratios: dict[str, float]):
   return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
-def _scale_rows(rate: float, ids: np.ndarray, tables: tuple[str, ...]):
-  """Multiplies the updates of some rows of the token tables."""
+def _scale_rows(
+  rate: float, ids: np.ndarray, tables: tuple[str, ...]
+) -> optax.GradientTransformation:
+  """Multiplies the updates of the rows `ids` of the token tables by `rate`."""
 
-  def update(updates, state, params=None):
+  def update(updates: Tree, state: Tree, params: Params = None) -> tuple[Tree, Tree]:
     def one(path, x):
       names = {str(getattr(k, 'key', k)) for k in path}
       return x.at[ids].multiply(rate) if names & set(tables) else x
@@ -69,17 +75,17 @@ def _scale_rows(rate: float, ids: np.ndarray, tables: tuple[str, ...]):
 def learning_rate(
   config: TrainConfig, step: int, total: int, task: int = 0, tasks: int = 1
 ) -> float:
-  """The rate of one step of a task: linear warm-up, then the schedule's course to its end.
+  """Returns the learning rate of one step of a task: linear warm-up, then the schedule.
 
-  With `schedule_between_tasks` `continue` one course leads through the whole run, of which every
-  task is an equal part, however many steps it has.
+  With `schedule_between_tasks` `continue` one schedule covers the whole run, and each task is an
+  equal part of it, however many steps the task has.
 
   Args:
     config: the settings.
-    step: of the task, from 0.
-    total: steps of the task.
-    task: its index.
-    tasks: of the run.
+    step: number of the step in its task, from 0.
+    total: number of steps of the task.
+    task: index of the task.
+    tasks: number of tasks of the run.
   """
   if config.schedule_between_tasks == 'continue':
     step, total = task * total + step, tasks * total
@@ -97,12 +103,12 @@ def learning_rate(
 
 
 def trainable_rules(patterns: Sequence[str]) -> tuple[tuple[str, bool], ...]:
-  """`train.trainable` as a plan has it: `!` in front freezes, first match wins."""
+  """Returns the patterns of `train.trainable` as rules: `!` in front freezes, first match wins."""
   return tuple((p.removeprefix('!'), not p.startswith('!')) for p in patterns)
 
 
 def check(config: TrainConfig) -> None:
-  """Refuses training settings out of their range.
+  """Refuses settings of the schedule and `trainable` that are out of range.
 
   Raises:
     UserError: naming the field.
@@ -119,8 +125,13 @@ def check(config: TrainConfig) -> None:
       raise UserError(f"train.trainable: {pattern!r} {why}; give patterns of names, '.*' for all")
 
 
-def merged(fresh: Any, carried: dict[str, Any] | None) -> Any:
-  """`fresh` optimiser state with the carried leaves of the same path and shape in place."""
+def merged(fresh: Tree, carried: Mapping[str, jax.Array] | None) -> Tree:
+  """Returns `fresh` optimiser state, in which leaves of the same path and shape are carried over.
+
+  Args:
+    fresh: optimiser state of the leaves that train now.
+    carried: {path: leaf} of an earlier state; None: nothing is carried.
+  """
   if carried is None:
     return fresh
   paths, structure = jax.tree_util.tree_flatten_with_path(fresh)

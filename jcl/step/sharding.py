@@ -1,11 +1,12 @@
 """The mesh, and which device holds which part of a tree. Only files in `step/` name an axis.
 
-Leaves are whole on every device or sharded in one dimension; stacked layers stay sharded until a
+A leaf is whole on every device or sharded in one dimension; stacked layers stay sharded until a
 module reads its own layer.
 """
 
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,24 +17,25 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jcl.batching.batch import Batch
+from jcl.types import Tree
 
 AXIS = 'data'
 WHOLE = P()
 ROWS = P(AXIS)  # of a batch: each device has its own block
-Tree = Any
 
 
 def make_mesh(devices: int = 0) -> Mesh:
-  """A mesh of the first `devices` devices; 0: of all."""
+  """Returns a mesh of the first `devices` devices; 0: of all devices."""
   every = jax.devices()
   count = devices or len(every)
   return jax.make_mesh((count,), (AXIS,), axis_types=(AxisType.Auto,), devices=every[:count])
 
 
 def specs(tree: Tree, mesh: Mesh, fsdp: bool = False) -> Tree:
-  """A partition spec a leaf: with `fsdp` its largest dimension that divides evenly, else whole.
+  """Returns a partition spec for each leaf.
 
-  The axis of stacked layers is never split: layers are gathered one at a time.
+  With `fsdp` a matrix is split in the largest dimension that divides evenly, everything else is
+  whole. The axis of stacked layers is never split: layers are gathered one at a time.
   """
   return jax.tree_util.tree_map_with_path(
     lambda path, x: _spec(_stacked(path), x, mesh.size, fsdp), tree
@@ -41,6 +43,7 @@ def specs(tree: Tree, mesh: Mesh, fsdp: bool = False) -> Tree:
 
 
 def _spec(stacked: bool, x: Any, count: int, fsdp: bool) -> P:
+  """Returns the partition spec of one leaf on `count` devices."""
   first = int(stacked)
   dims = [i for i, size in enumerate(jnp.shape(x)) if size % count == 0 and i >= first]
   if not (fsdp and count > 1 and dims and jnp.ndim(x) - first > 1):
@@ -49,45 +52,54 @@ def _spec(stacked: bool, x: Any, count: int, fsdp: bool) -> P:
 
 
 def place_leaf(path: str, x: Any, mesh: Mesh, fsdp: bool = False) -> jax.Array:
-  """One leaf as `place` would put it by `specs`; its path is written `/layers/q/kernel`."""
+  """Places one leaf as `place` does by `specs`; its path is written `/layers/q/kernel`."""
   return place(x, mesh, _spec('layers' in path.split('/'), x, mesh.size, fsdp))
 
 
-def _stacked(path: tuple) -> bool:
+def _stacked(path: tuple[Any, ...]) -> bool:
   """Whether a leaf has one entry a layer on its first axis."""
   return any(getattr(key, 'key', None) == 'layers' for key in path)
 
 
 class Shard(struct.PyTreeNode, AxisMetadata):
-  """This device's part of a leaf of all layers; a module that reads its layer's gets it whole.
+  """This device's part of a leaf of all layers; the module that reads its layer gets it whole.
 
   Attributes:
     value: the part.
-    dim: the dimension in which it is one.
+    dim: the dimension that is split.
   """
 
   value: Any
   dim: int = struct.field(pytree_node=False)
 
   def unbox(self) -> jax.Array:
-    """The whole leaf."""
+    """Gathers the whole leaf."""
     return lax.all_gather(self.value, AXIS, axis=self.dim, tiled=True)
 
   def replace_boxed(self, val: Any) -> 'Shard':
-    """Another value in the same box."""
+    """Returns the shard with another value."""
     return self.replace(value=val)
 
   def add_axis(self, index: int, params: dict) -> 'Shard':
-    """An axis more, before the dimension or behind it."""
+    """Returns the shard whose value has an axis more at `index`."""
     return self.replace(dim=self.dim + (index <= self.dim))
 
   def remove_axis(self, index: int, params: dict) -> 'Shard':
-    """An axis less, as when a scan hands out one layer."""
+    """Returns the shard whose value lacks the axis `index`, as when a scan hands out one layer."""
     return self.replace(dim=self.dim - (index < self.dim))
 
 
 def gather(tree: Tree, tree_specs: Tree) -> Tree:
-  """Whole leaves from their shards, inside a shard_map; those of stacked layers stay `Shard`s."""
+  """Gathers whole leaves from their shards, inside a shard_map; stacked layers stay `Shard`s.
+
+  Args:
+    tree: of arrays, this device's parts.
+    tree_specs: their partition specs, as `specs` gives them.
+
+  Raises:
+    AssertionError: the two trees differ in structure.
+  """
+  chex.assert_trees_all_equal_structs(tree, tree_specs, custom_message='argument tree_specs')
 
   def one(path, x, spec):
     if AXIS not in spec:
@@ -99,7 +111,7 @@ def gather(tree: Tree, tree_specs: Tree) -> Tree:
 
 
 def place(tree: Tree, mesh: Mesh, tree_specs: Tree = WHOLE) -> Tree:
-  """Arrays on the mesh; what is on the host must be whole in every process."""
+  """Places arrays on the mesh; arrays on the host must be whole in every process."""
 
   def one(x, spec):
     sharding = NamedSharding(mesh, spec)
@@ -114,12 +126,12 @@ def place(tree: Tree, mesh: Mesh, tree_specs: Tree = WHOLE) -> Tree:
 
 
 def place_batch(batch: Batch, mesh: Mesh) -> Batch:
-  """A batch on the mesh, each device its own block."""
+  """Places a batch on the mesh, on each device its own block of rows and targets."""
   return place(batch, mesh, ROWS)
 
 
 def outline(tree: Tree, mesh: Mesh, tree_specs: Tree = WHOLE) -> Tree:
-  """What `place` would give, as shapes with shardings: enough to compile for, nothing allocated."""
+  """Returns the shapes and shardings of what `place` gives: enough to compile, nothing is held."""
   if isinstance(tree_specs, P):
     tree_specs = jax.tree.map(lambda x: tree_specs, tree)
   return jax.tree.map(

@@ -1,12 +1,13 @@
 """The pmapped train step and its gradient.
 
-`jax.jit` around `jax.shard_map` over one axis: what `jax.pmap` compiles to, and leaves may
-be sharded. Sums and counts are psummed, so a loss is the target-weighted mean over the whole batch
-on any number of devices, however uneven their rows.
+The step is `jax.jit` around `jax.shard_map` over one mesh axis: `jax.pmap` compiles to the same
+program, and here leaves may also be sharded. Sums and counts are psummed, so a loss is the
+target-weighted mean over the whole batch on any number of devices, however uneven their rows are.
 """
 
+import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -18,12 +19,32 @@ from jax.sharding import PartitionSpec as P
 from jcl.batching.batch import Batch
 from jcl.errors import UserError
 from jcl.step import losses
-from jcl.step.sharding import AXIS, Tree, gather, specs
+from jcl.step.groups import ALL, NO_GROUPS, Groups, check_like, combined, gradients
+from jcl.step.shapes import check_array, check_batch
+from jcl.step.sharding import AXIS, gather, specs
 from jcl.step.trainable import is_none, join
+from jcl.types import Tree
+
+
+class StepFunctions(Protocol):
+  """The functions of a `jcl.methods.Method` that a step calls; their contract stands there."""
+
+  @property
+  def _field_defaults(self) -> dict[str, Any]: ...
+  @property
+  def penalty_fn(self) -> Callable: ...
+  @property
+  def objective(self) -> Callable: ...
+  @property
+  def after_step(self) -> Callable | None: ...
+  @property
+  def combine(self) -> Callable | None: ...
+  @property
+  def project(self) -> Callable | None: ...
 
 
 def weighted(weights: Mapping[str, Any], values: Mapping[str, jax.Array]) -> jax.Array:
-  """Σ_k weights[k]·values[k]; a term without a weight counts 1."""
+  """Σ_k weights[k]·values[k] -> scalar; a term without a weight counts 1."""
   return sum((weights.get(k, 1.0) * v for k, v in values.items()), jnp.float32(0))
 
 
@@ -38,8 +59,11 @@ def _totals(terms: Mapping, batch: Batch, tasks: int) -> tuple[dict, dict]:
   return {k: s for k, (s, _) in pairs.items()}, {k: c for k, (_, c) in pairs.items()}
 
 
-def _whole(plain: Callable, objective: Callable, tasks: int) -> Callable:
-  """-> f(params, weights, batch) -> (loss, means), gradient: one pass over this device's batch."""
+def _whole(plain: Callable, objective: Callable, tasks: int, groups: Groups) -> Callable:
+  """-> f(params, weights, batch) -> (loss, means), {group: gradient}.
+
+  One pass over this device's batch. An `objective` is wrapped only where there is one group.
+  """
 
   def call(params, weights, batch):
     def value(params, batch):
@@ -48,17 +72,21 @@ def _whole(plain: Callable, objective: Callable, tasks: int) -> Callable:
       means = {k: _ratio(sums[k], counts[k]) for k in sums}
       return weighted(weights, means), (means, terms)
 
-    def wrapped(params, batch):
+    def by_group(params):
       loss, (means, _) = objective(value)(params, batch)
-      return loss, means
+      if groups.names == (ALL,):
+        return {ALL: loss}, (loss, means)
+      return groups.values(functools.partial(weighted, weights), means), (loss, means)
 
-    return jax.value_and_grad(wrapped, has_aux=True)(params, batch)
+    return gradients(by_group, params)
 
   return call
 
 
-def _accumulated(plain: Callable, own: Tree, tasks: int, microbatches: int) -> Callable:
-  """The same value and gradient as `_whole`, a microbatch at a time.
+def _accumulated(
+  plain: Callable, own: Tree, tasks: int, groups: Groups, microbatches: int
+) -> Callable:
+  """The same values and gradients as `_whole`, a microbatch at a time.
 
   Counts depend on the batch alone and are taken first, for all microbatches and devices; each
   microbatch then adds Σ_k w_k·sum_k/count_k, so uneven microbatches weigh as they should.
@@ -72,28 +100,97 @@ def _accumulated(plain: Callable, own: Tree, tasks: int, microbatches: int) -> C
     # The forward pass in here is dead code: only where_M and the weights reach the counts.
     per_part = lax.map(lambda part: _totals(plain(params, part), part, tasks)[1], parts)
     counts = lax.psum(jax.tree.map(lambda x: x.sum(0), per_part), AXIS)
+    weigh = functools.partial(weighted, weights)
 
-    def value(params, part):
+    def by_group(part, params):
       sums, _ = _totals(plain(params, part), part, tasks)
-      return weighted(weights, {k: _ratio(sums[k], counts[k]) for k in sums}), sums
+      return groups.values(weigh, {k: _ratio(sums[k], counts[k]) for k in sums}), sums
 
     def add(carry, part):
-      (_, sums), grads = jax.value_and_grad(value, has_aux=True)(varying, part)
+      sums, grads = gradients(functools.partial(by_group, part), varying)
       return jax.tree.map(jnp.add, carry, (sums, grads)), None
 
     blank = jax.tree.map(jnp.zeros_like, (counts, varying))
-    blank = (lax.pcast(blank[0], AXIS, to='varying'), blank[1])
+    blank = lax.pcast(blank[0], AXIS, to='varying'), dict.fromkeys(groups.names, blank[1])
     (sums, grads), _ = lax.scan(add, blank, parts)
     sums = lax.psum(sums, AXIS)
-    grads = jax.tree.map(lambda g, spec: g if AXIS in spec else lax.psum(g, AXIS), grads, own)
+    whole = lambda tree: jax.tree.map(
+      lambda g, spec: g if AXIS in spec else lax.psum(g, AXIS), tree, own
+    )
+    grads = {name: whole(tree) for name, tree in grads.items()}
     means = {k: _ratio(sums[k], counts[k]) for k in sums}
-    return (weighted(weights, means), means), grads
+    return (weigh(means), means), grads
+
+  return call
+
+
+def _refuse(method: StepFunctions, microbatches: int) -> None:
+  """Refuses what a method that wraps the objective cannot have.
+
+  Raises:
+    UserError: naming the setting, or the two functions.
+  """
+  if method.objective is method._field_defaults['objective']:
+    return
+  if microbatches > 1:  # an inner gradient would be the microbatch's own
+    raise UserError(f'train.microbatches is {microbatches}; it must be 1 with this method')
+  if method.combine is not None:
+    raise UserError(
+      'a method that combines the gradients of groups of terms (Method.combine) cannot wrap its '
+      'objective: set adversarial.epsilon to 0, and compose it with no method that has one'
+    )
+
+
+def _check_groups(method: StepFunctions, groups: Groups) -> None:
+  """Refuses groups that nothing combines, and a method that combines groups without any.
+
+  Raises:
+    UserError: `TaskPlan.groups` and `Method.combine` do not go together.
+  """
+  if method.combine is None and groups.group_of:
+    raise UserError(
+      f'TaskPlan.groups has {", ".join(map(repr, groups.names))}, but the method has no combine '
+      'that takes their gradients; give Method.combine or leave the groups out'
+    )
+  if method.combine is not None and not groups.group_of:
+    raise UserError('the method has combine, so its TaskPlan.groups must give each term a group')
+
+
+def _data_gradients(
+  method: StepFunctions, loss_fn: Callable, mesh: Mesh, fsdp: bool, tasks: int, microbatches: int
+) -> Callable:
+  """-> f(trained, frozen, teacher_params, weights, batch, groups) -> (loss, means), {group: grads}.
+
+  Terms of data alone, inside a shard_map; what it returns is global.
+  """
+
+  def call(trained, frozen, teacher_params, weights, batch, groups):
+    own, rest, theirs = (specs(t, mesh, fsdp) for t in (trained, frozen, teacher_params))
+
+    def per_device(trained, frozen, teacher_params, weights, batch):
+      teacher_params, every = gather(teacher_params, theirs), join(own, rest)
+
+      def plain(trained, batch):  # the gather is inside: an objective's inner gradients are global
+        return loss_fn(gather(join(trained, frozen), every), teacher_params, batch)
+
+      if microbatches > 1:
+        value_and_grad = _accumulated(plain, own, tasks, groups, microbatches)
+      else:
+        value_and_grad = _whole(plain, method.objective, tasks, groups)
+      return value_and_grad(trained, weights, batch)
+
+    return jax.shard_map(
+      per_device,
+      mesh=mesh,
+      in_specs=(own, rest, theirs, P(), P(AXIS)),
+      out_specs=((P(), P()), dict.fromkeys(groups.names, own)),
+    )(trained, frozen, teacher_params, weights, batch)
 
   return call
 
 
 def make_gradient(
-  method,
+  method: StepFunctions,
   loss_fn: Callable,
   mesh: Mesh,
   *,
@@ -102,10 +199,12 @@ def make_gradient(
   microbatches: int = 1,
   norms: Callable = lambda trained: {},
 ) -> Callable:
-  """-> f(trained, frozen, teacher_params, weights, batch) -> (loss, values), gradient.
+  """-> f(trained, frozen, teacher_params, weights, batch, groups, masks) -> (loss, values), grads.
 
-  Everything the objective is made of: the data terms inside the shard_map, the penalties on whole
-  arrays in the global view, each weighted; `values` has every term's unweighted value.
+  The data terms are differentiated inside the shard_map, one gradient for each group of terms;
+  `method.combine` makes one of them in the global view. The gradient of the penalties and norms,
+  which are functions of whole parameters, is added to it. `values` has every term's unweighted
+  value, and `loss` is their weighted sum, whatever `combine` does.
 
   Args:
     method: the record of the method.
@@ -117,33 +216,18 @@ def make_gradient(
     norms: trained -> {term: value}, penalties on what trains that are not the method's.
 
   Raises:
-    UserError: microbatches under a method that wraps the objective: an inner gradient would be the
-      microbatch's own.
+    UserError: the method wraps the objective, and there are microbatches or it combines gradients.
   """
-  if microbatches > 1 and method.objective is not method._field_defaults['objective']:
-    raise UserError(f'train.microbatches is {microbatches}; it must be 1 with this method')
+  _refuse(method, microbatches)
+  data = _data_gradients(method, loss_fn, mesh, fsdp, tasks, microbatches)
 
-  def gradient(trained, frozen, teacher_params, weights, batch):
-    own, rest, theirs = (specs(t, mesh, fsdp) for t in (trained, frozen, teacher_params))
-
-    def per_device(trained, frozen, teacher_params, weights, batch):
-      teacher_params, every = gather(teacher_params, theirs), join(own, rest)
-
-      def plain(trained, batch):  # the gather is inside: an objective's inner gradients are global
-        return loss_fn(gather(join(trained, frozen), every), teacher_params, batch)
-
-      if microbatches > 1:
-        value_and_grad = _accumulated(plain, own, tasks, microbatches)
-      else:
-        value_and_grad = _whole(plain, method.objective, tasks)
-      return value_and_grad(trained, weights, batch)
-
-    (loss, means), grads = jax.shard_map(
-      per_device,
-      mesh=mesh,
-      in_specs=(own, rest, theirs, P(), P(AXIS)),
-      out_specs=((P(), P()), own),
-    )(trained, frozen, teacher_params, weights, batch)
+  def gradient(trained, frozen, teacher_params, weights, batch, groups=NO_GROUPS, masks=None):
+    _check_groups(method, groups)
+    check_batch(batch, mesh.size * microbatches)
+    for term, weight in weights.items():
+      check_array(f'weights[{term!r}]', weight, ())
+    (loss, means), by_group = data(trained, frozen, teacher_params, weights, batch, groups)
+    grads = combined(method.combine, by_group, teacher_params, masks)
 
     def penalty(trained):
       values = {**method.penalty_fn(join(trained, frozen), teacher_params), **norms(trained)}
@@ -159,8 +243,12 @@ def make_gradient(
 
 
 def make_step(
-  method, loss_fn: Callable, optimizer: optax.GradientTransformation, mesh: Mesh, **how
-):
+  method: StepFunctions,
+  loss_fn: Callable,
+  optimizer: optax.GradientTransformation,
+  mesh: Mesh,
+  **how: Any,
+) -> jax.stages.Wrapped:
   """The pmapped train step.
 
   Args:
@@ -171,21 +259,27 @@ def make_step(
     **how: as `make_gradient`.
 
   Returns:
-    jitted step(state, fixed, weights, rate, batch) -> state, metrics. `state` (donated) holds
-    params (those that train), optimizer, step and a teacher that moves; `fixed` holds frozen,
-    masks and a teacher that does not. A step whose loss or gradient is not finite changes nothing
-    but the count of steps.
+    jitted step(state, fixed, weights, rate, batch, groups) -> state, metrics. `state` (donated)
+    holds params (those that train), optimizer, step and a teacher that moves; `fixed` holds frozen,
+    masks and a teacher that does not; `groups` are those of the task's plan, by default none. A
+    step whose loss or gradient is not finite changes nothing but the count of steps.
   """
   gradient = make_gradient(method, loss_fn, mesh, **how)
 
-  def step(state, fixed, weights, rate, batch):
+  def step(state, fixed, weights, rate, batch, groups=NO_GROUPS):
     (frozen, masks, still), params = fixed, state['params']
+    check_array('rate', rate, (), jnp.floating)
+    check_array("state['step']", state['step'], (), jnp.integer)
     teacher_params = state.get('teacher', still)
     mask = lambda tree: jax.tree.map(jnp.multiply, tree, masks)
-    (loss, values), grads = gradient(params, frozen, teacher_params, weights, batch)
+    (loss, values), grads = gradient(params, frozen, teacher_params, weights, batch, groups, masks)
     grads = mask(grads)
     updates, opt = optimizer.update(grads, state['optimizer'], params)
     updates = jax.tree.map(lambda u: -rate * u, mask(updates))
+    if method.project is not None:
+      projected = method.project(updates, join(params, frozen), teacher_params)
+      check_like('Method.project', projected, updates, 'updates')
+      updates = projected
     new = {'params': optax.apply_updates(params, updates), 'optimizer': opt}
     if method.after_step is not None:
       whole = join(new['params'], frozen)

@@ -1,24 +1,31 @@
-"""Which leaves of the parameters train: the tree split in two, and joined again."""
+"""The parameters that train: a tree of parameters is split in two, and joined again."""
 
 import re
-from typing import Any
+from collections.abc import Sequence
 
+import chex
 import jax
 import numpy as np
 
-Tree = Any
+from jcl.types import Params, Tree
+
+Rules = Sequence[tuple[str, bool | np.ndarray]]
+"""((pattern of names, True | False | mask over leading axes), …); the first match wins."""
 
 
-def split(params: Tree, rules: tuple) -> tuple[Tree, Tree, Tree]:
-  """Which leaves train.
+def split(params: Params, rules: Rules) -> tuple[Tree, Tree, Tree]:
+  """Splits parameters into those that train and those that are frozen.
 
   Args:
-    params: a nested dict.
-    rules: ((pattern, True | False | mask over leading axes), …), first match wins, unmatched leaves
-      are frozen.
+    params: a nested dict of arrays.
+    rules: what trains; a leaf that no pattern matches is frozen.
 
   Returns:
-    trained, frozen and masks, trees like `params` with None where a leaf is not theirs.
+    trained, frozen and masks, trees like `params` with None where a leaf belongs to the other. A
+    mask is float32, 1 where an entry trains, with dimensions of size 1 behind those of the rule.
+
+  Raises:
+    AssertionError: a mask has other leading axes than a leaf that it matches.
   """
 
   def rule(path, x):
@@ -26,6 +33,9 @@ def split(params: Tree, rules: tuple) -> tuple[Tree, Tree, Tree]:
     found = next((r for pattern, r in rules if re.search(pattern, name)), False)
     if isinstance(found, bool):
       return found
+    chex.assert_equal_shape_prefix(
+      [x, np.asarray(found)], np.ndim(found), custom_message=f'argument params, mask of {name}'
+    )
     return np.reshape(found, (*np.shape(found), *[1] * (x.ndim - np.ndim(found))))
 
   kinds = jax.tree_util.tree_map_with_path(rule, params)
@@ -38,10 +48,10 @@ def split(params: Tree, rules: tuple) -> tuple[Tree, Tree, Tree]:
 
 
 def join(trained: Tree, frozen: Tree) -> Tree:
-  """The whole tree from the two that `split` made."""
+  """Returns the whole tree from the two that `split` made."""
   return jax.tree.map(lambda a, b: b if a is None else a, trained, frozen, is_leaf=is_none)
 
 
-def is_none(x: Any) -> bool:
-  """Whether a leaf is not this tree's."""
+def is_none(x: object) -> bool:
+  """Whether a leaf belongs to the other tree of `split`."""
   return x is None

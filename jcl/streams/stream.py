@@ -374,6 +374,7 @@ class TaskPlan(NamedTuple):
       holds take the place of `old`. None: `old` does not change.
     candidates: examples drawn for each old example wanted at level `batch`; `objective` chooses.
     weights: {term: weight}; a term that is not named counts 1, an unknown name is refused.
+    groups: {term: group} of every data term, for a method with `combine`; else empty.
     trainable: ((pattern, True | False | mask over leading axes), …), first match wins; empty:
       `train.trainable`.
     tables: {field: table of `jcl.batching.batch.table`}, gathered into `batch.fields`.
@@ -387,5 +388,6 @@ class TaskPlan(NamedTuple):
   online_buffer: OnlineBuffer | None = None
   candidates: int = 1
   weights: Mapping[str, float] = {}
+  groups: Mapping[str, str] = {}
   trainable: Sequence[tuple[str, bool | np.ndarray]] = ()
   tables: Mapping[str, Mapping[str, np.ndarray]] = {}

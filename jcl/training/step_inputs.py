@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from jcl.step import sharding
+from jcl.step.groups import NO_GROUPS, Groups
 from jcl.step.optimizer import merged
 from jcl.streams.stream import TaskPlan
 from jcl.training.experiment import Experiment
@@ -20,11 +21,13 @@ class StepInputs(NamedTuple):
     state: `params` (those that train), `optimizer`, `step`, and `teacher` where it moves.
     fixed: (frozen parameters, masks, a teacher that does not move).
     weights: {term: float32 weight}.
+    groups: of the terms, static; none but for a method that combines their gradients.
   """
 
   state: dict[str, Tree]
   fixed: tuple[Tree, Tree, Tree]
   weights: dict[str, np.float32]
+  groups: Groups = NO_GROUPS
 
   @property
   def teacher(self) -> Tree:
@@ -70,9 +73,8 @@ def step_inputs(
   if parts.method.after_step is not None:
     state['teacher'], theirs = theirs, {}
   weights = {name: np.float32(weight) for name, weight in plan.weights.items()}
-  return StepInputs(
-    state, (put(frozen, False), place(masks, sharding.WHOLE, False), theirs), weights
-  )
+  fixed = put(frozen, False), place(masks, sharding.WHOLE, False), theirs
+  return StepInputs(state, fixed, weights, Groups.of(plan.groups))
 
 
 def place_on_devices(parts: Experiment) -> Callable[[Tree, Tree, bool], Tree]:

@@ -140,7 +140,7 @@ class TaskTrainer:
     rate = learning_rate(self.parts.config.train, loaded.number, loader.total, *of_run)
     self.output.counter.says('step')
     state, metrics = self.train_step(
-      inputs.state, inputs.fixed, inputs.weights, np.float32(rate), loaded.batch
+      inputs.state, inputs.fixed, inputs.weights, np.float32(rate), loaded.batch, inputs.groups
     )
     self.output.counter.took(steps=1)
     return inputs._replace(state=state), (loaded, metrics, rate)

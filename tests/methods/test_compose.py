@@ -134,7 +134,8 @@ def test_what_a_method_says_that_it_brings_is_what_it_brings(name):
     memory, params = method.after_task(memory, params, task, tools)
   found = {
     'loss': method.loss_fn is not None, 'rows': len(old) > 0, 'tree': grew,
-    'objective': method.objective is not plain.objective, 'slow': method.after_step is not None,
+    'objective': method.objective is not plain.objective, 'combine': method.combine is not None,
+    'slow': method.after_step is not None,
   }  # fmt: skip
   assert {what for what, yes in found.items() if yes} == set(chosen.brings)
 

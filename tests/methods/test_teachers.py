@@ -293,9 +293,9 @@ def test_no_task_compiles_anew_and_the_cache_changes_no_run(name, sizes_mb, tmp_
     loop, shapes = runs.Loop(experiment.assemble(made), folder, quiet=True), set()
     step = loop.trainer.train_step
 
-    def seen(state, fixed, weights, rate, batch, step=step, shapes=shapes):
+    def seen(state, fixed, weights, rate, batch, groups, step=step, shapes=shapes):
       shapes.add((batch.tokens.shape, batch.target_token.shape))
-      return step(state, fixed, weights, rate, batch)
+      return step(state, fixed, weights, rate, batch, groups)
 
     loop.trainer.train_step = seen
     loop.run()

@@ -1,10 +1,17 @@
-"""Losses against formulas in float64, written anew."""
+"""Losses against formulas in float64, written anew.
 
+The formulas are compared with and without jit, with and without arrays on a device, and under pmap.
+"""
+
+import functools
+
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import tiny
+from absl import flags
+from support import rounding, tiny
 
 from jcl.batching.batch import Shape, layout
 from jcl.step import losses
@@ -20,34 +27,78 @@ def surprise(logits, wanted):
   return np.array([-np.log(p[y] / p.sum()) for p, y in zip(powers, wanted, strict=True)])
 
 
-def test_cross_entropy_is_the_surprise_of_each_target():
-  found = losses.cross_entropy(LOGITS, WANTED)
-  assert found.shape == (20,)
-  np.testing.assert_allclose(found, surprise(LOGITS, WANTED), rtol=1e-5, atol=1e-5)
+# A logit of 8 standard deviations and a sum of 7 powers: sums of 7 terms, two after each other. exp
+# and log amplify the rounding of a logit by its size, about 24.
+CLOSE = functools.partial(rounding.assert_close, terms=7, depth=2, scale=24)
+
+
+flags.FLAGS['chex_skip_pmap_variant_if_single_device'].value = False
+
+
+class Variants(chex.TestCase):
+  """Each loss is its formula however it is called."""
+
+  @chex.all_variants
+  def test_cross_entropy_is_the_surprise_of_each_target(self):
+    found = self.variant(losses.cross_entropy)(LOGITS, WANTED)
+    chex.assert_shape(found, (20,))
+    CLOSE(found, surprise(LOGITS, WANTED))
+
+  @chex.all_variants
+  def test_cross_entropy_over_some_classes_is_that_of_these_alone(self):
+    where = np.isin(np.arange(7), (1, 3, 4))[None] | np.eye(7, dtype=bool)[WANTED]
+    found = self.variant(losses.cross_entropy)(LOGITS, WANTED, where)
+    wanted = [
+      surprise(z[w][None], [np.flatnonzero(w).tolist().index(y)])[0]
+      for z, w, y in zip(LOGITS, where, WANTED, strict=True)
+    ]
+    CLOSE(found, np.array(wanted))
+
+  @chex.all_variants
+  def test_distillation_is_the_divergence_of_the_student_from_the_teacher(self):
+    p, q = softened(LOGITS[::-1], 2.0), softened(LOGITS, 2.0)
+    fn = self.variant(functools.partial(losses.distillation, temperature=2.0))
+    CLOSE(fn(LOGITS, LOGITS[::-1]), 4 * (p * np.log(p / q)).sum(-1))
+
+  @chex.all_variants
+  def test_squared_error_is_the_mean_over_classes(self):
+    found = self.variant(losses.mean_squared_error)(LOGITS, LOGITS[::-1])
+    apart = LOGITS.astype(np.float64) - LOGITS[::-1]
+    rounding.assert_close(found, np.square(apart).mean(-1), terms=7)
+
+  @chex.all_variants
+  def test_total_is_the_sum_of_what_counts(self):
+    batch, value = batch_and_values()
+    where = np.arange(64) % 3 > 0
+    counts = np.where(where, batch.target_weight, 0).astype(np.float64)
+    found = self.variant(lambda value, where: losses.total(value, where, batch))(value, where)
+    wanted = (value * counts).sum(), counts.sum()
+    rounding.assert_close(found, wanted, terms=64, scale=np.abs(value).sum())
+
+  @chex.all_variants
+  def test_norms_are_sums_over_what_decays(self):
+    tree = {'embed': {'kernel': LOGITS}, 'norm': {'scale': LOGITS[0], 'bias': LOGITS[0]}}
+    wide = LOGITS.astype(np.float64)
+    wanted = {'l1_norm': np.abs(wide).sum(), 'l2_norm': np.square(wide).sum()}
+    rounding.assert_close(self.variant(losses.norms)(tree), wanted, terms=140)
 
 
 def test_cross_entropy_holds_out_with_huge_logits():
   logits = jnp.array([[1e4, 0.0, -1e4], [-1e4, -1e4, -1e4]], jnp.float32)
   found = losses.cross_entropy(logits, jnp.array([0, 2]))
-  np.testing.assert_allclose(found, [0, np.log(3)], rtol=1e-4)
+  rounding.assert_close(found, np.array([0, np.log(3)]), terms=3, scale=1e4)
 
 
 def test_its_gradient_is_softmax_less_one_hot():
   gradient = jax.grad(lambda z: losses.cross_entropy(z, WANTED).sum())(jnp.asarray(LOGITS))
   powers = np.exp(LOGITS.astype(np.float64))
   wanted = powers / powers.sum(1, keepdims=True) - np.eye(7)[WANTED]
-  np.testing.assert_allclose(gradient, wanted, atol=1e-6)
+  CLOSE(gradient, wanted)
 
 
-def test_classes_that_are_not_allowed_are_as_if_they_were_not_there():
+def test_classes_that_are_not_allowed_have_no_gradient():
   where = RANDOM.random((20, 7)) < 0.5
   where[np.arange(20), WANTED] = True
-  found = losses.cross_entropy(LOGITS, WANTED, where)
-  wanted = [
-    surprise(z[w][None], [np.flatnonzero(w).tolist().index(y)])[0]
-    for z, w, y in zip(LOGITS, where, WANTED, strict=True)
-  ]
-  np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
   gradient = jax.grad(lambda z: losses.cross_entropy(z, WANTED, where).sum())(jnp.asarray(LOGITS))
   assert (np.asarray(gradient)[~where] == 0).all()
   assert np.isfinite(gradient).all()
@@ -74,10 +125,11 @@ def test_total_counts_real_targets_that_are_chosen_and_no_others():
   for where in (True, np.arange(64) % 2 == 0, np.asarray(batch.replay_M)):
     chosen = real & where
     total, count = losses.total(value, where, batch)
-    assert float(total) == pytest.approx(value[chosen].astype(np.float64).sum(), rel=1e-5)
+    add = functools.partial(rounding.assert_close, terms=64, scale=np.abs(value).sum())
+    add(total, value[chosen].astype(np.float64).sum())
     assert float(count) == chosen.sum()
     dropped = losses.total(value, True, batch.only(np.broadcast_to(where, 64)))
-    assert float(dropped[0]) == pytest.approx(float(total), rel=1e-6)
+    add(dropped[0], total)
     assert float(dropped[1]) == float(count)
 
 
@@ -88,7 +140,8 @@ def test_total_by_task_is_that_of_each_task_alone():
   real, task_M = batch.target_weight > 0, np.asarray(batch.task_M)
   for task in range(4):
     chosen = real & (task_M == task)
-    assert float(sums[task]) == pytest.approx(value[chosen].sum(), rel=1e-5, abs=1e-5)
+    wanted = value[chosen].astype(np.float64).sum()
+    rounding.assert_close(sums[task], wanted, terms=64, scale=np.abs(value).sum())
     assert float(counts[task]) == chosen.sum()
   assert counts[3] == 0
   assert counts.sum() == batch.target_weight.sum()
@@ -103,9 +156,10 @@ def test_what_does_not_count_cannot_do_harm(tasks, bad):
   poisoned = jnp.where(dead, bad, value)
   total = lambda v, where: losses.total(v, where, batch, tasks)[0].sum()
   assert np.isfinite(total(poisoned, ~dead))
-  assert float(total(poisoned, ~dead)) == pytest.approx(float(total(value, ~dead)), rel=1e-6)
+  found, wanted = total(poisoned, ~dead), total(value, ~dead)
+  rounding.assert_close(found, wanted, terms=64, scale=np.abs(value).sum())
   gradient = jax.grad(total)(poisoned, ~dead)
-  np.testing.assert_array_equal(gradient, (~dead).astype(np.float32))
+  chex.assert_trees_all_equal(gradient, (~dead).astype(np.float32))
 
 
 @pytest.mark.parametrize('tasks', [0, 3])
@@ -126,16 +180,14 @@ def softened(logits, temperature):
 
 
 @pytest.mark.parametrize('temperature', [1.0, 2.0])
-def test_distillation_is_the_divergence_of_the_student_from_the_teacher(temperature):
+def test_the_gradient_of_distillation_goes_into_the_student_alone(temperature):
   teacher = (5 * RANDOM.standard_normal((20, 7))).astype(np.float32)
-  found = losses.distillation(LOGITS, teacher, temperature)
   p, q = softened(teacher, temperature), softened(LOGITS, temperature)
-  np.testing.assert_allclose(found, temperature**2 * (p * np.log(p / q)).sum(-1), rtol=1e-4)
   gradient = jax.grad(lambda z: losses.distillation(z, teacher, temperature).sum())(LOGITS)
-  np.testing.assert_allclose(gradient, temperature * (q - p), atol=1e-5)
+  CLOSE(gradient, temperature * (q - p))
   into_teacher = jax.grad(lambda z: losses.distillation(LOGITS, z, temperature).sum())(teacher)
   assert not np.any(into_teacher)
-  np.testing.assert_allclose(losses.distillation(LOGITS, LOGITS, temperature), 0, atol=1e-5)
+  CLOSE(losses.distillation(LOGITS, LOGITS, temperature), np.zeros(20))
 
 
 def test_distillation_over_some_classes_is_as_if_there_were_no_others():
@@ -144,7 +196,7 @@ def test_distillation_over_some_classes_is_as_if_there_were_no_others():
   teacher = LOGITS[::-1].copy()
   found = losses.distillation(LOGITS, teacher, 2.0, where)
   wanted = losses.distillation(LOGITS[:, 1:4], teacher[:, 1:4], 2.0)
-  np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+  CLOSE(found, wanted)
 
 
 def test_squared_errors_are_finite_whatever_is_left_out():
@@ -152,14 +204,14 @@ def test_squared_errors_are_finite_whatever_is_left_out():
   random = np.random.default_rng(0)
   one, other = (random.standard_normal((5, 7)).astype(np.float32) for _ in range(2))
   wanted = [np.mean((a.astype(np.float64) - b) ** 2) for a, b in zip(one, other, strict=True)]
-  np.testing.assert_allclose(losses.mean_squared_error(one, other), wanted, rtol=1e-5)
+  rounding.assert_close(losses.mean_squared_error(one, other), np.array(wanted), terms=7)
   where = random.random((5, 7)) < 0.5
   where[0], where[1] = False, True
   huge = np.where(where, one, 1e30)
   found = losses.mean_squared_error(huge, other, where)
   some = [np.mean((a[w] - b[w]) ** 2) if w.any() else 0 for a, b, w in
           zip(one, other, where, strict=True)]  # fmt: skip
-  np.testing.assert_allclose(found, some, rtol=1e-5)
+  rounding.assert_close(found, np.array(some), terms=7)
   gradient = jax.grad(lambda z: losses.mean_squared_error(z, other, where).sum())(jnp.asarray(huge))
   assert np.isfinite(gradient).all()
   assert (np.asarray(gradient)[~where] == 0).all()
@@ -191,9 +243,9 @@ def test_chunks_change_neither_value_nor_gradient(held, monkeypatch):
   assert values_M.shape == (64,)
   monkeypatch.setattr(losses, 'HELD', held)
   (found, chunked_M), chunked = jax.jit(lambda p: fn(p))(params)
-  np.testing.assert_allclose(found, wanted, rtol=1e-6)
-  np.testing.assert_allclose(chunked_M, values_M, rtol=1e-5, atol=1e-5)
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), chunked, gradient)
+  wide = functools.partial(rounding.assert_close, terms=500, depth=4)  # sums over 500 tokens
+  wide((found, chunked_M), (wanted, values_M))
+  wide(chunked, gradient)
 
 
 def test_a_long_batch_never_holds_all_its_logits(monkeypatch):

@@ -26,6 +26,7 @@ from jcl.memory.teacher import ExternalTeacher
 from jcl.methods import Method
 from jcl.step import losses, sharding, train_step, trainable
 from jcl.step.adversarial import adversarial
+from jcl.step.groups import NO_GROUPS, Groups
 from jcl.step.optimizer import make_optimizer
 from support import tiny
 
@@ -41,6 +42,7 @@ FEW = ('1', '8 fsdp')
 MORE = {
   'lamol': tuple(WAYS), 'decoder': (LONGER, '8 fsdp k4'), 'encoder': (LONGER,),
   'derpp cached': ('8 fsdp k4',), 'lamol_kd cached': ('8 fsdp k4',), 'derpp stored': ('8 fsdp k4',),
+  'combined': ('8 fsdp k4',),
 }  # fmt: skip
 SOME = ('1', '3', '8 fsdp', '1 k4', '8 fsdp k4')
 HEADS = Heads(np.arange(6) // 2, 2, True)
@@ -71,6 +73,7 @@ class Cell:
   ways: tuple[str, ...] = tuple(WAYS)
   rules: tuple = (('.*', True),)
   tables: dict = dataclasses.field(default_factory=dict)
+  groups: Groups = NO_GROUPS
 
 
 @functools.cache
@@ -97,6 +100,8 @@ def cells() -> dict[str, Cell]:
     ),
     'inner step': Cell(tiny.inner_step(BACKBONE), plain, {}, {}, params, rows),
     'taught': Cell(taught, taught.loss_fn, other, {'mse': 0.5}, params, rows),
+    'combined': grouped(BACKBONE, params, other),
+    'decoder combined': grouped(DECODER, layered, other_layers, FEW),
     'head': Cell(
       Method(), losses.plain(HEAD), {}, {}, tiny.params(HEAD), tiny.class_rows(), 3, HEADS
     ),
@@ -151,6 +156,27 @@ def wrapped(method: Method, backbone=BACKBONE, ways=('1', '3', '8', '8 fsdp')) -
   """A method that wraps the objective of plain fine-tuning; it refuses microbatches."""
   plain, params = losses.plain(backbone), tiny.params(backbone)
   return Cell(method, plain, {}, {}, params, tiny.rows(), ways=ways)
+
+
+def product(one, other):
+  """Σ over all entries."""
+  return jax.tree.reduce(jnp.add, jax.tree.map(lambda x, y: jnp.sum(x * y), one, other))
+
+
+def grouped(backbone, params: dict, teacher: dict, ways=SOME) -> Cell:
+  """A method that combines two gradients by their products over whole leaves."""
+
+  def combine(gradients, teacher_params):
+    new, old = gradients['new'], gradients['old']
+    share = 0.5 + product(new, old) / (product(new, new) + product(old, old))
+    share = share + 0.1 * product(old, teacher_params) / jnp.sqrt(product(old, old) + 1)
+    return jax.tree.map(lambda n, o: n + share * o, new, old)
+
+  method, weights = tiny.taught(backbone)._replace(combine=combine), {'mse': 0.5}
+  groups = Groups.of({'ce': 'new', 'mse': 'old'})
+  return Cell(
+    method, method.loss_fn, teacher, weights, params, tiny.rows(), ways=ways, groups=groups
+  )
 
 
 def compared(
@@ -220,7 +246,7 @@ def gradients(out: dict, name: str, way: str) -> None:
   for count in (13, 3):
     mesh, how, trained, frozen, _, teacher, batch = ready(cell, way, count)
     fn = fn or jax.jit(train_step.make_gradient(cell.method, cell.loss_fn, mesh, **how))
-    call = lambda weights, a=(trained, frozen, teacher), b=batch: fn(*a, weights, b)
+    call = lambda weights, a=(trained, frozen, teacher), b=batch: fn(*a, weights, b, cell.groups)
     terms = sorted(jax.eval_shape(call, {})[0][1])
     weights = {term: np.float32(cell.weights.get(term, 1)) for term in terms}
     (loss, values), grads = jax.block_until_ready(call(weights))
@@ -250,11 +276,17 @@ def memory(out: dict) -> None:
 
 
 def training(out: dict, way: str) -> None:
-  """Parameters and a moving teacher after three steps, clipping and decay on."""
+  """Parameters and a moving teacher after three steps, clipping, decay and a projection on."""
   cell = cells()['lamol']
   blend = lambda t, p: jax.tree.map(lambda a, b: 0.9 * a + 0.1 * b, t, p)
+
+  def project(updates, params, teacher_params):
+    share = product(updates, teacher_params) / product(teacher_params, teacher_params)
+    share = share + 1e-3 * product(params, teacher_params)
+    return jax.tree.map(lambda u, t: u - share * t, updates, teacher_params)
+
   method = cell.method._replace(
-    after_step=lambda teacher, params, step: (blend(teacher, params), params)
+    after_step=lambda teacher, params, step: (blend(teacher, params), params), project=project
   )
   mesh, how, trained, frozen, masks, teacher, batch = ready(
     dataclasses.replace(cell, teacher=tiny.params(BACKBONE, 1)), way, 13
