@@ -2,18 +2,21 @@
 
 import ast
 import json
+import os
 import re
 import subprocess
 import sys
 
 import pytest
 from oracles.objectives import ORACLES
-from scorecard import run, wrong
-from scorecard.checks import CHECKS, EVERYWHERE, SHARED
+from scorecard import does_not_apply, names, run, wrong
+from scorecard.columns import CHECKS, EVERYWHERE, SHARED
 from scorecard.does_not_apply import DOES_NOT_APPLY
 from scorecard.mutants import MUTANTS
-from support import TESTS
+from support import TESTS, plugins
 
+from jcl import methods
+from jcl.errors import UserError
 from jcl.methods import BUILT_IN
 
 
@@ -132,6 +135,41 @@ def test_an_unknown_method_is_one_line():
   assert (done.returncode, done.stdout) == (2, '')
   assert done.stderr.startswith("error: method: nothing is called 'nonsense'; there are seq, ")
   assert done.stderr.count('\n') == 1
+
+
+OUTSIDE = 'jcl_outside.anchor:Anchor'
+
+
+def test_a_method_from_outside_brings_its_oracle(monkeypatch):
+  plugins.on_path(monkeypatch)
+  found = names.oracle(OUTSIDE)
+  assert (found.__module__, found.__name__) == ('jcl_outside.oracle', 'anchor')
+  monkeypatch.setattr(methods.settings_class(OUTSIDE), 'oracle', 'jcl_outside.oracle:none')
+  with pytest.raises(UserError, match=r"oracle of jcl_outside\.anchor:Anchor: .* has no 'none'"):
+    names.oracle(OUTSIDE)
+  monkeypatch.setattr(methods.settings_class(OUTSIDE), 'oracle', '')
+  with pytest.raises(UserError, match=f"{OUTSIDE} names no oracle; give its settings oracle = '"):
+    run.run([f'*/{OUTSIDE}'])
+
+
+def test_cells_that_are_asked_for_name_the_methods_from_outside(monkeypatch):
+  monkeypatch.setenv(names.CELLS, f'*/ewc,value/{OUTSIDE},kd/{OUTSIDE},merges/(shared)')
+  assert names.outside() == [OUTSIDE]
+  assert names.asked()[1] == ('value', OUTSIDE)
+  monkeypatch.delenv(names.CELLS)
+  assert names.outside() == names.asked() == []
+
+
+@pytest.mark.slow
+def test_a_method_from_outside_is_put_through_the_checks(monkeypatch):
+  monkeypatch.setenv('PYTHONPATH', str(plugins.OUTSIDE), prepend=os.pathsep)
+  plugins.on_path(monkeypatch)
+  wanted = {'value': 'pass', 'gradient': 'pass', 'tasks': 'pass', 'kd': 'does not apply'}
+  card = run.run([f'{check}/{OUTSIDE}' for check in wanted])
+  assert {check: line['outcome'] for (check, _), line in card.lines.items()} == wanted
+  assert card.lines['kd', OUTSIDE]['says'] == does_not_apply.OUTSIDE
+  other = run.run(['value/jcl_outside.doubled:Doubled'])
+  assert [line['outcome'] for line in other.red] == ['fail']
 
 
 def test_a_mutant_that_nothing_or_only_an_exception_meets_is_missed():

@@ -18,6 +18,7 @@ BUILT_IN: dict[str, str] = {
   'single': 'jcl.methods.single:Single',
   'replay': 'jcl.methods.replay:Replay',
   'derpp': 'jcl.methods.derpp:Derpp',
+  'agem': 'jcl.methods.agem:Agem',
   'distill': 'jcl.methods.distill:Distill',
   'lamol': 'jcl.methods.lamol:Lamol',
   'lamol_kd': 'jcl.methods.lamol_kd:LamolKd',

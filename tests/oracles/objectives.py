@@ -105,6 +105,11 @@ def derpp(given: Given) -> float:
   return value + s['alpha'] * apart(given, distance, old)
 
 
+def agem(given: Given) -> float:
+  """CE(new) + CE(old); the step follows another direction, see `directions`."""
+  return ce(given, lambda row: not row.replay) + ce(given, lambda row: row.replay)
+
+
 def distill(given: Given) -> float:
   """(1 − alpha)·CE + alpha·KD over all rows; CE in the first task."""
   s = given.settings
@@ -136,13 +141,13 @@ def maml(given: Given) -> float:
   new = given._replace(rows=[row for row in given.rows if not row.replay])
   params = given.params
   for _ in range(given.settings['inner_steps']):
-    slope = _slope(new, params)
+    grads = slope(new, params)
     step = lambda leaf, grad: {'kernel': leaf['kernel'] - given.settings['inner_lr'] * grad}
-    params = {name: step(leaf, slope[name]) for name, leaf in params.items()}
+    params = {name: step(leaf, grads[name]) for name, leaf in params.items()}
   return ce(given._replace(params=params))
 
 
-def _slope(given: Given, params: dict) -> dict[str, np.ndarray]:
+def slope(given: Given, params: dict) -> dict[str, np.ndarray]:
   """The gradient of CE of all rows of the recurrent model, 0 without rows."""
   theta = leaves(params)
   if not given.rows:
@@ -226,6 +231,7 @@ ORACLES: dict[str, Callable[[Given], float]] = {
   'single': plain,
   'replay': plain,
   'derpp': derpp,
+  'agem': agem,
   'distill': distill,
   'lamol': lamol,
   'lamol_kd': lamol_kd,

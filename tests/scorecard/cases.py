@@ -30,11 +30,13 @@ from jcl.batching.batch import Batch, Row, Shape
 from jcl.batching.packed_text import PackedText, pack
 from jcl.config import Config, TrainConfig
 from jcl.step import losses, sharding, train_step, trainable
+from jcl.step.groups import Groups
 from jcl.streams.stream import Example, Task, TaskPlan
 from jcl.training.experiment import Experiment
 from jcl.training.hook_tools import HookTools, make_tools
 from jcl.training.loop import Loop
 from jcl.training.run_state import Run
+from scorecard import names
 
 DEEP = ('lora', 'olora', 'expand')  # methods whose model has stacked layers
 GROWING = ('expand',)  # methods whose parameters grow in a task, which compiles once more
@@ -104,14 +106,14 @@ class Watch:
     self.shapes: set = set()  # of batches; of a method that grows in each task
     self.kinds: set = set()  # of all else that the step is given
 
-  def train_step(self, state, fixed, weights, rate, batch):
+  def train_step(self, state, fixed, weights, rate, batch, groups):
     """As the step."""
     params = host(trainable.join(state['params'], fixed[0]))
     own = self.task if self.grows else None
     self.shapes.add((batch.tokens.shape, batch.target_token.shape, own))
-    leaves, structure = jax.tree.flatten((state, fixed, weights))
+    leaves, structure = jax.tree.flatten((state, fixed, weights, groups))
     self.kinds.add((structure, *((x.shape, str(x.dtype)) for x in leaves)))
-    state, metrics = self.step(state, fixed, weights, rate, batch)
+    state, metrics = self.step(state, fixed, weights, rate, batch, groups)
     self.seen.append(Seen(params, float(metrics['loss'])))
     return state, metrics
 
@@ -291,7 +293,7 @@ class Case:
   ) -> float:
     """The oracle's objective; `only` chooses rows."""
     rows = [row for row in self.oracle_rows(items) if only is None or only(row)]
-    return objectives.ORACLES[self.name](self.given(moment, params, rows))
+    return names.oracle(self.name)(self.given(moment, params, rows))
 
   # Batches and objectives.
 
@@ -321,7 +323,8 @@ class Case:
       batch: laid out for `way`.
       params: default: `elsewhere`.
       way: of WAYS.
-      **more: `weights`, `teacher` or `method` in place of the moment's.
+      **more: `weights`, `teacher` or `method` in place of the moment's; `combined`: the gradient is
+        the one that `combine` makes, not that of the objective.
     """
     devices, sharded, _ = WAYS[way]
     mesh = sharding.make_mesh(devices)
@@ -330,23 +333,26 @@ class Case:
     weights = more.get('weights', moment.plan.weights)
     put = lambda tree: sharding.place(tree, mesh, sharding.specs(tree, mesh, sharded))
     trained, frozen, _ = trainable.split(params, ALL)
-    fn = self.gradient(way, more.get('method', self.method))
+    combined = more.get('combined', False)
+    fn = self.gradient(way, more.get('method', self.method), combined)
     (loss, values), gradient = jax.block_until_ready(
       fn(
         put(trained), put(frozen), put(host(teacher)),
         {k: np.float32(v) for k, v in weights.items()}, sharding.place_batch(batch, mesh),
+        Groups.of(moment.plan.groups if combined else {}),
       )
     )  # fmt: skip
     return Judged(float(loss), {k: float(v) for k, v in values.items()}, flat(gradient))
 
-  def gradient(self, way: str, method: Any) -> Callable:
+  def gradient(self, way: str, method: Any, combined: bool = False) -> Callable:
     """The jitted objective; one a way, and a method (`seq` or one with other settings)."""
     devices, sharded, microbatches = WAYS[way]
-    key = way, id(method)
+    key = way, id(method), combined
     if key not in self._gradients:
       loss_fn = method.loss_fn or losses.plain(self.backbone)
       how = dict(fsdp=sharded, microbatches=microbatches)
-      fn = train_step.make_gradient(method, loss_fn, sharding.make_mesh(devices), **how)
+      judged = method if combined else method._replace(combine=None)
+      fn = train_step.make_gradient(judged, loss_fn, sharding.make_mesh(devices), **how)
       self._gradients[key] = method, jax.jit(fn)  # the method stays, for its id must be its own
     return self._gradients[key][1]
 

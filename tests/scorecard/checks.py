@@ -1,19 +1,14 @@
-"""The columns of the scorecard: each is one function of a case that raises `Wrong` with a figure.
-
-A new column is a function and a line of CHECKS (or of SHARED, where it belongs to no method).
-"""
+"""Columns of any objective: each is one function of a case that raises `Wrong` with a figure."""
 
 import dataclasses
 import functools
 import itertools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
-from oracles import distillation, objectives
 from support import tiny
 
 from jcl import methods
@@ -21,8 +16,7 @@ from jcl.batching import batch as batches
 from jcl.batching.batch import Shape
 from jcl.errors import UserError
 from jcl.step import losses, sharding, train_step, trainable
-from jcl.training.hook_tools import make_tools
-from scorecard import cases, shared
+from scorecard import cases
 from scorecard.cases import ALL, LAST, Case, Judged, Moment
 from scorecard.wrong import Wrong, above, equal, near, nothing
 
@@ -55,7 +49,7 @@ def gradient(case: Case) -> None:
   A direction is half the gradient's own and half random. A decoder's softmax is float32 always.
   """
   step, tolerance = (3e-3, 1e-5) if case.deep else (1e-3, 1e-7)
-  step = 1e-3 if grows(case) else step  # the deeper, the larger its fifth derivative
+  step = 1e-3 if case.name in cases.GROWING else step  # the deeper, the larger its fifth derivative
   with jax.enable_x64(True):
     call, trained = _wide(case)
     grads = jax.tree.map(np.asarray, call(trained)[1])
@@ -83,6 +77,7 @@ def _wide(case: Case) -> tuple[Callable, Any]:
   trained, frozen, _ = trainable.split(wide(case.elsewhere(moment)), ALL)
   teacher_params = wide(cases.host(moment.memory['teacher']))
   rest = frozen, teacher_params, dict(moment.plan.weights), batch
+  method = method._replace(combine=None)  # of the objective
   fn = jax.jit(train_step.make_gradient(method, loss_fn, sharding.make_mesh(1)))
   return lambda params: jax.block_until_ready(fn(params, *rest)), trained
 
@@ -200,75 +195,6 @@ def _masks(moment: Moment) -> Any:
   return trainable.split(moment.start, moment.plan.trainable or ALL)[2]
 
 
-def teacher(case: Case) -> None:
-  """No gradient goes into the teacher, which stands still, is deterministic and may be cached."""
-  moment = case.last
-  rows = case.rows(moment.items)
-  params = jax.tree.map(jnp.asarray, case.elsewhere(moment))
-  batch = case.batch(moment, rows)
-
-  def objective(teacher_params, batch):
-    terms = case.loss_fn(params, teacher_params, batch)
-    sums = [losses.total(v, where, batch) for v, where in terms.values()]
-    return sum(total / (count + 1) for total, count in sums)
-
-  held = cases.host(moment.memory['teacher'])
-  into = jax.jit(jax.grad(objective))
-  nothing('gradient into the teacher', cases.flat(into(held, batch)))
-  whole = case.batch(dataclasses.replace(moment, plan=moment.plan._replace(tables={})), rows)
-  wanted = case.judge(moment, whole, params, teacher=moment.start)
-  nothing('gradient into the whole teacher', cases.flat(into(moment.start, whole)))
-  same('cached', case.judge(moment, batch, params), wanted, VALUE)
-  noisy = _in_training(case)
-  memory, _ = noisy.before_task(case.moments[LAST - 1].after, moment.start, moment.task, case.tools)
-  near('its states, where training is noisy', cases.flat(memory['tables']),
-       cases.flat(moment.memory['tables']), 1e-6)  # fmt: skip
-  if case.method.after_step is None:
-    nothing(
-      'what training changes in the teacher',
-      cases.flat(held) - cases.flat(cases.host(moment.after['teacher'])),
-    )
-
-
-def _in_training(case: Case) -> methods.Method:
-  """The method on a backbone whose states are others in training: dropout that cannot be missed."""
-  hidden = case.backbone.hidden
-  noisy = lambda params, batch, train=False: hidden(params, batch) * (2.0 if train else 1.0)
-  return methods.make(dataclasses.replace(case.backbone, hidden=noisy), case.settings)
-
-
-def has_teacher(case: Case) -> bool:
-  """Whether a data term looks at what the past left."""
-  return case.method.loss_fn is not None and bool(jax.tree.leaves(case.last.memory['teacher']))
-
-
-def fisher(case: Case) -> None:
-  """The same for batches of 1 and 64, on 8 devices, in a loop over examples, without dropout."""
-  moment, (fn,) = case.moments[0], set(case.life[1].measured)
-  params, examples = moment.end, moment.task.train
-  rows = [case.tools.text.rows(e) for e in examples]
-  shape = Shape(2, 24, 32)
-  one = jax.jit(fn)
-  each = [cases.flat(one(params, batches.layout(r, 1, shape, tiny.keys(len(r))))) for r in rows]
-  wanted = np.mean(each, 0)
-  above('largest entry', wanted.max(), 0)
-  for size, count in ((1, 1), (64, 1), (8, 8)):  # in the last one each device has an example
-    mesh = sharding.make_mesh(count)
-    tools = make_tools(case.backbone, case.tools.text, case.stream, mesh, 0, size)
-    found = cases.flat(tools.mean_examples(fn, params, examples))
-    near(f'by {size} on {count} device(s)', found, wanted, VALUE)
-  before = case.moments[0].memory
-  tools = make_tools(case.backbone, case.tools.text, case.stream, sharding.make_mesh(1), 0, 8)
-  after, _ = _in_training(case).after_task(before, params, moment.task, tools)
-  near('with dropout in training', cases.flat(after['teacher']),
-       cases.flat(moment.after['teacher']), VALUE)  # fmt: skip
-
-
-def measures(case: Case) -> bool:
-  """Whether it asks what its parameters matter to."""
-  return bool(case.life and case.life[1].measured)
-
-
 def three_tasks(case: Case) -> None:
   """Every step of the real loop, in all three tasks, says the loss that the oracle has for it."""
   for moment in case.moments:
@@ -289,36 +215,6 @@ def head(case: Case) -> None:
 def classifies(case: Case) -> bool:
   """Whether it can train a head."""
   return case.settings.text_format == 'plain' and 'cil' in case.settings.head_scenarios
-
-
-def direction(case: Case) -> None:
-  """Each term of distillation is T²·KL(teacher ‖ student), target by target, at any T."""
-  moment = case.last
-  student, past = case.elsewhere(moment), moment.start
-  rows = case.rows(moment.items)
-  batch = case.batch(dataclasses.replace(moment, plan=moment.plan._replace(tables={})), rows)
-  ordered = [rows[i] for i in batches.deal(rows, 1)[0]]
-  given = case.given(moment, student, ordered)
-  both = [
-    np.concatenate([objectives.logits(given, params, row) for row in ordered])
-    for params in (given.params, given.starts[LAST])
-  ]
-  for temperature in (1.0, 2.0, 8.0):
-    settings = dataclasses.replace(case.settings, distill_temperature=temperature)
-    method = methods.make(case.backbone, settings)
-    terms = jax.jit(method.loss_fn)(student, past, batch)
-    kept = {term: np.asarray(v) for term, (v, _) in terms.items() if term.startswith('kd')}
-    above('terms of distillation', len(kept), 0)
-    wanted = [distillation.divergence(z, y, temperature) for z, y in zip(*both, strict=True)]
-    back = [distillation.divergence(y, z, temperature) for z, y in zip(*both, strict=True)]
-    above('what the direction changes', np.abs(np.subtract(wanted, back)).max(), 0.01 * max(wanted))
-    for term, found in kept.items():
-      near(f'{term} at T = {temperature:g}', found[: len(wanted)], wanted, 1e-4)
-
-
-def distils(case: Case) -> bool:
-  """Whether it has a temperature."""
-  return hasattr(case.settings, 'distill_temperature')
 
 
 def empty(case: Case) -> None:
@@ -392,66 +288,3 @@ def composed(case: Case) -> None:
 def composes(case: Case) -> bool:
   """Whether a penalty can stand beside it."""
   return not (case.settings.starts_afresh or 'tree' in case.settings.brings)
-
-
-def expansion(case: Case) -> None:
-  """Before it trains, a grown model says what the smaller one said; after it, it does not."""
-  for before, moment in itertools.pairwise(case.moments):
-    batch = case.batch(moment, case.rows(moment.items))
-    said = jax.jit(case.backbone.logits)
-    near('logits of the grown model', said(moment.start, batch), said(before.end, batch), 1e-6)
-    depths = [len(m.start['layers']['o']['kernel']) for m in (before, moment)]
-    equal('blocks that a task adds', depths[1] - depths[0], 2)
-    off = np.abs(np.asarray(said(moment.end, batch)) - np.asarray(said(moment.start, batch)))
-    above('what training changes', off.max(), 1e-3)
-    fresh = ~np.asarray(moment.start['layers']['o']['kernel']).any((1, 2))
-    equal('blocks that start with nothing', fresh.sum(), 2)
-    layers = (m['layers'] for m in (moment.end, moment.start))
-    moved = jax.tree.map(lambda a, b: np.abs(a - b)[~fresh], *layers)
-    nothing('what training moves in old blocks', cases.flat(moved))
-
-
-def grows(case: Case) -> bool:
-  """Whether its parameters grow from task to task."""
-  return case.name in cases.GROWING
-
-
-class Check(NamedTuple):
-  """A column.
-
-  Attributes:
-    run: raises `Wrong`.
-    could: whether a case has what the column looks at; a cell may say "does not apply" only where
-      it has not.
-  """
-
-  run: Callable[[Case], None]
-  could: Callable[[Case], bool] = lambda case: True
-
-
-EVERYWHERE = ('value', 'gradient', 'padding', 'order', 'devices', 'split', 'tasks')
-CHECKS: dict[str, Check] = {
-  'value': Check(value),
-  'gradient': Check(gradient),
-  'padding': Check(padding),
-  'mask': Check(mask),
-  'order': Check(order),
-  'devices': Check(devices),
-  'split': Check(split, accumulates),
-  'neutral': Check(neutral),
-  'moves': Check(moves),
-  'teacher': Check(teacher, has_teacher),
-  'fisher': Check(fisher, measures),
-  'tasks': Check(three_tasks),
-  'kd': Check(direction, distils),
-  'empty': Check(empty),
-  'head': Check(head, classifies),
-  'composed': Check(composed, composes),
-  'expansion': Check(expansion, grows),
-  'traces': Check(traces),
-}
-SHARED: dict[str, Callable[[], None]] = {
-  'reservoir': shared.reservoir,
-  'quota': shared.quota,
-  'merges': shared.merged,
-}

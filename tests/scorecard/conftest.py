@@ -1,7 +1,6 @@
 """Says every cell's outcome as a line of JSON, for `launch/check.py`.
 
-JCL_SCORECARD names the file. JCL_SCORECARD_CELLS, where it is given, holds the cells to run,
-`check/method` with commas; '*' is every check.
+JCL_SCORECARD names the file; which cells are run, see `names`.
 """
 
 import json
@@ -11,9 +10,10 @@ import pathlib
 import pytest
 
 import jcl
+from scorecard import names
 from scorecard.wrong import Wrong
 
-OUT, CELLS = 'JCL_SCORECARD', 'JCL_SCORECARD_CELLS'
+OUT = 'JCL_SCORECARD'
 
 
 def _say(line: dict) -> None:
@@ -31,9 +31,8 @@ def _cell(item: pytest.Item) -> tuple[str, str]:
 def pytest_collection_modifyitems(config, items):
   """Leaves the cells that are asked for, in the order of rows, and says which they are."""
   mine = [i for i in items if i.get_closest_marker('scorecard') and hasattr(i, 'callspec')]
-  asked = os.environ.get(CELLS)
-  if asked:
-    wanted = {tuple(cell.split('/')) for cell in asked.split(',')}
+  wanted = set(names.asked())
+  if wanted:
     gone = [i for i in mine if not {_cell(i), ('*', _cell(i)[1])} & wanted]
     config.hook.pytest_deselected(items=gone)
     items[:] = [i for i in items if i not in gone]

@@ -14,8 +14,10 @@ from typing import Any
 
 from support import ROOT
 
+from scorecard import names
 from scorecard.does_not_apply import DOES_NOT_APPLY
-from scorecard.mutants import MUTANTS, Mutant
+from scorecard.mutant import Mutant
+from scorecard.mutants import MUTANTS
 
 MARKS = {'pass': 'ok', 'fail': 'FAIL', 'error': 'ERROR', 'does not apply': '–'}
 RED = ('fail', 'error')
@@ -57,8 +59,13 @@ def run(
     only_collect: say which cells there are and run none.
 
   Raises:
+    UserError: a method has no oracle.
     RuntimeError: nothing could be collected, or another `jcl` was imported.
   """
+  for method in dict.fromkeys(cell.split('/')[1] for cell in cells):
+    if method != names.SHARED_ROW:
+      names.oracle(method)
+  path = os.pathsep.join(filter(None, [str(house), os.environ.get('PYTHONPATH', '')]))
   with tempfile.TemporaryDirectory() as folder:
     said, output = pathlib.Path(folder) / 'cells.jsonl', pathlib.Path(folder) / 'output'
     said.touch()
@@ -69,8 +76,8 @@ def run(
       str(ROOT / 'tests' / 'scorecard' / 'test_scorecard.py'),
     ]  # fmt: skip
     mine = {
-      'JAX_NUM_CPU_DEVICES': '8', 'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(house),
-      'JCL_SCORECARD': str(said), 'JCL_SCORECARD_CELLS': ','.join(cells),
+      'JAX_NUM_CPU_DEVICES': '8', 'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': path,
+      'JCL_SCORECARD': str(said), names.CELLS: ','.join(cells),
     }  # fmt: skip
     with open(output, 'w') as file:
       process = subprocess.Popen(

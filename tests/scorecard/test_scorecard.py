@@ -1,25 +1,28 @@
 """Every registered method against every check: `python launch/check.py`."""
 
 import pytest
-from oracles.objectives import ORACLES
 
+from jcl.errors import UserError
 from jcl.methods import BUILT_IN
-from scorecard import cases
-from scorecard.checks import CHECKS, SHARED
-from scorecard.does_not_apply import DOES_NOT_APPLY
+from scorecard import cases, names
+from scorecard.columns import CHECKS, SHARED
+from scorecard.does_not_apply import DOES_NOT_APPLY, OUTSIDE
 from scorecard.wrong import Wrong
 
 pytestmark = pytest.mark.scorecard
-ROW = '(shared)'  # of the columns that belong to no method
 
 
 @pytest.mark.parametrize('check', list(CHECKS))
-@pytest.mark.parametrize('method', list(BUILT_IN))
+@pytest.mark.parametrize('method', list(dict.fromkeys([*BUILT_IN, *names.outside()])))
 def test_cell(method, check, record_property):
-  if method not in ORACLES:
-    raise Wrong(f'{method} is registered and has no oracle in tests/oracles/objectives.py')
+  try:
+    names.oracle(method)
+  except UserError as error:
+    raise Wrong(str(error)) from error
   case, reason = cases.case(method), DOES_NOT_APPLY.get((check, method))
   could = CHECKS[check].could(case)
+  if method not in BUILT_IN and not could:
+    reason = OUTSIDE
   if reason is None:
     if not could:
       raise Wrong('it could not run, and does_not_apply.py gives no reason')
@@ -31,6 +34,6 @@ def test_cell(method, check, record_property):
 
 
 @pytest.mark.parametrize('check', list(SHARED))
-@pytest.mark.parametrize('method', [ROW])
+@pytest.mark.parametrize('method', [names.SHARED_ROW])
 def test_shared_cell(method, check):
   SHARED[check]()

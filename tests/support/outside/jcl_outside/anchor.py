@@ -21,6 +21,7 @@ class Anchor(Settings):
   holds_tree: ClassVar = True
   neutral: ClassVar = {'strength': 0.0}
   needs_jcl: ClassVar = '0.1'
+  oracle: ClassVar = 'jcl_outside.oracle:anchor'
 
   def build(self, backbone, teacher=None):
     """Builds `anchor`."""

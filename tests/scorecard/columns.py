@@ -1,0 +1,54 @@
+"""The columns of the scorecard.
+
+A new column is a function that raises `Wrong` with a figure, and a line of CHECKS (or of SHARED,
+where it belongs to no method).
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from scorecard import checks, directions, past, shared
+from scorecard.cases import Case
+
+
+class Check(NamedTuple):
+  """A column.
+
+  Attributes:
+    run: raises `Wrong`.
+    could: whether a case has what the column looks at; a cell may say "does not apply" only where
+      it has not.
+  """
+
+  run: Callable[[Case], None]
+  could: Callable[[Case], bool] = lambda case: True
+
+
+EVERYWHERE = ('value', 'gradient', 'padding', 'order', 'devices', 'split', 'tasks')
+CHECKS: dict[str, Check] = {
+  'value': Check(checks.value),
+  'gradient': Check(checks.gradient),
+  'padding': Check(checks.padding),
+  'mask': Check(checks.mask),
+  'order': Check(checks.order),
+  'devices': Check(checks.devices),
+  'split': Check(checks.split, checks.accumulates),
+  'neutral': Check(checks.neutral),
+  'moves': Check(checks.moves),
+  'teacher': Check(past.teacher, past.has_teacher),
+  'fisher': Check(past.fisher, past.measures),
+  'tasks': Check(checks.three_tasks),
+  'kd': Check(past.direction, past.distils),
+  'empty': Check(checks.empty),
+  'head': Check(checks.head, checks.classifies),
+  'composed': Check(checks.composed, checks.composes),
+  'expansion': Check(past.expansion, past.grows),
+  'traces': Check(checks.traces),
+  'combine': Check(directions.combine, directions.combines),
+}
+SHARED: dict[str, Callable[[], None]] = {
+  'reservoir': shared.reservoir,
+  'quota': shared.quota,
+  'merges': shared.merged,
+  'project': directions.projected,
+}

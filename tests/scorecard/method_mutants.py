@@ -1,0 +1,195 @@
+"""Broken memory of the past, methods, compositions and parts that several methods share."""
+
+from scorecard.mutant import Mutant
+from scorecard.mutant import cells as _cells
+
+PAST = (
+  Mutant(
+    'the teacher is stale from the third task on', 'memory/teacher.py',
+    "  table = batches.table(of_row, (backbone.width,))\n",
+    "  table = batches.table(of_row, (backbone.width,))\n"
+    "  if tools.task_index > 1:\n"
+    "    return {'teacher': memory['teacher'], 'tables': {HIDDEN: table}}\n",
+    _cells('tasks/distill', 'value/derpp', 'teacher/lamol_kd'),
+  ),
+  Mutant(
+    'what the first task gave the step stays', 'training/step_inputs.py',
+    'theirs = put(teacher, True)',
+    "theirs = globals().setdefault(f'kept {id(parts)}', put(teacher, True))",
+    _cells('tasks/ewc', 'tasks/lamol_kd'),
+  ),
+  Mutant(
+    'states of the teacher are those of training', 'memory/teacher.py',
+    'tools.map_targets(backbone.hidden, params, moved,',
+    'tools.map_targets(lambda p, b: backbone.hidden(p, b, train=True), params, moved,',
+    _cells('teacher/derpp'),
+  ),
+  Mutant(
+    'dropout is on in the Fisher', 'memory/fisher.py',
+    '    hidden_MD = backbone.hidden(params, batch)\n    rest =',
+    '    hidden_MD = backbone.hidden(params, batch, train=True)\n    rest =',
+    _cells('fisher/ewc'),
+  ),
+  Mutant(
+    'the Fisher is the square of a mean over a chunk', 'training/hook_tools.py',
+    'groups = _cut(self.rows([examples[i] for i in order]), together)',
+    'groups = _cut(self.rows([examples[i] for i in order]), max(together, self.batch_size // 4))',
+    _cells('fisher/ewc', 'fisher/mas'),
+  ),
+  Mutant(
+    'the Fisher sums the examples of one device', 'step/device_maps.py',
+    'return lax.psum(lax.scan(add, blank, chunks)[0], AXIS)',
+    'return lax.pmax(lax.scan(add, blank, chunks)[0], AXIS)',
+    _cells('fisher/ewc'),
+  ),
+  Mutant(
+    'the Fisher is not squared', 'memory/fisher.py',
+    'return jax.tree.map(jnp.square, jax.grad(fn)(params, batch))',
+    'return jax.tree.map(jnp.abs, jax.grad(fn)(params, batch))',
+    _cells('value/ewc'),
+  ),
+  Mutant(
+    'importance is squared', 'memory/fisher.py',
+    'return jax.tree.map(jnp.abs, jax.grad(fn)(params, batch))',
+    'return jax.tree.map(jnp.square, jax.grad(fn)(params, batch))',
+    _cells('value/mas', 'tasks/mas'),
+  ),
+  Mutant(
+    'the penalty is made of detached data', 'memory/fisher.py',
+    'lambda p, f, a: jnp.sum(f * jnp.square(p - a))',
+    'lambda p, f, a: jnp.sum(f * jnp.square(jax.lax.stop_gradient(p) - a))',
+    _cells('moves/ewc', 'moves/mas', 'gradient/l2'),
+  ),
+  Mutant(
+    'the anchor of merged quadratics is the last model', 'memory/fisher.py',
+    'lambda a, p, s: (1 - s) * a + s * p', 'lambda a, p, s: p',
+    _cells('value/ewc', 'tasks/ewc'),
+  ),
+  Mutant(
+    'the constant of merged quadratics is dropped', 'memory/fisher.py',
+    "new), 'anchor': anchor, 'constant': rest,", "new), 'anchor': anchor, 'constant': 0 * rest,",
+    _cells('value/ewc'),
+  ),
+  Mutant(
+    'what the step sees changes its type after the first task', 'memory/fisher.py',
+    "new), 'anchor': anchor, 'constant': rest,",
+    "new), 'anchor': anchor, 'constant': rest.astype(jnp.float16),",
+    _cells('traces/ewc'),
+  ),
+)  # fmt: skip
+
+METHODS = (
+  Mutant(
+    'DER++ splits at half of the batch', 'methods/derpp.py',
+    'mean_squared_error, batch.replay_M',
+    'mean_squared_error, batch.target_row * 2 >= len(batch.length)',
+    _cells('order/derpp', 'value/derpp'),
+  ),
+  Mutant(
+    'DER++ gives new rows weight beta', 'methods/derpp.py',
+    "'new': s.beta if later else 1.0", "'new': s.beta",
+    _cells('neutral/derpp', 'value/derpp'),
+  ),
+  Mutant(
+    'alpha weighs cross-entropy', 'methods/distill.py',
+    "weights={'ce': 1 - alpha, 'kd': alpha}", "weights={'ce': alpha, 'kd': 1 - alpha}",
+    _cells('neutral/distill', 'value/distill'),
+  ),
+  Mutant(
+    'pseudo rows have cross-entropy too', 'methods/lamol_kd.py',
+    "new = {'qa': (ce_M, ~old_M & ~gen_M),", "new = {'qa': (ce_M, ~gen_M),",
+    _cells('value/lamol_kd', 'empty/lamol_kd'),
+  ),
+  Mutant(
+    'the first task is distilled, later ones are not', 'methods/distill.py',
+    'alpha = settings.alpha if task.index or external_teacher else 0.0',
+    'alpha = 0.0 if task.index or external_teacher else settings.alpha',
+    _cells('tasks/distill', 'value/distill'),
+  ),
+  Mutant(
+    'weights come with the second task', 'methods/distill.py',
+    "weights={'ce': 1 - alpha, 'kd': alpha}",
+    "weights={'ce': 1 - alpha, 'kd': alpha} if task.index else {'kd': 0.0}",
+    _cells('traces/distill'),
+  ),
+  Mutant(
+    'O-LoRA is orthogonal to itself', 'methods/olora.py',
+    'np.arange(memory[\'rank\']) < task.index * settings.r',
+    'np.arange(memory[\'rank\']) <= task.index * settings.r',
+    _cells('value/olora', 'tasks/olora'),
+  ),
+  Mutant(
+    'L2 is anchored at the last task but one', 'methods/l2.py',
+    "return memory | {'teacher': around(params, 1)}, params",
+    "return memory | {'teacher': around(memory['teacher']['anchor'], 1)}, params",
+    _cells('value/l2', 'tasks/l2'),
+  ),
+)  # fmt: skip
+
+SHELLS = (
+  Mutant(
+    'MAML steps down the loss of all rows', 'methods/maml.py',
+    'new = batch.only(~batch.replay_M)', 'new = batch',
+    _cells('value/maml', 'tasks/maml'),
+  ),
+  Mutant(
+    'MAML of second order is of first', 'methods/maml.py',
+    'if settings.first_order:', 'if True:',
+    _cells('gradient/maml'),
+  ),
+  Mutant(
+    'a composition counts penalties twice', 'methods/compose.py',
+    'return {term: value for terms in values', 'return {term: 2 * value for terms in values',
+    _cells('composed/replay', 'composed/lamol'),
+  ),
+  Mutant(
+    'a composition forgets weights', 'methods/compose.py',
+    "'weights': united('weights'), 'tables'", "'weights': {}, 'tables'",
+    _cells('composed/ewc', 'composed/distill'),
+  ),
+  Mutant(
+    'a new block does what the one before it does', 'backbones/block_expansion.py',
+    "'layers': {**copied, **outputs}}", "'layers': copied}",
+    _cells('expansion/expand'),
+  ),
+  Mutant(
+    'the blocks of old tasks train too', 'methods/expand.py',
+    "('^layers/', memory['new'])", "('^layers/', True)",
+    _cells('expansion/expand'),
+  ),
+)  # fmt: skip
+
+PARTS = (
+  Mutant(
+    'the reservoir lets the newest in too often', 'memory/buffer.py',
+    'integers(place + 1)', 'integers(place)',
+    _cells('reservoir/(shared)'),
+  ),
+  Mutant(
+    'the reservoir forgets how many it has seen', 'memory/buffer.py',
+    "_reservoir(before, new, buffer['seen'], size, seed)",
+    "_reservoir(before, new, len(before), size, seed)",
+    _cells('reservoir/(shared)'),
+  ),
+  Mutant(
+    'a quota is of all places', 'memory/buffer.py',
+    'quota, count, stay = size // max(len(set(groups)), 1),', 'quota, count, stay = size // 2,',
+    _cells('quota/(shared)'),
+  ),
+  Mutant(
+    'the worst examples of a class stay', 'memory/buffer.py',
+    'key=lambda i: -keys[i])', 'key=lambda i: keys[i])',
+    _cells('quota/(shared)'),
+  ),
+  Mutant(
+    'merged adapters lose their weights', 'backbones/lora_merging.py',
+    'np.concatenate([part.weight * part.b_RO for part in parts])',
+    'np.concatenate([part.b_RO for part in parts])',
+    _cells('merges/(shared)'),
+  ),
+  Mutant(
+    'TIES is a mean where it should grow with its weights', 'backbones/lora_merging.py',
+    'return weights_K11.sum() * mean_IO', 'return mean_IO',
+    _cells('merges/(shared)'),
+  ),
+)  # fmt: skip
