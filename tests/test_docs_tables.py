@@ -14,7 +14,7 @@ ROW = re.compile(r'^\| `(\w+)` \| `(.+?)` \| (.+) \|$', re.MULTILINE)
 ALL = ('cil', 'til', 'iil', 'dil', 'cpt')
 BROUGHT = {
   'loss': 'a loss', 'rows': 'old rows', 'objective': 'an objective (a wrapper of the loss)',
-  'slow': 'slow parameters', 'tree': 'adapters or blocks',
+  'combine': 'combined gradients', 'slow': 'slow parameters', 'tree': 'adapters or blocks',
 }  # fmt: skip
 INHERITS = re.compile(r'^All settings of \[`(\w+)`\]\(#\w+\)', re.MULTILINE)
 
