@@ -153,6 +153,7 @@ class BackboneConfig:
   """What learns: a model from a file, or a small decoder from scratch."""
 
   path: str = ''  # folder, GGUF file or hub name; empty: a small decoder from scratch
+  family: str = ''  # package.module:name of a Family; empty: found by the model_type of `path`
   width: int = number(64, least=1)  # hidden size; from scratch
   layers: int = number(2, least=1)  # from scratch
   heads: int = number(4, least=1)  # attention heads; from scratch

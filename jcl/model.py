@@ -14,7 +14,7 @@ from jcl.backbones import Backbone, Params, lora
 from jcl.backbones.decoder_config import DecoderConfig
 from jcl.backbones.files import hf, peft
 from jcl.backbones.layers import depth
-from jcl.backbones.models import backbone_of
+from jcl.backbones.models import make_backbone
 from jcl.batching.text_formats import Text
 from jcl.errors import UserError
 from jcl.step import sharding
@@ -50,7 +50,7 @@ class Model:
     source: pathlib.Path | None = None,
   ):  # fmt: skip
     self.config, _, self.tokenizer, self._special = loaded
-    self.backbone: Backbone = backbone_of(self.config)
+    self.backbone: Backbone = make_backbone(self.config)
     self.answers, self._params_for, self._source = answers, params_for, source
     stream = answers.stream()
     pooling = getattr(self.config, 'pooling', 'last')
@@ -302,7 +302,7 @@ def load_run(workdir: pathlib.Path) -> Model:
   loaded, format = hf.load(str(folder), weights=False), read_format(folder / FILE)
   format = dataclasses.replace(format, seen=_seen(last, len(format.tasks)))
   shape = dataclasses.replace(loaded.config, lora_dropout=config.method.lora_dropout)
-  method = methods.make(backbone_of(shape), config.method)
+  method = methods.make(make_backbone(shape), config.method)
   source = config.backbone.path
   return Model(
     loaded, format, _params_of(method, format.stream(), last),

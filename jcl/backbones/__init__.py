@@ -1,53 +1,55 @@
-"""What learns: models as records of pure functions, their heads, adapters and files."""
+"""What learns: models as records of pure functions, their heads, adapters and files.
 
-import dataclasses
-from collections.abc import Callable
-from typing import Any
+The names below are all that the author of a model family needs; see files/family.py. They are
+imported when first used, so that `import jcl.backbones` takes no time.
+"""
 
-import jax
+import importlib
+from typing import TYPE_CHECKING, Any
 
-Params = Any
+if TYPE_CHECKING:
+  from jcl.backbones.backbone import Backbone, Cache, Params
+  from jcl.backbones.decoder_config import DecoderConfig, RopeScaling
+  from jcl.backbones.encoder_config import EncoderConfig
+  from jcl.backbones.files.families import find_family
+  from jcl.backbones.files.family import (
+    FUSED,
+    FUSED_HEADS,
+    FUSED_HEADS_TRANSPOSED,
+    SAME,
+    TRANSPOSED,
+    Entry,
+    Family,
+    Rule,
+    fused_table,
+    name_table,
+  )
+  from jcl.backbones.files.fields import Fields
+  from jcl.backbones.model_config import ModelConfig
+  from jcl.backbones.models import make_backbone
+
+_MODULES = {
+  'backbone': ('Backbone', 'Cache', 'Params'),
+  'decoder_config': ('DecoderConfig', 'RopeScaling'),
+  'encoder_config': ('EncoderConfig',),
+  'model_config': ('ModelConfig',),
+  'models': ('make_backbone',),
+  'files.families': ('find_family',),
+  'files.family': (
+    'FUSED', 'FUSED_HEADS', 'FUSED_HEADS_TRANSPOSED', 'SAME', 'TRANSPOSED', 'Entry', 'Family',
+    'Rule', 'fused_table', 'name_table',
+  ),
+  'files.fields': ('Fields',),
+}  # fmt: skip
+_PUBLIC = {name: module for module, names in _MODULES.items() for name in names}
+__all__ = [
+  'FUSED', 'FUSED_HEADS', 'FUSED_HEADS_TRANSPOSED', 'SAME', 'TRANSPOSED', 'Backbone', 'Cache',
+  'DecoderConfig', 'EncoderConfig', 'Entry', 'Family', 'Fields', 'ModelConfig', 'Params',
+  'RopeScaling', 'Rule', 'find_family', 'fused_table', 'make_backbone', 'name_table',
+]  # fmt: skip
 
 
-@dataclasses.dataclass(frozen=True)
-class Backbone:
-  """A model as pure functions of its parameters. B rows, T tokens, M targets, S cache positions.
-
-  A model that cannot generate (an encoder) has no `decode` and no `cache`, and no vocabulary.
-
-  The functions read depth, rank and classes off the leaves of `params` and hold no such number.
-
-  Attributes:
-    init: key -> params, float32 nested dict.
-    hidden: (params, batch, train=False) -> hidden_MD, the final state (after the last norm) at each
-      target, or with mean pooling its row's mean; dropout only with `train`, keyed by `batch.key`.
-    project: (params, hidden_MD) -> logits_MV in float32 over the real vocabulary, or logits_MC over
-      the classes of a head.
-    unembedding: params -> the part of them that `project` reads.
-    decode: (params, tokens_BT, valid_BS, cache, index) -> (logits_BV of the last position, cache);
-      tokens are left-padded and stand at cache positions index … index+T-1; `valid` says which of
-      the S cache positions hold real tokens (or will).
-    cache: (params, rows, length) -> an empty cache of `length` positions.
-    width: D.
-    classes: C of a head; 0 where the vocabulary is projected to.
-    vocabulary: V, token ids that can be predicted (padding ids never are); 0 where none can.
-  """
-
-  init: Callable[..., Params]
-  hidden: Callable[..., jax.Array]
-  project: Callable[..., jax.Array]
-  unembedding: Callable[..., Params]
-  decode: Callable[..., Any] | None
-  cache: Callable[..., Any] | None
-  width: int
-  classes: int
-  vocabulary: int
-
-  @property
-  def outputs(self) -> int:
-    """Numbers a target's logits have: C or V."""
-    return self.classes or self.vocabulary
-
-  def logits(self, params: Params, batch: Any, train: bool = False) -> jax.Array:
-    """Logits [M, V or C] at the targets of `batch`."""
-    return self.project(params, self.hidden(params, batch, train))
+def __getattr__(name: str) -> Any:
+  if name not in _PUBLIC:
+    raise AttributeError(f'jcl.backbones has no {name}')
+  return getattr(importlib.import_module(f'jcl.backbones.{_PUBLIC[name]}'), name)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from jcl.backbones import Params
+from jcl.backbones.backbone import Params
 from jcl.backbones.layers import depth
 from jcl.errors import UserError
 

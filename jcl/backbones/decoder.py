@@ -19,7 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jcl.backbones import Backbone, heads
+from jcl.backbones import heads
+from jcl.backbones.backbone import Backbone
 from jcl.backbones.decoder_config import DecoderConfig
 from jcl.backbones.layers import (
   ACTIVATIONS,

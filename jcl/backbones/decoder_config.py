@@ -1,4 +1,4 @@
-"""What a decoder is made of, as data."""
+"""The shape of a decoder, as data."""
 
 import dataclasses
 from typing import Literal
@@ -10,13 +10,14 @@ from jcl.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class RopeScaling:
-  """How rotary frequencies are stretched to longer texts.
+  """How rotary frequencies are scaled for texts longer than those of pretraining.
 
   Attributes:
-    kind: `linear` divides all of them by `factor`; `llama3` the low ones, blending between.
-    factor: how much longer.
-    low, high: wavelengths above original / low are stretched, below original / high kept.
-    original: tokens of the pretraining context.
+    kind: `linear` divides every frequency by `factor`. `llama3` divides those of wavelengths above
+      original / low, keeps those of wavelengths below original / high, and blends between.
+    factor: length of the new context over that of the original one.
+    low, high: as in `kind`.
+    original: tokens of the context in pretraining.
   """
 
   kind: Literal['linear', 'llama3']
@@ -28,33 +29,29 @@ class RopeScaling:
 
 @dataclasses.dataclass(frozen=True)
 class DecoderConfig(ModelConfig):
-  """What a decoder is made of. The defaults are Llama's.
+  """The shape of a decoder. The defaults are Llama's.
 
   Raises:
-    UserError: where fields contradict each other.
+    UserError: fields contradict each other.
   """
 
   kv_heads: int = 0  # 0: as many as heads
   head_dim: int = 0  # 0: width // heads
-  family: str = 'llama'  # the name under which families.py has its tensors' names
-  max_positions: int = (
-    2048  # tokens; learned positions have no more, rotary ones were trained on it
-  )
+  family: str = 'llama'
+  max_positions: int = 2048  # tokens a row may have: rows of learned positions, else of pretraining
   norm: Literal['rms', 'layer'] = 'rms'
-  norm_epsilon: float = 1e-5
   positions: Literal['rotary', 'learned'] = 'rotary'
   rope_theta: float = 1e4
-  rope_fraction: float = 1.0  # of each head that is rotated
+  rope_fraction: float = 1.0  # of each head's dimensions that are rotated
   rope_scaling: RopeScaling | None = None
-  activation: str = 'silu'
+  activation: str = 'silu'  # a name in layers.ACTIVATIONS
   gated: bool = True  # down(act(gate(x)) * up(x)), otherwise down(act(up(x)))
-  parallel: bool = False  # attention and feed-forward side by side
-  qkv_bias: bool = False
+  parallel: bool = False  # attention and feed-forward read the same input
+  qkv_bias: bool = False  # biases of q, k and v
   o_bias: bool = False
   mlp_bias: bool = False
-  qk_norm: bool = False
+  qk_norm: bool = False  # norms of queries and keys, over a head
   tied: bool = True  # the embedding is the output projection too
-  pooling: Literal['last', 'mean'] = 'last'  # a target's state, or its row's mean
 
   def __post_init__(self):
     super().__post_init__()
@@ -77,12 +74,17 @@ class DecoderConfig(ModelConfig):
 
   @property
   def rotated(self) -> int:
-    """Dimensions of each head that are rotated."""
+    """Number of each head's dimensions that are rotated."""
     return int(self.head_dim * self.rope_fraction)
 
 
 def from_scratch(settings: BackboneConfig, vocabulary: int, classes: int = 0) -> DecoderConfig:
-  """The small Llama-like decoder that the settings describe.
+  """Returns the shape of the small Llama-like decoder that the settings describe.
+
+  Args:
+    settings: of the run.
+    vocabulary: V, token ids of the tokenizer.
+    classes: C of a head; 0: no head.
 
   Raises:
     UserError: the width is no multiple of the number of heads.

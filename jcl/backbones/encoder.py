@@ -17,7 +17,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jcl.backbones import Backbone, Params, heads
+from jcl.backbones import heads
+from jcl.backbones.backbone import Backbone, Params
 from jcl.backbones.encoder_config import EncoderConfig
 from jcl.backbones.layers import (
   ACTIVATIONS,

@@ -1,4 +1,4 @@
-"""What an encoder is made of, as data."""
+"""The shape of an encoder, as data."""
 
 import dataclasses
 from typing import ClassVar, Literal
@@ -9,21 +9,21 @@ from jcl.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class EncoderConfig(ModelConfig):
-  """What an encoder is made of. The defaults are BERT's.
+  """The shape of an encoder. The defaults are BERT's.
 
   Raises:
-    UserError: where fields contradict each other.
+    UserError: fields contradict each other.
   """
 
   norm: ClassVar[str] = 'layer'
 
-  family: str = 'bert'  # the name under which families.py has its tensors' names
+  family: str = 'bert'
   max_positions: int = 512  # tokens a row may have
-  first_position: int = 0  # the first token's row of the table of positions; RoBERTa's is 2
-  types: int = 2  # rows of the table of token types, of which row 0 is read; 0: no such table
+  first_position: int = 0  # row of the table of positions that the first token reads; RoBERTa: 2
+  types: int = 2  # rows of the table of token types, of which only row 0 is read; 0: no such table
   norm_epsilon: float = 1e-12
-  activation: str = 'gelu'
-  pooling: Literal['first', 'last', 'mean'] = 'first'  # a target's state, or its row's mean
+  activation: str = 'gelu'  # a name in layers.ACTIVATIONS
+  pooling: Literal['last', 'first', 'mean'] = 'first'
 
   def __post_init__(self):
     super().__post_init__()
@@ -37,5 +37,5 @@ class EncoderConfig(ModelConfig):
 
   @property
   def position_rows(self) -> int:
-    """Rows of the table of positions."""
+    """Number of rows of the table of positions."""
     return self.first_position + self.max_positions

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jcl.backbones import Backbone, Params
+from jcl.backbones.backbone import Backbone, Params
 
 
 class State(NamedTuple):

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jcl.backbones import Params
+from jcl.backbones.backbone import Params
 from jcl.backbones.model_config import ModelConfig
 from jcl.batching.batch import Batch
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.special
 
-from jcl.backbones import Params
+from jcl.backbones.backbone import Params
 from jcl.batching.batch import Batch
 
 # Chebyshev series in t = 2 / (2 + z) of exp(z²)·erfc(z) / t, which is smooth for z in [0, ∞).

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import jax
 import jax.numpy as jnp
 
-from jcl.backbones import Params
+from jcl.backbones.backbone import Params
 from jcl.errors import UserError
 
 

@@ -22,7 +22,8 @@ from typing import NamedTuple
 import numpy as np
 import scipy.linalg
 
-from jcl.backbones import Params, lora
+from jcl.backbones import lora
+from jcl.backbones.backbone import Params
 from jcl.errors import UserError
 
 

@@ -1,7 +1,7 @@
-"""What any model is made of, as data: the fields that decoders and encoders share."""
+"""The shape of a model, and what a run chooses about it: fields of decoders and encoders alike."""
 
 import dataclasses
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar, cast
 
 import jax.numpy as jnp
 
@@ -14,23 +14,28 @@ class ModelConfig:
   """The shape of a model and what a run chooses about it.
 
   Raises:
-    UserError: where fields contradict each other.
+    UserError: fields contradict each other.
   """
 
-  vocabulary: int  # real token ids
-  width: int
-  layers: int
-  heads: int
-  feed_forward: int
-  rows: int = 0  # of the embedding, padding included; 0: vocabulary
-  added_rows: int = 0  # of `rows`, those that only round their number up; never exported
-  dropout: float = 0.0  # of embedding and residuals, in training alone
-  lora_dropout: float = 0.0  # of an adapter's input, in training alone
-  classes: int = 0  # > 0: a head over classes in place of the vocabulary
-  head: Literal['linear', 'cosine'] = 'linear'  # of classifiers; see heads.py
+  vocabulary: int  # V, real token ids
+  width: int  # D
+  layers: int  # L
+  heads: int  # attention heads
+  feed_forward: int  # width inside the feed-forward part
+  rows: int = 0  # of the embedding, padding rows included; 0: vocabulary
+  added_rows: int = 0  # of `rows`, those added to round their number up; never exported
+  dropout: float = 0.0  # probability, of embeddings and residuals; in training alone
+  lora_dropout: float = 0.0  # probability, of an adapter's input; in training alone
+  classes: int = 0  # C; above 0: a head over classes in place of the vocabulary
+  head: Literal['linear', 'cosine'] = 'linear'  # kind of head; see heads.py
   dtype: str = 'float32'  # of the computation
-  attention: Literal['xla', 'cudnn'] = 'xla'
-  remat: bool = False
+  attention: Literal['xla', 'cudnn'] = 'xla'  # implementation
+  remat: bool = False  # the backward pass computes each layer again instead of keeping it
+  family: str = ''  # model_type or package.module:name of its Family; see files/families.py
+  model_type: str = ''  # in config.json; empty: the family's name
+  pooling: Literal['last', 'first', 'mean'] = 'last'  # the state a target is predicted from
+  max_positions: int = 0  # tokens that a row may have
+  norm_epsilon: float = 1e-5  # added to the mean square inside norms
 
   def __post_init__(self):
     self.fill('rows', self.vocabulary)
@@ -40,18 +45,18 @@ class ModelConfig:
       raise UserError("backbone.attention 'cudnn' needs backbone.dtype 'bfloat16'")
 
   def fill(self, name: str, value: int) -> None:
-    """Gives a field that is 0 its default; for __post_init__ alone."""
+    """Gives a field that is 0 its default; called in `__post_init__` alone."""
     if not getattr(self, name):
       object.__setattr__(self, name, value)
 
   @property
   def kept_rows(self) -> int:
-    """Rows of the embedding that are exported: those of real tokens and of the model's own file."""
+    """Rows of the embedding that are exported: all but those added to round their number up."""
     return self.rows - self.added_rows
 
   @property
-  def wide(self) -> Any:
-    """The dtype of parameters and logits: float32, or float64 where all is."""
+  def wide(self) -> jnp.dtype:
+    """Dtype of parameters and logits: float32, or float64 where the computation is in float64."""
     return jnp.promote_types(self.dtype, jnp.float32)
 
 
@@ -59,14 +64,21 @@ Config = TypeVar('Config', bound=ModelConfig)
 
 
 def with_settings(config: Config, settings: BackboneConfig, classes: int = 0) -> Config:
-  """The config with what a run chooses: dropout, dtype, attention, remat, a head over classes."""
-  chosen = {'head': settings.head, 'pooling': settings.pooling} if classes else {}
+  """Returns the config with what a run chooses: dropout, dtype, attention, remat, and a head.
+
+  Args:
+    config: the shape of the model.
+    settings: those of the run; `head` and `pooling` are read where there are classes.
+    classes: C of the head; 0: no head.
+  """
+  head, pooling = (settings.head, settings.pooling) if classes else ('', '')
   return dataclasses.replace(
     config,
-    **{name: value for name, value in chosen.items() if value},
+    head=cast(Literal['linear', 'cosine'], head or config.head),
+    pooling=cast(Literal['last', 'first', 'mean'], pooling or config.pooling),
     dropout=settings.dropout,
     dtype=settings.dtype,
-    attention=settings.attention,
+    attention=cast(Literal['xla', 'cudnn'], settings.attention),
     remat=settings.remat,
     classes=classes,
   )

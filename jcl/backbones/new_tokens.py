@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from jcl.backbones import Params
+from jcl.backbones.backbone import Params
 from jcl.backbones.decoder_config import DecoderConfig
 from jcl.backbones.model_config import Config
 

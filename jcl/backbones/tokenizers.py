@@ -1,30 +1,27 @@
-"""Tokenizers: small ones made from scratch, those of a model folder, and tokens added to any."""
+"""Tokenizers made from scratch, and tokens added to any; those of a folder: tokenizer_files.py."""
 
 import dataclasses
-import pathlib
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import tokenizers
 from tokenizers import Tokenizer
 
-from jcl.backbones.files.config_json import read_json
 from jcl.backbones.model_config import Config
 from jcl.errors import UserError
-from jcl.streams import hub
 
 UNKNOWN, PAD, BOS, EOS = '<unk>', '<pad>', '<bos>', '<eos>'
 
 
 class SpecialIds(NamedTuple):
-  """Ids with a meaning of their own.
+  """Token ids that mark the structure of a text.
 
-  An encoder's tokenizer says neither: there [CLS] begins a text and [SEP] ends it.
+  In an encoder [CLS] stands for `bos` and [SEP] for `eos`.
 
   Attributes:
-    bos: begins a text; None where the tokenizer has none.
-    eos: ends it.
-    pad: fills up; None where the tokenizer has none (padding is then eos's id).
+    bos: begins a text; None where the tokenizer has no such token.
+    eos: ends a text.
+    pad: fills rows up; None where the tokenizer has no such token (rows are filled with `eos`).
   """
 
   bos: int | None
@@ -33,7 +30,11 @@ class SpecialIds(NamedTuple):
 
 
 def word_tokenizer(texts: Iterable[str]) -> tuple[Tokenizer, SpecialIds]:
-  """One token a word, words split at white space; ids in the order of the sorted words."""
+  """Makes a tokenizer with one token a word, ids in the order of the sorted words.
+
+  Args:
+    texts: split into words at white space.
+  """
   words = sorted({word for text in texts for word in text.split()} - {PAD, UNKNOWN, BOS, EOS})
   vocabulary = {word: i for i, word in enumerate((PAD, UNKNOWN, BOS, EOS, *words))}
   tokenizer = Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token=UNKNOWN))
@@ -42,7 +43,11 @@ def word_tokenizer(texts: Iterable[str]) -> tuple[Tokenizer, SpecialIds]:
 
 
 def bpe_tokenizer(texts: Iterable[str], vocabulary: int) -> tuple[Tokenizer, SpecialIds]:
-  """Byte-level BPE with at most `vocabulary` tokens, trained on `texts`: every text is encodable.
+  """Trains byte-level BPE, which encodes any text.
+
+  Args:
+    texts: to train on.
+    vocabulary: most tokens.
 
   Raises:
     UserError: `vocabulary` has no room for the 256 bytes and the special tokens.
@@ -64,34 +69,47 @@ def bpe_tokenizer(texts: Iterable[str], vocabulary: int) -> tuple[Tokenizer, Spe
 
 
 def add_tokens(tokenizer: Tokenizer, tokens: Sequence[str]) -> list[int]:
-  """Adds single special tokens that no normaliser touches -> their ids; those there already stay.
+  """Adds special tokens to a tokenizer, in place.
+
+  Args:
+    tokenizer: to change.
+    tokens: each becomes one id that no normaliser touches; those it has already stay as they are.
+
+  Returns:
+    The ids of `tokens`, in their order.
 
   Raises:
-    UserError: a token stands in the vocabulary as an ordinary one.
+    UserError: a token is an ordinary one of the vocabulary, or the ids have holes.
   """
   before = {t.content: t for t in tokenizer.get_added_tokens_decoder().values()}
   for token in tokens:
     known = before.get(token)
     if tokenizer.token_to_id(token) is not None and not (known and known.special):
       raise UserError(f'{token!r} is an ordinary token of the tokenizer; choose another tokenizer')
-  first = size(tokenizer)
+  first = vocabulary_size(tokenizer)
   new = [token for token in dict.fromkeys(tokens) if token not in before]
   _add(tokenizer, new)
   if [tokenizer.token_to_id(token) for token in new] != list(range(first, first + len(new))):
     raise UserError('the ids of the tokenizer have holes, which tokens cannot be added to')
-  return [tokenizer.token_to_id(token) for token in tokens]
+  ids = tokenizer.get_vocab(with_added_tokens=True)
+  return [ids[token] for token in tokens]
 
 
-def size(tokenizer: Tokenizer) -> int:
-  """V, real token ids: the greatest id and one, added tokens included."""
+def vocabulary_size(tokenizer: Tokenizer) -> int:
+  """Returns V, the greatest token id plus one, added tokens included."""
   return max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
 
 
-def check_same(tokenizer: Tokenizer, other: Tokenizer, field: str) -> None:
-  """Refuses another tokenizer whose ids do not mean the same, added tokens included.
+def check_same_vocabulary(tokenizer: Tokenizer, other: Tokenizer, field: str) -> None:
+  """Checks that the ids of two tokenizers mean the same tokens, added ones included.
+
+  Args:
+    tokenizer: of the model.
+    other: to compare.
+    field: the setting that `other` comes from, for messages.
 
   Raises:
-    UserError: naming the field that the other one comes from and the first id that differs.
+    UserError: naming the field and the first id that differs.
   """
   here, there = (t.get_vocab(with_added_tokens=True) for t in (tokenizer, other))
   if here == there:
@@ -106,103 +124,20 @@ def check_same(tokenizer: Tokenizer, other: Tokenizer, field: str) -> None:
 
 
 def with_vocabulary(config: Config, tokenizer: Tokenizer, where: str) -> Config:
-  """The config with the tokenizer's ids as the real ones; further rows are padding.
+  """Returns the config with the tokenizer's ids as the real ones; further rows are padding.
+
+  Args:
+    config: with all rows of the embedding.
+    tokenizer: of the model.
+    where: file or folder, for messages.
 
   Raises:
-    UserError: the tokenizer has more ids than the embedding rows.
+    UserError: the tokenizer has more ids than the embedding has rows.
   """
-  real = size(tokenizer)
+  real = vocabulary_size(tokenizer)
   if real > config.rows:
     raise UserError(f'{where}: the tokenizer has {real} ids, the embedding only {config.rows} rows')
   return dataclasses.replace(config, vocabulary=real)
-
-
-def read_tokenizer(folder: pathlib.Path, model: Mapping[str, Any]) -> tuple[Tokenizer, SpecialIds]:
-  """The tokenizer of a model folder, without truncation or padding.
-
-  Args:
-    folder: with tokenizer.json, or the older files that transformers can convert.
-    model: its config.json, which names special ids where tokenizer_config.json does not.
-
-  Raises:
-    UserError: there is none, it is malformed, or nothing says what ends a text.
-  """
-  file = folder / 'tokenizer.json'
-  if file.is_file():
-    try:
-      tokenizer = Tokenizer.from_file(str(file))
-    except Exception as error:  # the library raises bare exceptions
-      raise UserError(f'{file}: no valid tokenizer ({error})') from None
-  else:
-    tokenizer = _converted(folder)
-  tokenizer.no_truncation()
-  tokenizer.no_padding()
-  return tokenizer, _special_ids(folder, model, tokenizer)
-
-
-def _converted(folder: pathlib.Path) -> Tokenizer:
-  """What transformers makes of vocab.json and merges.txt, vocab.txt, or tokenizer.model."""
-  known = ('vocab.json', 'vocab.txt', 'tokenizer.model')
-  if not any((folder / name).is_file() for name in known):
-    raise UserError(f'{folder}: no tokenizer.json (nor {" or ".join(known)})')
-  transformers = hub.imported('transformers')
-  try:
-    return transformers.AutoTokenizer.from_pretrained(
-      str(folder), use_fast=True, trust_remote_code=False
-    ).backend_tokenizer
-  except Exception as error:  # of any kind, out of its converters
-    reason = str(error).strip().split('\n')[0]
-    raise UserError(f'{folder}: transformers cannot read the tokenizer ({reason})') from None
-
-
-def _special_ids(
-  folder: pathlib.Path, model: Mapping[str, Any], tokenizer: Tokenizer
-) -> SpecialIds:
-  """What tokenizer_config.json says of each, or else config.json."""
-  file = folder / 'tokenizer_config.json'
-  named = read_json(file) if file.is_file() else {}
-  ids = {}
-  for name in ('bos', 'eos', 'pad'):
-    if f'{name}_token' in named:
-      ids[name] = _named_id(f'{name}_token', named, tokenizer, file)
-    else:
-      value = model.get(f'{name}_token_id')
-      ids[name] = value[0] if isinstance(value, list) and value else value
-  if ids['pad'] == -1:  # as old Llamas say that they have none
-    ids['pad'] = None
-  if ids['eos'] is None:
-    for name, stands_in in (('bos', 'cls'), ('eos', 'sep')):
-      if ids[name] is None and f'{stands_in}_token' in named:
-        ids[name] = _named_id(f'{stands_in}_token', named, tokenizer, file)
-      elif ids[name] is None:  # BERT's own files leave the names to the code
-        ids[name] = tokenizer.token_to_id(f'[{stands_in.upper()}]')
-  if not isinstance(ids['eos'], int):
-    raise UserError(
-      f'{folder}: no eos_token (or sep_token) in tokenizer_config.json, nor eos_token_id in config'
-    )
-  for name, number in ids.items():
-    right = number is None or (isinstance(number, int) and 0 <= number < size(tokenizer))
-    if not right or isinstance(number, bool):
-      raise UserError(
-        f"{folder}: {name}_token_id of config.json is {number!r}, which is none of the tokenizer's "
-        f'ids 0 … {size(tokenizer) - 1}'
-      )
-  return SpecialIds(**ids)
-
-
-def _named_id(
-  field: str, named: Mapping[str, Any], tokenizer: Tokenizer, file: pathlib.Path
-) -> int | None:
-  """The id of the token that a field of tokenizer_config.json names; None where it names none."""
-  token = named[field]
-  token = token.get('content') if isinstance(token, dict) else token
-  if token is None:
-    return None
-  if not isinstance(token, str):
-    raise UserError(f'{file}: {field} is {token!r}; it must be text')
-  if (found := tokenizer.token_to_id(token)) is None:
-    raise UserError(f'{file}: {field} {token!r} is not in the tokenizer')
-  return found
 
 
 def _add(tokenizer: Tokenizer, tokens: Sequence[str]) -> None:
@@ -212,9 +147,7 @@ def _add(tokenizer: Tokenizer, tokens: Sequence[str]) -> None:
 
 
 def _with_specials(tokenizer: Tokenizer) -> tuple[Tokenizer, SpecialIds]:
-  """Marks the special tokens; nothing is put before or after a text."""
+  """Marks the special tokens; the tokenizer puts nothing before or after a text."""
   _add(tokenizer, (PAD, UNKNOWN, BOS, EOS))
-  ids = {name: tokenizer.token_to_id(token) for name, token in zip(
-    ('bos', 'eos', 'pad'), (BOS, EOS, PAD), strict=True
-  )}  # fmt: skip
-  return tokenizer, SpecialIds(**ids)
+  ids = tokenizer.get_vocab(with_added_tokens=True)
+  return tokenizer, SpecialIds(bos=ids[BOS], eos=ids[EOS], pad=ids[PAD])

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from jcl import methods
 from jcl.backbones.decoder_config import from_scratch, with_settings
-from jcl.backbones.models import backbone_of
+from jcl.backbones.models import make_backbone
 from jcl.backbones.new_tokens import grown
 from jcl.backbones.tokenizers import add_tokens, word_tokenizer
 from jcl.batching import batch as batches
@@ -163,7 +163,7 @@ def _textless(config: Config, mesh: Mesh) -> Experiment:
   tokenizer, special = word_tokenizer(['a'])
   add_tokens(tokenizer, names)
   text = Text(tokenizer, special, stream.template, text_format, shape.max_positions)
-  backbone, train = backbone_of(shape), config.train
+  backbone, train = make_backbone(shape), config.train
   tools = make_tools(backbone, text, stream, mesh, train.seed, config.evaluate.batch_size)
   method = methods.make(backbone, config.method)
   return Experiment(

@@ -14,9 +14,15 @@ from jcl import methods, streams
 from jcl.backbones import Backbone, heads
 from jcl.backbones.decoder_config import DecoderConfig, from_scratch, with_settings
 from jcl.backbones.model_config import ModelConfig
-from jcl.backbones.models import backbone_of
+from jcl.backbones.models import make_backbone
 from jcl.backbones.new_tokens import grow, grown
-from jcl.backbones.tokenizers import add_tokens, bpe_tokenizer, check_same, size, word_tokenizer
+from jcl.backbones.tokenizers import (
+  add_tokens,
+  bpe_tokenizer,
+  check_same_vocabulary,
+  vocabulary_size,
+  word_tokenizer,
+)
 from jcl.batching.packed_text import PackedText, cache_folder, pack
 from jcl.batching.text_formats import ANSWER, Text, added_tokens
 from jcl.config import Config, check_values
@@ -207,7 +213,7 @@ def assemble(
     text, stream = packed, pack(stream, packed, probe)
   else:
     text = Text(tokenizer, special, stream.template, text_format, limit, shape.pooling)
-  backbone = backbone_of(shape)
+  backbone = make_backbone(shape)
   tools = make_tools(
     backbone, text, stream, sharding.make_mesh() if mesh is None else mesh,
     config.train.seed, config.evaluate.batch_size,
@@ -277,13 +283,13 @@ def _elder(config: Config, text: Text, weights: bool) -> ExternalTeacher | None:
   shape, params, tokenizer, _ = hf.load(path, weights)
   if not isinstance(shape, DecoderConfig) or shape.classes:
     raise UserError(f'method.teacher_path: {path} writes no answers; take a language model')
-  check_same(text.tokenizer, tokenizer, f'method.teacher_path: {path}')
+  check_same_vocabulary(text.tokenizer, tokenizer, f'method.teacher_path: {path}')
   if shape.max_positions < text.max_length:
     raise UserError(
       f'method.teacher_path: {path} reads {shape.max_positions} tokens, rows have up to '
       f'{text.max_length}; lower stream.max_length'
     )
-  backbone = backbone_of(with_settings(shape, config.backbone))
+  backbone = make_backbone(with_settings(shape, config.backbone))
   return ExternalTeacher(backbone, lambda: params if weights else backbone.init(jax.random.key(0)))
 
 
@@ -306,7 +312,13 @@ def _backbone(
     else:
       tokenizer, special = word_tokenizer(texts)
     added = add_tokens(tokenizer, names)
-    return from_scratch(settings, size(tokenizer), classes), None, tokenizer, special, added
+    return (
+      from_scratch(settings, vocabulary_size(tokenizer), classes),
+      None,
+      tokenizer,
+      special,
+      added,
+    )
   from jcl.backbones.files import hf  # readers of files that a run from scratch does not need
 
   if 'pre_norm' in config.method.needs:

@@ -18,7 +18,7 @@ from jcl.backbones.encoder import encoder, sentence_vectors, states
 from jcl.backbones.encoder_config import EncoderConfig
 from jcl.backbones.files import hf, tensors
 from jcl.backbones.model_config import with_settings
-from jcl.backbones.models import backbone_of
+from jcl.backbones.models import make_backbone
 from jcl.config import BackboneConfig
 from jcl.errors import UserError
 from jcl.step import losses
@@ -236,7 +236,7 @@ def test_every_leaf_learns(config):
   backbone, params = made(config)
   batch = every_position(tokens(), [8, 5])
   loss = lambda p: losses.cross_entropy(backbone.logits(p, batch), batch.target_token).sum()
-  gradient = tensors.flat(jax.jit(jax.grad(loss))(params))
+  gradient = tensors.flatten(jax.jit(jax.grad(loss))(params))
   for name, leaf in gradient.items():
     # A key's bias adds the same to all scores of a query: softmax does not see it.
     least = 0 if name == 'layers/k/bias' else 1e-4
@@ -284,12 +284,12 @@ def test_an_adapter_adds_its_product(name):
 
 
 def test_the_record_says_what_an_encoder_cannot():
-  backbone = backbone_of(TINY)
+  backbone = make_backbone(TINY)
   assert backbone.decode is backbone.cache is None
   assert (backbone.outputs, backbone.classes, backbone.vocabulary) == (5, 5, 0)
   params = made(TINY)[1]
   assert set(backbone.unembedding(params)) == {'head'}
-  bare = backbone_of(dataclasses.replace(TINY, classes=0))
+  bare = make_backbone(dataclasses.replace(TINY, classes=0))
   assert set(bare.init(jax.random.key(0))) == {
     'embed', 'positions', 'types', 'embed_norm', 'layers',
   }  # fmt: skip

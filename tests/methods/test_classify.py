@@ -121,8 +121,8 @@ def test_an_encoder_trains_whole(pooling, tmp_path, monkeypatch):
   results = loop.run()
   assert results['finished']
   after = TrainedRun(made, tmp_path / 'run').now.params
-  for path, x in hf.tensors.flat(before).items():
-    assert not np.array_equal(x, np.asarray(hf.tensors.flat(after)[path])), path
+  for path, x in hf.tensors.flatten(before).items():
+    assert not np.array_equal(x, np.asarray(hf.tensors.flatten(after)[path])), path
 
 
 def runs_folder(folder):

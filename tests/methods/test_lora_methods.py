@@ -16,7 +16,7 @@ from jcl.step import sharding, train_step, trainable
 from jcl.trained_run import TrainedRun
 from jcl.training import experiment
 
-flat = hf.tensors.flat
+flat = hf.tensors.flatten
 
 
 def through(name, tasks=3, **settings):

@@ -15,7 +15,7 @@ from support.launchers import call
 from support.packed import packed
 
 from jcl import methods
-from jcl.backbones.tokenizers import size
+from jcl.backbones.tokenizers import vocabulary_size
 from jcl.batching.batch import Shape, layout
 from jcl.errors import UserError
 from jcl.preflight import cost
@@ -39,7 +39,7 @@ LAUNCHED = (
 def text_tools(folder, devices=1, batch_size=4, **how):
   """Tools of a run on the tiny stream's texts in blocks, with a model of their words."""
   stream, text, _ = packed(folder, **how)
-  backbone = tiny.recurrent(size(text.tokenizer))
+  backbone = tiny.recurrent(vocabulary_size(text.tokenizer))
   return make_tools(backbone, text, stream, sharding.make_mesh(devices), 0, batch_size)
 
 

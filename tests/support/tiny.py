@@ -11,7 +11,7 @@ from jcl.backbones import Backbone
 from jcl.backbones.decoder import decoder
 from jcl.backbones.decoder_config import DecoderConfig
 from jcl.backbones.layers import moved
-from jcl.backbones.tokenizers import add_tokens, size, word_tokenizer
+from jcl.backbones.tokenizers import add_tokens, vocabulary_size, word_tokenizer
 from jcl.batching.batch import Batch, Row, Shape, layout
 from jcl.batching.text_formats import Text, added_tokens
 from jcl.methods import Method
@@ -165,7 +165,7 @@ def tools(
   """Tools of a run on the stream of three tasks, with a model of its vocabulary."""
   of = stream(**sizes)
   words = text(text_format, of)
-  backbone = make(size(words.tokenizer))
+  backbone = make(vocabulary_size(words.tokenizer))
   return make_tools(backbone, words, of, sharding.make_mesh(devices), 0, batch_size)
 
 

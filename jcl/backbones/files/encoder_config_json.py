@@ -1,26 +1,27 @@
-"""What an encoder's config.json says, read and written: one pair of functions a family.
+"""The config.json of encoders, read and written: a pair of functions for each family.
 
-Written configs name the bare model: its final states are ours, while heads over pooled states or
-for masked words are neither read nor kept.
+A written config names the bare model (BertModel): jcl's final states are its own, while poolers and
+heads for masked words are neither read nor kept.
 """
 
 from typing import Any
 
 from jcl.backbones.encoder_config import EncoderConfig
-from jcl.backbones.files.config_json import Fields, activation_name
+from jcl.backbones.files.config_json import activation_name
+from jcl.backbones.files.fields import Fields
 
 
-def _like_bert(fields: Fields, family: str, first_position: int) -> EncoderConfig:
-  fields.refuse('position_embedding_type', 'absolute')
+def _read_bert_like(fields: Fields, first_position: int) -> EncoderConfig:
+  """Reads the fields that BERT and RoBERTa share; see EncoderConfig for `first_position`."""
+  fields.allow_only('position_embedding_type', 'absolute')
   for name in ('is_decoder', 'add_cross_attention'):
-    fields.refuse(name, False)
+    fields.allow_only(name, False)
   return EncoderConfig(
     vocabulary=fields.get('vocab_size', int),
     width=fields.get('hidden_size', int),
     layers=fields.get('num_hidden_layers', int),
     heads=fields.get('num_attention_heads', int),
     feed_forward=fields.get('intermediate_size', int),
-    family=family,
     max_positions=fields.get('max_position_embeddings', int, 512) - first_position,
     first_position=first_position,
     types=fields.get('type_vocab_size', int, 2),
@@ -30,25 +31,27 @@ def _like_bert(fields: Fields, family: str, first_position: int) -> EncoderConfi
 
 
 def read_bert(fields: Fields) -> EncoderConfig:
-  """BERT and MiniLM."""
-  return _like_bert(fields, 'bert', 0)
+  """Reads the fields of BERT; MiniLM has the same."""
+  return _read_bert_like(fields, 0)
 
 
 def read_roberta(fields: Fields) -> EncoderConfig:
-  """RoBERTa: the rows of positions up to the padding id's are for padding."""
+  """Reads the fields of RoBERTa: its first token stands at position `pad_token_id` + 1."""
   padding = 0 if fields.values.get('pad_token_id') == 0 else fields.get('pad_token_id', int, 1)
-  return _like_bert(fields, 'roberta', padding + 1)
+  return _read_bert_like(fields, padding + 1)
 
 
 def read_distilbert(fields: Fields) -> EncoderConfig:
-  """DistilBERT; where its positions began as sines they are a table like any other."""
+  """Reads the fields of DistilBERT.
+
+  Its positions may have been initialised as sines; in the file they are a table all the same.
+  """
   return EncoderConfig(
     vocabulary=fields.get('vocab_size', int),
     width=fields.get('dim', int),
     layers=fields.get('n_layers', int),
     heads=fields.get('n_heads', int),
     feed_forward=fields.get('hidden_dim', int),
-    family='distilbert',
     max_positions=fields.get('max_position_embeddings', int, 512),
     types=0,
     activation=fields.activation('activation', 'gelu'),
@@ -72,18 +75,18 @@ def _write_like_bert(config: EncoderConfig, architecture: str) -> dict[str, Any]
 
 
 def write_bert(config: EncoderConfig) -> dict[str, Any]:
-  """The fields of BERT."""
+  """Writes the fields of BERT."""
   return _write_like_bert(config, 'BertModel')
 
 
 def write_roberta(config: EncoderConfig) -> dict[str, Any]:
-  """The fields of RoBERTa; its padding id says where positions begin."""
+  """Writes the fields of RoBERTa; `pad_token_id` says at which position texts begin."""
   padding = {'pad_token_id': config.first_position - 1}
   return _write_like_bert(config, 'RobertaModel') | padding
 
 
 def write_distilbert(config: EncoderConfig) -> dict[str, Any]:
-  """The fields of DistilBERT."""
+  """Writes the fields of DistilBERT."""
   return {
     'architectures': ['DistilBertModel'],
     'vocab_size': config.kept_rows,

@@ -1,111 +1,27 @@
-"""The families: what their config.json says, and one table of tensor names for each.
+"""The families that jcl knows, and how one is found by name."""
 
-A table is data and is read both ways, so that import and export cannot drift apart. An entry counts
-where our tree has its leaves, so one table serves Llama, Mistral, Qwen2 and Qwen3 alike.
-"""
+import importlib.metadata
+from typing import Any
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
-
-import numpy as np
-
-from jcl.backbones.decoder_config import DecoderConfig
+from jcl import plugins
 from jcl.backbones.files import config_json, encoder_config_json
-from jcl.backbones.files.config_json import Fields
-from jcl.backbones.model_config import ModelConfig
-
-
-class Rule(NamedTuple):
-  """How one of their tensors becomes some of ours, and back.
-
-  Attributes:
-    read: (their array, config) -> our arrays, one a path of the entry.
-    write: (our arrays, config) -> their array.
-  """
-
-  read: Callable[[np.ndarray, Any], list[np.ndarray]]
-  write: Callable[[list[np.ndarray], Any], np.ndarray]
-
-
-class Entry(NamedTuple):
-  """Paths of ours, a name of theirs (`{}` is the layer), and the rule between them."""
-
-  ours: tuple[str, ...]
-  theirs: str
-  rule: Rule
-
-
-class Family(NamedTuple):
-  """One architecture.
-
-  Attributes:
-    read: fields of a config.json -> a config whose vocabulary is all rows.
-    write: the config -> fields of a config.json, `architectures` included, `model_type` not.
-    table: names.
-    prefix: what checkpoints of the bare model leave out of the names.
-    ignored: pattern of tensors that are not read and not kept: constants of the code, and of
-      encoders the pooler and the heads of pretraining, which no final state depends on.
-  """
-
-  read: Callable[[Fields], ModelConfig]
-  write: Callable[[Any], dict[str, Any]]
-  table: tuple[Entry, ...]
-  prefix: str
-  ignored: str
-
-
-def _split_heads(x: np.ndarray, config: DecoderConfig) -> list[np.ndarray]:
-  """[heads · 3 · head, …] of GPT-NeoX -> three of [heads · head, …]."""
-  parts = x.reshape(config.heads, 3, config.head_dim, *x.shape[1:])
-  return [parts[:, i].reshape(-1, *x.shape[1:]) for i in range(3)]
-
-
-def _join_heads(parts: list[np.ndarray], config: DecoderConfig) -> np.ndarray:
-  rows = [x.reshape(config.heads, config.head_dim, *x.shape[1:]) for x in parts]
-  return np.stack(rows, 1).reshape(-1, *parts[0].shape[1:])
-
-
-SAME = Rule(lambda x, c: [x], lambda xs, c: xs[0])
-TRANSPOSED = Rule(lambda x, c: [x.T], lambda xs, c: xs[0].T)
-FUSED = Rule(lambda x, c: np.split(x, 3, -1), lambda xs, c: np.concatenate(xs, -1))
-FUSED_HEADS = Rule(_split_heads, _join_heads)
-FUSED_HEADS_TRANSPOSED = Rule(
-  lambda x, c: [part.T for part in _split_heads(x, c)],
-  lambda xs, c: _join_heads([x.T for x in xs], c),
+from jcl.backbones.files.family import (
+  FUSED,
+  FUSED_HEADS,
+  FUSED_HEADS_TRANSPOSED,
+  SAME,
+  Entry,
+  Family,
+  check_family,
+  fused_table,
+  name_table,
 )
+from jcl.backbones.model_config import ModelConfig
+from jcl.errors import UserError
 
+GROUP = 'jcl.families'  # of entry points; the name of one is a model_type
 
-def table(names: Mapping[str, str], kernel: Rule = TRANSPOSED) -> tuple[Entry, ...]:
-  """A table from {our module: their module}.
-
-  Modules named `…norm` have scale and bias, tables an embedding, all others kernel and bias.
-
-  Args:
-    names: with `{}` for the layer on their side.
-    kernel: how a kernel is laid out.
-  """
-  entries = []
-  for ours, theirs in names.items():
-    if ours in ('embed', 'unembed', 'positions', 'types'):
-      entries.append(Entry((f'{ours}/embedding',), f'{theirs}.weight', SAME))
-      continue
-    norm = ours.endswith('norm')
-    weight = ('scale', SAME) if norm else ('kernel', kernel)
-    for (leaf, rule), suffix in zip((weight, ('bias', SAME)), ('weight', 'bias'), strict=True):
-      entries.append(Entry((f'{ours}/{leaf}',), f'{theirs}.{suffix}', rule))
-  return tuple(entries)
-
-
-def fused(theirs: str, kernel: Rule, bias: Rule) -> tuple[Entry, ...]:
-  """The entries of queries, keys and values in one tensor."""
-  paths = lambda leaf: tuple(f'layers/{name}/{leaf}' for name in 'qkv')
-  return (
-    Entry(paths('kernel'), f'{theirs}.weight', kernel),
-    Entry(paths('bias'), f'{theirs}.bias', bias),
-  )
-
-
-LLAMA_TABLE = table(
+LLAMA_TABLE = name_table(
   {
     'embed': 'model.embed_tokens',
     'layers/attention_norm': 'model.layers.{}.input_layernorm',
@@ -124,8 +40,8 @@ LLAMA_TABLE = table(
   }
 )
 GPT2_TABLE = (
-  *fused('transformer.h.{}.attn.c_attn', FUSED, FUSED),
-  *table(
+  *fused_table('transformer.h.{}.attn.c_attn', FUSED, FUSED),
+  *name_table(
     {
       'embed': 'transformer.wte',
       'positions': 'transformer.wpe',
@@ -137,12 +53,12 @@ GPT2_TABLE = (
       'final_norm': 'transformer.ln_f',
       'unembed': 'lm_head',
     },
-    kernel=SAME,  # its Conv1D is (in, out)
+    kernel=SAME,  # GPT-2's Conv1D stores [in, out]
   ),
 )
 NEOX_TABLE = (
-  *fused('gpt_neox.layers.{}.attention.query_key_value', FUSED_HEADS_TRANSPOSED, FUSED_HEADS),
-  *table(
+  *fused_table('gpt_neox.layers.{}.attention.query_key_value', FUSED_HEADS_TRANSPOSED, FUSED_HEADS),
+  *name_table(
     {
       'embed': 'gpt_neox.embed_in',
       'layers/attention_norm': 'gpt_neox.layers.{}.input_layernorm',
@@ -158,7 +74,8 @@ NEOX_TABLE = (
 
 
 def _bert_table(prefix: str) -> tuple[Entry, ...]:
-  return table(
+  """The table of BERT and of RoBERTa, whose names differ in the prefix."""
+  return name_table(
     {
       'embed': f'{prefix}embeddings.word_embeddings',
       'positions': f'{prefix}embeddings.position_embeddings',
@@ -176,7 +93,7 @@ def _bert_table(prefix: str) -> tuple[Entry, ...]:
   )
 
 
-DISTILBERT_TABLE = table(
+DISTILBERT_TABLE = name_table(
   {
     'embed': 'distilbert.embeddings.word_embeddings',
     'positions': 'distilbert.embeddings.position_embeddings',
@@ -198,35 +115,81 @@ _ENCODERS = (
   r'^(\w+\.)?(pooler|embeddings\.position_ids$|cls\.predictions|cls\.seq_relationship|lm_head|'
   r'vocab_(transform|layer_norm|projector))\b'
 )
-_LIKE_LLAMA = (config_json.write_llama_like, LLAMA_TABLE, 'model.', _ROTARY)
+GPT2 = Family(config_json.read_gpt2, config_json.write_gpt2, GPT2_TABLE, 'transformer.', _MASKS)
+NEOX = Family(config_json.read_neox, config_json.write_neox, NEOX_TABLE, 'gpt_neox.', _MASKS)
+LLAMA = Family(config_json.read_llama, config_json.write_llama, LLAMA_TABLE, 'model.', _ROTARY)
+MISTRAL = LLAMA._replace(read=config_json.read_mistral, write=config_json.write_mistral)
+QWEN2 = LLAMA._replace(read=config_json.read_qwen2, write=config_json.write_qwen2)
+QWEN3 = LLAMA._replace(read=config_json.read_qwen3, write=config_json.write_qwen3)
+BERT = Family(
+  encoder_config_json.read_bert,
+  encoder_config_json.write_bert,
+  _bert_table('bert.'),
+  'bert.',
+  _ENCODERS,
+)
+ROBERTA = Family(
+  encoder_config_json.read_roberta,
+  encoder_config_json.write_roberta,
+  _bert_table('roberta.'),
+  'roberta.',
+  _ENCODERS,
+)
+DISTILBERT = Family(
+  encoder_config_json.read_distilbert,
+  encoder_config_json.write_distilbert,
+  DISTILBERT_TABLE,
+  'distilbert.',
+  _ENCODERS,
+)
 FAMILIES = {
-  'gpt2': Family(config_json.read_gpt2, config_json.write_gpt2, GPT2_TABLE, 'transformer.', _MASKS),
-  'gpt_neox': Family(
-    config_json.read_neox, config_json.write_neox, NEOX_TABLE, 'gpt_neox.', _MASKS
-  ),
-  'llama': Family(config_json.read_llama, *_LIKE_LLAMA),
-  'mistral': Family(config_json.read_mistral, *_LIKE_LLAMA),
-  'qwen2': Family(config_json.read_qwen2, *_LIKE_LLAMA),
-  'qwen3': Family(config_json.read_qwen3, *_LIKE_LLAMA),
-  'bert': Family(
-    encoder_config_json.read_bert,
-    encoder_config_json.write_bert,
-    _bert_table('bert.'),
-    'bert.',
-    _ENCODERS,
-  ),
-  'roberta': Family(
-    encoder_config_json.read_roberta,
-    encoder_config_json.write_roberta,
-    _bert_table('roberta.'),
-    'roberta.',
-    _ENCODERS,
-  ),
-  'distilbert': Family(
-    encoder_config_json.read_distilbert,
-    encoder_config_json.write_distilbert,
-    DISTILBERT_TABLE,
-    'distilbert.',
-    _ENCODERS,
-  ),
+  name: f'{__name__}:{constant}'
+  for name, constant in {
+    'gpt2': 'GPT2',
+    'gpt_neox': 'NEOX',
+    'llama': 'LLAMA',
+    'mistral': 'MISTRAL',
+    'qwen2': 'QWEN2',
+    'qwen3': 'QWEN3',
+    'bert': 'BERT',
+    'roberta': 'ROBERTA',
+    'distilbert': 'DISTILBERT',
+  }.items()
 }
+"""{model_type: where its Family stands} of the families that jcl brings."""
+
+
+def find_family(name: str, argument: str = 'backbone.family') -> Family:
+  """Returns the family of that name.
+
+  Args:
+    name: a model_type that jcl or an entry point of the group `jcl.families` knows, or
+      `package.module:name` of a Family.
+    argument: what the user set, for messages.
+
+  Raises:
+    UserError: nothing has that name, importing it fails, or it is no proper Family.
+  """
+  return check_family(plugins.find(argument, name, FAMILIES, GROUP), name, argument)
+
+
+def known_model_types() -> list[str]:
+  """Every model_type that `find_family` knows: jcl's own, and those of entry points."""
+  points = importlib.metadata.entry_points(group=GROUP)
+  return list(dict.fromkeys([*FAMILIES, *(point.name for point in points)]))
+
+
+def written_fields(config: ModelConfig) -> dict[str, Any]:
+  """Returns the fields of a config.json that the config's family writes, `model_type` among them.
+
+  Raises:
+    UserError: the family is not found, or writes no `architectures`.
+  """
+  values = find_family(config.family).write(config)
+  names = values.get('architectures') if isinstance(values, dict) else None
+  if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+    raise UserError(
+      f'backbone.family: {config.family}: write must give a dict with a list of names under '
+      "'architectures'"
+    )
+  return {'model_type': config.model_type or config.family, **values}

@@ -14,13 +14,13 @@ import numpy as np
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, processors
 from tokenizers import pre_tokenizers as pre
 
-from jcl.backbones import Params
+from jcl.backbones.backbone import Params
 from jcl.backbones.decoder import frequencies
 from jcl.backbones.decoder_config import DecoderConfig, RopeScaling
 from jcl.backbones.files import tensors
-from jcl.backbones.files.config_json import Fields, naming
-from jcl.backbones.files.families import TRANSPOSED, Entry, Rule, table
-from jcl.backbones.files.tensors import Source
+from jcl.backbones.files.family import TRANSPOSED, Entry, Rule, name_table
+from jcl.backbones.files.fields import Fields, naming_file
+from jcl.backbones.files.tensors import TensorSource
 from jcl.backbones.tokenizers import SpecialIds, with_vocabulary
 from jcl.errors import UserError
 
@@ -62,12 +62,12 @@ _NAMES = {
 
 def _paired(entry: Entry) -> Entry:
   """Queries and keys as llama.cpp's own Llama has them."""
-  if not entry.ours[0].startswith(('layers/q/', 'layers/k/')):
+  if not entry.paths[0].startswith(('layers/q/', 'layers/k/')):
     return entry
   return entry._replace(rule=PAIRS_TRANSPOSED if entry.rule is TRANSPOSED else PAIRS)
 
 
-QWEN_TABLE = table(_NAMES)
+QWEN_TABLE = name_table(_NAMES)
 TABLES = {
   'llama': tuple(map(_paired, QWEN_TABLE)),
   'qwen2': QWEN_TABLE,
@@ -103,7 +103,7 @@ def load_config(file: pathlib.Path) -> DecoderConfig:
   return _described(file)[0]
 
 
-def _described(file: pathlib.Path) -> tuple[DecoderConfig, dict[str, Any], dict[str, Source]]:
+def _described(file: pathlib.Path) -> tuple[DecoderConfig, dict[str, Any], dict[str, TensorSource]]:
   """-> shape, metadata and tensors, not read yet."""
   package = _package(file)
   try:
@@ -116,7 +116,7 @@ def _described(file: pathlib.Path) -> tuple[DecoderConfig, dict[str, Any], dict[
   name = meta.get('general.architecture')
   if not isinstance(name, str) or name not in TABLES:
     raise UserError(f'{file}: architecture {name!r} is unknown; known: {", ".join(TABLES)}')
-  with naming(str(file)):
+  with naming_file(str(file)):
     return _config(meta, sources, name, str(file)), meta, sources
 
 
@@ -143,7 +143,7 @@ def _bounded(package: types.ModuleType) -> type:
   return Bounded
 
 
-def _source(package: types.ModuleType, file: str, tensor: Any) -> Source:
+def _source(package: types.ModuleType, file: str, tensor: Any) -> TensorSource:
   def read():
     try:
       return package.quants.dequantize(tensor.data, tensor.tensor_type)
@@ -151,16 +151,16 @@ def _source(package: types.ModuleType, file: str, tensor: Any) -> Source:
       kind = tensor.tensor_type.name
       raise UserError(f'{file}: tensor {tensor.name!r} has unknown quantisation {kind}') from None
 
-  return Source(file, tuple(int(n) for n in reversed(tensor.shape)), read)
+  return TensorSource(file, tuple(int(n) for n in reversed(tensor.shape)), read)
 
 
 def _config(
-  meta: Mapping[str, Any], sources: Mapping[str, Source], name: str, file: str
+  meta: Mapping[str, Any], sources: Mapping[str, TensorSource], name: str, file: str
 ) -> DecoderConfig:
   """What the metadata and the names of the tensors say."""
   fields = Fields({k.removeprefix(f'{name}.'): v for k, v in meta.items()}, file)
-  fields.refuse('expert_count', 0)
-  fields.refuse('attention.sliding_window', 0)
+  fields.allow_only('expert_count', 0)
+  fields.allow_only('attention.sliding_window', 0)
   if 'token_embd.weight' not in sources:
     raise UserError(f"{file}: tensor 'token_embd.weight' is missing")
   width, heads = fields.get('embedding_length', int), fields.get('attention.head_count', int)

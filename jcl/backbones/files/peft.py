@@ -19,12 +19,15 @@ import numpy as np
 import safetensors.numpy
 
 from jcl import regexes
-from jcl.backbones import Params, lora
+from jcl.backbones import lora
+from jcl.backbones.backbone import Params
 from jcl.backbones.decoder_config import DecoderConfig
-from jcl.backbones.files import hf, tensors
-from jcl.backbones.files.config_json import Fields
-from jcl.backbones.files.families import FAMILIES, Entry
-from jcl.backbones.files.tensors import Source
+from jcl.backbones.files import tensors
+from jcl.backbones.files.families import find_family
+from jcl.backbones.files.family import Entry
+from jcl.backbones.files.fields import Fields, read_json
+from jcl.backbones.files.tensors import TensorSource
+from jcl.backbones.files.weights import open_file
 from jcl.errors import UserError
 from jcl.storage.atomic import new_folder
 
@@ -56,11 +59,11 @@ class Place(NamedTuple):
   @property
   def projections(self) -> list[str]:
     """The projections of ours that it holds."""
-    return [path.split('/')[1] for path in self.entry.ours]
+    return [path.split('/')[1] for path in self.entry.paths]
 
   def transposed(self, config: DecoderConfig) -> bool:
     """Whether the module's weight is (in, out)."""
-    one = [np.zeros((1, config.width)) for _ in self.entry.ours]
+    one = [np.zeros((1, config.width)) for _ in self.entry.paths]
     return self.entry.rule.write(one, config).shape[0] == 1
 
   def split(self, b: np.ndarray, config: DecoderConfig) -> list[np.ndarray]:
@@ -75,11 +78,11 @@ class Place(NamedTuple):
 
 def places(config: DecoderConfig, shapes: Mapping[str, Any]) -> list[Place]:
   """Every module of the family's table that has kernels, layer by layer."""
-  found = tensors.expand(FAMILIES[config.family].table, shapes, config.layers)
+  found = tensors.present(find_family(config.family).table, shapes, config.layers)
   return [
     Place(entry, name.removesuffix('.weight'), layer)
     for entry, name, layer in found
-    if layer is not None and entry.ours[0].endswith('/kernel')
+    if layer is not None and entry.paths[0].endswith('/kernel')
   ]
 
 
@@ -92,7 +95,7 @@ def common_base(folders: Sequence[pathlib.Path]) -> str:
   first, name = '', ''
   for folder in folders:
     file = folder / 'adapter_config.json'
-    own = Fields(hf.read_json(file), str(file)).get('base_model_name_or_path', str, '')
+    own = Fields(read_json(file), str(file)).get('base_model_name_or_path', str, '')
     if not own:
       raise UserError(f"{file}: field 'base_model_name_or_path' is empty; give --base")
     if name and own != name:
@@ -112,11 +115,11 @@ def read(folder: pathlib.Path, config: DecoderConfig) -> Params:
     UserError: anything is missing, malformed or not supported; the message names file and field or
       tensor.
   """
-  shapes = tensors.shapes(config)
+  shapes = tensors.param_shapes(config)
   fields = _read_fields(folder)
   chosen = _chosen(places(config, shapes), fields, config)
   with contextlib.ExitStack() as stack:
-    sources = _sources(folder, FAMILIES[config.family].prefix, stack)
+    sources = _sources(folder, find_family(config.family).prefix, stack)
     names = {_tensor(place, x) for place in chosen for x in 'AB'}
     tensors.check_names(names, set(sources), str(folder / 'adapter_model.safetensors'))
     return _filled(chosen, _scalings(chosen, fields), sources, config, shapes)
@@ -128,20 +131,22 @@ def _tensor(place: Place, x: str) -> str:
 
 def _read_fields(folder: pathlib.Path) -> Fields:
   """adapter_config.json, without anything that would change the model beyond A and B."""
-  fields = Fields(hf.read_json(folder / 'adapter_config.json'), str(folder / 'adapter_config.json'))
+  fields = Fields(read_json(folder / 'adapter_config.json'), str(folder / 'adapter_config.json'))
   if fields.get('peft_type', str) != 'LORA':
-    fields.refuse('peft_type', 'LORA')
-  fields.refuse('bias', 'none')
+    fields.allow_only('peft_type', 'LORA')
+  fields.allow_only('bias', 'none')
   start = fields.values.get('init_lora_weights')
   if isinstance(start, str) and start not in ('gaussian', 'eva', 'orthogonal'):
-    fields.refuse('init_lora_weights')  # it has changed the base, or may have
+    fields.allow_only('init_lora_weights')  # it has changed the base, or may have
   for name, value in fields.values.items():
     if name not in KNOWN and value is not False:
-      fields.refuse(name, '', [], {})
+      fields.allow_only(name, '', [], {})
   return fields
 
 
-def _sources(folder: pathlib.Path, prefix: str, stack: contextlib.ExitStack) -> dict[str, Source]:
+def _sources(
+  folder: pathlib.Path, prefix: str, stack: contextlib.ExitStack
+) -> dict[str, TensorSource]:
   """The tensors by their names in a model with a head; a bare model's lack the family's prefix."""
   file = folder / 'adapter_model.safetensors'
   if not file.is_file():
@@ -151,7 +156,7 @@ def _sources(folder: pathlib.Path, prefix: str, stack: contextlib.ExitStack) -> 
         'adapter with save_pretrained (safetensors) in peft'
       )
     raise UserError(f'{file}: no such file')
-  sources = hf.shard(file, stack)
+  sources = open_file(file, stack)
   if any(name.startswith(PREFIX + prefix) for name in sources):
     return sources
   return {PREFIX + prefix + name.removeprefix(PREFIX): x for name, x in sources.items()}
@@ -176,7 +181,7 @@ def _chosen(found: Sequence[Place], fields: Fields, config: DecoderConfig) -> li
     raise UserError(f'{where} is {targets!r}, neither a pattern nor a list of modules')
   if not chosen:
     raise UserError(f'{where} {targets!r} names no module of the model')
-  for name, count in collections.Counter(place.entry.theirs for place in chosen).items():
+  for name, count in collections.Counter(place.entry.tensor for place in chosen).items():
     if count != config.layers:
       raise UserError(
         f'{where} names {name!r} in {count} of {config.layers} layers; all or none are supported'
@@ -221,7 +226,7 @@ def _ending(key: str) -> str:
 def _filled(
   chosen: Sequence[Place],
   scalings: Mapping[str, tuple[int, float]],
-  sources: Mapping[str, Source],
+  sources: Mapping[str, TensorSource],
   config: DecoderConfig,
   shapes: Mapping[str, Any],
 ) -> Params:
@@ -229,7 +234,7 @@ def _filled(
   layers: dict = {}
   for place in chosen:
     rank, scale = scalings[place.name]
-    widths = [shapes[path] for path in place.entry.ours]  # [L, in, out]
+    widths = [shapes[path] for path in place.entry.paths]  # [L, in, out]
     width_in, width_out = widths[0][1], sum(width[2] for width in widths)
     a = _array(sources[_tensor(place, 'A')], _tensor(place, 'A'), (rank, width_in))
     b = _array(sources[_tensor(place, 'B')], _tensor(place, 'B'), (width_out, rank))
@@ -247,7 +252,7 @@ def _filled(
   return {'layers': layers}
 
 
-def _array(source: Source, name: str, shape: tuple[int, int]) -> np.ndarray:
+def _array(source: TensorSource, name: str, shape: tuple[int, int]) -> np.ndarray:
   if tuple(source.shape) != shape:
     raise UserError(
       f'{source.file}: tensor {name!r} has shape {tuple(source.shape)}; model and config want '
@@ -278,7 +283,7 @@ def write(
   Raises:
     UserError: the folder is not empty, or the adapter does not fit the model.
   """
-  shapes = tensors.shapes(config)
+  shapes = tensors.param_shapes(config)
   kernels = {p.split('/')[1]: shape for p, shape in shapes.items() if p.endswith('/kernel')}
   lora.check_fits(adapter, kernels)
   found = places(config, shapes)
@@ -294,7 +299,7 @@ def write(
     scales.setdefault(_target(place, found), []).append((place.name, a.shape[1], float(scale[i])))
   # safetensors writes what is not contiguous as garbage, silently.
   whole = isinstance(config, DecoderConfig) and not config.classes  # else the bare model is loaded
-  cut = PREFIX if whole else PREFIX + FAMILIES[config.family].prefix
+  cut = PREFIX if whole else PREFIX + find_family(config.family).prefix
   arrays = {
     PREFIX + name.removeprefix(cut): np.ascontiguousarray(x, np.float32)
     for name, x in arrays.items()
@@ -317,9 +322,9 @@ def write(
 
 def _target(place: Place, found: Sequence[Place]) -> str:
   """The module in short: its last part, or what is under the layer where the last is ambiguous."""
-  under = place.entry.theirs.split('{}.')[1].removesuffix('.weight')
+  under = place.entry.tensor.split('{}.')[1].removesuffix('.weight')
   last = under.split('.')[-1]
-  same = {p.entry.theirs for p in found if p.name.split('.')[-1] == last}
+  same = {p.entry.tensor for p in found if p.name.split('.')[-1] == last}
   return last if len(same) == 1 else under
 
 
@@ -336,7 +341,7 @@ def _fused(
   shared = same_scale and alike('a')
   a = first['a'] if shared else np.concatenate([part['a'] for part in parts.values()], 1)
   bs, start = [], 0
-  for name, path in zip(place.projections, place.entry.ours, strict=True):
+  for name, path in zip(place.projections, place.entry.paths, strict=True):
     b = np.zeros((*a.shape[:2], shapes[path][2]), np.float32)
     if name in parts:
       part = parts[name]

@@ -1,5 +1,6 @@
-"""Between named tensors of a file and our tree: every name and shape checked, nothing guessed."""
+"""Between the named tensors of a file and jcl's tree: every name and shape is checked."""
 
+import collections
 import math
 import re
 import warnings
@@ -9,30 +10,38 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jcl.backbones import Params
-from jcl.backbones.files.families import Entry
+from jcl.backbones.backbone import Params
+from jcl.backbones.files.family import NOTHING, Entry
 from jcl.backbones.model_config import ModelConfig
-from jcl.backbones.models import backbone_of
+from jcl.backbones.models import make_backbone
 from jcl.errors import UserError
 
+Shape = tuple[int, ...]
 
-class Source(NamedTuple):
-  """One tensor of a file, not read yet."""
+
+class TensorSource(NamedTuple):
+  """One tensor of a file, not read yet.
+
+  Attributes:
+    file: for messages.
+    shape: of the tensor.
+    read: () -> the tensor in float32.
+  """
 
   file: str
-  shape: tuple[int, ...]
+  shape: Shape
   read: Callable[[], np.ndarray]
 
 
-def flat(tree: Params) -> dict[str, Any]:
-  """{'layers/q/kernel': leaf, …}."""
+def flatten(tree: Params) -> dict[str, Any]:
+  """Turns a tree into {'layers/q/kernel': leaf, …}."""
   leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
   return {'/'.join(key.key for key in path): leaf for path, leaf in leaves}
 
 
-def nested(leaves: Mapping[str, Any]) -> Params:
-  """The inverse of `flat`."""
-  tree: dict = {}
+def unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:
+  """The inverse of `flatten`."""
+  tree: dict[str, Any] = {}
   for path, leaf in leaves.items():
     *folders, name = path.split('/')
     place = tree
@@ -42,72 +51,110 @@ def nested(leaves: Mapping[str, Any]) -> Params:
   return tree
 
 
-def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-  """{path: shape} of our tree, without a head."""
+def param_shapes(config: ModelConfig) -> dict[str, Shape]:
+  """Returns {path: shape} of a model's tree, without a head; no array is made."""
   with warnings.catch_warnings():  # of counts beyond int32 in what is never computed
     warnings.simplefilter('ignore')
-    abstract = jax.eval_shape(backbone_of(config).init, jax.random.key(0))
+    abstract = jax.eval_shape(make_backbone(config).init, jax.random.key(0))
   abstract.pop('head', None)
-  return {path: leaf.shape for path, leaf in flat(abstract).items()}
+  return {path: leaf.shape for path, leaf in flatten(abstract).items()}
 
 
-def expand(
+def present(
   table: Sequence[Entry], paths: Mapping[str, Any], layers: int
 ) -> Iterator[tuple[Entry, str, int | None]]:
-  """The entries that our tree has, with their name and layer (None: not in a layer)."""
+  """Yields the tensors that a tree has: (entry, name of the tensor, layer or None).
+
+  Args:
+    table: of the family; entries whose path the tree lacks are left out.
+    paths: of the tree, flat.
+    layers: L.
+  """
   for entry in table:
-    if entry.ours[0] not in paths:
+    if entry.paths[0] not in paths:
       continue
-    if entry.ours[0].startswith('layers/'):
-      yield from ((entry, entry.theirs.format(i), i) for i in range(layers))
+    if entry.paths[0].startswith('layers/'):
+      yield from ((entry, entry.tensor.format(i), i) for i in range(layers))
     else:
-      yield entry, entry.theirs, None
+      yield entry, entry.tensor, None
+
+
+def check_table(table: Sequence[Entry], paths: Mapping[str, Any], family: str) -> None:
+  """Checks that a family's table names every leaf of a tree, each once, by different tensors.
+
+  Args:
+    table: of the family.
+    paths: of the tree, flat.
+    family: its name, for messages.
+
+  Raises:
+    UserError: naming the leaf or the tensor.
+  """
+  used = [entry for entry in table if entry.paths[0] in paths]
+  count = collections.Counter(path for entry in used for path in entry.paths)
+  for path in paths:
+    if count[path] != 1:
+      raise UserError(
+        f'backbone.family: {family}: its table has {count[path] or "no"} entries for {path}; '
+        'give one'
+      )
+  for path in count:
+    if path not in paths:
+      raise UserError(f'backbone.family: {family}: its table has {path}, which the model lacks')
+  names = collections.Counter(entry.tensor for entry in used)
+  for name, times in names.items():
+    if times > 1:
+      raise UserError(f'backbone.family: {family}: its table has the tensor {name!r} twice')
 
 
 def read(
   config: ModelConfig,
   table: Sequence[Entry],
-  sources: Mapping[str, Source],
+  sources: Mapping[str, TensorSource],
   where: str,
-  ignored: str = '$^',
-) -> Params:
-  """Our tree, float32 numpy arrays, from named tensors.
+  ignored: str = NOTHING,
+) -> dict[str, Any]:
+  """Reads a model's tree, float32 numpy arrays, from named tensors.
 
   Args:
-    config: whose tree.
-    table: of names.
-    sources: {their name: tensor}.
+    config: of the model.
+    table: of its family.
+    sources: {name of the tensor: tensor}.
     where: folder or file, for messages.
-    ignored: pattern of names that may stand there and are not read.
+    ignored: pattern of names that may be among the sources and are not read.
 
   Raises:
-    UserError: a tensor is missing, unknown or of the wrong shape.
+    UserError: a tensor is missing, unknown or of the wrong shape, or the table does not fit.
   """
-  wanted = shapes(config)
-  places = list(expand(table, wanted, config.layers))
+  wanted = param_shapes(config)
+  check_table(table, wanted, config.family)
+  places = list(present(table, wanted, config.layers))
   names = {name for _, name, _ in places}
   check_names(names, {n for n in sources if not re.search(ignored, n)}, where)
   for entry, name, layer in places:
-    _check_shape(entry, name, [wanted[p][layer is not None :] for p in entry.ours], sources, config)
+    shapes = [wanted[path][layer is not None :] for path in entry.paths]
+    _check_shape(entry, name, shapes, sources[name], config)
   leaves = {path: np.empty(shape, np.float32) for path, shape in wanted.items()}
   for entry, name, layer in places:
-    parts = [leaves[path] if layer is None else leaves[path][layer] for path in entry.ours]
-    for part, value in zip(parts, entry.rule.read(sources[name].read(), config), strict=True):
+    parts = [leaves[path] if layer is None else leaves[path][layer] for path in entry.paths]
+    values = entry.rule.read(sources[name].read(), config)
+    if [np.shape(value) for value in values] != [part.shape for part in parts]:
+      raise UserError(
+        f'backbone.family: {config.family}: the rule of {name!r} reads arrays of the shapes '
+        f'{[np.shape(v) for v in values]}; the model has {[part.shape for part in parts]}'
+      )
+    for part, value in zip(parts, values, strict=True):
       part[...] = value
-  return nested(leaves)
+  return unflatten(leaves)
 
 
 def _check_shape(
-  entry: Entry,
-  name: str,
-  parts: Sequence[tuple[int, ...]],
-  sources: Mapping[str, Source],
-  config: ModelConfig,
+  entry: Entry, name: str, parts: Sequence[Shape], source: TensorSource, config: ModelConfig
 ) -> None:
-  """Refuses a tensor that is not of the shape that its parts of ours have together."""
-  source, size = sources[name], sum(map(math.prod, parts))
+  """Refuses a tensor whose shape is not that of its parts in jcl's tree together."""
+  size = sum(map(math.prod, parts))
   says = f'{source.file}: tensor {name!r} has shape {tuple(source.shape)}; the config wants'
-  if size > 2 * math.prod(source.shape):  # it may be more than memory holds
+  if size > 2 * math.prod(source.shape):  # more than memory may hold: not made to be compared
     raise UserError(f'{says} {size} numbers')
   blank = [np.broadcast_to(np.float32(0), shape) for shape in parts]
   if tuple(source.shape) != (shape := entry.rule.write(blank, config).shape):
@@ -117,18 +164,28 @@ def _check_shape(
 def write(
   config: ModelConfig, table: Sequence[Entry], params: Params
 ) -> Iterator[tuple[str, np.ndarray]]:
-  """Their (name, contiguous float32 array), one after another: the inverse of `read`."""
-  leaves = flat(params)
-  for entry, name, layer in expand(table, leaves, config.layers):
+  """Yields (name of the tensor, contiguous float32 array): the inverse of `read`.
+
+  Args:
+    config: of the model.
+    table: of its family.
+    params: its tree; a head is left out.
+  """
+  leaves = flatten(params)
+  for entry, name, layer in present(table, leaves, config.layers):
     parts = [
-      np.asarray(leaves[path] if layer is None else leaves[path][layer]) for path in entry.ours
+      np.asarray(leaves[path] if layer is None else leaves[path][layer]) for path in entry.paths
     ]
-    # safetensors writes what is not contiguous as garbage, silently.
+    # safetensors writes an array that is not contiguous as garbage, silently.
     yield name, np.ascontiguousarray(entry.rule.write(parts, config), np.float32)
 
 
 def check_names(wanted: set[str], found: set[str], where: str) -> None:
-  """Refuses names that are missing or unknown, by the first of them."""
+  """Refuses tensors that are missing or unknown.
+
+  Raises:
+    UserError: naming the first of them and how many there are.
+  """
   for names, says in ((wanted - found, 'is missing'), (found - wanted, 'is unknown')):
     if names:
       more = f' ({len(names)} such tensors)' if len(names) > 1 else ''

@@ -14,7 +14,7 @@ from support.launchers import call
 
 from jcl import workdir as workdirs
 from jcl.backbones import heads, lora, tokenizers
-from jcl.backbones.files import hf, peft
+from jcl.backbones.files import hf, peft, weights
 from jcl.backbones.new_tokens import grow
 from jcl.errors import UserError
 
@@ -32,7 +32,7 @@ def same(one: hf.Loaded, two: hf.Loaded) -> None:
   assert one.config == two.config
   assert one.special == two.special
   assert one.tokenizer.to_str() == two.tokenizer.to_str()
-  ours, theirs = (hf.tensors.flat(x.params) for x in (one, two))
+  ours, theirs = (hf.tensors.flatten(x.params) for x in (one, two))
   assert ours.keys() == theirs.keys()
   for path, x in ours.items():
     np.testing.assert_array_equal(np.asarray(x), np.asarray(theirs[path]), err_msg=path)
@@ -70,7 +70,7 @@ def test_transformers_reads_the_same_shape_out_of_our_config(case, tmp_path):
 
 def test_large_models_are_written_in_shards(tmp_path, monkeypatch):
   loaded = hf.load(str(model_folder.write(tmp_path / 'theirs', model_folder.golden('llama'))))
-  monkeypatch.setattr(hf, 'SHARD_BYTES', 8000)
+  monkeypatch.setattr(weights, 'SHARD_BYTES', 8000)
   hf.save(tmp_path / 'ours', loaded)
   files = sorted(f.name for f in (tmp_path / 'ours').glob('*.safetensors'))
   assert len(files) > 2
@@ -125,7 +125,7 @@ def test_nothing_is_overwritten_and_nothing_is_left_half_written(tmp_path, monke
     hf.save(tmp_path / 'theirs', loaded)
   with pytest.raises(UserError, match='an adapter; merge it'):
     hf.save(tmp_path / 'ours', loaded._replace(params={**loaded.params, 'lora': {}}))
-  monkeypatch.setattr(hf, '_tokenizer_config', lambda *a: 1 / 0)
+  monkeypatch.setattr(hf, 'tokenizer_fields', lambda *a: 1 / 0)
   with pytest.raises(ZeroDivisionError):
     hf.save(tmp_path / 'ours', loaded)
   assert [f.name for f in tmp_path.iterdir()] == ['theirs']

@@ -37,8 +37,8 @@ def wide():
 def test_quantised_files_are_read(wide, kind, tolerance, tmp_path):
   config, params = wide
   loaded = hf.load(write(tmp_path / 'model.gguf', params, config, kind=kind))
-  for path, wanted in tensors.flat(params).items():
-    error = np.abs(tensors.flat(loaded.params)[path] - wanted).max()
+  for path, wanted in tensors.flatten(params).items():
+    error = np.abs(tensors.flatten(loaded.params)[path] - wanted).max()
     assert error <= tolerance * np.abs(wanted).max(), path
   fields = ('width', 'layers', 'heads', 'kv_heads', 'head_dim', 'feed_forward', 'rows', 'tied')
   assert [getattr(loaded.config, f) for f in fields] == [getattr(config, f) for f in fields]

@@ -16,7 +16,7 @@ from support.model_folder import STORIES, needs_stories
 
 from jcl.backbones import new_tokens, tokenizers
 from jcl.backbones.decoder import decoder
-from jcl.backbones.files import config_json, families, hf, tensors
+from jcl.backbones.files import config_json, families, fields, hf, tensors
 from jcl.batching.batch import Row, Shape, layout
 from jcl.errors import UserError
 from jcl.step import losses
@@ -105,7 +105,7 @@ def test_smollm2_scores_a_text_as_torch_does():
 def test_names_are_read_both_ways(case, tmp_path):
   golden = model_folder.golden(case)
   loaded = hf.load(str(model_folder.write(tmp_path, golden)))
-  family = families.FAMILIES[json.loads(str(golden['config']))['model_type']]
+  family = families.find_family(json.loads(str(golden['config']))['model_type'])
   written = dict(tensors.write(loaded.config, family.table, loaded.params))
   wanted = model_folder.weights(golden)
   assert set(written) == set(wanted)
@@ -165,7 +165,7 @@ def test_settings_of_transformers_4_mean_the_same():
   }  # fmt: skip
   new = {k: v for k, v in old.items() if not k.startswith('rope')}
   new['rope_parameters'] = {'rope_theta': 5e5, **old['rope_scaling']}
-  read = lambda values: families.FAMILIES['llama'].read(config_json.Fields(values, 'config.json'))
+  read = lambda values: config_json.read_llama(fields.Fields(values, 'config.json'))
   assert read(old) == read(new)
   assert read(old).rope_scaling.factor == 8
 
@@ -336,7 +336,7 @@ def test_growth_keeps_the_logits_of_old_tokens_and_gives_new_ids(tmp_path):
   ids = tokenizers.add_tokens(loaded.tokenizer, ['__ans__', '__gen__'])
   config, params = new_tokens.grow(loaded.config, loaded.params, 2, [7, 2], 0)
   assert ids == [40, 41]
-  assert config.vocabulary == tokenizers.size(loaded.tokenizer) == 42
+  assert config.vocabulary == tokenizers.vocabulary_size(loaded.tokenizer) == 42
   hidden_MD = np.random.default_rng(0).standard_normal((3, 16)).astype(np.float32)
   old_MV = decoder(loaded.config).project(loaded.params, hidden_MD)
   new_MV = decoder(config).project(params, hidden_MD)

@@ -14,7 +14,8 @@ from jcl import workdir
 from jcl.backbones.decoder import decoder
 from jcl.backbones.decoder_config import DecoderConfig
 from jcl.backbones.files import gguf, hf, peft
-from jcl.backbones.tokenizers import bpe_tokenizer, read_tokenizer, word_tokenizer
+from jcl.backbones.files.tokenizer_files import read_tokenizer
+from jcl.backbones.tokenizers import bpe_tokenizer, word_tokenizer
 from jcl.errors import UserError
 from jcl.reports import html_page, report, tables
 from jcl.reports import results as results_json

@@ -61,7 +61,7 @@ def test_peft_reads_what_is_written(case, kind, tmp_path):
   wanted_MV = adapter_folder.real(decoders.logits(net, decoders.tokens(), right))
   params = {**loaded.params, 'lora': adapter}
   gap = np.abs(adapter_folder.logits(loaded.config, params) - wanted_MV).max()
-  table = families.FAMILIES[loaded.config.family].table
+  table = families.find_family(loaded.config.family).table
   written = dict(tensors.write(loaded.config, table, lora.merged(params)))
   net.merge_and_unload().save_pretrained(tmp_path / 'merged')
   state = safetensors.numpy.load_file(tmp_path / 'merged' / 'model.safetensors')

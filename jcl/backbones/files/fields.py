@@ -1,0 +1,169 @@
+"""Fields of a JSON file, read one by one with errors that name the file and the field."""
+
+import contextlib
+import json
+import math
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeVar
+
+from jcl.backbones.decoder_config import RopeScaling
+from jcl.errors import UserError
+
+# Names of activations in transformers, and what `layers.ACTIVATIONS` calls them.
+ACTIVATION_NAMES = {
+  'silu': 'silu', 'swish': 'silu', 'relu': 'relu', 'gelu': 'gelu', 'gelu_new': 'gelu_tanh',
+  'gelu_pytorch_tanh': 'gelu_tanh', 'gelu_fast': 'gelu_tanh',
+}  # fmt: skip
+
+MAX_COUNT = 2**24  # above every width, vocabulary and context length in use
+
+Value = TypeVar('Value')
+
+
+def existing_file(file: pathlib.Path) -> pathlib.Path:
+  """Returns `file` if it exists.
+
+  Raises:
+    UserError: it does not exist.
+  """
+  if not file.is_file():
+    raise UserError(f'{file}: no such file; correct the path, or put it there')
+  return file
+
+
+def read_json(file: pathlib.Path) -> dict[str, Any]:
+  """Reads the object in a JSON file.
+
+  Raises:
+    UserError: the file is missing, is not valid JSON, or does not hold an object.
+  """
+  text = existing_file(file).read_bytes()
+  try:
+    values = json.loads(text.decode('utf-8'))
+  except (ValueError, RecursionError) as error:
+    raise UserError(f'{file}: not valid JSON ({error}); fetch it again') from None
+  if not isinstance(values, dict):
+    raise UserError(f'{file}: a JSON object is wanted, not {type(values).__name__}')
+  return values
+
+
+@contextlib.contextmanager
+def naming_file(where: str) -> Iterator[None]:
+  """Puts the file's name in front of UserErrors that do not begin with it.
+
+  A config whose fields contradict each other raises such errors: it knows no file.
+  """
+  try:
+    yield
+  except UserError as error:
+    message = str(error)
+    raise UserError(message if message.startswith(where) else f'{where}: {message}') from None
+
+
+class Fields:
+  """The fields of a config.json, with errors that name the file and the field.
+
+  Args:
+    values: the fields.
+    where: the file, for messages.
+  """
+
+  def __init__(self, values: Mapping[str, Any], where: str):
+    self.values, self.where = values, where
+
+  def get(self, name: str, kind: type[Value], default: Value | None = None) -> Value:
+    """Returns a field of the given type.
+
+    An int must lie between 1 and MAX_COUNT and a float must be finite; null counts as absent.
+
+    Args:
+      name: of the field.
+      kind: its type; an int is accepted as a float.
+      default: returned where the field is absent; None: the field is required.
+
+    Raises:
+      UserError: the field is missing, of another type or out of range.
+    """
+    value = self.values.get(name)
+    if value is None:
+      if default is None:
+        raise UserError(f'{self.where}: field {name!r} is missing')
+      return default
+    right = isinstance(value, kind) or (kind is float and isinstance(value, int))
+    if not right or (isinstance(value, bool) and kind is not bool):
+      raise UserError(f'{self.where}: field {name!r} is {value!r}, not of type {kind.__name__}')
+    if kind is int and not 1 <= value <= MAX_COUNT:
+      what = 'not positive' if value < 1 else f'which is too many; it must be at most {MAX_COUNT}'
+      raise UserError(f'{self.where}: field {name!r} is {value}, {what}')
+    if kind is float and not (abs(value) < 1e38 and math.isfinite(value)):
+      raise UserError(f'{self.where}: field {name!r} is {value}; it must be finite, below 1e38')
+    return value
+
+  def positive(self, name: str, default: float | None = None) -> float:
+    """Returns a number above 0.
+
+    Args:
+      name: of the field.
+      default: returned where the field is absent; None: the field is required.
+
+    Raises:
+      UserError: the field is missing, no number, or not above 0.
+    """
+    value = self.get(name, float, default)
+    if value <= 0:
+      raise UserError(f'{self.where}: field {name!r} is {value}, not positive')
+    return float(value)
+
+  def allow_only(self, name: str, *values: Any) -> None:
+    """Checks that a field is absent, null, or one of `values`.
+
+    Raises:
+      UserError: the field has another value: a model that jcl does not compute.
+    """
+    value = self.values.get(name)
+    if value is not None and value not in values:
+      raise UserError(f'{self.where}: {name} {value!r} is not supported')
+
+  def activation(self, name: str, default: str) -> str:
+    """Returns the activation that a field names, as `layers.ACTIVATIONS` calls it.
+
+    Args:
+      name: of the field, which holds a name of transformers.
+      default: name (of transformers) where the field is absent.
+
+    Raises:
+      UserError: the activation is unknown.
+    """
+    value = self.get(name, str, default)
+    if value not in ACTIVATION_NAMES:
+      raise UserError(
+        f'{self.where}: {name} {value!r} is not supported; known: {", ".join(ACTIVATION_NAMES)}'
+      )
+    return ACTIVATION_NAMES[value]
+
+  def rope(self) -> dict[str, Any]:
+    """Returns `rope_theta` and, where it is set, `rope_scaling`: arguments of a DecoderConfig.
+
+    transformers 4 writes them as fields of the config, transformers 5 in `rope_parameters`.
+
+    Raises:
+      UserError: the kind of scaling is unknown, or a number of it is missing.
+    """
+    old, new = (self.get(name, dict, {}) for name in ('rope_scaling', 'rope_parameters'))
+    merged = Fields({**self.values, **old, **new}, self.where)
+    kind = merged.get('rope_type', str, merged.values.get('type') or 'default')
+    out: dict[str, Any] = {'rope_theta': merged.positive('rope_theta', 1e4)}
+    if kind == 'linear':
+      out['rope_scaling'] = RopeScaling('linear', merged.positive('factor'))
+    elif kind == 'llama3':
+      out['rope_scaling'] = RopeScaling(
+        'llama3',
+        merged.positive('factor'),
+        merged.positive('low_freq_factor'),
+        merged.positive('high_freq_factor'),
+        merged.get('original_max_position_embeddings', int),
+      )
+    elif kind != 'default':
+      raise UserError(f'{self.where}: rope type {kind!r} is not supported; known: linear, llama3')
+    return out

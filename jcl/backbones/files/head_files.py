@@ -1,0 +1,81 @@
+"""A classifier's head beside its model: head.json says what head.safetensors holds."""
+
+import contextlib
+import dataclasses
+import functools
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+import safetensors.numpy
+
+from jcl.backbones import heads
+from jcl.backbones.backbone import Params
+from jcl.backbones.files.fields import Fields, existing_file, read_json
+from jcl.backbones.files.tensors import check_names
+from jcl.backbones.files.weights import open_file, write_json
+from jcl.backbones.model_config import Config, ModelConfig
+from jcl.errors import UserError
+
+KINDS = ('linear', 'cosine')
+POOLINGS = ('last', 'first', 'mean')
+
+
+def write_head(folder: pathlib.Path, config: ModelConfig, head: Params | None) -> None:
+  """Writes a head's arrays, and in a small JSON what they compute.
+
+  A linear head computes h W + b with `kernel` W [D, C] and `bias` b [C], a cosine head
+  s · cos(h, w) with `kernel` [D, C], whose columns are w, and `scale` s [].
+
+  Args:
+    folder: that exists.
+    config: of the model.
+    head: the arrays; None: the JSON alone is written.
+  """
+  if head is not None:
+    arrays = {name: np.array(x, np.float32, order='C') for name, x in head.items()}
+    safetensors.numpy.save_file(arrays, folder / 'head.safetensors', {'format': 'pt'})
+  values = {'kind': config.head, 'classes': config.classes, 'pooling': config.pooling}
+  write_json(folder / 'head.json', values)
+
+
+def with_head(folder: pathlib.Path, config: Config) -> Config:
+  """Returns the config with the head that head.json describes; unchanged without such a file.
+
+  Raises:
+    UserError: a field of head.json is missing or has an unknown value.
+  """
+  file = folder / 'head.json'
+  if not file.is_file():
+    return config
+  fields = Fields(read_json(file), str(file))
+  kind, pooling = fields.get('kind', str), fields.get('pooling', str)
+  for name, value, known in (('kind', kind, KINDS), ('pooling', pooling, POOLINGS)):
+    if value not in known:
+      raise UserError(f'{file}: field {name!r} is {value!r}, not one of {", ".join(known)}')
+  changes: dict[str, Any] = {'head': kind, 'pooling': pooling}
+  return dataclasses.replace(config, classes=fields.get('classes', int), **changes)
+
+
+def read_head(folder: pathlib.Path, config: ModelConfig) -> dict[str, np.ndarray]:
+  """Reads the arrays of a folder's head, float32.
+
+  Args:
+    folder: of the model.
+    config: with the head that head.json describes.
+
+  Raises:
+    UserError: the file is missing, or an array of it is missing, unknown or of the wrong shape.
+  """
+  file = existing_file(folder / 'head.safetensors')
+  wanted = jax.eval_shape(functools.partial(heads.init, config=config), jax.random.key(0))
+  with contextlib.ExitStack() as stack:
+    sources = open_file(file, stack)
+    check_names(set(wanted), set(sources), str(file))
+    for name, source in sources.items():
+      if source.shape != wanted[name].shape:
+        raise UserError(
+          f'{file}: tensor {name!r} has shape {source.shape}; head.json wants {wanted[name].shape}'
+        )
+    return {name: source.read() for name, source in sources.items()}
