@@ -1,18 +1,21 @@
-"""One decoder for GPT-2, GPT-NeoX, Llama, Qwen2/3 and Mistral: Linen inside, plain dicts outside.
+"""One decoder for GPT-2, GPT-NeoX, Llama, Mistral, Qwen2 and Qwen3: a Linen module, plain dicts.
 
 The tree of parameters (float32; the L layers are stacked on a leading axis and scanned):
 
     embed/embedding [R, D]        positions/embedding [P, D], learned positions alone
-    layers/attention_norm, mlp_norm, q_norm, k_norm: scale, bias
+    layers/attention_norm, mlp_norm, q_norm, k_norm: scale [L, D or head], bias likewise
     layers/q, k, v, o, gate, up, down: kernel [L, in, out], bias [L, out]
-    final_norm                    unembed/embedding [R, D], untied alone
+    final_norm: scale [D], bias [D]
+    unembed/embedding [R, D], untied alone
     head: see heads.py, classifiers alone
 
-B rows, T tokens, M targets, D width, H heads, K key and value heads, S cache positions, R >= V rows
-of the embedding, of which the first V are real tokens and the others padding.
+Letters in shapes: B rows, T tokens, M targets, D width, H attention heads, K key-value heads, d
+width of a head, S positions of the cache, V token ids, R >= V rows of the embedding, of which the
+first V belong to tokens and the others are padding.
 """
 
 import dataclasses
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -20,35 +23,36 @@ import jax.numpy as jnp
 import numpy as np
 
 from jcl.backbones import heads
-from jcl.backbones.backbone import Backbone
+from jcl.backbones.backbone import Backbone, Cache, Params
 from jcl.backbones.decoder_config import DecoderConfig
 from jcl.backbones.layers import (
   ACTIVATIONS,
   Dense,
   Norm,
   Table,
+  add_delta,
   depth,
   dropout,
-  fold,
+  dropout_keys,
+  fold_in_rows,
   is_boxed,
-  moved,
-  rematerialised,
-  row_keys,
-  variables,
+  linen_variables,
+  with_remat,
 )
 from jcl.batching.batch import Batch
 
 
 def decoder(config: DecoderConfig) -> Backbone:
-  """The decoder as a record of pure functions.
+  """Returns the decoder as a record of pure functions.
 
-  Leaves of `params['layers']` may be boxed (`parallel.Shard`): each layer then unboxes its own,
-  inside the scan, and again in the backward pass.
+  Leaves of `params['layers']` may be boxed (`sharding.Shard`): each layer unboxes its own inside
+  the scan, and again in the backward pass.
   """
 
-  def apply(params, tokens, **kwargs):
+  def apply(params: Params, tokens: jax.Array, **kwargs: Any) -> Any:
     deep = dataclasses.replace(config, layers=depth(params))
-    return Decoder(deep, is_boxed(params)).apply(variables(params), tokens, **kwargs)
+    module = Decoder(deep, is_boxed(params))
+    return module.apply(linen_variables(params), tokens, **kwargs)
 
   @jax.jit  # layer by layer it would take seconds
   def init(key):
@@ -61,17 +65,17 @@ def decoder(config: DecoderConfig) -> Backbone:
       params['unembed'] = {'embedding': config.width**-0.5 * draw}
     return params
 
-  def hidden(params, batch: Batch, train: bool = False):
-    delta_BTD, key_B = batch.embedding_delta, row_keys(config, batch, train)
+  def hidden(params: Params, batch: Batch, train: bool = False) -> jax.Array:
+    delta_BTD, key_B = batch.embedding_delta, dropout_keys(config, batch, train)
     hidden_BTD, _ = apply(params, batch.tokens, key_B=key_B, delta_BTD=delta_BTD)
-    return heads.pooled(hidden_BTD, batch, config.pooling).astype(config.wide)
+    return heads.pool(hidden_BTD, batch, config.pooling).astype(config.wide)
 
   def project(params, hidden_MD):
     if config.classes:
       return heads.project(params['head'], hidden_MD, config)
     table_RD = params['embed' if config.tied else 'unembed']['embedding'].astype(config.dtype)
-    into = {'preferred_element_type': config.wide}
-    logits_MR = jnp.einsum('md,rd->mr', hidden_MD.astype(config.dtype), table_RD, **into)
+    hidden_MD = hidden_MD.astype(config.dtype)
+    logits_MR = jnp.einsum('md,rd->mr', hidden_MD, table_RD, preferred_element_type=config.wide)
     return logits_MR[:, : config.vocabulary]
 
   def decode(params, tokens, valid, cache, index):
@@ -97,33 +101,49 @@ def decoder(config: DecoderConfig) -> Backbone:
 
 
 class Decoder(nn.Module):
-  """Tokens to final hidden states."""
+  """Computes the final hidden states of tokens.
+
+  Attributes:
+    config: of the model.
+    boxed: whether the leaves of the layers are boxed.
+  """
 
   config: DecoderConfig
-  boxed: bool = False  # the leaves of the layers
+  boxed: bool = False
 
   @nn.compact
-  def __call__(self, tokens_BT, valid_BS=None, cache=None, index=0, key_B=None, delta_BTD=None):
-    """-> hidden [B, T, D], cache.
+  def __call__(
+    self,
+    tokens_BT: jax.Array,
+    valid_BS: jax.Array | None = None,
+    cache: Cache | None = None,
+    index: jax.Array | int = 0,
+    key_B: jax.Array | None = None,
+    delta_BTD: jax.Array | None = None,
+  ) -> tuple[jax.Array, Cache | None]:
+    """Returns hidden states [B, T, D] and the cache.
 
-    Without a cache rows are right-padded and causal, so there is no mask at all; with one they are
-    left-padded and `valid_BS` says which cache positions hold real tokens. `delta_BTD` is added to
-    the embeddings.
+    Without a cache rows are right-padded, and causal attention needs no other mask. With one they
+    are left-padded.
+
+    Args:
+      tokens_BT: int32 token ids.
+      valid_BS: bool, cache positions that hold, or will hold, real tokens; with a cache alone.
+      cache: keys and values of the tokens before.
+      index: cache position of the first token.
+      key_B: a key for each row, for dropout; None: no dropout.
+      delta_BTD: added to the embeddings; None: nothing.
     """
     config = self.config
     rows, length = tokens_BT.shape
-    position_BT, mask_B1TS = jnp.broadcast_to(jnp.arange(length), (rows, length)), None
-    if cache is not None:
-      count_BS = jnp.maximum(jnp.cumsum(valid_BS, -1) - 1, 0)
-      position_BT = jax.lax.dynamic_slice_in_dim(count_BS, index, length, 1)
-      past_TS = jnp.arange(valid_BS.shape[1])[None] <= (index + jnp.arange(length))[:, None]
-      mask_B1TS = past_TS[None, None] & valid_BS[:, None, None]
-    x_BTD = moved(Table(config.rows, config.width, config, name='embed')(tokens_BT), delta_BTD)
+    position_BT, mask_B1TS = _positions_and_mask(rows, length, valid_BS, index)
+    embedded_BTD = Table(config.rows, config.width, config, name='embed')(tokens_BT)
+    x_BTD = add_delta(embedded_BTD, delta_BTD)
     if config.positions == 'learned':
       x_BTD += Table(config.max_positions, config.width, config, name='positions')(position_BT)
-    x_BTD = dropout(x_BTD, fold(key_B, 0), config.dropout)
+    x_BTD = dropout(x_BTD, fold_in_rows(key_B, 0), config.dropout)
     scanned = nn.scan(
-      rematerialised(Block, config.remat, self.boxed),
+      with_remat(Block, config.remat, self.boxed),
       variable_axes={'params': 0, 'lora': 0},
       split_rngs={'params': True},
       in_axes=(0, *[nn.broadcast] * 4),
@@ -134,31 +154,72 @@ class Decoder(nn.Module):
     return Norm(config, name='final_norm')(x_BTD), cache
 
 
+def _positions_and_mask(
+  rows: int, length: int, valid_BS: jax.Array | None, index: jax.Array | int
+) -> tuple[jax.Array, jax.Array | None]:
+  """Returns the position of each token in its text [B, T], and which cache positions it sees.
+
+  Args:
+    rows: B.
+    length: T.
+    valid_BS: of the cache; None: there is no cache, and the mask is None.
+    index: cache position of the first token.
+  """
+  if valid_BS is None:
+    return jnp.broadcast_to(jnp.arange(length), (rows, length)), None
+  count_BS = jnp.maximum(jnp.cumsum(valid_BS, -1) - 1, 0)
+  position_BT = jax.lax.dynamic_slice_in_dim(count_BS, index, length, 1)
+  past_TS = jnp.arange(valid_BS.shape[1])[None] <= (index + jnp.arange(length))[:, None]
+  return position_BT, past_TS[None, None] & valid_BS[:, None, None]
+
+
 class Block(nn.Module):
-  """One layer. The carry is the hidden state and the caches of all layers, [L, B, S, K, head]."""
+  """One layer: attention and feed-forward part, each added to the residual stream."""
 
   config: DecoderConfig
 
   @nn.compact
   def __call__(self, carry, layer, position_BT, mask_B1TS, index, key_B):
-    """-> (hidden [B, T, D], caches), None."""
+    """Returns (hidden states [B, T, D], caches of all layers), and None: a step of `nn.scan`.
+
+    Args:
+      carry: (hidden states [B, T, D], caches of all layers, each [L, B, S, K, d], or None).
+      layer: int32 number of the layer.
+      position_BT: position of each token in its text.
+      mask_B1TS: which cache positions each token sees; None: causal attention without a cache.
+      index: cache position of the first token.
+      key_B: a key for each row, for dropout; None: no dropout.
+    """
     config, (x_BTD, cache) = self.config, carry
-    key_B = fold(key_B, layer + 1)
+    key_B = fold_in_rows(key_B, layer + 1)
     normed_BTD = Norm(config, name='attention_norm')(x_BTD)
     attended_BTD, cache = attention(
       config, normed_BTD, cache, layer, position_BT, mask_B1TS, index, key_B
     )
-    attended_BTD = dropout(attended_BTD, fold(key_B, 0), config.dropout)
+    attended_BTD = dropout(attended_BTD, fold_in_rows(key_B, 0), config.dropout)
     middle_BTD = x_BTD + attended_BTD
     normed_BTD = Norm(config, name='mlp_norm')(x_BTD if config.parallel else middle_BTD)
-    fed_BTD = dropout(feed_forward(config, normed_BTD, key_B), fold(key_B, 1), config.dropout)
+    fed_BTD = feed_forward(config, normed_BTD, key_B)
+    fed_BTD = dropout(fed_BTD, fold_in_rows(key_B, 1), config.dropout)
     return (middle_BTD + fed_BTD, cache), None
 
 
-def attention(config, x_BTD, cache, layer, position_BT, mask_B1TS, index, key_B):
-  """Grouped-query attention, for the compact body of a Block -> [B, T, D], cache."""
+def attention(
+  config: DecoderConfig,
+  x_BTD: jax.Array,
+  cache: Cache | None,
+  layer: jax.Array,
+  position_BT: jax.Array,
+  mask_B1TS: jax.Array | None,
+  index: jax.Array | int,
+  key_B: jax.Array | None,
+) -> tuple[jax.Array, Cache | None]:
+  """Grouped-query attention -> [B, T, D] and the caches of all layers.
 
-  def project(name, heads):
+  Called inside the compact method of `Block`, whose arguments these are.
+  """
+
+  def project(name: str, heads: int) -> jax.Array:
     y = Dense(heads * config.head_dim, config.qkv_bias, config, name=name)(x_BTD, key_B)
     y = y.reshape(*y.shape[:2], heads, config.head_dim)
     if name == 'v':
@@ -186,8 +247,8 @@ def attention(config, x_BTD, cache, layer, position_BT, mask_B1TS, index, key_B)
   return out(out_BTHd.reshape(*out_BTHd.shape[:2], -1), key_B), cache
 
 
-def feed_forward(config, x_BTD, key_B):
-  """The feed-forward part, for the compact body of a Block."""
+def feed_forward(config: DecoderConfig, x_BTD: jax.Array, key_B: jax.Array | None) -> jax.Array:
+  """Feed-forward part, gated or not -> [B, T, D]; called inside the compact method of `Block`."""
   into = lambda name: Dense(config.feed_forward, config.mlp_bias, config, name=name)(x_BTD, key_B)
   act = ACTIVATIONS[config.activation]
   inner_BTF = act(into('gate')) * into('up') if config.gated else act(into('up'))
@@ -195,7 +256,11 @@ def feed_forward(config, x_BTD, key_B):
 
 
 def frequencies(config: DecoderConfig) -> np.ndarray:
-  """[rotated / 2] radians a token (RoPE; Llama-3's stretching is the blend of the two ends)."""
+  """Returns the rotary frequencies [rotated / 2] in radians a token, scaled as the config says.
+
+  Source: Su et al., RoFormer, 2021: theta^(-2i / rotated). Llama 3's scaling blends between the
+  frequency and the frequency over `factor`.
+  """
   exponent = np.arange(0, config.rotated, 2, dtype=np.float32) / np.float32(config.rotated)
   turn = 1 / np.float32(config.rope_theta) ** exponent
   scaling = config.rope_scaling
@@ -203,13 +268,24 @@ def frequencies(config: DecoderConfig) -> np.ndarray:
     return turn
   if scaling.kind == 'linear':
     return turn / np.float32(scaling.factor)
-  turns = scaling.original * turn / (2 * np.pi)  # in the original context
+  turns = scaling.original * turn / (2 * np.pi)  # full turns in the original context
   keep = np.clip((turns - scaling.low) / (scaling.high - scaling.low), 0, 1)
   return ((1 - keep) * turn / scaling.factor + keep * turn).astype(np.float32)
 
 
 def rotate(config: DecoderConfig, x_BTHd: jax.Array, position_BT: jax.Array) -> jax.Array:
-  """Rotary positions: the first half of the rotated dimensions pairs with the second."""
+  """Applies rotary positions to queries or keys.
+
+  Dimension i of the first half of the rotated ones is paired with dimension i of the second half.
+
+  Args:
+    config: of the model; the dimensions after the first `rotated` of each head stay as they are.
+    x_BTHd: queries or keys.
+    position_BT: position of each token in its text.
+
+  Returns:
+    An array of the shape and dtype of x.
+  """
   angle = (
     position_BT[..., None, None].astype(jnp.float32)
     * jnp.asarray(frequencies(config))[None, None, None]

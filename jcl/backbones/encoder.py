@@ -1,17 +1,20 @@
-"""One encoder for BERT, RoBERTa, DistilBERT and MiniLM: Linen inside, plain dicts outside.
+"""One encoder for BERT, RoBERTa, DistilBERT and MiniLM: a Linen module, plain dicts.
 
 The tree of parameters (float32; the L layers are stacked on a leading axis and scanned):
 
     embed/embedding [R, D]        positions/embedding [P, D]        types/embedding [N, D]
-    embed_norm                    layers/attention_norm, mlp_norm: scale, bias
+    embed_norm: scale [D], bias [D]
+    layers/attention_norm, mlp_norm: scale [L, D], bias [L, D]
     layers/q, k, v, o, up, down: kernel [L, in, out], bias [L, out]
     head: see heads.py, classifiers alone
 
-Norms stand after the sums (post-norm), attention sees the whole row. B rows, T tokens, M targets,
-D width, H heads, R >= V rows of the embedding, P of the positions, N token types.
+Norms stand after the sums (post-norm), and a token attends to its whole row. Letters in shapes: B
+rows, T tokens, M targets, D width, H attention heads, d width of a head, R >= V rows of the
+embedding, P positions, N token types.
 """
 
 import dataclasses
+from typing import cast
 
 import flax.linen as nn
 import jax
@@ -25,21 +28,21 @@ from jcl.backbones.layers import (
   Dense,
   Norm,
   Table,
+  add_delta,
   depth,
   dropout,
-  fold,
+  dropout_keys,
+  fold_in_rows,
   is_boxed,
-  moved,
-  rematerialised,
-  row_keys,
-  variables,
+  linen_variables,
+  with_remat,
 )
 from jcl.batching.batch import Batch
 from jcl.errors import UserError
 
 
 def encoder(config: EncoderConfig) -> Backbone:
-  """The encoder as a record of pure functions; it has classes or is read through `hidden` alone.
+  """Returns the encoder as a record of pure functions; without classes only `hidden` can be used.
 
   Raises:
     UserError: by `project` and `unembedding`, without classes.
@@ -53,10 +56,10 @@ def encoder(config: EncoderConfig) -> Backbone:
       params['head'] = heads.init(jax.random.fold_in(key, 1), config)
     return params
 
-  def hidden(params, batch: Batch, train: bool = False):
-    key_B = row_keys(config, batch, train)
+  def hidden(params: Params, batch: Batch, train: bool = False) -> jax.Array:
+    key_B = dropout_keys(config, batch, train)
     hidden_BTD = states(config, params, batch.tokens, batch.length, key_B, batch.embedding_delta)
-    return heads.pooled(hidden_BTD, batch, config.pooling).astype(config.wide)
+    return heads.pool(hidden_BTD, batch, config.pooling).astype(config.wide)
 
   def head(params):
     if not config.classes:
@@ -87,62 +90,76 @@ def states(
   key_B: jax.Array | None = None,
   delta_BTD: jax.Array | None = None,
 ) -> jax.Array:
-  """Final states [B, T, D] of right-padded rows; those of padding mean nothing.
+  """Returns the final states [B, T, D] of right-padded rows; those of padding are meaningless.
 
   Args:
-    config: whose depth is replaced by that of `params`.
-    params: of the encoder.
+    config: of the model; `layers` is read off `params` instead.
+    params: of the model.
     tokens_BT: int32 token ids.
-    length_B: int32, real tokens in each row.
-    key_B: keys of dropout; None: no dropout.
+    length_B: int32, number of real tokens of each row.
+    key_B: a key for each row, for dropout; None: no dropout.
     delta_BTD: added to the embeddings of the tokens; None: nothing.
   """
   deep = dataclasses.replace(config, layers=depth(params))
   model = Encoder(deep, is_boxed(params))
-  return model.apply(variables(params), tokens_BT, length_B, key_B, delta_BTD)
+  out = model.apply(linen_variables(params), tokens_BT, length_B, key_B, delta_BTD)
+  return cast(jax.Array, out)
 
 
 def sentence_vectors(
   config: EncoderConfig, params: Params, tokens_BT: jax.Array, length_B: jax.Array
 ) -> jax.Array:
-  """A vector of length 1 for each row: the mean of its states, special tokens included.
+  """Returns a vector of length 1 for each row: the normalised mean of its states.
 
-  This is what sentence-transformers calls mean pooling and normalising (Reimers and Gurevych,
-  2019), for which MiniLM was trained: the product of two vectors is the similarity of the texts.
+  This is sentence-transformers' mean pooling with normalisation (Reimers and Gurevych, 2019), for
+  which MiniLM was trained; the dot product of two vectors is the similarity of the texts. The mean
+  is over all real tokens, special ones included.
 
   Args:
-    config: the shape of the encoder.
-    params: its parameters.
+    config: of the model.
+    params: of the model.
     tokens_BT: int32 token ids as the tokenizer frames them ([CLS] x [SEP]), right-padded.
-    length_B: int32, real tokens in each row.
+    length_B: int32, number of real tokens of each row.
 
   Returns:
     [B, D] in float32; zeros for an empty row.
   """
   hidden_BTD = states(config, params, tokens_BT, length_B)
-  return heads.unit(heads.row_mean(hidden_BTD, length_B))
+  return heads.normalize(heads.row_mean(hidden_BTD, length_B))
 
 
 class Encoder(nn.Module):
-  """Tokens to final hidden states."""
+  """Computes the final hidden states of tokens.
+
+  Attributes:
+    config: of the model.
+    boxed: whether the leaves of the layers are boxed.
+  """
 
   config: EncoderConfig
-  boxed: bool = False  # the leaves of the layers
+  boxed: bool = False
 
   @nn.compact
-  def __call__(self, tokens_BT, length_B, key_B=None, delta_BTD=None):
-    """-> hidden [B, T, D]."""
+  def __call__(
+    self,
+    tokens_BT: jax.Array,
+    length_B: jax.Array,
+    key_B: jax.Array | None = None,
+    delta_BTD: jax.Array | None = None,
+  ) -> jax.Array:
+    """Returns hidden states [B, T, D]; the arguments are those of `states`."""
     config = self.config
-    x_BTD = moved(Table(config.rows, config.width, config, name='embed')(tokens_BT), delta_BTD)
+    embedded_BTD = Table(config.rows, config.width, config, name='embed')(tokens_BT)
+    x_BTD = add_delta(embedded_BTD, delta_BTD)
     position_1T = config.first_position + jnp.arange(tokens_BT.shape[1])[None]
     x_BTD += Table(config.position_rows, config.width, config, name='positions')(position_1T)
     if config.types:
       first_11 = jnp.zeros((1, 1), jnp.int32)
       x_BTD += Table(config.types, config.width, config, name='types')(first_11)
     x_BTD = Norm(config, name='embed_norm')(x_BTD)
-    x_BTD = dropout(x_BTD, fold(key_B, 0), config.dropout)
+    x_BTD = dropout(x_BTD, fold_in_rows(key_B, 0), config.dropout)
     scanned = nn.scan(
-      rematerialised(Block, config.remat, self.boxed),
+      with_remat(Block, config.remat, self.boxed),
       variable_axes={'params': 0, 'lora': 0},
       split_rngs={'params': True},
       in_axes=(0, nn.broadcast, nn.broadcast),
@@ -152,33 +169,42 @@ class Encoder(nn.Module):
 
 
 class Block(nn.Module):
-  """One layer."""
+  """One layer: attention and feed-forward part, each added to its input and normed."""
 
   config: EncoderConfig
 
   @nn.compact
   def __call__(self, x_BTD, layer, length_B, key_B):
-    """-> hidden [B, T, D], None."""
+    """Returns hidden states [B, T, D], and None: a step of `nn.scan`.
+
+    Args:
+      x_BTD: hidden states.
+      layer: int32 number of the layer.
+      length_B: number of real tokens of each row.
+      key_B: a key for each row, for dropout; None: no dropout.
+    """
     config = self.config
-    key_B = fold(key_B, layer + 1)
-    attended_BTD = dropout(
-      attention(config, x_BTD, length_B, key_B), fold(key_B, 0), config.dropout
-    )
+    key_B = fold_in_rows(key_B, layer + 1)
+    attended_BTD = attention(config, x_BTD, length_B, key_B)
+    attended_BTD = dropout(attended_BTD, fold_in_rows(key_B, 0), config.dropout)
     x_BTD = Norm(config, name='attention_norm')(x_BTD + attended_BTD)
-    fed_BTD = dropout(feed_forward(config, x_BTD, key_B), fold(key_B, 1), config.dropout)
+    fed_BTD = dropout(feed_forward(config, x_BTD, key_B), fold_in_rows(key_B, 1), config.dropout)
     return Norm(config, name='mlp_norm')(x_BTD + fed_BTD), None
 
 
 def attention(
   config: EncoderConfig, x_BTD: jax.Array, length_B: jax.Array, key_B: jax.Array | None
 ) -> jax.Array:
-  """Every token attends to its row's real ones; for the compact body of a Block -> [B, T, D]."""
+  """Attention of every token to its row's real tokens -> [B, T, D].
+
+  Called inside the compact method of `Block`, whose arguments these are.
+  """
   rows, length, width = x_BTD.shape
   split = (rows, length, config.heads, width // config.heads)
   dense = lambda name, y_BTD: Dense(width, True, config, name=name)(y_BTD, key_B)
   out_BTHd = jax.nn.dot_product_attention(
     *(dense(name, x_BTD).reshape(split) for name in 'qkv'),
-    # An empty row attends to its first place: no implementation meets a softmax over nothing.
+    # An empty row attends to its first token: a softmax over nothing is NaN.
     key_value_seq_lengths=jnp.maximum(length_B, 1),
     implementation=config.attention,
   )
@@ -186,7 +212,7 @@ def attention(
 
 
 def feed_forward(config: EncoderConfig, x_BTD: jax.Array, key_B: jax.Array | None) -> jax.Array:
-  """The feed-forward part, for the compact body of a Block -> [B, T, D]."""
+  """Feed-forward part -> [B, T, D]; called inside the compact method of `Block`."""
   up_BTF = Dense(config.feed_forward, True, config, name='up')(x_BTD, key_B)
   act_BTF = ACTIVATIONS[config.activation](up_BTF)
   return Dense(config.width, True, config, name='down')(act_BTF, key_B)

@@ -1,36 +1,54 @@
-"""One jitted top-k loop with a KV cache and a key per row: greedy answers and pseudo samples."""
+"""Sampling with a key-value cache in one compiled loop: greedy answers and pseudo samples.
 
-from typing import Any, NamedTuple
+Letters in shapes: B rows, P prompt tokens, N new tokens, S = P + N cache positions, V token ids,
+K candidates.
+"""
 
+from typing import NamedTuple
+
+import chex
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jcl.backbones.backbone import Backbone, Params
+from jcl.backbones.backbone import Backbone, Cache, Params
 
 
 class State(NamedTuple):
-  """What the loop carries. B rows, N new tokens.
+  """What the loop carries from token to token.
 
   Attributes:
-    step: [] int32, tokens written so far.
+    step: [] int32, new tokens written so far.
     tokens: [B, N] int32, `pad` after the first end-of-sequence.
     last: [B] int32, the newest token.
-    done: [B] bool, end-of-sequence was written.
-    cache: the backbone's.
+    done: [B] bool, whether end-of-sequence has been written.
+    cache: of the backbone.
   """
 
   step: jax.Array
   tokens: jax.Array
   last: jax.Array
   done: jax.Array
-  cache: Any
+  cache: Cache
 
 
 def top_k_sample(
-  key_B: jax.Array, logits_BV: jax.Array, k: int, temperature: jax.Array
+  key_B: jax.Array, logits_BV: jax.Array, k: int, temperature: jax.Array | float
 ) -> jax.Array:
-  """One token a row, drawn among the k likeliest -> [B] int32; k = 1 is greedy."""
+  """Draws one token for each row among its k likeliest -> [B] int32.
+
+  Args:
+    key_B: a key for each row.
+    logits_BV: logits of the next token.
+    k: candidates; 1 is greedy.
+    temperature: [] float32 that the logits are divided by.
+
+  Raises:
+    AssertionError: an argument has another shape.
+  """
+  chex.assert_rank(logits_BV, 2, custom_message='logits_BV: [B, V]')
+  chex.assert_shape(key_B, (logits_BV.shape[0],), custom_message='key_B: [B], a key for each row')
+  chex.assert_rank(temperature, 0, custom_message='temperature: one number')
   values_BK, ids_BK = lax.top_k(logits_BV.astype(jnp.float32), k)
   choice_B = jax.vmap(jax.random.categorical)(key_B, values_BK / temperature)
   return jnp.take_along_axis(ids_BK, choice_B[:, None], 1)[:, 0]
@@ -49,22 +67,31 @@ def generate(
   temperature: jax.Array,
   limit: jax.Array,
 ) -> jax.Array:
-  """Continues every prompt by at most `limit` <= `max_new` tokens.
+  """Continues every prompt by top-k sampling with at most `limit` <= `max_new` tokens.
 
-  Runs inside a shard_map without a collective: each device stops by itself.
+  It may run inside a shard_map: there is no collective, and each device stops when its own rows
+  have ended.
 
   Args:
     backbone, max_new, k, eos, pad: static.
     params: of the backbone.
-    prompt_BP: [B, P] int32, left-padded.
-    valid_BP: [B, P] bool; a row without any is a padding row and done from the start.
-    key_B2: [B, 2] uint32, key data of each row; step i draws from fold_in(key, i).
+    prompt_BP: [B, P] int32 token ids, left-padded.
+    valid_BP: [B, P] bool, real tokens; a row without any is padding and ended from the start.
+    key_B2: [B, 2] uint32, key data of each row; token i draws from fold_in(key, i).
     temperature: [] float32.
     limit: [] int32.
 
   Returns:
     [B, max_new] int32, `pad` after the first `eos`.
+
+  Raises:
+    ValueError: the backbone is an encoder.
+    AssertionError: an array has another shape or type.
   """
+  if backbone.decode is None or backbone.cache is None:
+    raise ValueError('backbone: an encoder cannot generate; give a decoder')
+  _check(prompt_BP, valid_BP, key_B2, temperature, limit)
+  decode = backbone.decode
   rows, width = prompt_BP.shape
   valid_BS = jnp.concatenate([valid_BP, jnp.ones((rows, max_new), bool)], 1)
   keys_B = jax.vmap(jax.random.wrap_key_data)(key_B2)
@@ -77,14 +104,33 @@ def generate(
     return State(state.step + 1, tokens_BN, token_B, state.done | (token_B == eos), state.cache)
 
   def body(state: State) -> State:
-    logits_BV, cache = backbone.decode(
-      params, state.last[:, None], valid_BS, state.cache, width + state.step - 1
-    )
+    index = width + state.step - 1
+    logits_BV, cache = decode(params, state.last[:, None], valid_BS, state.cache, index)
     return write(state._replace(cache=cache), logits_BV)
 
   cache = backbone.cache(params, rows, width + max_new)
-  logits_BV, cache = backbone.decode(params, prompt_BP, valid_BS, cache, 0)
+  logits_BV, cache = decode(params, prompt_BP, valid_BS, cache, 0)
   blank = jnp.full((rows, max_new), pad, jnp.int32)
   state = State(jnp.int32(0), blank, prompt_BP[:, -1], ~valid_BP.any(1), cache)
   more = lambda state: (state.step < limit) & ~state.done.all()
   return lax.while_loop(more, body, write(state, logits_BV)).tokens
+
+
+def _check(
+  prompt_BP: jax.Array,
+  valid_BP: jax.Array,
+  key_B2: jax.Array,
+  temperature: jax.Array,
+  limit: jax.Array,
+) -> None:
+  """Checks shapes and types of the arguments of `generate`."""
+  chex.assert_rank(prompt_BP, 2, custom_message='prompt_BP: [B, P]')
+  chex.assert_type(prompt_BP, int, custom_message='prompt_BP: token ids')
+  chex.assert_equal_shape([prompt_BP, valid_BP], custom_message='valid_BP: [B, P] as prompt_BP')
+  chex.assert_type(valid_BP, bool, custom_message='valid_BP: bool')
+  shape = (prompt_BP.shape[0], 2)
+  chex.assert_shape(key_B2, shape, custom_message='key_B2: [B, 2], key data of each row')
+  chex.assert_type(key_B2, jnp.uint32, custom_message='key_B2: uint32')
+  chex.assert_rank(temperature, 0, custom_message='temperature: one number')
+  chex.assert_rank(limit, 0, custom_message='limit: one number')
+  chex.assert_type(limit, int, custom_message='limit: an integer')

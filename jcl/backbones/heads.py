@@ -1,12 +1,18 @@
 """Heads over the classes of a stream, and the state of a row that they read: pure functions.
 
 A head is a projection like the vocabulary's: hidden states [M, D] at the targets in, logits [M, C]
-over all classes out. B rows, T tokens, M targets, D width, C classes.
+over all classes out. The parameters stand in `params['head']`:
+
+    linear: kernel [D, C], bias [C]
+    cosine: kernel [D, C], scale []
+
+Letters in shapes: B rows, T tokens, M targets, D width, C classes.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -14,47 +20,91 @@ from jcl.backbones.backbone import Params
 from jcl.backbones.model_config import ModelConfig
 from jcl.batching.batch import Batch
 
-SCALE = 10.0  # of a fresh cosine head: softmax over cosines in [-1, 1] alone could not be sure
+SCALE = 10.0  # of a fresh cosine head: cosines alone, in [-1, 1], give a nearly uniform softmax
 
 
 class Head(NamedTuple):
   """One kind of head.
 
   Attributes:
-    init: (key, config) -> its parameters, in `config.wide`.
-    project: (head, hidden_MD, config) -> logits_MC in `config.wide`.
+    init: (key, config) -> parameters of the head, in `config.wide`.
+    project: (head, hidden_MD, config) -> logits [M, C] in `config.wide`.
   """
 
-  init: Callable[[jax.Array, ModelConfig], Params]
+  init: Callable[[jax.Array, ModelConfig], dict[str, jax.Array]]
   project: Callable[[Params, jax.Array, ModelConfig], jax.Array]
 
 
-def init(key: jax.Array, config: ModelConfig) -> Params:
-  """A fresh `params['head']` of the config's kind over its classes."""
+def init(key: jax.Array, config: ModelConfig) -> dict[str, jax.Array]:
+  """Returns the parameters of a fresh head.
+
+  Args:
+    key: of the draws; a linear head starts at zero and draws nothing.
+    config: of the model: kind of head, width, classes.
+
+  Raises:
+    ValueError: the config has no classes.
+  """
+  if config.classes < 1:
+    raise ValueError(f'config.classes is {config.classes}; a head needs at least 1')
   return HEADS[config.head].init(key, config)
 
 
 def project(head: Params, hidden_MD: jax.Array, config: ModelConfig) -> jax.Array:
-  """Logits [M, C] in `config.wide` of the config's kind of head."""
+  """Returns logits [M, C] in `config.wide`.
+
+  Args:
+    head: parameters of the head.
+    hidden_MD: states that the classes are predicted from.
+    config: of the model.
+
+  Raises:
+    AssertionError: an array is not of the shape that the config gives.
+  """
+  chex.assert_shape(
+    hidden_MD, (None, config.width), custom_message='hidden_MD: [M, D], D being config.width'
+  )
+  kernel = (config.width, config.classes)
+  chex.assert_shape(
+    head['kernel'], kernel, custom_message="head['kernel']: [D, C], C being config.classes"
+  )
   return HEADS[config.head].project(head, hidden_MD, config)
 
 
-def pooled(hidden_BTD: jax.Array, batch: Batch, pooling: str) -> jax.Array:
-  """The states [M, D] that targets are predicted from.
+def pool(hidden_BTD: jax.Array, batch: Batch, pooling: str) -> jax.Array:
+  """Returns the states [M, D] that the targets are predicted from.
 
   Args:
-    hidden_BTD: final states of the whole rows.
-    batch: whose `target_position` and `length` are read.
+    hidden_BTD: final states of whole rows.
+    batch: whose `target_position`, `tokens` and `length` are read.
     pooling: `last` and `first` take the state at the target's position, which the text format has
       put there; `mean` takes the mean over the real tokens of the target's row.
+
+  Raises:
+    AssertionError: the states are not those of the batch's rows.
   """
+  chex.assert_shape(
+    hidden_BTD, (*batch.tokens.shape, None), custom_message='hidden_BTD: [B, T, D] of batch.tokens'
+  )
+  chex.assert_rank(batch.target_position, 1, custom_message='batch.target_position: [M]')
+  chex.assert_type(batch.target_position, int, custom_message='batch.target_position: integers')
   if pooling == 'mean':
     return row_mean(hidden_BTD, batch.length)[batch.target_row]
   return hidden_BTD.reshape(-1, hidden_BTD.shape[-1])[batch.target_position]
 
 
-def row_mean(hidden_BTD: jax.Array, length_B: Any) -> jax.Array:
-  """The mean [B, D] of each row's first `length` states, at least float32; 0 for an empty row."""
+def row_mean(hidden_BTD: jax.Array, length_B: jax.Array) -> jax.Array:
+  """Returns the mean [B, D] of each row's first `length` states, at least in float32.
+
+  Args:
+    hidden_BTD: states of whole rows.
+    length_B: integers, number of real tokens of each row; the mean of an empty row is 0.
+
+  Raises:
+    AssertionError: there is not one length for each row.
+  """
+  rows = (hidden_BTD.shape[0],)
+  chex.assert_shape(length_B, rows, custom_message='length_B: [B], one length for each row')
   length_B1 = jnp.asarray(length_B)[:, None]
   real_BT = jnp.arange(hidden_BTD.shape[1])[None] < length_B1
   wide = jnp.promote_types(hidden_BTD.dtype, jnp.float32)
@@ -62,34 +112,38 @@ def row_mean(hidden_BTD: jax.Array, length_B: Any) -> jax.Array:
   return sum_BD / jnp.maximum(length_B1, 1)
 
 
-def unit(x: jax.Array, axis: int = -1) -> jax.Array:
-  """x / ‖x‖ along an axis; shorter than 1e-6 it is x / 1e-6, whose gradient at 0 is finite."""
+def normalize(x: jax.Array, axis: int = -1) -> jax.Array:
+  """Returns x / max(‖x‖, 1e-6) along an axis; its gradient at x = 0 is finite."""
   square = jnp.square(x).sum(axis, keepdims=True)
   return x * jax.lax.rsqrt(jnp.maximum(square, 1e-12))
 
 
-def _linear_init(key: jax.Array, config: ModelConfig) -> Params:
-  """Zeros: every class starts equally likely, and an unseen one pulls at no hidden state."""
+def _linear_init(key: jax.Array, config: ModelConfig) -> dict[str, jax.Array]:
+  """Zeros: every class starts equally likely, and one that no target has moves no hidden state."""
   zeros = lambda *shape: jnp.zeros(shape, config.wide)
   return {'kernel': zeros(config.width, config.classes), 'bias': zeros(config.classes)}
 
 
 def _linear_project(head: Params, hidden_MD: jax.Array, config: ModelConfig) -> jax.Array:
   """h W + b."""
+  classes = (config.classes,)
+  chex.assert_shape(head['bias'], classes, custom_message="head['bias']: [C]")
   hidden_MD, kernel_DC = (x.astype(config.dtype) for x in (hidden_MD, head['kernel']))
   logits_MC = jnp.einsum('md,dc->mc', hidden_MD, kernel_DC, preferred_element_type=config.wide)
   return logits_MC + head['bias'][None]
 
 
-def _cosine_init(key: jax.Array, config: ModelConfig) -> Params:
+def _cosine_init(key: jax.Array, config: ModelConfig) -> dict[str, jax.Array]:
+  """Normal draws, columns of expected length 1, and the scale `SCALE`."""
   shape = (config.width, config.classes)
   kernel_DC = config.width**-0.5 * jax.random.normal(key, shape, config.wide)
   return {'kernel': kernel_DC, 'scale': jnp.asarray(SCALE, config.wide)}
 
 
 def _cosine_project(head: Params, hidden_MD: jax.Array, config: ModelConfig) -> jax.Array:
-  """s · cos(h, w), wide throughout: the scale would magnify the rounding of a narrow cosine."""
-  unit_MD, unit_DC = unit(hidden_MD.astype(config.wide)), unit(head['kernel'], axis=0)
+  """s · cos(h, w), in `config.wide` throughout: the scale magnifies the rounding of the cosine."""
+  chex.assert_rank(head['scale'], 0, custom_message="head['scale']: one number")
+  unit_MD, unit_DC = normalize(hidden_MD.astype(config.wide)), normalize(head['kernel'], axis=0)
   cosine_MC = jnp.einsum('md,dc->mc', unit_MD, unit_DC)
   return jnp.broadcast_to(head['scale'], cosine_MC.shape) * cosine_MC
 

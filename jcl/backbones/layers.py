@@ -1,13 +1,16 @@
-"""What models of all families are made of: projections, tables, norms, dropout, and their keys.
+"""Parts of every model: projections, tables, norms, activations and dropout, as Linen modules.
 
-Every module reads what it needs off `config` (a DecoderConfig or an EncoderConfig): `dtype` of the
-computation, `wide` of the parameters, `layers`, and for norms `norm` and `norm_epsilon`.
+Every module reads what it needs off a DecoderConfig or EncoderConfig: `dtype` of the computation,
+`wide`, the dtype of parameters, `layers` and, in norms, `norm` and `norm_epsilon`.
+
+Letters in shapes: B rows, T tokens, D width.
 """
 
 import math
 import zlib
 from typing import Any
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -15,6 +18,9 @@ import numpy as np
 import scipy.special
 
 from jcl.backbones.backbone import Params
+from jcl.backbones.decoder_config import DecoderConfig
+from jcl.backbones.encoder_config import EncoderConfig
+from jcl.backbones.model_config import ModelConfig
 from jcl.batching.batch import Batch
 
 # Chebyshev series in t = 2 / (2 + z) of exp(z²)·erfc(z) / t, which is smooth for z in [0, ∞).
@@ -25,7 +31,10 @@ _TAIL = np.polynomial.Chebyshev.interpolate(
 
 @jax.custom_jvp
 def normal_cdf(x: jax.Array) -> jax.Array:
-  """Φ(x), of any shape, at least in float32: jax 0.12 cannot lower `erf` inside a shard_map."""
+  """Standard normal distribution function Φ(x), elementwise, computed at least in float32.
+
+  `jax.scipy.stats.norm.cdf` needs `erf`, which jax 0.12 cannot lower inside a shard_map.
+  """
   wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
   z = jnp.abs(wide) * math.sqrt(0.5)
   t = 2 / (2 + z)
@@ -38,7 +47,7 @@ def normal_cdf(x: jax.Array) -> jax.Array:
 
 @normal_cdf.defjvp
 def _normal_cdf_jvp(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
-  """The derivative is the density."""
+  """The derivative of Φ is the normal density."""
   (x,), (dx,) = primals, tangents
   return normal_cdf(x), jnp.exp(-0.5 * jnp.square(x)) / math.sqrt(2 * math.pi) * dx
 
@@ -50,47 +59,59 @@ ACTIVATIONS = {
   'relu': nn.relu,
 }
 
-
-WEIGHTS = ('all_gather', 'convert_element_type')  # what makes a whole weight of a shard
+GATHERING = ('all_gather', 'convert_element_type')  # primitives that make a shard a whole weight
 
 
 def is_boxed(tree: Any) -> bool:
-  """Whether a leaf is boxed and becomes whole only where a module reads it."""
+  """Whether a leaf of the tree is boxed: sharded, and whole only where a module reads it."""
   box = lambda x: isinstance(x, nn.meta.AxisMetadata)
   return any(map(box, jax.tree.leaves(tree, is_leaf=box)))
 
 
-def rematerialised(block: type[nn.Module], everything: bool, boxed: bool) -> type[nn.Module]:
-  """A layer's module, with what its backward pass computes again instead of keeping it.
+def with_remat(block: type[nn.Module], everything: bool, boxed: bool) -> type[nn.Module]:
+  """Returns a layer's module that recomputes in the backward pass what it would otherwise keep.
 
   Args:
     block: the module.
-    everything: all but its input.
-    boxed: the whole weights that its shards were made into, which would fill the memory again.
+    everything: recompute all but the layer's input.
+    boxed: the weights are sharded; recompute the whole weights that were gathered from the shards,
+      which would fill the memory that sharding saves.
   """
   if everything:
     return nn.remat(block, prevent_cse=False)
   if boxed:
-    keep = lambda primitive, *_, **__: primitive.name not in WEIGHTS
+    keep = lambda primitive, *_, **__: primitive.name not in GATHERING
     return nn.remat(block, prevent_cse=False, policy=keep)
   return block
 
 
 class Dense(nn.Module):
-  """x W + b, plus an adapter's scale · (x Aᵀ) B where the collection `lora` holds one.
+  """x W + b, plus scale · (x Aᵀ) B where the variable collection `lora` holds an adapter.
 
-  The adapter is a [r, in], b [r, out] and scale []; its input alone is dropped out, at
-  `config.lora_dropout` and with a key a row. `output` marks what writes into the residual.
+  The adapter of a layer is a [r, in], b [r, out] and scale [], r its rank. Dropout acts on the
+  adapter's input alone, at the rate `config.lora_dropout`.
+
+  Attributes:
+    features: out, width of the result.
+    bias: whether there is b.
+    config: of the model.
+    output: whether the result is added to the residual stream, which makes the initial kernel
+      smaller.
   """
 
   features: int
   bias: bool
-  config: Any
+  config: ModelConfig
   output: bool = False
 
   @nn.compact
-  def __call__(self, x, key_B=None):
-    """-> [..., features]."""
+  def __call__(self, x: jax.Array, key_B: jax.Array | None = None) -> jax.Array:
+    """Returns [..., features] for x [..., in].
+
+    Args:
+      x: input.
+      key_B: a key for each row, for the adapter's dropout; None: no dropout.
+    """
     config = self.config
     std = x.shape[-1] ** -0.5 / (np.sqrt(2 * config.layers) if self.output else 1)
     shape = (x.shape[-1], self.features)
@@ -100,38 +121,48 @@ class Dense(nn.Module):
       bias = self.param('bias', nn.initializers.zeros, (self.features,), config.wide)
       y += jnp.broadcast_to(bias.astype(config.dtype), y.shape)
     if self.has_variable('lora', 'a'):
-      parts = (self.get_variable('lora', name) for name in ('a', 'b', 'scale'))
-      a, b, scale = map(nn.meta.unbox, parts)
+      a, b, scale = (nn.meta.unbox(self.get_variable('lora', x)) for x in ('a', 'b', 'scale'))
+      chex.assert_shape(a, (None, shape[0]), custom_message=f'lora a of {self.name}: [r, in]')
+      chex.assert_shape(b, (len(a), shape[1]), custom_message=f'lora b of {self.name}: [r, out]')
+      chex.assert_rank(scale, 0, custom_message=f'lora scale of {self.name}: one number a layer')
       if key_B is not None:
-        own = np.uint32(zlib.crc32(self.name.encode()))  # projections of one layer differ in masks
-        x = dropout(x, fold(key_B, own), config.lora_dropout)
+        own = np.uint32(
+          zlib.crc32(str(self.name).encode())
+        )  # projections of one layer differ in masks
+        x = dropout(x, fold_in_rows(key_B, own), config.lora_dropout)
       y += (x @ a.T.astype(config.dtype)) @ (scale * b).astype(config.dtype)
     return y
 
 
 class Table(nn.Module):
-  """Rows looked up by id."""
+  """Vectors looked up by id: embeddings of tokens, positions or token types.
+
+  Attributes:
+    rows: number of ids.
+    width: D.
+    config: of the model.
+  """
 
   rows: int
   width: int
-  config: Any
+  config: ModelConfig
 
   @nn.compact
-  def __call__(self, ids):
-    """-> [..., width]."""
+  def __call__(self, ids: jax.Array) -> jax.Array:
+    """Returns [..., width] for integer ids [...]."""
     shape, draw = (self.rows, self.width), nn.initializers.normal(self.width**-0.5)
     table = self.param('embedding', draw, shape, self.config.wide)
     return table[ids].astype(self.config.dtype)
 
 
 class Norm(nn.Module):
-  """Root-mean-square or layer norm over the last axis, in float32."""
+  """Root-mean-square or layer norm over the last axis, computed in the parameters' dtype."""
 
-  config: Any
+  config: DecoderConfig | EncoderConfig
 
   @nn.compact
-  def __call__(self, x):
-    """-> the shape of x."""
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Returns an array of the shape of x."""
     config, shape = self.config, x.shape[-1:]
     wide = x.astype(config.wide)
     if config.norm == 'layer':
@@ -145,38 +176,60 @@ class Norm(nn.Module):
     return wide.astype(config.dtype)
 
 
-def fold(key_B: jax.Array | None, number: Any) -> jax.Array | None:
-  """Another key a row."""
+def fold_in_rows(key_B: jax.Array | None, number: Any) -> jax.Array | None:
+  """Folds a number into each row's key [B]; None stays None."""
   return None if key_B is None else jax.vmap(jax.random.fold_in, (0, None))(key_B, number)
 
 
-def dropout(x_BTD: jax.Array, key_B: jax.Array | None, rate: float) -> jax.Array:
-  """Inverted dropout with a key per row: a mask follows its row, whatever the batch or bucket."""
+def dropout(x: jax.Array, key_B: jax.Array | None, rate: float) -> jax.Array:
+  """Inverted dropout whose mask depends on the row's key alone.
+
+  A row has the same mask in every batch and, up to its own length, in every length of row.
+
+  Args:
+    x: [B, …].
+    key_B: a key for each row; None: no dropout.
+    rate: probability that an entry becomes 0; the others are divided by 1 - rate.
+  """
   if key_B is None or not rate:
-    return x_BTD
-  draw = lambda key: jax.random.bernoulli(key, 1 - rate, x_BTD.shape[1:])
-  return jnp.where(jax.vmap(draw)(key_B), x_BTD / (1 - rate), 0).astype(x_BTD.dtype)
+    return x
+  draw = lambda key: jax.random.bernoulli(key, 1 - rate, x.shape[1:])
+  return jnp.where(jax.vmap(draw)(key_B), x / (1 - rate), 0).astype(x.dtype)
 
 
-def row_keys(config: Any, batch: Batch, train: bool) -> jax.Array | None:
-  """[B] keys that dropout draws from; None where nothing is dropped."""
+def dropout_keys(config: ModelConfig, batch: Batch, train: bool) -> jax.Array | None:
+  """Returns each row's key [B] for dropout; None where nothing is dropped.
+
+  Args:
+    config: of the model.
+    batch: whose `key` [B, 2] uint32 is read.
+    train: whether dropout acts.
+  """
   if not train or not (config.dropout or config.lora_dropout):
     return None
+  shape = (batch.tokens.shape[0], 2)
+  chex.assert_shape(batch.key, shape, custom_message='batch.key: [B, 2], key data of each row')
   return jax.random.wrap_key_data(jnp.asarray(batch.key), impl='threefry2x32')
 
 
-def moved(x_BTD: jax.Array, delta_BTD: jax.Array | None) -> jax.Array:
-  """x + delta, in the dtype of x; x where there is none."""
-  return x_BTD if delta_BTD is None else x_BTD + delta_BTD.astype(x_BTD.dtype)
+def add_delta(x_BTD: jax.Array, delta_BTD: jax.Array | None) -> jax.Array:
+  """Returns x + delta in the dtype of x; x where delta is None."""
+  if delta_BTD is None:
+    return x_BTD
+  chex.assert_equal_shape([x_BTD, delta_BTD], custom_message='batch.embedding_delta: [B, T, D]')
+  return x_BTD + delta_BTD.astype(x_BTD.dtype)
 
 
 def depth(params: Params) -> int:
-  """L, read off the leaves."""
+  """Returns L, the number of layers, read off the leaves of `params['layers']`."""
   return jax.tree.leaves(params['layers'])[0].shape[0]
 
 
-def variables(params: Params) -> dict[str, Params]:
-  """What Linen is given: `params` without what stands outside its modules, and `lora`."""
+def linen_variables(params: Params) -> dict[str, Params]:
+  """Returns the variable collections of the Linen module: `params` and, with an adapter, `lora`.
+
+  The head and an output projection of its own are read outside the module and left out.
+  """
   outside = ('head', 'unembed', 'lora')
-  collections = {'params': {k: v for k, v in params.items() if k not in outside}}
+  collections: dict[str, Params] = {'params': {k: v for k, v in params.items() if k not in outside}}
   return collections | {k: v for k, v in params.items() if k == 'lora'}

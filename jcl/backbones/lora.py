@@ -1,53 +1,61 @@
 """Low-rank adapters: W + scale · AᵀB in place of W, with A and B beside the model they change.
 
-An adapter is a plain tree and stands in `params['lora']`, where `layers.Dense` reads it:
+An adapter is a plain tree that stands in `params['lora']`, where `layers.Dense` reads it:
 
     layers/<projection>: a [L, r, in], b [L, r, out], scale [L]
 
-L layers, r the rank (each projection has its own). `scale` is no parameter: freeze it.
+L layers, r the rank, which may differ from projection to projection. `scale` is a constant: it must
+not be trained.
 Source: Hu et al., LoRA, 2022; rank-stabilised scale: Kalajdzievski, 2023.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jcl.backbones.backbone import Params
 from jcl.errors import UserError
 
+Kernels = Mapping[str, tuple[int, int, int]]
+"""{projection: (L, in, out)}."""
+
 
 def kernels(params: Params) -> dict[str, tuple[int, int, int]]:
-  """What can be adapted in this model: {q, k, v, o, gate, up, down, or fewer: (L, in, out)}."""
+  """Returns the projections of a model that can be adapted: {q, k, v, o, …: (L, in, out)}."""
   layers = sorted(params['layers'].items())
   return {name: leaves['kernel'].shape for name, leaves in layers if 'kernel' in leaves}
 
 
 def scaling(alpha: float, rank: int, rslora: bool = False) -> float:
-  """alpha / r, or alpha / √r where it is rank-stabilised."""
+  """Returns alpha / r, or alpha / √r for a rank-stabilised adapter."""
   return alpha / rank ** (0.5 if rslora else 1)
 
 
-def fresh(
+def init_adapter(
   params: Params,
   key: jax.Array,
   rank: int,
   alpha: float,
   names: Sequence[str],
   rslora: bool = False,
-) -> Params:
-  """An adapter that changes nothing yet: A uniform in ±1/√in as in PEFT, B zero.
+) -> dict[str, Any]:
+  """Returns an adapter that changes nothing yet: A uniform in ±1/√in as in PEFT, B zero.
 
   Args:
-    params: the model's.
-    key: of A; a projection's A does not depend on which others are adapted.
+    params: of the model.
+    key: of A; the A of a projection does not depend on which others are adapted.
     rank: r.
     alpha: the scale is alpha / r.
     names: projections to adapt.
     rslora: the scale is alpha / √r.
 
   Raises:
-    UserError: no or unknown projections, or no positive rank.
+    UserError: there are no projections, an unknown one, or the rank is not positive.
+    AssertionError: `key` is not one typed key.
   """
   known = kernels(params)
   for name in names:
@@ -55,6 +63,7 @@ def fresh(
       raise UserError(f'the model has no projection {name!r}; it has {", ".join(known)}')
   if not names or rank < 1:
     raise UserError(f'an adapter of rank {rank} for {len(names)} projections: give one or more')
+  chex.assert_rank(key, 0, custom_message='key: one typed key, of jax.random.key')
   layers = {}
   for name in names:
     (depth, width_in, width_out), dtype = known[name], params['layers'][name]['kernel'].dtype
@@ -68,14 +77,27 @@ def fresh(
   return {'layers': layers}
 
 
-def check_alike(adapters: Mapping[str, Params]) -> None:
-  """Refuses adapters that are not of one model and the same projections; ranks may differ.
-
-  Args:
-    adapters: by a name for messages.
+def check_shapes(adapter: Params) -> None:
+  """Checks at trace time that a, b and scale of each projection belong together.
 
   Raises:
-    UserError: naming the adapters and the projection.
+    AssertionError: naming the projection and the array.
+  """
+  for name, part in adapter['layers'].items():
+    chex.assert_rank(part['a'], 3, custom_message=f'a of {name}: [L, r, in]')
+    depth, rank, _ = part['a'].shape
+    chex.assert_shape(part['b'], (depth, rank, None), custom_message=f'b of {name}: [L, r, out]')
+    chex.assert_shape(part['scale'], (depth,), custom_message=f'scale of {name}: [L]')
+
+
+def check_alike(adapters: Mapping[str, Params]) -> None:
+  """Checks that adapters are of one model and adapt the same projections; ranks may differ.
+
+  Args:
+    adapters: {name for messages: adapter}.
+
+  Raises:
+    UserError: naming the adapters and the projection that differs.
   """
   (first, wanted), *others = adapters.items()
   width = lambda part: (part['a'].shape[0], part['a'].shape[2], part['b'].shape[2])
@@ -92,14 +114,12 @@ def check_alike(adapters: Mapping[str, Params]) -> None:
         )
 
 
-def check_fits(
-  adapter: Params, model: Mapping[str, tuple[int, int, int]], name: str = 'the adapter'
-) -> None:
-  """Refuses an adapter that is not of this model.
+def check_fits(adapter: Params, model: Kernels, name: str = 'the adapter') -> None:
+  """Checks that an adapter is of this model.
 
   Args:
     adapter: its tree.
-    model: its `kernels`.
+    model: `kernels` of the model.
     name: of the adapter, for messages.
 
   Raises:
@@ -114,13 +134,18 @@ def check_fits(
       )
 
 
-def concatenated(adapters: Sequence[Params]) -> Params:
-  """One adapter whose ΔW is the sum of theirs, exactly: ranks side by side, each scale folded in B.
+def concatenate(adapters: Sequence[Params]) -> dict[str, Any]:
+  """Returns one adapter whose ΔW is exactly the sum of theirs, of scale 1.
+
+  Its rank is the sum of their ranks; each scale is multiplied into B.
 
   Raises:
-    UserError: they are not alike.
+    UserError: the adapters are not alike.
+    AssertionError: arrays of one adapter do not belong together.
   """
   check_alike({f'adapter {i}': adapter for i, adapter in enumerate(adapters)})
+  for adapter in adapters:
+    check_shapes(adapter)
   layers = {}
   for name in adapters[0]['layers']:
     parts = [adapter['layers'][name] for adapter in adapters]
@@ -132,24 +157,41 @@ def concatenated(adapters: Sequence[Params]) -> Params:
   return {'layers': layers}
 
 
-def deltas(adapter: Params) -> Iterable[tuple[str, jax.Array]]:
-  """(projection, ΔW [L, in, out]), one after another: each is as large as the kernel."""
+def weight_deltas(adapter: Params) -> Iterator[tuple[str, jax.Array]]:
+  """Yields (projection, ΔW [L, in, out]), one at a time: each is as large as the kernel.
+
+  Raises:
+    AssertionError: arrays of the adapter do not belong together.
+  """
+  check_shapes(adapter)
   for name, part in adapter['layers'].items():
     product_LIO = jnp.einsum('lri,lro->lio', part['a'], part['b'], precision='highest')
     yield name, part['scale'][:, None, None] * product_LIO
 
 
-def plus(params: Params, changes: Iterable[tuple[str, jax.Array]]) -> Params:
-  """The parameters with ΔW [L, in, out] added to the kernels of the named projections."""
+def add_to_kernels(
+  params: Params, changes: Iterable[tuple[str, jax.Array | np.ndarray]]
+) -> dict[str, Any]:
+  """Returns the parameters with ΔW added to kernels.
+
+  Args:
+    params: of the model.
+    changes: (projection, ΔW [L, in, out]).
+
+  Raises:
+    AssertionError: a ΔW has not the shape of the kernel.
+  """
   layers = dict(params['layers'])
   for name, delta_LIO in changes:
-    layers[name] = {**layers[name], 'kernel': layers[name]['kernel'] + delta_LIO}
+    kernel_LIO = layers[name]['kernel']
+    chex.assert_equal_shape([kernel_LIO, delta_LIO], custom_message=f'ΔW of {name}: [L, in, out]')
+    layers[name] = {**layers[name], 'kernel': kernel_LIO + delta_LIO}
   return {**params, 'layers': layers}
 
 
 def merged(params: Params) -> Params:
-  """The parameters with the adapter folded into the kernels, and without it."""
+  """Returns the parameters with their adapter added to the kernels, and without it."""
   if 'lora' not in params:
     return params
   base = {name: part for name, part in params.items() if name != 'lora'}
-  return plus(base, deltas(params['lora']))
+  return add_to_kernels(base, weight_deltas(params['lora']))

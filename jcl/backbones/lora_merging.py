@@ -1,23 +1,28 @@
-"""Merging adapters: K of them with weights w_k, a projection and a layer at a time.
+"""Merging of K adapters with weights w_k, one projection and one layer at a time.
 
-    linear   Σ w_k ΔW_k, the weighted sum of what they do
-    cat      the same sum as one adapter of the sum of their ranks, side by side
-    svd      the same sum, cut to a rank: the nearest matrix of that rank
-    factors  the weighted mean of A and of B, separately: cheap, and not the mean of the products
-             (its cross terms pair one adapter's A with another's B)
-    ties     Yadav et al., 2023: the largest entries of each ΔW_k (`density`), a sign for every
-             entry by its total weighted mass, the weighted mean of the entries of that sign
-    dare     Yu et al., 2024: a random `density` of the entries of each ΔW_k, over density; summed
+    linear   Σ w_k ΔW_k, the weighted sum of the adapters' weight changes ΔW_k
+    cat      the same sum as one adapter of the sum of their ranks: A and B are concatenated
+    svd      the same sum, replaced by the nearest matrix of a lower rank
+    factors  the weighted means of A and of B, each by itself. This is cheap, and it is not the mean
+             of the products: one adapter's A also meets another's B
+    ties     Yadav et al., 2023: keep the largest entries of each ΔW_k (`density`), elect a sign for
+             each entry by the sum of the weighted entries, take the weighted mean of the entries
+             of that sign
+    dare     Yu et al., 2024: keep a random share `density` of the entries of each ΔW_k, divide by
+             the density, sum
 
-ties and dare give a full matrix: it is added to the weights as it is, or cut to a rank. Where the
-published methods trim all of a model at once, these trim each matrix by itself, as PEFT does.
-With all weights c times as large, a merge is c times the merge.
+The published ties and dare trim all matrices of a model together; these trim each matrix by itself,
+as PEFT does. They give a matrix of full rank, which is added to the weights as it is or replaced by
+the nearest matrix of a lower rank. With weights c times as large the result is c times as large.
+
+Letters in shapes: K adapters, L layers, I inputs and O outputs of a projection, R rank.
 """
 
 import dataclasses
+import functools
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.linalg
@@ -33,11 +38,12 @@ class Recipe:
 
   Attributes:
     how: one of WAYS.
-    weights: one an adapter; empty: 1/K each.
-    rank: of the result, exact where it suffices; 0: for `linear` as many as are exact, for `svd`,
-      `ties` and `dare` the largest of the adapters'. `cat` and `factors` leave no choice.
-    density: fraction of the entries that `ties` and `dare` keep.
-    seed: of the draws of `dare`, which depend on an adapter's place among the others too.
+    weights: one for each adapter; empty: 1/K each.
+    rank: of the result; where it is lower than the exact rank, the result is the nearest matrix. 0:
+      for `linear` the exact rank, for `svd`, `ties` and `dare` the largest rank among the adapters.
+      For `cat` and `factors` the rank follows from the adapters, and must be 0 here.
+    density: share of the entries that `ties` and `dare` keep, in (0, 1].
+    seed: of the draws of `dare`, which also depend on the order of the adapters.
   """
 
   how: str = 'linear'
@@ -47,8 +53,12 @@ class Recipe:
   seed: int = 0
 
 
+Factors = tuple[np.ndarray, np.ndarray]
+"""a [R, I] and b [R, O]."""
+
+
 class Part(NamedTuple):
-  """One adapter in one projection of one layer, float64, with its scale in b and its weight."""
+  """One adapter in one projection of one layer: float64 factors, the scale multiplied into b."""
 
   a_RI: np.ndarray
   b_RO: np.ndarray
@@ -56,16 +66,16 @@ class Part(NamedTuple):
 
   @property
   def delta_IO(self) -> np.ndarray:
-    """ΔW."""
+    """ΔW [I, O]."""
     return self.a_RI.T @ self.b_RO
 
 
-def merge(adapters: Mapping[str, Params], recipe: Recipe) -> Params:
-  """One adapter of several, float32 numpy arrays, its scale 1.
+def merge(adapters: Mapping[str, Params], recipe: Recipe) -> dict[str, Any]:
+  """Returns one adapter made of several: float32 numpy arrays, scale 1.
 
   Args:
-    adapters: by a name for messages.
-    recipe: how.
+    adapters: {name for messages: adapter}.
+    recipe: how to merge.
 
   Raises:
     UserError: the adapters are not alike, or the recipe does not fit them.
@@ -78,7 +88,7 @@ def merge(adapters: Mapping[str, Params], recipe: Recipe) -> Params:
       parts = _parts(adapters, weights, name, layer)
       if recipe.how in FULL:
         delta_IO = FULL[recipe.how](parts, recipe, name, layer)
-        factors.append(_projected(delta_IO, recipe.rank or _largest(parts)))
+        factors.append(_projected(delta_IO, recipe.rank or _largest_rank(parts)))
       else:
         factors.append(FACTORED[recipe.how](parts, recipe.rank))
     a_LRI, b_LRO = (np.stack(x).astype(np.float32) for x in zip(*factors, strict=True))
@@ -87,17 +97,18 @@ def merge(adapters: Mapping[str, Params], recipe: Recipe) -> Params:
 
 
 def merge_into(params: Params, adapters: Mapping[str, Params], recipe: Recipe) -> Params:
-  """The model's parameters with the merged adapters in the kernels.
+  """Returns a model's parameters with the merged adapters added to the kernels.
 
-  Without a rank `ties` and `dare` are added as they are; the other ways as `merge` gives them.
+  With rank 0 the matrices of `ties` and `dare` are added at full rank; in every other case what is
+  added is the adapter of `merge`.
 
   Args:
-    params: the model's, without an adapter.
-    adapters: by a name for messages.
-    recipe: how.
+    params: of the model, without an adapter.
+    adapters: {name for messages: adapter}.
+    recipe: how to merge.
 
   Raises:
-    UserError: as `merge`, or the adapters do not fit the model.
+    UserError: as in `merge`, or the adapters do not fit the model.
   """
   weights = _checked(adapters, recipe)
   for name, adapter in adapters.items():
@@ -113,11 +124,11 @@ def merge_into(params: Params, adapters: Mapping[str, Params], recipe: Recipe) -
       ]
       yield name, np.stack(whole).astype(np.float32)
 
-  return lora.plus(params, deltas())
+  return lora.add_to_kernels(params, deltas())
 
 
 def _checked(adapters: Mapping[str, Params], recipe: Recipe) -> tuple[float, ...]:
-  """The weights, after everything has been checked."""
+  """Checks adapters and recipe; returns the weights."""
   if recipe.how not in WAYS:
     raise UserError(f'there is no way to merge {recipe.how!r}; there are {", ".join(WAYS)}')
   if not adapters:
@@ -143,6 +154,7 @@ def _checked(adapters: Mapping[str, Params], recipe: Recipe) -> tuple[float, ...
 
 
 def _check_ranks(adapters: Mapping[str, Params]) -> None:
+  """Checks that the adapters have the same rank in each projection."""
   (first, wanted), *others = adapters.items()
   for name, adapter in others:
     for projection, part in adapter['layers'].items():
@@ -155,7 +167,7 @@ def _check_ranks(adapters: Mapping[str, Params]) -> None:
 
 
 def _projections(adapters: Mapping[str, Params]) -> list[tuple[str, int]]:
-  """(projection, L), alike in all of them."""
+  """Returns (projection, L) of the adapters, which are alike."""
   first = next(iter(adapters.values()))
   return [(name, part['a'].shape[0]) for name, part in first['layers'].items()]
 
@@ -163,6 +175,7 @@ def _projections(adapters: Mapping[str, Params]) -> list[tuple[str, int]]:
 def _parts(
   adapters: Mapping[str, Params], weights: Sequence[float], name: str, layer: int
 ) -> list[Part]:
+  """Returns every adapter's part in a projection of a layer."""
   parts = []
   for adapter, weight in zip(adapters.values(), weights, strict=True):
     a, b, scale = (
@@ -172,24 +185,27 @@ def _parts(
   return parts
 
 
-def _largest(parts: Sequence[Part]) -> int:
+def _largest_rank(parts: Sequence[Part]) -> int:
   return max(len(part.a_RI) for part in parts)
 
 
-def _cut(
-  svd: tuple[np.ndarray, np.ndarray, np.ndarray], rank: int
-) -> tuple[np.ndarray, np.ndarray]:
-  """Factors a [r, in] and b [r, out] of the nearest matrix of a rank, equally large."""
+def _cut(svd: tuple[np.ndarray, np.ndarray, np.ndarray], rank: int) -> Factors:
+  """Returns factors a [R, I] and b [R, O], of equal norms, of the nearest matrix of a rank.
+
+  Args:
+    svd: (left, singular values, right) of the matrix.
+    rank: R.
+  """
   left, values, right = svd
   root = np.sqrt(values[:rank])
   return (left[:, :rank] * root).T, root[:, None] * right[:rank]
 
 
-def _projected(delta_IO: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:
-  """Factors of the nearest matrix of a rank, for a full one: onto its foremost singular vectors.
+def _projected(delta_IO: np.ndarray, rank: int) -> Factors:
+  """Returns factors of the nearest matrix of a rank: the projection onto leading singular vectors.
 
-  Those of the shorter side are eigenvectors of a product with itself: far cheaper than an SVD, and
-  what squaring blurs are singular values below 1e-8 of the largest.
+  The singular vectors of the shorter side are eigenvectors of ΔW ΔWᵀ, which is far cheaper than an
+  SVD. Squaring loses only the singular values below 1e-8 of the largest.
   """
   if delta_IO.shape[0] > delta_IO.shape[1]:
     b_RO, a_RI = _projected(delta_IO.T, rank)
@@ -200,34 +216,46 @@ def _projected(delta_IO: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]
   return basis_IR.T, basis_IR.T @ delta_IO
 
 
-def _side_by_side(parts: Sequence[Part], rank: int) -> tuple[np.ndarray, np.ndarray]:
-  """All ranks, the weights in b."""
+def _side_by_side(parts: Sequence[Part], rank: int) -> Factors:
+  """`cat`: concatenates the ranks and multiplies the weights into b."""
   return (
     np.concatenate([part.a_RI for part in parts]),
     np.concatenate([part.weight * part.b_RO for part in parts]),
   )
 
 
-def _sum(parts: Sequence[Part], rank: int) -> tuple[np.ndarray, np.ndarray]:
-  """The sum, of a rank or (0) exact: an SVD of a product of tall factors, by their QR."""
+def _sum(parts: Sequence[Part], rank: int) -> Factors:
+  """`linear`: the sum of a rank, or the exact sum where it is 0.
+
+  The SVD of a product of two tall factors is that of the small product of their R of QR.
+  """
   a_RI, b_RO = _side_by_side(parts, 0)
   (in_IS, left_SR), (out_OS, right_SR) = np.linalg.qr(a_RI.T), np.linalg.qr(b_RO.T)
   left, values, right = np.linalg.svd(left_SR @ right_SR.T, False)
   return _cut((in_IS @ left, values, right @ out_OS.T), rank or len(values))
 
 
-def _nearest(parts: Sequence[Part], rank: int) -> tuple[np.ndarray, np.ndarray]:
-  return _sum(parts, rank or _largest(parts))
+def _nearest(parts: Sequence[Part], rank: int) -> Factors:
+  """`svd`: the sum of a rank, by default the largest one among the adapters."""
+  return _sum(parts, rank or _largest_rank(parts))
 
 
-def _means(parts: Sequence[Part], rank: int) -> tuple[np.ndarray, np.ndarray]:
-  """The mean of A and, with the sum of the weights, that of B."""
+def _means(parts: Sequence[Part], rank: int) -> Factors:
+  """`factors`: the weighted mean of A, and the weighted sum of B."""
   total = sum(part.weight for part in parts)
-  a_RI = sum(part.weight * part.a_RI for part in parts) / total
-  return a_RI, sum(part.weight * part.b_RO for part in parts)
+  weighted_a, weighted_b = zip(
+    *((part.weight * part.a_RI, part.weight * part.b_RO) for part in parts), strict=True
+  )
+  return _added(weighted_a) / total, _added(weighted_b)
+
+
+def _added(arrays: Sequence[np.ndarray]) -> np.ndarray:
+  """Returns the sum of arrays of one shape, added one after another."""
+  return functools.reduce(np.add, arrays, np.zeros_like(arrays[0]))
 
 
 def _ties(parts: Sequence[Part], recipe: Recipe, name: str, layer: int) -> np.ndarray:
+  """`ties` -> [I, O]; see the formula above."""
   weights_K11 = np.array([part.weight for part in parts])[:, None, None]
   kept_KIO = np.stack([_trimmed(part.delta_IO, recipe.density) for part in parts])
   mass_IO = (weights_K11 * kept_KIO).sum(0)
@@ -239,14 +267,15 @@ def _ties(parts: Sequence[Part], recipe: Recipe, name: str, layer: int) -> np.nd
 
 
 def _trimmed(delta_IO: np.ndarray, density: float) -> np.ndarray:
-  """The largest entries; those as large as the last that is kept stay too."""
+  """Returns the matrix with all but its largest entries 0; ties with the last kept one stay."""
   size = np.abs(delta_IO)
   count = max(1, round(density * size.size))
   return np.where(size >= np.partition(size, -count, axis=None)[-count], delta_IO, 0)
 
 
 def _dare(parts: Sequence[Part], recipe: Recipe, name: str, layer: int) -> np.ndarray:
-  total = 0
+  """`dare` -> [I, O]; the draws depend on the seed, the adapter's place, projection and layer."""
+  total = np.zeros((parts[0].a_RI.shape[1], parts[0].b_RO.shape[1]))
   for place, part in enumerate(parts):
     draw = np.random.default_rng([recipe.seed, place, zlib.crc32(name.encode()), layer])
     delta_IO = part.delta_IO

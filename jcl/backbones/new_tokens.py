@@ -1,25 +1,25 @@
-"""Rows of the embedding for tokens that the tokenizer was given."""
+"""Rows of the embedding for tokens that were added to the tokenizer."""
 
 import dataclasses
 from collections.abc import Sequence
 from typing import Literal
 
+import chex
 import numpy as np
 
 from jcl.backbones.backbone import Params
-from jcl.backbones.decoder_config import DecoderConfig
 from jcl.backbones.model_config import Config
 
-NOISE = 0.01  # of the table's standard deviation: tells tokens apart that start as the same copy
+NOISE = 0.01  # of the table's standard deviation: tells apart tokens that start as the same copy
 
 
-def grown(config: DecoderConfig, count: int, multiple: int = 1) -> DecoderConfig:
-  """The config with `count` tokens more; padding rows of the embedding are used first.
+def with_new_tokens(config: Config, count: int, multiple: int = 1) -> Config:
+  """Returns the config with `count` more tokens; padding rows of the embedding are used first.
 
   Args:
-    config: whose `vocabulary` is V.
-    count: new tokens, which get the ids V … V+count-1.
-    multiple: the rows are a multiple of it; those beyond the tokens are padding.
+    config: with V tokens.
+    count: new tokens, whose ids are V … V+count-1.
+    multiple: the number of rows becomes a multiple of it; rows beyond the tokens are padding.
   """
   kept = max(config.kept_rows, config.vocabulary + count)
   rows = -(-max(kept, config.rows) // multiple) * multiple
@@ -28,7 +28,7 @@ def grown(config: DecoderConfig, count: int, multiple: int = 1) -> DecoderConfig
   )
 
 
-def grow(
+def add_token_rows(
   config: Config,
   params: Params,
   count: int,
@@ -36,35 +36,39 @@ def grow(
   seed: int,
   init: Literal['copy', 'mean'] = 'copy',
   multiple: int = 1,
-) -> tuple[Config, Params]:
-  """Gives `count` new tokens rows of the embedding and, untied, of the output projection.
+) -> tuple[Config, dict]:
+  """Gives new tokens rows of the embedding and, untied, of the output projection.
 
-  They get the ids V … V+count-1; padding rows that are there already are used first. A copy lets a
-  pretrained model emit the new tokens after a few dozen steps, the mean of all rows does not.
+  Their ids are V … V+count-1; padding rows that are there already are used first. With copies a
+  pretrained model emits the new tokens after a few dozen steps, with the mean of all rows it does
+  not.
 
   Args:
-    config: whose `vocabulary` is V.
-    params: whose other leaves, and first V rows, stay as they are.
+    config: with V tokens.
+    params: its parameters; other leaves and the first V rows stay as they are.
     count: new tokens.
-    like_ids: [count] the ids whose rows the new ones start as; read by `copy` alone.
+    like_ids: [count] ids whose rows the new ones start as; read with `copy` alone.
     seed: of the noise.
-    init: `copy`, or the `mean` of all real rows.
-    multiple: rows of the grown tables are a multiple of it; those beyond the tokens are padding.
+    init: `copy`, or the `mean` of the rows of all V tokens.
+    multiple: the number of rows becomes a multiple of it; rows beyond the tokens are padding.
 
   Returns:
-    The config and params, with float32 numpy tables.
+    The config, and the parameters with float32 numpy tables.
 
   Raises:
-    ValueError: `like_ids` has not one real id a token.
+    ValueError: `like_ids` does not have one id below V for each token.
+    AssertionError: a table has not the rows and width of the config.
   """
   old = config.vocabulary
   if init == 'copy' and (len(like_ids) != count or not all(0 <= i < old for i in like_ids)):
     raise ValueError(f'{count} ids below {old} are wanted, one a new token, not {list(like_ids)}')
-  new, params = grown(config, count, multiple), dict(params)
+  new, params = with_new_tokens(config, count, multiple), dict(params)
   for number, name in enumerate(('embed', 'unembed')):
     if name not in params:
       continue
     table_RD = np.asarray(params[name]['embedding'], np.float32)
+    shape = (config.rows, config.width)
+    chex.assert_shape(table_RD, shape, custom_message=f'params[{name!r}]: [config.rows, D]')
     real_VD = table_RD[:old]
     start = real_VD[list(like_ids)] if init == 'copy' else real_VD.mean(0, keepdims=True)
     draw = np.random.default_rng((seed, number, old)).standard_normal((count, config.width))

@@ -33,10 +33,14 @@ def expand(backbone: Backbone, settings: Expand) -> Method:
   """Returns the method; only the newest blocks and a head train."""
 
   def init(params, stream, tools):
-    return {'teacher': {}, 'sizes': block_expansion.groups(params, settings.every), 'new': None}
+    return {
+      'teacher': {},
+      'sizes': block_expansion.group_sizes(params, settings.every),
+      'new': None,
+    }
 
   def before_task(memory, params, task, tools):
-    params, new_L = block_expansion.grown(params, memory['sizes'])
+    params, new_L = block_expansion.expand(params, memory['sizes'])
     sizes = [size + 1 for size in memory['sizes']]
     return memory | {'sizes': sizes, 'new': new_L}, params
 

@@ -49,7 +49,7 @@ def lora(backbone: Backbone, settings: Lora) -> Method:
   def fresh(params: Params, rank: int, key: jax.Array) -> Params:
     """Returns an untrained adapter."""
     alpha = settings.lora_alpha * rank / settings.r  # the scale is that of one task's rank
-    return adapters.fresh(params, key, rank, alpha, settings.targets)
+    return adapters.init_adapter(params, key, rank, alpha, settings.targets)
 
   def init(params, stream, tools):
     rank = settings.r * (len(stream) if settings.stack else 1)

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from jcl import methods
 from jcl.backbones.decoder_config import from_scratch, with_settings
 from jcl.backbones.models import make_backbone
-from jcl.backbones.new_tokens import grown
+from jcl.backbones.new_tokens import with_new_tokens
 from jcl.backbones.tokenizers import add_tokens, word_tokenizer
 from jcl.batching import batch as batches
 from jcl.batching.text_formats import Text, added_tokens
@@ -158,7 +158,7 @@ def _textless(config: Config, mesh: Mesh) -> Experiment:
   names = added_tokens(text_format, max(config.stream.max_tasks, 1))
   shape = with_settings(hf.load_config(config.backbone.path), config.backbone)
   added = range(shape.vocabulary, shape.vocabulary + len(names))
-  shape = grown(shape, len(names)) if names else shape
+  shape = with_new_tokens(shape, len(names)) if names else shape
   stream = Stream('', (Task(0, '', (Example(0, 'a', 'a', 0),), (), (), (), True),))
   tokenizer, special = word_tokenizer(['a'])
   add_tokens(tokenizer, names)

@@ -15,7 +15,7 @@ from jcl.backbones import Backbone, heads
 from jcl.backbones.decoder_config import DecoderConfig, from_scratch, with_settings
 from jcl.backbones.model_config import ModelConfig
 from jcl.backbones.models import make_backbone
-from jcl.backbones.new_tokens import grow, grown
+from jcl.backbones.new_tokens import add_token_rows, with_new_tokens
 from jcl.backbones.tokenizers import (
   add_tokens,
   bpe_tokenizer,
@@ -336,12 +336,12 @@ def _backbone(
   new = [n for n, i in zip(names, added, strict=True) if i >= shape.vocabulary]
   multiple = settings.vocabulary_multiple
   if params is None:
-    shape = grown(shape, len(new), multiple)
+    shape = with_new_tokens(shape, len(new), multiple)
   elif new or multiple > 1:
     newline = tokenizer.encode('\n', add_special_tokens=False).ids or [special.eos]
     opening = special.eos if special.bos is None else special.bos
     like = [newline[-1] if name == ANSWER else opening for name in new]
-    shape, params = grow(
+    shape, params = add_token_rows(
       shape, params, len(new), like, config.train.seed, settings.added_token_init, multiple
     )
   return shape, params, tokenizer, special, added

@@ -316,7 +316,7 @@ def test_settings_of_a_run_reach_the_config_and_contradictions_are_refused():
 
 def test_tokens_can_be_added():
   params = made(TINY)[1]
-  config, grown = new_tokens.grow(TINY, params, 3, [1, 2, 3], 0)
+  config, grown = new_tokens.add_token_rows(TINY, params, 3, [1, 2, 3], 0)
   assert (config.vocabulary, config.rows) == (33, 33)
   batch = every_position(tokens())
   np.testing.assert_allclose(

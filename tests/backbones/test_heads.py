@@ -114,15 +114,15 @@ def test_pooling_takes_the_state_or_the_mean_of_the_rows_real_tokens():
   batch = every_position(np.zeros((2, 6)), [5, 3])  # laid out in this order
   batch = batch.replace(target_position=np.array([0, 4, 8, 6]))
   for pooling in ('first', 'last'):
-    found_MD = heads.pooled(hidden_BTD, batch, pooling)
+    found_MD = heads.pool(hidden_BTD, batch, pooling)
     np.testing.assert_array_equal(found_MD, hidden_BTD.reshape(12, 4)[[0, 4, 8, 6]])
   one, two = hidden_BTD[0, :5].mean(0), hidden_BTD[1, :3].mean(0)
-  found_MD = heads.pooled(hidden_BTD, batch, 'mean')
+  found_MD = heads.pool(hidden_BTD, batch, 'mean')
   np.testing.assert_allclose(found_MD, [one, one, two, two], rtol=1e-5)
   hidden_BTD[0, 5:], hidden_BTD[1, 3:] = np.nan, np.inf  # padding is not looked at
-  np.testing.assert_array_equal(heads.pooled(hidden_BTD, batch, 'mean'), found_MD)
+  np.testing.assert_array_equal(heads.pool(hidden_BTD, batch, 'mean'), found_MD)
   empty = batch.replace(length=np.array([0, 3], np.int32))
-  assert not heads.pooled(hidden_BTD, empty, 'mean')[0].any()
+  assert not heads.pool(hidden_BTD, empty, 'mean')[0].any()
 
 
 def test_a_mean_is_taken_wide():

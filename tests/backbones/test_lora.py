@@ -40,7 +40,7 @@ def test_a_fresh_adapter_changes_nothing(config):
   params = made(config)
   names = list(lora.kernels(params))
   assert set(names) == {'q', 'k', 'v', 'o', 'up', 'down'} | ({'gate'} if config.gated else set())
-  adapter = lora.fresh(params, jax.random.key(1), 4, 8, names)
+  adapter = lora.init_adapter(params, jax.random.key(1), 4, 8, names)
   batch = every_position(random_tokens(2, 8))
   adapted = hidden(config, {**params, 'lora': adapter}, batch)
   np.testing.assert_array_equal(adapted, hidden(config, params, batch))
@@ -49,7 +49,7 @@ def test_a_fresh_adapter_changes_nothing(config):
 def test_a_fresh_adapter_is_drawn_as_in_peft():
   config = DecoderConfig(30, width=64, layers=3, heads=4, feed_forward=256)
   params, key = made(config), jax.random.key(1)
-  layers = lora.fresh(params, key, 32, 16, ['q', 'v', 'down'])['layers']
+  layers = lora.init_adapter(params, key, 32, 16, ['q', 'v', 'down'])['layers']
   for name, width_in, width_out in (('q', 64, 64), ('down', 256, 64)):
     part = layers[name]
     assert part['a'].shape == (3, 32, width_in)
@@ -60,15 +60,17 @@ def test_a_fresh_adapter_is_drawn_as_in_peft():
     np.testing.assert_array_equal(part['scale'], [0.5, 0.5, 0.5])
   assert not np.array_equal(layers['q']['a'], layers['v']['a'])
   assert not np.array_equal(layers['q']['a'][0], layers['q']['a'][1])
-  alone = lora.fresh(params, key, 32, 16, ['v'])['layers']['v']['a']
+  alone = lora.init_adapter(params, key, 32, 16, ['v'])['layers']['v']['a']
   np.testing.assert_array_equal(alone, layers['v']['a'])
-  other = lora.fresh(params, jax.random.key(2), 32, 16, ['v'])['layers']['v']['a']
+  other = lora.init_adapter(params, jax.random.key(2), 32, 16, ['v'])['layers']['v']['a']
   assert not np.array_equal(alone, other)
 
 
 def test_scales():
   params = made(TINY)
-  scale = lambda rslora: lora.fresh(params, jax.random.key(0), 4, 8, ['q'], rslora)['layers']['q']
+  scale = lambda rslora: lora.init_adapter(params, jax.random.key(0), 4, 8, ['q'], rslora)[
+    'layers'
+  ]['q']
   np.testing.assert_array_equal(scale(False)['scale'], [2, 2, 2])  # 8 / 4
   np.testing.assert_array_equal(scale(True)['scale'], [4, 4, 4])  # 8 / √4
 
@@ -85,7 +87,7 @@ def test_scales():
 def test_what_cannot_be_adapted_is_refused(names, rank, says):
   config = dataclasses.replace(TINY, qk_norm=True)
   with pytest.raises(UserError, match=says):
-    lora.fresh(made(config), jax.random.key(0), rank, 8, names)
+    lora.init_adapter(made(config), jax.random.key(0), rank, 8, names)
 
 
 @BOTH
@@ -97,7 +99,7 @@ def test_merged_weights_act_as_the_adapter_does(config):
     hidden(config, folded, batch), hidden(config, params, batch), atol=2e-5
   )
   assert not np.allclose(hidden(config, folded, batch), hidden(config, made(config), batch), atol=1)
-  for name, delta_LIO in lora.deltas(params['lora']):
+  for name, delta_LIO in lora.weight_deltas(params['lora']):
     wanted_LIO = adapter_folder.product(params['lora'], name)
     np.testing.assert_allclose(delta_LIO, wanted_LIO, atol=1e-5)
     base = made(config)['layers'][name]
@@ -111,7 +113,7 @@ def test_concatenation_is_the_sum_with_each_its_scale(config):
   one, two = (with_random(config, ['q', 'down'], seed, rank) for seed, rank in ((1, 2), (2, 5)))
   two = jax.tree.map(lambda x: x, two)
   two['lora']['layers']['q']['scale'] = np.array([2.0, 0.5, 0.1], np.float32)
-  joined = lora.concatenated([one['lora'], two['lora']])
+  joined = lora.concatenate([one['lora'], two['lora']])
   assert joined['layers']['q']['a'].shape == (3, 7, 16)
   for name in ('q', 'down'):
     wanted = sum(adapter_folder.product(x['lora'], name) for x in (one, two))
@@ -121,7 +123,7 @@ def test_concatenation_is_the_sum_with_each_its_scale(config):
   stacked = hidden(config, {**made(config), 'lora': joined}, batch)
   np.testing.assert_allclose(stacked, hidden(config, both, batch), atol=2e-5)
   with pytest.raises(UserError, match='adapter 1 adapts q, but adapter 0 down, q'):
-    lora.concatenated([one['lora'], with_random(config, ['q'])['lora']])
+    lora.concatenate([one['lora'], with_random(config, ['q'])['lora']])
 
 
 def test_gradients_reach_the_adapter():
@@ -154,7 +156,7 @@ def test_dropout_of_adapters_is_of_training_and_of_adapters_alone():
   assert not np.allclose(hidden(DROPPED, params, batch, train=True), plain, atol=0.05)
   base = hidden(TINY, made(TINY), batch)
   np.testing.assert_array_equal(hidden(DROPPED, made(TINY), batch, train=True), base)
-  fresh = lora.fresh(made(TINY), jax.random.key(0), 4, 8, ['q', 'down'])
+  fresh = lora.init_adapter(made(TINY), jax.random.key(0), 4, 8, ['q', 'down'])
   params = {**made(TINY), 'lora': fresh}
   np.testing.assert_array_equal(hidden(DROPPED, params, batch, train=True), base)
 

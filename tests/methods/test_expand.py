@@ -45,7 +45,7 @@ def test_new_blocks_change_nothing_until_they_are_trained(kind):
   """To the bit: 0 is added to the residual. Once trained a little they do something."""
   backbone = decoder(KINDS[kind])
   params = tiny.params(backbone)  # biases and scales are off their constants
-  grown, new_L = block_expansion.grown(params, block_expansion.groups(params, 2))
+  grown, new_L = block_expansion.expand(params, block_expansion.group_sizes(params, 2))
   assert depth(grown) == 8
   assert new_L.tolist() == [0, 0, 1, 0, 0, 1, 0, 1]
   hidden = jax.jit(backbone.hidden)
@@ -59,7 +59,7 @@ def test_new_blocks_change_nothing_until_they_are_trained(kind):
 
 def test_a_new_block_is_a_copy_of_the_one_before_but_for_its_outputs():
   params = tiny.params(decoder(KINDS['gpt2']))
-  grown, new_L = block_expansion.grown(params, [4, 1])
+  grown, new_L = block_expansion.expand(params, [4, 1])
   old, new = params['layers'], grown['layers']
   for before, after in ((3, 4), (4, 6)):
     for name in new:

@@ -67,8 +67,8 @@ def test_a_merge_answers_where_no_task_is_told(how):
   wanted = lora_merging.merge(memory['adapters'], lora_merging.Recipe(how))
   chex.assert_trees_all_equal(found, wanted)
   if how == 'linear':
-    each = [dict(lora.deltas(params['lora'])) for params in seen]
-    for name, delta in lora.deltas(found):
+    each = [dict(lora.weight_deltas(params['lora'])) for params in seen]
+    for name, delta in lora.weight_deltas(found):
       # The merge takes a singular value decomposition: three products of at most 24 terms.
       rounding.assert_close(delta, sum(d[name] for d in each) / 3, terms=24, depth=4)
 

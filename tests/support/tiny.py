@@ -10,7 +10,7 @@ import pytest
 from jcl.backbones import Backbone
 from jcl.backbones.decoder import decoder
 from jcl.backbones.decoder_config import DecoderConfig
-from jcl.backbones.layers import moved
+from jcl.backbones.layers import add_delta
 from jcl.backbones.tokenizers import add_tokens, vocabulary_size, word_tokenizer
 from jcl.batching.batch import Batch, Row, Shape, layout
 from jcl.batching.text_formats import Text, added_tokens
@@ -86,7 +86,7 @@ def recurrent(vocabulary: int, classes: int = 0, width: int = 16) -> Backbone:
     return {name: {'kernel': draw(i, shape)} for i, (name, shape) in enumerate(shapes.items())}
 
   def hidden(params, batch, train=False):
-    x_BTD = moved(params['embed']['kernel'][batch.tokens], batch.embedding_delta)
+    x_BTD = add_delta(params['embed']['kernel'][batch.tokens], batch.embedding_delta)
     past_BTD = jnp.cumsum(x_BTD, 1) / (1 + jnp.arange(x_BTD.shape[1]))[None, :, None]
     y_BTD = x_BTD + past_BTD @ params['mix']['kernel'] + params['bias']['kernel'][None, None]
     return jnp.tanh(y_BTD).reshape(-1, width)[batch.target_position]

@@ -133,7 +133,9 @@ def _package(file: pathlib.Path) -> types.ModuleType:
 def _bounded(package: types.ModuleType) -> type:
   """The package's reader, which ends where the file does: its own goes on, however far."""
 
-  class Bounded(package.GGUFReader):
+  reader: Any = package.GGUFReader
+
+  class Bounded(reader):
     def _get(self, offset: int, dtype: Any, count: int = 1, *order: Any, **named: Any) -> Any:
       found = super()._get(offset, dtype, int(count), *order, **named)
       if len(found) < count:
@@ -273,7 +275,7 @@ def _byte_level(fields: Fields, tokens: list[str], file: str) -> Tokenizer:
 def _sentence_piece(fields: Fields, tokens: list[str], kinds: list[int]) -> Tokenizer:
   """SentencePiece's BPE: the pair that makes the piece of the best score is merged first."""
   scores, vocabulary = fields.get('scores', list), {token: i for i, token in enumerate(tokens)}
-  merges = []
+  merges: list[tuple[float, tuple[str, str]]] = []
   for piece, score, kind in zip(tokens, scores, kinds, strict=True):
     if kind != NORMAL:
       continue

@@ -284,10 +284,16 @@ def write(
     UserError: the folder is not empty, or the adapter does not fit the model.
   """
   shapes = tensors.param_shapes(config)
-  kernels = {p.split('/')[1]: shape for p, shape in shapes.items() if p.endswith('/kernel')}
+  kernels = {
+    path.split('/')[1]: (shape[0], shape[1], shape[2])
+    for path, shape in shapes.items()
+    if path.endswith('/kernel')
+  }
   lora.check_fits(adapter, kernels)
   found = places(config, shapes)
-  arrays, scales, fused = {}, {}, {}
+  arrays: dict[str, np.ndarray] = {}
+  scales: dict[str, list[tuple[str, int, float]]] = {}
+  fused: dict[Entry, tuple[np.ndarray, list[np.ndarray], np.ndarray]] = {}
   for place in found:
     if not any(name in adapter['layers'] for name in place.projections):
       continue
@@ -358,7 +364,7 @@ def _ranks_and_alphas(modules: Mapping[str, list[tuple[str, int, float]]]) -> di
   alphas = {t: [_alpha(rank, scale) for _, rank, scale in rows] for t, rows in modules.items()}
   rank = collections.Counter(ranks.values()).most_common(1)[0][0]
   alpha = collections.Counter(x for row in alphas.values() for x in row).most_common(1)[0][0]
-  pattern = {}
+  pattern: dict[str, float] = {}
   for target, rows in modules.items():
     own = alphas[target]
     if len(set(own)) > 1:

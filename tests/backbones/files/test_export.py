@@ -15,7 +15,7 @@ from support.launchers import call
 from jcl import workdir as workdirs
 from jcl.backbones import heads, lora, tokenizers
 from jcl.backbones.files import hf, peft, weights
-from jcl.backbones.new_tokens import grow
+from jcl.backbones.new_tokens import add_token_rows
 from jcl.errors import UserError
 
 
@@ -82,7 +82,7 @@ def test_added_tokens_are_exported_and_padding_rows_are_not(tmp_path):
   golden = model_folder.golden('llama')
   loaded = hf.load(str(model_folder.write(tmp_path / 'theirs', golden)))
   tokenizers.add_tokens(loaded.tokenizer, ['__ans__', '__gen__'])
-  config, params = grow(loaded.config, loaded.params, 2, [7, 2], 0, multiple=16)
+  config, params = add_token_rows(loaded.config, loaded.params, 2, [7, 2], 0, multiple=16)
   assert (config.rows, config.vocabulary, config.kept_rows) == (48, 42, 42)
   hf.save(tmp_path / 'ours', loaded._replace(config=config, params=params))
   again = hf.load(str(tmp_path / 'ours'))
@@ -216,7 +216,7 @@ def test_an_adapter_is_exported_alone_or_merged(exported, tmp_path):
   with pytest.raises(UserError, match='format is peft, but the model has no adapter'):
     run.model.save(tmp_path / 'none', format='peft')
   plain = run.now.params
-  adapter = lora.fresh(plain, jax.random.key(0), 2, 4.0, ('q', 'v'))
+  adapter = lora.init_adapter(plain, jax.random.key(0), 2, 4.0, ('q', 'v'))
   adapter = jax.tree.map(lambda x: x + 0.1, adapter)
   run.now = run.now.replace(params={**plain, 'lora': adapter})
   run.model.save(tmp_path / 'adapter', format='peft')
@@ -224,7 +224,7 @@ def test_an_adapter_is_exported_alone_or_merged(exported, tmp_path):
   jax.tree.map(np.testing.assert_array_equal, again, jax.tree.map(np.asarray, adapter))
   run.model.save(tmp_path / 'whole')
   kernel = hf.load(str(tmp_path / 'whole')).params['layers']['v']['kernel']
-  wanted = plain['layers']['v']['kernel'] + dict(lora.deltas(adapter))['v']
+  wanted = plain['layers']['v']['kernel'] + dict(lora.weight_deltas(adapter))['v']
   np.testing.assert_allclose(kernel, wanted, rtol=1e-6)
   assert not np.allclose(kernel, plain['layers']['v']['kernel'], atol=1e-3)
 

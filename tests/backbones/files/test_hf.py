@@ -311,7 +311,7 @@ def test_names_that_are_no_folder(tmp_path, monkeypatch):
 @pytest.mark.parametrize('init', ['copy', 'mean'])
 def test_new_rows_start_as_asked_and_old_ones_stay(case, init, tmp_path):
   loaded = hf.load(str(model_folder.write(tmp_path, model_folder.golden(case), vocabulary=39)))
-  grow = lambda seed=0: new_tokens.grow(
+  grow = lambda seed=0: new_tokens.add_token_rows(
     loaded.config, loaded.params, 3, [5, 6, 6], seed, init, multiple=8
   )
   config, params = grow()
@@ -334,7 +334,7 @@ def test_new_rows_start_as_asked_and_old_ones_stay(case, init, tmp_path):
 def test_growth_keeps_the_logits_of_old_tokens_and_gives_new_ids(tmp_path):
   loaded = hf.load(str(model_folder.write(tmp_path, model_folder.golden('llama'))))
   ids = tokenizers.add_tokens(loaded.tokenizer, ['__ans__', '__gen__'])
-  config, params = new_tokens.grow(loaded.config, loaded.params, 2, [7, 2], 0)
+  config, params = new_tokens.add_token_rows(loaded.config, loaded.params, 2, [7, 2], 0)
   assert ids == [40, 41]
   assert config.vocabulary == tokenizers.vocabulary_size(loaded.tokenizer) == 42
   hidden_MD = np.random.default_rng(0).standard_normal((3, 16)).astype(np.float32)
@@ -343,7 +343,7 @@ def test_growth_keeps_the_logits_of_old_tokens_and_gives_new_ids(tmp_path):
   np.testing.assert_allclose(new_MV[:, :40], old_MV, atol=1e-6)
   np.testing.assert_allclose(new_MV[:, 40:], old_MV[:, [7, 2]], atol=0.1)
   with pytest.raises(ValueError, match='2 ids below 40'):
-    new_tokens.grow(loaded.config, loaded.params, 2, [7, 40], 0)
+    new_tokens.add_token_rows(loaded.config, loaded.params, 2, [7, 40], 0)
 
 
 def test_a_shape_is_read_where_there_are_no_weights(tmp_path):
@@ -353,7 +353,7 @@ def test_a_shape_is_read_where_there_are_no_weights(tmp_path):
   bare = hf.load(str(folder), weights=False)
   assert bare.params is None
   assert (bare.config, bare.special) == (whole.config, whole.special)
-  grown, _ = new_tokens.grow(whole.config, whole.params, 3, [1] * 3, 0)
-  assert new_tokens.grown(bare.config, 3) == grown
+  grown, _ = new_tokens.add_token_rows(whole.config, whole.params, 3, [1] * 3, 0)
+  assert new_tokens.with_new_tokens(bare.config, 3) == grown
   (folder / 'tokenizer.json').unlink()
   assert hf.load_config(str(folder)).rows == whole.config.rows

@@ -209,7 +209,7 @@ def test_a_tied_output_projection_in_the_file_is_not_read(package, folder):
 
 def test_adapters_and_heads_of_a_family_from_outside(package, folder, tmp_path):
   loaded = hf.load(str(folder), family=SETTING)
-  adapter = lora.fresh(loaded.params, jax.random.key(0), 2, 4.0, ['q', 'down'])
+  adapter = lora.init_adapter(loaded.params, jax.random.key(0), 2, 4.0, ['q', 'down'])
   peft.write(tmp_path / 'adapter', loaded.config, adapter)
   weights = safetensors.numpy.load_file(tmp_path / 'adapter' / 'adapter_model.safetensors')
   assert 'base_model.model.my.block_0.query.lora_A.weight' in weights

@@ -331,7 +331,7 @@ def adapted_encoder(case, folder):
   """A tiny encoder on disk, and an adapter of three of its projections."""
   folder.mkdir()
   loaded = model_folder.load_encoder(folder, model_folder.golden(case, 'encoder'))
-  adapter = lora.fresh(loaded.params, jax.random.key(0), 3, 6.0, ('q', 'v', 'up'))
+  adapter = lora.init_adapter(loaded.params, jax.random.key(0), 3, 6.0, ('q', 'v', 'up'))
   return loaded, jax.tree.map(lambda x: np.asarray(x + 0.05), adapter)
 
 
