@@ -278,6 +278,7 @@ def load_model(path: str | pathlib.Path) -> Model:
   loaded = hf.load(str(path))
   format = read_format(place / FILE) if (place / FILE).is_file() else AnswerFormat()
   params = loaded.params
+  assert params is not None, 'weights are read'
   return Model(loaded, format, lambda task: params, place if place.is_dir() else None)
 
 
@@ -299,7 +300,10 @@ def load_run(workdir: pathlib.Path) -> Model:
     raise UserError(f'{workdir} has no snapshot yet; train it first')
   known = {field.name for field in dataclasses.fields(Run)}
   last = Run(**{name: value for name, value in found.items() if name in known})
-  loaded, format = hf.load(str(folder), weights=False), read_format(folder / FILE)
+  loaded, format = (
+    hf.load(str(folder), weights=False, family=config.backbone.family),
+    read_format(folder / FILE),
+  )
   format = dataclasses.replace(format, seen=_seen(last, len(format.tasks)))
   shape = dataclasses.replace(loaded.config, lora_dropout=config.method.lora_dropout)
   method = methods.make(make_backbone(shape), config.method)

@@ -62,10 +62,13 @@ def run(given: flags.FlagValues) -> None:
       raise UserError(f'--base: {base} is an encoder; adapters are of decoders')
     shape = loaded.config
     adapters = {name: peft.read(pathlib.Path(name), shape) for name in names}
+    assert loaded.params is not None, 'weights are read'
     params = lora_merging.merge_into(loaded.params, adapters, recipe)
     hf.save(out, loaded._replace(params=params))
   else:
     config = hf.load_config(base)
+    if not isinstance(config, DecoderConfig):
+      raise UserError(f'--base: {base} is an encoder; adapters are of decoders')
     adapters = {name: peft.read(pathlib.Path(name), config) for name in names}
     peft.write(out, config, lora_merging.merge(adapters, recipe), base)
   print(f'{len(names)} adapters, merged by {recipe.how}, are in {out}')

@@ -60,7 +60,7 @@ class Experiment:
   stream: Stream
   text: Text
   backbone: Backbone
-  decoder_config: DecoderConfig
+  decoder_config: ModelConfig
   method: Method
   tools: HookTools
   weights: Params | None
@@ -341,9 +341,8 @@ def _backbone(
     newline = tokenizer.encode('\n', add_special_tokens=False).ids or [special.eos]
     opening = special.eos if special.bos is None else special.bos
     like = [newline[-1] if name == ANSWER else opening for name in new]
-    shape, params = add_token_rows(
-      shape, params, len(new), like, config.train.seed, settings.added_token_init, multiple
-    )
+    init: Literal['copy', 'mean'] = 'mean' if settings.added_token_init == 'mean' else 'copy'
+    shape, params = add_token_rows(shape, params, len(new), like, config.train.seed, init, multiple)
   return shape, params, tokenizer, special, added
 
 

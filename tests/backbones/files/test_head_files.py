@@ -13,7 +13,7 @@ from jcl.backbones.decoder_config import DecoderConfig
 from jcl.backbones.files import head_files
 from jcl.errors import UserError
 
-PLAIN = DecoderConfig(vocabulary=8, width=6, layers=1, heads=2, feed_forward=8)
+PLAIN = DecoderConfig(vocabulary=8, width=8, layers=1, heads=2, feed_forward=8)
 CONFIGS = {
   'linear': dataclasses.replace(PLAIN, classes=3),
   'cosine': dataclasses.replace(PLAIN, classes=3, head='cosine', pooling='mean'),
