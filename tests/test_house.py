@@ -26,25 +26,6 @@ MODULES = sorted(
 )
 INNER = [m for m in MODULES if m.startswith('jcl/methods/') or m == 'jcl/step/losses.py']
 
-# What is not yet as it should be; an entry that has become right fails, and is to be removed.
-KNOWN: dict[str, tuple[str, ...]] = {
-  'lines': (),
-  'functions': (),
-  'imports': (),
-  'circles': (),
-  'inner': (),
-  'tests': (
-    'jcl/backbones/files/encoder_config_json.py', 'jcl/training/progress_bar.py',
-    'jcl/training/recorder.py',
-  ),
-}  # fmt: skip
-
-
-def cases(what, names):
-  """A parameter for each name; those in `KNOWN` are expected to fail."""
-  mark = pytest.mark.xfail(strict=True)
-  return [pytest.param(n, marks=mark if n in KNOWN[what] else (), id=n) for n in names]
-
 
 @functools.cache
 def tree_of(path: str) -> ast.Module:
@@ -85,13 +66,13 @@ def test_every_room_has_its_place_in_the_order():
   assert {room(m) for m in MODULES} - {'__init__'} <= set(RANK)
 
 
-@pytest.mark.parametrize('path', cases('lines', MODULES))
+@pytest.mark.parametrize('path', MODULES)
 def test_no_file_is_long(path):
   lines = len((ROOT / path).read_text().splitlines())
   assert lines <= LINES, f'{path} has {lines} lines'
 
 
-@pytest.mark.parametrize('path', cases('functions', MODULES))
+@pytest.mark.parametrize('path', MODULES)
 def test_no_function_is_long(path):
   for node in ast.walk(tree_of(path)):
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
@@ -100,7 +81,7 @@ def test_no_function_is_long(path):
 
 
 @pytest.mark.parametrize(
-  'path', cases('imports', [m for m in MODULES if m != 'jcl/__init__.py'])
+  'path', [m for m in MODULES if m != 'jcl/__init__.py']
 )  # fmt: skip
 def test_imports_go_downwards(path):
   mine = RANK[room(path)]
@@ -122,13 +103,13 @@ def reached() -> dict[str, set[str]]:
   return found
 
 
-@pytest.mark.parametrize('name', cases('circles', list(RANK)))
+@pytest.mark.parametrize('name', list(RANK))
 def test_no_room_imports_itself_through_others(name):
   others = {other for other in reached()[name] if name in reached()[other]}
   assert not others, f'a circle through {sorted(others)}'
 
 
-@pytest.mark.parametrize('path', cases('inner', INNER))
+@pytest.mark.parametrize('path', INNER)
 def test_methods_and_losses_know_no_module_system_and_no_axis(path):
   foreign = {name.split('.')[0] for name in imports(path)} & {'flax', 'orbax'}
   assert not foreign, f'{path} imports {sorted(foreign)}'
@@ -172,7 +153,7 @@ def used_in_tests() -> frozenset[str]:
 
 
 @pytest.mark.parametrize(
-  'path', cases('tests', [m for m in MODULES if not m.endswith('__init__.py')])
+  'path', [m for m in MODULES if not m.endswith('__init__.py')]
 )  # fmt: skip
 def test_every_module_has_its_place_in_the_tests(path):
   """Some test uses the module, or a name that it defines by way of its package."""
