@@ -100,3 +100,7 @@ def _overview() -> str:
     f'Configs that come with jcl, in {next(iter(configs.values())).parent}:', '',
     textwrap.indent(textwrap.fill(', '.join(configs), command_line.WIDTH - 2), '  '),
   ])  # fmt: skip
+
+
+if __name__ == '__main__':
+  main()

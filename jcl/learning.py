@@ -301,9 +301,19 @@ def set_fields(settings: Any, given: Mapping[str, object], what: str) -> None:
     having = [part for part in parts if name in {f.name for f in dataclasses.fields(part)}]
     if not having:
       known = ', '.join(f.name for part in parts for f in dataclasses.fields(part))
-      raise UserError(f'{what} has no setting {name!r}; it has {known or "none"}')
+      raise UserError(f'{what} has no setting {name!r}; it has {known or "none"}{_elsewhere(name)}')
     for part in having:
       setattr(part, name, value)
+
+
+def _elsewhere(name: str) -> str:
+  """Says in which argument of `learn` a setting stands that is not one of the method's."""
+  if name == 'backbone':
+    return '; give model=jcl.BackboneConfig(…)'
+  for argument, kind in {**SECTIONS, 'model': BackboneConfig}.items():
+    if name in {field.name for field in dataclasses.fields(kind)}:
+      return f'; give {argument}=jcl.{kind.__name__}({name}=…)'
+  return ''
 
 
 def default_scenario(stream: Stream, settings: methods.Settings) -> str:

@@ -199,6 +199,10 @@ WRONG = {
   'a model and a path': (
     (two_tasks(),), {'model': SMALL, 'path': 'x'}, "method 'seq' has no setting 'path'"
   ),
+  'a setting of another argument': (
+    (two_tasks(),), {'epochs': 3}, r"no setting 'epochs'; .*; give train=jcl\.TrainConfig\(epochs="
+  ),
+  'a backbone': ((two_tasks(),), {'backbone': SMALL}, r'give model=jcl\.BackboneConfig'),
   'rows that are no stream': (({'disk': rows('a', 'b')},), {}, 'stream is a dict; give what jcl'),
   'train of another kind': ((two_tasks(),), {'train': 3}, 'train is a int; give a jcl.TrainConfi'),
   'unknown field of train': ((two_tasks(),), {'train': {'rate': 3}}, "train has no setting 'rate'"),

@@ -83,8 +83,8 @@ class Settings:
   Attributes:
     scenarios: scenarios in which the method has a meaning.
     head_scenarios: scenarios in which the method can train a head over classes.
-    needs: `task_id`: the task id is given in every scenario; `pre_norm`: the model is a pre-norm
-      decoder, whose blocks can be added without effect.
+    needs: what a run must have: `task_id`, the task id in every scenario; `head`, a head over
+      classes; `pre_norm`, a pre-norm decoder, whose blocks can be added without effect.
     starts_afresh: every task trains a fresh model, so that no optimiser state can be carried on.
     brings: parts of which a composition has one at most: `loss`, `rows` (replay), `objective`,
       `combine` (gradients), `slow` (parameters), `tree` (the method adds leaves to the parameters).

@@ -53,6 +53,7 @@ def settings_class(name: str) -> type[Settings]:
   if found.build is Settings.build:
     raise UserError(f'method: {name} builds no method; give it build(backbone, teacher=None)')
   _check_fields(found, name)
+  _check_words(found, name)
   plugins.check_version('method', found.needs_jcl, name)
   return found
 
@@ -65,6 +66,28 @@ def _check_fields(found: type[Settings], name: str) -> None:
   for field in dataclasses.fields(found):
     if field.default is missing and field.default_factory is missing:
       raise UserError(f'method: {name} has no default for {field.name}; give it one')
+
+
+WORDS = {
+  'scenarios': ('cil', 'til', 'iil', 'dil', 'cpt'),
+  'head_scenarios': ('cil', 'til', 'dil'),
+  'needs': ('task_id', 'head', 'pre_norm'),
+  'brings': ('loss', 'rows', 'objective', 'combine', 'slow', 'tree'),
+}
+
+
+def _check_words(found: type[Settings], name: str) -> None:
+  """Refuses a settings class whose class variables hold words that mean nothing."""
+  for variable, words in WORDS.items():
+    given = getattr(found, variable)
+    if isinstance(given, property):  # of a composition
+      continue
+    if not isinstance(given, tuple) or set(given) - set(words):
+      raise UserError(
+        f'method: {name}.{variable} is {given!r}; it must be a tuple of {", ".join(words)}'
+      )
+  if found.scenarios == ():
+    raise UserError(f"method: {name}.scenarios is empty; name one, such as ('cil',)")
 
 
 def settings(name: str) -> Settings:

@@ -127,6 +127,8 @@ def check(config: Config) -> None:
   if config.scenario not in config.method.scenarios:
     known = ', '.join(config.method.scenarios)
     raise UserError(f'scenario is {config.scenario!r}, in which {name} has no meaning; use {known}')
+  if 'head' in config.method.needs and not config.backbone.head:
+    raise UserError(f"backbone.head is '', but {name} trains a head; give linear or cosine")
   if config.backbone.path and config.backbone.tokenizer_path:
     raise UserError(
       f'backbone.tokenizer_path is {config.backbone.tokenizer_path!r}, but backbone.path has a '

@@ -65,7 +65,7 @@ def ce(given: Given, where: Callable[[Row], bool] = lambda row: True) -> float:
   found = []
   for row in filter(where, given.rows):
     for z, wanted in zip(logits(given, given.params, row), row.wanted, strict=True):
-      classes = _classes(given, given.task)
+      classes = allowed_classes(given, given.task)
       found.append(surprise(z[classes], classes.index(wanted)))
   return mean(found)
 
@@ -75,7 +75,7 @@ def apart(given: Given, difference: Callable, where: Callable[[Row], bool]) -> f
 
   With a head over the classes that this model had learned; nothing where there are none.
   """
-  known = _classes(given, given.task - 1)
+  known = allowed_classes(given, given.task - 1)
   found = []
   for row in filter(where, given.rows if known else ()):
     both = (logits(given, params, row) for params in (given.params, given.starts[given.task]))
@@ -83,8 +83,8 @@ def apart(given: Given, difference: Callable, where: Callable[[Row], bool]) -> f
   return mean(found)
 
 
-def _classes(given: Given, last: int) -> list[int]:
-  """What may be answered after task `last`."""
+def allowed_classes(given: Given, last: int) -> list[int]:
+  """Indices of what may be answered after task `last`; of a model that writes, of all tokens."""
   if given.class_task is None:
     return list(range(given.outputs))
   return [c for c, task in enumerate(given.class_task) if task <= last]
@@ -152,7 +152,7 @@ def slope(given: Given, params: dict) -> dict[str, np.ndarray]:
   theta = leaves(params)
   if not given.rows:
     return {name: np.zeros_like(leaf) for name, leaf in theta.items()}
-  classes = _classes(given, given.task)
+  classes = allowed_classes(given, given.task)
   if given.class_task is not None:
     theta = {**theta, 'head': theta['head'][:, classes]}
   rows = [(row.tokens, row.targets, [classes.index(w) for w in row.wanted]) for row in given.rows]
@@ -215,7 +215,7 @@ def _over_classes(
   """The importance at the end of a task; classes of later tasks have none, and no part in it."""
   if given.class_task is None:
     return importance(end, examples, given.outputs)
-  classes = _classes(given, task)
+  classes = allowed_classes(given, task)
   seen = {**end, 'head': end['head'][:, classes]}
   found = importance(seen, examples, given.outputs)
   sizes = [seen[name].size for name in sorted(seen)]

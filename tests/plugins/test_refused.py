@@ -31,6 +31,8 @@ NAMES = {
   'jcl_outside.wrong:NoDefault': 'NoDefault has no default for strength; give it one',
   'jcl_outside.wrong:Newer': 'jcl_outside.wrong:Newer needs jcl 99.1 or newer, this is jcl ',
   'jcl_outside.wrong:Versionless': "needs jcl 'newest'; give a version such as '0.3'",
+  'jcl_outside.wrong:Nowhere': "Nowhere.scenarios is empty; name one, such as ('cil',)",
+  'jcl_outside.wrong:Wishful': "Wishful.needs is ('luck',); it must be a tuple of task_id, head",
 }
 
 
@@ -103,3 +105,13 @@ def test_a_method_twice_under_two_names_is_refused(tmp_path, monkeypatch):
   installed(monkeypatch, tmp_path, 'one', anchor='jcl_outside.anchor:Anchor')
   with pytest.raises(UserError, match='names a method twice'):
     methods.settings('anchor+jcl_outside.anchor:Anchor')
+
+
+def test_a_method_of_heads_is_refused_without_one():
+  made = runs.config('jcl_outside.wrong:HeadOnly')
+  with pytest.raises(
+    UserError, match=r"backbone\.head is '', but jcl_outside\.wrong:HeadOnly trai"
+  ):
+    experiment.check(made)
+  made.backbone.head = 'linear'
+  experiment.check(made)

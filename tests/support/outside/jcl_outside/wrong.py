@@ -64,3 +64,36 @@ class NoDefault(Settings):
   def build(self, backbone, teacher=None):
     """Builds plain fine-tuning."""
     return Method()
+
+
+@dataclasses.dataclass
+class Nowhere(Settings):
+  """Settings without a scenario."""
+
+  scenarios: ClassVar = ()
+
+  def build(self, backbone, teacher=None):
+    """Builds plain fine-tuning."""
+    return Method()
+
+
+@dataclasses.dataclass
+class Wishful(Settings):
+  """Settings that need what no run has."""
+
+  needs: ClassVar = ('luck',)
+
+  def build(self, backbone, teacher=None):
+    """Builds plain fine-tuning."""
+    return Method()
+
+
+@dataclasses.dataclass
+class HeadOnly(Settings):
+  """Settings that need a head."""
+
+  needs: ClassVar = ('head',)
+
+  def build(self, backbone, teacher=None):
+    """Builds plain fine-tuning."""
+    return Method()
