@@ -3,6 +3,7 @@
 import importlib
 import json
 import re
+import sys
 import tomllib
 
 import pytest
@@ -16,7 +17,9 @@ from jcl.errors import UserError
 
 TEXTS = {name: pages.text_of(name) for name in pages.PAGES}
 BLOCKS = {name: pages.blocks(name, text) for name, text in TEXTS.items()}
+RUN = [name for name, found in BLOCKS.items() if any(b.language == 'python' for b in found)]
 GROUPS = {'families'}  # of entry points that no module has the name of
+SLOW = ()  # pages whose code takes more than seconds
 
 
 def refused(words: list[str]) -> str:
@@ -51,6 +54,13 @@ def unknown_names(text: str) -> set[str]:
   return {name for name in pages.public_names(text) - GROUPS if not exists(name)}
 
 
+def forget(packages: set[str]) -> None:
+  """Forgets modules that a page's blocks have brought along."""
+  for name in list(sys.modules):
+    if name.split('.')[0] in packages:
+      del sys.modules[name]
+
+
 @pytest.mark.parametrize('name', TEXTS)
 def test_code_compiles_and_data_parses(name):
   for block in BLOCKS[name]:
@@ -61,6 +71,25 @@ def test_code_compiles_and_data_parses(name):
       json.loads(block.source)
     if block.language == 'toml':
       tomllib.loads(block.source)
+
+
+@pytest.mark.parametrize(
+  'name', [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in RUN]
+)
+def test_code_runs(name, tmp_path, monkeypatch):
+  """The Python blocks of a page, in order, in one namespace and one folder."""
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.syspath_prepend(str(tmp_path))
+  namespace, packages = {'__name__': 'page'}, set()
+  try:
+    for block in BLOCKS[name]:
+      if block.file:
+        pages.write_file(tmp_path, block)
+        packages.add(block.file.split('/')[0])
+      elif block.language == 'python' and not block.reason:
+        exec(compile(block.source, block.where, 'exec'), namespace)  # ours
+  finally:
+    forget(packages)
 
 
 @pytest.mark.parametrize('name', TEXTS)
