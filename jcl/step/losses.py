@@ -6,10 +6,10 @@ traced.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.tree_util import KeyPath
 
 from jcl.backbones import Backbone
 from jcl.batching.batch import Batch
@@ -144,7 +144,7 @@ def norms(params: Params) -> dict[str, jax.Array]:
   return {'l1_norm': add(jnp.abs), 'l2_norm': add(jnp.square)}
 
 
-def decays(path: tuple[Any, ...]) -> bool:
+def decays(path: KeyPath) -> bool:
   """Whether decay and norms pull a leaf towards 0: all leaves but biases and scales of norms."""
   return str(getattr(path[-1], 'key', path[-1])) not in ('bias', 'scale')
 

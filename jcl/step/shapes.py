@@ -1,10 +1,10 @@
 """Shapes and types of arguments, checked by chex while a function is traced: free at run time."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import chex
 import jax.numpy as jnp
+from jax.typing import ArrayLike, DTypeLike
 
 from jcl.batching.batch import Batch
 
@@ -12,7 +12,11 @@ Size = int | None
 
 
 def check_array(
-  name: str, x: Any, shape: Sequence[Size], kind: Any = None, optional: bool = False
+  name: str,
+  x: ArrayLike | None,
+  shape: Sequence[Size],
+  kind: DTypeLike | None = None,
+  optional: bool = False,
 ) -> None:
   """Refuses an array of another shape or type.
 

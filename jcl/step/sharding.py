@@ -15,10 +15,12 @@ from flax.core.meta import AxisMetadata
 from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from jax.tree_util import KeyPath
 
 from jcl.batching.batch import Batch
 from jcl.types import Tree
 
+Leaf = jax.Array | np.ndarray | jax.ShapeDtypeStruct
 AXIS = 'data'
 WHOLE = P()
 ROWS = P(AXIS)  # of a batch: each device has its own block
@@ -42,7 +44,7 @@ def specs(tree: Tree, mesh: Mesh, fsdp: bool = False) -> Tree:
   )
 
 
-def _spec(stacked: bool, x: Any, count: int, fsdp: bool) -> P:
+def _spec(stacked: bool, x: Leaf, count: int, fsdp: bool) -> P:
   """Returns the partition spec of one leaf on `count` devices."""
   first = int(stacked)
   dims = [i for i, size in enumerate(jnp.shape(x)) if size % count == 0 and i >= first]
@@ -51,12 +53,12 @@ def _spec(stacked: bool, x: Any, count: int, fsdp: bool) -> P:
   return P(*[None] * max(dims, key=lambda i: x.shape[i]), AXIS)
 
 
-def place_leaf(path: str, x: Any, mesh: Mesh, fsdp: bool = False) -> jax.Array:
+def place_leaf(path: str, x: Leaf, mesh: Mesh, fsdp: bool = False) -> jax.Array:
   """Places one leaf as `place` does by `specs`; its path is written `/layers/q/kernel`."""
   return place(x, mesh, _spec('layers' in path.split('/'), x, mesh.size, fsdp))
 
 
-def _stacked(path: tuple[Any, ...]) -> bool:
+def _stacked(path: KeyPath) -> bool:
   """Whether a leaf has one entry a layer on its first axis."""
   return any(getattr(key, 'key', None) == 'layers' for key in path)
 
@@ -69,7 +71,7 @@ class Shard(struct.PyTreeNode, AxisMetadata):
     dim: the dimension that is split.
   """
 
-  value: Any
+  value: jax.Array
   dim: int = struct.field(pytree_node=False)
 
   def unbox(self) -> jax.Array:

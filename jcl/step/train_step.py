@@ -43,7 +43,9 @@ class StepFunctions(Protocol):
   def project(self) -> Callable | None: ...
 
 
-def weighted(weights: Mapping[str, Any], values: Mapping[str, jax.Array]) -> jax.Array:
+def weighted(
+  weights: Mapping[str, jax.Array | float], values: Mapping[str, jax.Array]
+) -> jax.Array:
   """Σ_k weights[k]·values[k] -> scalar; a term without a weight counts 1."""
   return sum((weights.get(k, 1.0) * v for k, v in values.items()), jnp.float32(0))
 
