@@ -16,6 +16,7 @@ from jcl.errors import UserError
 from jcl.memory import pseudo
 from jcl.methods import Method
 from jcl.step import losses, sharding, train_step, trainable
+from jcl.step.groups import Groups
 
 # Pseudo samples.
 
@@ -326,12 +327,12 @@ def test_neutral_settings_leave_plain_fine_tuning(name):
     batch = layout(items, 1, Shape(8, 32, 32), tiny.keys(len(items)), plan.tables)
     trained, frozen, _ = trainable.split(params, (('.*', True),))
     found = []
-    for one, teacher, weights in (
-      (method, memory['teacher'], plan.weights),
-      (Method(), {}, {}),
+    for one, teacher, weights, groups in (
+      (method, memory['teacher'], plan.weights, Groups.of(plan.groups)),
+      (Method(), {}, {}, Groups()),
     ):
       gradient = train_step.make_gradient(one, one.loss_fn or losses.plain(backbone), mesh)
-      found.append(jax.jit(gradient)(trained, frozen, teacher, weights, batch))
+      found.append(jax.jit(gradient)(trained, frozen, teacher, weights, batch, groups))
     ((mine, _), gradient), ((wanted, _), plain) = found
     assert float(mine) == tiny.nearly(float(wanted))
     rounding.assert_close(gradient, plain, **tiny.GRADIENT)
