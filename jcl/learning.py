@@ -229,7 +229,9 @@ def of_run(done: Finished) -> Model:
   return model.of_run(done.parts, done.last)
 
 
-def load_stream(name: str | StreamConfig, path: str = '', **settings: Any) -> Stream:
+def load_stream(
+  name: str | StreamConfig, path: str = '', *, raw_text: bool = False, **settings: Any
+) -> Stream:
   """Reads a stream of tasks.
 
       stream = jcl.load_stream('files', 'configs/own_tasks', max_train_per_task=100)
@@ -237,6 +239,7 @@ def load_stream(name: str | StreamConfig, path: str = '', **settings: Any) -> St
   Args:
     name: `synthetic`, `files`, a benchmark, `package.module:reader`, or a `StreamConfig`.
     path: folder or manifest that holds the data.
+    raw_text: the texts have no labels and no answers (scenario cpt).
     **settings: the other fields of `StreamConfig`.
 
   Raises:
@@ -248,7 +251,7 @@ def load_stream(name: str | StreamConfig, path: str = '', **settings: Any) -> St
   elif not isinstance(name, StreamConfig) or path:
     raise UserError('load_stream: give a name and a path, or a StreamConfig with both')
   set_fields(config, settings, 'load_stream')
-  return streams.load(config, targets=not settings.pop('raw_text', False))
+  return streams.load(config, targets=not raw_text)
 
 
 def checked_stream(stream: object) -> Stream:

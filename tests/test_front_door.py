@@ -166,6 +166,17 @@ def test_raw_text_is_continued_and_not_answered():
     result.model.answer(['the cat'])
 
 
+def test_a_stream_is_read_by_name_with_its_settings():
+  stream = jcl.load_stream('synthetic', max_tasks=2, max_train_per_task=8)
+  assert [len(task.train) for task in stream.tasks] == [8, 8]
+  raw = jcl.load_stream('synthetic', max_tasks=1, raw_text=True)
+  assert raw.classes == ()
+  assert {example.answer for example in raw.tasks[0].train} == {''}
+  assert jcl.load_stream(jcl.StreamConfig(max_tasks=1)).tasks[0].name == raw.tasks[0].name
+  with pytest.raises(jcl.UserError, match="load_stream has no setting 'tasks'; it has name, path"):
+    jcl.load_stream('synthetic', tasks=2)
+
+
 def test_a_method_record_is_trained_in_memory():
   calls = []
 

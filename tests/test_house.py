@@ -1,4 +1,4 @@
-"""The house of DESIGN.md: sizes of modules and functions, and the direction of their imports."""
+"""The house of docs/architecture.md: sizes of modules and functions, directions of imports."""
 
 import ast
 import functools

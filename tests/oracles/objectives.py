@@ -1,4 +1,4 @@
-"""The whole objective of every method, written from METHODS.md in float64: no line of it is jcl's.
+"""The objective of every method, written from docs/methods.md in float64: no line of it is jcl's.
 
 An oracle is a function of `Given`, which is plain data: the settings, the rows, and the history of
 the run (where each task started and ended, and its examples). It reads no memory, no plan and no

@@ -1,4 +1,4 @@
-"""Rows of tokens from words, as METHODS.md has the text formats: no line of it is jcl's.
+"""Rows of tokens from words, as docs/methods.md has the text formats: no line of it is jcl's.
 
     plain        Input sentence: {x} The label: {y}{eos}            targets: y and eos
     lamol        {x}__ans__{y}{eos}     and     __gen__{x}__ans__{y}{eos}
