@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import adapter_folder
+from support import adapter_folder, rounding
 from support.decoders import BOTH, TINY, random_tokens
 from support.tiny import every_position
 
@@ -95,13 +95,12 @@ def test_merged_weights_act_as_the_adapter_does(config):
   params, batch = with_random(config), every_position(random_tokens(2, 8))
   folded = lora.merged(params)
   assert 'lora' not in folded
-  np.testing.assert_allclose(
-    hidden(config, folded, batch), hidden(config, params, batch), atol=2e-5
-  )
+  beside = hidden(config, params, batch)
+  rounding.assert_close(hidden(config, folded, batch), beside, **rounding.of_model(config))
   assert not np.allclose(hidden(config, folded, batch), hidden(config, made(config), batch), atol=1)
   for name, delta_LIO in lora.weight_deltas(params['lora']):
     wanted_LIO = adapter_folder.product(params['lora'], name)
-    np.testing.assert_allclose(delta_LIO, wanted_LIO, atol=1e-5)
+    rounding.assert_close(delta_LIO, wanted_LIO, terms=3)  # the rank
     base = made(config)['layers'][name]
     np.testing.assert_array_equal(folded['layers'][name]['kernel'], base['kernel'] + delta_LIO)
     assert set(folded['layers'][name]) == set(base)
@@ -117,11 +116,11 @@ def test_concatenation_is_the_sum_with_each_its_scale(config):
   assert joined['layers']['q']['a'].shape == (3, 7, 16)
   for name in ('q', 'down'):
     wanted = sum(adapter_folder.product(x['lora'], name) for x in (one, two))
-    np.testing.assert_allclose(adapter_folder.product(joined, name), wanted, atol=1e-5)
+    rounding.assert_close(adapter_folder.product(joined, name), wanted, terms=7)  # the ranks
   batch = every_position(random_tokens(1, 6))
   both = lora.merged({**lora.merged(one), 'lora': two['lora']})
   stacked = hidden(config, {**made(config), 'lora': joined}, batch)
-  np.testing.assert_allclose(stacked, hidden(config, both, batch), atol=2e-5)
+  rounding.assert_close(stacked, hidden(config, both, batch), **rounding.of_model(config))
   with pytest.raises(UserError, match='adapter 1 adapts q, but adapter 0 down, q'):
     lora.concatenate([one['lora'], with_random(config, ['q'])['lora']])
 
@@ -142,7 +141,8 @@ def test_an_adapter_decodes_with_a_cache():
   params = jax.tree.map(jnp.asarray, params)
   wanted_MV = backbone.logits(params, every_position(tokens_BT))
   logits_BV, _ = backbone.decode(params, tokens_BT, real_BT, backbone.cache(params, 2, 6), 0)
-  np.testing.assert_allclose(logits_BV, wanted_MV.reshape(2, 6, -1)[:, -1], atol=1e-5)
+  wanted_BV = wanted_MV.reshape(2, 6, -1)[:, -1]
+  rounding.assert_close(logits_BV, wanted_BV, **rounding.of_model(TINY))
 
 
 DROPPED = dataclasses.replace(TINY, lora_dropout=0.4)
@@ -176,10 +176,10 @@ def test_dropout_of_adapters_follows_the_row():
   dropped_MD = apply(batch)
   np.testing.assert_array_equal(dropped_MD, apply(batch))
   longer = every_position(random_tokens(2, 8), bucket=12)
-  np.testing.assert_allclose(dropped_MD, apply(longer), atol=1e-5)
+  rounding.assert_close(dropped_MD, apply(longer), **rounding.of_model(TINY))
   second = jax.tree.map(lambda x: x[len(x) // 2 :], batch)  # alone, as on another device
   second = second.replace(target_position=second.target_position - 8)
-  np.testing.assert_allclose(dropped_MD[8:], apply(second), atol=1e-5)
+  rounding.assert_close(dropped_MD[8:], apply(second), **rounding.of_model(TINY))
   assert not np.allclose(apply(batch.replace(key=batch.key + 2)), dropped_MD, atol=0.05)
 
 
@@ -227,4 +227,4 @@ def test_remat_keeps_the_masks():
     f = lambda p: jnp.square(backbone.hidden(p, batch, train=True)).mean()
     return jax.jit(jax.value_and_grad(f))(params)
 
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), loss(True), loss(False))
+  rounding.assert_close(loss(True), loss(False), **rounding.of_model(TINY, gradient=True))

@@ -38,6 +38,12 @@ def layers(count: int, gradient: bool = False) -> int:
   return (6 * count + 2) * (2 if gradient else 1)
 
 
+def of_model(config, gradient: bool = False) -> dict[str, int]:
+  """`terms` and `depth` of the states or logits of a decoder or encoder, or of their gradient."""
+  widest = max(config.width, config.feed_forward)
+  return {'terms': widest, 'depth': layers(config.layers, gradient)}
+
+
 def trained(steps: int, rate: float, terms: int, depth: int, dtype=np.float32) -> float:
   """Largest absolute difference of a parameter after `steps` steps of Adam at `rate`.
 
