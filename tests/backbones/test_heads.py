@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import tiny
+from support import rounding, tiny
 from support.tiny import every_position
 
 from jcl.backbones import heads
@@ -18,6 +18,7 @@ from jcl.step import losses
 
 LINEAR = dataclasses.replace(tiny.CONFIG, classes=5)
 COSINE = dataclasses.replace(LINEAR, head='cosine')
+SUMS = dict(terms=LINEAR.width, depth=3)  # of a cosine: two norms and a product
 KINDS = pytest.mark.parametrize('config', [LINEAR, COSINE], ids=['linear', 'cosine'])
 
 
@@ -34,7 +35,8 @@ def test_a_linear_head_starts_at_zero_and_is_affine():
   assert not any(x.any() for x in jax.tree.leaves(heads.init(jax.random.key(0), LINEAR)))
   head, hidden_MD, _ = drawn(LINEAR)
   wanted_MC = hidden_MD @ np.asarray(head['kernel']) + np.asarray(head['bias'])
-  np.testing.assert_allclose(heads.project(head, hidden_MD, LINEAR), wanted_MC, rtol=1e-5)
+  found_MC = heads.project(head, hidden_MD, LINEAR)
+  rounding.assert_close(found_MC, wanted_MC, terms=LINEAR.width)
 
 
 def test_a_cosine_head_is_ten_cosines_at_its_start():
@@ -47,8 +49,8 @@ def test_a_cosine_head_is_ten_cosines_at_its_start():
   assert np.std(same) == pytest.approx(1 / 4, rel=0.3)
   kernel_DC = np.asarray(head['kernel'])
   aligned_MC = heads.project(head, 5 * kernel_DC.T, COSINE)  # each class's own direction
-  np.testing.assert_allclose(np.diag(aligned_MC), 10, rtol=1e-5)
-  assert np.abs(aligned_MC).max() <= 10 + 1e-4
+  rounding.assert_close(np.diag(aligned_MC), np.full(5, 10), **SUMS)
+  assert np.abs(aligned_MC).max() <= 10 * (1 + rounding.tolerance(**SUMS))
 
 
 def test_cosine_logits_equal_the_formula():
@@ -57,8 +59,8 @@ def test_cosine_logits_equal_the_formula():
   norms_MC = np.linalg.norm(hidden_MD, axis=1)[:, None] * np.linalg.norm(kernel_DC, axis=0)
   wanted_MC = scale * (hidden_MD @ kernel_DC) / norms_MC
   found_MC = heads.project(head, hidden_MD, COSINE)
-  np.testing.assert_allclose(found_MC, wanted_MC, atol=1e-5)
-  np.testing.assert_allclose(heads.project(head, 100 * hidden_MD, COSINE), found_MC, atol=1e-5)
+  rounding.assert_close(found_MC, wanted_MC, **SUMS)
+  rounding.assert_close(heads.project(head, 100 * hidden_MD, COSINE), found_MC, **SUMS)
 
 
 @KINDS
@@ -87,7 +89,8 @@ def test_the_gradient_of_the_scale_is_the_weighted_sum_of_cosines():
   value = lambda head: (weight_MC * heads.project(head, hidden_MD, COSINE)).sum()
   cosine_MC = heads.project({**head, 'scale': jnp.float32(1)}, hidden_MD, COSINE)
   wanted = float((weight_MC * cosine_MC).sum())
-  assert float(jax.grad(value)(head)['scale']) == pytest.approx(wanted, rel=1e-5)
+  # The sum of 7 × 5 logits after the sums of a cosine.
+  rounding.assert_close(jax.grad(value)(head)['scale'], wanted, terms=35, depth=4)
 
 
 @KINDS
@@ -118,7 +121,7 @@ def test_pooling_takes_the_state_or_the_mean_of_the_rows_real_tokens():
     np.testing.assert_array_equal(found_MD, hidden_BTD.reshape(12, 4)[[0, 4, 8, 6]])
   one, two = hidden_BTD[0, :5].mean(0), hidden_BTD[1, :3].mean(0)
   found_MD = heads.pool(hidden_BTD, batch, 'mean')
-  np.testing.assert_allclose(found_MD, [one, one, two, two], rtol=1e-5)
+  rounding.assert_close(found_MD, np.stack([one, one, two, two]), terms=5)  # the real tokens
   hidden_BTD[0, 5:], hidden_BTD[1, 3:] = np.nan, np.inf  # padding is not looked at
   np.testing.assert_array_equal(heads.pool(hidden_BTD, batch, 'mean'), found_MD)
   empty = batch.replace(length=np.array([0, 3], np.int32))
@@ -151,7 +154,8 @@ def test_a_decoder_classifies_and_every_leaf_learns(head, pooling):
   longer = last(every_position(tokens_BT, [8, 5], bucket=12), [7, 12 + 4])
   logits_MC = backbone.logits(params, batch)
   assert logits_MC.shape == (2, 5)
-  np.testing.assert_allclose(backbone.logits(params, longer), logits_MC, atol=1e-5)
+  longer_MC = backbone.logits(params, longer)
+  rounding.assert_close(longer_MC, logits_MC, **rounding.of_model(LINEAR))
   loss = lambda p: losses.cross_entropy(backbone.logits(p, batch), batch.target_token).sum()
   for leaf in jax.tree.leaves(jax.jit(jax.grad(loss))(params)):
     assert np.abs(leaf).max() > 0
