@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from goldens import make_encoder_goldens as goldens
-from support import model_folder
+from support import model_folder, rounding
 from support.model_folder import load_encoder as load
 
 from jcl.backbones import heads
@@ -75,7 +75,8 @@ def test_transformers_reads_what_is_written(case, tmp_path):
   with torch.no_grad():
     found_BTD = goldens.states(net, padding)
   real_BT = np.arange(goldens.TOKENS) < np.array(goldens.ROWS)[:, None]
-  np.testing.assert_allclose(found_BTD[real_BT], golden['states'][real_BT], atol=1e-6)
+  wanted_ND = golden['states'][real_BT]
+  rounding.assert_close(found_BTD[real_BT], wanted_ND, **rounding.of_model(loaded.config))
 
 
 def test_heads_of_pretraining_constants_and_old_names_are_no_obstacle(tmp_path):
