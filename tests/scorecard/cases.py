@@ -64,7 +64,7 @@ def chosen(name: str, **given: Any) -> methods.Settings:
   """A method's settings for a tiny run."""
   made = methods.settings(name)
   for field, value in {**MORE, **given}.items():
-    if hasattr(made, field):
+    if field in {own.name for own in dataclasses.fields(made)}:
       setattr(made, field, value)
   return made
 
