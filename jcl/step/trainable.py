@@ -25,7 +25,7 @@ def split(params: Params, rules: Rules) -> tuple[Tree, Tree, Tree]:
     mask is float32, 1 where an entry trains, with dimensions of size 1 behind those of the rule.
 
   Raises:
-    AssertionError: a mask has other leading axes than a leaf that it matches.
+    AssertionError: a mask does not broadcast over the leading axes of a leaf that it matches.
   """
 
   def rule(path, x):
@@ -33,9 +33,8 @@ def split(params: Params, rules: Rules) -> tuple[Tree, Tree, Tree]:
     found = next((r for pattern, r in rules if re.search(pattern, name)), False)
     if isinstance(found, bool):
       return found
-    chex.assert_equal_shape_prefix(
-      [x, np.asarray(found)], np.ndim(found), custom_message=f'argument params, mask of {name}'
-    )
+    leading = tuple({1, size} for size in x.shape[: np.ndim(found)])
+    chex.assert_shape(np.asarray(found), leading, custom_message=f'argument params, mask of {name}')
     return np.reshape(found, (*np.shape(found), *[1] * (x.ndim - np.ndim(found))))
 
   kinds = jax.tree_util.tree_map_with_path(rule, params)

@@ -11,6 +11,7 @@ from support import tiny
 
 from jcl.backbones import generate
 from jcl.batching.batch import Row, Shape, layout
+from jcl.training.hook_tools import make_tools
 
 PROMPTS = [[5, 6, 7], [8], [9, 5, 6, 7, 8, 9, 10], [6, 6], [11, 5, 7, 9, 6]]
 LONGEST = 12
@@ -46,8 +47,8 @@ def by_hand(prompt, eos, limit):
 def with_eos(tools, eos):
   """Other tools with another end-of-sequence."""
   other = tiny.tools(make=tiny.small_decoder)
-  other.text.eos, other.backbone = eos, tools.backbone
-  return other
+  other.text.eos = eos
+  return make_tools(tools.backbone, other.text, other.stream, other.mesh, 0, other.batch_size)
 
 
 @pytest.fixture(scope='module')

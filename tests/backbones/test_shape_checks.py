@@ -173,7 +173,5 @@ def test_values_that_have_no_shape_are_refused_by_name():
   blind = dataclasses.replace(decoder(CONFIG), decode=None, cache=None)
   with pytest.raises(ValueError, match='backbone: an encoder cannot generate'):
     generate(blind, 2, 2, 1, 0, {}, *[None] * 5)
-  with pytest.raises(ValueError, match="init is 'zeros'; it must be 'copy' or 'mean'"):
-    new_tokens.add_token_rows(CONFIG, {}, 1, [0], 0, 'zeros')
   with pytest.raises(ValueError, match='every is 0; a group has at least 1 layer'):
     block_expansion.group_sizes(params(), 0)

@@ -299,7 +299,7 @@ def test_methods_that_need_no_answers_learn_raw_text(method, tmp_path):
 def test_one_shape_serves_all_steps_of_all_tasks(tmp_path):
   loop = runs.Loop(experiment.assemble(config()), tmp_path, quiet=True)
   loop.run()
-  assert loop.train_step._cache_size() == 1
+  assert loop.trainer.train_step._cache_size() == 1
 
 
 def test_the_steps_of_a_task_are_those_of_its_epochs(tmp_path):
