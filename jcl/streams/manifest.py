@@ -47,6 +47,7 @@ from typing import NamedTuple
 from jcl.config import StreamConfig
 from jcl.errors import UserError
 from jcl.streams import hub
+from jcl.streams.checks import check_template
 from jcl.streams.raw import SPLITS, TEMPLATE, RawRow, RawStream, RawTask, permutation
 from jcl.streams.records import Record, row_of, rows_of, value
 from jcl.streams.tables import json_value, read_text, table
@@ -93,6 +94,8 @@ def read(config: StreamConfig, targets: bool = True) -> RawStream:
   tasks = [tasks[i] for i in permutation(len(tasks), config.order_seed)]
   name = manifest.texts.get('name', manifest.folder.name or 'files')
   template = manifest.texts.get('template', TEMPLATE)
+  if targets:
+    check_template(template, f'{manifest.called}: template')
   return RawStream(name, tasks, template, targets=targets)
 
 

@@ -17,10 +17,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from oracles import objectives, texts
-from support import tiny
+from support import rounding, tiny
 from support.scripted import good, scripted
 
 from jcl import distributed, methods
+from jcl.backbones import tokenizers
 from jcl.backbones.decoder import decoder
 from jcl.backbones.decoder_config import DecoderConfig
 from jcl.batching import batch as batches
@@ -167,7 +168,8 @@ class Case:
     self.backbone, self.stream = self.tools.backbone, self.tools.stream
     self.method = methods.make(self.backbone, self.settings)
     self.loss_fn = self.method.loss_fn or losses.plain(self.backbone)
-    self.tolerance = 1e-5 if self.deep else 5e-6  # of the largest entry: float32's rounding
+    deep = rounding.tolerance(24, rounding.layers(2, gradient=True), margin=2)
+    self.tolerance = deep if self.deep else 5e-6  # of the largest entry: float32's rounding
     self._gradients: dict[Any, Callable] = {}
 
   def _packed(self, make: Callable[[int], Any]) -> HookTools:
@@ -178,7 +180,7 @@ class Case:
     rest = words.tokenizer, words.special, self.documents.template, BLOCK
     text = PackedText(pathlib.Path(folder), *rest)
     stream = pack(self.documents, text)
-    backbone = make(tiny.size(words.tokenizer))
+    backbone = make(tokenizers.size(words.tokenizer))
     return make_tools(backbone, text, stream, sharding.make_mesh(1), 0, 8)
 
   @functools.cached_property
