@@ -180,7 +180,7 @@ class Case:
     rest = words.tokenizer, words.special, self.documents.template, BLOCK
     text = PackedText(pathlib.Path(folder), *rest)
     stream = pack(self.documents, text)
-    backbone = make(tokenizers.size(words.tokenizer))
+    backbone = make(tokenizers.vocabulary_size(words.tokenizer))
     return make_tools(backbone, text, stream, sharding.make_mesh(1), 0, 8)
 
   @functools.cached_property
