@@ -15,7 +15,7 @@ from jcl.errors import UserError
 
 
 def find(argument: str, name: str, built_in: Mapping[str, str], group: str) -> Any:
-  """The object that a name stands for.
+  """Returns the object that a name stands for.
 
   Args:
     argument: what the user set, such as `method`; it opens every message.
@@ -32,7 +32,7 @@ def find(argument: str, name: str, built_in: Mapping[str, str], group: str) -> A
   places = list(dict.fromkeys([*([built_in[name]] if name in built_in else []),
                                *(point.value for point in points)]))  # fmt: skip
   if not places:
-    known = ', '.join([*built_in, *(p.name for p in importlib.metadata.entry_points(group=group))])
+    known = ', '.join(names(built_in, group))
     raise UserError(
       f'{argument}: nothing is called {name!r}; there are {known}, and package.module:name for one '
       'of your own'
@@ -44,8 +44,14 @@ def find(argument: str, name: str, built_in: Mapping[str, str], group: str) -> A
   return load(argument, places[0])
 
 
+def names(built_in: Mapping[str, str], group: str) -> list[str]:
+  """Returns every name that `find` knows: the built-in ones, then those of entry points."""
+  points = importlib.metadata.entry_points(group=group)
+  return list(dict.fromkeys([*built_in, *(point.name for point in points)]))
+
+
 def load(argument: str, place: str) -> Any:
-  """The object at `package.module:name`.
+  """Returns the object at `package.module:name`.
 
   Raises:
     UserError: there is no such module or name, or the module raises at import.
@@ -74,7 +80,7 @@ def load(argument: str, place: str) -> Any:
 
 
 def name_of(found: Any, built_in: Mapping[str, str], group: str) -> str:
-  """The name by which `find` finds a class or function again."""
+  """Returns the name by which `find` finds a class or function again."""
   place = f'{found.__module__}:{found.__qualname__}'
   for name, where in built_in.items():
     if where == place:

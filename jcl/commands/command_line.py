@@ -2,12 +2,14 @@
 
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from absl import flags
 
 from jcl.errors import UserError
 
+Number = TypeVar('Number', int, float)
 WIDTH = 100  # columns of a page of help
 LONGEST_NAME = 200  # characters; absl compares a longer name with all others letter by letter
 
@@ -121,10 +123,7 @@ def numbers(text: str, flag: str) -> list[int]:
   Raises:
     UserError: naming the flag that the text was given to.
   """
-  try:
-    found = [int(part) for part in text.split(',')]
-  except ValueError:
-    raise UserError(f'--{flag}={text} is no list of numbers such as 0,1,2') from None
+  found = _split(int, text, flag, '0,1,2')
   if len(set(found)) != len(found):
     raise UserError(f'--{flag}={text} names a number twice')
   return found
@@ -136,7 +135,12 @@ def fractions(text: str, flag: str) -> list[float]:
   Raises:
     UserError: naming the flag that the text was given to.
   """
+  return _split(float, text, flag, '0.5,0.25')
+
+
+def _split(kind: Callable[[str], Number], text: str, flag: str, example: str) -> list[Number]:
+  """Returns the parts between commas as numbers of a kind; errors name flag and example."""
   try:
-    return [float(part) for part in text.split(',')]
+    return [kind(part) for part in text.split(',')]
   except ValueError:
-    raise UserError(f'--{flag}={text} is no list of numbers such as 0.5,0.25') from None
+    raise UserError(f'--{flag}={text} is no list of numbers such as {example}') from None

@@ -12,6 +12,7 @@ from flax import struct
 from goldens import make_decoder_goldens as goldens
 from support import model_folder, rounding
 from support.decoders import BOTH, GPT2_LIKE, TINY, random_tokens
+from support.remat import check_remat
 from support.tiny import every_position
 
 from jcl.backbones import layers
@@ -108,20 +109,8 @@ def test_a_state_depends_on_its_past_alone(config):
 
 @BOTH
 def test_remat_changes_no_loss_and_no_gradient(config):
-  params = made(config)[1]
   batch = every_position(random_tokens(2, 8))
-
-  def loss(remat):
-    backbone = decoder(dataclasses.replace(config, remat=remat, dropout=0.2))
-    f = lambda p: jnp.square(backbone.logits(p, batch, train=True)).mean()
-    return jax.jit(jax.value_and_grad(f))(params)
-
-  (found, gradient), (wanted, wanted_gradient) = loss(True), loss(False)
-  size = dict(terms=16 * config.vocabulary, depth=rounding.layers(config.layers, gradient=True))
-  rounding.assert_close(found, wanted, **size)
-  # One scale for all leaves: terms of a key's bias cancel to 0, for softmax does not see it.
-  largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(wanted_gradient))
-  rounding.assert_close(gradient, wanted_gradient, **size, scale=largest)
+  check_remat(decoder, config, made(config)[1], batch, logits=16 * config.vocabulary)
 
 
 @BOTH

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from goldens import make_encoder_goldens as goldens
 from support import model_folder, rounding, tiny
+from support.remat import check_remat
 from support.tiny import every_position
 
 from jcl.backbones import new_tokens
@@ -169,20 +170,8 @@ def test_order_matters(config):
 
 @BOTH
 def test_remat_changes_no_loss_and_no_gradient(config):
-  params = made(config)[1]
   batch = every_position(tokens(), [8, 5])
-
-  def loss(remat):
-    backbone = encoder(dataclasses.replace(config, remat=remat, dropout=0.2))
-    f = lambda p: jnp.square(backbone.logits(p, batch, train=True)).mean()
-    return jax.jit(jax.value_and_grad(f))(params)
-
-  (found, gradient), (wanted, wanted_gradient) = loss(True), loss(False)
-  size = dict(terms=13 * config.classes, depth=rounding.layers(config.layers, gradient=True))
-  rounding.assert_close(found, wanted, **size)
-  # One scale for all leaves: terms of a key's bias cancel to 0, for softmax does not see it.
-  largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(wanted_gradient))
-  rounding.assert_close(gradient, wanted_gradient, **size, scale=largest)
+  check_remat(encoder, config, made(config)[1], batch, logits=13 * config.classes)
 
 
 @BOTH

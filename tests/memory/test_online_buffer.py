@@ -228,17 +228,7 @@ def test_a_run_killed_inside_a_task_ends_in_the_same_bits(update, steps, tmp_pat
   whole = runs.run(made, tmp_path / 'whole')
   (tmp_path / 'killed').mkdir()
   loop = runs.Loop(experiment.assemble(made), tmp_path / 'killed', quiet=True)
-  real = loop.trainer.settle
-
-  def dying(task, bar, weights, loaded, *rest):
-    real(task, bar, weights, loaded, *rest)
-    if task.index == 1 and loaded.number == 2:
-      raise runs.Killed
-
-  loop.trainer.settle = dying
-  with pytest.raises(runs.Killed):
-    loop.run()
-  loop.output.snapshots.close()
+  runs.die_after_step(loop, task=1, step=2)
   resumed = runs.run(made, tmp_path / 'killed')
   assert resumed['params_sha256'] == whole['params_sha256']
   assert resumed['buffer'] == whole['buffer']

@@ -3,6 +3,8 @@
 import pathlib
 from typing import Any
 
+import pytest
+
 from jcl import methods
 from jcl.config import BackboneConfig, Config, EvaluateConfig, StreamConfig, TrainConfig
 from jcl.training import experiment
@@ -49,3 +51,18 @@ def run(made: Config, workdir: pathlib.Path, kill: tuple[str, int] | None = None
 
     setattr(loop, phase, dying)
   return loop.run()
+
+
+def die_after_step(loop: Loop, task: int, step: int) -> None:
+  """Runs a loop that dies right after a step of a task, both counted from 0."""
+  real = loop.trainer.settle
+
+  def dying(now, bar, weights, loaded, *rest):
+    real(now, bar, weights, loaded, *rest)
+    if now.index == task and loaded.number == step:
+      raise Killed
+
+  loop.trainer.settle = dying
+  with pytest.raises(Killed):
+    loop.run()
+  loop.output.snapshots.close()

@@ -85,17 +85,7 @@ def test_snapshots_come_by_minutes_too(tmp_path):
   """So few that every step is one: a kill after the fifth repeats nothing."""
   made = config('seq', every_minutes=1e-9)
   loop = Counted(made, tmp_path / 'run')
-  real = loop.trainer.settle
-
-  def settle(task, bar, weights, loaded, *rest):
-    real(task, bar, weights, loaded, *rest)
-    if task.index == 1 and loaded.number == 2:
-      raise runs.Killed
-
-  loop.trainer.settle = settle
-  with pytest.raises(runs.Killed):
-    loop.run()
-  loop.output.snapshots.close()
+  runs.die_after_step(loop, task=1, step=2)
   assert Snapshots(tmp_path / 'run').latest()['step'] == 2
   assert config('seq').checkpoint.every_minutes == 15
 

@@ -1,6 +1,5 @@
 """The families that jcl knows, and how one is found by name."""
 
-import importlib.metadata
 from typing import Any
 
 from jcl import plugins
@@ -175,8 +174,7 @@ def find_family(name: str, argument: str = 'backbone.family') -> Family:
 
 def known_model_types() -> list[str]:
   """Every model_type that `find_family` knows: jcl's own, and those of entry points."""
-  points = importlib.metadata.entry_points(group=GROUP)
-  return list(dict.fromkeys([*FAMILIES, *(point.name for point in points)]))
+  return plugins.names(FAMILIES, GROUP)
 
 
 def written_fields(config: ModelConfig) -> dict[str, Any]:

@@ -4,14 +4,13 @@ import functools
 import json
 import os
 import pathlib
-import pickle
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
-from support import model_folder, rounding
+from support import damage, model_folder, rounding
 from support.model_folder import STORIES, needs_stories
 
 from jcl.backbones import new_tokens, tokenizers
@@ -182,36 +181,10 @@ def test_older_tokenizer_files_are_converted(tmp_path):
   assert loaded.config.vocabulary == 4
 
 
-def edit(**fields):
-  """A change of config.json; `...` deletes a field."""
-
-  def change(folder):
-    values = json.loads((folder / 'config.json').read_text()) | fields
-    values = {k: v for k, v in values.items() if v is not ...}
-    (folder / 'config.json').write_text(json.dumps(values))
-
-  return change
-
-
-def reweigh(change):
-  """A change of the tensors."""
-
-  def apply(folder):
-    weights = safetensors.numpy.load_file(folder / 'model.safetensors')
-    change(weights)
-    safetensors.numpy.save_file(weights, folder / 'model.safetensors')
-
-  return apply
-
-
-def cut(folder):
-  file = folder / 'model.safetensors'
-  file.write_bytes(file.read_bytes()[:-100])
-
-
-def pickled(folder):
-  (folder / 'model.safetensors').unlink()
-  (folder / 'pytorch_model.bin').write_bytes(pickle.dumps({}))
+edit = functools.partial(damage.edit, 'config.json')
+reweigh = functools.partial(damage.reweigh, 'model.safetensors')
+cut = damage.cut('model.safetensors')
+pickled = damage.pickled('model.safetensors', 'pytorch_model.bin')
 
 
 def lost_shard(folder):

@@ -1,7 +1,7 @@
 """PEFT folders in and out, against peft and its golden values; refusals."""
 
+import functools
 import json
-import pickle
 
 import jax
 import ml_dtypes
@@ -10,7 +10,7 @@ import pytest
 import safetensors.numpy
 from goldens import make_decoder_goldens as decoders
 from goldens import make_lora_goldens as goldens
-from support import adapter_folder, model_folder, rounding
+from support import adapter_folder, damage, model_folder, rounding
 
 from jcl.backbones import lora
 from jcl.backbones.files import families, hf, peft, tensors
@@ -172,36 +172,10 @@ def test_bare_models_half_precision_and_all_linear_are_read(tmp_path):
   )
 
 
-def edit(**fields):
-  """A change of adapter_config.json; `...` deletes a field."""
-
-  def change(folder):
-    values = json.loads((folder / 'adapter_config.json').read_text()) | fields
-    values = {k: v for k, v in values.items() if v is not ...}
-    (folder / 'adapter_config.json').write_text(json.dumps(values))
-
-  return change
-
-
-def reweigh(change):
-  """A change of the tensors."""
-
-  def apply(folder):
-    weights = safetensors.numpy.load_file(folder / 'adapter_model.safetensors')
-    change(weights)
-    safetensors.numpy.save_file(weights, folder / 'adapter_model.safetensors')
-
-  return apply
-
-
-def cut(folder):
-  file = folder / 'adapter_model.safetensors'
-  file.write_bytes(file.read_bytes()[:-100])
-
-
-def pickled(folder):
-  (folder / 'adapter_model.safetensors').unlink()
-  (folder / 'adapter_model.bin').write_bytes(pickle.dumps({}))
+edit = functools.partial(damage.edit, 'adapter_config.json')
+reweigh = functools.partial(damage.reweigh, 'adapter_model.safetensors')
+cut = damage.cut('adapter_model.safetensors')
+pickled = damage.pickled('adapter_model.safetensors', 'adapter_model.bin')
 
 
 Q = 'base_model.model.model.layers.1.self_attn.q_proj.lora_A.weight'
