@@ -74,14 +74,14 @@ HOLDS: dict[str, Callable[[float, float], bool]] = {
 
 
 def _out_of_bounds(value: Any, bounds: Mapping[str, float]) -> str:
-  """What a number must be; empty where it is within its bounds."""
+  """Returns the bounds that a number breaks, in words; empty where it is within them."""
   if all(HOLDS[words](value, bound) for words, bound in bounds.items()):
     return ''
   return ' and '.join(f'{words} {bound}' for words, bound in bounds.items())
 
 
 def _misfit(value: Any, kind: Any) -> str:
-  """What a value of a field of this type must be; empty where it is so."""
+  """Returns the type that a value should have, in words; empty where it has it."""
   number = isinstance(value, int | float) and not isinstance(value, bool)
   if kind is bool and not isinstance(value, bool):
     return 'true or false'
@@ -126,7 +126,7 @@ def _short(value: object) -> str:
 
 @dataclasses.dataclass
 class StreamConfig:
-  """What is learned: a stream of tasks."""
+  """Settings of the stream of tasks that is learned."""
 
   # synthetic | files | a benchmark of streams/benchmarks.py | package.module:reader | entry point
   name: str = 'synthetic'
@@ -150,7 +150,7 @@ class StreamConfig:
 
 @dataclasses.dataclass
 class BackboneConfig:
-  """What learns: a model from a file, or a small decoder from scratch."""
+  """Settings of the model that learns: one from a file, or a small decoder from scratch."""
 
   path: str = ''  # folder, GGUF file or hub name; empty: a small decoder from scratch
   family: str = ''  # package.module:name of a Family; empty: found by the model_type of `path`

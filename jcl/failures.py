@@ -1,4 +1,4 @@
-"""What ends a run before it is spoiled: steps that are not finite, and too little memory."""
+"""Failures that end a run before it is spoiled: steps that are not finite, too little memory."""
 
 import contextlib
 import math

@@ -83,7 +83,7 @@ class Finished(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Result:
-  """What a run comes to.
+  """Scores, model and files of a finished run.
 
   Attributes:
     results: the contents of `results.json`.

@@ -1,4 +1,4 @@
-"""What all tests share: strict arithmetic, a compile cache, shared files, eight fake devices."""
+"""Set-up that tests share: strict arithmetic, a compile cache, shared files, 8 fake devices."""
 
 import fcntl
 import gc
@@ -67,7 +67,7 @@ def shared() -> pathlib.Path:
 
 
 def computed_on_eight_devices(tmp_path_factory, *more: str) -> dict[str, np.ndarray]:
-  """What `eight_devices.py` computes in a process of its own, once for all workers."""
+  """Returns the results of `eight_devices.py`, one process for all workers."""
   folder = tmp_path_factory.getbasetemp()
   if 'PYTEST_XDIST_WORKER' in os.environ:
     folder = folder.parent  # which the workers share

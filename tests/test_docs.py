@@ -23,7 +23,7 @@ SLOW = ()  # pages whose code takes more than seconds
 
 
 def refused(words: list[str]) -> str:
-  """What is wrong with a command, in words; empty: nothing."""
+  """Returns the fault of a command, in words; empty: none."""
   if words[0] == 'python':
     if not (ROOT / words[1]).is_file():
       return f'there is no {words[1]}'

@@ -1,4 +1,4 @@
-"""What the tables of the documentation say of settings is what the code has."""
+"""The documentation's tables of settings say what the code has."""
 
 import ast
 import dataclasses

@@ -101,7 +101,7 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(tmp_path):
 
 
 def test_too_many_end_the_run_at_its_last_good_snapshot(tmp_path):
-  """It names term, task, step and rows, and goes on when what was wrong is mended."""
+  """The error names term, task, step and rows; a run goes on when the fault is mended."""
   made = config(max_bad_steps=1, epochs=4)
   whole = Poisoned(made, tmp_path / 'whole').run()
   loop = Poisoned(made, tmp_path / 'run', steps=(5, 6, 7, 8))

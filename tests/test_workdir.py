@@ -1,4 +1,4 @@
-"""What may differ from the config of a run that is there, and what is said of it."""
+"""Differences from the config of a run that is there: allowed, named, or refused."""
 
 import copy
 import dataclasses

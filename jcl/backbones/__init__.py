@@ -1,4 +1,4 @@
-"""What learns: models as records of pure functions, their heads, adapters and files.
+"""Models that learn: records of pure functions, their heads, adapters and files.
 
 The names below are all that the author of a model family needs; see files/family.py. They are
 imported when first used, so that `import jcl.backbones` takes no time.

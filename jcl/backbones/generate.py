@@ -15,7 +15,7 @@ from jcl.backbones.backbone import Backbone, Cache, Params
 
 
 class State(NamedTuple):
-  """What the loop carries from token to token.
+  """State of the loop between one token and the next.
 
   Attributes:
     step: [] int32, new tokens written so far.

@@ -116,7 +116,7 @@ class Batch:
 
 
 class Heads(NamedTuple):
-  """Which classes of a head may be answered.
+  """Classes of a head that may be answered.
 
   Attributes:
     class_task: [C] int, task in which each class first occurs.

@@ -26,7 +26,7 @@ SUMMARIES: dict[str, str] = {
 
 
 class Command(Protocol):
-  """What a file of this folder defines."""
+  """Functions and docstring that every file of this folder defines."""
 
   __doc__: str | None
 

@@ -27,7 +27,7 @@ SUFFIXES = ('.jsonl', '.csv')
 
 
 class Prediction(NamedTuple):
-  """What a model makes of a text.
+  """Answer of a model to one text.
 
   Attributes:
     text: the input.

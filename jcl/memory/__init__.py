@@ -1,1 +1,1 @@
-"""What the past leaves: buffers of examples and pseudo samples, as plain data."""
+"""Memory of past tasks: buffers of examples and pseudo samples, as plain data."""

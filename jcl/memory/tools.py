@@ -17,7 +17,7 @@ Result = TypeVar('Result')
 
 
 class Tools(Protocol):
-  """What a hook may ask of a run: facts, random keys, and long work over many examples.
+  """Tools of a hook: facts of a run, random keys, and long work over many examples.
 
   All work is in deterministic mode, without dropout, on all devices of the run. Its results do not
   depend on the number of devices, up to rounding.
@@ -64,7 +64,7 @@ class Tools(Protocol):
 
   @property
   def heads(self) -> Heads | None:
-    """Which classes may be answered in the task under way; None for a model without a head."""
+    """Classes that may be answered in the task under way; None for a model without a head."""
 
   def key(self, purpose: str, *numbers: int) -> jax.Array:
     """Returns a random key that is a function of (seed, purpose, numbers).

@@ -1,1 +1,1 @@
-"""What a run will read, hold and cost, before it starts."""
+"""Size and cost of a run before it starts: rows, bytes, operations."""

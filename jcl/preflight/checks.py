@@ -33,7 +33,7 @@ _said: set[str] = set()  # by this process: runs on one stream need not say it a
 
 @dataclasses.dataclass(frozen=True)
 class Checkup:
-  """What is counted of a run before it starts.
+  """Counts of a run before it starts.
 
   Attributes:
     parts: of the run.

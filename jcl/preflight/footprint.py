@@ -122,7 +122,7 @@ def shape_only(tools: RunContext) -> ShapeOnlyTools:
 
 
 def footprint(parts: Experiment) -> Footprint:
-  """What a run will take, from shapes alone.
+  """Returns the bytes that a run will take, from shapes alone.
 
   Args:
     parts: the `Experiment`.

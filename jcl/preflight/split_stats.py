@@ -1,4 +1,4 @@
-"""What stands in the splits of a stream, counted as a method reads it."""
+"""Counts of the splits of a stream, as a method reads them."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence

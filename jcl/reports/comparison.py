@@ -130,7 +130,7 @@ def learned_and_kept(group: Group) -> list[tuple[float | None, float | None]]:
 
 
 class _Identity(NamedTuple):
-  """What all seeds of one method have in common; seeds of data and of order are seeds too."""
+  """Settings that all seeds of one method share; seeds of data and of order are seeds too."""
 
   method: str
   where: str

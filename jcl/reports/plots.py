@@ -1,4 +1,4 @@
-"""What all pictures have in common: colours, sizes, and PNG files of the same bytes every time.
+"""Style that all pictures share: colours, sizes, and PNG files of the same bytes every time.
 
 matplotlib is imported when the first picture is drawn: it takes a second, which tables need not.
 """

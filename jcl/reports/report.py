@@ -1,4 +1,4 @@
-"""What people read of runs: tables for the terminal, pictures, and one static HTML page.
+"""Reports of runs for people: tables for the terminal, pictures, and one static HTML page.
 
 `results` is always the contents of a run's `results.json`, with the types of `results.Results`;
 rows of a matrix that a run under way has not written are None.

@@ -57,7 +57,7 @@ class Drift(TypedDict):
 
 
 class Results(TypedDict):
-  """What a run writes to `results.json` after every task; T tasks.
+  """Contents of `results.json`, which a run writes after every task; T tasks.
 
   Attributes:
     method: its name, `package.module:Class` for one of another package.

@@ -64,7 +64,7 @@ def _stacked(path: KeyPath) -> bool:
 
 
 class Shard(struct.PyTreeNode, AxisMetadata):
-  """This device's part of a leaf of all layers; the module that reads its layer gets it whole.
+  """Part of a leaf of all layers that one device holds; a module that reads a layer gets it whole.
 
   Attributes:
     value: the part.

@@ -1,4 +1,4 @@
-"""What is learned: tasks and their examples, from files or made here, and how they become a stream.
+"""Streams of tasks: examples from files or made here, and how they become a stream.
 
 A stream reader, here or in another package, is a function `(StreamConfig) -> RawStream`; all that
 its author needs stands here. `load` finds readers by name and builds their streams.

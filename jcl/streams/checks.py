@@ -1,4 +1,4 @@
-"""What every raw stream must be: well-formed names and rows, and classes that belong together."""
+"""Checks of every raw stream: well-formed names and rows, and classes that belong together."""
 
 from collections.abc import Iterable, Sequence
 

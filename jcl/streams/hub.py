@@ -34,7 +34,7 @@ def imported(name: str) -> types.ModuleType:
 
 @runtime_checkable
 class DataSet(Protocol):
-  """What is used of `datasets.Dataset`."""
+  """Part of `datasets.Dataset` that jcl uses."""
 
   @property
   def features(self) -> Mapping[str, object]:

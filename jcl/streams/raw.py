@@ -38,7 +38,7 @@ class RawTask(NamedTuple):
 
 
 class RawStream(NamedTuple):
-  """What a stream reader returns.
+  """Tasks as a stream reader returns them.
 
   Attributes:
     name: name of the stream, as results.json gives it.

@@ -1,4 +1,4 @@
-"""Which rows stand in which task and split: classes cut into tasks, overlap, carving, limits."""
+"""Division of rows into tasks and splits: classes cut into tasks, overlap, carving, limits."""
 
 import collections
 import hashlib

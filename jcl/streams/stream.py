@@ -1,4 +1,4 @@
-"""What is learned, as data: examples in tasks, tasks in a stream, and the plan of a task."""
+"""The stream as data: examples in tasks, tasks in a stream, and the plan of a task."""
 
 import bisect
 import dataclasses
@@ -360,7 +360,7 @@ class OnlineBuffer(Protocol):
 
 
 class TaskPlan(NamedTuple):
-  """What trains a task, as data.
+  """Examples that train a task, and how they are mixed, as data.
 
   Attributes:
     new: examples (or references to them) whose rows have `replay` false.

@@ -1,4 +1,4 @@
-"""What a method's hooks may ask for: rows, keys, maps over targets, means, samples.
+"""Tools of a method's hooks: rows, keys, maps over targets, means, samples.
 
 Everything here computes in deterministic mode. What takes long is a fold, of which a kill loses no
 chunk; `folds` has the rule that a hook keeps for that.
@@ -32,7 +32,7 @@ WIDTHS = tuple(2**e for e in range(18))  # of prompts: few, for each is a compil
 
 @dataclasses.dataclass(frozen=True)
 class RunContext:
-  """What a run is about, as its hooks see it; nothing here computes on a device.
+  """Facts of a run, as its hooks see them; nothing here computes on a device.
 
   Attributes:
     backbone: the model.
@@ -66,7 +66,7 @@ class RunContext:
 
   @property
   def heads(self) -> batches.Heads | None:
-    """Which classes may be answered in the task under way; None without a head."""
+    """Classes that may be answered in the task under way; None without a head."""
     if self.class_task is None:
       return None
     return batches.Heads(self.class_task, self.task_index, self.task_id_given)

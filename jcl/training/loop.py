@@ -248,7 +248,7 @@ class Loop:
     )  # fmt: skip
 
   def _title(self, task: Task | None, what: str) -> str:
-    """What a progress bar or an error calls a piece of work."""
+    """Returns the name of a piece of work, for a progress bar or an error."""
     if task is None:
       return what
     return f'task {task.index + 1}/{len(self.parts.stream)} {task.name}: {what}'

@@ -17,7 +17,7 @@ from jcl.types import Json
 
 @dataclasses.dataclass
 class RunOutput:
-  """Where a run's words and numbers go.
+  """Destinations of a run's words and numbers.
 
   Attributes:
     recorder: what `results.json` is made of.

@@ -15,7 +15,7 @@ from jcl.types import Tree
 
 
 class StepInputs(NamedTuple):
-  """What the train step takes beside the batch and the learning rate.
+  """Inputs of the train step beside the batch and the learning rate.
 
   Attributes:
     state: `params` (those that train), `optimizer`, `step`, and `teacher` where it moves.

@@ -32,7 +32,7 @@ LESS = 'train.batch_size or stream.max_length, or raise train.microbatches'
 
 
 class Due(NamedTuple):
-  """What is due between a step and the next one.
+  """Work that is due between a step and the next one.
 
   Attributes:
     snapshot: a snapshot.
@@ -146,7 +146,7 @@ class TaskTrainer:
     return inputs._replace(state=state), (loaded, metrics, rate)
 
   def _due(self, loaded: LoadedBatch) -> Due:
-    """What is due between this step and the next one."""
+    """Returns the work that is due between this step and the next one."""
     config: Config = self.parts.config
     count, evaluate = loaded.number + 1, config.evaluate
     curve = bool(evaluate.every_steps) and count % evaluate.every_steps == 0

@@ -1,4 +1,4 @@
-"""What the modules of the backbones room import, and what its package offers."""
+"""Imports between the modules of the backbones room, and the names its package offers."""
 
 import ast
 import pathlib

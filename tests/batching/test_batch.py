@@ -15,7 +15,7 @@ KEYS = tiny.keys(13)
 
 
 def read(batch, blocks):
-  """What the batch says, block by block: {tokens: (targets, wanted, fields of the row, key)}."""
+  """Returns what a batch holds, block by block: {tokens: (targets, wanted, row fields, key)}."""
   rows, targets = len(batch.length) // blocks, len(batch.target_weight) // blocks
   width, found = batch.tokens.shape[1], {}
   for b in range(blocks):

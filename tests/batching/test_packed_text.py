@@ -237,7 +237,7 @@ def test_texts_need_no_label_and_a_txt_file_is_one_document(tmp_path):
 
 
 def test_a_data_set_on_the_disk_is_not_read_into_memory(tmp_path):
-  """It gives what a file gives, and none of its rows outlives the block it was tokenised in."""
+  """A data set gives what a file gives, and no row outlives the block it was tokenised in."""
   texts = [f'one {i} {"two " * (i % 5)}' for i in range(700)]
   datasets = pytest.importorskip('datasets')
   datasets.Dataset.from_dict({'text': texts, 'other': texts}).save_to_disk(str(tmp_path / 'set'))

@@ -107,7 +107,7 @@ def logits(net, tokens_BT: np.ndarray, real_BT: np.ndarray) -> np.ndarray:
 
 
 def golden(case: str) -> dict[str, np.ndarray]:
-  """What the file of a case holds."""
+  """Returns the contents of the file of a case."""
   import safetensors.numpy
 
   net = model(case)

@@ -74,7 +74,7 @@ def states(net, padding: int) -> np.ndarray:
 
 
 def golden(case: str) -> dict[str, np.ndarray]:
-  """What the file of a case holds."""
+  """Returns the contents of the file of a case."""
   import safetensors.numpy
 
   net = model(case)

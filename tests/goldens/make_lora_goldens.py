@@ -46,7 +46,7 @@ def adapted(case: str):
 
 
 def golden(case: str) -> dict[str, np.ndarray]:
-  """What the file of a case holds."""
+  """Returns the contents of the file of a case."""
   import safetensors.numpy
 
   net = adapted(case)

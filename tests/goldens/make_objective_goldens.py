@@ -64,7 +64,7 @@ def surprise(z_MV, row):
 
 
 def objective(method, params, past):
-  """What the method minimises: `past` is the model before the task, where the last one ended."""
+  """Returns the objective of a method; `past` is the model at the end of the task before."""
   import torch
   from torch.nn import functional
 

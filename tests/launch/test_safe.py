@@ -44,7 +44,7 @@ def dotted(node) -> str:
 
 
 def unsafe(text: str, name: str) -> list[str]:
-  """What a file does that could run code that is not the repository's."""
+  """Returns the calls of a file that could run code that is not the repository's."""
   found = []
   for node in ast.walk(ast.parse(text)):
     names = []
@@ -114,7 +114,7 @@ def planted(folder: pathlib.Path, marker: pathlib.Path) -> None:
 
 @pytest.fixture(scope='module')
 def heard(tmp_path_factory):
-  """What `audited.py` heard, and whether a planted program was run."""
+  """Returns the events `audited.py` heard, and whether a planted program was run."""
   folder = tmp_path_factory.mktemp('audited')
   marker = folder / 'ran'
   model = model_folder.write(folder / 'model', model_folder.golden('llama'))

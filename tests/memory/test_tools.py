@@ -1,4 +1,4 @@
-"""What hooks are promised is what the tools of a run and of preflight have."""
+"""The tools of a run and of preflight have all that hooks are promised."""
 
 import dataclasses
 import inspect

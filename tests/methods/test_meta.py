@@ -67,7 +67,7 @@ def test_maml_is_the_loss_after_steps_down_the_new_rows(steps, first_order):
 
 
 def test_first_order_maml_leaves_the_second_derivative_out():
-  """Its gradient is that of the loss where the inner steps lead; the full one differs from it."""
+  """The first-order gradient is that of the loss after the inner steps; the full one differs."""
   with jax.enable_x64(True):
     params, rows = tiny.params(BACKBONE), tiny.rows()
     _, _, found = objective(of('maml', inner_lr=0.3, first_order=True), rows, params)
@@ -231,7 +231,7 @@ def test_adversarial_training_adds_the_loss_at_embeddings_moved_for_worse(epsilo
 
 
 def test_no_gradient_goes_through_the_move():
-  """It is that of clean + weight · moved with the move held still, by finite differences."""
+  """The gradient is that of clean + weight · moved, the move held still, by finite differences."""
   with jax.enable_x64(True):
     params, rows = tiny.params(BACKBONE), tiny.rows(5, longest=7)
     batch, held = batch_of(rows), {}

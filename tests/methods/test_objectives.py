@@ -1,4 +1,4 @@
-"""What methods minimise, and its gradient, against golden values that torch's autograd gave."""
+"""Objectives of methods and their gradients, against golden values of torch's autograd."""
 
 import jax
 import jax.numpy as jnp
@@ -41,7 +41,7 @@ class OneRow:
 
 
 def measured(name, chosen, params):
-  """What a method of importance remembers of the past."""
+  """Returns the memory of a method of importance."""
   examples = [Example(i, '', '', 0) for i in range(13)]
   tools = make_tools(BACKBONE, OneRow(), tiny.stream(), sharding.make_mesh(1), 0, 8)
   if name == 'mas':

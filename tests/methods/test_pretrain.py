@@ -323,7 +323,7 @@ def test_the_steps_of_a_task_are_those_of_its_epochs(tmp_path):
 
 
 def test_a_probe_of_ones_own_is_what_drift_is_measured_on(tmp_path):
-  """Its words are those of the second task, so it is known once that is learned."""
+  """The probe has the words of the second task, so it is known once that task is learned."""
   parts = experiment.assemble(config())
   words = parts.stream.tasks[1].train
   text = parts.text.tokenizer.decode(words.tokens[1:60].tolist())

@@ -1,4 +1,4 @@
-"""What the methods with a teacher minimise, target by target, in float64: no line of it is jcl's.
+"""Objectives of methods with a teacher, target by target, in float64: no line of it is jcl's.
 
 A row is anything with tokens, targets, wanted, replay and generative. A model is that of
 `tiny.recurrent`; its logits are worked out here anew. Everything is a sum in plain loops.

@@ -1,4 +1,4 @@
-"""What MAML, interfered retrieval and adversarial training minimise, in float64 NumPy.
+"""Objectives of MAML, interfered retrieval and adversarial training, in float64 NumPy.
 
 The model is that of `penalties.py`, whose derivatives are written out by hand. A row is anything
 with tokens, targets, wanted and replay; `params` are float64 arrays by name.

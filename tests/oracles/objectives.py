@@ -16,7 +16,7 @@ from oracles.texts import Row
 
 
 class Given(NamedTuple):
-  """What an objective is a function of.
+  """Arguments of an objective.
 
   Attributes:
     settings: of the method, by name.

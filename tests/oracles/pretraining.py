@@ -1,4 +1,4 @@
-"""What continual pretraining minimises and is scored by, in float64: no line of it is jcl's.
+"""Objective and score of continual pretraining, in float64: no line of it is jcl's.
 
 A row is anything with tokens, targets and wanted; the model is that of `tiny.recurrent`, whose
 logits `distillation` works out. Everything is a sum in plain loops.

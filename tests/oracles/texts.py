@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 
 class Row(NamedTuple):
-  """What an oracle knows of a row: ids, places that predict, what they should predict."""
+  """A row as an oracle knows it: ids, places that predict, what they should predict."""
 
   tokens: list[int]
   targets: list[int]

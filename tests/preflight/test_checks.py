@@ -66,7 +66,7 @@ def text_of(made, text_format='plain', max_length=64, tokenizer=None):
 
 
 def parts(*tasks, task_id_given=False, steps=0, limit=None, monkeypatch=None, **how):
-  """What the doctor looks at of a run."""
+  """Returns the parts of a run that the doctor looks at."""
   made = build(stream(*tasks), StreamConfig(overlap='keep'))
   text = text_of(made, **how)
   if monkeypatch is not None:

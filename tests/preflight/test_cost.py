@@ -1,4 +1,4 @@
-"""What a plan says: figures worked by hand, of a real run, and of XLA where loops are unrolled."""
+"""Figures of a plan: worked by hand, of a real run, and of XLA where loops are unrolled."""
 
 import functools
 import gc

@@ -279,7 +279,7 @@ class Case:
     return jax.tree.map(draw, moment.end)
 
   def given(self, moment: Moment, params: Any, rows: Sequence[texts.Row]) -> objectives.Given:
-    """What the oracle knows."""
+    """Returns the arguments of the oracle."""
     wide = lambda tree: jax.tree.map(lambda x: np.asarray(x, np.float64), tree)
     past = self.moments[: moment.task.index]
     examples = [[self.oracle_rows([(e, False)]) for e in m.task.train] for m in past]
@@ -300,7 +300,7 @@ class Case:
   # Batches and objectives.
 
   def shape(self, rows: Sequence[Row], blocks: int = 1) -> Shape:
-    """What holds these rows on any of the ways."""
+    """Returns a shape that holds these rows on any of the ways."""
     return batches.rungs([rows], blocks, -(-max(len(rows), 16) // 16) * 16)[0]
 
   def batch(

@@ -78,7 +78,7 @@ def project(updates: Any, params: Any, teacher_params: Any) -> Any:
 
 
 def projected() -> None:
-  """What `project` makes of the updates is applied: after rate and masks, from whole arrays."""
+  """The updates that `project` returns are applied: after rate and masks, from whole arrays."""
   start, teacher = (tiny.params(BACKBONE, seed) for seed in (0, 1))
   trained = trainable.split(start, RULES)[0]
   plain = _moved(Method(), '1', start, teacher)

@@ -28,7 +28,7 @@ Line = dict[str, Any]
 
 @dataclasses.dataclass
 class Card:
-  """What a run of cells said.
+  """Lines of a run of cells.
 
   Attributes:
     expected: (check, method) of every cell, in their order.
@@ -105,7 +105,7 @@ def run(
 def _listen(
   process: subprocess.Popen, said: pathlib.Path, on_cell: Callable
 ) -> tuple[Line | None, dict[tuple[str, str], Line]]:
-  """What the process says until it ends: first of all which cells there are."""
+  """Reads the lines of the process until it ends; the first names the cells."""
   header, lines = None, {}
   with open(said) as file:
     ended = False
@@ -162,7 +162,7 @@ def mutated(mutant: Mutant, house: pathlib.Path) -> None:
 
 @dataclasses.dataclass
 class Verdict:
-  """What became of a mutant.
+  """Outcome of a mutant.
 
   Attributes:
     caught: the cells that a wrong figure turned red, with what they say.
@@ -212,7 +212,7 @@ def judged(on_mutant: Callable[[int, Verdict], None]) -> tuple[list[Verdict], li
 
 
 def missed(verdicts: Iterable[Verdict]) -> list[str]:
-  """What to say of the mutants that no cell caught."""
+  """Returns a line for each mutant that no cell caught."""
   said = []
   for verdict in verdicts:
     if verdict.trouble or not verdict.caught:

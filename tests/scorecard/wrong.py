@@ -1,4 +1,4 @@
-"""What a red cell says: a wrong figure, never an exception of the code under test."""
+"""Errors of a red cell: a wrong figure, never an exception of the code under test."""
 
 from typing import Any
 

@@ -36,7 +36,7 @@ def workdir(tmp_path):
 
 
 def latest(workdir):
-  """What the newest snapshot that is whole holds."""
+  """Returns the contents of the newest whole snapshot."""
   snapshots = Snapshots(workdir, write=False)
   found = snapshots.latest()
   assert snapshots.messages == []

@@ -41,7 +41,7 @@ def no_number(name):
 
 
 def expected(data, kind):
-  """What another reader finds: the rows; None where it finds fault."""
+  """Returns the rows that another reader finds; None where it finds fault."""
   try:
     text = data.decode('utf-8-sig')
     assert '\0' not in text

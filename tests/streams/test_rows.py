@@ -556,7 +556,7 @@ def test_a_data_set_among_rows_is_refused(datasets):
 
 
 def test_rows_import_no_data_set_library():
-  """It takes seconds."""
+  """Importing the library takes seconds."""
   import subprocess
   import sys
 

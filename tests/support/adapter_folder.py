@@ -64,7 +64,7 @@ def logits(config, params) -> np.ndarray:
 
 
 def real(logits_BTV: np.ndarray) -> np.ndarray:
-  """Those of `logits` among [B, T, V]."""
+  """Returns the rows of [B, T, V] that are real (no padding)."""
   return np.concatenate([logits_BTV[i, :n] for i, n in enumerate(decoders.ROWS)])
 
 

@@ -60,7 +60,7 @@ ENCODER = encoder(
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-  """What an objective is made of."""
+  """Parts of an objective."""
 
   method: Method
   loss_fn: object

@@ -34,7 +34,7 @@ JSON = st.recursive(
 
 
 def many(count):
-  """So many examples, the same in every run."""
+  """Returns settings for `count` examples, the same in every run."""
   return hypothesis.settings(
     max_examples=count, derandomize=True, deadline=None, database=None,
     suppress_health_check=list(hypothesis.HealthCheck),
@@ -73,7 +73,7 @@ def damaged(draw, data, head=10**9):
 
 
 def outcome(read: Callable[[], Any], *names: str) -> tuple[Any, str]:
-  """What a reader gives, and what it says where it refuses: one line that names one of these."""
+  """Returns a reader's result, or its refusal: one line that names one of these."""
   try:
     return read(), ''
   except UserError as error:

@@ -61,7 +61,7 @@ def variants(method: str) -> list[dict[str, dict[str, Any]]]:
 
 
 def kind(event: Event) -> str:
-  """What a table of kills calls an event: in which phase of the loop, and what."""
+  """Returns the name of an event in a table of kills: the phase of the loop, and the kind."""
   phase = PHASES[(event.done - 2) % 4] if event.done >= 2 else ('init', 'evaluate')[event.done]
   if event.kind == 'chunk' and phase == 'train':
     return 'dev evaluation'
@@ -254,7 +254,7 @@ def check_repeats(folder: pathlib.Path, made: Config) -> list[tuple[int, int]]:
 
 
 def check_same(killed: pathlib.Path, reference: pathlib.Path) -> None:
-  """That a run with kills ended as the one without, to the bit, and did nothing besides."""
+  """Asserts that a run with kills ended as the one without, to the bit, and did nothing else."""
   differences = same(last_words(reference), last_words(killed))
   assert not differences, f'{killed} differs from {reference} in {differences[:9]}'
   ends = [last_event(folder) for folder in (reference, killed)]

@@ -27,7 +27,7 @@ WARM = (
 
 
 class Done(NamedTuple):
-  """What a program left: status (-1: killed at its time limit), and its two outputs."""
+  """Outcome of a program: status (-1: killed at its time limit), and its two outputs."""
 
   status: int
   out: str

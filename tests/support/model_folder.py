@@ -54,7 +54,7 @@ def write(
 
 
 def load_encoder(folder: pathlib.Path, golden: dict[str, np.ndarray]) -> hf.Loaded:
-  """What is read of a folder with a tokenizer like BERT's."""
+  """Reads a folder with a tokenizer like BERT's."""
   return hf.load(str(write(folder, golden, tokenizer=word_pieces())))
 
 

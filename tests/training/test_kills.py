@@ -38,7 +38,7 @@ def alone(tmp_path_factory):
 
 
 def checked(made, killed, reference):
-  """What was done twice, where all is well."""
+  """Returns the work that was done twice, where all is well."""
   repeated = kills.check_repeats(killed, made)
   kills.check_same(killed, reference)
   return repeated

@@ -21,7 +21,7 @@ SAME = ('params_sha256', 'matrix', 'metrics', 'pseudo', 'negative_flips', 'token
 
 
 def config(method, **checkpoint):
-  """So small chunks that every fold has some."""
+  """Returns a config with chunks so small that every fold has some."""
   return runs.config(
     method, checkpoint=checkpoint, stream={'max_tasks': 2}, evaluate={'batch_size': 8},
     train={'epochs': 1},
@@ -82,7 +82,7 @@ def test_a_request_to_stop_is_met_at_the_next_chunk(whole, tmp_path):
 
 
 def test_snapshots_come_by_minutes_too(tmp_path):
-  """So few that every step is one: a kill after the fifth repeats nothing."""
+  """With such a limit every step leaves a snapshot: a kill after the fifth repeats nothing."""
   made = config('seq', every_minutes=1e-9)
   loop = Counted(made, tmp_path / 'run')
   runs.die_after_step(loop, task=1, step=2)

@@ -1,4 +1,4 @@
-"""What a model family is: its config.json, and a table of the tensors of its checkpoints.
+"""Families of models: a config.json, and a table of the tensors of its checkpoints.
 
 A table is data and is read both ways, so that import and export cannot drift apart. An entry counts
 only where the model's tree has its paths, so one table serves models with and without biases.
@@ -78,7 +78,7 @@ class Family(NamedTuple):
 
   @property
   def output_names(self) -> tuple[str, ...]:
-    """What the names of the output projection's tensors in a file begin with: `lm_head.`."""
+    """Prefixes of the output projection's tensors in a file, such as `lm_head.`."""
     return tuple(
       entry.tensor.removesuffix(entry.tensor.rpartition('.')[2]) or entry.tensor
       for entry in self.table
@@ -120,7 +120,7 @@ def check_family(found: Any, name: str, argument: str) -> Family:
 
 
 def _entry_fault(entry: Any) -> str:
-  """What is wrong with an entry of a table; empty where nothing is."""
+  """Returns the fault of an entry of a table; empty where there is none."""
   if not isinstance(entry, Entry) or not isinstance(entry.rule, Rule):
     return f'{entry!r} is no jcl.backbones.Entry with a Rule'
   paths = entry.paths

@@ -159,7 +159,7 @@ def _source(package: types.ModuleType, file: str, tensor: Any) -> TensorSource:
 def _config(
   meta: Mapping[str, Any], sources: Mapping[str, TensorSource], name: str, file: str
 ) -> DecoderConfig:
-  """What the metadata and the names of the tensors say."""
+  """Returns the config that the metadata and the names of the tensors give."""
   fields = Fields({k.removeprefix(f'{name}.'): v for k, v in meta.items()}, file)
   fields.allow_only('expert_count', 0)
   fields.allow_only('attention.sliding_window', 0)

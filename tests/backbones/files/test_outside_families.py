@@ -200,7 +200,7 @@ def test_a_bare_model_of_a_family_from_outside_lacks_the_prefix(package, folder,
 
 
 def test_a_tied_output_projection_in_the_file_is_not_read(package, folder):
-  """Its name is known from the family's table."""
+  """The name of the projection is known from the family's table."""
   text = (package / 'models.py').read_text().replace('tied=False', 'tied=True')
   (package / 'models.py').write_text(text)
   found = hf.load(str(folder), family=SETTING)
@@ -302,7 +302,7 @@ def test_a_family_that_is_not_there_is_refused(package, folder):
 
 
 def test_a_config_json_names_no_module(package, folder):
-  """What a folder says is never imported; only the setting and installed packages are."""
+  """Nothing is imported because a folder names it; only the setting and packages may name code."""
   values = json.loads((folder / 'config.json').read_text()) | {'model_type': SETTING}
   (folder / 'config.json').write_text(json.dumps(values))
   with pytest.raises(UserError, match=f"model_type '{SETTING}' is unknown"):

@@ -1,4 +1,4 @@
-"""What is no method, or none for this jcl."""
+"""Objects that are no method, or none for this jcl."""
 
 import dataclasses
 from typing import ClassVar
