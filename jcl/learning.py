@@ -34,6 +34,7 @@ from jcl.preflight import checks
 from jcl.reports import report
 from jcl.reports.report import Report
 from jcl.reports.results import Results
+from jcl.storage import paths
 from jcl.storage.sealed_folder import newest
 from jcl.streams.stream import Stream
 from jcl.training import experiment
@@ -167,6 +168,8 @@ def learn(
            'adversarial': adversarial}  # fmt: skip
   config = Config(**{k: copy_of(k, v) for k, v in given.items() if v is not None})
   stream = checked_stream(stream)
+  if workdir is not None:
+    workdir = paths.local(workdir, 'workdir')
   record = method if isinstance(method, methods.Method) else None
   if record is not None and (workdir is not None or method_settings):
     raise UserError(
@@ -206,10 +209,11 @@ def run(
     UserError: the run cannot end well, or the workdir holds something else. Nothing is written
       then.
   """
+  workdir = None if workdir is None else paths.local(workdir, 'workdir')
   parts = experiment.assemble(config) if parts is None else parts
   quiet = quiet or not distributed.is_first()
   say = (lambda line: None) if quiet else lambda line: print(line, flush=True)
-  fresh = workdir is None or newest(pathlib.Path(workdir) / 'checkpoints') < 0
+  fresh = workdir is None or newest(workdir / 'checkpoints') < 0
   opening = checks.opening(checks.checkup(parts), workdir) if fresh else []
   folder = None
   if workdir is not None:

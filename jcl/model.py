@@ -18,6 +18,7 @@ from jcl.backbones.models import make_backbone
 from jcl.batching.text_formats import Text
 from jcl.errors import UserError
 from jcl.step import sharding
+from jcl.storage import paths
 from jcl.storage.checkpoint import Snapshots
 from jcl.streams.stream import Example, Stream
 from jcl.training import evaluate
@@ -171,7 +172,7 @@ class Model:
     if format not in ('hf', 'peft') or dtype not in hf.WRITTEN:
       right = "format 'hf' or 'peft', dtype 'float32' or 'bfloat16'"
       raise UserError(f'save: format {format!r}, dtype {dtype!r}; give {right}')
-    params, out = self._params_for(self._index(task)), pathlib.Path(folder)
+    params, out = self._params_for(self._index(task)), paths.local(folder, 'save: folder')
     config = dataclasses.replace(self.config, layers=depth(params))  # it may have grown
     if format == 'peft':
       if 'lora' not in params or not isinstance(config, DecoderConfig):
@@ -243,7 +244,7 @@ def of_run(parts: Experiment, last: Run) -> Model:
   format = AnswerFormat.of(parts, _seen(last, len(parts.stream)))
   return Model(
     loaded, format, _params_of(parts.method, parts.stream, last),
-    pathlib.Path(path).expanduser() if path else None,
+    paths.local(path, 'backbone.path') if path else None,
   )  # fmt: skip
 
 
@@ -272,7 +273,7 @@ def load_model(path: str | pathlib.Path) -> Model:
   Raises:
     UserError: nothing there can be read; the message says what is missing.
   """
-  place = pathlib.Path(path).expanduser()
+  place = paths.local(path, 'load_model: path')
   if (place / 'checkpoints').is_dir():
     return load_run(place)
   loaded = hf.load(str(path))
@@ -310,5 +311,5 @@ def load_run(workdir: pathlib.Path) -> Model:
   source = config.backbone.path
   return Model(
     loaded, format, _params_of(method, format.stream(), last),
-    pathlib.Path(source).expanduser() if source else None,
+    paths.local(source, 'backbone.path') if source else None,
   )  # fmt: skip

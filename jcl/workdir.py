@@ -16,7 +16,7 @@ from typing import Any
 from jcl import distributed, methods
 from jcl.config import Config, check_values
 from jcl.errors import UserError
-from jcl.storage import lock
+from jcl.storage import lock, paths
 from jcl.storage.atomic import write_json, write_text
 from jcl.storage.sealed_folder import newest
 from jcl.types import Json
@@ -103,7 +103,7 @@ def load_workdir(path: str) -> Config:
   Raises:
     UserError: the workdir holds no run, or the method of the run cannot be imported.
   """
-  file = pathlib.Path(path) / 'config.json'
+  file = paths.local(path, 'workdir') / 'config.json'
   try:
     stored = json.loads(file.read_text())
     name = stored['method'].pop('name')
@@ -242,7 +242,7 @@ def _compare_with_run(
   path: str, config: Config, allowed: Collection[str]
 ) -> tuple[pathlib.Path, Changes]:
   """Returns the workdir, and the changes against the config of the run in it."""
-  workdir, wanted = pathlib.Path(path), config_to_json(config)
+  workdir, wanted = paths.local(path, 'workdir'), config_to_json(config)
   file = workdir / 'config.json'
   if file.exists():
     try:

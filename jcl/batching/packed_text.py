@@ -29,6 +29,7 @@ from tokenizers import Tokenizer
 
 from jcl.batching.batch import Row
 from jcl.batching.text_formats import SpecialTokens, Text
+from jcl.storage import paths
 from jcl.storage.atomic import whole_file
 from jcl.streams.stream import Example, Stream
 from jcl.streams.tables import read_text
@@ -217,15 +218,16 @@ def pack(stream: Stream, text: PackedText, probe: str = '') -> Stream:
     tasks.append(dataclasses.replace(task, train=train, dev=dev, test=test))
   held_out: Sequence[Example] = ()
   if probe:
-    document = Example(0, read_text(pathlib.Path(probe), probe).strip(), '', -1, name=probe)
+    document = Example(
+      0, read_text(paths.local(probe, 'method.probe_path'), probe).strip(), '', -1, name=probe
+    )
     held_out = text.add([document], -1, 'probe')
   return dataclasses.replace(stream, tasks=tuple(tasks), held_out=held_out)
 
 
 def cache_folder(path: str) -> pathlib.Path:
   """Returns the folder of tokenised corpora: `path`, or a folder in the user's cache if empty."""
-  default = pathlib.Path.home() / '.cache' / 'jcl' / 'corpora'
-  return pathlib.Path(path).expanduser() if path else default
+  return paths.local(path, 'stream.cache') if path else paths.user_cache('corpora')
 
 
 def _write(path: pathlib.Path, digest: bytes, parts: Iterator[np.ndarray]) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from jcl.commands import repository
+from jcl.commands import command_line, repository
 from jcl.errors import UserError
 
 
@@ -23,7 +23,7 @@ def define_flags(given: flags.FlagValues, arguments: Sequence[str]) -> None:
   """Defines the flags of the command."""
   flags.DEFINE_string('methods', '', 'names of methods, with commas; empty: all', given)
   flags.DEFINE_bool('mutants', False, 'check the checks', given)
-  flags.DEFINE_string('out', '.', 'folder, or file whose name ends with .json', given)
+  command_line.define_path(given, 'out', '.', 'folder, or file whose name ends with .json')
 
 
 def run(given: flags.FlagValues) -> int:

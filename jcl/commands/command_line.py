@@ -8,10 +8,47 @@ from typing import TypeVar
 from absl import flags
 
 from jcl.errors import UserError
+from jcl.storage import paths
 
 Number = TypeVar('Number', int, float)
 WIDTH = 100  # columns of a page of help
 LONGEST_NAME = 200  # characters; absl compares a longer name with all others letter by letter
+
+
+class PathParser(flags.ArgumentParser[str]):
+  """Parser of a flag that is a path: `~` is expanded, a URL is refused."""
+
+  def __init__(self, flag: str):
+    self.syntactic_help, self._flag = '', flag
+
+  def parse(self, argument: str) -> str:
+    """Returns the path; an empty text stays empty."""
+    return str(paths.local(argument, f'--{self._flag}')) if argument else ''
+
+
+class PathsParser(PathParser):
+  """Parser of a flag that is a list of paths, with commas between them."""
+
+  def parse(self, argument: str) -> str:
+    """Returns the paths with commas between them."""
+    parse = super().parse
+    return ','.join(parse(part) for part in argument.split(','))
+
+
+def define_path(
+  given: flags.FlagValues, name: str, default: str | None, page: str, several: bool = False
+) -> None:
+  """Defines a flag that is a path of this machine, or several with commas between them.
+
+  Args:
+    given: where flags are defined.
+    name: of the flag.
+    default: its value where it is not given.
+    page: what it says in the help.
+    several: whether it is a list.
+  """
+  parser = (PathsParser if several else PathParser)(name)
+  flags.DEFINE(parser, name, default, page, given)
 
 
 def expand_flag_files(arguments: Sequence[str]) -> list[str]:
@@ -55,6 +92,8 @@ def parse(given: flags.FlagValues, arguments: Sequence[str]) -> None:
   try:
     rest = given(['jcl', *arguments])[1:]
   except flags.IllegalFlagValueError as error:
+    if isinstance(error.__context__, UserError):  # it names the flag already
+      raise error.__context__ from None
     raise UserError(_illegal_value(str(error))) from None
   except flags.UnrecognizedFlagError as error:
     raise UserError(f'{error}; --help lists the flags') from None

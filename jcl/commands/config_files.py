@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NoReturn
 import jcl
 from jcl.config import Config
 from jcl.errors import UserError
+from jcl.storage import paths
 
 if TYPE_CHECKING:
   from jcl.methods import Settings
@@ -84,8 +85,8 @@ def _find(given: str) -> pathlib.Path:
   """
   if given in shipped():
     return shipped()[given]
-  if '\0' not in given and pathlib.Path(given).is_file():
-    return pathlib.Path(given)
+  if '\0' not in given and (file := paths.local(given, '--config')).is_file():
+    return file
   stem, known = pathlib.PurePath(given).stem, ', '.join(shipped())
   if given.isidentifier():
     raise UserError(f'--config: no config is called {given!r}; there are {known}')

@@ -54,7 +54,7 @@ def define(
 
 def define_run_flags(given: flags.FlagValues) -> None:
   """Defines the flags of commands that train: workdir, permitted changes, several processes."""
-  flags.DEFINE_string('workdir', None, 'folder that the run leaves its files in', given)
+  command_line.define_path(given, 'workdir', None, 'folder that the run leaves its files in')
   flags.DEFINE_list(
     'allow_config_change', [], 'fields that may differ from those of the run', given
   )

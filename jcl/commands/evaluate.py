@@ -14,7 +14,7 @@ from jcl.commands import command_line, jax_settings
 
 def define_flags(given: flags.FlagValues, arguments: Sequence[str]) -> None:
   """Defines the flags of the command."""
-  flags.DEFINE_string('workdir', None, 'folder of a run', given)
+  command_line.define_path(given, 'workdir', None, 'folder of a run')
   flags.DEFINE_enum('split', 'test', ['train', 'dev', 'test'], 'examples to score', given)
   flags.DEFINE_enum(
     'answer', '', ['', 'generate', 'score'], 'way to answer; empty: as the run does', given

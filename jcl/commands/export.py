@@ -16,8 +16,8 @@ from jcl.commands import command_line
 
 def define_flags(given: flags.FlagValues, arguments: Sequence[str]) -> None:
   """Defines the flags of the command."""
-  flags.DEFINE_string('workdir', None, 'folder of a run', given)
-  flags.DEFINE_string('out', None, 'folder to write; it must not be there yet', given)
+  command_line.define_path(given, 'workdir', None, 'folder of a run')
+  command_line.define_path(given, 'out', None, 'folder to write; it must not be there yet')
   flags.DEFINE_enum('format', 'hf', ['hf', 'peft'], 'whole model, or its adapter alone', given)
   flags.DEFINE_enum('dtype', 'float32', ['float32', 'bfloat16'], 'type of the weights', given)
   flags.DEFINE_string(

@@ -21,7 +21,7 @@ MOST = 2**31 - 1
 
 def define_flags(given: flags.FlagValues, arguments: Sequence[str]) -> None:
   """Defines the flags of the command."""
-  flags.DEFINE_string('workdir', None, 'folder of a run', given)
+  command_line.define_path(given, 'workdir', None, 'folder of a run')
   flags.DEFINE_integer('count', 10, 'samples of each task', 1, MOST, given)
   flags.DEFINE_string('task', '', 'name of a task; empty: all', given)
   flags.DEFINE_float(

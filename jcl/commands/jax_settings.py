@@ -1,16 +1,16 @@
 """Settings of jax that a command makes before the first array: compile cache and devices."""
 
 import os
-import pathlib
+
+from jcl.storage import paths
 
 
 def use_compile_cache() -> None:
   """Keeps compiled programs between runs, in JAX_COMPILATION_CACHE_DIR or the user's cache."""
   import jax
 
-  default = pathlib.Path.home() / '.cache' / 'jcl' / 'xla'
   if not os.environ.get('JAX_COMPILATION_CACHE_DIR'):
-    jax.config.update('jax_compilation_cache_dir', str(default))
+    jax.config.update('jax_compilation_cache_dir', str(paths.user_cache('xla')))
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
 
 

@@ -18,7 +18,9 @@ from jcl.errors import UserError
 
 def define_flags(given: flags.FlagValues, arguments: Sequence[str]) -> None:
   """Defines the flags of the command."""
-  flags.DEFINE_string('adapters', None, 'folders of adapters, with commas', given)
+  command_line.define_path(
+    given, 'adapters', None, 'folders of adapters, with commas', several=True
+  )
   flags.DEFINE_string('how', 'linear', 'linear, cat, svd, factors, ties or dare', given)
   flags.DEFINE_string('weights', '', 'numbers, with commas; empty: 1/K each, of K', given)
   flags.DEFINE_float(
@@ -28,8 +30,10 @@ def define_flags(given: flags.FlagValues, arguments: Sequence[str]) -> None:
     'rank', 0, 'rank of the merged adapter; 0: see jcl/backbones/lora_merging.py', None, None, given
   )
   flags.DEFINE_integer('seed', 0, 'seed of the draws of dare', 0, None, given)
-  flags.DEFINE_string('out', None, 'folder to write; it must not be there yet', given)
-  flags.DEFINE_string('base', '', 'base model of the adapters; empty: the one they name', given)
+  command_line.define_path(given, 'out', None, 'folder to write; it must not be there yet')
+  command_line.define_path(
+    given, 'base', '', 'base model of the adapters; empty: the one they name'
+  )
   flags.DEFINE_enum('into', 'adapter', ['adapter', 'weights'], 'what is written', given)
 
 

@@ -12,14 +12,14 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from jcl.commands import config_flag, jax_settings
+from jcl.commands import command_line, config_flag, jax_settings
 from jcl.errors import UserError
 
 
 def define_flags(given: flags.FlagValues, arguments: Sequence[str]) -> None:
   """Defines the flags of the command."""
   config_flag.define(given, arguments)
-  flags.DEFINE_string('workdir', None, 'folder that the run would leave its files in', given)
+  command_line.define_path(given, 'workdir', None, 'folder that the run would leave its files in')
   flags.DEFINE_integer('devices', 1, 'devices that the run would have', 1, None, given)
   flags.DEFINE_integer('tokens', 0, 'tokens a row; 0: as in the stream', 0, None, given)
   flags.DEFINE_integer('targets', 0, 'targets a row, with --tokens; 0: every token', 0, None, given)

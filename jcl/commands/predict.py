@@ -42,16 +42,16 @@ class Prediction(NamedTuple):
 
 def define_flags(given: flags.FlagValues, arguments: Sequence[str]) -> None:
   """Defines the flags of the command."""
-  flags.DEFINE_string('model', None, 'workdir of a run, or a folder of jcl export', given)
+  command_line.define_path(given, 'model', None, 'workdir of a run, or a folder of jcl export')
   flags.DEFINE_string('text', '', 'a text to answer', given)
-  flags.DEFINE_string('file', '', '.csv, .tsv, .jsonl or .txt file of texts to answer', given)
+  command_line.define_path(given, 'file', '', '.csv, .tsv, .jsonl or .txt file of texts to answer')
   flags.DEFINE_string(
     'column', 'text', "column of the texts, or a template such as '{title} {body}'", given
   )
   flags.DEFINE_string(
     'task', '', 'name of the task of the texts; needed where the model is told it', given
   )
-  flags.DEFINE_string('out', '', '.jsonl or .csv file to write; empty: print', given)
+  command_line.define_path(given, 'out', '', '.jsonl or .csv file to write; empty: print')
 
 
 def run(given: flags.FlagValues) -> None:

@@ -20,9 +20,11 @@ if TYPE_CHECKING:
 
 def define_flags(given: flags.FlagValues, arguments: Sequence[str]) -> None:
   """Defines the flags of the command."""
-  flags.DEFINE_string('runs', None, 'workdirs, or folders of workdirs, with commas', given)
-  flags.DEFINE_string(
-    'out', None, 'folder for comparison.png and report.html; empty: the table alone', given
+  command_line.define_path(
+    given, 'runs', None, 'workdirs, or folders of workdirs, with commas', several=True
+  )
+  command_line.define_path(
+    given, 'out', None, 'folder for comparison.png and report.html; empty: the table alone'
   )
 
 

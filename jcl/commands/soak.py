@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from jcl.commands import jax_settings, repository
+from jcl.commands import command_line, jax_settings, repository
 from jcl.config import Config
 from jcl.errors import UserError
 
@@ -104,8 +104,8 @@ def define_flags(given: flags.FlagValues, arguments: Sequence[str]) -> None:
   flags.DEFINE_float('minutes', 30, 'minutes to go on', None, None, given)
   flags.DEFINE_integer('seed', 0, 'seed of the methods, settings and kills', 0, None, given)
   flags.DEFINE_string('methods', '', 'names of methods, with commas; empty: all', given)
-  flags.DEFINE_string(
-    'workdir', '', 'new folder that the runs stay in; empty: a temporary one', given
+  command_line.define_path(
+    given, 'workdir', '', 'new folder that the runs stay in; empty: a temporary one'
   )
 
 

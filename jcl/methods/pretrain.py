@@ -12,7 +12,6 @@ on: KL(start ‖ model) in nats per token, and perplexity, in `results.json` und
 import dataclasses
 import functools
 import math
-import pathlib
 from typing import ClassVar
 
 import jax
@@ -24,6 +23,7 @@ from jcl.memory import teacher
 from jcl.memory.teacher import ExternalTeacher
 from jcl.methods.method import Method, Settings, require
 from jcl.step import losses
+from jcl.storage import paths
 from jcl.streams.stream import References, TaskPlan
 from jcl.types import Params
 
@@ -48,7 +48,7 @@ class Pretrain(Settings):
     super().check()
     path = self.probe_path
     require(not path or self.drift, 'probe_path', path, "'' without method.drift")
-    there = not path or pathlib.Path(path).is_file()
+    there = not path or paths.local(path, 'method.probe_path').is_file()
     require(there, 'probe_path', path, "a text file, or '' for the first task's test split")
 
   def build(self, backbone: Backbone, teacher: ExternalTeacher | None = None) -> Method:

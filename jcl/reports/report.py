@@ -13,6 +13,7 @@ from jcl.reports.comparison_plot import comparison_png
 from jcl.reports.heat_map import heat_map_png
 from jcl.reports.results import Results
 from jcl.reports.tables import align_columns, comparison_table, matrix_table
+from jcl.storage import paths
 from jcl.storage.atomic import write_atomically
 
 __all__ = [
@@ -44,7 +45,7 @@ class Report:
     Raises:
       UserError: a matrix is malformed.
     """
-    write_atomically(path, self.html().encode())
+    write_atomically(paths.local(path, 'path'), self.html().encode())
 
   def html(self) -> str:
     """Returns the report as an HTML document, its pictures embedded."""

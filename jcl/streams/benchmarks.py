@@ -12,6 +12,7 @@ from typing import NamedTuple, TypeGuard
 
 from jcl.config import StreamConfig
 from jcl.errors import UserError
+from jcl.storage import paths
 from jcl.streams.raw import TEMPLATE, RawRow, RawStream, RawTask, permutation
 from jcl.streams.records import value
 from jcl.streams.splits import class_tasks
@@ -46,7 +47,7 @@ def read(config: StreamConfig) -> RawStream:
       f'stream.path is empty: give the folder of the published files of {config.name} '
       '(--config.stream.path=FOLDER)'
     )
-  tasks = benchmark.tasks(pathlib.Path(config.path), config)
+  tasks = benchmark.tasks(paths.local(config.path, 'stream.path'), config)
   return RawStream(config.name, tasks, benchmark.template, overlap='keep')
 
 

@@ -6,6 +6,7 @@ Nothing here draws at random: the stream is a function of the raw stream and the
 from collections.abc import Mapping, Sequence
 
 from jcl.config import StreamConfig, check_values
+from jcl.storage import paths
 from jcl.streams import checks, splits
 from jcl.streams.raw import SPLITS, RawRow, RawStream, RawTask, classes_of, label_text
 from jcl.streams.stream import Example, Lazy, Stream, Task
@@ -33,6 +34,7 @@ def build(
     UserError: rows or settings cannot be used.
   """
   check_values(config, 'stream.')
+  paths.check_fields(config, 'stream.')
   template = config.template or raw.template
   checks.check_template(template, 'stream.template')
   checks.check_targets(raw, targets)

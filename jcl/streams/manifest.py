@@ -40,12 +40,14 @@ tasks, `task` names the column that tells them apart, and `train`, `dev` and `te
 """
 
 import ast
+import contextlib
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from jcl.config import StreamConfig
 from jcl.errors import UserError
+from jcl.storage import paths
 from jcl.streams import hub
 from jcl.streams.checks import check_template
 from jcl.streams.raw import SPLITS, TEMPLATE, RawRow, RawStream, RawTask, permutation
@@ -114,7 +116,7 @@ def read_manifest(path: str, targets: bool) -> Manifest:
   folder = file.resolve().parent
   roots = (folder, *(resolved(folder, f, called) for f in folders))
   for name, root in zip(folders, roots[1:], strict=True):
-    if pathlib.Path.home().resolve().is_relative_to(root):
+    if paths.home_within(root):
       raise UserError(f"{called}: 'folders' lists {name!r}, which is too much: name what is read")
   return Manifest(called, folder, roots, fields, texts, targets)
 
@@ -123,7 +125,7 @@ def manifest_file(path: str) -> pathlib.Path:
   """Returns the file of a manifest that is given by its path or its folder."""
   if not path:
     raise UserError('stream.path is empty: give a manifest (--config.stream.path=manifest.json)')
-  file = pathlib.Path(path)
+  file = paths.local(path, 'stream.path')
   if file.is_dir():
     found = [file / name for name in ('manifest.json', 'manifest.py') if (file / name).is_file()]
     if len(found) != 1:
@@ -271,11 +273,10 @@ def inside(manifest: Manifest, name: str) -> pathlib.Path:
 
 def resolved(folder: pathlib.Path, name: str, called: str) -> pathlib.Path:
   """Returns the path of a name relative to a folder, links followed."""
-  try:
-    if name.isprintable():
-      return (folder / name).resolve()
-  except (OSError, ValueError, RuntimeError):
-    pass
+  if name.isprintable():
+    place = paths.local(name, f'{called}: a path')
+    with contextlib.suppress(OSError, ValueError, RuntimeError):
+      return (folder / place).resolve()
   raise UserError(f'{called}: {name!r} is no path: correct it')
 
 

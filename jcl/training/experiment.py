@@ -31,6 +31,7 @@ from jcl.memory.teacher import ExternalTeacher
 from jcl.methods import Method
 from jcl.step import losses, optimizer, sharding, train_step, trainable
 from jcl.step.adversarial import adversarial
+from jcl.storage import paths
 from jcl.streams.stream import Example, Stream, TaskPlan
 from jcl.training.hook_tools import HookTools, make_tools
 from jcl.types import Params, Tree
@@ -121,6 +122,7 @@ def check(config: Config) -> None:
     UserError: naming the field.
   """
   check_values(config)
+  paths.check_fields(config)
   config.method.check()
   optimizer.check(config.train)
   name = methods.name_of(config.method)

@@ -30,6 +30,7 @@ from jcl.backbones.files.weights import open_folder, write_folder, write_json
 from jcl.backbones.model_config import ModelConfig
 from jcl.backbones.tokenizers import SpecialIds, with_vocabulary
 from jcl.errors import UserError
+from jcl.storage import paths
 from jcl.storage.atomic import new_folder
 from jcl.streams import hub
 
@@ -68,7 +69,7 @@ def load(path: str, weights: bool = True, family: str = '') -> Loaded:
   Raises:
     UserError: anything is missing, malformed or unknown; the message names file and tensor.
   """
-  place = pathlib.Path(path).expanduser()
+  place = paths.local(path, 'backbone.path')
   if place.suffix == '.gguf':
     from jcl.backbones.files import gguf
 
@@ -88,7 +89,7 @@ def load_config(path: str, family: str = '') -> ModelConfig:
   Raises:
     UserError: anything is missing, malformed or unknown.
   """
-  place = pathlib.Path(path).expanduser()
+  place = paths.local(path, 'backbone.path')
   if place.suffix == '.gguf':
     from jcl.backbones.files import gguf
 
@@ -175,7 +176,7 @@ def _named(config: ModelConfig, params: Params) -> Iterator[tuple[str, np.ndarra
 
 def _folder(path: str, weights: bool) -> pathlib.Path:
   """The folder at `path`, or the one that the hub's model of that name is downloaded to."""
-  place = pathlib.Path(path).expanduser()
+  place = paths.local(path, 'backbone.path')
   if place.is_file():
     raise UserError(f'{path}: neither a model folder nor a .gguf file')
   return place if place.is_dir() else _download(path, DOWNLOADED + WEIGHTS * weights)
