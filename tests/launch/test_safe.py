@@ -205,7 +205,7 @@ def test_what_looks_like_a_path_never_reaches_the_hub(name, monkeypatch):
     raise AssertionError('the hub was asked')
 
   monkeypatch.setattr(huggingface_hub, 'snapshot_download', asked)
-  with pytest.raises(UserError, match='no such folder|a URL'):
+  with pytest.raises(UserError, match=r'no such folder|a URL'):
     hf.load(name)
   with pytest.raises(UserError, match='no name on the hub'):
     hub.data_set(name, None, None, 'train', ())
