@@ -217,7 +217,7 @@ def run(
   opening = checks.opening(checks.checkup(parts), workdir) if fresh else []
   folder = None
   if workdir is not None:
-    folder = workdirs.open_workdir(str(workdir), config, allowed, say)
+    folder = workdirs.open_workdir(str(workdir), config, allowed, say, parts.inputs)
   for line in opening:
     say(line)
   start = time.monotonic()

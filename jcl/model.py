@@ -21,7 +21,7 @@ from jcl.step import sharding
 from jcl.storage import paths
 from jcl.storage.checkpoint import Snapshots
 from jcl.streams.stream import Example, Stream
-from jcl.training import evaluate
+from jcl.training import base_model, evaluate
 from jcl.training.answer_format import FILE, FOLDER, AnswerFormat, read_format, shape_of
 from jcl.training.experiment import Experiment
 from jcl.training.hook_tools import HookTools, make_tools
@@ -44,6 +44,7 @@ class Model:
     backbone: its functions.
     config: its shape.
     tokenizer: its tokenizer.
+    base_digests: of the model that it was trained from, which an adapter takes along.
   """
 
   def __init__(
@@ -53,6 +54,7 @@ class Model:
     self.config, _, self.tokenizer, self._special = loaded
     self.backbone: Backbone = make_backbone(self.config)
     self.answers, self._params_for, self._source = answers, params_for, source
+    self.base_digests: dict[str, str] = {}
     stream = answers.stream()
     pooling = getattr(self.config, 'pooling', 'last')
     text = Text(
@@ -178,11 +180,12 @@ class Model:
       if 'lora' not in params or not isinstance(config, DecoderConfig):
         raise UserError('save: format is peft, but the model has no adapter; use hf')
       peft.write(out, config, params['lora'], str(self._source or ''))
+      base_model.write_beside(out, self.base_digests)
       return
     loaded = hf.Loaded(config, lora.merged(params), self.tokenizer, self._special)
     source = self._source if self._source is not None and self._source.is_dir() else None
-    beside = {FILE: dataclasses.asdict(self.answers)}
-    hf.save(out, loaded, dtype=dtype, source=source, beside=beside)
+    answers = {FILE: dataclasses.asdict(self.answers)}
+    hf.save(out, loaded, dtype=dtype, source=source, beside=answers)
 
   def loaded(self) -> hf.Loaded:
     """Returns what another run can start from: any adapter merged, the tokenizer a copy."""
@@ -261,7 +264,7 @@ def _params_of(method: methods.Method, stream: Stream, last: Run) -> Callable[[i
   return params_for
 
 
-def load_model(path: str | pathlib.Path) -> Model:
+def load_model(path: str | pathlib.Path, *, base: str | pathlib.Path | None = None) -> Model:
   """Opens a model: of a run's workdir, of an exported folder, or any pretrained one.
 
   A run is opened without the data that it was trained on.
@@ -269,13 +272,18 @@ def load_model(path: str | pathlib.Path) -> Model:
   Args:
     path: the workdir of a run; a folder that `Model.save` or `jcl export` wrote; a Hugging Face
       folder, a name on the hub or a GGUF file.
+    base: the model that a run started from, where it is no longer at its place; None: as the run
+      had it.
 
   Raises:
-    UserError: nothing there can be read; the message says what is missing.
+    UserError: nothing there can be read, or `base` is another model; the message says what is
+      missing.
   """
   place = paths.local(path, 'load_model: path')
   if (place / 'checkpoints').is_dir():
-    return load_run(place)
+    return load_run(place, '' if base is None else str(base))
+  if base is not None:
+    raise UserError(f'load_model: base is {str(base)!r}, but {path} is no workdir of a run')
   loaded = hf.load(str(path))
   format = read_format(place / FILE) if (place / FILE).is_file() else AnswerFormat()
   params = loaded.params
@@ -283,13 +291,17 @@ def load_model(path: str | pathlib.Path) -> Model:
   return Model(loaded, format, lambda task: params, place if place.is_dir() else None)
 
 
-def load_run(workdir: pathlib.Path) -> Model:
+def load_run(workdir: pathlib.Path, base: str = '') -> Model:
   """Returns the model of a run's newest snapshot, without reading the run's data.
 
+  Args:
+    workdir: of the run.
+    base: the model that it started from, where that has moved; it is read to be compared.
+
   Raises:
-    UserError: there is no run, or none with a snapshot.
+    UserError: there is no run, none with a snapshot, or `base` is another model.
   """
-  config, folder = workdirs.load_workdir(str(workdir)), workdir / FOLDER
+  config, folder = workdirs.load_workdir(str(workdir), base), workdir / FOLDER
   if not (folder / FILE).is_file():
     raise UserError(
       f'{folder} is missing, which a run of this jcl has; export the run with the jcl that made it'
@@ -308,8 +320,12 @@ def load_run(workdir: pathlib.Path) -> Model:
   format = dataclasses.replace(format, seen=_seen(last, len(format.tasks)))
   shape = dataclasses.replace(loaded.config, lora_dropout=config.method.lora_dropout)
   method = methods.make(make_backbone(shape), config.method)
+  if base:
+    base_model.check_model(workdir, hf.load(base, family=config.backbone.family), config)
   source = config.backbone.path
-  return Model(
+  made = Model(
     loaded, format, _params_of(method, format.stream(), last),
     paths.local(source, 'backbone.path') if source else None,
   )  # fmt: skip
+  made.base_digests = base_model.of_base(workdir)
+  return made

@@ -3,7 +3,7 @@
 import dataclasses
 import pathlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from jcl.step import sharding
 from jcl.storage.checkpoint import Snapshots
 from jcl.streams.stream import Task
 from jcl.training import evaluate as evaluation
+from jcl.training import inputs
 from jcl.training.experiment import assemble
 from jcl.training.run_state import Run
 from jcl.types import Params
@@ -29,13 +30,15 @@ class TrainedRun:
   Args:
     config: of the run.
     workdir: folder of its snapshots.
+    allowed: words of inputs that may differ from what the run was trained on.
 
   Raises:
-    UserError: there is no snapshot.
+    UserError: there is no snapshot, or the data or the tokenizer is another than the run's.
   """
 
-  def __init__(self, config: Config, workdir: pathlib.Path):
+  def __init__(self, config: Config, workdir: pathlib.Path, allowed: Collection[str] = ()):
     self.parts = assemble(config, weights=False)  # the snapshot has the parameters
+    inputs.check(workdir, self.parts.inputs, config, allowed)
     found = None
     if (workdir / 'checkpoints').is_dir():  # else opening it would make it
       snapshots = Snapshots(workdir, write=False)

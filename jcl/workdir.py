@@ -10,6 +10,7 @@ import dataclasses
 import datetime
 import json
 import pathlib
+import shutil
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -19,6 +20,8 @@ from jcl.errors import UserError
 from jcl.storage import lock, paths
 from jcl.storage.atomic import write_json, write_text
 from jcl.storage.sealed_folder import newest
+from jcl.training import inputs
+from jcl.training.answer_format import FOLDER
 from jcl.types import Json
 
 ABSENT = type('Absent', (), {})()  # stands for the value of a field that a config does not have
@@ -57,6 +60,7 @@ def open_workdir(
   config: Config,
   allowed: Collection[str] = (),
   say: Callable[[str], None] = lambda line: None,
+  read: inputs.Inputs | None = None,
 ) -> pathlib.Path:
   """Returns the workdir, made and marked with the config if it is new.
 
@@ -68,40 +72,50 @@ def open_workdir(
     config: the config of the run.
     allowed: dotted names of the fields that may differ from those of the run that is there.
     say: called with a line for each field that changes.
+    read: digests of what the run reads, which must be those of the run that is there.
 
   Raises:
     UserError: see `check_workdir`.
   """
-  workdir = check_workdir(path, config, allowed)
+  workdir = check_workdir(path, config, allowed, read)
   distributed.barrier('workdir checked')
   if distributed.is_first():
     workdir.mkdir(parents=True, exist_ok=True)
     with lock.held(workdir):  # two runs that start at once must not overwrite each other's config
-      _write_config(path, config, allowed, say)
+      _write_config(path, config, allowed, say, read)
   distributed.barrier('workdir made')
   return workdir
 
 
-def check_workdir(path: str, config: Config, allowed: Collection[str] = ()) -> pathlib.Path:
+def check_workdir(
+  path: str, config: Config, allowed: Collection[str] = (), read: inputs.Inputs | None = None
+) -> pathlib.Path:
   """Returns the workdir if it is new or holds a run of this config; writes nothing.
 
   Args:
     path: the workdir.
     config: the config of the run.
     allowed: dotted names of the fields that may differ from those of the run that is there.
+    read: digests of what the run reads; None: nothing was read yet, so that is not compared.
 
   Raises:
     UserError: the workdir holds something else or a run of a config that differs in more fields
       than allowed, or the config cannot be stored.
   """
-  return _compare_with_run(path, config, allowed)[0]
+  return _compare_with_run(path, config, allowed, read)[0]
 
 
-def load_workdir(path: str) -> Config:
+def load_workdir(path: str, base: str = '', stream: str = '') -> Config:
   """Returns the config of the run in a workdir.
 
+  Args:
+    path: the workdir.
+    base: place of the base model, where it has moved.
+    stream: place of the data, where it has moved.
+
   Raises:
-    UserError: the workdir holds no run, or the method of the run cannot be imported.
+    UserError: the workdir holds no run, its run has no base model or no data that could move, or
+      the method of the run cannot be imported.
   """
   file = paths.local(path, 'workdir') / 'config.json'
   try:
@@ -110,6 +124,12 @@ def load_workdir(path: str) -> Config:
     config = Config(method=_settings_of_stored_method(file, name))
     _fill(config, stored)
     check_values(config)
+    for flag, given, section in (
+      ('base', base, config.backbone), ('stream', stream, config.stream),
+    ):  # fmt: skip
+      if given and not section.path:
+        raise UserError(f'--{flag} is {given!r}, but this run has no {flag} in a file')
+      section.path = given or section.path
   except (FileNotFoundError, NotADirectoryError):
     raise UserError(
       f'{path} holds no run: there is no config.json in it; give the workdir of a run'
@@ -216,10 +236,11 @@ def _with_tuples(value: object) -> object:
 
 
 def _write_config(
-  path: str, config: Config, allowed: Collection[str], say: Callable[[str], None]
-) -> None:
-  """Writes the config of a new run, or the changes in the config of a run that is there."""
-  workdir, changes = _compare_with_run(path, config, allowed)
+  path: str, config: Config, allowed: Collection[str], say: Callable[[str], None],
+  read: inputs.Inputs | None,
+) -> None:  # fmt: skip
+  """Writes config and digests of a new run, or what changes in those of a run that is there."""
+  workdir, changes = _compare_with_run(path, config, allowed, read)
   file = workdir / 'config.json'
   if not file.exists():
     write_json(file, config_to_json(config))
@@ -235,11 +256,27 @@ def _write_config(
     write_json(file, config_to_json(config))
     for field, pair in changes.items():
       exactly = ': within rounding, not bit for bit' if field in ROUNDING else ''
-      say(f'changed: {_describe(field, *pair)}, from snapshot {line["snapshot"]} on{exactly}')
+      if field in inputs.WORDS:
+        say(f'changed: {field}: {pair[0]}, from snapshot {line["snapshot"]} on')
+      elif field in inputs.PLACES:
+        say(f'moved: {_describe(field, *pair)}; what the run reads there is the same')
+      else:
+        say(f'changed: {_describe(field, *pair)}, from snapshot {line["snapshot"]} on{exactly}')
+  if read is None:
+    return
+  if not (workdir / inputs.FILE).exists() and newest(workdir / 'checkpoints') >= 0:
+    say(
+      'an earlier jcl began this run and left no digests of what it read: whether data, tokenizer '
+      'and weights are the same is not known; from now on it is'
+    )
+  if changes or not (workdir / inputs.FILE).exists():
+    if any(field in inputs.WORDS for field in changes):  # it describes the tokenizer and the tasks
+      shutil.rmtree(workdir / FOLDER, ignore_errors=True)
+    inputs.write(workdir, read)
 
 
 def _compare_with_run(
-  path: str, config: Config, allowed: Collection[str]
+  path: str, config: Config, allowed: Collection[str], read: inputs.Inputs | None
 ) -> tuple[pathlib.Path, Changes]:
   """Returns the workdir, and the changes against the config of the run in it."""
   workdir, wanted = paths.local(path, 'workdir'), config_to_json(config)
@@ -252,7 +289,11 @@ def _compare_with_run(
     if not isinstance(found, dict):
       raise UserError(f'{file} is not the config of a run; give another workdir')
     defaults = config_to_json(Config(method=type(config.method)()))
-    return workdir, check_changes(found, wanted, defaults, allowed, workdir)
+    before = inputs.read(workdir)
+    changed = inputs.changes(before, read, config, _begun(workdir))
+    return workdir, check_changes(
+      found, wanted, defaults, allowed, workdir, before is not None, changed
+    )
   if workdir.is_file() or (workdir.exists() and {p.name for p in workdir.iterdir()} - {lock.LOCK}):
     raise UserError(f'{workdir} is not empty and holds no run; give another workdir')
   return workdir, {}
@@ -264,6 +305,8 @@ def check_changes(
   defaults: Json,
   allowed: Collection[str],
   workdir: pathlib.Path,
+  movable: bool = False,
+  read: Mapping[str, inputs.Change] | None = None,
 ) -> Changes:
   """Returns what changes in the config of a run, after checking that all of it may change.
 
@@ -275,14 +318,18 @@ def check_changes(
     defaults: the default config of the same method, likewise.
     allowed: dotted names of the fields that the user lets change.
     workdir: named in messages.
+    movable: whether what lies at a path is compared, so that the path itself may change.
+    read: {word of an input: what changed in it}.
 
   Raises:
     UserError: a field differs that cannot change, or that the user has not named.
   """
-  unknown = [name for name in allowed if name not in field_names(wanted)]
+  read = read or {}
+  unknown = [name for name in allowed if name not in {*field_names(wanted), *inputs.WORDS}]
   if unknown:
     raise UserError(
-      f'--allow_config_change={unknown[0]} is no field; what can change is {", ".join(CHANGEABLE)}'
+      f'--allow_config_change={unknown[0]} is no field; what can change is '
+      f'{", ".join((*CHANGEABLE, *inputs.WORDS))}'
     )
   changes, not_default = differences(found, wanted), differences(defaults, wanted)
   if 'method.name' in changes:  # the settings of two methods have nothing to do with each other
@@ -293,18 +340,31 @@ def check_changes(
     f: f in CHANGEABLE or (old is ABSENT and f not in not_default)
     for f, (old, _) in changes.items()
   }
-  refused = [f for f in changes if not (may_change[f] and f in allowed)]
+  moved = {f for f, pair in changes.items() if f in inputs.PLACES and movable and all(pair)}
+  may_change |= {word: not change.never for word, change in read.items()}
+  named = {*changes, *read} - moved
+  refused = [f for f in (*changes, *read) if f in named and not (may_change[f] and f in allowed)]
   if not refused:
-    return changes
+    return changes | {word: (change.what, 'allowed') for word, change in read.items()}
   lines = [
-    _describe(f, *changes[f]) + ('' if may_change[f] else ', which cannot change in a run')
+    read[f].line if f in read
+    else _describe(f, *changes[f]) + ('' if may_change[f] else ', which cannot change in a run')
     for f in refused
-  ]
-  flag = f'--allow_config_change={",".join(changes)}'
-  way = f', or go on with {flag}' if all(may_change.values()) else ''
-  raise UserError(
-    f'{workdir} holds a run of another config ({"; ".join(lines)}); give another workdir{way}'
-  )
+  ]  # fmt: skip
+  flag = f'--allow_config_change={",".join(f for f in (*changes, *read) if f in named)}'
+  way = f', or go on with {flag}' if all(may_change[f] for f in named) else ''
+  of = 'on other inputs' if set(refused) <= {*read} else 'of another config'
+  back = 'put back what it read, or give' if set(refused) <= {*read} else 'give'
+  raise UserError(f'{workdir} holds a run {of} ({"; ".join(lines)}); {back} another workdir{way}')
+
+
+def _begun(workdir: pathlib.Path) -> int:
+  """Returns the number of tasks of a run that have begun, as its results say."""
+  try:
+    matrix = json.loads((workdir / 'results.json').read_text('utf-8'))['matrix']
+    return max(sum(any(x is not None for x in row) for row in matrix), 1)
+  except (OSError, ValueError, KeyError, TypeError):
+    return 1
 
 
 def differences(found: object, wanted: object, path: str = '') -> Changes:

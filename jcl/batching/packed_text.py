@@ -31,6 +31,7 @@ from jcl.batching.batch import Row
 from jcl.batching.text_formats import SpecialTokens, Text
 from jcl.storage import paths
 from jcl.storage.atomic import whole_file
+from jcl.streams.digests import row_digest
 from jcl.streams.stream import Example, Stream
 from jcl.streams.tables import read_text
 
@@ -49,13 +50,15 @@ class Blocks(Sequence[Example]):
     name: name of the corpus in messages.
     length: tokens of a block; the last block may be shorter.
     bos: token that is never a target; None: there is none.
+    documents: digests of the documents, see `jcl.streams.digests`.
   """
 
   def __init__(
-    self, tokens: np.ndarray, first: int, task: int, name: str, length: int, bos: int | None
-  ):
+    self, tokens: np.ndarray, first: int, task: int, name: str, length: int, bos: int | None,
+    documents: bytes = b'',
+  ):  # fmt: skip
     self.tokens, self.first, self.task, self.name = tokens, first, task, name
-    self.length, self.bos = length, bos
+    self.length, self.bos, self.documents = length, bos, documents
 
   def __len__(self) -> int:
     return -(-(len(self.tokens) - 1) // self.length)
@@ -139,7 +142,9 @@ class PackedText(Text):
     last = self._corpora[-1] if self._corpora else None
     first = last.first + len(last) if last is not None else 0
     never = self._begin[0] if self._begin else None
-    blocks = Blocks(self._tokens(documents), first, task, name, self.max_length, never)
+    digest, rows = self._digests(documents)
+    tokens = self._tokens(documents, digest)
+    blocks = Blocks(tokens, first, task, name, self.max_length, never, rows)
     self._corpora.append(blocks)
     return blocks
 
@@ -157,9 +162,8 @@ class PackedText(Text):
     at = bisect.bisect_right(self._corpora, example.number, key=lambda blocks: blocks.first) - 1
     return self._corpora[at], example.number - self._corpora[at].first
 
-  def _tokens(self, documents: Sequence[Example]) -> np.ndarray:
+  def _tokens(self, documents: Sequence[Example], digest: bytes) -> np.ndarray:
     """Returns the tokens of a corpus from the cache; tokenises what it lacks or has in part."""
-    digest = self._digest(documents)
     path = self._folder / f'{digest.hex()[:40]}.tokens'
     found = _mapped(path, digest)
     if found is None:
@@ -170,14 +174,16 @@ class PackedText(Text):
       raise OSError(0, 'tokens that were just written read back differently', str(path))
     return found
 
-  def _digest(self, documents: Sequence[Example]) -> bytes:
-    """Returns the SHA-256 of all that the tokens are a function of."""
+  def _digests(self, documents: Sequence[Example]) -> tuple[bytes, bytes]:
+    """Returns the SHA-256 of all that the tokens are a function of, and the digests of rows."""
+    rows = []
     total = hashlib.sha256(f'{self.start} {self.eos}\n{self.tokenizer.to_str()}'.encode())
     for document in documents:
       text = document.text.encode()
       total.update(struct.pack('<Q', len(text)))
       total.update(text)
-    return total.digest()
+      rows.append(row_digest(document, None))
+    return total.digest(), b''.join(rows)
 
   def _tokenised(self, documents: Sequence[Example]) -> Iterator[np.ndarray]:
     """Yields the tokens of a corpus, some documents at a time."""

@@ -51,6 +51,22 @@ def define_path(
   flags.DEFINE(parser, name, default, page, given)
 
 
+def define_places(given: flags.FlagValues, several: bool = True) -> None:
+  """Defines flags of commands that look at a run whose data or base model may have moved.
+
+  Args:
+    given: where flags are defined.
+    several: whether the command reads the data too.
+  """
+  page = 'folder, GGUF file or hub name of the base model, if it is no longer where the run had it'
+  define_path(given, 'base', '', page)
+  if several:
+    page = 'folder or manifest of the data, if it is no longer where the run had it'
+    define_path(given, 'stream', '', page)
+    page = 'inputs that may differ from those of the run, such as stream.data'
+    flags.DEFINE_list('allow_config_change', [], page, given)
+
+
 def expand_flag_files(arguments: Sequence[str]) -> list[str]:
   """Returns the arguments with each `--flagfile=FILE` replaced by the flags in that file.
 

@@ -15,6 +15,7 @@ from jcl.commands import command_line, jax_settings
 def define_flags(given: flags.FlagValues, arguments: Sequence[str]) -> None:
   """Defines the flags of the command."""
   command_line.define_path(given, 'workdir', None, 'folder of a run')
+  command_line.define_places(given)
   flags.DEFINE_enum('split', 'test', ['train', 'dev', 'test'], 'examples to score', given)
   flags.DEFINE_enum(
     'answer', '', ['', 'generate', 'score'], 'way to answer; empty: as the run does', given
@@ -27,12 +28,12 @@ def run(given: flags.FlagValues) -> None:
   from jcl import workdir as workdirs
 
   workdir = pathlib.Path(command_line.required(given, 'workdir'))
-  config = workdirs.load_workdir(str(workdir))
+  config = workdirs.load_workdir(str(workdir), given.base, given.stream)
   config.evaluate.answer = given.answer or config.evaluate.answer
   jax_settings.use_compile_cache()
   from jcl.trained_run import TrainedRun
 
-  for task, score in TrainedRun(config, workdir).scores(given.split):
+  for task, score in TrainedRun(config, workdir, given.allow_config_change).scores(given.split):
     if score is None:
       print(f'{task.name}: no {given.split} examples')
       continue

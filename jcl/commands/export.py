@@ -17,6 +17,7 @@ from jcl.commands import command_line
 def define_flags(given: flags.FlagValues, arguments: Sequence[str]) -> None:
   """Defines the flags of the command."""
   command_line.define_path(given, 'workdir', None, 'folder of a run')
+  command_line.define_places(given, several=False)
   command_line.define_path(given, 'out', None, 'folder to write; it must not be there yet')
   flags.DEFINE_enum('format', 'hf', ['hf', 'peft'], 'whole model, or its adapter alone', given)
   flags.DEFINE_enum('dtype', 'float32', ['float32', 'bfloat16'], 'type of the weights', given)
@@ -31,7 +32,7 @@ def run(given: flags.FlagValues) -> None:
   out = pathlib.Path(command_line.required(given, 'out'))
   from jcl.model import load_run
 
-  model = load_run(workdir)
+  model = load_run(workdir, given.base)
   model.save(out, format=given.format, dtype=given.dtype, task=given.task or None)
   what = 'model and its tokenizer are' if given.format == 'hf' else 'adapter is'
   print(f'the {what} in {out}')

@@ -22,6 +22,7 @@ MOST = 2**31 - 1
 def define_flags(given: flags.FlagValues, arguments: Sequence[str]) -> None:
   """Defines the flags of the command."""
   command_line.define_path(given, 'workdir', None, 'folder of a run')
+  command_line.define_places(given)
   flags.DEFINE_integer('count', 10, 'samples of each task', 1, MOST, given)
   flags.DEFINE_string('task', '', 'name of a task; empty: all', given)
   flags.DEFINE_float(
@@ -41,11 +42,11 @@ def run(given: flags.FlagValues) -> None:
   workdir = pathlib.Path(command_line.required(given, 'workdir'))
   if not math.isfinite(given.temperature):
     raise UserError(f'--temperature={given.temperature}: give a number')
-  config = workdirs.load_workdir(str(workdir))
+  config = workdirs.load_workdir(str(workdir), given.base, given.stream)
   jax_settings.use_compile_cache()
   from jcl.trained_run import TrainedRun
 
-  trained = TrainedRun(config, workdir)
+  trained = TrainedRun(config, workdir, given.allow_config_change)
   if config.scenario == 'cpt':
     for words in trained.continued(
       given.prompt, given.count, given.temperature or 1.0, given.seed, given.tokens

@@ -50,6 +50,7 @@ def run(given: flags.FlagValues) -> None:
   from jcl.backbones.decoder_config import DecoderConfig
   from jcl.backbones.files import hf, peft
   from jcl.storage import atomic
+  from jcl.training import base_model
 
   recipe = lora_merging.Recipe(
     given.how,
@@ -59,6 +60,7 @@ def run(given: flags.FlagValues) -> None:
     given.seed,
   )
   atomic.check_new(out)
+  trained_on = base_model.of_adapters([pathlib.Path(name) for name in names])
   base = given.base or peft.common_base([pathlib.Path(name) for name in names])
   if given.into == 'weights':
     loaded = hf.load(base)
@@ -67,6 +69,7 @@ def run(given: flags.FlagValues) -> None:
     shape = loaded.config
     adapters = {name: peft.read(pathlib.Path(name), shape) for name in names}
     assert loaded.params is not None, 'weights are read'
+    base_model.check_base(base, loaded.params, trained_on)
     params = lora_merging.merge_into(loaded.params, adapters, recipe)
     hf.save(out, loaded._replace(params=params))
   else:
@@ -75,4 +78,5 @@ def run(given: flags.FlagValues) -> None:
       raise UserError(f'--base: {base} is an encoder; adapters are of decoders')
     adapters = {name: peft.read(pathlib.Path(name), config) for name in names}
     peft.write(out, config, lora_merging.merge(adapters, recipe), base)
+    base_model.write_beside(out, trained_on)
   print(f'{len(names)} adapters, merged by {recipe.how}, are in {out}')

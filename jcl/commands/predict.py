@@ -44,6 +44,7 @@ def define_flags(given: flags.FlagValues, arguments: Sequence[str]) -> None:
   """Defines the flags of the command."""
   command_line.define_path(given, 'model', None, 'workdir of a run, or a folder of jcl export')
   flags.DEFINE_string('text', '', 'a text to answer', given)
+  command_line.define_places(given, several=False)
   command_line.define_path(given, 'file', '', '.csv, .tsv, .jsonl or .txt file of texts to answer')
   flags.DEFINE_string(
     'column', 'text', "column of the texts, or a template such as '{title} {body}'", given
@@ -64,7 +65,7 @@ def run(given: flags.FlagValues) -> None:
   jax_settings.use_compile_cache()
   import jcl
 
-  model, task = jcl.load_model(place), given.task or None
+  model, task = jcl.load_model(place, base=given.base or None), given.task or None
   answers = model.answer(texts, task)
   labelled = model.probabilities(texts, task) if model.labels else [{} for _ in texts]
   found = [Prediction(*row) for row in zip(texts, answers, labelled, strict=True)]

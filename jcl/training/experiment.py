@@ -34,6 +34,12 @@ from jcl.step.adversarial import adversarial
 from jcl.storage import paths
 from jcl.streams.stream import Example, Stream, TaskPlan
 from jcl.training.hook_tools import HookTools, make_tools
+from jcl.training.inputs import (
+  Inputs,
+  digests_of,
+  stream_rows,
+  weights_digest,
+)
 from jcl.types import Params, Tree
 
 if TYPE_CHECKING:
@@ -55,6 +61,7 @@ class Experiment:
     weights: pretrained parameters on the host; None: from scratch, or not read.
     added: ids of the tokens that were added to the tokenizer.
     longest_answer: tokens that an answer may have, end-of-sequence included.
+    inputs: digests of what was read; None: of no use.
   """
 
   config: Config
@@ -67,6 +74,7 @@ class Experiment:
   weights: Params | None
   added: tuple[int, ...]
   longest_answer: int
+  inputs: Inputs | None = None
 
   @property
   def score(self) -> Literal['accuracy', 'log_perplexity']:
@@ -207,7 +215,10 @@ def assemble(
     stream = streams.rebuild(stream, config.stream, need_dev=need_dev, targets=not raw_text)
   check_classes(config, stream)
   text_format = text_format_of(config)
-  shape, params, tokenizer, special, added = _backbone(config, stream, text_format, weights, loaded)
+  documents = stream
+  shape, params, tokenizer, special, added, digests = _backbone(
+    config, stream, text_format, weights, loaded
+  )
   shape = dataclasses.replace(shape, lora_dropout=config.method.lora_dropout)
   limit = min(config.stream.max_length, shape.max_positions)
   text: Text
@@ -226,12 +237,14 @@ def assemble(
   )  # fmt: skip
   longest = 0 if raw_text else text.prepare(stream.examples)
   config.method.check_run(config.scenario, tools)
-  method = methods.make(backbone, config.method, _elder(config, text, weights))
+  elder, teacher = _elder(config, text, weights)
+  method = methods.make(backbone, config.method, elder)
   method = with_knobs(method, config, backbone)
   check_trainable(config, backbone)
   return Experiment(
-    config, stream, text, backbone, shape, method, tools, params, tuple(added), longest
-  )
+    config, stream, text, backbone, shape, method, tools, params, tuple(added), longest,
+    Inputs(stream.template, stream_rows(stream, documents), digests[0], digests[1], teacher),
+  )  # fmt: skip
 
 
 def check_trainable(config: Config, backbone: Backbone) -> None:
@@ -277,11 +290,14 @@ def with_knobs(method: Method, config: Config, backbone: Backbone) -> Method:
   return method
 
 
-def _elder(config: Config, text: Text, weights: bool) -> ExternalTeacher | None:
-  """Loads the model that the method's `teacher_path` names; its vocabulary must be the text's."""
+def _elder(config: Config, text: Text, weights: bool) -> tuple[ExternalTeacher | None, str | None]:
+  """Loads the model that the method's `teacher_path` names, and the digest of its weights.
+
+  Its vocabulary must be the text's.
+  """
   path = config.method.teacher_path
   if not path:
-    return None
+    return None, None
   from jcl.backbones.files import hf
 
   shape, params, tokenizer, _ = hf.load(path, weights)
@@ -294,13 +310,18 @@ def _elder(config: Config, text: Text, weights: bool) -> ExternalTeacher | None:
       f'{text.max_length}; lower stream.max_length'
     )
   backbone = make_backbone(with_settings(shape, config.backbone))
-  return ExternalTeacher(backbone, lambda: params if weights else backbone.init(jax.random.key(0)))
+  digest = None if params is None else weights_digest(params)
+  made = lambda: params if weights else backbone.init(jax.random.key(0))
+  return ExternalTeacher(backbone, made), digest
 
 
 def _backbone(
   config: Config, stream: Stream, text_format: str, weights: bool, loaded: 'Loaded | None'
 ) -> tuple:
-  """Returns config, parameters or None, tokenizer with added tokens, special ids, added ids."""
+  """Returns config, parameters or None, tokenizer with added tokens, special ids, added ids.
+
+  After these come the digests of the tokenizer and of the weights, None where none are read.
+  """
   names = added_tokens(text_format, len(stream))
   settings = config.backbone
   classes = len(stream.classes) if settings.head else 0
@@ -315,19 +336,16 @@ def _backbone(
       tokenizer, special = bpe_tokenizer(texts, settings.vocabulary)
     else:
       tokenizer, special = word_tokenizer(texts)
+    digests = digests_of(tokenizer, special, None)
     added = add_tokens(tokenizer, names)
-    return (
-      from_scratch(settings, vocabulary_size(tokenizer), classes),
-      None,
-      tokenizer,
-      special,
-      added,
-    )
+    made = from_scratch(settings, vocabulary_size(tokenizer), classes)
+    return made, None, tokenizer, special, added, digests
   from jcl.backbones.files import hf  # readers of files that a run from scratch does not need
 
   if 'pre_norm' in config.method.needs:
     check_pre_norm(loaded.config if loaded else hf.load_config(settings.path), config)
   shape, params, tokenizer, special = loaded or hf.load(settings.path, weights)
+  digests = digests_of(tokenizer, special, params)
   if not classes and (not isinstance(shape, DecoderConfig) or shape.classes):
     raise UserError(
       f'backbone.path: {settings.path} writes no answers; give backbone.head=linear or cosine'
@@ -347,7 +365,7 @@ def _backbone(
     like = [newline[-1] if name == ANSWER else opening for name in new]
     init: Literal['copy', 'mean'] = 'mean' if settings.added_token_init == 'mean' else 'copy'
     shape, params = add_token_rows(shape, params, len(new), like, config.train.seed, init, multiple)
-  return shape, params, tokenizer, special, added
+  return shape, params, tokenizer, special, added, digests
 
 
 def check_pre_norm(shape: ModelConfig, config: Config) -> None:

@@ -208,7 +208,7 @@ STREAMS = {
   'a path by a link': stream({'train.jsonl': link('/etc/passwd')}, "'train.jsonl'", "'folders'"),
   'a path that is an address': task('file:///', 'give', train='file:///etc/passwd'),
   'a path with a star': task('*.jsonl', 'correct the path', train='*.jsonl'),
-  'a path at home': task('~/x.csv', 'correct the path', train='~/x.csv'),
+  'a path at home': task('~/x.csv', "'folders'", train='~/x.csv'),
   'a path with NUL': task("'a\\x00.csv'", 'correct it', train='a\0.csv'),
   'a path without end': task('xxx', 'correct', train='x' * 5000 + '.csv'),
   'an unknown kind': task('train.doc', '.jsonl', train='train.doc'),
