@@ -7,12 +7,14 @@ dataclass in the method's file and stand in `Config.method`.
 
 import dataclasses
 import operator
+import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from jcl import sequences
 from jcl.errors import UserError
 
 
@@ -65,6 +67,45 @@ def check_values(settings: Any, path: str = '') -> None:
       raise UserError(f'{name} is {_short(value)}; it must be {right}')
 
 
+def set_sequences(settings: Any, path: str = '') -> None:
+  """Replaces what stands for a list in a settings dataclass by the list, in all its groups.
+
+  A field of type `tuple[X, ...]` or `list[X]` may be given as `'a,b'`, as one entry, or as a list.
+
+  Args:
+    settings: the dataclass; it is changed.
+    path: what stands before a field's name in a message, such as `train.`.
+
+  Raises:
+    UserError: a text is no list of the field's kind; names the field and what would be right.
+  """
+  types_of_fields = typing.get_type_hints(type(settings))
+  for field in dataclasses.fields(settings):
+    value = getattr(settings, field.name)
+    if dataclasses.is_dataclass(value):
+      set_sequences(value, f'{path}{field.name}.')
+    elif entry := entry_type(types_of_fields[field.name]):
+      try:
+        made = sequences.convert(value, entry)
+      except ValueError as error:
+        raise UserError(f'{path}{field.name} is {_short(value)}: {error}') from None
+      if typing.get_origin(types_of_fields[field.name]) is list and isinstance(made, tuple):
+        made = list(made)
+      if made != value:
+        setattr(settings, field.name, made)
+
+
+def entry_type(kind: Any) -> type | None:
+  """Returns X for a field of type `tuple[X, ...]`, `list[X]` or `Sequence[X]`, else None.
+
+  X is `str`, `int` or `float`.
+  """
+  entries = [x for x in typing.get_args(kind) if x is not Ellipsis]
+  if typing.get_origin(kind) not in (tuple, list, Sequence) or len(set(entries)) != 1:
+    return None
+  return entries[0] if entries[0] in sequences.KINDS else None
+
+
 HOLDS: dict[str, Callable[[float, float], bool]] = {
   'at least': operator.ge,
   'above': operator.gt,
@@ -75,13 +116,18 @@ HOLDS: dict[str, Callable[[float, float], bool]] = {
 
 def _out_of_bounds(value: Any, bounds: Mapping[str, float]) -> str:
   """Returns the bounds that a number breaks, in words; empty where it is within them."""
-  if all(HOLDS[words](value, bound) for words, bound in bounds.items()):
+  if value is None or all(HOLDS[words](value, bound) for words, bound in bounds.items()):
     return ''
   return ' and '.join(f'{words} {bound}' for words, bound in bounds.items())
 
 
 def _misfit(value: Any, kind: Any) -> str:
   """Returns the type that a value should have, in words; empty where it has it."""
+  if typing.get_origin(kind) in (types.UnionType, typing.Union):
+    wrong = [_misfit(value, k) for k in typing.get_args(kind)]
+    return '' if '' in wrong else ' or '.join(wrong)
+  if kind is types.NoneType and value is not None:
+    return 'None'
   number = isinstance(value, int | float) and not isinstance(value, bool)
   if kind is bool and not isinstance(value, bool):
     return 'true or false'
@@ -91,10 +137,10 @@ def _misfit(value: Any, kind: Any) -> str:
     return 'a number in the range of float32'
   if kind is str and not _is_text(value):
     return 'text'
-  if kind == tuple[str, ...] and not (
-    isinstance(value, tuple | list) and all(map(_is_text, value))
+  if (entry := entry_type(kind)) and not (
+    isinstance(value, tuple | list) and not any(_misfit(x, entry) for x in value)
   ):
-    return 'a tuple of texts'
+    return f'a {typing.get_origin(kind).__name__.lower()} of {sequences.KINDS[entry]}s'
   if dataclasses.is_dataclass(kind):
     return 'a group of settings'
   return ''

@@ -19,7 +19,7 @@ NEVER = {
   float: (math.nan, math.inf, -math.inf, -1, 1e308, 1e-300, 10**5000, 'x', None, False, {}),
   bool: (0, 1, 'true', None, math.nan),
   str: (0, None, b'x', 'a\0b', '\ud800', ['x']),
-  tuple[str, ...]: (0, None, 'x', (1,), ('a\0',), [None]),
+  tuple[str, ...]: (0, None, 'x,,y', (1,), ('a\0',), [None]),
 }
 
 

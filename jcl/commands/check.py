@@ -21,7 +21,7 @@ from jcl.errors import UserError
 
 def define_flags(given: flags.FlagValues, arguments: Sequence[str]) -> None:
   """Defines the flags of the command."""
-  flags.DEFINE_string('methods', '', 'names of methods, with commas; empty: all', given)
+  command_line.define_list(given, 'methods', '', 'names of methods, with commas; empty: all')
   flags.DEFINE_bool('mutants', False, 'check the checks', given)
   command_line.define_path(given, 'out', '.', 'folder, or file whose name ends with .json')
 
@@ -31,7 +31,7 @@ def run(given: flags.FlagValues) -> int:
   repository.use_tests('check')
   from jcl import methods
 
-  names = list(dict.fromkeys(given.methods.split(','))) if given.methods else []
+  names = list(dict.fromkeys(given.methods))
   for name in names:
     methods.settings(name)
   if names and given.mutants:

@@ -2,15 +2,15 @@
 
 import re
 import textwrap
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 from absl import flags
 
+from jcl import sequences
 from jcl.errors import UserError
 from jcl.storage import paths
 
-Number = TypeVar('Number', int, float)
 WIDTH = 100  # columns of a page of help
 LONGEST_NAME = 200  # characters; absl compares a longer name with all others letter by letter
 
@@ -26,29 +26,57 @@ class PathParser(flags.ArgumentParser[str]):
     return str(paths.local(argument, f'--{self._flag}')) if argument else ''
 
 
-class PathsParser(PathParser):
-  """Parser of a flag that is a list of paths, with commas between them."""
+class ListParser(flags.ArgumentParser[tuple]):
+  """Parser of a flag that is a list, in any form that `jcl.sequences` reads.
 
-  def parse(self, argument: str) -> str:
-    """Returns the paths with commas between them."""
-    parse = super().parse
-    return ','.join(parse(part) for part in argument.split(','))
+  Args:
+    kind: of the entries: `str`, `int` or `float`.
+    once: what an entry is called that may stand there once; empty: it may stand there twice.
+    path: name of the flag if the entries are paths, in which `~` is expanded and a URL is refused.
+  """
+
+  def __init__(self, kind: type, once: str, path: str):
+    self.syntactic_help, self._kind, self._once, self._path = '', kind, once, path
+
+  def parse(self, argument: str) -> tuple:
+    """Returns the entries."""
+    found = sequences.parse(argument, self._kind)
+    if self._path:
+      found = tuple(str(paths.local(entry, f'--{self._path}')) for entry in found)
+    twice = [entry for place, entry in enumerate(found) if entry in found[:place]]
+    if self._once and twice:
+      raise ValueError(f'it names the {self._once} {twice[0]} twice')
+    return found
 
 
-def define_path(
-  given: flags.FlagValues, name: str, default: str | None, page: str, several: bool = False
-) -> None:
-  """Defines a flag that is a path of this machine, or several with commas between them.
+def define_path(given: flags.FlagValues, name: str, default: str | None, page: str) -> None:
+  """Defines a flag that is a path of this machine.
 
   Args:
     given: where flags are defined.
     name: of the flag.
     default: its value where it is not given.
     page: what it says in the help.
-    several: whether it is a list.
   """
-  parser = (PathsParser if several else PathParser)(name)
-  flags.DEFINE(parser, name, default, page, given)
+  flags.DEFINE(PathParser(name), name, default, page, given)
+
+
+def define_list(
+  given: flags.FlagValues, name: str, default: str, page: str, kind: type = str, once: str = '',
+  of_paths: bool = False,
+) -> None:  # fmt: skip
+  """Defines a flag that is a list, whose value is a tuple.
+
+  Args:
+    given: where flags are defined.
+    name: of the flag.
+    default: the list where it is not given.
+    page: what it says in the help.
+    kind: of the entries: `str`, `int` or `float`.
+    once: what an entry is called that may stand there once; empty: it may stand there twice.
+    of_paths: whether the entries are paths of this machine.
+  """
+  flags.DEFINE(ListParser(kind, once, name if of_paths else ''), name, default, page, given)
 
 
 def define_places(given: flags.FlagValues, several: bool = True) -> None:
@@ -150,6 +178,7 @@ def help_page(page: str, given: flags.FlagValues) -> str:
   for name, label in labels.items():
     flag = given[name]
     default = flag.default
+    default = ','.join(map(str, default)) if isinstance(default, tuple) else default
     known = isinstance(default, str | int | float) and default not in ('', False)
     text = (flag.help or '') + (f' (default: {default})' if known else '')
     lines.append(
@@ -160,7 +189,7 @@ def help_page(page: str, given: flags.FlagValues) -> str:
   return '\n'.join(lines)
 
 
-def required(given: flags.FlagValues, name: str) -> str:
+def required(given: flags.FlagValues, name: str) -> Any:
   """Returns the value of a flag that must be given.
 
   Raises:
@@ -170,32 +199,3 @@ def required(given: flags.FlagValues, name: str) -> str:
   if not value:
     raise UserError(f'--{name} is missing; give --{name}=…')
   return value
-
-
-def numbers(text: str, flag: str) -> list[int]:
-  """Returns '0,1,2' as whole numbers.
-
-  Raises:
-    UserError: naming the flag that the text was given to.
-  """
-  found = _split(int, text, flag, '0,1,2')
-  if len(set(found)) != len(found):
-    raise UserError(f'--{flag}={text} names a number twice')
-  return found
-
-
-def fractions(text: str, flag: str) -> list[float]:
-  """Returns '0.5,0.25' as numbers.
-
-  Raises:
-    UserError: naming the flag that the text was given to.
-  """
-  return _split(float, text, flag, '0.5,0.25')
-
-
-def _split(kind: Callable[[str], Number], text: str, flag: str, example: str) -> list[Number]:
-  """Returns the parts between commas as numbers of a kind; errors name flag and example."""
-  try:
-    return [kind(part) for part in text.split(',')]
-  except ValueError:
-    raise UserError(f'--{flag}={text} is no list of numbers such as {example}') from None

@@ -22,8 +22,10 @@ def define_flags(given: flags.FlagValues, arguments: Sequence[str]) -> None:
   """Defines the flags of the command."""
   config_flag.define(given, arguments, several_methods=True)
   config_flag.define_run_flags(given)
-  flags.DEFINE_string('methods', 'seq,lamol,joint', 'names of methods, with commas', given)
-  flags.DEFINE_string('seeds', '0', 'numbers, with commas', given)
+  command_line.define_list(
+    given, 'methods', 'seq,lamol,joint', 'names of methods, with commas', once='method'
+  )
+  command_line.define_list(given, 'seeds', '0', 'numbers, with commas', int, once='seed')
 
 
 def run(given: flags.FlagValues) -> None:
@@ -60,11 +62,9 @@ def _read_configs(given: flags.FlagValues) -> dict[tuple[str, int], Config]:
   """Returns the config of each run by its method and seed.
 
   Raises:
-    UserError: a method or a seed is named twice, or the runs would have no score in common.
+    UserError: no method or no seed is named, or the runs would have no score in common.
   """
-  seeds, names = command_line.numbers(given.seeds, 'seeds'), given.methods.split(',')
-  if len(set(names)) != len(names):
-    raise UserError(f'--methods={given.methods} names a method twice')
+  seeds, names = (command_line.required(given, name) for name in ('seeds', 'methods'))
   bases = dict(zip(names, config_flag.read_each(given, names), strict=True))
   scenarios = {base.scenario: name for name, base in bases.items()}
   if len(scenarios) > 1 and 'cpt' in scenarios:

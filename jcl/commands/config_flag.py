@@ -1,14 +1,20 @@
-"""The flag `--config` and the flags that override its fields, `--config.SECTION.FIELD=VALUE`."""
+"""The flag `--config` and the flags that override its fields, `--config.SECTION.FIELD=VALUE`.
+
+A field that holds a list takes `a,b` or any other form that `jcl.sequences` reads; the entries of a
+flag that is given several times are joined.
+"""
 
 import dataclasses
 import functools
+import typing
 from collections.abc import Iterable, Sequence
 
 from absl import flags
 from ml_collections import config_flags
 
+from jcl import sequences
 from jcl.commands import command_line
-from jcl.config import Config
+from jcl.config import Config, entry_type
 from jcl.errors import UserError
 
 EXAMPLE = '--config=quickstart:lamol'
@@ -46,17 +52,24 @@ def define(
       _check_field(config, field)
     elif field not in given:
       flags.DEFINE_multi_string(field, [], 'a field of the methods', flag_values=given)
-  config_flags.DEFINE_config_dataclass(
-    'config', config, HELP, given, _without_method(arguments) if several_methods else [*arguments],
-    parse_fn=lambda text: config,
-  )  # fmt: skip
+  _define_fields(given, config, _without_method(arguments) if several_methods else arguments)
+
+
+def _define_fields(given: flags.FlagValues, config: Config, arguments: Sequence[str]) -> None:
+  """Defines `--config`, which gives `config`, and the fields of it that the arguments set."""
+  lists = {name for name in map(_name, arguments) if _entry_type(config, name)}
+  for name in lists:
+    flags.DEFINE_multi_string(name, [], 'a list', flag_values=given)
+  others = [argument for argument in arguments if _name(argument) not in lists]
+  parse = lambda text: config
+  config_flags.DEFINE_config_dataclass('config', config, HELP, given, others, parse_fn=parse)
 
 
 def define_run_flags(given: flags.FlagValues) -> None:
   """Defines the flags of commands that train: workdir, permitted changes, several processes."""
   command_line.define_path(given, 'workdir', None, 'folder that the run leaves its files in')
-  flags.DEFINE_list(
-    'allow_config_change', [], 'fields that may differ from those of the run', given
+  command_line.define_list(
+    given, 'allow_config_change', '', 'fields that may differ from those of the run, with commas'
   )
   flags.DEFINE_bool('distributed', False, 'one process of several, all started alike', given)
 
@@ -69,7 +82,10 @@ def read(given: flags.FlagValues) -> Config:
   """
   if not given['config'].present:
     raise UserError(f'--config is missing; give {EXAMPLE}')
-  return given.config
+  config = given.config
+  for field, entries in _lists(given).items():
+    _set(config, field, entries)
+  return config
 
 
 def read_each(given: flags.FlagValues, names: Sequence[str]) -> list[Config]:
@@ -90,10 +106,11 @@ def read_each(given: flags.FlagValues, names: Sequence[str]) -> list[Config]:
   read(given)
   path = config_flags.get_config_filename(given['config'])
   configs = [config_files.make_config(path, name) for name in names]
-  for field, value in config_flags.get_override_values(given['config']).items():
-    *sections, last = field.split('.')
+  shared = {**config_flags.get_override_values(given['config']), **_lists(given)}
+  for field, value in shared.items():
     for config in configs:
-      setattr(functools.reduce(getattr, sections, config), last, value)
+      if not field.startswith('method.'):
+        _set(config, field, value)
   own: dict[str, list[str]] = {
     flag.removeprefix(METHOD): list(given[flag].value or ()) for flag in given
     if flag.startswith(METHOD)
@@ -111,7 +128,49 @@ def read_each(given: flags.FlagValues, names: Sequence[str]) -> list[Config]:
 
 def overrides(given: flags.FlagValues, path: str) -> bool:
   """Returns whether a flag sets the field of the config at `path`, such as `train.seed`."""
-  return path in config_flags.get_override_values(given['config'])
+  return path in config_flags.get_override_values(given['config']) or path in _lists(given)
+
+
+def _lists(given: flags.FlagValues) -> dict[str, tuple]:
+  """Returns {field: entries} of the fields that hold lists and that flags set.
+
+  Raises:
+    UserError: a text is no such list; names the flag.
+  """
+  found: dict[str, tuple] = {}
+  for name in given:
+    entry = _entry_type(given.config, name)
+    if entry is None or not given[name].present:
+      continue
+    for text in given[name].value or ():
+      try:
+        more = sequences.parse(text, entry)
+      except ValueError as error:
+        raise UserError(f'--{name}={text}: {error}') from None
+      found[name.removeprefix('config.')] = (*found.get(name.removeprefix('config.'), ()), *more)
+  return found
+
+
+def _set(config: Config, field: str, value: object) -> None:
+  """Sets the field at a path such as `train.seed`."""
+  *sections, last = field.split('.')
+  setattr(functools.reduce(getattr, sections, config), last, value)
+
+
+def _entry_type(config: Config, name: str) -> type | None:
+  """Returns the type of the entries of the field `config.…`; None where it holds no list."""
+  *sections, last = name.split('.')[1:] or ['']
+  inside: object = config
+  for section in sections:
+    inside = getattr(inside, section, None)
+  if not name.startswith('config.') or not dataclasses.is_dataclass(inside):
+    return None
+  return entry_type(typing.get_type_hints(type(inside)).get(last))
+
+
+def _name(argument: str) -> str:
+  """Returns the name of the flag that an argument sets; of a word that is no flag, the word."""
+  return argument.lstrip('-').partition('=')[0]
 
 
 def _read_arguments(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
@@ -158,9 +217,12 @@ def _places(config: Config, fields: Iterable[str]) -> dict[str, list[str]]:
 def _overridden(config: Config, arguments: Sequence[str]) -> Config:
   """Returns the config with the fields that the arguments set."""
   given = flags.FlagValues()
-  config_flags.DEFINE_config_dataclass('config', config, HELP, given, [*arguments])
+  _define_fields(given, config, arguments)
   command_line.parse(given, arguments)
-  return given.config
+  found = given.config
+  for field, entries in _lists(given).items():
+    _set(found, field, entries)
+  return found
 
 
 def _check_field(config: Config, name: str) -> None:

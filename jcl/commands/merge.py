@@ -18,11 +18,13 @@ from jcl.errors import UserError
 
 def define_flags(given: flags.FlagValues, arguments: Sequence[str]) -> None:
   """Defines the flags of the command."""
-  command_line.define_path(
-    given, 'adapters', None, 'folders of adapters, with commas', several=True
+  command_line.define_list(
+    given, 'adapters', '', 'folders of adapters, with commas', once='folder', of_paths=True
   )
   flags.DEFINE_string('how', 'linear', 'linear, cat, svd, factors, ties or dare', given)
-  flags.DEFINE_string('weights', '', 'numbers, with commas; empty: 1/K each, of K', given)
+  command_line.define_list(
+    given, 'weights', '', 'numbers, with commas; empty: 1/K each, of K', float
+  )
   flags.DEFINE_float(
     'density', 0.2, 'fraction of the entries that ties and dare keep, in (0, 1]', None, None, given
   )
@@ -34,15 +36,17 @@ def define_flags(given: flags.FlagValues, arguments: Sequence[str]) -> None:
   command_line.define_path(
     given, 'base', '', 'base model of the adapters; empty: the one they name'
   )
+  flags.DEFINE_string(
+    'family', '', 'package.module:name of the Family of the base model; empty: by its model_type',
+    given,
+  )  # fmt: skip
   flags.DEFINE_enum('into', 'adapter', ['adapter', 'weights'], 'what is written', given)
 
 
 def run(given: flags.FlagValues) -> None:
   """Reads the adapters, merges them and writes the result."""
-  names = command_line.required(given, 'adapters').split(',')
+  names = command_line.required(given, 'adapters')
   out = pathlib.Path(command_line.required(given, 'out'))
-  if len(set(names)) != len(names):
-    raise UserError(f'--adapters={given.adapters} names a folder twice; give it a weight')
   for flag, ways in (('density', ('ties', 'dare')), ('seed', ('dare',))):
     if given[flag].present and given.how not in ways:
       raise UserError(f'--{flag} is of {" and ".join(ways)}, not of {given.how}')
@@ -52,18 +56,12 @@ def run(given: flags.FlagValues) -> None:
   from jcl.storage import atomic
   from jcl.training import base_model
 
-  recipe = lora_merging.Recipe(
-    given.how,
-    tuple(command_line.fractions(given.weights, 'weights')) if given.weights else (),
-    given.rank,
-    given.density,
-    given.seed,
-  )
+  recipe = lora_merging.Recipe(given.how, given.weights, given.rank, given.density, given.seed)
   atomic.check_new(out)
   trained_on = base_model.of_adapters([pathlib.Path(name) for name in names])
   base = given.base or peft.common_base([pathlib.Path(name) for name in names])
   if given.into == 'weights':
-    loaded = hf.load(base)
+    loaded = hf.load(base, family=given.family)
     if not isinstance(loaded.config, DecoderConfig):
       raise UserError(f'--base: {base} is an encoder; adapters are of decoders')
     shape = loaded.config
@@ -73,7 +71,7 @@ def run(given: flags.FlagValues) -> None:
     params = lora_merging.merge_into(loaded.params, adapters, recipe)
     hf.save(out, loaded._replace(params=params))
   else:
-    config = hf.load_config(base)
+    config = hf.load_config(base, given.family)
     if not isinstance(config, DecoderConfig):
       raise UserError(f'--base: {base} is an encoder; adapters are of decoders')
     adapters = {name: peft.read(pathlib.Path(name), config) for name in names}

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 def define_flags(given: flags.FlagValues, arguments: Sequence[str]) -> None:
   """Defines the flags of the command."""
-  command_line.define_path(
-    given, 'runs', None, 'workdirs, or folders of workdirs, with commas', several=True
+  command_line.define_list(
+    given, 'runs', '', 'workdirs, or folders of workdirs, with commas', of_paths=True
   )
   command_line.define_path(
     given, 'out', None, 'folder for comparison.png and report.html; empty: the table alone'
@@ -30,7 +30,7 @@ def define_flags(given: flags.FlagValues, arguments: Sequence[str]) -> None:
 
 def run(given: flags.FlagValues) -> None:
   """Prints the table and writes picture and page."""
-  folders = command_line.required(given, 'runs').split(',')
+  folders = command_line.required(given, 'runs')
   results = [found for folder in folders for found in _read(folder)]
   from jcl.reports import report
 

@@ -103,7 +103,7 @@ def define_flags(given: flags.FlagValues, arguments: Sequence[str]) -> None:
   """Defines the flags of the command."""
   flags.DEFINE_float('minutes', 30, 'minutes to go on', None, None, given)
   flags.DEFINE_integer('seed', 0, 'seed of the methods, settings and kills', 0, None, given)
-  flags.DEFINE_string('methods', '', 'names of methods, with commas; empty: all', given)
+  command_line.define_list(given, 'methods', '', 'names of methods, with commas; empty: all')
   command_line.define_path(
     given, 'workdir', '', 'new folder that the runs stay in; empty: a temporary one'
   )
@@ -114,7 +114,7 @@ def run(given: flags.FlagValues) -> int:
   from jcl import methods
 
   repository.use_tests('soak')
-  names = list(dict.fromkeys(given.methods.split(','))) if given.methods else []
+  names = list(dict.fromkeys(given.methods))
   for name in names:
     methods.settings(name)
   if not given.minutes > 0:

@@ -142,7 +142,8 @@ def _parts(config: Config, mesh: Mesh, textless: bool) -> Experiment:
     return experiment.assemble(config, mesh)
   from jcl.backbones.files import hf
 
-  hf.load_config(settings.path)  # a model of unknown kind is refused for that, not for want of text
+  # A model of unknown kind is refused for that, not for want of text.
+  hf.load_config(settings.path, settings.family)
   try:
     return experiment.assemble(config, mesh, weights=False)
   except UserError as error:
@@ -156,7 +157,9 @@ def _textless(config: Config, mesh: Mesh) -> Experiment:
   # A stand-in row will do for blocks of raw text: the batch's shape is given.
   text_format = 'plain' if config.scenario == 'cpt' else config.method.text_format
   names = added_tokens(text_format, max(config.stream.max_tasks, 1))
-  shape = with_settings(hf.load_config(config.backbone.path), config.backbone)
+  shape = with_settings(
+    hf.load_config(config.backbone.path, config.backbone.family), config.backbone
+  )
   added = range(shape.vocabulary, shape.vocabulary + len(names))
   shape = with_new_tokens(shape, len(names)) if names else shape
   stream = Stream('', (Task(0, '', (Example(0, 'a', 'a', 0),), (), (), (), True),))

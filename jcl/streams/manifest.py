@@ -45,6 +45,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from jcl import sequences
 from jcl.config import StreamConfig
 from jcl.errors import UserError
 from jcl.storage import paths
@@ -110,7 +111,7 @@ def read_manifest(path: str, targets: bool) -> Manifest:
     raise UserError(f'{called}: not an object: write {{"tasks": […], …}}')
   check_keys(fields, MANIFEST_KEYS, called)
   texts = checked_texts(fields, ('name', 'template', 'task', *COLUMNS), called)
-  folders = fields.get('folders', [])
+  folders = as_list(fields.get('folders', []))
   if not isinstance(folders, list) or not all(isinstance(f, str) and f for f in folders):
     raise UserError(f'{called}: \'folders\' is not a list of folders: write ["../data"]')
   folder = file.resolve().parent
@@ -119,6 +120,18 @@ def read_manifest(path: str, targets: bool) -> Manifest:
     if paths.home_within(root):
       raise UserError(f"{called}: 'folders' lists {name!r}, which is too much: name what is read")
   return Manifest(called, folder, roots, fields, texts, targets)
+
+
+def as_list(value: object) -> object:
+  """Returns a value of a manifest as a list if it is text such as `a,b`; numbers become text."""
+  try:
+    value = list(sequences.parse(value, str)) if isinstance(value, str) else value
+  except ValueError:
+    return value
+  if not isinstance(value, list):
+    return value
+  number = lambda x: isinstance(x, int | float) and not isinstance(x, bool)
+  return [str(entry) if number(entry) else entry for entry in value]
 
 
 def manifest_file(path: str) -> pathlib.Path:
@@ -200,7 +213,7 @@ def divided_tasks(manifest: Manifest) -> list[RawTask]:
       name = value(record, column).strip()
       part = parts.setdefault(name, {split: [] for split in SPLITS})
       part[split].append(row_of(record, columns))
-  names = fields.get('tasks', list(parts))
+  names = as_list(fields.get('tasks', list(parts)))
   if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
     raise UserError(f"{called}: 'tasks' is not a list of values of column {column!r}")
   for name in names:

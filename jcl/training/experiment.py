@@ -25,7 +25,7 @@ from jcl.backbones.tokenizers import (
 )
 from jcl.batching.packed_text import PackedText, cache_folder, pack
 from jcl.batching.text_formats import ANSWER, Text, added_tokens
-from jcl.config import Config, check_values
+from jcl.config import Config, check_values, set_sequences
 from jcl.errors import UserError
 from jcl.memory.teacher import ExternalTeacher
 from jcl.methods import Method
@@ -124,11 +124,12 @@ class Experiment:
 
 
 def check(config: Config) -> None:
-  """Refuses settings that are wrong whatever the data.
+  """Refuses settings that are wrong whatever the data; lists given as text become lists.
 
   Raises:
     UserError: naming the field.
   """
+  set_sequences(config)
   check_values(config)
   paths.check_fields(config)
   config.method.check()
@@ -343,8 +344,9 @@ def _backbone(
   from jcl.backbones.files import hf  # readers of files that a run from scratch does not need
 
   if 'pre_norm' in config.method.needs:
-    check_pre_norm(loaded.config if loaded else hf.load_config(settings.path), config)
-  shape, params, tokenizer, special = loaded or hf.load(settings.path, weights)
+    known = loaded.config if loaded else hf.load_config(settings.path, settings.family)
+    check_pre_norm(known, config)
+  shape, params, tokenizer, special = loaded or hf.load(settings.path, weights, settings.family)
   digests = digests_of(tokenizer, special, params)
   if not classes and (not isinstance(shape, DecoderConfig) or shape.classes):
     raise UserError(

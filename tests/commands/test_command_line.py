@@ -55,14 +55,23 @@ def test_flags_are_read_from_files(tmp_path):
     command_line.expand_flag_files([f'--flagfile={tmp_path / "nothing"}'])
 
 
-def test_lists_of_numbers():
-  assert command_line.numbers('0,2,1', 'seeds') == [0, 2, 1]
-  assert command_line.fractions('0.5,1', 'weights') == [0.5, 1.0]
-  for text in ('', '1,', '1.5', '1,1'):
-    with pytest.raises(UserError, match=f'--seeds={text}'):
-      command_line.numbers(text, 'seeds')
-  with pytest.raises(UserError, match='--weights=a is no list of numbers'):
-    command_line.fractions('a', 'weights')
+def test_flags_that_are_lists():
+  given = flags.FlagValues()
+  command_line.define_list(given, 'seeds', '0', 'numbers', int, once='seed')
+  command_line.define_list(given, 'weights', '', 'numbers', float)
+  command_line.define_list(given, 'runs', '', 'folders', of_paths=True)
+  assert (given['seeds'].value, given['weights'].value) == ((0,), ())
+  command_line.parse(given, ['--seeds=[0, 2,1]', '--weights=0.5,1', "--runs=('a','b,c')"])
+  assert (given.seeds, given.weights, given.runs) == ((0, 2, 1), (0.5, 1.0), ('a', 'b,c'))
+  assert '(default: 0)' in command_line.help_page('', given)
+  for text, says in (
+    ('1.5', "'1.5' is no whole number; give whole numbers such as 0,1,2"),
+    ('1,1', 'it names the seed 1 twice'), ('1,,2', 'it has an empty entry'),
+  ):  # fmt: skip
+    with pytest.raises(UserError, match=f'--seeds={text}: {says}'):
+      command_line.parse(given, [f'--seeds={text}'])
+  with pytest.raises(UserError, match="--runs is 'gs://b', a URL"):
+    command_line.parse(given, ['--runs=a,gs://b'])
 
 
 def test_a_page_shows_defaults_that_say_something():

@@ -29,6 +29,33 @@ def test_fields_of_every_type_are_set():
   assert config.method.replay.buffer_size == 7
 
 
+@pytest.mark.parametrize('given', ['q,k', "('q','k')", '["q","k"]', '(q,k)', ' q, k', "'q','k'"])
+def test_a_list_may_be_written_in_every_usual_way(given):
+  one = config_flag.read(parsed('--config=quickstart:lora', f'--config.method.targets={given}'))
+  two = config_flag.read(parsed('--config=quickstart:lora', '--config.method.targets', given))
+  three, other = config_flag.read_each(
+    parsed('--config=quickstart', f'--config.method.targets={given}', several=True),
+    ['lora', 'lora+replay'],
+  )
+  assert one.method.targets == two.method.targets == three.method.targets == ('q', 'k')
+  assert other.method.lora.targets == ('q', 'k')
+
+
+def test_a_list_of_one_section_holds_for_all_methods():
+  given = parsed('--config=quickstart', '--config.train.trainable=!embed,.*', several=True)
+  assert [c.train.trainable for c in config_flag.read_each(given, ['seq', 'lora'])] == [
+    ('!embed', '.*')
+  ] * 2
+  assert config_flag.overrides(given, 'train.trainable')
+  assert not config_flag.overrides(parsed('--config=quickstart', several=True), 'train.trainable')
+
+
+def test_a_text_that_is_no_list_is_refused():
+  given = parsed('--config=quickstart:lora', '--config.method.targets=q,,v')
+  with pytest.raises(UserError, match=r'--config\.method\.targets=q,,v: it has an empty entry'):
+    config_flag.read(given)
+
+
 def test_one_call_leaves_nothing_for_the_next():
   assert config_flag.read(parsed('--config=quickstart:seq', '--config.train.epochs=3'))
   assert config_flag.read(parsed('--config=quickstart:seq')).train.epochs == 12

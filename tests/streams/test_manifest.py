@@ -86,6 +86,8 @@ def test_one_table_for_all_tasks(tmp_path):
   assert pairs(made.tasks[0].train) == [('a', 'x'), ('c', 'x')]
   made = stream(tmp_path, files | {'manifest.json': manifest | {'tasks': ['sea', 'home']}})
   assert [t.name for t in made.tasks] == ['sea', 'home']
+  made = stream(tmp_path, files | {'manifest.json': manifest | {'tasks': 'sea, home'}})
+  assert [t.name for t in made.tasks] == ['sea', 'home']
   orders = {
     tuple(t.name for t in stream(tmp_path, files, order_seed=seed).tasks) for seed in range(9)
   }
@@ -110,8 +112,9 @@ def test_paths_stay_in_the_folders_that_the_manifest_names(tmp_path):
   manifest = MANIFEST | {'tasks': [task]}
   with pytest.raises(UserError, match=r"'\.\./data/train\.jsonl' lies outside"):
     stream(tmp_path / 'mine', {'manifest.json': manifest})
-  made = stream(tmp_path / 'mine', {'manifest.json': manifest | {'folders': ['../data']}})
-  assert len(made.tasks[0].train) == 2
+  for folders in (['../data'], '../data', '["../data"]'):
+    made = stream(tmp_path / 'mine', {'manifest.json': manifest | {'folders': folders}})
+    assert len(made.tasks[0].train) == 2
   (tmp_path / 'mine' / 'link.jsonl').symlink_to(tmp_path / 'data' / 'train.jsonl')
   with pytest.raises(UserError, match=r"'link\.jsonl' lies outside"):
     stream(
@@ -168,7 +171,7 @@ REFUSED = {
   ),
   'label and answer': (manifest(answer='reply'), 'and not both'),
   'splits beside tasks': (manifest(train='train.jsonl'), "'train' stands beside 'tasks'"),
-  'folders that are no list': (manifest(folders='..'), "'folders' is not a list"),
+  'folders that are no list': (manifest(folders='..,,x'), "'folders' is not a list"),
   'template without fields': (manifest(template='x'), r"template 'x': needs \{x\}"),
   'text that is no template': (task(text='{a'), r"text '\{a' is no template"),
   'text with a conversion': (task(text='{text!r}'), 'is no template: write columns as'),

@@ -140,7 +140,9 @@ FLAGS = {
   'an unknown word': train('--config.train.schedule=x', says=('train.schedule', "'cosine'")),
   'a method out of range': train('--config.method.gamma=-1', says=('method.gamma', 'at least 0')),
   'a pattern that is none': train('--config.train.trainable=[', says=("'['", "'.*' for all")),
-  'an empty pattern': train('--config.train.trainable=', says=("'' is empty", "'.*' for all")),
+  'an empty pattern': train(
+    '--config.train.trainable=', says=('trainable is empty', "'.*' trains all")
+  ),
   'a pattern without end': train('--config.train.trainable=(a+)+$', says=('forever', 'give')),
   'a pattern of nothing': train(
     '--config.train.trainable=nothing', says=('train.trainable', 'names no parameter', 'embed')
@@ -172,10 +174,12 @@ FLAGS = {
     ('--methods=seq,seq', 'twice'),
   ),
   'compare: no method': Case(
-    'compare', [QUICKSTART, '--methods=', '--workdir={here}/new'], ("called ''", 'there are seq')
+    'compare', [QUICKSTART, '--methods=', '--workdir={here}/new'],
+    ('--methods is missing', 'give --methods='),
   ),
   'compare: no seed': Case(
-    'compare', [QUICKSTART, '--seeds=', '--workdir={here}/new'], ('--seeds=', 'such as 0,1,2')
+    'compare', [QUICKSTART, '--seeds=', '--workdir={here}/new'],
+    ('--seeds is missing', 'give --seeds='),
   ),
   'compare: half a seed': Case(
     'compare', [QUICKSTART, '--seeds=0,1.5', '--workdir={here}/new'], ('--seeds=0,1.5', '0,1,2')
@@ -208,7 +212,7 @@ FLAGS = {
     'merge', ['--adapters=a,b', '--weights=a,b', '--out={here}/new'], ('--weights', '0.5,0.25')
   ),
   'merge: the same twice': Case(
-    'merge', ['--adapters=a,a', '--out={here}/new'], ('--adapters=a,a', 'give it a weight')
+    'merge', ['--adapters=a,a', '--out={here}/new'], ('--adapters=a,a', 'names the folder a twice')
   ),
   'merge: density of linear': Case(
     'merge', ['--adapters=a,b', '--density=.5', '--out={here}/new'], ('--density', 'of ties and')

@@ -9,13 +9,14 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
-from support import model_folder
+from support import model_folder, runs
 
-from jcl import backbones
+from jcl import backbones, cli
 from jcl.backbones import lora
 from jcl.backbones.files import family, hf, peft, tensors
 from jcl.batching.batch import Row, Shape, layout
 from jcl.errors import UserError
+from jcl.training import experiment
 
 SETTING = 'my_family.models:MY_LLAMA'
 MODULE = '''
@@ -345,3 +346,28 @@ def test_the_tensors_of_a_family_that_jcl_knows_can_be_renamed():
     vocabulary=8, width=8, layers=2, heads=2, feed_forward=8, tied=False
   )
   tensors.check_table(mine.table, tensors.param_shapes(config), 'mine')
+
+
+def test_a_run_reads_the_family_that_the_setting_names(package, folder):
+  config = runs.config('seq', backbone={'path': str(folder), 'family': SETTING})
+  parts = experiment.assemble(config)
+  assert parts.decoder_config.family == SETTING
+  config.backbone.family = ''
+  with pytest.raises(UserError, match="model_type 'my_llama' is unknown"):
+    experiment.assemble(config)
+
+
+@pytest.mark.parametrize('into', ['adapter', 'weights'])
+def test_adapters_of_an_outside_family_are_merged(into, package, folder, tmp_path):
+  base = hf.load(str(folder), family=SETTING)
+  for name in ('a', 'b'):
+    fresh = lora.init_adapter(base.params, jax.random.key(ord(name)), 2, 4.0, ('q',))
+    peft.write(tmp_path / name, base.config, fresh, str(folder))
+  arguments = [f'--adapters={tmp_path / "a"},{tmp_path / "b"}', f'--into={into}']
+  with pytest.raises(UserError, match="model_type 'my_llama' is unknown"):
+    cli._call(['merge', *arguments, f'--out={tmp_path / "no"}'])
+  cli._call(['merge', *arguments, f'--family={SETTING}', f'--out={tmp_path / "out"}'])
+  if into == 'weights':
+    assert hf.load(str(tmp_path / 'out'), family=SETTING).config.family == SETTING
+  else:
+    assert 'layers' in peft.read(tmp_path / 'out', base.config)
