@@ -14,6 +14,7 @@ from jcl import commands
 from jcl.commands import command_line, config_files
 from jcl.errors import UserError
 from jcl.storage import atomic
+from jcl.streams.escaping import escaped
 from jcl.training.signals import STATUS, Stopped
 
 HELP = {'--help', '-h', '-help'}
@@ -43,8 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def _refuse(message: str) -> NoReturn:
   """Ends the process with one line on standard error and exit status 2."""
-  shown = ''.join(c if c.isprintable() else ascii(c)[1:-1] for c in ' '.join(message.split()))
-  print(f'error: {shown}', file=sys.stderr)
+  print(f'error: {escaped(" ".join(message.split()))}', file=sys.stderr)
   sys.exit(2)
 
 

@@ -191,6 +191,8 @@ class StreamConfig:
   template: str = ''  # plain rows, with {x} and {y}; empty: the stream's own
   # Tokens a row, cpt: a block. The input of a longer row is cut, never its answer.
   max_length: int = number(512, least=8)
+  # A row whose text holds a special token of the tokenizer: refused, read as text, or left out.
+  special_tokens_in_text: str = choice('refuse', 'text', 'drop')
   cache: str = ''  # folder of tokenised corpora, cpt; empty: ~/.cache/jcl/corpora
 
 

@@ -36,6 +36,7 @@ from jcl.reports.report import Report
 from jcl.reports.results import Results
 from jcl.storage import paths
 from jcl.storage.sealed_folder import newest
+from jcl.streams.escaping import escaped
 from jcl.streams.stream import Stream
 from jcl.training import experiment
 from jcl.training.experiment import Experiment
@@ -212,7 +213,7 @@ def run(
   workdir = None if workdir is None else paths.local(workdir, 'workdir')
   parts = experiment.assemble(config) if parts is None else parts
   quiet = quiet or not distributed.is_first()
-  say = (lambda line: None) if quiet else lambda line: print(line, flush=True)
+  say = (lambda line: None) if quiet else lambda line: print(escaped(line), flush=True)
   fresh = workdir is None or newest(workdir / 'checkpoints') < 0
   opening = checks.opening(checks.checkup(parts), workdir) if fresh else []
   folder = None

@@ -59,7 +59,7 @@ class Model:
     pooling = getattr(self.config, 'pooling', 'last')
     text = Text(
       self.tokenizer, self._special, answers.template, answers.text_format, answers.max_length,
-      pooling,
+      pooling, answers.special_tokens_in_text,
     )  # fmt: skip
     text.reserve = answers.longest_answer
     class_task = None
@@ -98,7 +98,11 @@ class Model:
     how, longest = self.answers.answer, self.answers.longest_answer
     of = tools.stream.tasks[index or 0] if self.answers.tasks else None
     found = evaluate.answers(params, of, examples, tools, how, longest)
-    return [self._written(answer) for answer in found]
+    return [tools.stream.shown(answer.text, answer.label) for answer in found]
+
+  def special_token(self, text: str) -> str | None:
+    """Returns a special token of the tokenizer that a text contains; None: there is none."""
+    return self._tools.text.encoder.special_token(text)
 
   def probabilities(self, texts: Sequence[str], task: str | None = None) -> list[dict[str, float]]:
     """The probability of each label that may be answered, for each text.
@@ -222,10 +226,6 @@ class Model:
   def _names(self) -> str:
     return ', '.join(self.answers.tasks)
 
-  def _written(self, answer: str) -> str:
-    """An answer as the user wrote it, where it is a label."""
-    return self._tools.stream.label_of(answer) or answer
-
   def __repr__(self) -> str:
     numbers = sum(np.size(x) for x in jax.tree.leaves(self.params))
     return (
@@ -264,7 +264,10 @@ def _params_of(method: methods.Method, stream: Stream, last: Run) -> Callable[[i
   return params_for
 
 
-def load_model(path: str | pathlib.Path, *, base: str | pathlib.Path | None = None) -> Model:
+def load_model(
+  path: str | pathlib.Path, *, base: str | pathlib.Path | None = None,
+  special_tokens_in_text: str = '',
+) -> Model:  # fmt: skip
   """Opens a model: of a run's workdir, of an exported folder, or any pretrained one.
 
   A run is opened without the data that it was trained on.
@@ -274,29 +277,37 @@ def load_model(path: str | pathlib.Path, *, base: str | pathlib.Path | None = No
       folder, a name on the hub or a GGUF file.
     base: the model that a run started from, where it is no longer at its place; None: as the run
       had it.
+    special_tokens_in_text: what special tokens in the texts and prompts that it is given are:
+      `refuse` or `text`; empty: as the model was trained.
 
   Raises:
     UserError: nothing there can be read, or `base` is another model; the message says what is
       missing.
   """
+  if special_tokens_in_text not in ('', 'refuse', 'text'):
+    given = special_tokens_in_text
+    raise UserError(f'load_model: special_tokens_in_text is {given!r}; give refuse or text')
   place = paths.local(path, 'load_model: path')
   if (place / 'checkpoints').is_dir():
-    return load_run(place, '' if base is None else str(base))
+    return load_run(place, '' if base is None else str(base), special_tokens_in_text)
   if base is not None:
     raise UserError(f'load_model: base is {str(base)!r}, but {path} is no workdir of a run')
   loaded = hf.load(str(path))
   format = read_format(place / FILE) if (place / FILE).is_file() else AnswerFormat()
+  if special_tokens_in_text:
+    format = dataclasses.replace(format, special_tokens_in_text=special_tokens_in_text)
   params = loaded.params
   assert params is not None, 'weights are read'
   return Model(loaded, format, lambda task: params, place if place.is_dir() else None)
 
 
-def load_run(workdir: pathlib.Path, base: str = '') -> Model:
+def load_run(workdir: pathlib.Path, base: str = '', special_tokens_in_text: str = '') -> Model:
   """Returns the model of a run's newest snapshot, without reading the run's data.
 
   Args:
     workdir: of the run.
     base: the model that it started from, where that has moved; it is read to be compared.
+    special_tokens_in_text: as in `load_model`.
 
   Raises:
     UserError: there is no run, none with a snapshot, or `base` is another model.
@@ -317,7 +328,10 @@ def load_run(workdir: pathlib.Path, base: str = '') -> Model:
     hf.load(str(folder), weights=False, family=config.backbone.family),
     read_format(folder / FILE),
   )
-  format = dataclasses.replace(format, seen=_seen(last, len(format.tasks)))
+  in_text = special_tokens_in_text or format.special_tokens_in_text
+  format = dataclasses.replace(
+    format, seen=_seen(last, len(format.tasks)), special_tokens_in_text=in_text
+  )
   shape = dataclasses.replace(loaded.config, lora_dropout=config.method.lora_dropout)
   method = methods.make(make_backbone(shape), config.method)
   if base:

@@ -29,10 +29,11 @@ from tokenizers import Tokenizer
 
 from jcl.batching.batch import Row
 from jcl.batching.text_formats import SpecialTokens, Text
+from jcl.errors import UserError
 from jcl.storage import paths
 from jcl.storage.atomic import whole_file
 from jcl.streams.digests import row_digest
-from jcl.streams.stream import Example, Stream
+from jcl.streams.stream import Example, Lazy, Stream
 from jcl.streams.tables import read_text
 
 DOCUMENTS = 256  # number of documents that are tokenised together
@@ -107,6 +108,7 @@ class PackedText(Text):
     folder: cache of tokenised corpora.
     tokenizer, special, template: as in `Text`.
     max_length: tokens of a block.
+    special_tokens: as in `Text`; `drop` leaves whole documents out.
   """
 
   def __init__(
@@ -116,8 +118,11 @@ class PackedText(Text):
     special: SpecialTokens,
     template: str,
     max_length: int,
+    special_tokens: str = 'refuse',
   ):
-    super().__init__(tokenizer, special, template, 'packed', max_length)
+    super().__init__(
+      tokenizer, special, template, 'packed', max_length, special_tokens=special_tokens
+    )
     self._folder = folder
     self._begin = [] if self.bos in (None, self.eos) else [self.bos]
     self._corpora: list[Blocks] = []
@@ -142,6 +147,8 @@ class PackedText(Text):
     last = self._corpora[-1] if self._corpora else None
     first = last.first + len(last) if last is not None else 0
     never = self._begin[0] if self._begin else None
+    if self.encoder.policy == 'drop':
+      documents = self._without_special_tokens(documents, name)
     digest, rows = self._digests(documents)
     tokens = self._tokens(documents, digest)
     blocks = Blocks(tokens, first, task, name, self.max_length, never, rows)
@@ -157,6 +164,16 @@ class PackedText(Text):
     """Returns the number of tokens of a block without reading it."""
     blocks, place = self._place(example)
     return blocks.size(place)
+
+  def _without_special_tokens(self, documents: Sequence[Example], name: str) -> Sequence[Example]:
+    """Returns the documents without those that hold a special token, and counts these."""
+    places = [i for i, d in enumerate(documents) if not self.encoder.holds_special(d.text)]
+    if not places:
+      raise UserError(f'{name}: every document holds a special token, so drop leaves none')
+    self.dropped += len(documents) - len(places)
+    if len(places) == len(documents):
+      return documents
+    return Lazy(places, lambda _, place: documents[place])
 
   def _place(self, example: Example) -> tuple[Blocks, int]:
     at = bisect.bisect_right(self._corpora, example.number, key=lambda blocks: blocks.first) - 1
@@ -178,6 +195,8 @@ class PackedText(Text):
     """Returns the SHA-256 of all that the tokens are a function of, and the digests of rows."""
     rows = []
     total = hashlib.sha256(f'{self.start} {self.eos}\n{self.tokenizer.to_str()}'.encode())
+    if self.encoder.policy == 'text':
+      total.update(b'special tokens as text')
     for document in documents:
       text = document.text.encode()
       total.update(struct.pack('<Q', len(text)))

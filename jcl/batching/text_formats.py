@@ -17,11 +17,13 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import numpy as np
-from tokenizers import Encoding, Tokenizer
+from tokenizers import Tokenizer
 from tokenizers.models import Unigram
 
 from jcl.batching.batch import Row
+from jcl.batching.special_text import TextEncoder
 from jcl.errors import UserError
+from jcl.streams.special_tokens import cut, guarded, unguarded
 from jcl.streams.stream import Example
 
 ANSWER, GENERATE = '__ans__', '__gen__'
@@ -68,13 +70,16 @@ class Text:
     text_format: one of the formats of this module.
     max_length: tokens of a row at most.
     pooling: `first` puts the target of `class` at the first token, anything else at the last.
+    special_tokens: what a special token in a text is, as `stream.special_tokens_in_text`.
 
   Attributes:
     eos, pad: ids of end-of-sequence and padding.
     bos: id that the tokenizer puts first; None: it puts none.
     end: ids that the tokenizer puts last, end-of-sequence or nothing; only `class` rows have them.
     unknown: id of the unknown token; None if the tokenizer knows all.
+    encoder: reads the texts of users.
     cut: numbers of the examples whose input was cut to fit `max_length`.
+    dropped: number of examples that the run leaves out because of special tokens in their texts.
     reserve: tokens that every row leaves free for its answer, so that the length of a cut input
       does not give away the length of the answer.
   """
@@ -87,6 +92,7 @@ class Text:
     text_format: str,
     max_length: int,
     pooling: str = 'last',
+    special_tokens: str = 'refuse',
   ):
     self.tokenizer, self.text_format, self.max_length = tokenizer, text_format, max_length
     self.special = special
@@ -96,13 +102,13 @@ class Text:
     self.end = framed[-1:] if framed[-1:] == [special.eos] else []
     self.pooling = pooling
     self.cut: set[int] = set()
-    self.reserve = 0
+    self.reserve = self.dropped = 0
     self._rows: dict[int, tuple[Row, ...]] = {}
     self._special = {i for i, t in tokenizer.get_added_tokens_decoder().items() if t.special}
     self._special |= {self.eos, *(i for i in (special.bos, special.pad) if i is not None)}
     # A text that has unknown words has no special token of its own.
     self.unknown = unknown_id(tokenizer)
-    self._forbidden = self._special - {self.unknown}
+    self.encoder = TextEncoder(tokenizer, self._special - {self.unknown}, special_tokens)
     self._answer = self._added(ANSWER) if text_format in LAMOL_FORMATS else -1
     self._head, self._tail = _split_template(template)
 
@@ -116,22 +122,22 @@ class Text:
     name = GENERATE if self.text_format == 'lamol' else f'__{task}__'
     return self._added(name)
 
-  def encode(self, text: str, where: str = 'text') -> list[int]:
+  def encode(self, text: str, where: str = 'text', rendered: bool = False) -> list[int]:
     """Returns the ids of a text, without beginning- and end-of-sequence.
 
     Args:
       text: text to be tokenised.
       where: name of the text in error messages.
+      rendered: as in `Example`.
 
     Raises:
       UserError: the text contains a special token.
     """
-    return self._encode(text, where).ids
+    return self.encoder.encode(text, where, rendered).ids
 
   def encode_all(self, texts: Sequence[str], names: Sequence[str]) -> list[list[int]]:
     """Returns the ids of several texts; `names` are their names in error messages."""
-    encodings = self.tokenizer.encode_batch(list(texts), add_special_tokens=False)
-    return [self._checked(e, name).ids for e, name in zip(encodings, names, strict=True)]
+    return self.encoder.encode_all(texts, names)
 
   def decode(self, ids: Iterable[int]) -> str:
     """Returns the text of generated ids up to the first end-of-sequence."""
@@ -139,6 +145,32 @@ class Text:
     if self.eos in ids:
       ids = ids[: ids.index(self.eos)]
     return self.tokenizer.decode(ids, skip_special_tokens=False).strip()
+
+  def answer(self, ids: Iterable[int]) -> str:
+    """Returns the answer that generated ids are, without the words of the template after it."""
+    said, after = self.decode(ids), self._tail.strip()
+    if self.text_format == 'plain' and after and said.endswith(after):
+      said = said[: -len(after)].strip()
+    return said
+
+  def written(self, answer: str) -> str:
+    """Returns what a model writes that has learned an answer: what the tokenizer gives back."""
+    return self.answer(self._pieces(Example(-1, '', answer, 0))[1])
+
+  def wanted(self, example: Example) -> list[int]:
+    """Returns the ids of the answer of an example, end-of-sequence included."""
+    return self.rows(example)[0].wanted.tolist()
+
+  def input_ids(self, example: Example) -> list[int]:
+    """Returns the ids of the input of an example in a format of LAMOL, as they are trained."""
+    ids = self.prompt(example)
+    return ids[len(self.start) : ids.index(self._answer)]
+
+  def special_token(self, example: Example) -> str | None:
+    """Returns a special token that an example contains as text; None: there is none."""
+    texts = [example.text] if self.text_format == 'class' else [example.text, example.answer]
+    found = (self.encoder.special_token(text, example.rendered) for text in texts)
+    return next(filter(None, found), None)
 
   def rows(self, example: Example, replay: bool = False) -> tuple[Row, ...]:
     """Returns the rows of an example: one, or two for LAMOL (question answering, generation).
@@ -218,30 +250,19 @@ class Text:
       raise KeyError(f'the tokenizer has no token {token}')
     return found
 
-  def _encode(self, text: str, where: str) -> Encoding:
-    return self._checked(self.tokenizer.encode(text, add_special_tokens=False), where)
-
-  def _checked(self, encoding: Encoding, where: str) -> Encoding:
-    """Returns the encoding of a text; refuses special tokens that the text itself contains."""
-    if found := self._forbidden & set(encoding.ids):
-      token = self.tokenizer.id_to_token(found.pop())
-      raise UserError(f'{where}: the text contains {token}, a special token; write it differently')
-    return encoding
-
   def _pieces(self, example: Example) -> tuple[list[int], list[int]]:
     """Returns the ids of the prompt and of the answer, which ends with end-of-sequence."""
     where = f'example {example.name or example.number}'
     if example.tokens is not None:
       at = example.tokens.index(self._answer) + 1
       return self.start + list(example.tokens[:at]), list(example.tokens[at:])
+    encode = lambda text: self.encode(text, where, example.rendered)
     if self.text_format == 'class':
-      text = self._fit(self.encode(example.text, where), example, len(self.end))
+      text = self._fit(encode(example.text), example, len(self.end))
       return self.start + text + self.end, []
     if self.text_format in LAMOL_FORMATS:
-      answer = [*self.encode(example.answer, where), self.eos]
-      text = self._fit(
-        self.encode(example.text, where), example, max(len(answer), self.reserve) + 2
-      )
+      answer = [*encode(example.answer), self.eos]
+      text = self._fit(encode(example.text), example, max(len(answer), self.reserve) + 2)
       return [*self.start, *text, self._answer], answer
     return self._plain_pieces(example, where)
 
@@ -252,24 +273,40 @@ class Text:
     is not always tokenised as it would be alone. A space before it belongs to the answer, as in
     most tokenizers.
     """
-    text = example.text
     before, between = self._head
+    text, said, rendered = self._marked(example)
+    encode = lambda text: self.encoder.encode(text, where, rendered)
     while True:
       head = before + text + between.rstrip()
-      tail = between[len(between.rstrip()) :] + example.answer + self._tail
-      prompt = self.start + self._encode(head, where).ids
-      whole = self._encode(head + tail, where)
-      first = next((i for i, (_, end) in enumerate(whole.offsets) if end > len(head)), len(whole))
-      if first < len(whole) and whole.offsets[first][0] < len(head):
-        answer = self._encode(tail, where).ids  # a token straddles the border
+      tail = between[len(between.rstrip()) :] + said + self._tail
+      prompt = encode(head).ids
+      if not rendered or prompt[:1] != self.start:  # a rendered text may have its own
+        prompt = self.start + prompt
+      whole, border = encode(head + tail), len(unguarded(head))
+      size = len(whole.ids)
+      first = next((i for i, (_, end) in enumerate(whole.offsets) if end > border), size)
+      if first < size and whole.offsets[first][0] < border:
+        answer = encode(tail).ids  # a token straddles the border
       else:
         answer = whole.ids[first:]
-      excess = len(prompt) + max(len(answer) + 1, self.reserve) - self.max_length
+      if not rendered or answer[-1:] != [self.eos]:
+        answer = [*answer, self.eos]
+      excess = len(prompt) + max(len(answer), self.reserve) - self.max_length
       if excess <= 0:
-        return prompt, [*answer, self.eos]
-      pieces = self._encode(text, where)
-      kept = self._keep(len(pieces), excess, example)
-      text = text[: pieces.offsets[kept][0]]  # where the first dropped token starts
+        return prompt, answer
+      pieces = encode(text)
+      kept = self._keep(len(pieces.ids), excess, example)
+      text = cut(text, pieces.offsets[kept][0])  # where the first dropped token starts
+
+  def _marked(self, example: Example) -> tuple[str, str, bool]:
+    """Returns input and answer of a plain row, and whether special tokens in the row are meant.
+
+    Those of a template are; the texts that it takes in are then guarded.
+    """
+    if example.rendered or not any(map(self.encoder.holds_special, (*self._head, self._tail))):
+      return example.text, example.answer, example.rendered
+    tokens = self.encoder.tokens
+    return guarded(example.text, tokens), guarded(example.answer, tokens), True
 
   def _fit(self, ids: list[int], example: Example, others: int) -> list[int]:
     """Returns the input cut to fit a row that has `others` more tokens."""

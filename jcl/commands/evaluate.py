@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from jcl.commands import command_line, jax_settings
+from jcl.streams.escaping import quoted
 
 
 def define_flags(given: flags.FlagValues, arguments: Sequence[str]) -> None:
@@ -33,7 +34,9 @@ def run(given: flags.FlagValues) -> None:
   jax_settings.use_compile_cache()
   from jcl.trained_run import TrainedRun
 
-  for task, score in TrainedRun(config, workdir, given.allow_config_change).scores(given.split):
+  trained = TrainedRun(config, workdir, given.allow_config_change)
+  stream = trained.parts.stream
+  for task, score in trained.scores(given.split):
     if score is None:
       print(f'{task.name}: no {given.split} examples')
       continue
@@ -48,4 +51,6 @@ def run(given: flags.FlagValues) -> None:
     wrong = [i for i, right in enumerate(score.right) if not right]
     for i in wrong[: given.wrong]:
       example = getattr(task, given.split)[i]
-      print(f'  {example.text!r}: {score.answers[i]!r}, not {example.answer!r}')
+      wanted = stream.shown(example.answer, example.label)
+      said = stream.shown(score.answers[i], score.labels[i])
+      print(f'  {quoted(example.text)}: {quoted(said)}, not {quoted(wanted)}')

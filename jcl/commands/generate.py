@@ -15,6 +15,7 @@ from absl import flags
 
 from jcl.commands import command_line, jax_settings
 from jcl.errors import UserError
+from jcl.streams.escaping import escaped
 
 MOST = 2**31 - 1
 
@@ -32,6 +33,10 @@ def define_flags(given: flags.FlagValues, arguments: Sequence[str]) -> None:
   flags.DEFINE_string(
     'prompt', '', 'text that a run on raw text continues; empty: a new document', given
   )
+  flags.DEFINE_enum(
+    'special_tokens_in_text', '', ['', 'refuse', 'text'],
+    'what a special token in the prompt is; empty: as in the run', given,
+  )  # fmt: skip
   flags.DEFINE_integer('tokens', 64, 'tokens at most, of a run on raw text', 1, None, given)
 
 
@@ -44,20 +49,28 @@ def run(given: flags.FlagValues) -> None:
     raise UserError(f'--temperature={given.temperature}: give a number')
   config = workdirs.load_workdir(str(workdir), given.base, given.stream)
   jax_settings.use_compile_cache()
+  from jcl.batching.answers import Answers
   from jcl.trained_run import TrainedRun
 
   trained = TrainedRun(config, workdir, given.allow_config_change)
+  if given.special_tokens_in_text:
+    trained.tools.text.encoder.policy = given.special_tokens_in_text
   if config.scenario == 'cpt':
     for words in trained.continued(
       given.prompt, given.count, given.temperature or 1.0, given.seed, given.tokens
     ):
-      print(f'{given.prompt} … {words}' if given.prompt else words)
+      print(escaped(f'{given.prompt} … {words}' if given.prompt else words))
     return
   if given.prompt:
     raise UserError(f'--prompt is for runs on raw text; this one is of scenario {config.scenario}')
-  text = trained.tools.text
+  text, stream = trained.tools.text, trained.parts.stream
+  known = Answers(text, stream.classes)
   for name, ids_RN in trained.samples(given.task, given.count, given.temperature, given.seed):
     pairs = [text.parse(ids) for ids in ids_RN.tolist()]
     print(f'{name}: {sum(p is not None for p in pairs)} of {len(pairs)} well formed')
     for ids, pair in zip(ids_RN.tolist(), pairs, strict=True):
-      print(f'  {pair[0]}  →  {pair[1]}' if pair else f'  (not well formed) {text.decode(ids)}')
+      if pair is None:
+        print(f'  (not well formed) {escaped(text.decode(ids))}')
+        continue
+      words, answer = pair[0], stream.shown(pair[1], known.class_of(pair[1]))
+      print(f'  {escaped(words)}  →  {escaped(answer)}')

@@ -21,6 +21,7 @@ from absl import flags
 
 from jcl.commands import command_line, jax_settings
 from jcl.errors import UserError
+from jcl.streams.escaping import escaped
 
 SHOWN = 3  # labels of a text that are printed
 SUFFIXES = ('.jsonl', '.csv')
@@ -52,6 +53,11 @@ def define_flags(given: flags.FlagValues, arguments: Sequence[str]) -> None:
   flags.DEFINE_string(
     'task', '', 'name of the task of the texts; needed where the model is told it', given
   )
+  flags.DEFINE_enum(
+    'special_tokens_in_text', '', ['', 'refuse', 'text', 'drop'],
+    'what a special token in a text is; drop: such rows get no answer; empty: as the model was '
+    'trained', given,
+  )  # fmt: skip
   command_line.define_path(given, 'out', '', '.jsonl or .csv file to write; empty: print')
 
 
@@ -65,7 +71,14 @@ def run(given: flags.FlagValues) -> None:
   jax_settings.use_compile_cache()
   import jcl
 
-  model, task = jcl.load_model(place, base=given.base or None), given.task or None
+  in_text, task = given.special_tokens_in_text, given.task or None
+  dropping = in_text == 'drop'
+  reading = '' if dropping else in_text
+  model = jcl.load_model(place, base=given.base or None, special_tokens_in_text=reading)
+  if dropping:
+    kept = [text for text in texts if model.special_token(text) is None]
+    print(f'{len(texts) - len(kept)} of {len(texts)} texts hold a special token and are left out')
+    texts = kept
   answers = model.answer(texts, task)
   labelled = model.probabilities(texts, task) if model.labels else [{} for _ in texts]
   found = [Prediction(*row) for row in zip(texts, answers, labelled, strict=True)]
@@ -116,7 +129,8 @@ def _line(prediction: Prediction) -> str:
   """Returns a prediction as it is printed: text, answer and the likeliest labels."""
   ranked = sorted(prediction.probabilities.items(), key=lambda pair: -pair[1])[:SHOWN]
   labels = ', '.join(f'{label} {probability:.3f}' for label, probability in ranked)
-  return f'{prediction.text}  →  {prediction.answer}' + (f'  ({labels})' if labels else '')
+  line = f'{prediction.text}  →  {prediction.answer}' + (f'  ({labels})' if labels else '')
+  return escaped(line)
 
 
 def _as_jsonl(found: Sequence[Prediction]) -> str:

@@ -3,8 +3,11 @@
 from collections.abc import Sequence
 from typing import Any, Protocol, TypedDict
 
+from jcl.batching.answers import Answers
+from jcl.batching.text_formats import Text
 from jcl.memory.tools import Tools
-from jcl.streams.stream import Example, Stream, Task
+from jcl.streams.raw import normalized_text
+from jcl.streams.stream import Example, Task
 from jcl.types import Params
 
 UNKNOWN = -1  # the task of a sample of the shared generation token
@@ -87,7 +90,8 @@ def _draw_one(
   limit = asked * (settings.max_attempts if settings.retry else 1)
   prompt = [*text.start, text.generation_token(old.index)]
   key = tools.key('pseudo', task.index, old.index)
-  labels = {label.lower() for label in _labels(tools.stream, tools.stream.tasks[: task.index])}
+  known = Answers(text, tools.stream.classes)
+  labels = _owners(tools.stream.tasks[: task.index])
   owner = old.index if settings.task_tokens else UNKNOWN
   while len(kept) < asked and drawn < limit:
     count = min(tools.batch_size if drawn else asked, limit - drawn)
@@ -98,7 +102,9 @@ def _draw_one(
     for ids in ids_RN.tolist():
       drawn += 1
       pair = text.parse(ids)
-      if pair is None or (settings.require_known_label and pair[1].lower() not in labels):
+      if pair is None:
+        continue
+      if settings.require_known_label and known.class_of(pair[1]) not in labels:
         continue
       sample: Sample = {'task': owner, 'tokens': ids[: ids.index(text.eos) + 1]}
       if not (settings.deduplicate and tuple(sample['tokens']) in seen):
@@ -118,9 +124,9 @@ def _warn(task: Task, asked: int, drawn: int, kept: int, tools: Tools) -> None:
   tools.report(warnings=f'before {task.name}: {rate}, so {what}; train longer, or at a higher rate')
 
 
-def _labels(stream: Stream, tasks: Sequence[Task]) -> dict[str, str]:
-  """Returns {label: name of its task} for the classes of `tasks`."""
-  return {stream.classes[c]: t.name for t in tasks for c in t.classes}
+def _owners(tasks: Sequence[Task]) -> dict[int, str]:
+  """Returns {index of a class: name of its task} for the classes of `tasks`."""
+  return {c: t.name for t in tasks for c in t.classes}
 
 
 def _counts(
@@ -137,23 +143,28 @@ def _counts(
     olds: all old tasks.
     tools: of the run.
   """
-  text, labels = tools.text, {k.lower(): v for k, v in _labels(tools.stream, owners).items()}
+  text, stream, labels = tools.text, tools.stream, _owners(owners)
+  classes = Answers(text, stream.classes)
   parsed = [text.parse(s['tokens']) for s in samples]
   pairs = [pair for pair in parsed if pair is not None]
-  known = [labels[answer.lower()] for _, answer in pairs if answer.lower() in labels]
-  trained = {_words(e.text) for old in olds for e in old.train}
+  said = [classes.class_of(answer) for _, answer in pairs]
+  known = [labels[label] for label in said if label in labels]
+  trained = {_input_form(text, e) for old in olds for e in old.train}
   counts: dict[str, Any] = {
     'kept': len(samples),
     'distinct': len({tuple(s['tokens']) for s in samples}),
-    'verbatim': sum(_words(said) in trained for said, _ in pairs),
+    'verbatim': sum(normalized_text(words) in trained for words, _ in pairs),
     'valid_label': len(known) if labels else None,
-    'samples': [list(pair) for pair in pairs[:SHOWN]],
+    'samples': [
+      [words, stream.shown(answer, label)]
+      for (words, answer), label in zip(pairs[:SHOWN], said, strict=False)
+    ],
   }
   if len(owners) > 1 and len(labels) == sum(len(old.classes) for old in owners):
     counts['by_task'] = {old.name: known.count(old.name) for old in owners}
   return counts
 
 
-def _words(text: str) -> str:
-  """Returns a text in lower case with single spaces, in which form two texts are compared."""
-  return ' '.join(text.lower().split())
+def _input_form(text: Text, example: Example) -> str:
+  """Returns the input of an example as a sample with the same tokens would decode, normalised."""
+  return normalized_text(text.decode(text.input_ids(example)))

@@ -5,15 +5,16 @@ its author needs stands here. `load` finds readers by name and builds their stre
 """
 
 from jcl.config import StreamConfig
-from jcl.streams.build import build
+from jcl.streams.build import build, without
 from jcl.streams.raw import (
   SPLITS,
   TEMPLATE,
   RawRow,
   RawStream,
   RawTask,
+  answer_form,
+  class_form,
   label_text,
-  labels_by_answer,
   normalized_text,
   permutation,
 )
@@ -38,15 +39,17 @@ __all__ = [
   'StreamConfig',
   'Task',
   'TaskPlan',
+  'answer_form',
   'build',
+  'class_form',
   'class_tasks',
   'find_reader',
   'label_text',
-  'labels_by_answer',
   'load',
   'normalized_text',
   'permutation',
   'rebuild',
   'rows_of',
   'table',
+  'without',
 ]

@@ -3,12 +3,15 @@
 Nothing here draws at random: the stream is a function of the raw stream and the settings.
 """
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 
 from jcl.config import StreamConfig, check_values
+from jcl.errors import UserError
 from jcl.storage import paths
 from jcl.streams import checks, splits
 from jcl.streams.raw import SPLITS, RawRow, RawStream, RawTask, classes_of, label_text
+from jcl.streams.records import shown
 from jcl.streams.stream import Example, Lazy, Stream, Task
 
 
@@ -80,6 +83,34 @@ def assembled(
   return Stream(name, tuple(made), answers, template, overlap, labels=tuple(labels))
 
 
+def without(stream: Stream, left_out: Callable[[Example], bool]) -> Stream:
+  """Returns a stream without some examples; the others are numbered anew.
+
+  Raises:
+    UserError: a split of train or test, or a class in training, would lose all its examples.
+  """
+  number, tasks = 0, []
+  for task in stream.tasks:
+    kept: dict[str, tuple[Example, ...]] = {}
+    for split in SPLITS:
+      whole = getattr(task, split)
+      some = [example for example in whole if not left_out(example)]
+      kept[split] = tuple(
+        dataclasses.replace(example, number=number + i) for i, example in enumerate(some)
+      )
+      number += len(some)
+      lost = set(task.classes) - {e.label for e in some} if split == 'train' else set()
+      if (whole and not some) or lost:
+        what = f'class {shown(stream.labels[min(lost)])}' if some else f'split {split}'
+        raise UserError(
+          f'task {task.name!r}: every example of {what} holds a special token, so '
+          'stream.special_tokens_in_text=drop leaves none: set it to text'
+        )
+    train, dev, test = (kept[split] for split in SPLITS)
+    tasks.append(dataclasses.replace(task, train=train, dev=dev, test=test))
+  return dataclasses.replace(stream, tasks=tuple(tasks))
+
+
 def numbered(
   rows: Sequence[RawRow], first: int, task: int, class_of: Mapping[str, int]
 ) -> Sequence[Example]:
@@ -94,8 +125,13 @@ def numbered(
 
   def example(place: int, row: RawRow) -> Example:
     label = -1 if row.label is None else class_of[row.label]
-    answer = row.answer.strip() if row.label is None else label_text(row.label)
-    return Example(first + place, row.text.strip(), answer, task, label, row.id or row.where)
+    text, answer = row.text, row.answer
+    if not row.rendered:  # the spaces of a template are its own
+      text, answer = text.strip(), answer.strip()
+    if row.label is not None:
+      answer = label_text(row.label)
+    name = row.id or row.where
+    return Example(first + place, text, answer, task, label, name, None, row.rendered)
 
   # Texts without labels and answers may be a corpus that does not fit into memory.
   return (

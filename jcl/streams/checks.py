@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from jcl.errors import UserError
-from jcl.streams.raw import SPLITS, RawRow, RawStream, RawTask, label_text, normalized_text
+from jcl.streams.raw import SPLITS, RawRow, RawStream, RawTask, class_form, label_text
 from jcl.streams.records import shown
 
 
@@ -148,7 +148,7 @@ def check_labels(labels: Iterable[str], answers: dict[str, str]) -> None:
     answers: maps the normalised answer of each label so far to the label; grows.
   """
   for label in labels:
-    other = answers.setdefault(normalized_text(label_text(label)), label)
+    other = answers.setdefault(class_form(label), label)
     if other != label:
       raise UserError(
         f'labels {shown(other)} and {shown(label)} read the same in an answer: rename one'

@@ -19,6 +19,8 @@ class RawRow(NamedTuple):
     label: class of the row as its source writes it; None where answers are free and for raw text.
       The model learns to write `label_text(label)`.
     id: the user's own id of the row, unique in the stream; '' where there is none.
+    rendered: a template made text and answer: special tokens in them are meant, but for those that
+      `special_tokens.guarded` marked.
   """
 
   where: str
@@ -26,6 +28,7 @@ class RawRow(NamedTuple):
   answer: str = ''
   label: str | None = None
   id: str = ''
+  rendered: bool = False
 
 
 class RawTask(NamedTuple):
@@ -66,9 +69,14 @@ def normalized_text(text: str) -> str:
   return ' '.join(text.split()).casefold()
 
 
-def labels_by_answer(labels: Iterable[str]) -> dict[str, str]:
-  """Maps the answer of each class, normalised, to the label as the user wrote it."""
-  return {normalized_text(label_text(label)): label for label in labels}
+def answer_form(answer: str) -> str:
+  """Returns an answer without its case and the spaces around it; the one form that is compared."""
+  return answer.strip().lower()
+
+
+def class_form(answer: str) -> str:
+  """Returns `answer_form` of a label, or of an answer that may be one: with single spaces."""
+  return answer_form(label_text(answer))
 
 
 def classes_of(rows: Iterable[RawRow]) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Generic, NamedTuple, Protocol, Self, TypeVar, overload
 import numpy as np
 
 from jcl.config import StreamConfig
-from jcl.streams.raw import SPLITS, TEMPLATE, RawStream, labels_by_answer, normalized_text
+from jcl.streams.raw import SPLITS, TEMPLATE, RawStream, class_form
 
 ROWS = 'jcl.streams.rows'  # builds streams, so it imports this module
 Item = TypeVar('Item', covariant=True)
@@ -36,6 +36,7 @@ class Example:
     name: name in messages and reports: the user's own id, or the place of the row, `file:line`.
     tokens: token ids that a pseudo sample was drawn as, without beginning-of-sequence and
       generation token, with answer token and end-of-sequence; None for a real example.
+    rendered: as in `RawRow`.
   """
 
   number: int
@@ -45,6 +46,7 @@ class Example:
   label: int = -1
   name: str = ''
   tokens: tuple[int, ...] | None = None
+  rendered: bool = False
 
   @property
   def reference(self) -> Reference:
@@ -244,21 +246,16 @@ class Stream:
     return f'{name} #{number}'
 
   def label_of(self, answer: str) -> str | None:
-    """Returns the label, as the user wrote it, that an answer of the model stands for.
+    """Returns the label, as the user wrote it, that a text stands for; None: it is that of no class.
 
-    Case and white space do not count: the label of `Data loss` is `data_loss`.
-
-    Args:
-      answer: text that the model wrote.
-
-    Returns:
-      The label; None if the answer is that of no class.
+    Case and white space do not count, nor does what a tokenizer makes of the text.
     """
-    return self._label_of_answer.get(normalized_text(answer))
+    labels = {class_form(label): label for label in self.labels or self.classes}
+    return labels.get(class_form(answer))
 
-  @functools.cached_property
-  def _label_of_answer(self) -> dict[str, str]:
-    return labels_by_answer(self.labels or self.classes)
+  def shown(self, answer: str, label: int) -> str:
+    """Returns the label of a class as the user wrote it; `answer` where `label` is -1: no class."""
+    return (self.labels or self.classes)[label] if label >= 0 else answer
 
   @functools.cached_property
   def digest(self) -> str:

@@ -35,6 +35,7 @@ class AnswerFormat:
     labels: of each class, as the user wrote it.
     classes: of each class, as the model writes it.
     classes_of: of each task, the indices of its classes.
+    special_tokens_in_text: as in `StreamConfig`.
   """
 
   text_format: str = 'plain'
@@ -48,6 +49,7 @@ class AnswerFormat:
   labels: tuple[str, ...] = ()
   classes: tuple[str, ...] = ()
   classes_of: tuple[tuple[int, ...], ...] = ()
+  special_tokens_in_text: str = 'refuse'
 
   @classmethod
   def of(cls, parts: Experiment, seen: int) -> 'AnswerFormat':
@@ -57,6 +59,7 @@ class AnswerFormat:
       text.text_format, stream.template, text.max_length, parts.task_id_given,
       parts.config.evaluate.answer, parts.longest_answer, tuple(t.name for t in stream.tasks), seen,
       stream.labels or stream.classes, stream.classes, tuple(t.classes for t in stream.tasks),
+      text.encoder.policy,
     )  # fmt: skip
 
   def stream(self) -> Stream:
@@ -91,7 +94,10 @@ def read_format(file: pathlib.Path) -> AnswerFormat:
 
 def _check_format(found: AnswerFormat) -> None:
   """Raises a ValueError where the fields of a format do not go together."""
-  texts = (*found.tasks, *found.labels, *found.classes, found.template, found.text_format)
+  texts = (
+    *found.tasks, *found.labels, *found.classes, found.template, found.text_format,
+    found.special_tokens_in_text,
+  )  # fmt: skip
   numbers = (found.max_length, found.longest_answer, found.seen)
   counts = len(found.labels) == len(found.classes) and len(found.classes_of) == len(found.tasks)
   inside = all(0 <= c < len(found.classes) for own in found.classes_of for c in own)

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from jcl.backbones import Backbone, Params
+from jcl.batching.answers import Answer, Answers
 from jcl.batching.batch import Batch
 from jcl.step import losses
 from jcl.streams.stream import Example, Task
@@ -20,14 +21,16 @@ class Score:
   """The answers of a model to the N examples of a split.
 
   Attributes:
-    right: [N] bool, whether the answer is the wanted one after strip and lower-case.
+    right: [N] bool, whether the answer is the wanted one, see `jcl.batching.answers`.
     invalid: share of the answers that are no label of the stream; None where answers are free.
-    answers: [N] the answers as text.
+    answers: [N] the answers as the model wrote them, see `Stream.shown`.
+    labels: [N] index of the class that each stands for; -1 for none.
   """
 
   right: list[bool]
   invalid: float | None
   answers: list[str]
+  labels: list[int] = dataclasses.field(default_factory=list)
 
   @property
   def accuracy(self) -> float:
@@ -109,18 +112,19 @@ def score(
   """
   if tools.text.text_format == 'packed':
     return log_perplexity(params, examples, tools)
+  known, stream = Answers(tools.text, tools.stream.classes), tools.stream
   found = answers(params, task, examples, tools, how, longest)
-  right = [same(answer, e.answer) for answer, e in zip(found, examples, strict=True)]
-  known = {c.lower() for c in tools.stream.classes}
-  invalid = float(np.mean([a.strip().lower() not in known for a in found])) if known else None
-  return Score(right, invalid, found)
+  right = [known.right(answer, e) for answer, e in zip(found, examples, strict=True)]
+  no_label = [a.label < 0 and not yes for a, yes in zip(found, right, strict=True)]
+  invalid = float(np.mean(no_label)) if stream.classes else None
+  return Score(right, invalid, [a.text for a in found], [a.label for a in found])
 
 
 def answers(
   params: Params, task: Task | None, examples: Sequence[Example], tools: HookTools, how: str,
   longest: int,
-) -> list[str]:  # fmt: skip
-  """Returns what a model answers to each example, labels as the model writes them.
+) -> list[Answer]:  # fmt: skip
+  """Returns what a model answers to each example.
 
   Args:
     params, examples, tools, how, longest: as in `score`.
@@ -129,11 +133,12 @@ def answers(
   classes = tools.stream.classes
   if task is not None and (tools.class_task is not None or (how == 'score' and classes)):
     allowed, log_p_NC = log_likelihoods(params, task, examples, tools)
-    return [classes[allowed[i]] for i in log_p_NC.argmax(1)]
+    return [Answer(classes[allowed[i]], allowed[i]) for i in log_p_NC.argmax(1)]
   prompts = [tools.text.prompt(e) for e in examples]
   name = f'answers of {task.name}' if task is not None else 'answers'
   ids_RN = tools.sample(params, prompts, tools.key('greedy'), max_new=longest, name=name)
-  return [tools.text.decode(ids) for ids in ids_RN.tolist()]
+  known = Answers(tools.text, classes)
+  return [known.read(ids) for ids in ids_RN.tolist()]
 
 
 def log_likelihoods(
@@ -155,11 +160,6 @@ def log_likelihoods(
   nats = tools.map_targets(_negative_log_likelihood(tools.backbone), params, rows)
   total = np.array([n.sum() for n in nats]).reshape(len(examples), len(labels))
   return classes, -total
-
-
-def same(answer: str, wanted: str) -> bool:
-  """Whether an answer is the wanted one after strip and lower-case."""
-  return answer.strip().lower() == wanted.strip().lower()
 
 
 def allowed_classes(task: Task, tools: HookTools) -> list[int]:

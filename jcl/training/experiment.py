@@ -1,6 +1,7 @@
 """From settings to the parts of a run: stream, text, backbone, method, tools."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
@@ -222,13 +223,18 @@ def assemble(
   )
   shape = dataclasses.replace(shape, lora_dropout=config.method.lora_dropout)
   limit = min(config.stream.max_length, shape.max_positions)
+  in_text = config.stream.special_tokens_in_text
   text: Text
   if raw_text:
     folder, probe = cache_folder(config.stream.cache), getattr(config.method, 'probe_path', '')
-    packed = PackedText(folder, tokenizer, special, stream.template, limit)
+    packed = PackedText(folder, tokenizer, special, stream.template, limit, in_text)
     text, stream = packed, pack(stream, packed, probe)
   else:
-    text = Text(tokenizer, special, stream.template, text_format, limit, shape.pooling)
+    text = Text(tokenizer, special, stream.template, text_format, limit, shape.pooling, in_text)
+    if in_text == 'drop':
+      before = len(stream.examples)
+      stream = streams.without(stream, lambda example: text.special_token(example) is not None)
+      text.dropped = before - len(stream.examples)
   backbone = make_backbone(shape)
   tools = make_tools(
     backbone, text, stream, sharding.make_mesh() if mesh is None else mesh,
@@ -328,7 +334,11 @@ def _backbone(
   classes = len(stream.classes) if settings.head else 0
   if not settings.path and loaded is None:
     template = '' if text_format == 'packed' else stream.template
-    texts = (s for t in stream.tasks for e in t.train for s in _words(e, template))
+    # Words that are special tokens are none of the vocabulary's own.
+    texts = (
+      functools.reduce(lambda s, name: s.replace(name, ' '), names, s)
+      for t in stream.tasks for e in t.train for s in _words(e, template)
+    )  # fmt: skip
     if settings.tokenizer_path:
       from jcl.backbones.files import hf
 
@@ -391,5 +401,11 @@ def _class_tasks(stream: Stream) -> np.ndarray:
 
 
 def _words(example: Example, template: str) -> tuple[str, str, str]:
-  """Returns the texts that a tokenizer from scratch must know: input, answer, template."""
-  return example.text, example.answer, template.replace('{x}', ' ').replace('{y}', ' ')
+  """Returns the texts that a tokenizer from scratch must know: input, answer, template.
+
+  Where the template stands beside them without a space, as in `{y}.`, that is the whole row.
+  """
+  apart = template.replace('{x}', ' ').replace('{y}', ' ')
+  whole = template.replace('{x}', example.text).replace('{y}', example.answer)
+  known = {*example.text.split(), *example.answer.split(), *apart.split()}
+  return example.text, example.answer, apart if known.issuperset(whole.split()) else whole

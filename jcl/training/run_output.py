@@ -7,6 +7,7 @@ from jcl.reports.results import Results
 from jcl.storage.checkpoint import Snapshots
 from jcl.storage.in_memory import MemoryLog, NoSnapshots
 from jcl.storage.metrics_log import MetricsLog
+from jcl.streams.escaping import escaped
 from jcl.streams.stream import Task
 from jcl.training.evaluate import LogPerplexity, Score
 from jcl.training.hook_tools import HookTools
@@ -40,7 +41,7 @@ class RunOutput:
   def say(self, line: str) -> None:
     """Prints a line for the person who waits."""
     if not self.quiet:
-      print(line, flush=True)
+      print(escaped(line), flush=True)
 
   def take(self, tools: HookTools) -> None:
     """Moves what the hooks reported into the record; their warnings are printed."""

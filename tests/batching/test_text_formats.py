@@ -309,7 +309,7 @@ def test_rows_prepared_together_are_those_made_with_the_room_known_and_texts_are
       assert once.prompt(example) == list(twice._pieces(example)[0])
   assert once.cut == twice.cut
   calls = []
-  monkeypatch.setattr(once, '_encode', lambda *given: calls.append(given))
+  monkeypatch.setattr(once.encoder, 'encode', lambda *given: calls.append(given))
   for example in examples:
     once.rows(example)
   assert calls == []

@@ -1,0 +1,141 @@
+"""Encodes the texts of rows, and decides what a special token in a text is: a fault, or letters."""
+
+from collections.abc import Callable, Collection, Sequence
+from typing import NamedTuple, TypeVar
+
+from tokenizers import Encoding, Tokenizer
+
+from jcl.errors import UserError
+from jcl.streams.special_tokens import GUARD, guarded, pattern_of, unguarded
+
+Result = TypeVar('Result')
+
+FIELD = 'stream.special_tokens_in_text'
+
+
+class Encoded(NamedTuple):
+  """Token ids of a text, and where in it, guards left out, each token begins and ends."""
+
+  ids: list[int]
+  offsets: list[tuple[int, int]]
+
+
+class TextEncoder:
+  """A tokenizer that reads the texts of users.
+
+  Args:
+    tokenizer: of the model.
+    forbidden: ids of special tokens that no text of a user may have.
+    policy: `stream.special_tokens_in_text`: `text` reads a special token in a text as ordinary
+      text; with `refuse` and `drop` such a text is an error.
+  """
+
+  def __init__(self, tokenizer: Tokenizer, forbidden: Collection[int], policy: str = 'refuse'):
+    self.tokenizer, self.forbidden, self.policy = tokenizer, frozenset(forbidden), policy
+    self.tokens = [t for i in sorted(forbidden) if (t := tokenizer.id_to_token(i)) is not None]
+    self._pattern = pattern_of(self.tokens)
+
+  def encode(self, text: str, where: str, rendered: bool = False) -> Encoded:
+    """Returns the tokens of a text, without beginning- and end-of-sequence.
+
+    Args:
+      text: to be tokenised.
+      where: name of the text in error messages.
+      rendered: a template made the text: special tokens in it are meant, but for guarded ones.
+
+    Raises:
+      UserError: the text contains a special token that is not meant, and the policy is not `text`.
+    """
+    if rendered:
+      return self._rendered(text, where)
+    text = unguarded(text)
+    return self._checked(self._raw(text, self.policy == 'text'), text, where)
+
+  def encode_all(self, texts: Sequence[str], names: Sequence[str]) -> list[list[int]]:
+    """Returns the ids of several texts of users; `names` are their names in error messages."""
+    call = lambda: self.tokenizer.encode_batch(list(texts), add_special_tokens=False)
+    encodings = self._reading_specials(self.policy == 'text', call)
+    rows = zip(encodings, texts, names, strict=True)
+    return [self._checked(e, text, name).ids for e, text, name in rows]
+
+  def special_token(self, text: str, rendered: bool = False) -> str | None:
+    """Returns a special token that a text contains without being meant to; None: there is none."""
+    if rendered:
+      return self._guarded_token(text) if GUARD in text else None
+    found = self.forbidden & set(self._raw(text, False).ids)
+    return self._named(found) if found else None
+
+  def holds_special(self, text: str) -> bool:
+    """Returns whether a special token is written out in a text."""
+    return self._pattern is not None and self._pattern.search(text) is not None
+
+  def refused(self, where: str, token: str) -> UserError:
+    """Returns the error for a text that contains a special token."""
+    return UserError(
+      f'{where}: the text contains {token}, a special token; write it differently, or set {FIELD} '
+      'to text (read as ordinary text) or drop (leave the row out)'
+    )
+
+  def _raw(self, text: str, as_text: bool) -> Encoding:
+    call = lambda: self.tokenizer.encode(text, add_special_tokens=False)
+    return self._reading_specials(as_text, call)
+
+  def _reading_specials(self, as_text: bool, call: Callable[[], Result]) -> Result:
+    """Returns call() while the tokenizer reads special tokens in a text as text, or as tokens."""
+    self.tokenizer.encode_special_tokens = as_text
+    try:
+      return call()
+    finally:
+      self.tokenizer.encode_special_tokens = False
+
+  def _checked(self, encoding: Encoding, text: str, where: str) -> Encoded:
+    """Returns the tokens of a text; special ones in it are refused, or read as text."""
+    found = self.forbidden & set(encoding.ids)
+    if not found:
+      return Encoded(encoding.ids, encoding.offsets)
+    token = self._named(found)
+    if self.policy != 'text':
+      raise self.refused(where, token)
+    # Some vocabularies hold their special tokens as words, which the model itself then finds.
+    return self._broken(guarded(text, self.tokens), where)
+
+  def _rendered(self, text: str, where: str) -> Encoded:
+    if GUARD not in text:
+      return Encoded(*_parts(self._raw(text, False)))
+    if self.policy != 'text':
+      raise self.refused(where, self._guarded_token(text))
+    return self._broken(text, where, meant=True)
+
+  def _named(self, found: Collection[int]) -> str:
+    """Returns the text of the first of some special tokens."""
+    return self.tokenizer.id_to_token(min(found)) or f'token {min(found)}'
+
+  def _guarded_token(self, text: str) -> str:
+    """Returns the first special token of a text that has a guard."""
+    at = text.index(GUARD)
+    rest = text[at - 1] + text[at + 1 :]
+    fits = [token for token in self.tokens if rest.startswith(token)]
+    return max(fits, key=len, default='a special token')
+
+  def _broken(self, text: str, where: str, meant: bool = False) -> Encoded:
+    """Returns the tokens of a guarded text, without those of its guards."""
+    encoding = self._raw(text, False)
+    found = self.forbidden & set(encoding.ids)
+    if found and not meant:
+      token = self._named(found)
+      raise UserError(f'{where}: {token} cannot be read as text by this tokenizer; take it out')
+    place, places = 0, []  # of each letter in the text without guards
+    for letter in text:
+      places.append(place)
+      place += letter != GUARD
+    places.append(place)
+    ids, offsets = [], []
+    for number, (start, end) in zip(*_parts(encoding), strict=True):
+      if text[start:end].strip(GUARD) or start == end:
+        ids.append(number)
+        offsets.append((places[start], places[end]))
+    return Encoded(ids, offsets)
+
+
+def _parts(encoding: Encoding) -> tuple[list[int], list[tuple[int, int]]]:
+  return encoding.ids, encoding.offsets
