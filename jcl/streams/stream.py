@@ -246,7 +246,7 @@ class Stream:
     return f'{name} #{number}'
 
   def label_of(self, answer: str) -> str | None:
-    """Returns the label, as the user wrote it, that a text stands for; None: it is that of no class.
+    """Returns the label, as the user wrote it, that a text stands for; None: it is no label.
 
     Case and white space do not count, nor does what a tokenizer makes of the text.
     """

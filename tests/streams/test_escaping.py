@@ -15,7 +15,9 @@ def test_nothing_that_steers_a_terminal_is_left():
 
 
 @pytest.mark.parametrize(
-  'text', ['天气', 'حالة الطقس', 'আবহাওয়া', 'สภาพอากาศ', '👩\u200d👩\u200d👧', 'می\u200cخواهم', "it's\u00a0so\u3000"]
+  'text',
+  ['天气', 'حالة الطقس', 'আবহাওয়া', 'สภาพอากาศ',
+   '👩\u200d👩\u200d👧', 'می\u200cخواهم', "it's\u00a0so\u3000"],
 )  # fmt: skip
 def test_what_every_script_is_written_with_stays(text):
   assert escaped(text) == text
@@ -25,4 +27,4 @@ def test_quotes_show_where_a_text_ends_and_long_texts_are_shortened():
   assert quoted(" it's\n") == "' it\\'s\\n'"
   assert shortened('a' * 80) == 'a' * 80
   assert shortened('a' * 81) == 'a' * 79 + '…'
-  assert shortened('\x1b' * 30, 10) == '\\x1b\\x1b\\x…'
+  assert shortened('\x1b' * 30, 10) == '\\x1b\\x1b\\…'
