@@ -12,8 +12,9 @@ long the input is cut, never the answer.
 """
 
 import dataclasses
+import functools
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -23,8 +24,9 @@ from tokenizers.models import Unigram
 from jcl.batching.batch import Row
 from jcl.batching.special_text import TextEncoder
 from jcl.errors import UserError
+from jcl.streams.build import without
 from jcl.streams.special_tokens import cut, guarded, unguarded
-from jcl.streams.stream import Example
+from jcl.streams.stream import Example, Stream
 
 ANSWER, GENERATE = '__ans__', '__gen__'
 LAMOL_FORMATS = ('lamol', 'lamol_task')
@@ -37,6 +39,25 @@ def added_tokens(text_format: str, tasks: int) -> list[str]:
   if text_format == 'lamol_task':
     return [ANSWER, *(f'__{i}__' for i in range(tasks))]
   return []
+
+
+def training_texts(stream: Stream, template: str, reserved: Sequence[str]) -> Iterator[str]:
+  """Yields the texts that a tokenizer from scratch is made of: inputs, answers, template.
+
+  Where the template stands beside them without a space, as in `{y}.`, that is the whole row.
+
+  Args:
+    stream: of the run.
+    template: of plain rows; empty: there is none.
+    reserved: tokens that are added later; they are no words of the vocabulary.
+  """
+  apart = template.replace('{x}', ' ').replace('{y}', ' ')
+  for example in (e for task in stream.tasks for e in task.train):
+    whole = template.replace('{x}', example.text).replace('{y}', example.answer)
+    known = {*example.text.split(), *example.answer.split(), *apart.split()}
+    frame = apart if known.issuperset(whole.split()) else whole
+    for text in (example.text, example.answer, frame):
+      yield functools.reduce(lambda t, name: t.replace(name, ' '), reserved, text)
 
 
 class SpecialTokens(Protocol):
@@ -243,6 +264,14 @@ class Text:
     at = ids.index(self._answer)
     text, answer = (self.tokenizer.decode(part).strip() for part in (ids[:at], ids[at + 1 :]))
     return (text, answer) if text and answer else None
+
+  def readable(self, stream: Stream) -> Stream:
+    """Returns the stream; with `drop` without the examples that hold a special token as text."""
+    if self.encoder.policy != 'drop':
+      return stream
+    kept = without(stream, lambda example: self.special_token(example) is not None)
+    self.dropped = len(stream.examples) - len(kept.examples)
+    return kept
 
   def _added(self, token: str) -> int:
     """Returns the id of a token that the format adds to the tokenizer."""

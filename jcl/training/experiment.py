@@ -1,7 +1,6 @@
 """From settings to the parts of a run: stream, text, backbone, method, tools."""
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
@@ -25,7 +24,7 @@ from jcl.backbones.tokenizers import (
   word_tokenizer,
 )
 from jcl.batching.packed_text import PackedText, cache_folder, pack
-from jcl.batching.text_formats import ANSWER, Text, added_tokens
+from jcl.batching.text_formats import ANSWER, Text, added_tokens, training_texts
 from jcl.config import Config, check_values, set_sequences
 from jcl.errors import UserError
 from jcl.memory.teacher import ExternalTeacher
@@ -33,7 +32,7 @@ from jcl.methods import Method
 from jcl.step import losses, optimizer, sharding, train_step, trainable
 from jcl.step.adversarial import adversarial
 from jcl.storage import paths
-from jcl.streams.stream import Example, Stream, TaskPlan
+from jcl.streams.stream import Stream, TaskPlan
 from jcl.training.hook_tools import HookTools, make_tools
 from jcl.training.inputs import (
   Inputs,
@@ -231,10 +230,7 @@ def assemble(
     text, stream = packed, pack(stream, packed, probe)
   else:
     text = Text(tokenizer, special, stream.template, text_format, limit, shape.pooling, in_text)
-    if in_text == 'drop':
-      before = len(stream.examples)
-      stream = streams.without(stream, lambda example: text.special_token(example) is not None)
-      text.dropped = before - len(stream.examples)
+    stream = text.readable(stream)
   backbone = make_backbone(shape)
   tools = make_tools(
     backbone, text, stream, sharding.make_mesh() if mesh is None else mesh,
@@ -334,11 +330,7 @@ def _backbone(
   classes = len(stream.classes) if settings.head else 0
   if not settings.path and loaded is None:
     template = '' if text_format == 'packed' else stream.template
-    # Words that are special tokens are none of the vocabulary's own.
-    texts = (
-      functools.reduce(lambda s, name: s.replace(name, ' '), names, s)
-      for t in stream.tasks for e in t.train for s in _words(e, template)
-    )  # fmt: skip
+    texts = training_texts(stream, template, names)
     if settings.tokenizer_path:
       from jcl.backbones.files import hf
 
@@ -398,14 +390,3 @@ def _class_tasks(stream: Stream) -> np.ndarray:
   """Returns [C], the index of the task in which each class first occurs."""
   first = {c: t.index for t in reversed(stream.tasks) for c in t.classes}
   return np.array([first[c] for c in range(len(stream.classes))])
-
-
-def _words(example: Example, template: str) -> tuple[str, str, str]:
-  """Returns the texts that a tokenizer from scratch must know: input, answer, template.
-
-  Where the template stands beside them without a space, as in `{y}.`, that is the whole row.
-  """
-  apart = template.replace('{x}', ' ').replace('{y}', ' ')
-  whole = template.replace('{x}', example.text).replace('{y}', example.answer)
-  known = {*example.text.split(), *example.answer.split(), *apart.split()}
-  return example.text, example.answer, apart if known.issuperset(whole.split()) else whole
