@@ -15,6 +15,7 @@ from jcl.backbones.decoder_config import DecoderConfig
 from jcl.backbones.files import hf, peft
 from jcl.backbones.layers import depth
 from jcl.backbones.models import make_backbone
+from jcl.batching.batch import membership
 from jcl.batching.text_formats import Text
 from jcl.errors import UserError
 from jcl.step import sharding
@@ -62,12 +63,9 @@ class Model:
       pooling, answers.special_tokens_in_text,
     )  # fmt: skip
     text.reserve = answers.longest_answer
-    class_task = None
-    if self.config.classes:
-      first = {c: t.index for t in reversed(stream.tasks) for c in t.classes}
-      class_task = np.array([first[c] for c in range(len(stream.classes))])
+    table = membership(answers.classes_of, len(answers.classes)) if self.config.classes else None
     self._tools: HookTools = make_tools(
-      self.backbone, text, stream, sharding.make_mesh(), 0, BATCH, class_task=class_task,
+      self.backbone, text, stream, sharding.make_mesh(), 0, BATCH, membership=table,
       task_id_given=answers.task_id_given,
     ).at(max(answers.seen - 1, 0))  # fmt: skip
 

@@ -13,6 +13,7 @@ from jcl.batching.batch import (
   fit,
   layout,
   look_up,
+  membership,
   rungs,
   table,
 )
@@ -53,6 +54,7 @@ __all__ = [
   'fit',
   'layout',
   'look_up',
+  'membership',
   'pack',
   'rungs',
   'steps',

@@ -115,22 +115,50 @@ class Batch:
     return sums[0] / jnp.maximum(sums[1], 1)
 
 
+def membership(classes_of: Sequence[Sequence[int]], classes: int) -> np.ndarray:
+  """Returns the table of membership [tasks, C] bool: which classes each task has.
+
+  Args:
+    classes_of: classes of each task, which may share some or all of them.
+    classes: C, number of classes of the stream.
+  """
+  table_TC = np.zeros((len(classes_of), classes), bool)
+  for task, own in enumerate(classes_of):
+    table_TC[task, list(own)] = True
+  return table_TC
+
+
 class Heads(NamedTuple):
   """Classes of a head that may be answered.
 
   Attributes:
-    class_task: [C] int, task in which each class first occurs.
+    membership: [tasks, C] bool, the classes of each task; see `membership`.
     current: index of the last task seen.
     task_id_given: whether a row may be answered with the classes of its own task alone.
   """
 
-  class_task: np.ndarray
+  membership: np.ndarray
   current: int
   task_id_given: bool
 
   def allowed(self, task: int) -> np.ndarray:
-    """Returns the classes that a row of `task` may be answered with, [C] bool."""
-    return self.class_task == task if self.task_id_given else self.class_task <= self.current
+    """Returns the classes that a row of `task` may be answered with, [C] bool.
+
+    Raises:
+      UserError: the task id is given, and the row is of no task of the stream.
+    """
+    if not self.task_id_given:
+      return self.membership[: self.current + 1].any(0)
+    if not 0 <= task < len(self.membership):
+      raise UserError(
+        f'a row has task {task}; where the task id is given it must be the index of one of the '
+        f'{len(self.membership)} tasks'
+      )
+    return self.membership[task]
+
+  def known(self, task: int) -> np.ndarray:
+    """Returns those of the allowed classes that earlier tasks have, [C] bool."""
+    return self.allowed(task) & self.membership[: self.current].any(0)
 
 
 class Shape(NamedTuple):
@@ -245,10 +273,13 @@ def layout(
 
   Returns:
     The batch as NumPy arrays; block b has rows b·B/blocks … and targets b·M ….
+
+  Raises:
+    UserError: with a head, a row wants a class that may not be answered.
   """
   tables = dict(tables or {})
   covered = tables.pop('known', None)
-  arrays = _zeros(blocks, shape, None if heads is None else len(heads.class_task))
+  arrays = _zeros(blocks, shape, None if heads is None else heads.membership.shape[1])
   fields = {
     name: np.zeros((blocks, shape.targets, *entries['values'].shape[1:]), np.float32)
     for name, entries in tables.items()
@@ -319,9 +350,20 @@ def _fill_classes(
   heads: Heads,
   covered: Table | None,
 ) -> None:
-  """Writes which classes a row may be answered with, and which of them the teacher knows."""
+  """Writes which classes a row may be answered with, and which of them the teacher knows.
+
+  Raises:
+    UserError: the class that the row wants is none of them.
+  """
   allowed = heads.allowed(row.task)
+  for wanted in row.wanted:
+    if not (0 <= wanted < len(allowed) and allowed[wanted]):
+      raise UserError(
+        f'example {row.number // 2} of task {row.task} has class {wanted}; in task '
+        f'{heads.current} it must be one of {np.flatnonzero(allowed).tolist()} (indices of '
+        'classes), or its loss would have no meaning'
+      )
   arrays['allowed'][block, targets] = allowed
-  arrays['known'][block, targets] = allowed & (heads.class_task < heads.current)
+  arrays['known'][block, targets] = heads.known(row.task)
   if covered is not None and (found := look_up(covered, row.number)) is not None:
     arrays['known'][block, targets] = allowed & (found > 0)

@@ -131,7 +131,7 @@ def answers(
     task: the task of the examples; None for a model that was trained on none.
   """
   classes = tools.stream.classes
-  if task is not None and (tools.class_task is not None or (how == 'score' and classes)):
+  if task is not None and (tools.heads is not None or (how == 'score' and classes)):
     allowed, log_p_NC = log_likelihoods(params, task, examples, tools)
     return [Answer(classes[allowed[i]], allowed[i]) for i in log_p_NC.argmax(1)]
   prompts = [tools.text.prompt(e) for e in examples]
@@ -150,7 +150,9 @@ def log_likelihoods(
   """
   if tools.heads is not None:
     allowed = np.flatnonzero(tools.heads.allowed(task.index))
-    rows = [tools.text.rows(e)[0] for e in examples]
+    # Logits alone are read; the class of an example may belong to a task that is yet to come.
+    some = lambda row: dataclasses.replace(row, wanted=np.full(len(row.wanted), allowed[0]))
+    rows = [some(tools.text.rows(e)[0]) for e in examples]
     logits = tools.map_targets(tools.backbone.logits, params, rows)
     return allowed.tolist(), np.stack([z_1C[0][allowed] for z_1C in logits])
   classes = allowed_classes(task, tools)

@@ -23,6 +23,7 @@ from jcl.backbones.tokenizers import (
   vocabulary_size,
   word_tokenizer,
 )
+from jcl.batching.batch import membership
 from jcl.batching.packed_text import PackedText, cache_folder, pack
 from jcl.batching.text_formats import ANSWER, Text, added_tokens, training_texts
 from jcl.config import Config, check_values, set_sequences
@@ -106,7 +107,7 @@ class Experiment:
     train, tools = self.config.train, self.tools
     return train_step.make_step(
       self.method, self.loss_fn, self.optimizer(), tools.mesh, fsdp=train.fsdp,
-      tasks=len(self.stream) if tools.class_task is not None and self.task_id_given else 0,
+      tasks=len(self.stream) if tools.heads is not None and self.task_id_given else 0,
       microbatches=train.microbatches, **{'norms': losses.norms} if train.l1 or train.l2 else {},
     )  # fmt: skip
 
@@ -232,11 +233,12 @@ def assemble(
     text = Text(tokenizer, special, stream.template, text_format, limit, shape.pooling, in_text)
     stream = text.readable(stream)
   backbone = make_backbone(shape)
+  own = membership([t.classes for t in stream.tasks], shape.classes) if shape.classes else None
   tools = make_tools(
     backbone, text, stream, sharding.make_mesh() if mesh is None else mesh,
     config.train.seed, config.evaluate.batch_size,
-    class_task=_class_tasks(stream) if shape.classes else None,
-    task_id_given=config.scenario == 'til' or 'task_id' in config.method.needs, train=config.train,
+    membership=own, train=config.train,
+    task_id_given=config.scenario == 'til' or 'task_id' in config.method.needs,
   )  # fmt: skip
   longest = 0 if raw_text else text.prepare(stream.examples)
   config.method.check_run(config.scenario, tools)
@@ -384,9 +386,3 @@ def check_pre_norm(shape: ModelConfig, config: Config) -> None:
       f'backbone.path: {config.backbone.path} is no decoder, and {name} adds blocks that must be '
       'able to change nothing'
     )
-
-
-def _class_tasks(stream: Stream) -> np.ndarray:
-  """Returns [C], the index of the task in which each class first occurs."""
-  first = {c: t.index for t in reversed(stream.tasks) for c in t.classes}
-  return np.array([first[c] for c in range(len(stream.classes))])

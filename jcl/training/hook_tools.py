@@ -41,7 +41,7 @@ class RunContext:
     mesh: the devices.
     seed: the run's seed, of which every draw is a function.
     batch_size: rows (examples, for `mean_examples`) a chunk of a fold, on all devices together.
-    class_task: [C] for a classifier, the index of the task in which each class first occurs.
+    membership: [tasks, C] bool for a classifier, the classes of each task; else None.
     task_id_given: whether the model is given the task id at test time.
     train: how tasks are trained, which decides the order of their examples.
     task_index: index of the task under way.
@@ -54,7 +54,7 @@ class RunContext:
   mesh: Mesh
   seed: int
   batch_size: int
-  class_task: np.ndarray | None = None
+  membership: np.ndarray | None = None
   task_id_given: bool = False
   train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
   task_index: int = 0
@@ -67,9 +67,9 @@ class RunContext:
   @property
   def heads(self) -> batches.Heads | None:
     """Classes that may be answered in the task under way; None without a head."""
-    if self.class_task is None:
+    if self.membership is None:
       return None
-    return batches.Heads(self.class_task, self.task_index, self.task_id_given)
+    return batches.Heads(self.membership, self.task_index, self.task_id_given)
 
   def key(self, purpose: str, *numbers: int) -> jax.Array:
     """Returns the key that is a function of (seed, purpose, numbers)."""

@@ -168,7 +168,7 @@ def test_table_finds_its_rows_and_no_others():
 def test_which_classes_may_answer_and_which_the_teacher_knows(
   current, task_id_given, allowed, known
 ):
-  heads = Heads(np.arange(6) // 2, current, task_id_given)
+  heads = Heads(tiny.OWN, current, task_id_given)
   rows = [r for r in tiny.class_rows() if r.task <= current]
   batch = layout(rows, 2, Shape(14, 20, 16), heads=heads)
   assert batch.allowed.shape == batch.known.shape == (32, 6)
@@ -186,7 +186,7 @@ def test_which_classes_may_answer_and_which_the_teacher_knows(
 
 def test_in_a_domain_stream_a_class_counts_from_its_first_task():
   """The same two classes in every task: all may answer, and all were learned before."""
-  heads = Heads(np.zeros(2, int), 2, False)
+  heads = Heads(np.ones((3, 2), bool), 2, False)
   rows = [dataclasses.replace(r, wanted=np.array([r.number % 2])) for r in tiny.class_rows()]
   batch = layout(rows, 1, Shape(13, 20, 16), heads=heads)
   assert batch.allowed[:13].all()
@@ -196,7 +196,7 @@ def test_in_a_domain_stream_a_class_counts_from_its_first_task():
 def test_stored_logits_say_themselves_which_classes_they_cover():
   rows = tiny.class_rows()
   covers = {r.number: np.array([[1, 1, 0, 0, 0, 0]]) for r in rows if r.number in (2, 5)}
-  heads = Heads(np.arange(6) // 2, 2, False)
+  heads = Heads(tiny.OWN, 2, False)
   batch = layout(
     rows, 1, Shape(13, 20, 16), tables={'known': batches.table(covers, (6,))}, heads=heads
   )

@@ -309,9 +309,9 @@ def test_losses_of_a_head_are_over_the_classes_that_may_be_answered():
   params['head']['kernel'] = 0 * params['head']['kernel']
   examples = list(tools.stream.tasks[0].train)
   rows = [row for item in tools.rows(examples) for row in item]
-  tools = dataclasses.replace(tools, class_task=np.arange(6) // 2)
+  tools = dataclasses.replace(tools, membership=tiny.OWN)
   for current in (0, 2):
     tools = tools.at(current)
-    assert tools.heads == Heads(tools.class_task, current, False)
+    assert tools.heads == Heads(tools.membership, current, False)
     (nats,) = {float(x[0]) for x in tools.map_targets(buffer._nats(tools.backbone), params, rows)}
     rounding.assert_close(nats, math.log(2 * (current + 1)), terms=6)

@@ -22,7 +22,7 @@ from jcl.training import experiment
 def head_tools(task_id_given=False):
   """Tools of a head over the six classes of the three tasks."""
   tools = tiny.tools('class', make=lambda size: tiny.recurrent(size, classes=6), examples=7)
-  heads = {'class_task': np.arange(6) // 2, 'task_id_given': task_id_given}
+  heads = {'membership': tiny.OWN, 'task_id_given': task_id_given}
   return dataclasses.replace(tools, **heads)
 
 
@@ -211,7 +211,7 @@ def test_by_default_new_rows_of_heads_weigh_one_and_are_held_to_nothing():
   params, past, rows = tiny.params(HEAD), tiny.params(HEAD, 1), tiny.class_rows()
   rows = [dataclasses.replace(r, replay=r.task < 2) for r in rows]
   method = methods.make(HEAD, methods.settings('derpp'))
-  batch = layout(rows, 1, Shape(16, 20, 64), heads=Heads(np.arange(6) // 2, 2, True))
+  batch = layout(rows, 1, Shape(16, 20, 64), heads=Heads(tiny.OWN, 2, True))
   _, where_M = method.loss_fn(params, past, batch)['mse']
   assert not (np.asarray(where_M) & ~np.asarray(batch.replay_M)).any()
 

@@ -166,7 +166,7 @@ def test_a_head_is_compared_over_the_classes_the_teacher_knows(name, task_id_giv
   """Six classes in three tasks, the last one under way: the teacher knows four of them."""
   params, past, rows = tiny.params(HEAD), tiny.params(HEAD, 1), tiny.class_rows()
   rows = [dataclasses.replace(r, replay=r.task < 2) for r in rows]
-  heads = Heads(np.arange(6) // 2, 2, task_id_given)
+  heads = Heads(tiny.OWN, 2, task_id_given)
   _, values = evaluate(name, {}, rows, params, past, backbone=HEAD, heads=heads)
   new, old, apart = [], [], []
   for row, z, other, wanted in distillation.targets(params, past, rows, 6):
@@ -190,7 +190,7 @@ def test_a_head_is_compared_over_the_classes_the_teacher_knows(name, task_id_giv
 def test_a_target_without_a_known_class_does_not_count():
   """New rows of a told task: the teacher knows no class of theirs."""
   rows = [r for r in tiny.class_rows() if r.task == 2]
-  heads = Heads(np.arange(6) // 2, 2, True)
+  heads = Heads(tiny.OWN, 2, True)
   _, values = evaluate('distill', {}, rows, backbone=HEAD, heads=heads)
   assert values['kd'] == 0
   assert values['ce'] > 0

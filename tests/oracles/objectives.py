@@ -28,7 +28,9 @@ class Given(NamedTuple):
     examples: of each of these tasks the rows of every example.
     outputs: V, or C of a head.
     head_dim: of a decoder's attention.
-    class_task: of a head the task of each class, all tasks so far allowed; None: a vocabulary.
+    classes_of: of a head the classes of each task, which may share some; None: a vocabulary.
+    told: a row is answered with the classes of its own task, and the means of tasks are summed;
+      else with those of all tasks so far.
   """
 
   settings: dict[str, Any]
@@ -40,7 +42,8 @@ class Given(NamedTuple):
   examples: Sequence[Sequence[Sequence[Row]]]
   outputs: int
   head_dim: int
-  class_task: Sequence[int] | None = None
+  classes_of: Sequence[Sequence[int]] | None = None
+  told: bool = False
 
 
 def logits(given: Given, params: dict, row: Row) -> np.ndarray:
@@ -55,19 +58,22 @@ def leaves(params: dict) -> dict[str, np.ndarray]:
   return {name: leaf['kernel'] for name, leaf in params.items()}
 
 
-def mean(values: Sequence[float]) -> float:
-  """0 of nothing."""
-  return sum(values) / len(values) if values else 0.0
+def mean(given: Given, values: Sequence[tuple[int, float]]) -> float:
+  """The mean of (task, value), with the task told the sum of each task's mean; 0 of nothing."""
+  by_task: dict[int, list[float]] = {}
+  for task, value in values:
+    by_task.setdefault(task if given.told else 0, []).append(value)
+  return sum((sum(each) / len(each) for each in by_task.values()), 0.0)
 
 
 def ce(given: Given, where: Callable[[Row], bool] = lambda row: True) -> float:
-  """The mean cross-entropy of the targets of rows, over the classes of the tasks so far."""
+  """The mean cross-entropy of the targets of rows, over the classes that may be answered."""
   found = []
   for row in filter(where, given.rows):
     for z, wanted in zip(logits(given, given.params, row), row.wanted, strict=True):
-      classes = allowed_classes(given, given.task)
-      found.append(surprise(z[classes], classes.index(wanted)))
-  return mean(found)
+      classes = allowed_classes(given, row.task, given.task)
+      found.append((row.task, surprise(z[classes], classes.index(wanted))))
+  return mean(given, found)
 
 
 def apart(given: Given, difference: Callable, where: Callable[[Row], bool]) -> float:
@@ -75,19 +81,29 @@ def apart(given: Given, difference: Callable, where: Callable[[Row], bool]) -> f
 
   With a head over the classes that this model had learned; nothing where there are none.
   """
-  known = allowed_classes(given, given.task - 1)
   found = []
-  for row in filter(where, given.rows if known else ()):
+  for row in filter(where, given.rows):
+    if not (known := known_classes(given, row.task)):
+      continue
     both = (logits(given, params, row) for params in (given.params, given.starts[given.task]))
-    found += [difference(z[known], past[known]) for z, past in zip(*both, strict=True)]
-  return mean(found)
+    found += [(row.task, difference(z[known], past[known])) for z, past in zip(*both, strict=True)]
+  return mean(given, found)
 
 
-def allowed_classes(given: Given, last: int) -> list[int]:
-  """Indices of what may be answered after task `last`; of a model that writes, of all tokens."""
-  if given.class_task is None:
+def allowed_classes(given: Given, task: int, last: int) -> list[int]:
+  """What a row of `task` may be answered with after task `last`; of a vocabulary all tokens."""
+  if given.classes_of is None:
     return list(range(given.outputs))
-  return [c for c, task in enumerate(given.class_task) if task <= last]
+  tasks = [task] if given.told else range(last + 1)
+  return sorted({c for t in tasks for c in given.classes_of[t]})
+
+
+def known_classes(given: Given, task: int) -> list[int]:
+  """Those of them that the model at the start of the task under way had learned."""
+  allowed = allowed_classes(given, task, given.task)
+  if given.classes_of is None:
+    return allowed
+  return [c for c in allowed if any(c in own for own in given.classes_of[: given.task])]
 
 
 # What the methods minimise.
@@ -152,15 +168,19 @@ def slope(given: Given, params: dict) -> dict[str, np.ndarray]:
   theta = leaves(params)
   if not given.rows:
     return {name: np.zeros_like(leaf) for name, leaf in theta.items()}
-  classes = allowed_classes(given, given.task)
-  if given.class_task is not None:
+  if given.told and len(tasks := sorted({row.task for row in given.rows})) > 1:
+    alone = lambda t: given._replace(rows=[row for row in given.rows if row.task == t])
+    parts = [slope(alone(task), params) for task in tasks]
+    return {name: sum(part[name] for part in parts) for name in theta}
+  classes = allowed_classes(given, given.rows[0].task, given.task)
+  if given.classes_of is not None:
     theta = {**theta, 'head': theta['head'][:, classes]}
   rows = [(row.tokens, row.targets, [classes.index(w) for w in row.wanted]) for row in given.rows]
   found = penalties.nats_gradient(theta, rows, len(classes))
   ends = np.cumsum([theta[name].size for name in sorted(theta)])[:-1]
   parts = dict(zip(sorted(theta), np.split(found, ends), strict=True))
   grads = {name: parts[name].reshape(theta[name].shape) for name in theta}
-  if given.class_task is not None:
+  if given.classes_of is not None:
     whole = np.zeros_like(params['head']['kernel'])
     whole[:, classes] = grads['head']
     grads['head'] = whole
@@ -212,11 +232,13 @@ def _held(given: Given, importance: Callable, over_tasks: Callable) -> float:
 def _over_classes(
   given: Given, importance: Callable, end: dict, examples: list, task: int
 ) -> np.ndarray:
-  """The importance at the end of a task; classes of later tasks have none, and no part in it."""
-  if given.class_task is None:
+  """The importance at the end of a task; other classes have none, and no part in it."""
+  if given.classes_of is None:
     return importance(end, examples, given.outputs)
-  classes = allowed_classes(given, task)
+  classes = allowed_classes(given, task, task)
   seen = {**end, 'head': end['head'][:, classes]}
+  place = lambda row: (*row[:2], [classes.index(wanted) for wanted in row[2]])
+  examples = [list(map(place, example)) for example in examples]
   found = importance(seen, examples, given.outputs)
   sizes = [seen[name].size for name in sorted(seen)]
   parts = dict(zip(sorted(seen), np.split(found, np.cumsum(sizes)[:-1]), strict=True))

@@ -57,6 +57,9 @@ WAYS = {  # devices, sharded, microbatches
 ALL = (('.*', True),)
 BLOCK = 7  # tokens of raw text
 LAST = 2  # index of the third task
+APART = ((0, 1), (2, 3), (4, 5))  # classes of the three tasks
+SHARED = ((0, 1), (1, 2), (0, 1))  # the second task shares one class, the third both
+Classes = tuple[tuple[int, ...], ...]
 Items = Sequence[tuple[Example | Row, bool]]
 """(example, or row of raw text, whether it comes from the past), …"""
 
@@ -153,17 +156,28 @@ class Judged:
 
 
 class Case:
-  """A method and its life; with `head` on a model that classifies, class-incrementally."""
+  """A method and its life.
 
-  def __init__(self, name: str, head: bool = False):
+  Args:
+    name: of the method.
+    classes_of: classes of each task, for a model that classifies; empty: a model that writes.
+    told: with a head, a row is answered with the classes of its own task.
+  """
+
+  def __init__(self, name: str, classes_of: Classes = (), told: bool = False):
     self.name, self.settings, self.deep = name, chosen(name), name in DEEP
+    head = bool(classes_of)
     text_format = 'class' if head else self.settings.text_format
     make = model(self.deep, len(tiny.CLASSES) if head else 0)
     self.documents = tiny.stream(examples=7)
     self.packed = text_format == 'packed'
     tools = self._packed(make) if self.packed else tiny.tools(text_format, make=make, examples=7)
-    self.class_task = np.arange(len(tiny.CLASSES)) // 2 if head else None
-    tools = dataclasses.replace(tools, train=TRAIN, class_task=self.class_task)
+    self.classes_of, self.told = classes_of, told
+    if head:
+      own = batches.membership(classes_of, len(tiny.CLASSES))
+      of = tiny.sharing(tools.stream, classes_of)
+      tools = dataclasses.replace(tools, stream=of, membership=own, task_id_given=told)
+    tools = dataclasses.replace(tools, train=TRAIN)
     self.tools = scripted(tools, good)
     self.backbone, self.stream = self.tools.backbone, self.tools.stream
     self.method = methods.make(self.backbone, self.settings)
@@ -287,7 +301,7 @@ class Case:
     return objectives.Given(
       dataclasses.asdict(self.settings), moment.task.index, wide(params), rows, starts,
       [wide(m.end) for m in past], examples, self.backbone.outputs, 4,
-      None if self.class_task is None else self.class_task.tolist(),
+      self.classes_of or None, self.told,
     )  # fmt: skip
 
   def wanted(
@@ -310,9 +324,7 @@ class Case:
     """Rows laid out as the feed does, with the plan's tables."""
     keys = tiny.keys(len(rows)) if keys is None else keys
     shape = shape or self.shape(rows, blocks)
-    heads = None
-    if self.class_task is not None:
-      heads = batches.Heads(self.class_task, moment.task.index, task_id_given=False)
+    heads = self.tools.at(moment.task.index).heads
     return batches.layout(rows, blocks, shape, keys, moment.plan.tables, heads)
 
   def judge(
@@ -352,7 +364,7 @@ class Case:
     key = way, id(method), combined
     if key not in self._gradients:
       loss_fn = method.loss_fn or losses.plain(self.backbone)
-      how = dict(fsdp=sharded, microbatches=microbatches)
+      how = dict(fsdp=sharded, microbatches=microbatches, tasks=LAST + 1 if self.told else 0)
       judged = method if combined else method._replace(combine=None)
       fn = train_step.make_gradient(judged, loss_fn, sharding.make_mesh(devices), **how)
       self._gradients[key] = method, jax.jit(fn)  # the method stays, for its id must be its own
@@ -365,6 +377,6 @@ class Case:
 
 
 @functools.lru_cache(maxsize=2)
-def case(name: str, head: bool = False) -> Case:
+def case(name: str, classes_of: Classes = (), told: bool = False) -> Case:
   """The case of a method; the last ones stay, for cells go method by method."""
-  return Case(name, head)
+  return Case(name, classes_of, told)

@@ -208,7 +208,14 @@ def three_tasks(case: Case) -> None:
 
 def head(case: Case) -> None:
   """Value and three tasks again with a head: over classes so far, and those the teacher knows."""
-  other = cases.case(case.name, head=True)
+  other = cases.case(case.name, cases.APART)
+  value(other)
+  three_tasks(other)
+
+
+def shared_classes(case: Case) -> None:
+  """The same where tasks share classes: each row over those of its own task, if it may be told."""
+  other = cases.case(case.name, cases.SHARED, told='til' in case.settings.head_scenarios)
   value(other)
   three_tasks(other)
 

@@ -41,6 +41,7 @@ CHECKS: dict[str, Check] = {
   'kd': Check(past.direction, past.distils),
   'empty': Check(checks.empty),
   'head': Check(checks.head, checks.classifies),
+  'shared_classes': Check(checks.shared_classes, checks.classifies),
   'composed': Check(checks.composed, checks.composes),
   'expansion': Check(past.expansion, past.grows),
   'traces': Check(checks.traces),

@@ -28,6 +28,8 @@ LINES: tuple[tuple[str, str, str], ...] = (
   ),
   ('head', 'lamol lamol_kd', 'it writes its answers'),
   ('head', 'pretrain', 'raw text has no classes'),
+  ('shared_classes', 'lamol lamol_kd', 'it writes its answers'),
+  ('shared_classes', 'pretrain', 'raw text has no classes'),
   ('split', 'maml', 'it wraps the objective and refuses accumulation before anything is compiled'),
   ('composed', 'joint single', 'it trains fresh models and cannot be composed'),
   (

@@ -53,19 +53,31 @@ ROWS = (
 HEADS = (
   Mutant(
     'the class mask is off by one', 'batching/batch.py',
-    'return self.class_task == task if self.task_id_given else self.class_task <= self.current',
-    'return self.class_task == task if self.task_id_given else self.class_task <= self.current + 1',
+    'return self.membership[: self.current + 1].any(0)',
+    'return self.membership[: self.current + 2].any(0)',
     _cells('head/seq', 'head/ewc'),
   ),
   Mutant(
     'the teacher knows the classes under way', 'batching/batch.py',
-    'allowed & (heads.class_task < heads.current)', 'allowed & (heads.class_task <= heads.current)',
+    '& self.membership[: self.current].any(0)', '& self.membership[: self.current + 1].any(0)',
     _cells('head/derpp', 'head/distill'),
   ),
   Mutant(
     'classes that may not be answered matter', 'memory/fisher.py',
     '      logits_MV = jnp.where(allowed_MV, logits_MV, 0)\n', '      pass\n',
     _cells('head/mas'),
+  ),
+  Mutant(
+    'a class belongs to the first task that has it', 'batching/batch.py',
+    "arrays['allowed'][block, targets] = allowed\n",
+    "arrays['allowed'][block, targets] = allowed & (heads.membership.argmax(0) == row.task)\n",
+    _cells('shared_classes/seq', 'shared_classes/derpp'),
+  ),
+  Mutant(
+    'the means of tasks are one mean', 'step/losses.py',
+    '  if not tasks:\n    return value_M.sum(), weight_M.sum()\n',
+    '  if True:\n    return value_M.sum(), weight_M.sum()\n',
+    _cells('shared_classes/replay'),
   ),
 )  # fmt: skip
 

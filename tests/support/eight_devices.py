@@ -45,7 +45,7 @@ MORE = {
   'combined': ('8 fsdp k4',),
 }  # fmt: skip
 SOME = ('1', '3', '8 fsdp', '1 k4', '8 fsdp k4')
-HEADS = Heads(np.arange(6) // 2, 2, True)
+HEADS = Heads(tiny.OWN, 2, True)
 BACKBONE = tiny.recurrent(tiny.CONFIG.vocabulary)
 HEAD = tiny.recurrent(tiny.CONFIG.vocabulary, classes=6)
 DECODER = decoder(dataclasses.replace(tiny.CONFIG, dropout=0.3))

@@ -1,5 +1,6 @@
 """Tiny models, uneven rows and a stream of three tasks, for tests of what holds for all."""
 
+import dataclasses
 from collections.abc import Sequence
 
 import jax
@@ -23,6 +24,7 @@ from support import rounding
 CONFIG = DecoderConfig(30, width=16, layers=2, heads=4, kv_heads=2, feed_forward=24, rows=32)
 OBJECTS = ('lamp', 'door', 'soup', 'song', 'card', 'train')
 CLASSES = ('switch on', 'open', 'cook', 'play', 'block', 'book')
+OWN = np.arange(6) // 2 == np.arange(3)[:, None]  # [tasks, C], two classes a task
 
 
 def rows(count: int = 13, seed: int = 0, longest: int = 20) -> list[Row]:
@@ -148,6 +150,20 @@ def stream(examples: int = 6) -> Stream:
       splits.append(tuple(split))
     tasks.append(Task(index, f't{index}', *splits, (2 * index, 2 * index + 1), last=index == 2))
   return Stream('tiny', tuple(tasks), CLASSES)
+
+
+def sharing(of: Stream, classes_of: Sequence[Sequence[int]]) -> Stream:
+  """The stream of three tasks with other classes, two a task, which tasks may share."""
+
+  def relabelled(example: Example) -> Example:
+    label = classes_of[example.task][example.label % 2]
+    return dataclasses.replace(example, label=label, answer=CLASSES[label])
+
+  def changed(task: Task) -> Task:
+    splits = {s: tuple(map(relabelled, getattr(task, s))) for s in ('train', 'dev', 'test')}
+    return dataclasses.replace(task, **splits, classes=tuple(classes_of[task.index]))
+
+  return dataclasses.replace(of, tasks=tuple(map(changed, of.tasks)))
 
 
 def text(text_format: str, of: Stream, max_length: int = 64) -> Text:
