@@ -148,7 +148,7 @@ class Heads(NamedTuple):
       UserError: the task id is given, and the row is of no task of the stream.
     """
     if not self.task_id_given:
-      return self.membership[: self.current + 1].any(0)
+      return np.asarray(self.membership[: self.current + 1].any(0))
     if not 0 <= task < len(self.membership):
       raise UserError(
         f'a row has task {task}; where the task id is given it must be the index of one of the '

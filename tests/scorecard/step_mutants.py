@@ -53,8 +53,8 @@ ROWS = (
 HEADS = (
   Mutant(
     'the class mask is off by one', 'batching/batch.py',
-    'return self.membership[: self.current + 1].any(0)',
-    'return self.membership[: self.current + 2].any(0)',
+    'np.asarray(self.membership[: self.current + 1].any(0))',
+    'np.asarray(self.membership[: self.current + 2].any(0))',
     _cells('head/seq', 'head/ewc'),
   ),
   Mutant(
