@@ -233,11 +233,10 @@ def assemble(
     text = Text(tokenizer, special, stream.template, text_format, limit, shape.pooling, in_text)
     stream = text.readable(stream)
   backbone = make_backbone(shape)
-  own = membership([t.classes for t in stream.tasks], shape.classes) if shape.classes else None
   tools = make_tools(
     backbone, text, stream, sharding.make_mesh() if mesh is None else mesh,
     config.train.seed, config.evaluate.batch_size,
-    membership=own, train=config.train,
+    membership=_own_classes(stream, shape), train=config.train,
     task_id_given=config.scenario == 'til' or 'task_id' in config.method.needs,
   )  # fmt: skip
   longest = 0 if raw_text else text.prepare(stream.examples)
@@ -386,3 +385,10 @@ def check_pre_norm(shape: ModelConfig, config: Config) -> None:
       f'backbone.path: {config.backbone.path} is no decoder, and {name} adds blocks that must be '
       'able to change nothing'
     )
+
+
+def _own_classes(stream: Stream, shape: ModelConfig) -> np.ndarray | None:
+  """Returns the table [tasks, C] of the classes of each task; None without a head."""
+  if not shape.classes:
+    return None
+  return membership([task.classes for task in stream.tasks], shape.classes)
