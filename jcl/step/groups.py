@@ -101,16 +101,13 @@ class _ByGroup(dict[str, Tree]):
     return cls(zip(names, gradients, strict=True))
 
 
-def combined(
-  combine: Callable | None, by_group: dict[str, Tree], teacher_params: Tree, masks: Tree | None
-) -> Tree:
+def combined(combine: Callable | None, by_group: dict[str, Tree], teacher_params: Tree) -> Tree:
   """The one gradient that a step follows.
 
   Args:
     combine: `Method.combine`; None: there is one group, and its gradient is the step's.
     by_group: {group: gradient}, whole arrays in the global view.
     teacher_params: as the loss sees them.
-    masks: tree like a gradient, 0 where an entry does not train; None: all entries train.
 
   Raises:
     UserError: `combine` asks for a group that is not there, or returns another tree or other shapes
@@ -118,8 +115,6 @@ def combined(
   """
   if combine is None:
     return by_group[ALL]
-  if masks is not None:
-    by_group = {k: jax.tree.map(jnp.multiply, tree, masks) for k, tree in by_group.items()}
   found = combine(_ByGroup(by_group), teacher_params)
   check_like('Method.combine', found, next(iter(by_group.values())), 'a gradient')
   return found

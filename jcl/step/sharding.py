@@ -44,6 +44,20 @@ def specs(tree: Tree, mesh: Mesh, fsdp: bool = False) -> Tree:
   )
 
 
+def mask_specs(masks: Tree, tree_specs: Tree) -> Tree:
+  """Returns the partition specs of masks whose leaves have the specs `tree_specs`.
+
+  A mask is split with its leaf, but for a dimension along which it is broadcast. {} without masks.
+  """
+  if not masks:
+    return masks
+
+  def one(mask, spec):
+    return P(*(axis if size > 1 else None for axis, size in zip(spec, mask.shape, strict=False)))
+
+  return jax.tree.map(one, masks, tree_specs)
+
+
 def _spec(stacked: bool, x: Leaf, count: int, fsdp: bool) -> P:
   """Returns the partition spec of one leaf on `count` devices."""
   first = int(stacked)

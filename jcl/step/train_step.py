@@ -21,8 +21,8 @@ from jcl.errors import UserError
 from jcl.step import losses
 from jcl.step.groups import ALL, NO_GROUPS, Groups, check_like, combined, gradients
 from jcl.step.shapes import check_array, check_batch
-from jcl.step.sharding import AXIS, gather, specs
-from jcl.step.trainable import is_none, join
+from jcl.step.sharding import AXIS, gather, mask_specs, specs
+from jcl.step.trainable import counted, held, is_none, join
 from jcl.types import Tree
 
 
@@ -161,19 +161,23 @@ def _check_groups(method: StepFunctions, groups: Groups) -> None:
 def _data_gradients(
   method: StepFunctions, loss_fn: Callable, mesh: Mesh, fsdp: bool, tasks: int, microbatches: int
 ) -> Callable:
-  """-> f(trained, frozen, teacher_params, weights, batch, groups) -> (loss, means), {group: grads}.
+  """-> f(trained, frozen, masks, teacher_params, weights, batch, groups).
 
-  Terms of data alone, inside a shard_map; what it returns is global.
+  It returns (loss, means), {group: gradient}: terms of data alone, inside a shard_map; what it
+  returns is global.
   """
 
-  def call(trained, frozen, teacher_params, weights, batch, groups):
+  def call(trained, frozen, masks, teacher_params, weights, batch, groups):
     own, rest, theirs = (specs(t, mesh, fsdp) for t in (trained, frozen, teacher_params))
+    of_masks = mask_specs(masks, own)
 
-    def per_device(trained, frozen, teacher_params, weights, batch):
+    def per_device(trained, frozen, masks, teacher_params, weights, batch):
       teacher_params, every = gather(teacher_params, theirs), join(own, rest)
 
-      def plain(trained, batch):  # the gather is inside: an objective's inner gradients are global
-        return loss_fn(gather(join(trained, frozen), every), teacher_params, batch)
+      # The gather is inside: an objective's inner gradients are global. So is the mask: its inner
+      # and virtual steps leave the entries that do not train.
+      def plain(trained, batch):
+        return loss_fn(gather(join(held(trained, masks), frozen), every), teacher_params, batch)
 
       if microbatches > 1:
         value_and_grad = _accumulated(plain, own, tasks, groups, microbatches)
@@ -184,9 +188,9 @@ def _data_gradients(
     return jax.shard_map(
       per_device,
       mesh=mesh,
-      in_specs=(own, rest, theirs, P(), P(AXIS)),
+      in_specs=(own, rest, of_masks, theirs, P(), P(AXIS)),
       out_specs=((P(), P()), dict.fromkeys(groups.names, own)),
-    )(trained, frozen, teacher_params, weights, batch)
+    )(trained, frozen, masks, teacher_params, weights, batch)
 
   return call
 
@@ -206,7 +210,9 @@ def make_gradient(
   The data terms are differentiated inside the shard_map, one gradient for each group of terms;
   `method.combine` makes one of them in the global view. The gradient of the penalties and norms,
   which are functions of whole parameters, is added to it. `values` has every term's unweighted
-  value, and `loss` is their weighted sum, whatever `combine` does.
+  value, and `loss` is their weighted sum, whatever `combine` does. Entries that `masks` holds are
+  stopped before the objective, the penalties and the norms see them: their gradient is 0, no inner
+  step moves them, and norms do not count them. Without masks every entry of `trained` trains.
 
   Args:
     method: the record of the method.
@@ -228,11 +234,13 @@ def make_gradient(
     check_batch(batch, mesh.size * microbatches)
     for term, weight in weights.items():
       check_array(f'weights[{term!r}]', weight, ())
-    (loss, means), by_group = data(trained, frozen, teacher_params, weights, batch, groups)
-    grads = combined(method.combine, by_group, teacher_params, masks)
+    masks = {} if masks is None else masks
+    (loss, means), by_group = data(trained, frozen, masks, teacher_params, weights, batch, groups)
+    grads = combined(method.combine, by_group, teacher_params)
 
     def penalty(trained):
-      values = {**method.penalty_fn(join(trained, frozen), teacher_params), **norms(trained)}
+      whole = join(held(trained, masks), frozen)
+      values = {**method.penalty_fn(whole, teacher_params), **norms(counted(trained, masks))}
       return weighted(weights, values), values
 
     (extra, penalties), more = jax.value_and_grad(penalty, has_aux=True)(trained)
@@ -273,11 +281,9 @@ def make_step(
     check_array('rate', rate, (), jnp.floating)
     check_array("state['step']", state['step'], (), jnp.integer)
     teacher_params = state.get('teacher', still)
-    mask = lambda tree: jax.tree.map(jnp.multiply, tree, masks)
     (loss, values), grads = gradient(params, frozen, teacher_params, weights, batch, groups, masks)
-    grads = mask(grads)
     updates, opt = optimizer.update(grads, state['optimizer'], params)
-    updates = jax.tree.map(lambda u: -rate * u, mask(updates))
+    updates = jax.tree.map(lambda u, m: -rate * u * m, updates, masks)
     if method.project is not None:
       projected = method.project(updates, join(params, frozen), teacher_params)
       check_like('Method.project', projected, updates, 'updates')

@@ -25,31 +25,35 @@ def cross_entropy(params, rows, vocabulary):
   return float(np.mean(every)) if every else 0.0
 
 
-def descended(params, rows, vocabulary, rate):
-  """One step of gradient descent on the mean over all targets of the rows."""
+def descended(params, rows, vocabulary, rate, trains=None):
+  """One step of gradient descent on the mean over all targets of the rows.
+
+  `trains` has 1 where an entry trains and 0 where it does not, by name; without it all train.
+  """
   if not rows:
     return params
   flat = penalties.nats_gradient(params, [plain(row) for row in rows], vocabulary)
   moved, start = {}, 0
   for name in sorted(params):
     size = params[name].size
-    moved[name] = params[name] - rate * flat[start : start + size].reshape(params[name].shape)
+    step = rate * flat[start : start + size].reshape(params[name].shape)
+    moved[name] = params[name] - step * (1 if trains is None else trains[name])
     start += size
   return moved
 
 
-def maml(params, rows, vocabulary, inner_lr, inner_steps):
+def maml(params, rows, vocabulary, inner_lr, inner_steps, trains=None):
   """The loss of all rows after steps down that of the new ones."""
   new = [row for row in rows if not row.replay]
   for _ in range(inner_steps):
-    params = descended(params, new, vocabulary, inner_lr)
+    params = descended(params, new, vocabulary, inner_lr, trains)
   return cross_entropy(params, rows, vocabulary)
 
 
-def interfered(params, rows, vocabulary, candidates, virtual_lr):
+def interfered(params, rows, vocabulary, candidates, virtual_lr, trains=None):
   """Numbers of the old rows that count: a step on the new ones raises their mean loss most."""
   new, old = ([row for row in rows if row.replay == kind] for kind in (False, True))
-  moved = descended(params, new, vocabulary, virtual_lr)
+  moved = descended(params, new, vocabulary, virtual_lr, trains)
   rise = lambda row: np.mean(nats(moved, row, vocabulary)) - np.mean(nats(params, row, vocabulary))
   ranked = sorted(old, key=rise, reverse=True)
   return {row.number for row in ranked[: len(old) // candidates]}

@@ -135,6 +135,24 @@ def cells() -> dict[str, Cell]:
     'decoder taught': Cell(
       deep_taught, deep_taught.loss_fn, other_layers, {'mse': 0.5}, layered, rows, ways=FEW
     ),
+    # Masks along the dimension that is split, and along the layers.
+    'masked maml': dataclasses.replace(
+      wrapped(methods.make(BACKBONE, methods.settings_class('maml')(inner_lr=0.3))),
+      rules=(('mix', np.arange(16) < 5), ('embed', np.arange(32) % 3 == 0), ('.*', True)),
+    ),
+    'decoder masked': Cell(
+      tiny.inner_step(DECODER),
+      deep_plain,
+      {},
+      {},
+      layered,
+      rows,
+      ways=FEW,
+      rules=(
+        ('layers/(q|k|v|o|gate|up)/kernel', np.eye(2)[1][:, None] * np.ones(16)),
+        ('.*', True),
+      ),
+    ),
     'decoder adapter': Cell(
       Method(), deep_plain, {}, {}, adapted, rows, ways=FEW, rules=(('lora/.*/[ab]$', True),)
     ),
@@ -244,9 +262,11 @@ def gradients(out: dict, name: str, way: str) -> None:
   cell = cells()[name]
   fn = None
   for count in (13, 3):
-    mesh, how, trained, frozen, _, teacher, batch = ready(cell, way, count)
+    mesh, how, trained, frozen, masks, teacher, batch = ready(cell, way, count)
     fn = fn or jax.jit(train_step.make_gradient(cell.method, cell.loss_fn, mesh, **how))
-    call = lambda weights, a=(trained, frozen, teacher), b=batch: fn(*a, weights, b, cell.groups)
+    call = lambda weights, a=(trained, frozen, teacher), rest=(batch, cell.groups, masks): fn(
+      *a, weights, *rest
+    )
     terms = sorted(jax.eval_shape(call, {})[0][1])
     weights = {term: np.float32(cell.weights.get(term, 1)) for term in terms}
     (loss, values), grads = jax.block_until_ready(call(weights))

@@ -1,0 +1,131 @@
+"""Entries that a plan's mask freezes: no inner or virtual step moves them, no norm counts them."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from oracles import meta as oracle
+from support import rounding, tiny
+
+from jcl import methods
+from jcl.backbones import Backbone
+from jcl.batching.batch import Shape, layout
+from jcl.memory.interference import most_interfered
+from jcl.methods import Method
+from jcl.step import losses, sharding, train_step, trainable
+from jcl.step.adversarial import adversarial
+
+VOCABULARY, WIDTH, OWN = tiny.CONFIG.vocabulary, 16, 5
+BACKBONE = tiny.recurrent(VOCABULARY)
+MIXES = np.arange(WIDTH) < OWN
+RULES = (('embed', False), ('mix', MIXES), ('.*', True))
+TRAINS = {'embed': 0.0, 'mix': 1.0 * MIXES[:, None], 'bias': 1.0}
+DIFFERENCES = 1e7  # as in test_meta.py: the oracle's quotients, in float64
+
+
+def judged(method, rows, *, params, backbone=BACKBONE, rules=RULES, **how):
+  """-> loss, values and gradient of what trains, on one device."""
+  trained, frozen, masks = trainable.split(params, rules)
+  batch = layout(rows, 1, Shape(16, 20, 64), tiny.keys(len(rows)))
+  loss_fn = method.loss_fn or losses.plain(backbone)
+  fn = train_step.make_gradient(method, loss_fn, sharding.make_mesh(1), **how)
+  (loss, values), gradient = jax.jit(lambda *args: fn(*args, masks=masks))(
+    trained, frozen, {}, {}, batch
+  )
+  return float(loss), values, gradient
+
+
+def arrays(params):
+  return {name: np.asarray(leaf['kernel'], np.float64) for name, leaf in params.items()}
+
+
+@pytest.mark.parametrize('steps', [1, 2])
+def test_inner_steps_of_maml_leave_what_is_frozen(steps):
+  with jax.enable_x64(True):
+    params, rows = tiny.params(BACKBONE), tiny.rows()
+    chosen = methods.settings_class('maml')(inner_lr=0.3, inner_steps=steps)
+    loss, _, _ = judged(methods.make(BACKBONE, chosen), rows, params=params)
+    args = arrays(params), rows, VOCABULARY, 0.3, steps
+    wanted, moved = oracle.maml(*args, TRAINS), oracle.maml(*args, {**TRAINS, 'mix': 1.0})
+  rel = rounding.tolerance(**tiny.LOSS, dtype=np.float64, margin=DIFFERENCES)
+  assert loss == pytest.approx(wanted, rel=rel)
+  assert abs(wanted - moved) > 1e-4
+
+
+def test_virtual_steps_of_interfered_retrieval_leave_what_is_frozen():
+  params = tiny.params(BACKBONE)
+  rows = [
+    dataclasses.replace(r, replay=i >= 4, generative=False) for i, r in enumerate(tiny.rows(13))
+  ]
+  args = arrays(params), rows, VOCABULARY, 3, 8.0
+  chosen = oracle.interfered(*args, TRAINS)
+  assert chosen != oracle.interfered(*args, {**TRAINS, 'mix': 1.0})
+  kept = [r for r in rows if not r.replay or r.number in chosen]
+  found = judged(Method(objective=most_interfered('ce', 3, 8.0)), rows, params=params)
+  wanted = judged(Method(), kept, params=params)
+  assert found[0] == tiny.nearly(wanted[0])
+  rounding.assert_close(found[2], wanted[2], **tiny.GRADIENT)
+
+
+def parted() -> Backbone:
+  """The same model with the rows of its matrix that train in a leaf of their own."""
+
+  def whole(params):
+    mix = {'kernel': jnp.concatenate([params['own']['kernel'], params['rest']['kernel']])}
+    return {'embed': params['embed'], 'mix': mix, 'bias': params['bias']}
+
+  hidden = lambda params, batch, train=False: BACKBONE.hidden(whole(params), batch, train)
+  return dataclasses.replace(BACKBONE, hidden=hidden)
+
+
+def cut(params):
+  kernel = params['mix']['kernel']
+  rest = {name: leaf for name, leaf in params.items() if name != 'mix'}
+  return {**rest, 'own': {'kernel': kernel[:OWN]}, 'rest': {'kernel': kernel[OWN:]}}
+
+
+def wrapped(name, backbone):
+  """A method that wraps the objective or combines gradients, or one that does neither."""
+  if name == 'adversarial':
+    return Method(objective=adversarial(Method().objective, WIDTH, 0.3, 0.7))
+  if name == 'adversarial of MIR':
+    mir = most_interfered('ce', 3, 8.0)
+    return Method(objective=adversarial(mir, WIDTH, 0.3, 0.7))
+  if name == 'maml':
+    return methods.make(backbone, methods.settings_class('maml')(inner_lr=0.3, inner_steps=2))
+  if name == 'first order':
+    return methods.make(backbone, methods.settings_class('maml')(inner_lr=0.3, first_order=True))
+  return Method()
+
+
+@pytest.mark.parametrize(
+  'name', ['plain', 'maml', 'first order', 'adversarial', 'adversarial of MIR']
+)
+def test_a_masked_leaf_is_two_leaves_of_which_one_is_frozen(name):
+  """Objective, terms, norms and gradient are those of a model in which no leaf is masked."""
+  params = tiny.params(BACKBONE)
+  rows = [dataclasses.replace(r, generative=False) for r in tiny.rows()]
+  found = judged(wrapped(name, BACKBONE), rows, params=params, norms=losses.norms)
+  other = parted()
+  rules = (('embed', False), ('rest', False), ('.*', True))
+  wanted = judged(
+    wrapped(name, other), rows, params=cut(params), backbone=other, rules=rules, norms=losses.norms
+  )
+  assert found[0] == tiny.nearly(wanted[0])
+  for term, value in wanted[1].items():
+    assert float(found[1][term]) == tiny.nearly(float(value)), term
+  own, bias = found[2]['mix']['kernel'][:OWN], found[2]['bias']['kernel']
+  rounding.assert_close(own, wanted[2]['own']['kernel'], **tiny.GRADIENT)
+  rounding.assert_close(bias, wanted[2]['bias']['kernel'], **tiny.GRADIENT)
+  np.testing.assert_array_equal(found[2]['mix']['kernel'][OWN:], 0)
+
+
+def test_a_rule_of_one_entry_is_true_or_false():
+  leaf = {'layers': {'kernel': np.ones((1, 3), np.float32)}}
+  for own in (False, True):
+    trained, frozen, masks = trainable.split(leaf, (('.*', np.array([own])),))
+    there = trained if own else frozen
+    assert there['layers']['kernel'] is leaf['layers']['kernel']
+    assert (masks['layers']['kernel'] is None) == (not own)
