@@ -56,13 +56,15 @@ def lora(backbone: Backbone, settings: Lora) -> Method:
     jax.eval_shape(lambda params: fresh(params, rank, tools.key('adapter', 0)), params)
     return {'teacher': {}, 'adapters': {}, 'rank': rank, 'merged': {}}
 
+  def merged(adapters, seed):
+    recipe = lora_merging.Recipe(settings.merge, density=settings.density, seed=seed)
+    return lora_merging.merge(adapters, recipe)
+
   def before_task(memory, params, task, tools):
     if settings.stack and task.index:
       return memory, params
-    return memory, {
-      **params,
-      'lora': fresh(params, memory['rank'], tools.key('adapter', task.index)),
-    }
+    adapter = fresh(params, memory['rank'], tools.key('adapter', task.index))
+    return memory | {'under_way': task.name, 'seed': tools.seed}, {**params, 'lora': adapter}
 
   def plan(memory, task):
     own_1R = own(memory, task, settings)[None]
@@ -73,12 +75,15 @@ def lora(backbone: Backbone, settings: Lora) -> Method:
     if settings.stack:
       return memory, params
     kept = memory['adapters'] | {task.name: params['lora']}
-    recipe = lora_merging.Recipe(settings.merge, density=settings.density, seed=tools.seed)
-    merged = lora_merging.merge(kept, recipe) if settings.merge else {}
-    return memory | {'adapters': kept, 'merged': merged}, params
+    whole = merged(kept, tools.seed) if settings.merge else {}
+    return memory | {'adapters': kept, 'merged': whole}, params
 
   def params_for(memory, params, task):
-    adapter = memory['adapters'].get(task.name) if task else memory['merged']
+    adapter, training = memory['merged'], memory.get('under_way')
+    if task:
+      adapter = memory['adapters'].get(task.name)
+    elif settings.merge and training and training not in memory['adapters']:
+      adapter = merged(memory['adapters'] | {training: params['lora']}, memory['seed'])
     return {**params, 'lora': adapter} if adapter else params
 
   return Method(init, before_task, plan, after_task=after_task, params_for=params_for)

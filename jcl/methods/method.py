@@ -56,7 +56,8 @@ class Method(NamedTuple):
       change within a task.
     after_task: (memory, params, task, tools) -> memory, params.
     params_for: (memory, params, task or None) -> the parameters that are evaluated, sampled and
-      exported; None where the task id is not given.
+      exported; None where the task id is not given. Within a task, where dev scores are taken,
+      `memory` is as `before_task` left it and `params` are those in training, which must count.
   """
 
   init: Callable[[Params, Stream, Tools], Memory] = lambda params, stream, tools: {'teacher': {}}

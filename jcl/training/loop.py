@@ -69,7 +69,7 @@ class Loop:
     self._listening = self.requests if alone else contextlib.nullcontext()
     self.policy = SnapshotPolicy(self.config.checkpoint, self.requests, alone)
     self.trainer = TaskTrainer(
-      parts, self.output, self.policy, score=lambda *given: self.score(*given),
+      parts, self.output, self.policy, scores=lambda *given: self.scores(*given),
       save=self._save_and_stop_if_asked, folds=self._folds,
     )  # fmt: skip
     self.last: Run | None = None
@@ -299,19 +299,27 @@ class Loop:
     tasks = stream.tasks[: len(stream) if task is None else task.index + 2]
     tools = self._tools(task)
     with self._folds(now, task), self.output.clock.of('evaluate'):
-      scores = [self.score(now, t, t.test, tools) for t in tasks]
+      scores = self.scores(now, [(t, t.test) for t in tasks], tools)
       trained = None
       if self.config.scenario == 'iil':
-        trained = [self.score(now, t, t.train, tools) for t in tasks]
+        trained = self.scores(now, [(t, t.train) for t in tasks], tools)
     recorder.add_row(task, scores, trained)
     self.output.evaluated(task, tasks, scores)
     return now
 
+  def scores(
+    self, now: Run, asked: Sequence[tuple[Task, Sequence[Example]]], tools: HookTools
+  ) -> list[evaluation.Score | evaluation.LogPerplexity]:
+    """Scores the parameters that answer for each of some tasks on examples of it."""
+    answering = lambda task: self._placed(self.method.params_for(now.memory, now.params, task))
+    if self.parts.task_id_given:
+      return [self.score(answering(t), t, examples, tools) for t, examples in asked]
+    params = answering(None)  # once: it may be a merge
+    return [self.score(params, t, examples, tools) for t, examples in asked]
+
   def score(
-    self, now: Run, task: Task, examples: Sequence[Example], tools: HookTools
+    self, params: Params, task: Task, examples: Sequence[Example], tools: HookTools
   ) -> evaluation.Score | evaluation.LogPerplexity:
-    """Scores the run's parameters on examples of one task."""
-    given = task if self.parts.task_id_given else None
-    params = self._placed(self.method.params_for(now.memory, now.params, given))
+    """Scores parameters on examples of one task."""
     how, longest = self.config.evaluate.answer, self.parts.longest_answer
     return evaluation.score(params, task, examples, tools, how, longest)

@@ -15,7 +15,7 @@ from jcl.errors import UserError
 from jcl.step import sharding, trainable
 from jcl.step.optimizer import learning_rate
 from jcl.storage.encoding import leaves_by_path
-from jcl.streams.stream import Example, Task, TaskPlan
+from jcl.streams.stream import Task, TaskPlan
 from jcl.training.batch_loader import BatchLoader, LoadedBatch
 from jcl.training.evaluate import LogPerplexity, Score
 from jcl.training.experiment import Experiment
@@ -52,18 +52,18 @@ class TaskTrainer:
     parts: of the run.
     output: where words and numbers go.
     policy: when snapshots are due.
-    score: (run, task, its examples, tools) -> the score of the run's parameters.
+    scores: (run, [(task, its examples), …], tools) -> the score of each, in order.
     save: writes a snapshot of a run and stops if that was asked for.
     folds: (run, task) -> context in which folds are watched.
   """
 
   def __init__(
     self, parts: Experiment, output: RunOutput, policy: SnapshotPolicy,
-    score: Callable[[Run, Task, Sequence[Example], HookTools], Score | LogPerplexity],
+    scores: Callable[..., Sequence[Score | LogPerplexity]],
     save: Callable[[Run], None], folds: Callable[[Run, Task], FoldBars],
   ):  # fmt: skip
     self.parts, self.output, self.policy = parts, output, policy
-    self._score, self._save, self._folds = score, save, folds
+    self._scores, self._save, self._folds = scores, save, folds
     self.optimizer, self.train_step = parts.optimizer(), parts.train_step()
     self._refused_last = False  # the newest step read was not applied
 
@@ -186,7 +186,8 @@ class TaskTrainer:
     learned = [tasks[i] for i in sorted({tools.example(e).task for e in loader.plan.new})]
     asked = [t for t in tasks if t in learned or (due.curve and t.index <= task.index)]
     with self._folds(now, task), self.output.clock.of('evaluate'):
-      scores = {t.name: self._score(now, t, t.dev, tools).merit for t in asked}
+      found = self._scores(now, [(t, t.dev) for t in asked], tools)
+    scores = {t.name: one.merit for t, one in zip(asked, found, strict=True)}
     tools.folds.forget()
     self.output.dev_scores(task, loaded.number + 1, scores)
     score = float(np.mean([scores[t.name] for t in learned]))

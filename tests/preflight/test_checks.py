@@ -458,7 +458,7 @@ def test_a_snapshot_takes_what_is_said(method, tmp_path):
   said = checks.checkup(parts).footprint
   assert said.whole
   loop = runs.Loop(parts, tmp_path, quiet=True)
-  loop.score = lambda now, task, examples, tools: Score([True] * len(examples), 0.0, [])
+  loop.score = lambda params, task, examples, tools: Score([True] * len(examples), 0.0, [])
   loop.run()
   sizes, disk = held(tmp_path)
   snapshot = said.snapshot

@@ -195,10 +195,10 @@ def test_keep_best_hands_on_the_best_dev_score(tmp_path, monkeypatch):
   scores, after_epoch = iter([1.0, 0.5, 0.5, 0.5]), []
   real = loop.score
 
-  def scored(now, task, examples, tools):
-    found = real(now, task, examples, tools)
+  def scored(params, task, examples, tools):
+    found = real(params, task, examples, tools)
     if examples is task.dev:
-      after_epoch.append(jax.tree.map(np.asarray, now.params))
+      after_epoch.append(jax.tree.map(np.asarray, params))
       count = len(found.right)
       right = int(next(scores) * count)
       return dataclasses.replace(found, right=[True] * right + [False] * (count - right))
