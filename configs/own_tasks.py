@@ -8,6 +8,9 @@
 two tasks of three classes each, their files and columns. The docstring of jcl/streams/manifest.py
 lists everything that a manifest can say. An error in a file is reported with its name and line
 before a weight is read.
+
+With --config.backbone.path= (empty) a small decoder is trained from scratch, at the rate for that.
+The few rows of the example are five steps a task; --config.train.epochs=30 makes it thirty.
 """
 
 import pathlib
@@ -33,5 +36,6 @@ def get_config(method: str = 'lamol') -> Config:
     ),
     # A hub name, a folder with config.json, *.safetensors and tokenizer.json, or a GGUF file.
     backbone=BackboneConfig(path='HuggingFaceTB/SmolLM2-135M'),
+    # The rate is meant for this model; from scratch it is left open, which is 1e-3.
     train=TrainConfig(learning_rate=1e-4, epochs=5, batch_size=32),
   )

@@ -24,13 +24,13 @@ def choice(default: str, *others: str) -> Any:
 
 
 def number(
-  default: float, *, least: float | None = None, above: float | None = None,
+  default: float | None, *, least: float | None = None, above: float | None = None,
   most: float | None = None, below: float | None = None,
 ) -> Any:  # fmt: skip
   """Returns a field that is a number within bounds; `check_values` refuses all others.
 
   Args:
-    default: an int or a float, as the field's type says.
+    default: an int or a float, as the field's type says; None where it may be that.
     least: smallest value.
     above: largest value that is too small.
     most: largest value.
@@ -224,7 +224,8 @@ class BackboneConfig:
 class TrainConfig:
   """How each task is trained."""
 
-  learning_rate: float = number(1e-5, least=0)
+  # Of the model; None: by what trains, see `jcl.step.rates`.
+  learning_rate: float | None = number(None, least=0)
   head_learning_rate: float = number(1e-3, least=0)  # of a head, in place of `learning_rate`
   adapter_learning_rate: float = number(2e-4, least=0)  # of adapters, in place of `learning_rate`
   weight_decay: float = number(5e-4, least=0)  # none on norms and biases

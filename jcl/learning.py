@@ -34,6 +34,7 @@ from jcl.preflight import checks
 from jcl.reports import report
 from jcl.reports.report import Report
 from jcl.reports.results import Results
+from jcl.step import rates
 from jcl.storage import paths
 from jcl.storage.sealed_folder import newest
 from jcl.streams.escaping import escaped
@@ -181,6 +182,8 @@ def learn(
   config.scenario = scenario or default_scenario(stream, config.method)
   config.stream = dataclasses.replace(stream.settings or StreamConfig())
   loaded = choose_model(config, model)
+  if workdir is not None:
+    config = rates.with_stored_rate(workdir, config)
   parts = experiment.assemble(config, mesh, stream=stream, loaded=loaded)
   done = run(config, workdir, parts=parts, quiet=quiet, callbacks=checked_callbacks(callbacks))
   return Result(done.results, of_run(done), done.workdir)
@@ -211,11 +214,14 @@ def run(
       then.
   """
   workdir = None if workdir is None else paths.local(workdir, 'workdir')
+  if workdir is not None:
+    config = rates.with_stored_rate(workdir, config)
   parts = experiment.assemble(config) if parts is None else parts
+  config = parts.config
   quiet = quiet or not distributed.is_first()
   say = (lambda line: None) if quiet else lambda line: print(escaped(line), flush=True)
   fresh = workdir is None or newest(workdir / 'checkpoints') < 0
-  opening = checks.opening(checks.checkup(parts), workdir) if fresh else []
+  opening = checks.opening(checks.checkup(parts), workdir) if fresh else checks.choices(parts)
   folder = None
   if workdir is not None:
     folder = workdirs.open_workdir(str(workdir), config, allowed, say, parts.inputs)

@@ -17,6 +17,7 @@ from typing import Any
 from jcl import distributed, methods
 from jcl.config import Config, check_values
 from jcl.errors import UserError
+from jcl.step import rates
 from jcl.storage import lock, paths
 from jcl.storage.atomic import write_json, write_text
 from jcl.storage.sealed_folder import newest
@@ -279,7 +280,8 @@ def _compare_with_run(
   path: str, config: Config, allowed: Collection[str], read: inputs.Inputs | None
 ) -> tuple[pathlib.Path, Changes]:
   """Returns the workdir, and the changes against the config of the run in it."""
-  workdir, wanted = paths.local(path, 'workdir'), config_to_json(config)
+  workdir = paths.local(path, 'workdir')
+  wanted = config_to_json(rates.with_stored_rate(workdir, config))
   file = workdir / 'config.json'
   if file.exists():
     try:

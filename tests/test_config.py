@@ -17,6 +17,7 @@ MEANT = {'stream.order_seed': -1}  # what means something although it looks wron
 NEVER = {
   int: (math.nan, math.inf, -math.inf, -1, 1.5, 2**70, -(2**70), 10**5000, 'x', None, True, []),
   float: (math.nan, math.inf, -math.inf, -1, 1e308, 1e-300, 10**5000, 'x', None, False, {}),
+  float | None: (math.nan, math.inf, -1, 1e308, 1e-300, 10**5000, 'x', True, {}),
   bool: (0, 1, 'true', None, math.nan),
   str: (0, None, b'x', 'a\0b', '\ud800', ['x']),
   tuple[str, ...]: (0, None, 'x,,y', (1,), ('a\0',), [None]),

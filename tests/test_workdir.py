@@ -12,10 +12,11 @@ import pytest
 from support import runs
 from support.launchers import QUICKSTART, SMALL, call
 
-from jcl import methods
+from jcl import learning, methods
 from jcl import workdir as workdirs
 from jcl.config import Config
 from jcl.errors import UserError
+from jcl.step import rates
 from jcl.storage.checkpoint import Snapshots
 from jcl.storage.encoding import leaves_by_path
 from jcl.training import experiment
@@ -339,3 +340,25 @@ def test_a_method_of_a_notebook_is_told_to_move(tmp_path):
     UserError, match=r"__main__ has no 'Odd'; a method that was defined in a note"
   ):
     workdirs.load_workdir(str(workdir))
+
+
+@pytest.mark.parametrize('stored', [1e-5, 3e-4, 1e-3])
+def test_a_rate_that_is_left_open_is_that_of_the_run_in_the_workdir(stored, tmp_path):
+  """So a run that an earlier jcl began at another default goes on at it."""
+  config = runs.config('seq', train={'learning_rate': stored})
+  workdirs.open_workdir(str(tmp_path / 'run'), config)
+  again = runs.config('seq', train={'learning_rate': None})
+  assert workdirs.check_workdir(str(tmp_path / 'run'), again)
+  assert rates.with_stored_rate(tmp_path / 'run', again).train.learning_rate == stored
+  assert rates.with_stored_rate(tmp_path / 'new', again).train.learning_rate is None
+  asked = runs.config('seq', train={'learning_rate': 2 * stored})
+  assert rates.with_stored_rate(tmp_path / 'run', asked).train.learning_rate == 2 * stored
+  with pytest.raises(UserError, match=r'train\.learning_rate was'):
+    workdirs.check_workdir(str(tmp_path / 'run'), asked)
+
+
+def test_the_config_of_a_run_has_the_rate_that_it_trains_with(tmp_path):
+  config = runs.config('seq', train={'learning_rate': None, 'steps': 1}, stream={'max_tasks': 1})
+  learning.run(config, tmp_path / 'run', quiet=True)
+  assert workdirs.load_workdir(str(tmp_path / 'run')).train.learning_rate == rates.SCRATCH
+  learning.run(config, tmp_path / 'run', quiet=True)  # the same goes on

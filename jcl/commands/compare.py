@@ -2,9 +2,10 @@
 
     jcl compare --config=quickstart --methods=seq,lamol,joint --seeds=0,1,2 --workdir=runs/three
 
-A seed determines the order of the stream, the initial parameters and every random draw. A run that
-has finished is not run again. Any setting is a flag, as for `jcl train`; a setting of a method,
---config.method.gamma=0.5, holds for the methods that have it.
+A seed determines the initial parameters, every random draw and, in the synthetic stream and the
+benchmarks, the order of the stream; own files keep their order of tasks unless stream.order_seed is
+given. A run that has finished is not run again. Any setting is a flag, as for `jcl train`; a
+setting of a method, --config.method.gamma=0.5, holds for the methods that have it.
 """
 
 import copy
@@ -42,8 +43,10 @@ def run(given: flags.FlagValues) -> None:
 
   allowed = given.allow_config_change
   folders = [workdir / f'{name.replace(":", ".")}-{seed}' for name, seed in configs]
-  for folder, config in zip(folders, configs.values(), strict=True):
+  for folder, ((_, seed), config) in zip(folders, configs.items(), strict=True):
     experiment.check(config)
+    if not config_flag.overrides(given, 'stream.order_seed'):
+      _keep_stored_order(folder, config, seed)
     workdirs.check_workdir(str(folder), config, allowed)
   results: list[Results] = []
   for folder, ((name, seed), config) in zip(folders, configs.items(), strict=True):
@@ -58,12 +61,26 @@ def run(given: flags.FlagValues) -> None:
   print(f'the picture is {workdir / "comparison.png"}, the page {workdir / "report.html"}')
 
 
+def _keep_stored_order(folder: pathlib.Path, config: Config, seed: int) -> None:
+  """Keeps the order of tasks of a run that an earlier jcl began, which the seed then determined."""
+  from jcl import workdir as workdirs
+
+  try:
+    stored = workdirs.load_workdir(str(folder)).stream.order_seed
+  except UserError:  # none is there, or it is refused where it is looked at
+    return
+  if stored == seed and config.stream.order_seed < 0:
+    config.stream.order_seed = stored
+
+
 def _read_configs(given: flags.FlagValues) -> dict[tuple[str, int], Config]:
   """Returns the config of each run by its method and seed.
 
   Raises:
     UserError: no method or no seed is named, or the runs would have no score in common.
   """
+  from jcl.streams import task_order
+
   seeds, names = (command_line.required(given, name) for name in ('seeds', 'methods'))
   bases = dict(zip(names, config_flag.read_each(given, names), strict=True))
   scenarios = {base.scenario: name for name, base in bases.items()}
@@ -78,6 +95,7 @@ def _read_configs(given: flags.FlagValues) -> dict[tuple[str, int], Config]:
     for seed in seeds:
       config = configs[name, seed] = copy.deepcopy(base)
       config.train.seed = seed
-      if not config_flag.overrides(given, 'stream.order_seed'):
+      drawn = task_order.is_drawn(config.stream.name)
+      if drawn and not config_flag.overrides(given, 'stream.order_seed'):
         config.stream.order_seed = seed
   return configs

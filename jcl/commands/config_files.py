@@ -34,6 +34,13 @@ def shipped() -> dict[str, pathlib.Path]:
   return {file.stem: file for file in sorted(folder.glob('[!_]*.py'))}
 
 
+def is_shipped(given: str) -> bool:
+  """Whether the name or path of a config is that of one that comes with jcl."""
+  return given in shipped() or pathlib.Path(given).resolve() in {
+    file.resolve() for file in shipped().values()
+  }
+
+
 def split(given: str) -> tuple[str, str]:
   """Splits `NAME:METHOD` or `FILE.py:METHOD` into config and method, which may be empty.
 

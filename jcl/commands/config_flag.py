@@ -85,7 +85,28 @@ def read(given: flags.FlagValues) -> Config:
   config = given.config
   for field, entries in _lists(given).items():
     _set(config, field, entries)
+  name = config_flags.get_config_filename(given['config'])
+  if _goes_from_scratch(config, name, given):
+    config.train.learning_rate = None
   return config
+
+
+def _goes_from_scratch(config: Config, named: str, given: flags.FlagValues) -> bool:
+  """Whether a flag takes away the pretrained model that the rate of a shipped config is meant for.
+
+  Args:
+    config: with the flags that override it.
+    named: value of the flag `--config`.
+    given: the flags.
+  """
+  if config.backbone.path or not overrides(given, 'backbone.path'):
+    return False
+  from jcl.commands import config_files
+
+  name, method = config_files.split(named)
+  own = config_files.make_config(name, method or None)
+  shipped = config_files.is_shipped(name)
+  return bool(shipped and own.backbone.path) and not overrides(given, 'train.learning_rate')
 
 
 def read_each(given: flags.FlagValues, names: Sequence[str]) -> list[Config]:
@@ -111,6 +132,9 @@ def read_each(given: flags.FlagValues, names: Sequence[str]) -> list[Config]:
     for config in configs:
       if not field.startswith('method.'):
         _set(config, field, value)
+  for config in configs:
+    if _goes_from_scratch(config, path, given):
+      config.train.learning_rate = None
   own: dict[str, list[str]] = {
     flag.removeprefix(METHOD): list(given[flag].value or ()) for flag in given
     if flag.startswith(METHOD)

@@ -16,11 +16,14 @@ from typing import NamedTuple
 import jax
 from jax.sharding import Mesh
 
+from jcl import methods
 from jcl.errors import UserError
 from jcl.preflight.footprint import Footprint, footprint, short
 from jcl.preflight.split_stats import Split, counted
+from jcl.reports.formatting import one_line
 from jcl.streams.raw import SPLITS
 from jcl.streams.stream import Stream
+from jcl.streams.task_order import describe_order
 from jcl.training.experiment import Experiment
 
 NOTED = 0.01  # share of the rows or tokens of a split above which a fault is worth a line
@@ -257,13 +260,38 @@ def opening(checkup: Checkup, workdir: str | os.PathLike | None) -> list[str]:
   new = [line for line in found if line not in _said]
   _said.update(new)
   free = None if workdir is None else free_space(workdir)
-  lines = [_summary(checkup), _totals(checkup), _sizes(checkup, free)]
+  lines = [_summary(checkup), _totals(checkup), _sizes(checkup, free), *choices(checkup.parts)]
   lines += [f'warning: {line}' for line in new[:SHOWN]]
   if len(new) > SHOWN:
     lines.append(f'warning: {len(new) - SHOWN} more are in results.json')
   if len(new) < len(found):
     lines.append(f'warning: {len(found) - len(new)} as in an earlier run of this command')
   return lines
+
+
+def choices(parts: Experiment) -> list[str]:
+  """Returns a line about the order of tasks and one about the learning rates of a run."""
+  return [f'order of tasks: {order_of_tasks(parts)}', f'learning rate: {learning_rates(parts)}']
+
+
+def order_of_tasks(parts: Experiment) -> str:
+  """Returns the order of tasks, and whether it is shuffled, in one line."""
+  settings = parts.config.stream
+  names = [one_line(task.name) for task in parts.stream.tasks]
+  return describe_order(names, settings.name, settings.order_seed)
+
+
+def learning_rates(parts: Experiment) -> str:
+  """Returns the learning rates of what trains, in one line."""
+  config, rates = parts.config, []
+  train = config.train
+  if any(hasattr(part, 'lora_alpha') for part in methods.parts(config.method).values()):
+    rates.append(f'{train.adapter_learning_rate:g} of adapters')
+  else:
+    rates.append(f'{train.learning_rate:g} ({parts.rate_origin})')
+  if config.backbone.head:
+    rates.append(f'{train.head_learning_rate:g} of the head')
+  return ', '.join(rates)
 
 
 def _summary(checkup: Checkup) -> str:

@@ -31,7 +31,7 @@ from jcl.preflight.footprint import (
   short,
 )
 from jcl.preflight.page import Section
-from jcl.step import sharding
+from jcl.step import rates, sharding
 from jcl.streams.stream import Example, Stream, Task, TaskPlan
 from jcl.training import experiment
 from jcl.training.batch_loader import BatchLoader
@@ -157,6 +157,7 @@ def _textless(config: Config, mesh: Mesh) -> Experiment:
   # A stand-in row will do for blocks of raw text: the batch's shape is given.
   text_format = 'plain' if config.scenario == 'cpt' else config.method.text_format
   names = added_tokens(text_format, max(config.stream.max_tasks, 1))
+  config, rate_origin = rates.with_rate(config, pretrained=True)
   shape = with_settings(
     hf.load_config(config.backbone.path, config.backbone.family), config.backbone
   )
@@ -170,7 +171,17 @@ def _textless(config: Config, mesh: Mesh) -> Experiment:
   tools = make_tools(backbone, text, stream, mesh, train.seed, config.evaluate.batch_size)
   method = methods.make(backbone, config.method)
   return Experiment(
-    config, stream, text, backbone, shape, method, tools, None, tuple(added), longest_answer=2
+    config,
+    stream,
+    text,
+    backbone,
+    shape,
+    method,
+    tools,
+    None,
+    tuple(added),
+    longest_answer=2,
+    rate_origin=rate_origin,
   )
 
 
@@ -239,6 +250,8 @@ def assumed(now: Outline, left_out: bool = False) -> Section:
     'tokens_per_row': shape.tokens,
     'targets': shape.targets * blocks,
     'batch_from': now.source,
+    'learning_rate': train.learning_rate,
+    'order_seed': parts.config.stream.order_seed,
   }
   whole, trained = (_elements(t) for t in (now.params, now.inputs.state['params']))
   how = 'FSDP, parameters sharded' if train.fsdp else 'data parallel, parameters on every device'
@@ -249,7 +262,11 @@ def assumed(now: Outline, left_out: bool = False) -> Section:
     ['batch', f'{shape.rows} rows of {shape.tokens} tokens, {shape.targets * blocks} targets, '
      f'in {blocks} blocks (devices × microbatches)'],
     ['from', now.source],
+    ['rate', checks.learning_rates(parts)],
   ]  # fmt: skip
+  if not left_out:
+    rows.append(['order', checks.order_of_tasks(parts)])
+    values['order_of_tasks'] = [task.name for task in parts.stream.tasks]
   width, notes = max(len(row[1]) for row in rows), []
   if left_out:
     values['left_out'] = NEED_TEXT

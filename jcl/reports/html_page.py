@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 
 from jcl.reports.comparison import Group, group_runs
 from jcl.reports.comparison_plot import comparison_png
-from jcl.reports.formatting import MISSING, flatten, format_number, short_method_name
+from jcl.reports.formatting import MISSING, flatten, format_number, one_line, short_method_name
 from jcl.reports.heat_map import heat_map_png
 from jcl.reports.results import Drift, Results, TokenMix, whole_matrix
 from jcl.reports.tables import comparison_notes, comparison_rows, matrix_tables
+from jcl.streams.task_order import describe_order
 from jcl.types import Json
 
 PAGE_CSS = 'body { max-width: 70rem; margin: 2rem auto; padding: 0 1.5rem; }'
@@ -119,6 +120,10 @@ def _facts(run: Results) -> list[list[str]]:
     rows.append(['method', run['method']])
   if not run.get('finished', True):
     rows.append(['state', 'not finished'])
+  if stream := (run.get('config') or {}).get('stream'):
+    names = [one_line(task) for task in run['tasks']]
+    order = describe_order(names, str(stream.get('name')), stream.get('order_seed', -1))
+    rows.append(['order of tasks', order])
   for name, figures in (
     ('seconds', run.get('seconds')), ('tokens', run.get('tokens')), ('cost', run.get('cost')),
   ):  # fmt: skip

@@ -143,6 +143,9 @@ def comparison_notes(groups: Sequence[Group]) -> list[str]:
   notes = ['accuracy in %' if accuracy else 'log-perplexity in nats per target, lower is better']
   if any(len(group.runs) > 1 for group in groups):
     notes[0] += '; mean ± 95 % interval over seeds'
+  orders = {tuple(run['tasks']) for group in groups for run in group.runs}
+  if len(orders) > 1 and len(set(map(frozenset, orders))) == 1:
+    notes.append('the order of tasks is not the same in all runs')
   if any(run.get('pseudo') for group in groups for run in group.runs):
     notes.append('pseudo samples: kept % of those drawn, distinct % of those kept')
   for group in groups:

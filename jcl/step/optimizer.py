@@ -27,7 +27,7 @@ def make_optimizer(
   parts = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
   parts.append(optax.scale_by_adam(b2=config.beta2))
   parts.append(optax.add_decayed_weights(config.weight_decay, mask=_decays))
-  if config.learning_rate > 0:
+  if config.learning_rate:
     rates = {'head': config.head_learning_rate, 'lora': config.adapter_learning_rate}
     parts.append(_scale_groups({k: rate / config.learning_rate for k, rate in rates.items()}))
   if config.added_token_rate != 1 and len(added):
@@ -87,6 +87,7 @@ def learning_rate(
     task: index of the task.
     tasks: number of tasks of the run.
   """
+  assert config.learning_rate is not None, 'a run has set it; see jcl/step/rates.py'
   if config.schedule_between_tasks == 'continue':
     step, total = task * total + step, tasks * total
   warmup = config.warmup_fraction * total

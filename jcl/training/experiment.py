@@ -30,7 +30,7 @@ from jcl.config import Config, check_values, set_sequences
 from jcl.errors import UserError
 from jcl.memory.teacher import ExternalTeacher
 from jcl.methods import Method
-from jcl.step import losses, optimizer, sharding, train_step, trainable
+from jcl.step import losses, optimizer, rates, sharding, train_step, trainable
 from jcl.step.adversarial import adversarial
 from jcl.storage import paths
 from jcl.streams.stream import Stream, TaskPlan
@@ -63,6 +63,7 @@ class Experiment:
     added: ids of the tokens that were added to the tokenizer.
     longest_answer: tokens that an answer may have, end-of-sequence included.
     inputs: digests of what was read; None: of no use.
+    rate_origin: where `train.learning_rate` comes from, in words.
   """
 
   config: Config
@@ -76,6 +77,7 @@ class Experiment:
   added: tuple[int, ...]
   longest_answer: int
   inputs: Inputs | None = None
+  rate_origin: str = 'as set'
 
   @property
   def score(self) -> Literal['accuracy', 'log_perplexity']:
@@ -207,6 +209,7 @@ def assemble(
     UserError: for settings or files that cannot be used.
   """
   check(config)
+  config, rate_origin = rates.with_rate(config, pretrained=bool(config.backbone.path or loaded))
   need_dev = (
     config.train.keep_best or config.evaluate.every_steps > 0 or config.evaluate.every_epochs > 0
   )
@@ -248,6 +251,7 @@ def assemble(
   return Experiment(
     config, stream, text, backbone, shape, method, tools, params, tuple(added), longest,
     Inputs(stream.template, stream_rows(stream, documents), digests[0], digests[1], teacher),
+    rate_origin,
   )  # fmt: skip
 
 

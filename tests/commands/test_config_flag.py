@@ -3,7 +3,7 @@
 import pytest
 from absl import flags
 
-from jcl.commands import command_line, config_flag
+from jcl.commands import command_line, config_files, config_flag
 from jcl.errors import UserError
 
 
@@ -54,6 +54,33 @@ def test_a_text_that_is_no_list_is_refused():
   given = parsed('--config=quickstart:lora', '--config.method.targets=q,,v')
   with pytest.raises(UserError, match=r'--config\.method\.targets=q,,v: it has an empty entry'):
     config_flag.read(given)
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'rate'),
+  [
+    (['--config=own_tasks:seq'], 1e-4),
+    (['--config=own_tasks:seq', '--config.backbone.path='], None),
+    (['--config=own_tasks:seq', '--config.backbone.path=other'], 1e-4),
+    (['--config=own_tasks:seq', '--config.backbone.path=', '--config.train.learning_rate=0'], 0),
+    (['--config=quickstart:seq', '--config.backbone.path='], 1e-3),
+  ],
+)
+def test_the_rate_of_a_shipped_config_is_meant_for_its_model(arguments, rate):
+  """Where a flag takes the pretrained model away, the rate is that of what trains."""
+  assert config_flag.read(parsed(*arguments)).train.learning_rate == rate
+  one, *rest = arguments
+  given = parsed(one.removesuffix(':seq'), *rest, several=True)
+  assert [c.train.learning_rate for c in config_flag.read_each(given, ['seq', 'lora'])] == [
+    rate
+  ] * 2
+
+
+def test_the_rate_of_a_config_of_ones_own_always_holds(tmp_path):
+  file = tmp_path / 'mine.py'
+  file.write_text(config_files.shipped()['own_tasks'].read_text())
+  given = parsed(f'--config={file}:seq', '--config.backbone.path=')
+  assert config_flag.read(given).train.learning_rate == 1e-4
 
 
 def test_one_call_leaves_nothing_for_the_next():

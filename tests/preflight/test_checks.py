@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
-from support import runs
+from support import model_folder, runs
 from support.launchers import QUICKSTART, call
 from support.raw_streams import rows, stream
 
@@ -29,6 +29,7 @@ from jcl.storage.checkpoint import Snapshots
 from jcl.storage.encoding import encode
 from jcl.streams.build import build
 from jcl.streams.raw import RawTask
+from jcl.streams.task_order import describe_order
 from jcl.training import experiment
 from jcl.training.evaluate import Score
 
@@ -391,7 +392,8 @@ def test_a_run_prints_its_opening_once_and_before_all_else(tmp_path, monkeypatch
   assert warning.startswith('warning: 25.0 % (2 of 8) classes have no test row')
   printed = said.splitlines()
   assert printed[:2] == lines[:2]
-  assert printed[3] == warning  # the third has the free space, which moves
+  assert printed[3:5] == lines[3:]  # the third has the free space, which moves
+  assert printed[5] == warning
 
 
 def test_a_second_run_of_a_command_does_not_say_it_all_again(tmp_path, monkeypatch):
@@ -414,7 +416,7 @@ def test_a_second_run_of_a_command_does_not_say_it_all_again(tmp_path, monkeypat
 def test_the_opening_has_the_figures_of_the_stream(tmp_path, monkeypatch):
   monkeypatch.setattr(checks, '_said', set())
   made = experiment.assemble(runs.config('seq'))
-  first, second, third, *_ = checks.opening(checks.checkup(made), tmp_path)
+  first, second, third, order, rate = checks.opening(checks.checkup(made), tmp_path)
   tokens = sum(len(made.text.rows(e)[0].tokens) for e in made.stream.examples)
   assert first.startswith(
     'synthetic: 3 tasks, 12 classes, 120 training, 48 dev, 48 test rows; 0.01'
@@ -425,6 +427,41 @@ def test_the_opening_has_the_figures_of_the_stream(tmp_path, monkeypatch):
   assert (
     f'{footprint.short(size.disk, "B")} ({footprint.short(size.snapshot["total"], "B")}' in third
   )
+  names = ', '.join(task.name for task in made.stream.tasks)
+  assert order == f'order of tasks: {names} (tasks shuffled by stream.order_seed=0)'
+  assert rate.startswith('learning rate: ')
+
+
+@pytest.mark.parametrize(
+  ('method', 'backbone', 'train', 'wanted'),
+  [
+    ('seq', {}, {'learning_rate': None}, '0.001 (the default from scratch)'),
+    ('seq', {}, {'learning_rate': 1e-3}, '0.001 (as set)'),
+    ('seq', {}, {'learning_rate': 1e-4}, '0.0001 (as set; the default from scratch is 0.001)'),
+    ('seq', {'head': 'linear'}, {'learning_rate': None},
+     '0.001 (the default from scratch), 0.001 of the head'),
+    ('lora', {}, {'learning_rate': None}, '0.0002 of adapters'),
+    ('seq', {'path': True}, {'learning_rate': None}, '1e-05 (the default of a pretrained model)'),
+    ('seq', {'path': True}, {'learning_rate': 0.0},
+     '0 (as set; the default of a pretrained model is 1e-05)'),
+  ],
+)  # fmt: skip
+def test_the_opening_says_the_rates_of_what_trains(method, backbone, train, wanted, tmp_path):
+  if 'path' in backbone:
+    path = model_folder.write(tmp_path / 'm', model_folder.golden('llama'))
+    backbone = {'path': str(path)}
+  train = {'adapter_learning_rate': 2e-4, 'head_learning_rate': 1e-3, **train}
+  made = experiment.assemble(runs.config(method, backbone=backbone, train=train))
+  assert checks.choices(made)[1] == f'learning rate: {wanted}'
+
+
+def test_orders_in_words():
+  names = ['q1', 'q2']
+  assert describe_order(names, 'files', -1) == 'q1, q2 (as given, not shuffled)'
+  assert describe_order(names, 'rows', 3) == 'q1, q2 (tasks shuffled by stream.order_seed=3)'
+  assert describe_order(names, 'clinc150', 3) == 'q1, q2 (classes shuffled by stream.order_seed=3)'
+  assert 'as a.b:read orders them for stream.order_seed=3' in describe_order(names, 'a.b:read', 3)
+  assert describe_order(['x'] * 20, 'files', -1).startswith('x, ' * 12 + '… (20 in all)')
 
 
 # Bytes.

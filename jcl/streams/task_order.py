@@ -1,0 +1,41 @@
+"""The order in which tasks are learned, and where it comes from, in words."""
+
+from collections.abc import Sequence
+
+from jcl.streams.registry import BUILT_IN
+
+SHOWN = 12  # tasks
+OWN = ('files', 'rows')  # readers of a user's own data
+SEEDED = tuple(name for name in BUILT_IN if name not in OWN)
+
+
+def is_drawn(stream: str) -> bool:
+  """Whether a comparison over seeds draws the order of a stream anew with each seed.
+
+  The order of tasks in a user's own files means something, such as time, and is kept.
+
+  Args:
+    stream: its reader, `stream.name`.
+  """
+  return stream in SEEDED
+
+
+def describe_order(tasks: Sequence[str], stream: str, seed: int) -> str:
+  """Returns the order of tasks in one line.
+
+  Args:
+    tasks: their names as they are learned, each in one line.
+    stream: its reader, `stream.name`.
+    seed: `stream.order_seed`.
+  """
+  names = ', '.join(tasks[:SHOWN])
+  if len(tasks) > SHOWN:
+    names += f', … ({len(tasks)} in all)'
+  what = 'tasks' if stream in ('synthetic', *OWN) else 'classes'
+  if seed < 0:
+    how = 'as given, not shuffled'
+  elif stream in BUILT_IN:
+    how = f'{what} shuffled by stream.order_seed={seed}'
+  else:
+    how = f'as {stream} orders them for stream.order_seed={seed}'
+  return f'{names} ({how})'
