@@ -219,8 +219,7 @@ def assemble(
   else:
     stream = streams.rebuild(stream, config.stream, need_dev=need_dev, targets=not raw_text)
   check_classes(config, stream)
-  text_format = text_format_of(config)
-  documents = stream
+  text_format, documents = text_format_of(config), stream
   shape, params, tokenizer, special, added, digests = _backbone(
     config, stream, text_format, weights, loaded
   )
@@ -245,8 +244,7 @@ def assemble(
   longest = 0 if raw_text else text.prepare(stream.examples)
   config.method.check_run(config.scenario, tools)
   elder, teacher = _elder(config, text, weights)
-  method = methods.make(backbone, config.method, elder)
-  method = with_knobs(method, config, backbone)
+  method = with_knobs(methods.make(backbone, config.method, elder), config, backbone)
   check_trainable(config, backbone)
   return Experiment(
     config, stream, text, backbone, shape, method, tools, params, tuple(added), longest,
