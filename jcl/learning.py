@@ -35,6 +35,7 @@ from jcl.reports import report
 from jcl.reports.report import Report
 from jcl.reports.results import Results
 from jcl.step import rates
+from jcl.step.numerics import computing
 from jcl.storage import paths
 from jcl.storage.sealed_folder import newest
 from jcl.streams.escaping import escaped
@@ -127,6 +128,7 @@ class Result:
     return str(self)
 
 
+@computing
 def learn(
   stream: Stream | str,
   method: str | methods.Settings | methods.Method = 'seq',
@@ -189,6 +191,7 @@ def learn(
   return Result(done.results, of_run(done), done.workdir)
 
 
+@computing
 def run(
   config: Config,
   workdir: str | pathlib.Path | None,

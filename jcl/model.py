@@ -19,6 +19,7 @@ from jcl.batching.batch import membership
 from jcl.batching.text_formats import Text
 from jcl.errors import UserError
 from jcl.step import sharding
+from jcl.step.numerics import computing
 from jcl.storage import paths
 from jcl.storage.checkpoint import Snapshots
 from jcl.streams.stream import Example, Stream
@@ -48,6 +49,7 @@ class Model:
     base_digests: of the model that it was trained from, which an adapter takes along.
   """
 
+  @computing
   def __init__(
     self, loaded: hf.Loaded, answers: AnswerFormat, params_for: Callable[[int | None], Params],
     source: pathlib.Path | None = None,
@@ -70,6 +72,7 @@ class Model:
     ).at(max(answers.seen - 1, 0))  # fmt: skip
 
   @property
+  @computing
   def params(self) -> Params:
     """The parameters that answer where no task is named."""
     return self._params_for(None)
@@ -79,6 +82,7 @@ class Model:
     """The labels of all classes, as the user wrote them; empty where answers are free."""
     return self.answers.labels
 
+  @computing
   def answer(self, texts: Sequence[str], task: str | None = None) -> list[str]:
     """Answers each text: with a label as the user wrote it, or with free text.
 
@@ -102,6 +106,7 @@ class Model:
     """Returns a special token of the tokenizer that a text contains; None: there is none."""
     return self._tools.text.encoder.special_token(text)
 
+  @computing
   def probabilities(self, texts: Sequence[str], task: str | None = None) -> list[dict[str, float]]:
     """The probability of each label that may be answered, for each text.
 
@@ -127,6 +132,7 @@ class Model:
     labels = [self.labels[c] for c in classes]
     return [dict(zip(labels, map(float, p_C), strict=True)) for p_C in p_NC]
 
+  @computing
   def generate(
     self, prompts: Sequence[str], *, max_new: int = 64, temperature: float = 1.0, top_k: int = 20,
     seed: int = 0, task: str | None = None,
@@ -157,6 +163,7 @@ class Model:
     tools.folds.forget()
     return [text.decode(row) for row in out.tolist()]
 
+  @computing
   def save(
     self, folder: str | pathlib.Path, *, format: str = 'hf', dtype: WeightDtype = 'float32',
     task: str | None = None,
@@ -189,6 +196,7 @@ class Model:
     answers = {FILE: dataclasses.asdict(self.answers)}
     hf.save(out, loaded, dtype=dtype, source=source, beside=answers)
 
+  @computing
   def loaded(self) -> hf.Loaded:
     """Returns what another run can start from: any adapter merged, the tokenizer a copy."""
     params = lora.merged(self.params)
@@ -262,6 +270,7 @@ def _params_of(method: methods.Method, stream: Stream, last: Run) -> Callable[[i
   return params_for
 
 
+@computing
 def load_model(
   path: str | pathlib.Path, *, base: str | pathlib.Path | None = None,
   special_tokens_in_text: str = '',
@@ -299,6 +308,7 @@ def load_model(
   return Model(loaded, format, lambda task: params, place if place.is_dir() else None)
 
 
+@computing
 def load_run(workdir: pathlib.Path, base: str = '', special_tokens_in_text: str = '') -> Model:
   """Returns the model of a run's newest snapshot, without reading the run's data.
 

@@ -13,6 +13,7 @@ from jcl.config import Config
 from jcl.errors import UserError
 from jcl.model import Model, of_run
 from jcl.step import sharding
+from jcl.step.numerics import computing
 from jcl.storage.checkpoint import Snapshots
 from jcl.streams.stream import Task
 from jcl.training import evaluate as evaluation
@@ -36,6 +37,7 @@ class TrainedRun:
     UserError: there is no snapshot, or the data or the tokenizer is another than the run's.
   """
 
+  @computing
   def __init__(self, config: Config, workdir: pathlib.Path, allowed: Collection[str] = ()):
     self.parts = assemble(config, weights=False)  # the snapshot has the parameters
     inputs.check(workdir, self.parts.inputs, config, allowed)
@@ -52,6 +54,7 @@ class TrainedRun:
     self.now = Run(**{name: value for name, value in found.items() if name in known})
     self.tools = self.parts.tools.at(max(len(self.now.record['matrix']) - 2, 0))
 
+  @computing
   def params(self, task: Task | None) -> Params:
     """Returns the parameters that answer for a task; the task counts only if it is given."""
     given = task if self.parts.task_id_given else None
@@ -63,6 +66,7 @@ class TrainedRun:
     """The model of the snapshot, which answers and is saved."""
     return of_run(self.parts, self.now)
 
+  @computing
   def scores(
     self, split: str
   ) -> Iterator[tuple[Task, evaluation.Score | evaluation.LogPerplexity | None]]:
@@ -76,6 +80,7 @@ class TrainedRun:
       else:
         yield task, None
 
+  @computing
   def continued(
     self, prompt: str, count: int, temperature: float, seed: int, most: int
   ) -> list[str]:
@@ -99,6 +104,7 @@ class TrainedRun:
     )
     return [text.decode(row) for row in ids_RN.tolist()]
 
+  @computing
   def samples(
     self, name: str, count: int, temperature: float, seed: int
   ) -> Iterator[tuple[str, np.ndarray]]:

@@ -232,7 +232,8 @@ def attention(
   k_BSKd, v_BSKd = project('k', config.kv_heads), project('v', config.kv_heads)
   if cache is not None:
     # Written in place into the carried caches: scanned caches would be copied for every token.
-    write = lambda old, new: jax.lax.dynamic_update_slice(old, new[None], (layer, 0, index, 0, 0))
+    place = tuple(jnp.asarray(i, jnp.int32) for i in (layer, 0, index, 0, 0))
+    write = lambda old, new: jax.lax.dynamic_update_slice(old, new[None], place)
     cache = write(cache[0], k_BSKd), write(cache[1], v_BSKd)
     k_BSKd, v_BSKd = (jax.lax.dynamic_index_in_dim(c, layer, keepdims=False) for c in cache)
   out_BTHd = jax.nn.dot_product_attention(

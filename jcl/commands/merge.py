@@ -14,6 +14,7 @@ from absl import flags
 
 from jcl.commands import command_line
 from jcl.errors import UserError
+from jcl.step.numerics import computing
 
 
 def define_flags(given: flags.FlagValues, arguments: Sequence[str]) -> None:
@@ -43,6 +44,7 @@ def define_flags(given: flags.FlagValues, arguments: Sequence[str]) -> None:
   flags.DEFINE_enum('into', 'adapter', ['adapter', 'weights'], 'what is written', given)
 
 
+@computing
 def run(given: flags.FlagValues) -> None:
   """Reads the adapters, merges them and writes the result."""
   names = command_line.required(given, 'adapters')

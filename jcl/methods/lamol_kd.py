@@ -55,7 +55,7 @@ def lamol_kd(backbone: Backbone, settings: LamolKd) -> Method:
 
   def loss_fn(params, teacher_params, batch):
     # Only old rows move, and these have no cross-entropy.
-    moved_M = batch.target_position + later * batch.replay_M
+    moved_M = batch.target_position + later * batch.replay_M.astype('int32')
     batch = batch.replace(target_position=moved_M)
     ce_M, kd_M = teacher.compare(backbone, params, teacher_params, batch, divergence)
     old_M, gen_M = batch.replay_M, batch.generative_M

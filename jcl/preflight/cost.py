@@ -32,6 +32,7 @@ from jcl.preflight.footprint import (
 )
 from jcl.preflight.page import Section
 from jcl.step import rates, sharding
+from jcl.step.numerics import computing
 from jcl.streams.stream import Example, Stream, Task, TaskPlan
 from jcl.training import experiment
 from jcl.training.batch_loader import BatchLoader
@@ -72,6 +73,7 @@ class Outline:
     return state, fixed, dict.fromkeys(weights, scalar), scalar, self.batch, groups
 
 
+@computing
 def page(
   config: Config, devices: int, tokens: int = 0, targets: int = 0, workdir: str | None = None
 ) -> list[Section]:

@@ -14,6 +14,7 @@ from jcl.batching.batch import Batch
 from jcl.batching.packed_text import PackedText
 from jcl.config import TrainConfig
 from jcl.step import sharding
+from jcl.step.numerics import computing
 from jcl.streams.stream import Example, Lazy, Reference, TaskPlan
 from jcl.training.hook_tools import HookTools
 
@@ -160,6 +161,7 @@ class BatchLoader:
           continue
       return False
 
+    @computing
     def work() -> None:
       try:
         for loaded in self._laid_out(skip):

@@ -32,6 +32,7 @@ from jcl.memory.teacher import ExternalTeacher
 from jcl.methods import Method
 from jcl.step import losses, optimizer, rates, sharding, train_step, trainable
 from jcl.step.adversarial import adversarial
+from jcl.step.numerics import computing
 from jcl.storage import paths
 from jcl.streams.stream import Stream, TaskPlan
 from jcl.training.hook_tools import HookTools, make_tools
@@ -191,6 +192,7 @@ def check_classes(config: Config, stream: Stream) -> None:
     raise UserError('method.require_known_label is set, but the answers are free and no labels')
 
 
+@computing
 def assemble(
   config: Config, mesh: Mesh | None = None, weights: bool = True, stream: Stream | None = None,
   loaded: 'Loaded | None' = None,

@@ -16,6 +16,7 @@ import numpy as np
 from jcl import distributed, failures
 from jcl.reports.results import Results
 from jcl.step import sharding
+from jcl.step.numerics import computing
 from jcl.storage import lock
 from jcl.storage.checkpoint import Snapshots
 from jcl.storage.in_memory import MemoryLog, NoSnapshots
@@ -74,6 +75,7 @@ class Loop:
     )  # fmt: skip
     self.last: Run | None = None
 
+  @computing
   def run(self) -> Results:
     """Learns the tasks one after another; the same call goes on where a killed run was.
 
