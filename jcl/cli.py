@@ -13,7 +13,7 @@ import jcl
 from jcl import commands
 from jcl.commands import command_line, config_files
 from jcl.errors import UserError
-from jcl.storage import atomic
+from jcl.storage import atomic, console
 from jcl.streams.escaping import escaped
 from jcl.training.signals import STATUS, Stopped
 
@@ -31,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     arguments: the command and its flags; None: those of the process.
   """
   os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
+  console.make_outputs_plain()
   try:
     sys.exit(_call(sys.argv[1:] if arguments is None else arguments))
   except Stopped as stopped:

@@ -36,7 +36,7 @@ from jcl.reports.report import Report
 from jcl.reports.results import Results
 from jcl.step import rates
 from jcl.step.numerics import computing
-from jcl.storage import paths
+from jcl.storage import console, paths
 from jcl.storage.sealed_folder import newest
 from jcl.streams.escaping import escaped
 from jcl.streams.stream import Stream
@@ -122,7 +122,7 @@ class Result:
     return Report(self.results)
 
   def __str__(self) -> str:
-    return report.matrix_table(self.results)
+    return console.sayable(report.matrix_table(self.results))
 
   def __repr__(self) -> str:
     return str(self)
@@ -222,7 +222,7 @@ def run(
   parts = experiment.assemble(config) if parts is None else parts
   config = parts.config
   quiet = quiet or not distributed.is_first()
-  say = (lambda line: None) if quiet else lambda line: print(escaped(line), flush=True)
+  say = (lambda line: None) if quiet else lambda line: console.show(escaped(line))
   fresh = workdir is None or newest(workdir / 'checkpoints') < 0
   opening = checks.opening(checks.checkup(parts), workdir) if fresh else checks.choices(parts)
   folder = None

@@ -14,6 +14,7 @@ from jcl.errors import UserError
 from jcl.model import Model, of_run
 from jcl.step import sharding
 from jcl.step.numerics import computing
+from jcl.storage import console
 from jcl.storage.checkpoint import Snapshots
 from jcl.streams.stream import Task
 from jcl.training import evaluate as evaluation
@@ -49,7 +50,7 @@ class TrainedRun:
     if found is None:
       raise UserError(f'{workdir} has no snapshot yet; train it first with jcl train')
     for line in snapshots.messages:
-      print(line, file=sys.stderr)
+      console.show(line, sys.stderr)
     known = {field.name for field in dataclasses.fields(Run)}
     self.now = Run(**{name: value for name, value in found.items() if name in known})
     self.tools = self.parts.tools.at(max(len(self.now.record['matrix']) - 2, 0))

@@ -120,7 +120,7 @@ def load_workdir(path: str, base: str = '', stream: str = '') -> Config:
   """
   file = paths.local(path, 'workdir') / 'config.json'
   try:
-    stored = json.loads(file.read_text())
+    stored = json.loads(file.read_text('utf-8'))
     name = stored['method'].pop('name')
     config = Config(method=_settings_of_stored_method(file, name))
     _fill(config, stored)
@@ -252,7 +252,7 @@ def _write_config(
       'changes': {f: [None if v is ABSENT else v for v in pair] for f, pair in changes.items()},
     }
     log = workdir / 'config_changes.jsonl'
-    before = log.read_text() if log.exists() else ''
+    before = log.read_text('utf-8') if log.exists() else ''
     write_text(log, [before, json.dumps(line, ensure_ascii=False), '\n'])
     write_json(file, config_to_json(config))
     for field, pair in changes.items():
@@ -285,7 +285,7 @@ def _compare_with_run(
   file = workdir / 'config.json'
   if file.exists():
     try:
-      found = json.loads(file.read_text())
+      found = json.loads(file.read_text('utf-8'))
     except (ValueError, RecursionError):
       raise UserError(f'{file} is not JSON; give another workdir') from None
     if not isinstance(found, dict):

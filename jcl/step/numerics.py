@@ -1,10 +1,10 @@
 """The arithmetic that jcl computes with, whatever jax is set to around it.
 
-A program that imports jcl may have set `jax_enable_x64`, strict promotion of types or of ranks for
-its own work. jcl's numbers are float32 (bfloat16 where a setting says so) and its draws are those
-of 32 bits, so that a run has the same results everywhere; optax cannot be traced under strict
-promotion of types. The settings that help to find faults (`jax_debug_nans`, `jax_disable_jit`) and
-the generator of random numbers stay as they are.
+A program that imports jcl may have set `jax_enable_x64`, strict promotion of types or of ranks, or
+another generator of random numbers for its own work. jcl's numbers are float32 (bfloat16 where a
+setting says so) and its draws those of Threefry, so that a run has the same results everywhere;
+optax cannot be traced under strict promotion of types. What helps to find faults
+(`jax_debug_nans`, `jax_check_tracer_leaks`) and the precision of products stay as they are.
 """
 
 import contextlib
@@ -26,6 +26,8 @@ def own_arithmetic() -> Iterator[None]:
     jax.enable_x64(False),
     jax.numpy_dtype_promotion('standard'),
     jax.numpy_rank_promotion('allow'),
+    jax.default_prng_impl('threefry2x32'),
+    jax.threefry_partitionable(True),
   ):
     yield
 

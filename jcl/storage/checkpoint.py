@@ -29,6 +29,7 @@ import numpy as np
 import jcl
 from jcl import distributed
 from jcl.errors import UserError
+from jcl.storage import paths
 from jcl.storage.encoding import Array, Place, checksum, decode, encode, on_host
 from jcl.storage.orbax import failure_reason, load_orbax
 from jcl.storage.sealed_folder import (
@@ -200,8 +201,8 @@ class Snapshots:
     self.wait()
     if not distributed.is_first():
       return
-    target = self.workdir / 'tasks' / name
-    half = target.with_name(f'.{name}.part')
+    target = self.workdir / 'tasks' / paths.nameable(name)
+    half = target.with_name(f'.{target.name}.part')
     with self._one_line(target):
       delete(half)
       try:

@@ -9,6 +9,7 @@ import os
 import pathlib
 import re
 import tempfile
+import urllib.parse
 from collections.abc import Iterator
 from typing import Any
 
@@ -126,6 +127,15 @@ def user_cache(name: str) -> pathlib.Path:
   with contextlib.suppress(OSError):
     return pathlib.Path(tempfile.gettempdir()) / f'jcl-{user}' / name
   return pathlib.Path('.jcl-cache') / name
+
+
+def nameable(name: str) -> str:
+  """Returns a name as the file system can hold it; escaped where its encoding lacks a letter."""
+  try:
+    os.fsencode(name)
+  except UnicodeEncodeError:
+    return urllib.parse.quote(name, safe=' ')
+  return name
 
 
 def home_within(folder: pathlib.Path) -> bool:

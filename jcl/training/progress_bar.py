@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import tqdm
 
+from jcl.storage import console
 from jcl.training.folds import FoldRunner
 
 EVERY = 30.0  # seconds between plain lines
@@ -27,7 +28,8 @@ class Bar:
     self._first, self._tokens = done, 0
     self._bar = None
     if not quiet and sys.stderr.isatty():
-      self._bar = tqdm.tqdm(total=total, initial=done, desc=title, leave=False, dynamic_ncols=True)
+      shown = console.sayable(title, sys.stderr)
+      self._bar = tqdm.tqdm(total=total, initial=done, desc=shown, leave=False, dynamic_ncols=True)
 
   def advance(self, done: int, tokens: int = 0, note: str = '') -> None:
     """Shows how far the work has come.
@@ -47,7 +49,8 @@ class Bar:
     elif not self._quiet and now - self._said > EVERY:
       left = (now - self._start) * (self._total - done) / max(done - self._first, 1)
       clock = f'{left // 60:.0f}:{left % 60:02.0f}'
-      print(f'  {self._title}: {done}/{self._total}, {words}, {clock} left', file=sys.stderr)
+      line = f'  {self._title}: {done}/{self._total}, {words}, {clock} left'
+      console.show(line, sys.stderr)
       self._said = now
     self._done = done
 

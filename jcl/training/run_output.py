@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from jcl.reports.results import Results
+from jcl.storage import console
 from jcl.storage.checkpoint import Snapshots
 from jcl.storage.in_memory import MemoryLog, NoSnapshots
 from jcl.storage.metrics_log import MetricsLog
@@ -41,7 +42,7 @@ class RunOutput:
   def say(self, line: str) -> None:
     """Prints a line for the person who waits."""
     if not self.quiet:
-      print(escaped(line), flush=True)
+      console.show(escaped(line))
 
   def take(self, tools: HookTools) -> None:
     """Moves what the hooks reported into the record; their warnings are printed."""

@@ -6,6 +6,8 @@ import sys
 import threading
 from typing import Any
 
+from jcl.storage import console
+
 STATUS = 75  # of a process that was stopped and can go on: EX_TEMPFAIL of sysexits.h
 
 
@@ -35,7 +37,7 @@ class Requests:
       os._exit(128 + number)
     self.asked = signal.Signals(number).name
     line = f'\n{self.asked}: saving at the next step, then stopping; once more ends it at once'
-    print(line, file=sys.stderr, flush=True)
+    console.show(line, sys.stderr)
 
   def __exit__(self, *error: object) -> None:
     for number, handler in self._before.items():

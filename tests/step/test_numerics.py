@@ -14,7 +14,9 @@ from jcl.preflight import cost
 from jcl.step.numerics import computing, own_arithmetic
 
 STRICT = {
-  'jax_enable_x64': True, 'jax_numpy_dtype_promotion': 'strict', 'jax_numpy_rank_promotion': 'raise'
+  'jax_enable_x64': True, 'jax_numpy_dtype_promotion': 'strict',
+  'jax_numpy_rank_promotion': 'raise', 'jax_default_prng_impl': 'rbg',
+  'jax_threefry_partitionable': False,
 }  # fmt: skip
 
 

@@ -132,6 +132,13 @@ def test_a_manifest_may_name_homes(home):
     jcl.load_stream(StreamConfig(name='files', path='~/manifest.json'))
 
 
+def test_names_where_the_file_system_is_ascii(monkeypatch):
+  assert paths.nameable('1-天气') == '1-天气'
+  monkeypatch.setattr(os, 'fsencode', lambda name: name.encode('ascii'))
+  assert paths.nameable('1-天气') == '1-%E5%A4%A9%E6%B0%94'
+  assert paths.nameable('1-bank a') == '1-bank a'
+
+
 @pytest.mark.parametrize('home_is', ['missing', 'a file', 'not there'])
 def test_a_cache_without_a_home(home_is, tmp_path, monkeypatch):
   home = tmp_path / 'home'
