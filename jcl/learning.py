@@ -172,8 +172,7 @@ def learn(
            'adversarial': adversarial}  # fmt: skip
   config = Config(**{k: copy_of(k, v) for k, v in given.items() if v is not None})
   stream = checked_stream(stream)
-  if workdir is not None:
-    workdir = paths.local(workdir, 'workdir')
+  workdir = None if workdir is None else paths.local(workdir, 'workdir')
   record = method if isinstance(method, methods.Method) else None
   if record is not None and (workdir is not None or method_settings):
     raise UserError(
