@@ -186,6 +186,9 @@ class StreamConfig:
   order_seed: int = number(-1, least=-1)
   # Training texts that occur in test; '': the stream's own way.
   overlap: str = choice('', 'refuse', 'drop', 'keep')
+  # Share of each class of train that becomes test in tasks without a test split; 0: refuse those.
+  test_fraction: float = number(0.0, least=0, below=1)
+  test_seed: int = number(0, least=0)  # of the choice of these rows
   # Share of train that becomes dev, if dev scores are asked for and the stream has no dev split.
   dev_fraction: float = number(0.1, above=0, below=1)
   template: str = ''  # plain rows, with {x} and {y}; empty: the stream's own

@@ -33,8 +33,8 @@ from jcl.errors import UserError
 from jcl.storage import paths
 from jcl.storage.atomic import whole_file
 from jcl.streams.digests import row_digest
+from jcl.streams.files import read_text
 from jcl.streams.stream import Example, Lazy, Stream
-from jcl.streams.tables import read_text
 
 DOCUMENTS = 256  # number of documents that are tokenised together
 MAGIC = b'jcl tok1'

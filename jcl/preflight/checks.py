@@ -270,8 +270,12 @@ def opening(checkup: Checkup, workdir: str | os.PathLike | None) -> list[str]:
 
 
 def choices(parts: Experiment) -> list[str]:
-  """Returns a line about the order of tasks and one about the learning rates of a run."""
-  return [f'order of tasks: {order_of_tasks(parts)}', f'learning rate: {learning_rates(parts)}']
+  """Returns lines about the order of tasks, the learning rates and how the data was read."""
+  return [
+    f'order of tasks: {order_of_tasks(parts)}',
+    f'learning rate: {learning_rates(parts)}',
+    *parts.stream.notes,
+  ]
 
 
 def order_of_tasks(parts: Experiment) -> str:

@@ -46,7 +46,10 @@ def rows(checkup: Checkup) -> Section:
   splits = checkup.splits
   if checkup.parts.score == 'log_perplexity':
     table = [['', 'rows'], *([f'{s.task}, {s.name}', f'{s.rows:,}'] for s in splits)]
-    notes = [f'rows are blocks of {checkup.parts.text.max_length} tokens']
+    notes = [
+      f'rows are blocks of {checkup.parts.text.max_length} tokens',
+      *checkup.parts.stream.notes,
+    ]
     return Section('rows', 'rows', {'splits': [_values(s, ['rows']) for s in splits]}, table, notes)
   names = ('rows', 'classes', 'cut', 'repeated', 'leaked', 'elsewhere', 'conflicting')
   percent = lambda split: {'cut_percent': round(100 * split.cut / split.rows, 2)}
@@ -61,6 +64,7 @@ def rows(checkup: Checkup) -> Section:
     'repeat: rows whose text stood in the split before',
     "in train, in others: rows whose text stands in the task's train split, in another task's",
     'conflict: rows whose text is trained with another answer',
+    *checkup.parts.stream.notes,
   ]
   return Section('rows', 'rows', {'splits': values}, table, notes)
 

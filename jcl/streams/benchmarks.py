@@ -13,10 +13,11 @@ from typing import NamedTuple, TypeGuard
 from jcl.config import StreamConfig
 from jcl.errors import UserError
 from jcl.storage import paths
+from jcl.streams.files import read_text
 from jcl.streams.raw import TEMPLATE, RawRow, RawStream, RawTask, permutation
 from jcl.streams.records import value
 from jcl.streams.splits import class_tasks
-from jcl.streams.tables import json_value, lines, read_text, table
+from jcl.streams.tables import json_value, lines, table
 
 QUESTION = 'Question: {x}\n Short Answer: {y}'
 RELATION = '{x}\n The relation: {y}'

@@ -20,8 +20,8 @@ def build(
 ) -> Stream:
   """Checks a raw stream and assembles it.
 
-  Overlap is counted on whole splits; then a dev split is carved, if one is needed and there is
-  none; then tasks and examples are left out.
+  Missing test splits are carved, if the settings say so. Overlap is counted on whole splits; then a
+  dev split is carved, if one is needed and there is none; then tasks and examples are left out.
 
   Args:
     raw: what a reader returned.
@@ -42,8 +42,11 @@ def build(
   checks.check_template(template, 'stream.template')
   checks.check_targets(raw, targets)
   checks.check_names([task.name for task in raw.tasks])
-  checks.check_rows(raw.tasks, targets)
-  tasks = raw.tasks
+  checks.check_rows(raw.tasks, targets, carve_test=config.test_fraction > 0)
+  tasks, notes = raw.tasks, list(raw.notes)
+  if config.test_fraction:
+    tasks, carved = splits.with_test(tasks, config.test_fraction, config.test_seed)
+    notes += carved
   counts = splits.count_overlap(tasks)
   policy = config.overlap or raw.overlap
   if policy == 'refuse' and any(counts.values()):
@@ -55,7 +58,8 @@ def build(
   tasks = splits.limited(tasks, config, targets)
   if not targets:
     tasks = [without_targets(task) for task in tasks]
-  return assembled(raw.name, tasks, template, counts)
+  made = assembled(raw.name, tasks, template, counts)
+  return dataclasses.replace(made, notes=tuple(dict.fromkeys(notes)))
 
 
 def without_targets(task: RawTask) -> RawTask:

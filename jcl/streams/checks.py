@@ -68,20 +68,23 @@ def check_names(names: Sequence[str]) -> None:
     seen.add(name)
 
 
-def check_rows(tasks: Sequence[RawTask], targets: bool = True) -> None:
+def check_rows(tasks: Sequence[RawTask], targets: bool = True, carve_test: bool = False) -> None:
   """Refuses missing splits, empty fields, repeated ids, and classes that do not belong together.
 
   Args:
     tasks: tasks of one stream.
     targets: whether rows need labels or answers.
+    carve_test: whether a test split that is missing is carved from train later.
   """
   places: dict[str, str] = {}
   answers: dict[str, str] = {}
   kinds: dict[bool, str] = {}
   for task in tasks:
     for split in ('train', 'test'):
-      if not getattr(task, split):
-        raise UserError(f'task {task.name!r} has no {split} examples: give at least one')
+      if getattr(task, split) or (split == 'test' and carve_test):
+        continue
+      carving = ', or set stream.test_fraction, as 0.2' if split == 'test' else ''
+      raise UserError(f'task {task.name!r} has no {split} examples: give at least one{carving}')
     classes: dict[str, None] = {}
     for split in SPLITS:
       for row in getattr(task, split):

@@ -12,7 +12,7 @@ import pathlib
 import re
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Protocol, cast, overload, runtime_checkable
+from typing import Any, Protocol, cast, overload, runtime_checkable
 
 from jcl.errors import UserError
 from jcl.streams.records import Record
@@ -106,7 +106,8 @@ def data_set(
   name: str,
   path: pathlib.Path | None,
   config: str | None,
-  split: str,
+  split: str | None,
+  usual: str,
   roots: Sequence[pathlib.Path],
 ) -> DataSet:
   """Reads one split of a data set.
@@ -115,7 +116,9 @@ def data_set(
     name: name of the data set in the manifest.
     path: folder of the data set; None: the data set is on the hub.
     config: variant of the data set; None: the only one.
-    split: split that is wanted.
+    split: split that is wanted, perhaps a slice: `train[:80%]`. None: `usual`, or all rows of a set
+      without splits, which `Dataset.save_to_disk` wrote.
+    usual: name of the split in most data sets.
     roots: folders that files may lie in.
 
   Raises:
@@ -129,17 +132,41 @@ def data_set(
   datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False
   logging.getLogger('datasets').setLevel(logging.CRITICAL)  # the caller reports errors
   if path is None:
-    return datasets.load_dataset(name, config, split=split)
+    return datasets.load_dataset(name, config, split=split or usual)
   if any((path / file).is_file() for file in SAVED):
     data = datasets.load_from_disk(str(path))
-    data = data[split] if isinstance(data, datasets.DatasetDict) else data
-    check_inside(name, (file['filename'] for file in data.cache_files), roots)
-    return data
+    whole = isinstance(data, datasets.DatasetDict)
+    parts = dict(data) if whole else {str(data.split or 'train'): data}
+    if not whole and data.split is None:  # its rows may be those of any split
+      parts[usual] = data
+    listed = (file['filename'] for part in parts.values() for file in part.cache_files)
+    check_inside(name, listed, roots)
+    return data if split is None and not whole else sliced(parts, split or usual)
   check_described(name, path)
   builder = datasets.load_dataset_builder(str(path), config)
   check_inside(name, (f for part in builder.config.data_files.values() for f in part), roots)
   builder.download_and_prepare()
-  return builder.as_dataset(split=split)
+  return builder.as_dataset(split=split or usual)
+
+
+def sliced(parts: Mapping[str, Any], split: str) -> DataSet:
+  """Returns the rows that a split names.
+
+  Args:
+    parts: the data set of each split.
+    split: as the library writes splits: `train`, `train[:80%]`, `train[8:]`, `train+test`.
+
+  Raises:
+    ValueError: there is no such split or slice.
+  """
+  datasets = imported('datasets')
+  sizes = {name: len(part) for name, part in parts.items()}
+  cuts = datasets.ReadInstruction.from_spec(split).to_absolute(sizes)
+  rows = []
+  for cut in cuts:
+    end = sizes[cut.splitname] if cut.to is None else cut.to
+    rows.append(parts[cut.splitname].select(range(cut.from_ or 0, end)))
+  return rows[0] if len(rows) == 1 else datasets.concatenate_datasets(rows)
 
 
 def check_inside(name: str, files: Iterable[object], roots: Sequence[pathlib.Path]) -> None:

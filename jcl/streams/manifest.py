@@ -24,13 +24,17 @@ tasks, `task` names the column that tells them apart, and `train`, `dev` and `te
 
 - **Columns** are named for all tasks, or in one task: `text` (by default `text`), either `label` (a
   class; the model writes its `_` as a space) or `answer` (free text), and `id`, if rows have one. A
-  `text` with braces is a template over several columns. A number counts as its text.
+  `text` with braces is a template over several columns. A number counts as its text, a boolean as
+  `true` or `false`. A nested column is named by its path, `answers.text.0`; an answer that is a
+  list counts as its first entry.
 - **Raw text** (scenario cpt) needs a `text` column alone; each row is a document. A data set of the
   Hugging Face library is then read from the disk as it is needed, and may be larger than memory.
-- **A split** is a `.jsonl`, `.csv` or `.tsv` file, a `.txt` file (one row with a column `text`), or
-  `{"hf": NAME, "config": …, "split": …}`: a data set of the Hugging Face hub, or a folder (of
-  parquet, json or csv files, or written by `save_to_disk`). The default of `split` is `train`,
-  `validation` for dev, or `test`. `dev` may be missing: it is carved from train when needed.
+- **A split** is a `.jsonl`, `.json` (a list of objects), `.csv`, `.tsv` or `.parquet` file, a
+  `.txt` file (one row with a column `text`), each but parquet perhaps packed (`.gz`, `.bz2`, `.xz`,
+  `.zst`), or `{"hf": NAME, "config": …, "split": …}`: a data set of the Hugging Face hub, or a
+  folder (of parquet, json or csv files, or written by `save_to_disk`). `split` may be a slice,
+  `train[:80%]`; its default is `train`, `validation` for dev, or `test`. `dev` may be missing: it
+  is carved from train when needed. `test` may be missing where `stream.test_fraction` is given.
 - **Paths** are relative to the manifest and, links followed, must lie in its folder or in one that
   `folders` lists; so must the files that a data set in a folder names. No flag allows more: the one
   line `folders` of a stranger's manifest says all that it can read. It cannot list a folder that
@@ -51,9 +55,10 @@ from jcl.errors import UserError
 from jcl.storage import paths
 from jcl.streams import hub
 from jcl.streams.checks import check_template
+from jcl.streams.files import read_text
 from jcl.streams.raw import SPLITS, TEMPLATE, RawRow, RawStream, RawTask, permutation
-from jcl.streams.records import Record, row_of, rows_of, value
-from jcl.streams.tables import json_value, read_text, table
+from jcl.streams.records import Record, notes_on, row_of, rows_of, value
+from jcl.streams.tables import json_value, table
 
 COLUMNS = ('text', 'label', 'answer', 'id')
 TASK_KEYS = ('name', *COLUMNS, *SPLITS)
@@ -72,6 +77,8 @@ class Manifest(NamedTuple):
     fields: content of the manifest.
     texts: the fields among them that are text, and were checked to be.
     targets: whether its rows must have labels or answers.
+    carve_test: whether a test split may be missing: it is carved from train.
+    notes: lines on how the data was read; grows.
   """
 
   called: str
@@ -79,7 +86,9 @@ class Manifest(NamedTuple):
   roots: tuple[pathlib.Path, ...]
   fields: Mapping[str, object]
   texts: Mapping[str, str]
-  targets: bool = True
+  targets: bool
+  carve_test: bool
+  notes: list[str]
 
 
 def read(config: StreamConfig, targets: bool = True) -> RawStream:
@@ -92,19 +101,19 @@ def read(config: StreamConfig, targets: bool = True) -> RawStream:
   Raises:
     UserError: the manifest or a table is missing or malformed; it names file, line or field.
   """
-  manifest = read_manifest(config.path, targets)
+  manifest = read_manifest(config, targets)
   tasks = divided_tasks(manifest) if 'task' in manifest.fields else listed_tasks(manifest)
   tasks = [tasks[i] for i in permutation(len(tasks), config.order_seed)]
   name = manifest.texts.get('name', manifest.folder.name or 'files')
   template = manifest.texts.get('template', TEMPLATE)
   if targets:
     check_template(template, f'{manifest.called}: template')
-  return RawStream(name, tasks, template, targets=targets)
+  return RawStream(name, tasks, template, targets=targets, notes=manifest.notes)
 
 
-def read_manifest(path: str, targets: bool) -> Manifest:
+def read_manifest(config: StreamConfig, targets: bool) -> Manifest:
   """Reads a manifest and checks the keys and values that hold for all tasks."""
-  file = manifest_file(path)
+  file = manifest_file(config.path)
   called, text = file.name, read_text(file, str(file))
   fields = json_value(text, called) if file.suffix == '.json' else literal(text, called)
   if not isinstance(fields, dict):
@@ -119,7 +128,7 @@ def read_manifest(path: str, targets: bool) -> Manifest:
   for name, root in zip(folders, roots[1:], strict=True):
     if paths.home_within(root):
       raise UserError(f"{called}: 'folders' lists {name!r}, which is too much: name what is read")
-  return Manifest(called, folder, roots, fields, texts, targets)
+  return Manifest(called, folder, roots, fields, texts, targets, config.test_fraction > 0, [])
 
 
 def as_list(value: object) -> object:
@@ -195,11 +204,12 @@ def listed_tasks(manifest: Manifest) -> list[RawTask]:
     if 'name' not in texts:
       raise UserError(f"{where} has no 'name': give it one")
     columns = chosen_columns(manifest.texts, texts, where, manifest.targets)
-    splits = {
-      split: rows_of(records, columns)
-      for split, records in split_records(manifest, task, where).items()
-    }
-    tasks.append(RawTask(texts['name'], **splits))
+    splits = split_records(manifest, task, where)
+    splits.setdefault('test', [])
+    for split, records in splits.items():
+      manifest.notes.extend(notes_on(records, columns, f'{texts["name"]}, {split}'))
+    rows = {split: rows_of(records, columns) for split, records in splits.items()}
+    tasks.append(RawTask(texts['name'], **rows))
   return tasks
 
 
@@ -209,6 +219,7 @@ def divided_tasks(manifest: Manifest) -> list[RawTask]:
   columns = chosen_columns(manifest.texts, {}, called, manifest.targets)
   parts: dict[str, dict[str, list[RawRow]]] = {}
   for split, records in split_records(manifest, fields, called).items():
+    manifest.notes.extend(notes_on(records, columns, split))
     for record in records:
       name = value(record, column).strip()
       part = parts.setdefault(name, {split: [] for split in SPLITS})
@@ -229,16 +240,20 @@ def split_records(
   manifest: Manifest, source: Mapping[str, object], where: str
 ) -> dict[str, Sequence[Record]]:
   """Returns the records of each split that a task, or the manifest for all tasks, names."""
-  missing = [split for split in ('train', 'test') if split not in source]
-  if missing:
-    raise UserError(f'{where} has no {missing[0]!r}: name the file of that split')
+  if 'train' not in source:
+    raise UserError(f"{where} has no 'train': name the file of that split")
+  if 'test' not in source and not manifest.carve_test:
+    raise UserError(
+      f"{where} has no 'test': name the file of that split, or set stream.test_fraction "
+      '(--config.stream.test_fraction=0.2) to take it from train'
+    )
   return {s: records(manifest, source[s], s, where) for s in SPLITS if s in source}
 
 
 def records(manifest: Manifest, source: object, split: str, where: str) -> Sequence[Record]:
   """Returns the records of one split, from a file or a Hugging Face data set."""
   if isinstance(source, str) and source:
-    return table(inside(manifest, source), source)
+    return table(inside(manifest, source), source, notes=manifest.notes)
   if not isinstance(source, dict) or 'hf' not in source:
     raise UserError(f'{where}: {split!r} is neither a file nor {{"hf": …}}: give one of them')
   check_keys(source, HUB_KEYS, f'{where}: {split!r}')
@@ -252,14 +267,16 @@ def records(manifest: Manifest, source: object, split: str, where: str) -> Seque
 
 def hub_records(manifest: Manifest, source: Mapping[str, str], split: str) -> Sequence[Record]:
   """Returns the records of a Hugging Face data set, from the hub or a folder."""
-  name, wanted = source['hf'], source.get('split', HUB_SPLITS[split])
-  called = f'{name}[{wanted}]'
+  name, usual = source['hf'], HUB_SPLITS[split]
+  called = f'{name}[{source.get("split", usual)}]'
   local = name.startswith(('.', '/', '~')) or (manifest.folder / name).is_dir()
   path = inside(manifest, name) if local else None
   if path is not None and not path.is_dir():
     raise UserError(f'{called}: no such folder: correct the path')
   try:
-    data = hub.data_set(name, path, source.get('config'), wanted, manifest.roots)
+    data = hub.data_set(
+      name, path, source.get('config'), source.get('split'), usual, manifest.roots
+    )
     found = hub.records(data, lambda place: f'{called}:{place}', lazy=not manifest.targets)
   except UserError as error:
     raise UserError(f'{manifest.called}: {error}') from None

@@ -50,6 +50,7 @@ class RawStream(NamedTuple):
     overlap: what happens to training texts that a test split has too, where `stream.overlap` is
       empty: `refuse`, `drop` or `keep`.
     targets: whether rows have labels or answers; False for raw text (scenario cpt).
+    notes: lines on how the data was read, which a run says at its start.
   """
 
   name: str
@@ -57,6 +58,7 @@ class RawStream(NamedTuple):
   template: str = TEMPLATE
   overlap: str = 'refuse'
   targets: bool = True
+  notes: Sequence[str] = ()
 
 
 def label_text(label: str) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import string
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -44,10 +45,25 @@ def rows_of(records: Sequence[Record], columns: Mapping[str, str]) -> Sequence[R
   return [row_of(record, columns) for record in records]
 
 
+def notes_on(records: Sequence[Record], columns: Mapping[str, str], where: str) -> list[str]:
+  """Returns a line that says so where answers are lists, of which the first entry is read."""
+  if 'answer' not in columns or isinstance(records, Lazy):
+    return []
+  several = sum(
+    isinstance(field, list | tuple | np.ndarray) and len(field) > 1
+    for field in (found(record, columns['answer']) for record in records)
+  )
+  if not several:
+    return []
+  return [
+    f'{where}: {several} rows have several answers in {columns["answer"]!r}: the first counts'
+  ]
+
+
 def row_of(record: Record, columns: Mapping[str, str]) -> RawRow:
   """Returns a record as the row of a task; arguments and errors as in `rows_of`."""
   label = value(record, columns['label']).strip() if 'label' in columns else None
-  answer = value(record, columns['answer']) if 'answer' in columns else ''
+  answer = value(record, columns['answer'], first=True) if 'answer' in columns else ''
   name = value(record, columns['id']).strip() if 'id' in columns else ''
   if 'id' in columns and not name:
     raise UserError(f'{record.where}: {record.noun} {columns["id"]!r} is empty: give the row an id')
@@ -75,17 +91,27 @@ def filled(record: Record, text: str) -> str:
   )
 
 
-def value(record: Record, column: str) -> str:
-  """Returns the value of a column as text; numbers become the text that Python writes."""
-  if column not in record.fields:
-    names = ', '.join(map(shown, record.fields))
-    raise UserError(
-      f'{record.where}: no {record.noun} {column!r}: the row has {names}: rename one, or add it'
-    )
-  field = record.fields[column]
+def value(record: Record, column: str, first: bool = False) -> str:
+  """Returns the value of a column as text.
+
+  Numbers become the text that Python writes, booleans `true` and `false`.
+
+  Args:
+    record: one row of a table.
+    column: name of a column, or a path into a nested one, as in `found`.
+    first: whether a list counts as its first entry.
+
+  Raises:
+    UserError: there is no such column, or it holds neither text nor a number.
+  """
+  field = found(record, column)
+  if first and isinstance(field, list | tuple | np.ndarray) and len(field):
+    field = field[0]
   if isinstance(field, str):
     return str(field)
-  if isinstance(field, int | float | np.integer | np.floating) and not isinstance(field, bool):
+  if isinstance(field, bool | np.bool_):
+    return 'true' if field else 'false'
+  if isinstance(field, int | float | np.integer | np.floating):
     try:
       if math.isfinite(field):
         return str(field)
@@ -93,8 +119,64 @@ def value(record: Record, column: str) -> str:
       pass
   raise UserError(
     f'{record.where}: {record.noun} {column!r} is {shown(field, record.noun)}: '
-    'give text or a number'
+    f'{wanted(field, column)}'
   )
+
+
+def wanted(field: object, column: str) -> str:
+  """Returns what would be right where a column holds neither text nor a number."""
+  if isinstance(field, Mapping) and field:
+    return f'give text or a number, or name what is in it: {f"{column}.{next(iter(field))}"!r}'
+  if isinstance(field, list | tuple | np.ndarray) and len(field):
+    return f'give text or a number, or name one of its entries: {f"{column}.0"!r}'
+  return 'give text or a number'
+
+
+def found(record: Record, column: str) -> object:
+  """Returns the value of a column as its source has it.
+
+  Args:
+    record: one row of a table.
+    column: name of a column, or a path into a nested one: keys of dicts and places in lists, as in
+      `answers.text.0`. A name with dots goes before a path.
+
+  Raises:
+    UserError: the record has no such column, or no such place in it.
+  """
+  if column in record.fields:
+    return record.fields[column]
+  field: object = record.fields
+  parts = column.split('.')
+  passed = 0
+  while passed < len(parts):
+    step, taken = stepped(field, parts[passed:])
+    if not taken:
+      break
+    field, passed = step, passed + taken
+  if passed == len(parts):
+    return field
+  if not passed:
+    names = ', '.join(map(shown, record.fields))
+    raise UserError(
+      f'{record.where}: no {record.noun} {column!r}: the row has {names}: rename one, or add it'
+    )
+  raise UserError(
+    f'{record.where}: {record.noun} {column!r}: {".".join(parts[:passed])!r} is '
+    f'{shown(field, record.noun)}, which has no {parts[passed]!r}'
+  )
+
+
+def stepped(field: object, parts: Sequence[str]) -> tuple[object, int]:
+  """Returns what the first parts of a path name in a value, and how many parts: 0, it has none."""
+  if isinstance(field, Mapping):
+    for taken in range(len(parts), 0, -1):  # keys may have dots
+      if (key := '.'.join(parts[:taken])) in field:
+        return field[key], taken
+  elif isinstance(field, list | tuple | np.ndarray):
+    place = int(parts[0]) if re.fullmatch('[0-9]{1,9}', parts[0]) else len(field)
+    if place < len(field):
+      return field[place], 1
+  return None, 0
 
 
 def shown(field: object, noun: str = '') -> str:

@@ -75,8 +75,8 @@ def stream(given: Given, name: str, template: str, overlap: str, carving: Carvin
   tasks = [
     RawTask(task, rows, test.get(task, ()), dev.get(task, ())) for task, rows in train.items()
   ]
-  tasks = splits.carved(tasks, 'test', carving.fraction, carving.seed)
-  reader = RowsReader(RawStream(name, tasks, template, overlap, given.targets))
+  tasks, notes = splits.with_test(tasks, carving.fraction, carving.seed)
+  reader = RowsReader(RawStream(name, tasks, template, overlap, given.targets, notes))
   made = built(reader, StreamConfig(name='rows'), need_dev=False, targets=given.targets)
   # The settings say which rows they were: a run with other rows cannot go on in its workdir.
   settings = StreamConfig(name='rows', path=f'sha256:{made.digest}')
@@ -146,8 +146,12 @@ def dict_records(rows: object, task: str, split: str) -> list[Record]:
   where = f'task {task!r}: {split}'
   if hasattr(rows, 'features'):
     raise UserError(f'{where} is a data set: use Stream.from_datasets')
-  if hasattr(rows, 'to_dict'):
-    raise UserError(f"{where} is a {type(rows).__name__}: give its .to_dict('records')")
+  if hasattr(rows, 'to_dict') and hasattr(rows, 'columns'):  # a table of pandas
+    names = list(rows.columns)
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+      raise UserError(f'{where}: two columns are called {shown(twice)}: rename one')
+    rows = rows.to_dict('records')
   if not isinstance(rows, Iterable) or isinstance(rows, str | bytes | Mapping):
     raise UserError(f'{where} is a {type(rows).__name__}: give a list of dicts')
   records = []
@@ -246,7 +250,8 @@ def checked_dataset(data: object, where: str, columns: dict[str, str]) -> hub.Da
   if not len(data):
     raise UserError(f'{where} has no rows: give at least one, or leave the task out')
   for name, column in columns.items():
-    if column not in data.features and not (name == 'text' and '{' in column):
+    path = any(column.startswith(f'{known}.') for known in data.features)
+    if column not in data.features and not path and not (name == 'text' and '{' in column):
       known = ', '.join(map(shown, data.features))
       raw_text = ", or label='' for raw text" if name == 'label' else ''
       raise UserError(f'{where} has no column {column!r}: give {name}= one of {known}{raw_text}')

@@ -141,6 +141,30 @@ def carved(
   return result
 
 
+def with_test(
+  tasks: Sequence[RawTask], fraction: float, seed: int
+) -> tuple[list[RawTask], list[str]]:
+  """Returns the tasks with a test split carved for those without, and the line that says so.
+
+  Args:
+    tasks, fraction, seed: as in `carved`.
+
+  Raises:
+    UserError: a task has too few training rows.
+  """
+  without = [task.name for task in tasks if not task.test]
+  if not without:
+    return list(tasks), []
+  names = ', '.join(without[:3]) + (', …' if len(without) > 3 else '')
+  made = carved(tasks, 'test', fraction, seed)
+  count = sum(len(task.test) for task in made if task.name in set(without))
+  line = (
+    f'no test split in {names}: {count} rows of train are test, of each class a share of '
+    f'{fraction:g}, chosen by seed {seed}'
+  )
+  return made, [line]
+
+
 def picked(places: Sequence[int], count: int, random: np.random.Generator | None) -> Sequence[int]:
   """Returns `count` of some places, or all if there are fewer: drawn, or evenly spaced for None."""
   count = min(count, len(places))

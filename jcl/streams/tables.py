@@ -1,6 +1,7 @@
-"""Text files as records, checked line by line: jsonl, csv, tsv, and plain lines.
+"""Files as records, checked row by row: parquet, json, jsonl, csv, tsv, and plain lines.
 
-Every error names the file and the line. Files are UTF-8, with or without a byte-order mark.
+Every error names the file and the row. Text is UTF-8, with or without a byte-order mark, or UTF-16
+with one; all but parquet may be compressed.
 """
 
 import collections
@@ -8,66 +9,58 @@ import csv
 import io
 import json
 import pathlib
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 from jcl.errors import UserError
+from jcl.streams import hub
+from jcl.streams.files import PACKED, kind_of, read_text
 from jcl.streams.records import Record
 
 csv.field_size_limit(2**31 - 1)  # a field may be a document
-SUFFIXES = ('.jsonl', '.csv', '.tsv', '.txt')
+SUFFIXES = ('.jsonl', '.json', '.csv', '.tsv', '.parquet', '.txt')
+SEPARATORS = {',': 'a comma', ';': 'a semicolon', '\t': 'a tab', '|': 'a bar'}
+Quoting = Literal[0, 3]
 
 
-def table(path: pathlib.Path, called: str, delimiter: str = '') -> list[Record]:
+def table(
+  path: pathlib.Path, called: str, delimiter: str = '', notes: list[str] | None = None
+) -> Sequence[Record]:
   """Reads a table of any kind.
 
   Args:
-    path: a `.jsonl` file of objects, or a `.csv` or `.tsv` file whose first line names the columns.
-      In csv, fields may be quoted by `"`; in tsv, quotes are letters like others. A `.txt` file is
-      one record, whose only field is `text`.
+    path: a `.jsonl` file of objects; a `.json` file, a list of objects; a `.parquet` file; a `.csv`
+      or `.tsv` file whose first line names the columns. In csv, fields may be quoted by `"`; in
+      tsv, quotes are letters like others. A `.txt` file is one record, whose only field is `text`.
+      All but parquet may be compressed: `.jsonl.gz`, `.bz2`, `.xz`, `.zst`.
     called: name of the file in error messages.
-    delimiter: separator of csv fields; empty: a comma.
+    delimiter: separator of csv fields; empty: a comma, or another one that the file clearly has.
+    notes: grows by a line for each thing that was decided about the file.
 
   Returns:
-    At least one record. A number is text, as the file writes it.
+    At least one record. A number is text, as the file writes it; in parquet it is a number.
 
   Raises:
     UserError: the file is missing, empty, or malformed.
   """
-  if path.suffix not in SUFFIXES:
-    raise UserError(f'{called}: unknown kind of file: give one of {", ".join(SUFFIXES)}')
-  text = read_text(path, called)
-  if path.suffix == '.txt':
-    return [Record(called, {'text': text})]
-  if path.suffix == '.jsonl':
-    records = list(json_records(text, called))
-  elif path.suffix == '.csv':
-    records = list(separated_records(text, called, delimiter or ',', csv.QUOTE_MINIMAL))
+  kind, notes = kind_of(path), [] if notes is None else notes
+  if kind not in SUFFIXES:
+    known = f'{", ".join(SUFFIXES)}, or one of them with {", ".join(PACKED)}'
+    raise UserError(f'{called}: unknown kind of file: give one of {known}')
+  if kind == '.parquet':
+    records = parquet_records(path, called)
+  elif kind == '.txt':
+    return [Record(called, {'text': read_text(path, called)})]
+  elif kind == '.jsonl':
+    records = list(json_records(read_text(path, called), called))
+  elif kind == '.json':
+    records = list_records(read_text(path, called), called)
   else:
-    records = list(separated_records(text, called, '\t', csv.QUOTE_NONE))
+    records = csv_records(read_text(path, called), called, kind, delimiter, notes)
   if not records:
     raise UserError(f'{called}: the file has no rows: give at least one below the column names')
   return records
-
-
-def read_text(path: pathlib.Path, called: str) -> str:
-  """Returns the text of a UTF-8 file without its byte-order mark; refuses NUL and empty files."""
-  try:
-    data = path.read_bytes()
-  except OSError as error:
-    reason = error.strerror or type(error).__name__
-    raise UserError(f'{called}: cannot be read ({reason}): correct the path') from None
-  try:
-    text = data.decode('utf-8-sig')
-  except UnicodeDecodeError as error:
-    line = data.count(b'\n', 0, error.start) + 1
-    raise UserError(f'{called}:{line}: not UTF-8: save the file as UTF-8') from None
-  if '\0' in text:
-    line = text.count('\n', 0, text.index('\0')) + 1
-    raise UserError(f'{called}:{line}: a NUL character: take it out, or save the file as UTF-8')
-  if not text.strip():
-    raise UserError(f'{called}: the file is empty: give at least one row')
-  return text
 
 
 def lines(path: pathlib.Path, called: str) -> list[str]:
@@ -76,14 +69,47 @@ def lines(path: pathlib.Path, called: str) -> list[str]:
   return [line.removesuffix('\r') for line in text.split('\n')]
 
 
-def json_value(text: str, called: str) -> object:
-  """Returns the value of a JSON document, numbers as text; refuses NaN and repeated keys."""
+def parquet_records(path: pathlib.Path, called: str) -> Sequence[Record]:
+  """Returns the rows of a parquet file; the index of a class becomes its name."""
+  if path.suffix.lower() != '.parquet':
+    raise UserError(f'{called}: parquet is compressed inside: unpack the file')
+  parquet = hub.imported('pyarrow.parquet')
+  try:
+    data = parquet.ParquetFile(path).read()
+    names = data.column_names
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is None:
+      where = lambda place: f'{called}[{place}]'
+      return hub.records(hub.imported('datasets').Dataset(data), where, lazy=False)
+  except OSError as error:
+    if error.strerror:
+      raise UserError(f'{called}: cannot be read ({error.strerror}): correct the path') from None
+    raise unread_parquet(called, error) from None
+  except Exception as error:  # the library raises many kinds
+    raise unread_parquet(called, error) from None
+  raise UserError(f'{called}: two columns are called {twice!r}: rename one')
+
+
+def unread_parquet(called: str, error: Exception) -> UserError:
+  """Returns the error for a file that is no parquet."""
+  reason = ' '.join(str(error).split())[:80] or type(error).__name__
+  return UserError(f'{called}: no whole parquet file ({reason}): write or fetch it again')
+
+
+def json_value(text: str, called: str, constant: Callable[[str], object] | None = None) -> object:
+  """Returns the value of a JSON document, numbers as text; refuses repeated keys.
+
+  Args:
+    text: the document.
+    called: name of the file in error messages.
+    constant: value of NaN and the infinities, from their names; None: they are refused.
+  """
   try:
     return json.loads(
       text,
       parse_int=str,
       parse_float=str,
-      parse_constant=refuse_constant,
+      parse_constant=constant or refuse_constant,
       object_pairs_hook=unique_keys,
     )
   except json.JSONDecodeError as error:
@@ -116,16 +142,93 @@ def json_records(text: str, called: str) -> Iterator[Record]:
   for number, line in enumerate(text.split('\n'), 1):
     if line.strip():
       where = f'{called}:{number}'
-      value = json_value(line.strip(), where)
+      listed = number == 1 and line.lstrip().startswith('[')
+      if listed:
+        raise UserError(f'{where}: a JSON list, not an object a line: let its name end in .json')
+      value = json_value(line.strip(), where, float)
       if not isinstance(value, dict):
         raise UserError(f'{where}: not a JSON object: write {{"column": "value", …}} on each line')
       yield Record(where, value)
 
 
+def list_records(text: str, called: str) -> list[Record]:
+  """Returns the rows of a json file: a list of objects, alone or under the only key of an object.
+
+  A file of an object a line is read too: many are called `.json`.
+  """
+  first, _, rest = text.strip().partition('\n')
+  if first.startswith('{') and first.rstrip().endswith('}') and rest.lstrip().startswith('{'):
+    return list(json_records(text, called))
+  value = json_value(text, called, float)
+  name = ''
+  if isinstance(value, dict):
+    if len(value) != 1 or not isinstance(next(iter(value.values())), list):
+      some = ', '.join(map(repr, list(value)[:5])) or 'no keys'
+      raise UserError(
+        f'{called}: an object with {some}: write a list of rows, [{{"column": "value"}}, …], or '
+        'one list under one key'
+      )
+    name, value = next((f'.{key}', rows) for key, rows in value.items())
+  if not isinstance(value, list):
+    raise UserError(f'{called}: not a list of rows: write [{{"column": "value", …}}, …]')
+  for place, row in enumerate(value):
+    if not isinstance(row, dict):
+      raise UserError(
+        f'{called}{name}[{place}]: not a JSON object: write {{"column": "value", …}} for each row'
+      )
+  return [Record(f'{called}{name}[{place}]', row) for place, row in enumerate(value)]
+
+
+def csv_records(
+  text: str, called: str, kind: str, delimiter: str, notes: list[str]
+) -> list[Record]:
+  """Returns the rows of a csv or tsv file; arguments as in `table`."""
+  usual = '\t' if kind == '.tsv' else ','
+  separator = delimiter or sniffed(text, usual)
+  if separator != (delimiter or usual):
+    notes.append(f'{called}: its fields are separated by {SEPARATORS[separator]}')
+  unquoted = kind == '.tsv' and separator == usual and not delimiter
+  try:
+    return list(separated_records(text, called, separator, 3 if unquoted else 0, notes))
+  except UserError as error:
+    if not unquoted or '"' not in text:
+      raise
+    try:  # a tsv of pandas: fields that hold a tab or a line end are quoted
+      records = list(separated_records(text, called, separator, 0, notes))
+    except UserError:
+      raise error from None
+    notes.append(f'{called}: quotes stand around fields and are left out')
+    return records
+
+
+def sniffed(text: str, usual: str) -> str:
+  """Returns the separator of a table: the usual one, unless only another cuts it into columns.
+
+  Args:
+    text: of the file.
+    usual: separator that the name of the file stands for.
+  """
+  head = next(line for line in re.split(r'[\r\n]', text) if line.strip())
+  cuts = lambda separator: len(next(csv.reader([head], delimiter=separator), ())) > 1
+  if cuts(usual):
+    return usual
+  for separator in SEPARATORS:
+    if cuts(separator):
+      try:
+        if list(separated_records(text, '', separator, 0, [])):
+          return separator
+      except UserError:
+        continue
+  return usual
+
+
 def separated_records(
-  text: str, called: str, delimiter: str, quoting: Literal[0, 3]
+  text: str, called: str, delimiter: str, quoting: Quoting, notes: list[str]
 ) -> Iterator[Record]:
-  """Yields the rows of a csv or tsv file below its column names; skips blank lines."""
+  """Yields the rows of a csv or tsv file below its column names; skips blank lines.
+
+  A first column without a name, which pandas writes for its index, is left out, with a note.
+  """
   reader = csv.reader(
     io.StringIO(text, newline=''), delimiter=delimiter, quoting=quoting, strict=True
   )
@@ -143,7 +246,11 @@ def separated_records(
       continue
     if not columns:
       columns = [value.strip() for value in values]
-      if len(set(columns)) < len(columns) or '' in columns:
+      if len(columns) > 1 and not columns[0] and all(columns[1:]):
+        notes.append(f'{called}: its first column has no name, as the index of pandas: left out')
+      elif '' in columns:
+        raise UserError(f'{where}: column names {columns} are not distinct and filled: mend them')
+      if len(set(columns)) < len(columns):
         raise UserError(f'{where}: column names {columns} are not distinct and filled: mend them')
     elif len(values) != len(columns):
       raise UserError(
@@ -151,4 +258,5 @@ def separated_records(
         'quote a field that holds the separator, or fill in what is missing'
       )
     else:
-      yield Record(where, dict(zip(columns, values, strict=True)))
+      named = zip(columns, values, strict=True)
+      yield Record(where, {column: value for column, value in named if column})

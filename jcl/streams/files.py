@@ -1,0 +1,109 @@
+"""Bytes and text of a file: compressed or not, in UTF-8, or in UTF-16 with a byte-order mark."""
+
+import bz2
+import codecs
+import gzip
+import io
+import lzma
+import pathlib
+import zlib
+from typing import IO, cast
+
+from jcl.errors import UserError
+from jcl.streams import hub
+
+LARGEST = 2**33  # bytes that a compressed file may have unpacked
+PACKED = ('.gz', '.bz2', '.xz', '.zst')
+KINDS = {  # the first bytes of a file -> what it is, and what to do
+  b'\x1f\x8b': 'gzip: let its name end in .gz',
+  b'BZh': 'bzip2: let its name end in .bz2',
+  b'\xfd7zXZ': 'xz: let its name end in .xz',
+  b'\x28\xb5\x2f\xfd': 'zstd: let its name end in .zst',
+  b'PAR1': 'parquet: let its name end in .parquet',
+  b'PK\x03\x04': 'a zip archive or an Excel workbook: unpack it, or save it as csv',
+  b'ARROW1': 'Arrow: save it as parquet',
+}
+MARKS = {  # byte-order marks, the longer ones first
+  codecs.BOM_UTF32_LE: 'utf-32', codecs.BOM_UTF32_BE: 'utf-32',
+  codecs.BOM_UTF16_LE: 'utf-16', codecs.BOM_UTF16_BE: 'utf-16',
+}  # fmt: skip
+
+
+def kind_of(path: pathlib.Path) -> str:
+  """Returns the suffix that tells how a file is read, that of its compression left out."""
+  suffixes = [suffix.lower() for suffix in path.suffixes]
+  if suffixes[-1:] and suffixes[-1] in PACKED:
+    suffixes = suffixes[:-1]
+  return suffixes[-1] if suffixes else ''
+
+
+def read_bytes(path: pathlib.Path, called: str) -> bytes:
+  """Returns the bytes of a file, unpacked where its name ends as that of a compressed file.
+
+  Args:
+    path: `.gz`, `.bz2`, `.xz` and `.zst` are unpacked.
+    called: name of the file in error messages.
+
+  Raises:
+    UserError: the file is missing, damaged, of another kind than its name says, or too large.
+  """
+  suffix = path.suffix.lower()
+  try:
+    if suffix not in PACKED:
+      return path.read_bytes()
+    with open(path, 'rb') as packed, unpacked(packed, suffix) as file:
+      data = file.read(LARGEST + 1)
+  except (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile, ValueError) as error:
+    raise damaged(called, suffix, error) from None
+  except OSError as error:
+    if error.strerror is None:  # of bz2 and of Arrow
+      raise damaged(called, suffix, error) from None
+    raise UserError(f'{called}: cannot be read ({error.strerror}): correct the path') from None
+  if len(data) > LARGEST:
+    raise UserError(f'{called}: more than {LARGEST >> 30} GiB unpacked: split it, or use parquet')
+  return data
+
+
+def unpacked(packed: IO[bytes], suffix: str) -> IO[bytes]:
+  """Returns the unpacked content of an open file."""
+  if suffix == '.gz':
+    return cast(IO[bytes], gzip.GzipFile(fileobj=packed))
+  if suffix == '.bz2':
+    return bz2.BZ2File(packed)
+  if suffix == '.xz':
+    return lzma.LZMAFile(packed)
+  pyarrow = hub.imported('pyarrow')  # comes with `datasets`; Python reads zstd from 3.14 on
+  return io.BytesIO(pyarrow.CompressedInputStream(packed, 'zstd').read(LARGEST + 1))
+
+
+def damaged(called: str, suffix: str, error: Exception) -> UserError:
+  """Returns the error for a compressed file that cannot be unpacked."""
+  reason = ' '.join(str(error).split())[:80] or type(error).__name__
+  return UserError(f'{called}: no whole {suffix} file ({reason}): pack or fetch it again')
+
+
+def read_text(path: pathlib.Path, called: str) -> str:
+  """Returns the text of a file without its byte-order mark; refuses NUL and empty files.
+
+  Raises:
+    UserError: as `read_bytes`, and for a file that is no text in UTF-8, or in UTF-16 with a mark.
+  """
+  data = read_bytes(path, called)
+  encoding = next((name for mark, name in MARKS.items() if data.startswith(mark)), 'utf-8-sig')
+  try:
+    text = data.decode(encoding)
+  except UnicodeDecodeError as error:
+    for first, what in KINDS.items():
+      if data.startswith(first):
+        raise UserError(f'{called}: the file is {what}') from None
+    line = data.count(b'\n', 0, error.start) + 1
+    raise UserError(f'{called}:{line}: not UTF-8: save the file as UTF-8') from None
+  if '\0' in text:
+    for first, what in KINDS.items():
+      if data.startswith(first):
+        raise UserError(f'{called}: the file is {what}')
+    line = text.count('\n', 0, text.index('\0')) + 1
+    raise UserError(f'{called}:{line}: a NUL character: take it out, or save the file as UTF-8')
+  if not text.strip():
+    raise UserError(f'{called}: the file is empty: give at least one row')
+  return text

@@ -1,0 +1,309 @@
+"""Files that people have, written by the library that usually writes them, and hostile ones."""
+
+import bz2
+import gzip
+import json
+import lzma
+
+import datasets
+import pandas
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from jcl.config import StreamConfig
+from jcl.errors import UserError
+from jcl.streams import Stream, files, load
+from jcl.streams.tables import table
+
+TRAIN = [
+  {'text': 'the sky, at noon', 'label': 'blue'},
+  {'text': 'fresh "grass"', 'label': 'green'},
+  {'text': 'a clear\nsea', 'label': 'blue'},
+  {'text': 'young leaves; wet', 'label': 'green'},
+]
+TEST = [{'text': 'a deep lake', 'label': 'blue'}, {'text': 'a frog', 'label': 'green'}]
+FRAME = pandas.DataFrame(TRAIN)
+
+
+def written_table(folder, name, write):
+  """The rows and notes of a file that a function writes."""
+  notes: list[str] = []
+  write(folder / name)
+  return [dict(record.fields) for record in table(folder / name, name, notes=notes)], notes
+
+
+def packed(module):
+  """Writes jsonl, compressed by a module of the standard library."""
+  lines = ''.join(json.dumps(row) + '\n' for row in TRAIN)
+  return lambda path: path.write_bytes(module.compress(lines.encode()))
+
+
+def zstd(path):
+  with pyarrow.CompressedOutputStream(str(path), 'zstd') as file:
+    file.write(json.dumps(TRAIN).encode())
+
+
+WRITTEN = {
+  'a.csv': lambda path: FRAME.to_csv(path, index=False),
+  'mark.csv': lambda path: FRAME.to_csv(path, index=False, encoding='utf-8-sig'),
+  'utf16.csv': lambda path: FRAME.to_csv(path, index=False, encoding='utf-16'),
+  'windows.csv': lambda path: FRAME.to_csv(path, index=False, lineterminator='\r\n'),
+  'a.csv.gz': lambda path: FRAME.to_csv(path, index=False),
+  'a.json': lambda path: FRAME.to_json(path, orient='records'),
+  'lines.json': lambda path: FRAME.to_json(path, orient='records', lines=True),
+  'data.json': lambda path: path.write_text(json.dumps({'data': TRAIN}), 'utf-8'),
+  'pretty.json': lambda path: path.write_text(json.dumps(TRAIN, indent=2), 'utf-8'),
+  'a.jsonl': lambda path: FRAME.to_json(path, orient='records', lines=True),
+  'a.jsonl.gz': packed(gzip),
+  'a.jsonl.bz2': packed(bz2),
+  'a.jsonl.xz': packed(lzma),
+  'a.json.zst': zstd,
+  'a.parquet': lambda path: FRAME.to_parquet(path),
+  'set.parquet': lambda path: datasets.Dataset.from_list(TRAIN).to_parquet(str(path)),
+  'arrow.parquet': lambda p: pyarrow.parquet.write_table(pyarrow.Table.from_pylist(TRAIN), p),
+}
+
+
+@pytest.mark.parametrize('name', WRITTEN)
+def test_a_file_is_read_as_it_was_written(tmp_path, name):
+  rows, notes = written_table(tmp_path, name, WRITTEN[name])
+  assert rows == TRAIN
+  assert notes == []
+
+
+NOTED = {
+  'index.csv': (lambda p: FRAME.to_csv(p), 'index.csv: its first column has no name'),
+  'a.csv': (lambda p: FRAME.to_csv(p, index=False, sep=';'), 'separated by a semicolon'),
+  'tab.csv': (lambda p: FRAME.to_csv(p, index=False, sep='\t'), 'separated by a tab'),
+  'bar.csv': (lambda p: FRAME.to_csv(p, index=False, sep='|'), 'separated by a bar'),
+  'a.tsv': (lambda p: FRAME.to_csv(p, index=False, sep='\t'), 'quotes stand around fields'),
+  'comma.tsv': (lambda p: FRAME.to_csv(p, index=False), 'separated by a comma'),
+}
+
+
+@pytest.mark.parametrize('name', NOTED)
+def test_what_is_decided_about_a_file_is_said(tmp_path, name):
+  write, said = NOTED[name]
+  rows, notes = written_table(tmp_path, name, write)
+  assert rows == TRAIN
+  assert said in notes[0]
+
+
+def test_a_separator_inside_a_column_name_does_not_count(tmp_path):
+  (tmp_path / 'a.csv').write_text('text;note,label\nx;y,a\n', 'utf-8')
+  (record,) = table(tmp_path / 'a.csv', 'a.csv')
+  assert record.fields == {'text;note': 'x;y', 'label': 'a'}
+
+
+HOSTILE = {
+  'cut.jsonl.gz': (gzip.compress(b'{"text": "x"}' * 999)[:-20], r'no whole \.gz file'),
+  'plain.jsonl.gz': (b'{"text": "x"}', r'no whole \.gz file'),
+  'cut.jsonl.bz2': (bz2.compress(b'{"text": "x"}' * 999)[:-20], r'no whole \.bz2 file'),
+  'cut.jsonl.xz': (lzma.compress(b'{"text": "x"}' * 999)[:-20], r'no whole \.xz file'),
+  'plain.jsonl.zst': (b'{"text": "x"}', r'no whole \.zst file'),
+  'gzip.jsonl': (gzip.compress(b'{}'), r'the file is gzip: let its name end in \.gz'),
+  'book.csv': (b'PK\x03\x04\x14\0\x06\0\x08\0', 'zip archive or an Excel workbook'),
+  'parquet.csv': (b'PAR1\x15\0\x15', r'parquet: let its name end in \.parquet'),
+  'text.parquet': (b'text,label\na,b\n', 'no whole parquet file'),
+  'empty.parquet': (b'', 'no whole parquet file'),
+  'a.parquet.gz': (b'', 'parquet is compressed inside: unpack'),
+  'deep.json': (b'[' * 10**6, 'nested too deeply'),
+  'columns.json': (b'{"text": {"0": "x"}, "label": {"0": "a"}}', "an object with 'text', 'label'"),
+  'numbers.json': (b'[1, 2]', r'numbers\.json\[0\]: not a JSON object'),
+  'text.json': (b'"x"', 'not a list of rows'),
+  'none.json': (b'[]', 'the file has no rows'),
+  'list.jsonl': (b'[{"text": "x"}]', r'a JSON list, .* let its name end in \.json'),
+  'twice.csv': (b'text,text,label\na,b,c\n', 'not distinct'),
+  'twice.json': (b'[{"text": "x", "text": "y"}]', "key 'text' stands twice"),
+  'a.xlsx': (b'PK', 'unknown kind of file'),
+  'a.gz': (b'', 'unknown kind of file'),
+}
+
+
+@pytest.mark.parametrize('name', HOSTILE)
+def test_a_hostile_file_is_one_line_that_names_it(tmp_path, name):
+  data, message = HOSTILE[name]
+  (tmp_path / name).write_bytes(data)
+  with pytest.raises(UserError, match=message) as error:
+    table(tmp_path / name, name)
+  assert str(error.value).startswith(name)
+  assert len(str(error.value).splitlines()) == 1
+
+
+def test_parquet_with_two_columns_of_a_name(tmp_path):
+  twice = pyarrow.table([['a'], ['b']], names=['text', 'text'])
+  pyarrow.parquet.write_table(twice, tmp_path / 'a.parquet')
+  with pytest.raises(UserError, match=r"^a\.parquet: two columns are called 'text'"):
+    table(tmp_path / 'a.parquet', 'a.parquet')
+
+
+def test_parquet_that_is_cut_off(tmp_path):
+  FRAME.to_parquet(tmp_path / 'a.parquet')
+  data = (tmp_path / 'a.parquet').read_bytes()
+  (tmp_path / 'a.parquet').write_bytes(data[: len(data) // 2])
+  with pytest.raises(UserError, match=r'^a\.parquet: no whole parquet file'):
+    table(tmp_path / 'a.parquet', 'a.parquet')
+
+
+def own(folder, train, test=None, splits=None, settings=None, **columns):
+  """The stream of one task whose rows stand in jsonl files."""
+  files = {'train': train, **({} if test is None else {'test': test})}
+  for name, rows in files.items():
+    (folder / f'{name}.jsonl').write_text('\n'.join(map(json.dumps, rows)), 'utf-8')
+  task = {'name': 'x', **{name: f'{name}.jsonl' for name in files}, **(splits or {}), **columns}
+  (folder / 'manifest.json').write_text(json.dumps({'tasks': [task]}), 'utf-8')
+  return load(StreamConfig(name='files', path=str(folder), **(settings or {})))
+
+
+def labelled(labels):
+  return [{'text': f'text {i}', 'label': label} for i, label in enumerate(labels)]
+
+
+@pytest.mark.parametrize(
+  ('labels', 'classes'),
+  [([True, False], ('true', 'false')), ([1, 0], ('1', '0')), ([0.5, 1.0], ('0.5', '1.0'))],
+)
+def test_booleans_and_numbers_are_classes_as_written(tmp_path, labels, classes):
+  train, test = labelled(labels), [{'text': 'other', 'label': labels[0]}]
+  assert own(tmp_path, train, test, label='label').labels == classes
+  made = Stream.from_rows({'x': train}, test={'x': test})
+  assert made.labels == classes
+  frame = pandas.DataFrame(train)
+  assert Stream.from_rows({'x': frame}, test={'x': test}).labels == classes
+  frame.to_parquet(tmp_path / 'train.parquet')
+  splits = {'train': 'train.parquet'}
+  assert own(tmp_path, train, test, splits, label='label').labels == classes
+
+
+def squad(answers, number=0):
+  return {'question': f'{number}?', 'answers': {'text': answers, 'answer_start': [0]}, 'a.b': 'c'}
+
+
+@pytest.mark.parametrize('column', ['answers.text', 'answers.text.0'])
+def test_a_nested_column_is_named_by_its_path(tmp_path, column):
+  rows = [squad(['blue'], 0), squad(['green', 'olive'], 1)]
+  made = own(tmp_path, rows, [squad(['blue'], 2)], text='question', answer=column)
+  assert [e.answer for e in made.tasks[0].train] == ['blue', 'green']
+  several = [note for note in made.notes if 'several answers' in note]
+  assert len(several) == (column == 'answers.text')
+  sets = datasets.Dataset.from_list(rows)
+  made = Stream.from_datasets({'x': sets}, test={'x': sets}, text='question', answer=column,
+                              overlap='keep')  # fmt: skip
+  assert [e.answer for e in made.tasks[0].train] == ['blue', 'green']
+
+
+def test_templates_and_names_with_dots(tmp_path):
+  rows = [squad(['blue'], 0), squad(['green'], 1)]
+  made = own(tmp_path, rows, [squad(['blue'], 2)], text='{question} {a.b} {answers.text.0}',
+             answer='a.b')  # fmt: skip
+  assert made.tasks[0].train[0].text == '0? c blue'
+
+
+@pytest.mark.parametrize(
+  ('rows', 'columns', 'message'),
+  [
+    ([squad([])], {'answer': 'answers.text'}, r"train\.jsonl:1: column 'answers\.text' is \[\]"),
+    ([squad(['x'])], {'answer': 'answers'}, r"or name what is in it: 'answers\.text'"),
+    ([squad(['x'])], {'answer': 'answers.txt'}, r"'answers' is .*, which has no 'txt'"),
+    ([squad(['x'])], {'answer': 'answers.text.1'}, "which has no '1'"),
+    ([squad(['x'])], {'label': 'answers.text'}, r"name one of its entries: 'answers\.text\.0'"),
+    ([squad(['x']) | {'n': None}], {'answer': 'n'}, r"train\.jsonl:1: column 'n' is null"),
+    ([squad(['x']) | {'n': float('nan')}], {'answer': 'n'}, r'train\.jsonl:1: .* is NaN'),
+  ],
+)
+def test_what_a_path_does_not_lead_to(tmp_path, rows, columns, message):
+  with pytest.raises(UserError, match=message):
+    own(tmp_path, rows, rows, text='question', **columns)
+
+
+def test_nothing_is_asked_of_columns_that_nothing_reads(tmp_path):
+  extra = {'score': float('nan'), 'none': None, 'deep': [{'x': [None]}], 'answer': None}
+  made = own(tmp_path, [row | extra for row in TRAIN], TEST, label='label')
+  assert len(made.tasks[0].train) == 4
+  frame = pandas.DataFrame(TRAIN).assign(score=float('nan'))
+  assert len(Stream.from_rows({'x': frame}, test={'x': TEST}).tasks[0].train) == 4
+  with pytest.raises(UserError, match=r'x/train\[0\]: field .label. is nan'):
+    Stream.from_rows({'x': frame.assign(label=float('nan'))}, test={'x': TEST})
+
+
+def test_a_frame_with_two_columns_of_a_name():
+  frame = pandas.DataFrame([['a', 'b', 'c']], columns=['text', 'label', 'label'])
+  with pytest.raises(UserError, match="two columns are called 'label'"):
+    Stream.from_rows({'x': frame})
+
+
+def test_a_test_split_is_carved_of_each_class(tmp_path):
+  train = labelled(['a'] * 50 + ['b'] * 10 + ['c'] * 2)
+  with pytest.raises(UserError, match=r"tasks\[0\] has no 'test': .*stream\.test_fraction"):
+    own(tmp_path, train, label='label')
+  made = own(tmp_path, train, label='label', settings={'test_fraction': 0.2})
+  (task,) = made.tasks
+  counts = [sum(e.label == c for e in task.test) for c in range(3)]
+  assert counts == [10, 2, 1]
+  assert {e.text for e in task.test} | {e.text for e in task.train} == {r['text'] for r in train}
+  assert 'no test split in x: 13 rows of train are test' in made.notes[0]
+  again = own(tmp_path, train, label='label', settings={'test_fraction': 0.2})
+  assert again.digest == made.digest
+  settings = {'test_fraction': 0.2, 'test_seed': 1}
+  assert own(tmp_path, train, label='label', settings=settings).digest != made.digest
+  given = own(tmp_path, train, train[:1], label='label', settings=settings | {'overlap': 'keep'})
+  assert len(given.tasks[0].test) == 1
+  assert given.notes == ()
+
+
+def test_rows_in_python_say_what_was_carved():
+  made = Stream.from_rows({'x': labelled('aabb')})
+  assert 'no test split in x: 2 rows of train are test' in made.notes[0]
+
+
+@pytest.fixture(scope='module')
+def saved(tmp_path_factory):
+  """A folder with a saved set without a split's name, one with it, and a saved dict of sets."""
+  folder = tmp_path_factory.mktemp('saved')
+  rows = labelled('ab' * 5)
+  bare = datasets.Dataset.from_list(rows)
+  bare.save_to_disk(str(folder / 'bare'))
+  datasets.Dataset.from_list(rows, split='train').save_to_disk(str(folder / 'named'))
+  other = datasets.Dataset.from_list([{'text': 'other', 'label': 'a'}])
+  parts = datasets.DatasetDict({'train': bare, 'validation': other, 'test': other})
+  parts.save_to_disk(str(folder / 'dict'))
+  other.save_to_disk(str(folder / 'other'))
+  bare.to_parquet(str(folder / 'files/train.parquet'))
+  return folder
+
+
+@pytest.mark.parametrize('name', ['bare', 'named', 'dict', 'files'])
+def test_a_split_may_be_a_slice(saved, name):
+  splits = {
+    'train': {'hf': name, 'split': 'train[:80%]'}, 'dev': {'hf': name, 'split': 'train[80%:]'},
+    'test': {'hf': 'other'},
+  }  # fmt: skip
+  made = own(saved, [], [], splits, label='label')
+  assert [e.text for e in made.tasks[0].train] == [f'text {i}' for i in range(8)]
+  assert [e.text for e in made.tasks[0].dev] == ['text 8', 'text 9']
+  splits['train'] = {'hf': name, 'split': 'train[4:6]+train[:2]'}
+  found = own(saved, [], [], splits, label='label').tasks[0].train
+  assert [e.text for e in found] == [f'text {i}' for i in (4, 5, 0, 1)]
+
+
+@pytest.mark.parametrize('name', ['bare', 'named', 'dict', 'files'])
+@pytest.mark.parametrize('split', ['nonsense', 'train[', 'train[20:]', 'train[:x]', 'train[5:5]'])
+def test_a_split_that_is_not_there_is_refused(saved, name, split):
+  splits = {'train': {'hf': name, 'split': split}, 'test': {'hf': 'other'}}
+  with pytest.raises(UserError) as error:
+    own(saved, [], [], splits, label='label')
+  assert str(error.value).startswith(f'{name}[{split}]')
+
+
+def test_a_set_that_has_another_split_is_refused(saved):
+  splits = {'train': {'hf': 'bare'}, 'test': {'hf': 'named', 'split': 'test'}}
+  with pytest.raises(UserError, match=r'named\[test\]: .*Unknown split "test"'):
+    own(saved, [], [], splits, label='label')
+
+
+def test_a_packed_file_that_is_too_large_is_refused(tmp_path, monkeypatch):
+  monkeypatch.setattr(files, 'LARGEST', 1000)
+  (tmp_path / 'a.jsonl.gz').write_bytes(gzip.compress(b' ' * 2000))
+  with pytest.raises(UserError, match=r'^a\.jsonl\.gz: more than'):
+    files.read_bytes(tmp_path / 'a.jsonl.gz', 'a.jsonl.gz')
