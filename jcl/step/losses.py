@@ -17,6 +17,8 @@ from jcl.step.shapes import check_array, check_batch
 from jcl.types import Params, Tree
 
 FAR = -1e9  # in place of -inf, which would turn a masked difference into NaN
+# Terms that are cross-entropies in nats per target, in the loss of every method.
+CROSS_ENTROPIES = frozenset({'ce', 'qa', 'gen', 'new', 'old'})
 Terms = dict[str, tuple[jax.Array, jax.Array | bool]]
 """{term: (value_M, where_M)}: a value for each target, and the targets that it is the mean of."""
 HELD = 2**24  # logits that are held at once, 64 MB of float32: a longer batch goes in chunks

@@ -5,7 +5,7 @@ import dataclasses
 import hashlib
 import pathlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import cast
 
 import jax
@@ -22,6 +22,7 @@ from jcl.reports.results import Results
 from jcl.storage.atomic import write_json
 from jcl.storage.encoding import leaves_by_path
 from jcl.streams.stream import Task
+from jcl.training import loss_check
 from jcl.training.evaluate import LogPerplexity, Score
 from jcl.training.experiment import Experiment
 from jcl.training.hook_tools import HookTools
@@ -76,7 +77,7 @@ class Recorder:
     self._parts = parts
     self._state: Json = {
       'matrix': [], 'matrix_train': [], 'invalid': [], 'right': {}, 'last': {}, 'reports': {},
-      'mix': {}, 'refused': {},
+      'mix': {}, 'refused': {}, 'doubtful': {},
     }  # fmt: skip
     self.seconds = dict.fromkeys(KINDS, 0.0)
     self.tokens = {'train': 0, 'generate': 0}
@@ -137,6 +138,26 @@ class Recorder:
     count = self._state['refused'].get(task.index, 0) + 1
     self._state['refused'] = {**self._state['refused'], task.index: count}
     return count
+
+  def doubtful(
+    self, task: Task, values: Mapping[str, float], uniform: float, step: int, last: bool
+  ) -> list[str]:
+    """Returns the terms of a step that no model has and that are warned of now.
+
+    Args:
+      task: the task under way.
+      values: {term: value} of the step.
+      uniform: nats of a uniform guess.
+      step: number of the step in its task, from 1.
+      last: whether it is the last of its task.
+    """
+    counts = {} if step == 1 else self._state['doubtful']
+    found, self._state['doubtful'] = loss_check.doubtful(values, uniform, counts, step, last)
+    for term in found:
+      line = loss_check.describe(task.name, step, term, values[term], uniform)
+      reports = self._state['reports']
+      self._state['reports'] = reports | {'warnings': [*reports.get('warnings', []), line]}
+    return found
 
   def _pad(self, values: Sequence) -> list:
     return [*values, *[None] * (len(self._parts.stream) - len(values))]

@@ -16,6 +16,7 @@ from jcl.step import sharding, trainable
 from jcl.step.optimizer import learning_rate
 from jcl.storage.encoding import leaves_by_path
 from jcl.streams.stream import Task, TaskPlan
+from jcl.training import loss_check
 from jcl.training.batch_loader import BatchLoader, LoadedBatch
 from jcl.training.evaluate import LogPerplexity, Score
 from jcl.training.experiment import Experiment
@@ -213,11 +214,26 @@ class TaskTrainer:
     values = {k: float(v) for k, v in jax.device_get(jax.block_until_ready(metrics)).items()}
     if wrong := failures.not_finite(values, weights):
       self._refuse(task, loaded, wrong)
+    else:
+      self._warn_of_losses(task, loaded, values)
     self._refused_last = bool(wrong)
     self.output.recorder.trained(task, loaded.tokens, loaded.old_tokens)
     bar.advance(loaded.number + 1, loaded.tokens, f'loss {values["loss"]:.3f}')
     if loaded.number % self.parts.config.train.log_every == 0 and not wrong:
       self.output.step({'task': task.index, 'step': loaded.number + 1, 'rate': rate, **values})
+
+  def _warn_of_losses(self, task: Task, loaded: LoadedBatch, values: Mapping[str, float]) -> None:
+    """Warns of cross-entropies that no model has; see `loss_check`."""
+    parts, step = self.parts, loaded.number + 1
+    summed = len(parts.stream) if parts.tools.heads is not None and parts.task_id_given else 1
+    uniform = loss_check.uniform_nats(parts.backbone.outputs, summed)
+    found = self.output.recorder.doubtful(task, values, uniform, step, loaded.last)
+    if found:
+      terms = {term: values[term] for term in found}
+      self.output.step({'task': task.index, 'step': step, 'doubtful': terms, 'uniform': uniform})
+    for term in found:
+      line = loss_check.describe(task.name, step, term, values[term], uniform)
+      self.output.say(f'warning: {line}')
 
   def _refuse(self, task: Task, loaded: LoadedBatch, wrong: list[str]) -> None:
     """Counts a step that was not applied, and says so.
