@@ -192,8 +192,11 @@ def _in_snapshot(
   parts: Experiment, params: Params, trained: Tree, memory: Memory, states: int, folds: int
 ) -> dict[str, int]:
   """Returns the bytes of each part of a snapshot."""
-  best = tree_bytes(params) if parts.config.train.keep_best else 0
+  train = parts.config.train
   state = jax.eval_shape(parts.optimizer().init, trained) if trained is not None else ()
+  best = tree_bytes(params) if train.keep_best else 0
+  if train.keep_best and train.optimizer_between_tasks == 'carried':
+    best += tree_bytes(state)
   return {
     'parameters': tree_bytes(params),
     'optimizer': tree_bytes(state),

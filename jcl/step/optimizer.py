@@ -11,7 +11,10 @@ from jcl import regexes
 from jcl.config import TrainConfig
 from jcl.errors import UserError
 from jcl.step import losses
+from jcl.step.carried import resumed, scale_by_carried_adam
 from jcl.types import Params, Tree
+
+VANISHING = 1e-20  # share of another rate at which float32 may lose a product of the two
 
 
 def make_optimizer(
@@ -25,14 +28,31 @@ def make_optimizer(
     tables: names in the paths of leaves whose rows are tokens.
   """
   parts = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
-  parts.append(optax.scale_by_adam(b2=config.beta2))
+  carries = config.optimizer_between_tasks == 'carried'
+  parts.append((scale_by_carried_adam if carries else _scale_by_adam)(config.beta2))
   parts.append(optax.add_decayed_weights(config.weight_decay, mask=_decays))
-  if config.learning_rate:
+  if config.learning_rate is not None and (peak := peak_rate(config)):
     rates = {'head': config.head_learning_rate, 'lora': config.adapter_learning_rate}
-    parts.append(_scale_groups({k: rate / config.learning_rate for k, rate in rates.items()}))
+    ratios = {name: rate / peak for name, rate in rates.items()}
+    parts.append(_scale_groups(ratios, config.learning_rate / peak))
   if config.added_token_rate != 1 and len(added):
     parts.append(_scale_rows(config.added_token_rate, np.asarray(added), tuple(tables)))
   return optax.chain(*parts)
+
+
+def peak_rate(config: TrainConfig) -> float:
+  """Returns the learning rate in whose units a step's updates are, at the peak of the schedule.
+
+  It is `train.learning_rate`, unless that is 0 or vanishes beside the rate of a head or adapters:
+  then it is the largest of the three.
+  """
+  assert config.learning_rate is not None, 'a run has set it; see jcl/step/rates.py'
+  largest = max(config.learning_rate, config.head_learning_rate, config.adapter_learning_rate)
+  return config.learning_rate if config.learning_rate > VANISHING * largest else largest
+
+
+def _scale_by_adam(beta2: float) -> optax.GradientTransformation:
+  return optax.scale_by_adam(b2=beta2)
 
 
 def _decays(params: Params) -> Tree:
@@ -40,19 +60,20 @@ def _decays(params: Params) -> Tree:
   return jax.tree_util.tree_map_with_path(lambda path, _: losses.decays(path), params)
 
 
-def _scale_groups(ratios: dict[str, float]) -> optax.GradientTransformation:
+def _scale_groups(ratios: dict[str, float], rest: float) -> optax.GradientTransformation:
   """Multiplies the updates of parts of the model, so that each part has a learning rate of its own.
 
   Args:
     ratios: {name of a top-level entry of the parameters: its rate in units of the step's rate}.
+    rest: that of all other entries.
   """
 
   def update(updates: Tree, state: Tree, params: Params = None) -> tuple[Tree, Tree]:
-    scaled = {
-      name: jax.tree.map(lambda x, ratio=ratios[name]: ratio * x, updates[name])
-      for name in ratios.keys() & updates.keys()
-    }
-    return {**updates, **scaled}, state
+    def scaled(name: str, part: Tree) -> Tree:
+      ratio = ratios.get(name, rest)
+      return part if ratio == 1 else jax.tree.map(lambda x: ratio * x, part)
+
+    return {name: scaled(name, part) for name, part in updates.items()}, state
 
   return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
@@ -73,8 +94,9 @@ def _scale_rows(
 
 
 def learning_rate(
-  config: TrainConfig, step: int, total: int, task: int = 0, tasks: int = 1
-) -> float:
+  config: TrainConfig, step: int, total: int, task: int = 0, tasks: int = 1,
+  peak: float | None = None,
+) -> float:  # fmt: skip
   """Returns the learning rate of one step of a task: linear warm-up, then the schedule.
 
   With `schedule_between_tasks` `continue` one schedule covers the whole run, and each task is an
@@ -86,21 +108,23 @@ def learning_rate(
     total: number of steps of the task.
     task: index of the task.
     tasks: number of tasks of the run.
+    peak: the rate at the peak of the schedule; None: `train.learning_rate`.
   """
   assert config.learning_rate is not None, 'a run has set it; see jcl/step/rates.py'
+  peak = config.learning_rate if peak is None else peak
   if config.schedule_between_tasks == 'continue':
     step, total = task * total + step, tasks * total
   warmup = config.warmup_fraction * total
   if step + 1 < warmup:
-    return config.learning_rate * (step + 1) / warmup
+    return peak * (step + 1) / warmup
   along = min((step - warmup) / max(total - warmup, 1), 1.0) if step > warmup else 0.0
   if config.schedule == 'cosine':
-    return config.learning_rate * 0.5 * (1 + np.cos(np.pi * along))
+    return peak * 0.5 * (1 + np.cos(np.pi * along))
   if config.schedule == 'linear':
-    return config.learning_rate * (1 - along)
+    return peak * (1 - along)
   if config.schedule == 'wsd':
-    return config.learning_rate * min((total - step) / (config.decay_fraction * total), 1.0)
-  return config.learning_rate
+    return peak * min((total - step) / (config.decay_fraction * total), 1.0)
+  return peak
 
 
 def trainable_rules(patterns: Sequence[str]) -> tuple[tuple[str, bool], ...]:
@@ -126,12 +150,16 @@ def check(config: TrainConfig) -> None:
       raise UserError(f"train.trainable: {pattern!r} {why}; give patterns of names, '.*' for all")
 
 
-def merged(fresh: Tree, carried: Mapping[str, jax.Array] | None) -> Tree:
+def merged(
+  fresh: Tree, carried: Mapping[str, jax.Array] | None, masks: Tree, step: int
+) -> Tree:  # fmt: skip
   """Returns `fresh` optimiser state, in which leaves of the same path and shape are carried over.
 
   Args:
     fresh: optimiser state of the leaves that train now.
     carried: {path: leaf} of an earlier state; None: nothing is carried.
+    masks: tree like the trained parameters, 0 where an entry does not train.
+    step: steps taken in the task.
   """
   if carried is None:
     return fresh
@@ -141,4 +169,4 @@ def merged(fresh: Tree, carried: Mapping[str, jax.Array] | None) -> Tree:
     old = carried.get(jax.tree_util.keystr(path))
     fits = old is not None and jnp.shape(old) == jnp.shape(leaf)
     leaves.append(old if fits else leaf)
-  return jax.tree.unflatten(structure, leaves)
+  return resumed(jax.tree.unflatten(structure, leaves), carried, masks, step)

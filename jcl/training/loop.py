@@ -16,6 +16,7 @@ import numpy as np
 from jcl import distributed, failures
 from jcl.reports.results import Results
 from jcl.step import sharding
+from jcl.step.carried import surviving
 from jcl.step.numerics import computing
 from jcl.storage import lock
 from jcl.storage.checkpoint import Snapshots
@@ -277,9 +278,10 @@ class Loop:
     return now.replace(
       memory=memory,
       params=self._placed(params),
-      optimizer=now.optimizer if carried else None,
+      optimizer=surviving(now.optimizer, now.params, params) if carried else None,
       step=0,
       best=None,
+      best_optimizer=None,
       best_score=-math.inf,
     )
 
@@ -290,7 +292,7 @@ class Loop:
   def after_task(self, now: Run, task: Task) -> Run:
     """Calls the hook after a task: Fisher, buffer, adapters put away."""
     memory, params = self._hook(now, task, self.method.after_task)
-    return now.replace(memory=memory, params=self._placed(params), best=None)
+    return now.replace(memory=memory, params=self._placed(params), best=None, best_optimizer=None)
 
   def evaluate(self, now: Run, task: Task | None) -> Run:
     """Adds a row to the accuracy matrix: every seen task and the next; before training, all."""

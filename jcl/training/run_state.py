@@ -21,6 +21,7 @@ class Run:
     done: phases finished.
     step: steps taken in the task under way.
     best: the parameters with the best dev score of the task, under `keep_best`.
+    best_optimizer: leaves of the optimiser's state at them, where it is carried to the next task.
     best_score: that score.
     record: what `results.json` is made of.
     log_length: bytes of metrics.jsonl.
@@ -32,6 +33,7 @@ class Run:
   done: int = 0
   step: int = 0
   best: Params | None = None
+  best_optimizer: dict[str, Tree] | None = None
   best_score: float = -math.inf
   record: dict = dataclasses.field(default_factory=dict)
   log_length: int = 0

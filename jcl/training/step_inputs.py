@@ -66,7 +66,7 @@ def step_inputs(
   trained, frozen, masks = parts.split(params, plan)
   state = {
     'params': put(trained, True),
-    'optimizer': put(merged(start(trained), carried), True),
+    'optimizer': put(merged(start(trained), carried, masks, step), True),
     'step': place(np.int32(step), sharding.WHOLE, False),
   }
   theirs = put(teacher, True)

@@ -13,7 +13,7 @@ from jcl.config import Config
 from jcl.distributed import fetch
 from jcl.errors import UserError
 from jcl.step import sharding, trainable
-from jcl.step.optimizer import learning_rate
+from jcl.step.optimizer import learning_rate, peak_rate
 from jcl.storage.encoding import leaves_by_path
 from jcl.streams.stream import Task, TaskPlan
 from jcl.training import loss_check
@@ -124,7 +124,9 @@ class TaskTrainer:
       bar.close()
     assert loaded is not None
     now = self._after(now, inputs.state, inputs, loaded)
-    return now if now.best is None else now.replace(params=self._placed(now.best))
+    if now.best is None:
+      return now
+    return now.replace(params=self._placed(now.best), optimizer=now.best_optimizer)
 
   def inputs(self, now: Run, plan: TaskPlan) -> StepInputs:
     """Returns the inputs of the task's next step on the devices; the run keeps its own arrays."""
@@ -138,13 +140,14 @@ class TaskTrainer:
   ) -> tuple[StepInputs, tuple[LoadedBatch, Tree, float]]:
     """Dispatches a step -> the inputs of the next one, and what `settle` reads later."""
     of_run = task.index, len(self.parts.stream)
-    rate = learning_rate(self.parts.config.train, loaded.number, loader.total, *of_run)
+    train, at = self.parts.config.train, (loaded.number, loader.total, *of_run)
+    rate = learning_rate(train, *at, peak=peak_rate(train))
     self.output.counter.says('step')
     state, metrics = self.train_step(
       inputs.state, inputs.fixed, inputs.weights, np.float32(rate), loaded.batch, inputs.groups
     )
     self.output.counter.took(steps=1)
-    return inputs._replace(state=state), (loaded, metrics, rate)
+    return inputs._replace(state=state), (loaded, metrics, learning_rate(train, *at))
 
   def _due(self, loaded: LoadedBatch) -> Due:
     """Returns the work that is due between this step and the next one."""
@@ -193,7 +196,10 @@ class TaskTrainer:
     self.output.dev_scores(task, loaded.number + 1, scores)
     score = float(np.mean([scores[t.name] for t in learned]))
     if due.best and score > now.best_score:
-      return now.replace(best=jax.tree.map(fetch, now.params), best_score=score)
+      carried = self.parts.config.train.optimizer_between_tasks == 'carried'
+      moments = jax.tree.map(fetch, now.optimizer) if carried else None
+      params = jax.tree.map(fetch, now.params)
+      return now.replace(best=params, best_optimizer=moments, best_score=score)
     return now
 
   def recorded(self, now: Run, tools: HookTools) -> Run:

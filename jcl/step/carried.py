@@ -1,0 +1,122 @@
+"""Adam whose moments go on from task to task, while methods add to the model and freeze parts.
+
+An entry that has no moments yet, because its leaf is new or because no gradient ever reached it,
+starts as in a fresh Adam: the correction of its bias counts its own steps. One count for all would
+correct moments of 0 as if they were old, and updates would be up to 6.5 times the learning rate.
+Source of the update: Kingma and Ba, 2015.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jcl.types import Params, Tree
+
+B1, EPSILON = 0.9, 1e-8  # as optax.scale_by_adam has them
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class CarriedAdamState:
+  """State of `scale_by_carried_adam`; the first three have the paths of `optax.scale_by_adam`.
+
+  Attributes:
+    count: steps taken since the start of the run, int32.
+    mu, nu: first and second moments.
+    since: {leaf: int32 of its shape}, the count at which the moments of an entry began.
+  """
+
+  count: jax.Array
+  mu: Tree
+  nu: Tree
+  since: Tree
+
+
+def scale_by_carried_adam(beta2: float) -> optax.GradientTransformation:
+  """Returns Adam that corrects the bias of each entry by the steps since its moments began.
+
+  Where all entries began at count 0 its updates are those of `optax.scale_by_adam`.
+
+  Args:
+    beta2: decay of the second moments.
+  """
+  plain = optax.scale_by_adam(B1, beta2, EPSILON)
+
+  def init(params: Params) -> CarriedAdamState:
+    since = jax.tree.map(lambda x: jnp.zeros(jnp.shape(x), jnp.int32), params)
+    count, mu, nu = plain.init(params)
+    return CarriedAdamState(count, mu, nu, since)
+
+  def update(
+    updates: Tree, state: CarriedAdamState, params: Params = None
+  ) -> tuple[Tree, CarriedAdamState]:
+    usual, (count, mu, nu) = plain.update(
+      updates, optax.ScaleByAdamState(state.count, state.mu, state.nu), params
+    )
+
+    def own(update, m, v, since):
+      first, second = (x / (1 - beta ** (count - since)) for x, beta in ((m, B1), (v, beta2)))
+      later = (first / (jnp.sqrt(second) + EPSILON)).astype(update.dtype)
+      return jnp.where(since == 0, update, later)
+
+    updates = jax.tree.map(own, usual, mu, nu, state.since)
+    return updates, CarriedAdamState(count, mu, nu, state.since)
+
+  return optax.GradientTransformation(init, update)
+
+
+def surviving(
+  optimizer: Mapping[str, Tree] | None, before: Params, after: Params
+) -> dict[str, Tree] | None:
+  """Returns the optimiser's leaves without those of parameters that a hook has made anew.
+
+  Args:
+    optimizer: {path: leaf} of the optimiser's state.
+    before, after: parameters before the hook and after it.
+  """
+  if optimizer is None:
+    return None
+  old = _by_path(before)
+  gone = {path for path, x in _by_path(after).items() if path in old and not _same(old[path], x)}
+  return {path: leaf for path, leaf in optimizer.items() if _parameter(path) not in gone}
+
+
+def _by_path(params: Params) -> dict[str, jax.Array]:
+  paths = jax.tree_util.tree_leaves_with_path(params)
+  return {jax.tree_util.keystr(path): x for path, x in paths}
+
+
+def _parameter(path: str) -> str:
+  """Returns the path of the parameter that a leaf of the state belongs to; '' for a count."""
+  return path[path.index("['") :] if "['" in path else ''
+
+
+def _same(a: jax.Array, b: jax.Array) -> bool:
+  return a is b or (jnp.shape(a) == jnp.shape(b) and bool(jnp.array_equal(a, b)))
+
+
+def resumed(state: Tree, carried: Mapping[str, Tree], masks: Tree, step: int) -> Tree:
+  """Returns an optimiser's state whose new entries begin now; a state of another kind as it is.
+
+  Args:
+    state: with the leaves of `carried` in it.
+    carried: {path: leaf} of the earlier state.
+    masks: tree like the trained parameters, 0 where an entry does not train; it keeps no moments.
+    step: steps taken in the task; within a task nothing begins.
+  """
+  known = any('.since[' in path for path in carried)
+  if step and known:
+    return state
+
+  def begun(part):
+    if not isinstance(part, CarriedAdamState):
+      return part
+    masked = lambda tree: jax.tree.map(jnp.multiply, tree, masks)
+    mu, nu = (part.mu, part.nu) if step else (masked(part.mu), masked(part.nu))
+    since = jax.tree.map(lambda v, s: jnp.where(v == 0, part.count, s), nu, part.since)
+    return CarriedAdamState(part.count, mu, nu, since)
+
+  return jax.tree.map(begun, state, is_leaf=lambda x: isinstance(x, CarriedAdamState))
