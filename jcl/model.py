@@ -13,6 +13,7 @@ from jcl import workdir as workdirs
 from jcl.backbones import Backbone, Params, lora
 from jcl.backbones.decoder_config import DecoderConfig
 from jcl.backbones.files import hf, peft
+from jcl.backbones.files.companions import read_companions
 from jcl.backbones.layers import depth
 from jcl.backbones.models import make_backbone
 from jcl.batching.batch import membership
@@ -54,7 +55,7 @@ class Model:
     self, loaded: hf.Loaded, answers: AnswerFormat, params_for: Callable[[int | None], Params],
     source: pathlib.Path | None = None,
   ):  # fmt: skip
-    self.config, _, self.tokenizer, self._special = loaded
+    self.config, _, self.tokenizer, self._special, self._companions, _ = loaded
     self.backbone: Backbone = make_backbone(self.config)
     self.answers, self._params_for, self._source = answers, params_for, source
     self.base_digests: dict[str, str] = {}
@@ -191,10 +192,9 @@ class Model:
       peft.write(out, config, params['lora'], str(self._source or ''))
       base_model.write_beside(out, self.base_digests)
       return
-    loaded = hf.Loaded(config, lora.merged(params), self.tokenizer, self._special)
-    source = self._source if self._source is not None and self._source.is_dir() else None
-    answers = {FILE: dataclasses.asdict(self.answers)}
-    hf.save(out, loaded, dtype=dtype, source=source, beside=answers)
+    companions = self.answers.beside(self._companions)
+    merged = lora.merged(params)
+    hf.save(out, hf.Loaded(config, merged, self.tokenizer, self._special, companions), dtype=dtype)
 
   @computing
   def loaded(self) -> hf.Loaded:
@@ -202,7 +202,7 @@ class Model:
     params = lora.merged(self.params)
     config = dataclasses.replace(self.config, layers=depth(params))
     tokenizer = Tokenizer.from_str(self.tokenizer.to_str())
-    return hf.Loaded(config, params, tokenizer, self._special)
+    return hf.Loaded(config, params, tokenizer, self._special, self._companions)
 
   def _placed(self, task: int | None) -> Params:
     return sharding.place(self._params_for(task), self._tools.mesh)
@@ -346,8 +346,17 @@ def load_run(workdir: pathlib.Path, base: str = '', special_tokens_in_text: str 
     base_model.check_model(workdir, hf.load(base, family=config.backbone.family), config)
   source = config.backbone.path
   made = Model(
-    loaded, format, _params_of(method, format.stream(), last),
+    _with_companions(loaded, folder, source), format, _params_of(method, format.stream(), last),
     paths.local(source, 'backbone.path') if source else None,
   )  # fmt: skip
   made.base_digests = base_model.of_base(workdir)
   return made
+
+
+def _with_companions(loaded: hf.Loaded, folder: pathlib.Path, source: str) -> hf.Loaded:
+  """Adds what goes with the base model where a run of an earlier jcl did not keep it."""
+  base = pathlib.Path(source).expanduser()
+  kept = loaded.config.classes or (folder / 'generation_config.json').is_file()
+  if kept or not source or not (base / 'config.json').is_file():
+    return loaded
+  return loaded._replace(companions=read_companions(base, {}))

@@ -261,6 +261,7 @@ def opening(checkup: Checkup, workdir: str | os.PathLike | None) -> list[str]:
   _said.update(new)
   free = None if workdir is None else free_space(workdir)
   lines = [_summary(checkup), _totals(checkup), _sizes(checkup, free), *choices(checkup.parts)]
+  lines += [f'note: {line}' for line in checkup.parts.notes]
   lines += [f'warning: {line}' for line in new[:SHOWN]]
   if len(new) > SHOWN:
     lines.append(f'warning: {len(new) - SHOWN} more are in results.json')

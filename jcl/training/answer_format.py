@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from jcl.backbones.files.companions import ANSWERS, Companions
 from jcl.backbones.tokenizers import SpecialIds
 from jcl.errors import UserError
 from jcl.streams.stream import Stream, Task
@@ -14,7 +15,7 @@ from jcl.training.experiment import Experiment
 if TYPE_CHECKING:
   from jcl.backbones.files import hf
 
-FILE = 'jcl.json'  # of a model folder
+FILE = ANSWERS  # of a model folder
 FOLDER = 'model'  # of a workdir: shape, tokenizer and answer format of its model
 PLAIN = '{x}{y}'  # template of a model that no task was trained on
 
@@ -61,6 +62,12 @@ class AnswerFormat:
       stream.labels or stream.classes, stream.classes, tuple(t.classes for t in stream.tasks),
       text.encoder.policy,
     )  # fmt: skip
+
+  def beside(self, companions: Companions) -> Companions:
+    """Returns what goes with a model, with this format and the labels of its classes."""
+    return dataclasses.replace(
+      companions, answers=dataclasses.asdict(self), labels=tuple(self.labels)
+    )
 
   def stream(self) -> Stream:
     """The tasks and classes, without examples."""
@@ -112,7 +119,7 @@ def shape_of(parts: Experiment) -> 'hf.Loaded':
   from jcl.backbones.files import hf  # readers of files that a run from scratch does not need
 
   special = SpecialIds(parts.text.special.bos, parts.text.special.eos, parts.text.special.pad)
-  return hf.Loaded(parts.decoder_config, None, parts.text.tokenizer, special)
+  return hf.Loaded(parts.decoder_config, None, parts.text.tokenizer, special, parts.companions)
 
 
 def describe(folder: pathlib.Path, parts: Experiment) -> None:
@@ -125,4 +132,5 @@ def describe(folder: pathlib.Path, parts: Experiment) -> None:
   from jcl.backbones.files import hf
 
   loaded = shape_of(parts)
-  hf.save(folder / FOLDER, loaded, beside={FILE: dataclasses.asdict(AnswerFormat.of(parts, 0))})
+  companions = AnswerFormat.of(parts, 0).beside(loaded.companions)
+  hf.save(folder / FOLDER, loaded._replace(companions=companions))

@@ -1,7 +1,7 @@
 """From settings to the parts of a run: stream, text, backbone, method, tools."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import jax
@@ -13,6 +13,7 @@ from jax.stages import Wrapped
 from jcl import methods, streams
 from jcl.backbones import Backbone, heads
 from jcl.backbones.decoder_config import DecoderConfig, from_scratch, with_settings
+from jcl.backbones.files.companions import Companions
 from jcl.backbones.model_config import ModelConfig
 from jcl.backbones.models import make_backbone
 from jcl.backbones.new_tokens import add_token_rows, with_new_tokens
@@ -36,12 +37,7 @@ from jcl.step.numerics import computing
 from jcl.storage import paths
 from jcl.streams.stream import Stream, TaskPlan
 from jcl.training.hook_tools import HookTools, make_tools
-from jcl.training.inputs import (
-  Inputs,
-  digests_of,
-  stream_rows,
-  weights_digest,
-)
+from jcl.training.inputs import Inputs, digests_of, stream_rows, weights_digest
 from jcl.types import Params, Tree
 
 if TYPE_CHECKING:
@@ -65,6 +61,8 @@ class Experiment:
     longest_answer: tokens that an answer may have, end-of-sequence included.
     inputs: digests of what was read; None: of no use.
     rate_origin: where `train.learning_rate` comes from, in words.
+    companions: what goes with the pretrained model, such as its chat template.
+    notes: a line for each contradiction in its files that was resolved, and for what is unused.
   """
 
   config: Config
@@ -79,6 +77,8 @@ class Experiment:
   longest_answer: int
   inputs: Inputs | None = None
   rate_origin: str = 'as set'
+  companions: Companions = dataclasses.field(default_factory=Companions)
+  notes: tuple[str, ...] = ()
 
   @property
   def score(self) -> Literal['accuracy', 'log_perplexity']:
@@ -222,7 +222,7 @@ def assemble(
     stream = streams.rebuild(stream, config.stream, need_dev=need_dev, targets=not raw_text)
   check_classes(config, stream)
   text_format, documents = text_format_of(config), stream
-  shape, params, tokenizer, special, added, digests = _backbone(
+  shape, params, tokenizer, special, added, digests, beside = _backbone(
     config, stream, text_format, weights, loaded
   )
   shape = dataclasses.replace(shape, lora_dropout=config.method.lora_dropout)
@@ -251,7 +251,7 @@ def assemble(
   return Experiment(
     config, stream, text, backbone, shape, method, tools, params, tuple(added), longest,
     Inputs(stream.template, stream_rows(stream, documents), digests[0], digests[1], teacher),
-    rate_origin,
+    rate_origin, *beside,
   )  # fmt: skip
 
 
@@ -308,7 +308,7 @@ def _elder(config: Config, text: Text, weights: bool) -> tuple[ExternalTeacher |
     return None, None
   from jcl.backbones.files import hf
 
-  shape, params, tokenizer, _ = hf.load(path, weights)
+  shape, params, tokenizer, *_ = hf.load(path, weights)
   if not isinstance(shape, DecoderConfig) or shape.classes:
     raise UserError(f'method.teacher_path: {path} writes no answers; take a language model')
   check_same_vocabulary(text.tokenizer, tokenizer, f'method.teacher_path: {path}')
@@ -328,18 +328,22 @@ def _backbone(
 ) -> tuple:
   """Returns config, parameters or None, tokenizer with added tokens, special ids, added ids.
 
-  After these come the digests of the tokenizer and of the weights, None where none are read.
+  After these come the digests of the tokenizer and of the weights, None where none are read, and
+  the companions and the notes of the files.
   """
   names = added_tokens(text_format, len(stream))
   settings = config.backbone
   classes = len(stream.classes) if settings.head else 0
+  beside: Sequence[object] = ()
   if not settings.path and loaded is None:
     template = '' if text_format == 'packed' else stream.template
     texts = training_texts(stream, template, names)
     if settings.tokenizer_path:
       from jcl.backbones.files import hf
 
-      *_, tokenizer, special = hf.load(settings.tokenizer_path, weights=False)
+      found = hf.load(settings.tokenizer_path, weights=False)
+      tokenizer, special = found.tokenizer, found.special
+      beside = (dataclasses.replace(found.companions, generation={}), found.notes)
     elif settings.tokenizer == 'bpe':
       tokenizer, special = bpe_tokenizer(texts, settings.vocabulary)
     else:
@@ -347,13 +351,14 @@ def _backbone(
     digests = digests_of(tokenizer, special, None)
     added = add_tokens(tokenizer, names)
     made = from_scratch(settings, vocabulary_size(tokenizer), classes)
-    return made, None, tokenizer, special, added, digests
+    return made, None, tokenizer, special, added, digests, beside
   from jcl.backbones.files import hf  # readers of files that a run from scratch does not need
 
   if 'pre_norm' in config.method.needs:
     known = loaded.config if loaded else hf.load_config(settings.path, settings.family)
     check_pre_norm(known, config)
-  shape, params, tokenizer, special = loaded or hf.load(settings.path, weights, settings.family)
+  found = loaded or hf.load(settings.path, weights, settings.family)
+  shape, params, tokenizer, special, *beside = found
   digests = digests_of(tokenizer, special, params)
   if not classes and (not isinstance(shape, DecoderConfig) or shape.classes):
     raise UserError(
@@ -374,7 +379,7 @@ def _backbone(
     like = [newline[-1] if name == ANSWER else opening for name in new]
     init: Literal['copy', 'mean'] = 'mean' if settings.added_token_init == 'mean' else 'copy'
     shape, params = add_token_rows(shape, params, len(new), like, config.train.seed, init, multiple)
-  return shape, params, tokenizer, special, added, digests
+  return shape, params, tokenizer, special, added, digests, beside
 
 
 def check_pre_norm(shape: ModelConfig, config: Config) -> None:

@@ -40,7 +40,7 @@ def make(request):
     if request.param == 'bpe':
       tokenizer, special = bpe_tokenizer(['play some jazz', 'start music'] * 3, 300)
     else:
-      _, _, tokenizer, special = hf.load(str(folder))
+      _, _, tokenizer, special, *_ = hf.load(str(folder))
     add_tokens(tokenizer, added_tokens(text_format, 3))
     return Text(tokenizer, special, template, text_format, max_length)
 
@@ -120,7 +120,7 @@ def test_a_beginning_of_sequence_that_the_tokenizer_adds_stands_first_everywhere
   folder = shared / 'models' / 'stories260k-hf'
   if not folder.is_dir():
     pytest.skip('no models/stories260k-hf in the shared folder')
-  _, _, tokenizer, special = hf.load(str(folder))
+  _, _, tokenizer, special, *_ = hf.load(str(folder))
   add_tokens(tokenizer, added_tokens('lamol', 3))
   text = Text(tokenizer, special, TEMPLATE, 'lamol', 64)
   adds = tokenizer.encode('a').ids[0] == special.bos

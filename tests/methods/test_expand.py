@@ -117,7 +117,7 @@ def test_a_killed_run_goes_on_with_the_grown_model_and_is_exported(tmp_path):
   params = Snapshots(tmp_path / 'whole').latest()['params']
   assert depth(params) == 4  # one layer and three tasks
   TrainedRun(runs.config('expand'), tmp_path / 'whole').model.save(tmp_path / 'out')
-  shape, read, _, _ = hf.load(str(tmp_path / 'out'))
+  shape, read, *_ = hf.load(str(tmp_path / 'out'))
   assert shape.layers == 4
   chex.assert_trees_all_equal(read['layers'], params['layers'])
 

@@ -103,9 +103,8 @@ def read_gpt2(fields: Fields) -> DecoderConfig:
 
 def read_neox(fields: Fields) -> DecoderConfig:
   """Reads the fields of GPT-NeoX (Pythia)."""
-  rope = {**fields.values, **fields.get('rope_parameters', dict, {})}
-  rope.setdefault('rope_theta', rope.get('rotary_emb_base'))
-  merged = Fields(rope, fields.where)
+  older = {'rope_theta': fields.values.get('rotary_emb_base')}
+  merged = fields.over({**older, **fields.values, **fields.get('rope_parameters', dict, {})})
   bias = fields.get('attention_bias', bool, True)
   fraction = merged.get('rotary_pct', float, 0.25)
   return DecoderConfig(

@@ -4,7 +4,7 @@ import contextlib
 import json
 import math
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, TypeVar
 
 from jcl.backbones.decoder_config import RopeScaling
@@ -19,6 +19,12 @@ ACTIVATION_NAMES = {
 MAX_COUNT = 2**24  # above every width, vocabulary and context length in use
 
 Value = TypeVar('Value')
+
+
+def short_value(value: Any) -> str:
+  """Returns a value as JSON, cut to 40 characters."""
+  text = json.dumps(value, ensure_ascii=False, default=str)
+  return text if len(text) <= 40 else f'{text[:39]}…'
 
 
 def existing_file(file: pathlib.Path) -> pathlib.Path:
@@ -61,6 +67,23 @@ def naming_file(where: str) -> Iterator[None]:
     raise UserError(message if message.startswith(where) else f'{where}: {message}') from None
 
 
+class Recorded(dict[str, Any]):
+  """The fields of a file, which knows the names that were asked for."""
+
+  def __init__(self, values: Mapping[str, Any], asked: set[str]):
+    super().__init__(values)
+    self.asked = asked
+
+  def __getitem__(self, name: str) -> Any:
+    self.asked.add(name)
+    return super().__getitem__(name)
+
+  def get(self, name: str, default: Any = None) -> Any:
+    """Returns a field, or `default` where it is absent."""
+    self.asked.add(name)
+    return super().get(name, default)
+
+
 class Fields:
   """The fields of a config.json, with errors that name the file and the field.
 
@@ -70,7 +93,29 @@ class Fields:
   """
 
   def __init__(self, values: Mapping[str, Any], where: str):
-    self.values, self.where = values, where
+    asked = values.asked if isinstance(values, Recorded) else set()
+    self.values, self.where = Recorded(values, asked), where
+
+  def over(self, values: Mapping[str, Any]) -> 'Fields':
+    """Returns these fields with others put over them; what is asked there counts here too."""
+    return Fields(Recorded({**self.values, **values}, self.values.asked), self.where)
+
+  def unread(self, harmless: Collection[str] = ()) -> list[str]:
+    """Returns `name value` of each field that nothing has asked for and that is not off.
+
+    Args:
+      harmless: names of fields on which nothing that is computed depends.
+    """
+    known = {*self.values.asked, *harmless}
+    found = {name: value for name, value in self.values.items() if name not in known}
+    for name in ('rope_scaling', 'rope_parameters'):  # read as fields of their own
+      if name in known and isinstance(inner := dict(self.values).get(name), dict):
+        found |= {f'{name}.{key}': value for key, value in inner.items() if key not in known}
+    return [
+      f'{name} {short_value(value)}'
+      for name, value in sorted(found.items())
+      if value not in (None, False, 0, '', [], {})
+    ]
 
   def get(self, name: str, kind: type[Value], default: Value | None = None) -> Value:
     """Returns a field of the given type.
@@ -151,7 +196,7 @@ class Fields:
       UserError: the kind of scaling is unknown, or a number of it is missing.
     """
     old, new = (self.get(name, dict, {}) for name in ('rope_scaling', 'rope_parameters'))
-    merged = Fields({**self.values, **old, **new}, self.where)
+    merged = self.over({**old, **new})
     kind = merged.get('rope_type', str, merged.values.get('type') or 'default')
     out: dict[str, Any] = {'rope_theta': merged.positive('rope_theta', 1e4)}
     if kind == 'linear':

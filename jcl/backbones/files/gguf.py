@@ -1,31 +1,35 @@
-"""GGUF files: weights (quantised ones made float32) and the tokenizer of the metadata. No torch.
+"""GGUF files: weights (quantised ones made float32), the tokenizer and the chat template. No torch.
 
-The extra `gguf` brings the package that reads the format.
+A model may be split into files NAME-00001-of-00003.gguf, …, which are read as one whichever of them
+is named. The extra `gguf` brings the package that reads the format and its quantisations.
 """
 
 import dataclasses
 import functools
 import pathlib
+import re
 import types
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, processors
-from tokenizers import pre_tokenizers as pre
+from tokenizers import Tokenizer
 
 from jcl.backbones.backbone import Params
 from jcl.backbones.decoder import frequencies
 from jcl.backbones.decoder_config import DecoderConfig, RopeScaling
 from jcl.backbones.files import tensors
+from jcl.backbones.files.companions import DEFAULT, Companions
+from jcl.backbones.files.contradictions import check_layers
 from jcl.backbones.files.family import TRANSPOSED, Entry, Rule, name_table
 from jcl.backbones.files.fields import Fields, naming_file
+from jcl.backbones.files.gguf_tokenizer import TEMPLATE, read_tokenizer
 from jcl.backbones.files.tensors import TensorSource
 from jcl.backbones.tokenizers import SpecialIds, with_vocabulary
 from jcl.errors import UserError
 
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE = 1, 2, 3, 4, 6  # kinds of tokens
 ROPE_FACTORS = 'rope_freqs.weight'
+SHARD = re.compile(r'(?P<name>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf')
 
 
 def _interleave(x: np.ndarray, config: DecoderConfig) -> np.ndarray:
@@ -75,49 +79,168 @@ TABLES = {
 }
 
 
+NEAREST = (('qwen3', 'qwen3'), ('qwen', 'qwen2'), ('', 'llama'))  # by how a name begins
+# Keys on which nothing that is computed depends: names, sources, and what the package itself adds.
+HARMLESS = r'^(general|GGUF|quantize)\.|^split\.|\.(vocab_size|context_length)$'
+# Settings of other models under the name of one that is read: {key: values that change nothing}.
+CHANGES = {
+  'expert_count': (0,), 'expert_used_count': (0,), 'attention.sliding_window': (0,),
+  'attention.causal': (True,), 'attention.clamp_kqv': (0,), 'attention.max_alibi_bias': (0,),
+  'attention.scale': (0,), 'logit_scale': (0, 1), 'residual_scale': (0, 1),
+  'embedding_scale': (0, 1), 'attn_logit_softcapping': (0,), 'final_logit_softcapping': (0,),
+  'use_parallel_residual': (False,), 'rope.scale_linear': (0, 1), 'rope.scaling.attn_factor': (1,),
+  'attention.temperature_scale': (0,), 'rope.dimension_sections': (),
+}  # fmt: skip
+
+
+class Read(NamedTuple):
+  """A GGUF model as its files hold it.
+
+  Attributes:
+    config: shape, every row of the embedding counted as a token.
+    fields: keys of the metadata, which knows those that were asked for.
+    sources: {name: tensor, not read yet} of all files.
+    where: the file, for messages.
+  """
+
+  config: DecoderConfig
+  fields: Fields
+  sources: dict[str, TensorSource]
+  where: str
+
+
 def load(
   file: pathlib.Path, weights: bool = True
-) -> tuple[DecoderConfig, Params | None, Tokenizer, SpecialIds]:
-  """Reads a GGUF file; without `weights` no tensor, and the parameters are None.
+) -> tuple[DecoderConfig, Params | None, Tokenizer, SpecialIds, Companions, tuple[str, ...]]:
+  """Reads a GGUF model; without `weights` no tensor, and the parameters are None.
+
+  Args:
+    file: the file, or one of the files that the model is split into.
+    weights: read the tensors too.
 
   Raises:
-    UserError: the package is absent, or the file is truncated, malformed or of unknown kind.
+    UserError: the package is absent; a file is missing, truncated, malformed or of unknown kind; or
+      the files contradict each other.
   """
-  config, meta, sources = _described(file)
-  try:
-    tokenizer, special = _tokenizer(meta, str(file))
-  except UserError:
-    raise
-  except Exception as error:  # of any kind, out of the library of tokenizers
-    raise UserError(f'{file}: no valid tokenizer ({error}); fetch it again') from None
-  config = with_vocabulary(config, tokenizer, str(file))
-  if not weights:
-    return config, None, tokenizer, special
-  ignored = f'^{ROPE_FACTORS}$'
-  params = tensors.read(config, TABLES[config.family], sources, str(file), ignored)
-  return config, params, tokenizer, special
+  config, fields, sources, where = _described(file)
+  tokenizer, special, named = read_tokenizer(fields, where)
+  companions = Companions(_chat_templates(fields), tokenizer=named)
+  config = with_vocabulary(config, tokenizer, where)
+  params = None
+  if weights:
+    ignored = f'^{ROPE_FACTORS}$'
+    params = tensors.read(config, TABLES[config.family], sources, where, ignored)
+  return config, params, tokenizer, special, companions, _notes(fields, where)
 
 
 def load_config(file: pathlib.Path) -> DecoderConfig:
-  """The shape alone; every row of the embedding counts as a token."""
-  return _described(file)[0]
+  """Reads the shape alone; every row of the embedding counts as a token."""
+  return _described(file).config
 
 
-def _described(file: pathlib.Path) -> tuple[DecoderConfig, dict[str, Any], dict[str, TensorSource]]:
-  """-> shape, metadata and tensors, not read yet."""
+def shards(file: pathlib.Path, count: int) -> list[pathlib.Path]:
+  """Returns the files that a model is split into, in their order.
+
+  Args:
+    file: one of them.
+    count: how many the metadata says there are.
+
+  Raises:
+    UserError: the name of `file` is not that of one of several, or one of them is missing.
+  """
+  if count <= 1:
+    return [file]
+  parts = SHARD.fullmatch(file.name)
+  if parts is None or int(parts['count']) != count:
+    raise UserError(
+      f'{file}: split.count says that the model is in {count} files; they must be called '
+      f'NAME-00001-of-{count:05}.gguf and so on, as llama-gguf-split calls them'
+    )
+  found = [file.with_name(f'{parts["name"]}-{i + 1:05}-of-{count:05}.gguf') for i in range(count)]
+  missing = [path.name for path in found if not path.is_file()]
+  if missing:
+    more = f' (and {len(missing) - 1} more)' if len(missing) > 1 else ''
+    raise UserError(
+      f'{file}: the model is in {count} files, of which {missing[0]}{more} is missing; put it '
+      'beside the others'
+    )
+  return found
+
+
+def _described(file: pathlib.Path) -> Read:
+  """Reads shape, metadata and tensors of all files of a model; no tensor is read yet."""
   package = _package(file)
+  meta, sources = _opened(package, file)
+  count = meta.get('split.count', 1)
+  count = count if isinstance(count, int) else 1
+  files = shards(file, count)
+  if count > 1:
+    meta, sources = _joined(package, files)
+  where = str(files[0])
+  kind, name = meta.get('general.type', 'model'), meta.get('general.architecture')
+  if kind != 'model':
+    raise UserError(f'{where}: general.type is {kind!r}, not a model; give the file of the model')
+  if not isinstance(name, str) or name not in TABLES:
+    nearest = next(near for start, near in NEAREST if str(name).startswith(start))
+    raise UserError(
+      f'{where}: architecture {name!r} is not read from GGUF; known: {", ".join(TABLES)} (nearest: '
+      f'{nearest}); give the folder of the same model as safetensors, if jcl reads that'
+    )
+  _check_quantisations(package, sources)
+  fields = Fields({k.removeprefix(f'{name}.'): v for k, v in meta.items()}, where)
+  with naming_file(where):
+    config = _config(fields, sources, name, where)
+  check_layers(TABLES[name], sources, config.layers, f'{where}: block_count')
+  return Read(config, fields, sources, where)
+
+
+def _opened(
+  package: types.ModuleType, file: pathlib.Path
+) -> tuple[dict[str, Any], dict[str, TensorSource]]:
+  """Opens one file: its metadata, and its tensors, not read yet."""
   try:
     with np.errstate(all='ignore'):
       reader = _bounded(package)(str(file))
       meta = {name: field.contents() for name, field in reader.fields.items()}
       sources = {tensor.name: _source(package, str(file), tensor) for tensor in reader.tensors}
   except Exception as error:  # whatever damaged bytes make the package raise
+    if 'GGMLQuantizationType' in str(error):
+      raise UserError(
+        f'{file}: quantisation number {str(error).split(" ")[0]} is unknown to the package gguf; '
+        'take a newer gguf, or the model in another quantisation such as Q8_0'
+      ) from None
     raise UserError(f'{file}: truncated or no GGUF file ({error}); fetch it again') from None
-  name = meta.get('general.architecture')
-  if not isinstance(name, str) or name not in TABLES:
-    raise UserError(f'{file}: architecture {name!r} is unknown; known: {", ".join(TABLES)}')
-  with naming_file(str(file)):
-    return _config(meta, sources, name, str(file)), meta, sources
+  return meta, sources
+
+
+def _joined(
+  package: types.ModuleType, files: list[pathlib.Path]
+) -> tuple[dict[str, Any], dict[str, TensorSource]]:
+  """Opens all files of a split model; they must be one model's, in their order, and whole."""
+  whole: dict[str, Any] = {}
+  sources: dict[str, TensorSource] = {}
+  for i, file in enumerate(files):
+    meta, found = _opened(package, file)
+    for name, right in (('split.no', i), ('split.count', len(files))):
+      if meta.get(name) != right:
+        raise UserError(
+          f'{file}: {name} is {meta.get(name)}; this file of the model must say {right}'
+        )
+    if twice := sorted(set(sources) & set(found)):
+      raise UserError(f'{file}: tensor {twice[0]!r} is in an earlier file of the model too')
+    sources |= found
+    for name, value in meta.items():
+      if name.startswith(('split.', 'GGUF.')):
+        whole[name] = value
+      elif whole.setdefault(name, value) != value:
+        raise UserError(f'{file}: {name} is another than in {files[0].name}: not of one model')
+  total = whole.get('split.tensors.count')
+  if total is not None and total != len(sources):
+    raise UserError(
+      f'{files[0]}: split.tensors.count is {total}; the {len(files)} files hold {len(sources)} '
+      'tensors; fetch them again'
+    )
+  return whole, sources
 
 
 def _package(file: pathlib.Path) -> types.ModuleType:
@@ -131,7 +254,7 @@ def _package(file: pathlib.Path) -> types.ModuleType:
 
 @functools.cache
 def _bounded(package: types.ModuleType) -> type:
-  """The package's reader, which ends where the file does: its own goes on, however far."""
+  """Returns the package's reader made to end where the file does: its own goes on, however far."""
 
   reader: Any = package.GGUFReader
 
@@ -150,19 +273,54 @@ def _source(package: types.ModuleType, file: str, tensor: Any) -> TensorSource:
     try:
       return package.quants.dequantize(tensor.data, tensor.tensor_type)
     except (NotImplementedError, KeyError, ValueError):
-      kind = tensor.tensor_type.name
-      raise UserError(f'{file}: tensor {tensor.name!r} has unknown quantisation {kind}') from None
+      raise UserError(_unknown(file, tensor.name, tensor.tensor_type.name)) from None
 
-  return TensorSource(file, tuple(int(n) for n in reversed(tensor.shape)), read)
+  shape = tuple(int(n) for n in reversed(tensor.shape))
+  return TensorSource(file, shape, read, tensor.tensor_type.name)
+
+
+def _unknown(file: str, tensor: str, kind: str) -> str:
+  return (
+    f'{file}: tensor {tensor!r} has quantisation {kind}, which the package gguf cannot read; take '
+    'the model in another one, such as Q8_0 or Q4_K'
+  )
+
+
+def _check_quantisations(package: types.ModuleType, sources: Mapping[str, TensorSource]) -> None:
+  """Refuses a quantisation that cannot be read before any tensor is."""
+  for source in {source.kind: source for source in sources.values()}.values():
+    kind = package.GGMLQuantizationType[source.kind]
+    block = np.zeros((1, package.GGML_QUANT_SIZES[kind][1]), np.uint8)
+    try:
+      with np.errstate(all='ignore'):
+        package.quants.dequantize(block, kind)
+    except (NotImplementedError, KeyError):
+      name = next(name for name, other in sources.items() if other.kind == source.kind)
+      raise UserError(_unknown(source.file, name, source.kind)) from None
+
+
+def _chat_templates(fields: Fields) -> dict[str, str]:
+  """Returns {name: source} of the chat templates in the metadata."""
+  found = {
+    key.removeprefix(TEMPLATE).removeprefix('.') or DEFAULT: fields.values.get(key)
+    for key in [*fields.values]
+    if key == TEMPLATE or key.startswith(f'{TEMPLATE}.')
+  }
+  return {name: source for name, source in found.items() if isinstance(source, str)}
+
+
+def _notes(fields: Fields, where: str) -> tuple[str, ...]:
+  """Returns a line that names the keys that nothing has read."""
+  unread = [line for line in fields.unread() if not re.search(HARMLESS, line.split(' ')[0])]
+  return (f'{where}: keys that nothing reads: {", ".join(unread)}',) if unread else ()
 
 
 def _config(
-  meta: Mapping[str, Any], sources: Mapping[str, TensorSource], name: str, file: str
+  fields: Fields, sources: Mapping[str, TensorSource], name: str, file: str
 ) -> DecoderConfig:
   """Returns the config that the metadata and the names of the tensors give."""
-  fields = Fields({k.removeprefix(f'{name}.'): v for k, v in meta.items()}, file)
-  fields.allow_only('expert_count', 0)
-  fields.allow_only('attention.sliding_window', 0)
+  for key, values in CHANGES.items():
+    fields.allow_only(key, *values)
   if 'token_embd.weight' not in sources:
     raise UserError(f"{file}: tensor 'token_embd.weight' is missing")
   width, heads = fields.get('embedding_length', int), fields.get('attention.head_count', int)
@@ -185,6 +343,12 @@ def _config(
     qk_norm='blk.0.attn_q_norm.weight' in sources,
     tied='output.weight' not in sources,
   )
+  for key in ('rope.dimension_count', 'attention.value_length'):
+    if fields.get(key, int, config.head_dim) != config.head_dim:
+      raise UserError(
+        f'{file}: {key} is {fields.values[key]}, a head has {config.head_dim} numbers; a model '
+        'where they differ is not supported'
+      )
   if ROPE_FACTORS not in sources:
     return config
   return _with_llama3_scaling(config, sources[ROPE_FACTORS].read(), file)
@@ -208,97 +372,3 @@ def _with_llama3_scaling(config: DecoderConfig, factors: np.ndarray, file: str) 
   if not np.allclose(frequencies(scaled), wanted, rtol=1e-4):
     raise UserError(f'{file}: tensor {ROPE_FACTORS!r} is not the scaling of Llama 3')
   return scaled
-
-
-def _tokenizer(meta: Mapping[str, Any], file: str) -> tuple[Tokenizer, SpecialIds]:
-  """The tokenizer of the metadata: byte-level BPE, or SentencePiece's BPE."""
-  fields = Fields({k.removeprefix('tokenizer.ggml.'): v for k, v in meta.items()}, file)
-  tokens, kind = fields.get('tokens', list), fields.get('model', str)
-  kinds = fields.get('token_type', list, [NORMAL] * len(tokens))
-  if kind == 'gpt2':
-    tokenizer = _byte_level(fields, tokens, file)
-  elif kind == 'llama':
-    tokenizer = _sentence_piece(fields, tokens, kinds)
-  else:
-    raise UserError(f'{file}: tokenizer {kind!r} is unknown; known: gpt2, llama')
-  marks = {CONTROL: True, UNKNOWN: True, USER_DEFINED: False}
-  for token, mark in zip(tokens, kinds, strict=True):
-    if mark in marks:
-      added = AddedToken(token, special=marks[mark], normalized=False)
-      tokenizer.add_special_tokens([added]) if marks[mark] else tokenizer.add_tokens([added])
-  ids = {n: fields.values.get(f'{m}_token_id') for n, m in
-         (('bos', 'bos'), ('eos', 'eos'), ('pad', 'padding'))}  # fmt: skip
-  special = SpecialIds(ids['bos'], fields.get('eos_token_id', int), ids['pad'])
-  if fields.get('add_bos_token', bool, kind == 'llama') and special.bos is not None:
-    bos = tokens[special.bos]
-    tokenizer.post_processor = processors.TemplateProcessing(
-      single=[bos, '$A'], pair=[bos, '$A', '$B'], special_tokens=[(bos, special.bos)]
-    )
-  return tokenizer, special
-
-
-_SPLITS = {  # the words of Llama 3 and Qwen 2, from their tokenizer.json
-  'llama-bpe': r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
-  r' ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+',
-  'qwen2': r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|"
-  r' ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+',
-}
-
-
-def _byte_level(fields: Fields, tokens: list[str], file: str) -> Tokenizer:
-  merges = [tuple(merge.split(' ', 1)) for merge in fields.get('merges', list)]
-  kind = fields.get('pre', str, 'default')
-  vocabulary = {token: i for i, token in enumerate(tokens)}
-  tokenizer = Tokenizer(models.BPE(vocabulary, merges, ignore_merges=kind == 'llama-bpe'))
-  if kind in ('default', 'gpt-2'):
-    tokenizer.pre_tokenizer = pre.ByteLevel(add_prefix_space=False)
-  elif kind == 'smollm':
-    tokenizer.pre_tokenizer = pre.Sequence(
-      [pre.Digits(individual_digits=True), pre.ByteLevel(add_prefix_space=False)]
-    )
-  elif kind in _SPLITS:
-    tokenizer.pre_tokenizer = pre.Sequence(
-      [
-        pre.Split(Regex(_SPLITS[kind]), 'isolated'),
-        pre.ByteLevel(add_prefix_space=False, use_regex=False),
-      ]
-    )
-  else:
-    known = ', '.join(('default', 'gpt-2', 'smollm', *_SPLITS))
-    raise UserError(f'{file}: pre-tokenizer {kind!r} is unknown; known: {known}')
-  if kind == 'qwen2':
-    tokenizer.normalizer = normalizers.NFC()
-  tokenizer.decoder = decoders.ByteLevel()
-  return tokenizer
-
-
-def _sentence_piece(fields: Fields, tokens: list[str], kinds: list[int]) -> Tokenizer:
-  """SentencePiece's BPE: the pair that makes the piece of the best score is merged first."""
-  scores, vocabulary = fields.get('scores', list), {token: i for i, token in enumerate(tokens)}
-  merges: list[tuple[float, tuple[str, str]]] = []
-  for piece, score, kind in zip(tokens, scores, kinds, strict=True):
-    if kind != NORMAL:
-      continue
-    pairs = [(piece[:i], piece[i:]) for i in range(1, len(piece))]
-    pairs = [pair for pair in pairs if pair[0] in vocabulary and pair[1] in vocabulary]
-    pairs.sort(key=lambda pair: (vocabulary[pair[0]], vocabulary[pair[1]]))
-    merges.extend((-score, pair) for pair in pairs)
-  merges.sort(key=lambda merge: merge[0])
-  unknown = next((t for t, kind in zip(tokens, kinds, strict=True) if kind == UNKNOWN), None)
-  tokenizer = Tokenizer(
-    models.BPE(
-      vocabulary,
-      [pair for _, pair in merges],
-      unk_token=unknown,
-      fuse_unk=True,
-      byte_fallback=BYTE in kinds,
-    )
-  )
-  prefix = fields.get('add_space_prefix', bool, True)
-  steps = [normalizers.Prepend('▁')] * prefix + [normalizers.Replace(' ', '▁')]
-  tokenizer.normalizer = normalizers.Sequence(steps)
-  strip = [decoders.Strip(' ', 1, 0)] * prefix
-  tokenizer.decoder = decoders.Sequence(
-    [decoders.Replace('▁', ' '), decoders.ByteFallback(), decoders.Fuse(), *strip]
-  )
-  return tokenizer

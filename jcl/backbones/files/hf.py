@@ -1,14 +1,13 @@
 """Pretrained models in and out: Hugging Face folders, and GGUF files in. No code of theirs runs.
 
-config, params, tokenizer, special = load('../models/SmolLM2-135M')
-save(pathlib.Path('mine'), Loaded(config, params, tokenizer, special))
+loaded = load('../models/SmolLM2-135M')
+save(pathlib.Path('mine'), loaded)
 """
 
 import contextlib
 import dataclasses
 import pathlib
 import re
-import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -18,14 +17,15 @@ from tokenizers import Tokenizer
 
 from jcl.backbones.backbone import Params
 from jcl.backbones.decoder_config import DecoderConfig
-from jcl.backbones.files import tensors
+from jcl.backbones.files import contradictions, tensors
+from jcl.backbones.files.companions import Companions, read_companions, write_companions
+from jcl.backbones.files.contradictions import is_untied
 from jcl.backbones.files.families import find_family, known_model_types, written_fields
 from jcl.backbones.files.family import Family
 from jcl.backbones.files.fields import Fields, existing_file, naming_file, read_json
 from jcl.backbones.files.head_files import read_head, with_head, write_head
 from jcl.backbones.files.tensors import TensorSource
 from jcl.backbones.files.tokenizer_files import read_tokenizer
-from jcl.backbones.files.tokenizer_files import written_fields as tokenizer_fields
 from jcl.backbones.files.weights import open_folder, write_folder, write_json
 from jcl.backbones.model_config import ModelConfig
 from jcl.backbones.tokenizers import SpecialIds, with_vocabulary
@@ -34,10 +34,10 @@ from jcl.storage import paths
 from jcl.storage.atomic import new_folder
 from jcl.streams import hub
 
-DOWNLOADED = ('*.json', '*.txt', 'tokenizer.model')
+DOWNLOADED = ('*.json', '*.txt', '*.jinja', 'tokenizer.model')
+NOT_DOWNLOADED = ('[!a]*/*', 'a[!d]*/*')  # all folders but additional_chat_templates
 WEIGHTS = ('*.safetensors',)
 WRITTEN = {'float32': np.float32, 'bfloat16': ml_dtypes.bfloat16}
-KEPT = ('chat_template.jinja', 'generation_config.json')  # of the folder a model came from
 
 
 class Loaded(NamedTuple):
@@ -48,12 +48,16 @@ class Loaded(NamedTuple):
     params: float32 numpy arrays; None where the weights were not read.
     tokenizer: of the model.
     special: ids that begin, end and fill up a text.
+    companions: what goes with the model, such as its chat template.
+    notes: a line for each contradiction that was resolved, and for what is in the files and unused.
   """
 
   config: ModelConfig
   params: Params | None
   tokenizer: Tokenizer
   special: SpecialIds
+  companions: Companions = Companions()
+  notes: tuple[str, ...] = ()
 
 
 def load(path: str, weights: bool = True, family: str = '') -> Loaded:
@@ -95,25 +99,78 @@ def load_config(path: str, family: str = '') -> ModelConfig:
 
     _refuse_family(path, family)
     return gguf.load_config(existing_file(place))
-  return _described(_folder(path, weights=False), family)[2]
+  folder = _folder(path, weights=False)
+  fields, record, config = _described(folder, family)
+  if not any(folder.glob('model*.safetensors')):
+    return config
+  with contextlib.ExitStack() as stack:
+    sources = _prefixed(open_folder(folder, stack), record)
+    return _held(config, record, sources, folder, fields.values)[0]
 
 
 def load_folder(folder: pathlib.Path, weights: bool = True, family: str = '') -> Loaded:
   """Reads a model folder; arguments and errors as in `load`."""
-  values, record, config = _described(folder, family)
-  tokenizer, special = read_tokenizer(folder, values)
+  fields, record, config = _described(folder, family)
+  tokenizer, special = read_tokenizer(folder, fields.values)
   config = with_vocabulary(config, tokenizer, str(folder))
-  if not weights:
-    return Loaded(config, None, tokenizer, special)
+  companions = read_companions(folder, fields.values)
+  notes = contradictions.of_config(fields, folder / 'config.json')
+  notes += contradictions.of_files(folder)
+  notes += contradictions.of_special_ids(
+    folder, fields.values, companions.generation, tokenizer, special
+  )
   with contextlib.ExitStack() as stack:
-    sources = _prefixed(open_folder(folder, stack), record)
-    if isinstance(config, DecoderConfig) and config.tied:
-      # An output projection in the file repeats the embedding.
-      sources = {n: x for n, x in sources.items() if not n.startswith(record.output_names)}
-    params = tensors.read(config, record.table, sources, str(folder), record.ignored)
+    there = weights or any(folder.glob('model*.safetensors'))
+    sources = _prefixed(open_folder(folder, stack), record) if there else {}
+    config, found = _held(config, record, sources, folder, fields.values)
+    notes += found
+    if not weights:
+      return Loaded(config, None, tokenizer, special, companions, tuple(notes))
+    used = {n: x for n, x in sources.items() if not _unused(n, config, record)}
+    params = tensors.read(config, record.table, used, str(folder))
   if config.classes:
     params['head'] = read_head(folder, config)
-  return Loaded(config, params, tokenizer, special)
+  return Loaded(config, params, tokenizer, special, companions, tuple(notes))
+
+
+def _held(
+  config: ModelConfig, record: Family, sources: dict[str, TensorSource], folder: pathlib.Path,
+  values: Mapping[str, Any],
+) -> tuple[ModelConfig, list[str]]:  # fmt: skip
+  """Compares the config with the tensors; returns the config as they have it, and notes.
+
+  A model that is tied by its config and not by its tensors is kept untied, as transformers does.
+  """
+  notes = []
+  if isinstance(config, DecoderConfig) and config.tied and is_untied(sources, record):
+    config = dataclasses.replace(config, tied=False)
+    notes.append(
+      f'{folder / "config.json"}: tie_word_embeddings is true, but the output projection in the '
+      'file is another than the embedding; both are kept, untied'
+    )
+  unread = [n for n in sources if _unused(n, config, record)]
+  repeated = [n for n in unread if n.startswith(record.output_names)]
+  if isinstance(config, DecoderConfig) and config.tied:
+    unread = [n for n in unread if n not in repeated]  # they are the embedding
+  used = set(sources) - set(unread) - set(repeated)
+  notes += contradictions.of_tensors(sources, unread, values, folder)
+  said = f'{folder / "config.json"}: the number of layers'
+  contradictions.check_layers(record.table, used, config.layers, said)
+  outputs = [e.tensor for e in record.table if e.paths[0] == 'unembed/embedding']
+  untied = isinstance(config, DecoderConfig) and not config.tied and not config.classes
+  if sources and untied and outputs and outputs[0] not in sources:
+    raise UserError(
+      f'{folder}: tensor {outputs[0]!r} is missing, and the config does not tie it to the '
+      'embedding (tie_word_embeddings): the model was saved without its output projection'
+    )
+  return config, notes
+
+
+def _unused(name: str, config: ModelConfig, record: Family) -> bool:
+  """Whether a tensor is known and not read: constants, heads, a repeated output projection."""
+  tied = isinstance(config, DecoderConfig) and config.tied
+  repeats = tied and name.startswith(record.output_names)
+  return repeats or bool(re.search(f'{record.ignored}|{contradictions.HEADS}', name))
 
 
 def save(
@@ -121,8 +178,6 @@ def save(
   loaded: Loaded,
   *,
   dtype: Literal['float32', 'bfloat16'] = 'float32',
-  source: pathlib.Path | None = None,
-  beside: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> None:
   """Writes a folder that transformers and `load` read; it appears whole or not at all.
 
@@ -131,14 +186,11 @@ def save(
     loaded: the model; rows that only pad its vocabulary are left out. Without parameters only its
       shape and its tokenizer are written.
     dtype: of the weights on disk; only float32 gives back the same bits.
-    source: the folder that the model came from, whose chat template and other words about the
-      tokenizer and about generation are kept.
-    beside: {file name: contents} of more JSON files.
 
   Raises:
     UserError: the folder is in use, or the model has an adapter that is not merged.
   """
-  config, params, tokenizer, special = loaded
+  config, params, tokenizer, special, companions, _ = loaded
   if params is not None and 'lora' in params:
     raise UserError('the parameters hold an adapter; merge it, or export it as one')
   ids = {f'{name}_token_id': value for name, value in special._asdict().items()}
@@ -150,14 +202,13 @@ def save(
     if config.classes:
       values['architectures'] = [_bare(name) for name in values['architectures']]
       write_head(part, config, None if params is None else params['head'])
-    for name, contents in (beside or {}).items():
-      write_json(part / name, contents)
+      if len(labels := companions.labels) == config.classes:
+        values['id2label'] = {str(i): label for i, label in enumerate(labels)}
+        values['label2id'] = {label: i for i, label in enumerate(labels)}
     write_json(part / 'config.json', values)
     tokenizer.save(str(part / 'tokenizer.json'))
-    write_json(part / 'tokenizer_config.json', tokenizer_fields(tokenizer, special, source))
-    for name in KEPT:
-      if source is not None and (source / name).is_file():
-        shutil.copyfile(source / name, part / name)
+    generates = isinstance(config, DecoderConfig) and not config.classes
+    write_companions(part, companions, tokenizer, special, generates)
 
 
 def _bare(architecture: str) -> str:
@@ -190,25 +241,34 @@ def _refuse_family(path: str, family: str) -> None:
     )
 
 
-def _described(folder: pathlib.Path, family: str) -> tuple[dict[str, Any], Family, ModelConfig]:
+def _described(folder: pathlib.Path, family: str) -> tuple[Fields, Family, ModelConfig]:
   """Reads config.json: its fields, the family, and the shape that it describes."""
   file = folder / 'config.json'
+  if (folder / 'adapter_config.json').is_file() and not file.is_file():
+    raise UserError(
+      f'{folder}: an adapter, not a model; merge it into its base model and give the result: '
+      f'jcl merge --adapters={folder} --weights=1 --into=weights --out=NEW'
+    )
   values = read_json(file)
   fields = Fields(values, str(file))
   name = family or _model_type(values, file)
   record = find_family(name, 'backbone.family' if family else f'{file}: model_type')
-  if values.get('quantization_config') is not None:
-    raise UserError(f'{file}: quantised safetensors are not supported; take the float weights')
+  if (quantised := values.get('quantization_config')) is not None:
+    method = quantised.get('quant_method') if isinstance(quantised, dict) else quantised
+    raise UserError(
+      f'{file}: quantization_config: weights quantised by {method} are not supported; take the '
+      'float weights of the model, or a GGUF file of it'
+    )
   with naming_file(str(file)):
     config = record.read(fields)
   if not isinstance(config, ModelConfig) or type(config) is ModelConfig:
     raise UserError(
-      f'backbone.family: {name}: read gives {type(config).__name__}; it must give a '
+      f'backbone.family: {name}: read gives {"dict" if isinstance(config, dict) else type(config).__name__}; it must give a '
       'jcl.backbones.DecoderConfig or EncoderConfig'
     )
   model_type = fields.get('model_type', str) if family else ''
   return (
-    values,
+    fields,
     record,
     with_head(folder, dataclasses.replace(config, family=name, model_type=model_type)),
   )
@@ -233,7 +293,7 @@ def _download(name: str, patterns: tuple[str, ...]) -> pathlib.Path:
   huggingface_hub = hub.imported('huggingface_hub')
   try:
     folder = huggingface_hub.snapshot_download(
-      name, allow_patterns=list(patterns), ignore_patterns=['*/*']
+      name, allow_patterns=list(patterns), ignore_patterns=list(NOT_DOWNLOADED)
     )
   except (OSError, ValueError, RuntimeError) as error:
     raise UserError(

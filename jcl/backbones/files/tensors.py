@@ -26,11 +26,13 @@ class TensorSource(NamedTuple):
     file: for messages.
     shape: of the tensor.
     read: () -> the tensor in float32.
+    kind: its type in the file, such as F32, BF16 or Q4_K.
   """
 
   file: str
   shape: Shape
   read: Callable[[], np.ndarray]
+  kind: str = ''
 
 
 def flatten(tree: Params) -> dict[str, Any]:

@@ -1,11 +1,13 @@
 """The tokenizer of a model folder: tokenizer.json and what the other files say about its ids."""
 
+import importlib.util
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 from tokenizers import Tokenizer
 
+from jcl.backbones.files.companions import tokenizer_fields
 from jcl.backbones.files.fields import read_json
 from jcl.backbones.tokenizers import SpecialIds, vocabulary_size
 from jcl.errors import UserError
@@ -35,25 +37,6 @@ def read_tokenizer(folder: pathlib.Path, model: Mapping[str, Any]) -> tuple[Toke
   return tokenizer, _special_ids(folder, model, tokenizer)
 
 
-def written_fields(
-  tokenizer: Tokenizer, special: SpecialIds, source: pathlib.Path | None
-) -> dict[str, Any]:
-  """Returns the fields of a tokenizer_config.json.
-
-  Args:
-    tokenizer: whose tokens they name.
-    special: ids of the special tokens.
-    source: folder of the model that the tokenizer came from, whose other fields are kept.
-  """
-  file = None if source is None else source / 'tokenizer_config.json'
-  values = read_json(file) if file is not None and file.is_file() else {}
-  values.pop('added_tokens_decoder', None)  # tokenizer.json holds all tokens, the new ones too
-  values.setdefault('clean_up_tokenization_spaces', False)
-  for name, number in special._asdict().items():
-    values[f'{name}_token'] = None if number is None else tokenizer.id_to_token(number)
-  return {**values, 'tokenizer_class': 'PreTrainedTokenizerFast'}
-
-
 def _converted(folder: pathlib.Path) -> Tokenizer:
   """Lets transformers convert vocab.json and merges.txt, vocab.txt, or tokenizer.model."""
   known = ('vocab.json', 'vocab.txt', 'tokenizer.model')
@@ -65,6 +48,13 @@ def _converted(folder: pathlib.Path) -> Tokenizer:
       str(folder), use_fast=True, trust_remote_code=False
     ).backend_tokenizer
   except Exception as error:  # of any kind, out of its converters
+    alone = not any((folder / name).is_file() for name in known[:2])
+    if alone and importlib.util.find_spec('sentencepiece') is None:
+      raise UserError(
+        f'{folder / "tokenizer.model"}: reading it needs the package sentencepiece (pip install '
+        'sentencepiece protobuf); or convert it once where that is installed: '
+        'transformers.AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)'
+      ) from None
     reason = str(error).strip().split('\n')[0]
     raise UserError(f'{folder}: transformers cannot read the tokenizer ({reason})') from None
 
@@ -74,10 +64,10 @@ def _special_ids(
 ) -> SpecialIds:
   """Returns the special ids: those that tokenizer_config.json names, else those of config.json."""
   file = folder / 'tokenizer_config.json'
-  named = read_json(file) if file.is_file() else {}
+  named = tokenizer_fields(folder)
   ids: dict[str, Any] = {}
   for name in ('bos', 'eos', 'pad'):
-    if f'{name}_token' in named:
+    if named.get(f'{name}_token') is not None or (name != 'eos' and f'{name}_token' in named):
       ids[name] = _named_id(f'{name}_token', named, tokenizer, file)
     else:
       value = model.get(f'{name}_token_id')
@@ -90,9 +80,17 @@ def _special_ids(
         ids[name] = _named_id(f'{stands_in}_token', named, tokenizer, file)
       elif ids[name] is None:  # BERT's own files leave the names to the code
         ids[name] = tokenizer.token_to_id(f'[{stands_in.upper()}]')
-  if not isinstance(ids['eos'], int):
+  if ids['eos'] is None:
+    ids['eos'] = generation_eos(folder)
+  if ids['eos'] is not None and not isinstance(ids['eos'], int):
     raise UserError(
-      f'{folder}: no eos_token (or sep_token) in tokenizer_config.json, nor eos_token_id in config'
+      f'{folder / "config.json"}: eos_token_id is {model.get("eos_token_id")!r}; it must be a '
+      'token id, or a list of them'
+    )
+  if ids['eos'] is None:
+    raise UserError(
+      f'{folder}: no eos_token (or sep_token) in tokenizer_config.json, and no eos_token_id in '
+      'config.json or generation_config.json: write the one that ends a text into config.json'
     )
   count = vocabulary_size(tokenizer)
   for name, number in ids.items():
@@ -103,6 +101,14 @@ def _special_ids(
         f'ids 0 … {count - 1}'
       )
   return SpecialIds(**ids)
+
+
+def generation_eos(folder: pathlib.Path) -> int | None:
+  """Returns the first eos_token_id of generation_config.json; None where there is none."""
+  file = folder / 'generation_config.json'
+  found = read_json(file).get('eos_token_id') if file.is_file() else None
+  found = found[0] if isinstance(found, list) and found else found
+  return found if isinstance(found, int) else None
 
 
 def _named_id(

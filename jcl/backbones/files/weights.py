@@ -90,7 +90,8 @@ def open_file(file: pathlib.Path, stack: contextlib.ExitStack) -> dict[str, Tens
   sources = {}
   for name in opened.keys():  # noqa: SIM118  # not a dict
     read = functools.partial(_read_tensor, file, opened, name)
-    sources[name] = TensorSource(str(file), tuple(opened.get_slice(name).get_shape()), read)
+    part = opened.get_slice(name)
+    sources[name] = TensorSource(str(file), tuple(part.get_shape()), read, part.get_dtype())
   return sources
 
 

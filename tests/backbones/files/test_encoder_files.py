@@ -135,8 +135,8 @@ BAD = {
   ),
   'classifier': (
     'distilbert',
-    lambda golden: golden.update({'weight:classifier.bias': np.zeros(2, np.float32)}),
-    "tensor 'distilbert.classifier.bias' is unknown",
+    lambda golden: golden.update({'weight:classify.bias': np.zeros(2, np.float32)}),
+    "tensor 'distilbert.classify.bias' is unknown",
   ),
 }
 

@@ -3,15 +3,18 @@
 import dataclasses
 import json
 import pathlib
+import shutil
 
+import huggingface_hub
 import jax
 import numpy as np
 import pytest
 import safetensors.numpy
 from goldens import make_decoder_goldens as goldens
-from support import model_folder, rounding, runs
+from support import adapter_folder, model_folder, rounding, runs
 from support.launchers import call
 
+import jcl
 from jcl import workdir as workdirs
 from jcl.backbones import heads, lora, tokenizers
 from jcl.backbones.files import hf, peft, weights
@@ -103,20 +106,91 @@ def test_bfloat16_is_rounded_once(tmp_path):
   np.testing.assert_array_equal(again.params['embed']['embedding'], wanted)
 
 
+CHAT = '{% for m in messages %}{{ m.content }}\r\n{% endfor %}'
+
+
 def test_words_of_the_source_are_kept(tmp_path):
   folder = model_folder.write(tmp_path / 'theirs', model_folder.golden('llama'))
-  words = {'chat_template': 'hello', 'added_tokens_decoder': {}, 'bos_token': '<bos>'}
-  words |= {'eos_token': '<eos>', 'pad_token': '<pad>'}
+  words = {
+    'chat_template': [{'name': 'default', 'template': CHAT}, {'name': 'rag', 'template': 'x'}]
+  }
+  words |= {'added_tokens_decoder': {}, 'bos_token': '<bos>', 'model_max_length': 77}
   (folder / 'tokenizer_config.json').write_text(json.dumps(words))
-  (folder / 'generation_config.json').write_text('{"temperature": 0.5}')
-  hf.save(tmp_path / 'ours', hf.load(str(folder)), source=folder)
-  kept = json.loads((tmp_path / 'ours' / 'tokenizer_config.json').read_text())
-  assert kept['chat_template'] == 'hello'
-  assert kept['eos_token'] == '<eos>'
-  assert 'added_tokens_decoder' not in kept
-  assert (
-    json.loads((tmp_path / 'ours' / 'generation_config.json').read_text())['temperature'] == 0.5
+  (folder / 'special_tokens_map.json').write_text(
+    '{"eos_token": {"content": "<eos>"}, "pad_token": "<pad>", "unk_token": "<unk>"}'
   )
+  (folder / 'generation_config.json').write_text('{"temperature": 0.5}')
+  hf.save(tmp_path / 'ours', hf.load(str(folder)))
+  kept = json.loads((tmp_path / 'ours' / 'tokenizer_config.json').read_text())
+  assert kept['eos_token'] == '<eos>'
+  assert kept['unk_token'] == '<unk>'
+  assert kept['model_max_length'] == 77
+  assert not {'added_tokens_decoder', 'chat_template'} & set(kept)
+  written = {file.name: file.read_bytes().decode() for file in (tmp_path / 'ours').rglob('*.j*')}
+  assert written['chat_template.jinja'] == CHAT
+  assert written['rag.jinja'] == 'x'
+  assert json.loads(written['generation_config.json']) == {'temperature': 0.5}
+  again = hf.load(str(tmp_path / 'ours'))
+  assert again.companions.chat_template == CHAT
+  hf.save(tmp_path / 'again', again)
+  assert contents(tmp_path / 'again') == contents(tmp_path / 'ours')
+
+
+def contents(folder: pathlib.Path) -> dict[str, bytes]:
+  """Returns {path inside the folder: bytes}."""
+  files = (file for file in folder.rglob('*') if file.is_file())
+  return {str(file.relative_to(folder)): file.read_bytes() for file in files}
+
+
+def test_every_way_to_a_model_leads_to_the_same_export(tmp_path, monkeypatch):
+  """A folder, a name on the hub, a GGUF file, and a merge of an adapter that changes nothing."""
+  pytest.importorskip('gguf')
+  from support import gguf_files
+
+  theirs = hf.load(str(model_folder.write(tmp_path / 'm', model_folder.golden('qwen2'))))
+  params = tensors_of_ten(theirs.params)
+  file = gguf_files.write(
+    tmp_path / 'model.gguf', params, theirs.config, arch='qwen2', chat_template=CHAT
+  )
+  first = hf.load(file)
+  local = tmp_path / 'local'
+  hf.save(local, first)
+  hub = fetch_from(local, tmp_path / 'hub')
+  monkeypatch.setattr(huggingface_hub, 'snapshot_download', hub)
+  for name, path in (('of-folder', str(local)), ('of-hub', 'some/model'), ('of-gguf', file)):
+    jcl.load_model(path).save(tmp_path / name)
+    (tmp_path / name / 'jcl.json').unlink()  # how jcl asks it: of a run, or as it is by itself
+  adapter = adapter_folder.adapter({'q': lora.kernels(first.params)['q']}, 2, 0, scale=0.0)
+  peft.write(tmp_path / 'adapter', first.config, adapter, str(local))
+  out = tmp_path / 'merged'
+  merge = call('merge', f'--adapters={tmp_path}/adapter', '--into=weights', f'--out={out}')
+  assert merge.returncode == 0, merge.stderr
+  wanted = contents(local)
+  assert {'chat_template.jinja', 'generation_config.json'} <= set(wanted)
+  for name in ('of-folder', 'of-hub', 'of-gguf', 'merged'):
+    found = contents(tmp_path / name)
+    assert sorted(found) == sorted(wanted), name
+    assert [file for file in wanted if found[file] != wanted[file]] == [], name
+
+
+def tensors_of_ten(params):
+  """Parameters with the ten tokens that the tokenizer of a GGUF test file has."""
+  return {**params, 'embed': {'embedding': params['embed']['embedding'][:10]}}
+
+
+def fetch_from(folder: pathlib.Path, cache: pathlib.Path):
+  """Returns a `snapshot_download` that copies what the patterns allow, as the hub's own does."""
+
+  def fetch(name, allow_patterns, ignore_patterns):
+    files = [str(f.relative_to(folder)) for f in folder.rglob('*') if f.is_file()]
+    for file in huggingface_hub.utils.filter_repo_objects(
+      files, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns
+    ):
+      (cache / file).parent.mkdir(parents=True, exist_ok=True)
+      shutil.copyfile(folder / file, cache / file)
+    return str(cache)
+
+  return fetch
 
 
 def test_nothing_is_overwritten_and_nothing_is_left_half_written(tmp_path, monkeypatch):
@@ -125,7 +199,7 @@ def test_nothing_is_overwritten_and_nothing_is_left_half_written(tmp_path, monke
     hf.save(tmp_path / 'theirs', loaded)
   with pytest.raises(UserError, match='an adapter; merge it'):
     hf.save(tmp_path / 'ours', loaded._replace(params={**loaded.params, 'lora': {}}))
-  monkeypatch.setattr(hf, 'tokenizer_fields', lambda *a: 1 / 0)
+  monkeypatch.setattr(hf, 'write_companions', lambda *a: 1 / 0)
   with pytest.raises(ZeroDivisionError):
     hf.save(tmp_path / 'ours', loaded)
   assert [f.name for f in tmp_path.iterdir()] == ['theirs']

@@ -1,5 +1,6 @@
 """GGUF files, written here with the package `gguf` and read back."""
 
+import pathlib
 import sys
 
 import jax
@@ -79,27 +80,170 @@ def q4_k(block):
   return out
 
 
-@pytest.mark.parametrize(('kind', 'formula'), [('Q6_K', q6_k), ('Q4_K', q4_k)])
-def test_k_quants_are_read(kind, formula, tmp_path):
+def q2_k(block):
+  """Sixteen runs of 16 numbers of 2 bits in 84 bytes: a scale and a least value of 4 bits each."""
+  scales, values = block[:16].astype(int), block[16:80].astype(int)
+  delta, least = block[80:84].view(np.float16).astype(np.float32)
+  out = np.zeros(256, np.float32)
+  for i in range(256):
+    half, part, place = i // 128, i % 128 // 32, i % 32
+    bits = values[32 * half + place] >> 2 * part & 3
+    out[i] = delta * (scales[i // 16] & 15) * bits - least * (scales[i // 16] >> 4)
+  return out
+
+
+def q3_k(block):
+  """Sixteen runs of 16 numbers of 3 bits in 110 bytes: scales of 6 bits, offset by 32."""
+  mask, values, packed = (part.astype(int) for part in (block[:32], block[32:96], block[96:108]))
+  delta, out = block[108:110].view(np.float16)[0].astype(np.float32), np.zeros(256, np.float32)
+  for i in range(256):
+    run, half, part, place = i // 16, i // 128, i % 128 // 32, i % 32
+    low = packed[run % 8] >> 4 * (run // 8) & 15
+    high = packed[8 + run % 4] >> 2 * (run // 4) & 3
+    bits = values[32 * half + place] >> 2 * part & 3
+    minus = 0 if mask[place] >> 4 * half + part & 1 else 4
+    out[i] = delta * ((low | high << 4) - 32) * (bits - minus)
+  return out
+
+
+def q5_k(block):
+  """Like Q4_K, with a fifth bit for each number in 32 bytes of their own."""
+  high, plain = block[16:48].astype(int), np.concatenate([block[:16], block[48:]])
+  delta, packed = block[:2].view(np.float16)[0].astype(np.float32), block[4:16].astype(int)
+  out = q4_k(plain)
+  for i in range(256):
+    run = i // 32
+    early = packed[run] & 63 if run < 4 else packed[run + 4] & 15 | packed[run - 4] >> 6 << 4
+    out[i] += delta * early * 16 * (high[i % 32] >> run & 1)
+  return out
+
+
+LEVELS = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
+
+
+def iq4_nl(block):
+  """A scale and 32 numbers of 4 bits, which are places in a table of levels."""
+  delta, values = block[:2].view(np.float16)[0].astype(np.float32), block[2:18].astype(int)
+  return np.array(
+    [delta * LEVELS[values[i % 16] >> 4 * (i // 16) & 15] for i in range(32)], np.float32
+  )
+
+
+def iq4_xs(block):
+  """Eight runs of 32 numbers as in IQ4_NL, each run with a scale of 6 bits, offset by 32."""
+  delta = block[:2].view(np.float16)[0].astype(np.float32)
+  high, low = int(block[2:4].view(np.uint16)[0]), block[4:8].astype(int)
+  values, out = block[8:].astype(int), np.zeros(256, np.float32)
+  for i in range(256):
+    run, place = divmod(i, 32)
+    scale = low[run // 2] >> 4 * (run % 2) & 15 | (high >> 2 * run & 3) << 4
+    nibble = values[16 * run + place % 16] >> 4 * (place // 16) & 15
+    out[i] = delta * (scale - 32) * LEVELS[nibble]
+  return out
+
+
+HALVES = {  # where half-precision scales stand in a block
+  'Q2_K': (80, 82), 'Q3_K': (108,), 'Q4_K': (0, 2), 'Q5_K': (0, 2), 'Q6_K': (208,),
+  'IQ4_NL': (0,), 'IQ4_XS': (0,),
+}  # fmt: skip
+FORMULAS = (q2_k, q3_k, q4_k, q5_k, q6_k, iq4_nl, iq4_xs)  # quants.c and ggml-quants.c of llama.cpp
+
+
+@pytest.mark.parametrize('formula', FORMULAS)
+def test_quantisations_of_llama_cpp_are_read(formula, tmp_path):
   """Against the format's own description, number by number."""
   from jcl.backbones.decoder import decoder
   from jcl.backbones.decoder_config import DecoderConfig
 
-  config = DecoderConfig(10, width=256, layers=1, heads=4, feed_forward=256, max_positions=64)
+  kind = formula.__name__.upper()
+  config = DecoderConfig(10, width=256, layers=1, heads=4, feed_forward=64, max_positions=64)
   params = jax.tree.map(np.asarray, decoder(config).init(jax.random.key(0)))
-  quantisation = gguf.GGMLQuantizationType[kind]
-  size = gguf.GGML_QUANT_SIZES[quantisation][1]
-  blocks = np.random.default_rng(0).integers(0, 256, (256, size), dtype=np.uint8)
-  halves = {'Q6_K': [208], 'Q4_K': [0, 2]}[kind]
-  for at in halves:  # a sane scale: random bytes may be no number
+  numbers, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
+  rows = 64 * 256 // numbers
+  blocks = np.random.default_rng(0).integers(0, 256, (rows, size), dtype=np.uint8)
+  for at in HALVES[kind]:  # a sane scale: random bytes may be no number
     blocks[:, at : at + 2] = np.array([0.01], np.float16).view(np.uint8)
-  loaded = hf.load(
-    write(tmp_path / 'model.gguf', params, config, raw={'blk.0.ffn_up.weight': (blocks, kind)})
-  )
-  wanted = np.stack([formula(block) for block in blocks]).T
-  assert np.ptp(wanted) > 1
+  raw = {'blk.0.ffn_up.weight': (blocks.reshape(64, -1), kind)}
+  loaded = hf.load(write(tmp_path / 'model.gguf', params, config, raw=raw))
+  wanted = np.stack([formula(block) for block in blocks]).reshape(64, 256).T
+  assert np.ptp(wanted) > 0.5
   found = loaded.params['layers']['up']['kernel'][0]
   rounding.assert_close(found, wanted, terms=2)  # a scaled number and an offset
+
+
+def parts(folder, params, config, count=2, chosen=lambda i, name: ('blk.0' in name) == i, **more):
+  """The files of a model that is split."""
+  return [
+    write(
+      folder / f'm-{i + 1:05}-of-{count:05}.gguf', params, config,
+      split=(i, count, lambda name, i=i: chosen(i, name)), **more,
+    )
+    for i in range(count)
+  ]  # fmt: skip
+
+
+def test_a_split_model_is_read_as_one_whichever_file_is_named(wide, tmp_path):
+  config, params = wide
+  whole = hf.load(write(tmp_path / 'whole.gguf', params, config))
+  for file in parts(tmp_path, params, config):
+    found = hf.load(file)
+    assert found.config == whole.config
+    jax.tree.map(np.testing.assert_array_equal, found.params, whole.params)
+    assert hf.load_config(file) == hf.load_config(str(tmp_path / 'whole.gguf'))
+
+
+def test_an_untied_model_is_not_read_as_tied_for_its_projection_is_in_another_file(wide, tmp_path):
+  last = parts(tmp_path, wide[1], wide[0], chosen=lambda i, name: (name == 'output.weight') == i)
+  assert not hf.load(last[0]).config.tied
+
+
+def test_files_of_a_split_model_that_contradict_each_other_are_refused(wide, tmp_path):
+  config, params = wide
+
+  def refused(says, file, change=lambda: None):
+    change()
+    with pytest.raises(UserError, match=says) as caught:
+      hf.load(str(file))
+    assert str(tmp_path) in str(caught.value)
+
+  first, second = map(pathlib.Path, parts(tmp_path, params, config))
+  data = second.read_bytes()
+  refused('in 2 files, of which m-00002-of-00002.gguf is missing', first, second.unlink)
+  renamed = tmp_path / 'other.gguf'
+  refused('must be called NAME-00001-of-00002', renamed, lambda: renamed.write_bytes(data))
+  refused('split.no is 0; .* must say 1', first, lambda: second.write_bytes(first.read_bytes()))
+  again = lambda: parts(tmp_path, params, config, chosen=lambda i, name: True)
+  refused("tensor 'token_embd.weight' is in an earlier file|is in an earlier file", first, again)
+  none = lambda: parts(tmp_path, params, config, chosen=lambda i, name: 'blk.1' not in name and i)
+  refused('split.tensors.count is 21; the 2 files hold 12 tensors', first, none)
+  (tmp_path / 'b').mkdir()
+  parts(tmp_path, params, config, meta={'llama.vocab_size': 40})
+  stranger = parts(tmp_path / 'b', params, config, meta={'llama.vocab_size': 41})[1]
+  replaced = lambda: second.write_bytes(pathlib.Path(stranger).read_bytes())
+  refused('llama.vocab_size is another than in m-00001', first, replaced)
+
+
+def test_what_is_not_read_is_named_or_refused(wide, tmp_path):
+  config, params = wide
+  made = lambda **meta: write(
+    tmp_path / 'm.gguf', params, config, meta={k.replace('__', '.'): v for k, v in meta.items()}
+  )
+  assert hf.load(made(general__name='x', general__file_type=1)).notes == ()
+  notes = hf.load(made(llama__odd=3, tokenizer__ggml__fim_pre_token_id=5)).notes
+  assert 'keys that nothing reads: odd 3, tokenizer.ggml.fim_pre_token_id 5' in notes[0]
+  for key, value, says in (
+    ('llama__rope__dimension_count', 4, 'rope.dimension_count is 4, a head has 8 numbers'),
+    ('llama__expert_count', 8, 'expert_count 8 is not supported'),
+    ('llama__attention__sliding_window', 4096, 'sliding_window'),
+    ('llama__final_logit_softcapping', 30.0, 'final_logit_softcapping'),
+    ('general__type', 'adapter', "general.type is 'adapter', not a model"),
+    ('tokenizer__ggml__add_eos_token', True, 'add_eos_token is true'),
+  ):
+    with pytest.raises(UserError, match=says):
+      hf.load(made(**{key: value}))
+  third = {'blk.2.attn_norm.weight': np.ones(32, np.float32)}
+  with pytest.raises(UserError, match='block_count is 2, but the tensors are those of 3 layers'):
+    hf.load(write(tmp_path / 'm.gguf', params, config, extra=third))
 
 
 def test_a_shape_is_read_without_the_tensors(wide, tmp_path):
@@ -183,7 +327,7 @@ def test_bad_files_are_refused(wide, tmp_path, monkeypatch):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=f'{name}: {says}'):
       hf.load(str(tmp_path / name))
-  with pytest.raises(UserError, match="architecture 'gemma' is unknown; known: llama"):
+  with pytest.raises(UserError, match="architecture 'gemma' is not read from GGUF; known: llama"):
     hf.load(write(tmp_path / 'arch.gguf', params, config, arch='gemma'))
   other = lambda writer: byte_level(writer, pre='tekken')
   with pytest.raises(UserError, match="pre-tokenizer 'tekken' is unknown"):
@@ -191,7 +335,9 @@ def test_bad_files_are_refused(wide, tmp_path, monkeypatch):
   with pytest.raises(UserError, match="tensor 'odd' is unknown"):
     hf.load(write(tmp_path / 'odd.gguf', params, config, extra={'odd': np.zeros(3, np.float32)}))
   monkeypatch.setattr(gguf.quants, 'dequantize', _unknown)
-  with pytest.raises(UserError, match=r'tensor .* has unknown quantisation F32'):
+  with pytest.raises(
+    UserError, match=r'tensor .* has quantisation F32, which the package gguf cannot'
+  ):
     hf.load(good)
   monkeypatch.setitem(sys.modules, 'gguf', None)
   with pytest.raises(UserError, match=r"needs the package gguf: pip install 'jcl\[gguf\]'"):

@@ -1,6 +1,7 @@
 """Import of folders, hub names and GGUF files; growth of the vocabulary; refusals."""
 
 import functools
+import importlib.util
 import json
 import os
 import pathlib
@@ -209,7 +210,10 @@ BAD = {
   'heads': (edit(num_key_value_heads=3), '4 heads are no multiple of 3'),
   'act': (edit(hidden_act='xielu'), "hidden_act 'xielu' is not supported; known"),
   'rope': (edit(rope_parameters={'rope_type': 'yarn'}), "rope type 'yarn' is not supported"),
-  'quantised': (edit(quantization_config={'bits': 4}), 'quantised safetensors'),
+  'quantised': (
+    edit(quantization_config={'quant_method': 'gptq'}),
+    'quantization_config: weights quantised by gptq are not supported',
+  ),
   'window': (edit(model_type='mistral', sliding_window=4096), 'sliding_window attention'),
   'default window': (edit(model_type='mistral'), 'sliding_window attention'),
   'qwen window': (edit(model_type='qwen2', use_sliding_window=True), 'use_sliding_window True'),
@@ -230,6 +234,27 @@ BAD = {
   'no tokenizer': (lambda f: (f / 'tokenizer.json').unlink(), 'no tokenizer.json'),
   'tokenizer': (lambda f: (f / 'tokenizer.json').write_text('{}'), 'tokenizer.json: no valid'),
   'eos': (edit(eos_token_id=...), 'no eos_token'),
+  'eos of another type': (edit(eos_token_id='2'), "eos_token_id is '2'; it must be a token id"),
+  'more layers': (
+    edit(num_hidden_layers=1),
+    'number of layers is 1, but the tensors are those of 2 layers',
+  ),
+  'fewer layers': (
+    edit(num_hidden_layers=3),
+    'number of layers is 3, but the tensors are those of 2 layers',
+  ),
+  'no projection': (
+    reweigh(lambda w: w.pop('lm_head.weight')),
+    "tensor 'lm_head.weight' is missing, and the config does not tie it",
+  ),
+  'an adapter': (
+    lambda f: (f / 'config.json').rename(f / 'adapter_config.json'),
+    'an adapter, not a model; merge it into its base model.*jcl merge --adapters=',
+  ),
+  'an adapter beside': (
+    lambda f: (f / 'adapter_config.json').write_text('{}'),
+    'an adapter .* stands beside the model',
+  ),
   'special': (
     edit(bos_token_id=99),
     'bos_token_id of config.json is 99, which is none of',
@@ -246,6 +271,65 @@ def test_bad_folders_are_refused_in_one_line(name, tmp_path):
     hf.load(str(folder))
   assert '\n' not in str(caught.value)
   assert str(tmp_path) in str(caught.value) or 'heads' in str(caught.value)
+
+
+def test_a_projection_that_is_not_the_embedding_is_kept_untied(tmp_path):
+  folder = model_folder.write(tmp_path / 'm', model_folder.golden('llama'))
+  whole = hf.load(str(folder))
+  edit(tie_word_embeddings=True)(folder)
+  for found in (hf.load(str(folder)), hf.load(str(folder), weights=False)):
+    assert not found.config.tied
+    assert any('both are kept, untied' in note for note in found.notes)
+  assert not hf.load_config(str(folder)).tied
+  equal(hf.load(str(folder)), whole)
+  same = lambda w: w.update({'lm_head.weight': w['model.embed_tokens.weight']})
+  reweigh(same)(folder)
+  tied = hf.load(str(folder))
+  assert tied.config.tied
+  assert 'unembed' not in tied.params
+  assert tied.notes == ()
+
+
+def test_what_is_not_used_is_named(tmp_path):
+  folder = model_folder.write(tmp_path / 'm', model_folder.golden('llama'))
+  assert hf.load(str(folder)).notes == ()
+  edit(attention_dropout=0.1, logit_scale=3.0, dtype='float16', eos_token_id=[3, 2, 9])(folder)
+  extra = {f'model.layers.{i}.self_attn.rotary_emb.inv_freq': np.zeros(2, 'f') for i in range(2)}
+  reweigh(lambda w: w.update(extra, **{'score.weight': np.zeros((2, 16), 'f')}))(folder)
+  (folder / 'generation_config.json').write_text('{"eos_token_id": 2}')
+  (folder / 'consolidated.safetensors').write_bytes(b'')
+  notes = '\n'.join(hf.load(str(folder)).notes)
+  assert 'config.json: settings that nothing reads: attention_dropout 0.1, logit_scale 3.0' in notes
+  assert 'not used: model.layers.*.self_attn.rotary_emb.inv_freq (2), score.weight' in notes
+  assert 'dtype is float16, but the tensors are float32; they are read as they are' in notes
+  assert "config.json: eos_token_id is [3, 2, 9]; a text ends with '<eos>' (3) alone" in notes
+  assert 'generation_config.json: eos_token_id is 2' in notes
+  assert 'consolidated.safetensors: not read' in notes
+
+
+def test_a_text_ends_where_any_of_the_files_says_so(tmp_path):
+  folder = model_folder.write(tmp_path / 'm', model_folder.golden('llama'))
+  (folder / 'tokenizer_config.json').write_text('{"eos_token": null}')
+  edit(eos_token_id=3)(folder)
+  assert hf.load(str(folder)).special.eos == 3
+  edit(eos_token_id=...)(folder)
+  (folder / 'generation_config.json').write_text('{"eos_token_id": [2, 3]}')
+  assert hf.load(str(folder)).special.eos == 2
+  (folder / 'special_tokens_map.json').write_text('{"eos_token": {"content": "<eos>"}}')
+  (folder / 'tokenizer_config.json').unlink()
+  assert hf.load(str(folder)).special.eos == 3
+
+
+def test_a_lone_sentence_piece_model_says_what_to_do(tmp_path, monkeypatch):
+  folder = model_folder.write(tmp_path / 'm', model_folder.golden('llama'))
+  (folder / 'tokenizer.json').rename(folder / 'tokenizer.model')
+  find = importlib.util.find_spec
+  lacking = lambda name, *more: None if name == 'sentencepiece' else find(name, *more)
+  monkeypatch.setattr(importlib.util, 'find_spec', lacking)
+  with pytest.raises(
+    UserError, match=r'tokenizer.model: reading it needs the package sentencepiece'
+  ):
+    hf.load(str(folder))
 
 
 def test_a_tokenizer_larger_than_the_embedding_is_refused(tmp_path):

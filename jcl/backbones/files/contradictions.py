@@ -1,0 +1,160 @@
+"""What the files of a model folder say against each other, and what in them is not used.
+
+A contradiction is resolved as transformers resolves it, with a line, or refused. What is in a file
+and not read is named.
+"""
+
+import collections
+import pathlib
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from jcl.backbones.files.family import Entry, Family
+from jcl.backbones.files.fields import Fields
+from jcl.backbones.files.tensors import TensorSource
+from jcl.backbones.tokenizers import SpecialIds
+from jcl.errors import UserError
+
+# Fields of a config.json on which nothing that is computed depends.
+HARMLESS = {
+  '_name_or_path', 'architectures', 'auto_map', 'bos_token_id', 'cls_token_id', 'dtype',
+  'eos_token_id', 'finetuning_task', 'gradient_checkpointing', 'id2label', 'initializer_range',
+  'is_decoder', 'label2id', 'mask_token_id', 'model_type', 'n_ctx', 'num_labels', 'pad_token_id',
+  'output_attentions', 'output_hidden_states', 'pretraining_tp', 'problem_type', 'return_dict',
+  'sep_token_id', 'summary_activation',
+  'summary_first_dropout', 'summary_proj_to_labels', 'summary_type', 'summary_use_proj',
+  'task_specific_params', 'tokenizer_class', 'torch_dtype', 'transformers_version', 'unk_token_id',
+  'use_cache', 'max_window_layers', 'sinusoidal_pos_embds', 'rope_interleaved',
+  'classifier_dropout',
+}  # fmt: skip
+DTYPES = {'F16': 'float16', 'BF16': 'bfloat16', 'F32': 'float32', 'F64': 'float64'}
+# Heads of fine-tuned models, which transformers too leaves out where a bare model is asked for.
+HEADS = r'^(\w+\.)?(classifier|pre_classifier|qa_outputs|score|classification_head)\.'
+
+
+def is_untied(
+  sources: Mapping[str, TensorSource], family: Family, embedding: str = 'embed/embedding'
+) -> bool:
+  """Whether a file holds an output projection that is another than its embedding.
+
+  Args:
+    sources: tensors of the file.
+    family: of the model.
+    embedding: path of the embedding in jcl's tree.
+  """
+  name = next(entry.tensor for entry in family.table if entry.paths == (embedding,))
+  projections = [n for n in sources if n.startswith(family.output_names)]
+  weight = next((n for n in projections if n.endswith('weight')), None)
+  if weight is None or name not in sources:
+    return False
+  one, two = sources[weight], sources[name]
+  return one.shape != two.shape or not np.array_equal(one.read(), two.read(), equal_nan=True)
+
+
+def check_layers(table: Sequence[Entry], names: Iterable[str], layers: int, said: str) -> None:
+  """Refuses tensors of more or fewer layers than the config says.
+
+  Args:
+    table: of the family.
+    names: of the tensors in the files.
+    layers: L of the config.
+    said: file and field that say L, for messages.
+
+  Raises:
+    UserError: naming both numbers.
+  """
+  starts = {e.tensor.split('{}')[0] for e in table if e.paths[0].startswith('layers/')}
+  found = {
+    int(match[1])
+    for name in names
+    for start in starts
+    if (match := re.match(re.escape(start) + r'(\d{1,6})\.', name))
+  }
+  if found and max(found) + 1 != layers:
+    raise UserError(
+      f'{said} is {layers}, but the tensors are those of {max(found) + 1} layers; the '
+      'config is of another model, or files are missing'
+    )
+
+
+def tensor_families(names: Collection[str]) -> str:
+  """Returns the names with * for numbers, each with its count: `h.*.attn.bias (12)`."""
+  count = collections.Counter(re.sub(r'(?<![a-zA-Z])\d+(?![a-zA-Z])', '*', name) for name in names)
+  return ', '.join(name if n == 1 else f'{name} ({n})' for name, n in sorted(count.items()))
+
+
+def of_config(fields: Fields, file: pathlib.Path) -> list[str]:
+  """Returns a line that names the settings of a config.json that nothing reads."""
+  unread = fields.unread(HARMLESS)
+  return [f'{file}: settings that nothing reads: {", ".join(unread)}'] if unread else []
+
+
+def of_tensors(
+  sources: Mapping[str, TensorSource], unread: Collection[str], config: Mapping[str, Any],
+  folder: pathlib.Path,
+) -> list[str]:  # fmt: skip
+  """Returns lines about tensors that are not read, and about a type that the config has otherwise.
+
+  Args:
+    sources: tensors of the files.
+    unread: names of those that are not read.
+    config: the config.json.
+    folder: of the model.
+  """
+  lines = []
+  if unread:
+    lines.append(f'{folder}: tensors that are not used: {tensor_families(unread)}')
+  kinds = collections.Counter(DTYPES.get(x.kind, x.kind) for n, x in sources.items() if x.kind)
+  said = config.get('dtype') or config.get('torch_dtype')
+  if isinstance(said, str) and kinds and said not in kinds and said in DTYPES.values():
+    lines.append(
+      f'{folder / "config.json"}: dtype is {said}, but the tensors are {", ".join(kinds)}; they '
+      'are read as they are'
+    )
+  return lines
+
+
+def of_special_ids(
+  folder: pathlib.Path, config: Mapping[str, Any], generation: Mapping[str, Any],
+  tokenizer: Tokenizer, special: SpecialIds,
+) -> list[str]:  # fmt: skip
+  """Returns lines about token ids that end or begin a text in one file and not in another."""
+  lines, shown = [], f'{tokenizer.id_to_token(special.eos)!r} ({special.eos})'
+  for name, values in (('config.json', config), ('generation_config.json', generation)):
+    found = values.get('eos_token_id')
+    ids = found if isinstance(found, list) else [] if found is None else [found]
+    if others := [i for i in ids if i != special.eos]:
+      lines.append(
+        f'{folder / name}: eos_token_id is {found}; a text ends with {shown} alone, and not with '
+        f'{", ".join(map(str, others))}'
+      )
+  found = config.get('bos_token_id')
+  if None not in (found, special.bos) and found != special.bos:
+    lines.append(
+      f'{folder / "config.json"}: bos_token_id is {found}; a text begins with {special.bos}, as '
+      'the tokenizer says'
+    )
+  return lines
+
+
+def of_files(folder: pathlib.Path) -> list[str]:
+  """Returns a line about files of weights that stand in a folder and are not read.
+
+  Raises:
+    UserError: an adapter stands beside the model, which transformers would load with it.
+  """
+  weights = folder / 'model.safetensors'
+  if (folder / 'adapter_config.json').is_file():
+    raise UserError(
+      f'{folder}: an adapter (adapter_config.json) stands beside the model; move it to a folder of '
+      f'its own, or merge it: jcl merge --adapters={folder} --into=weights --base=MODEL --out=NEW'
+    )
+  unread = [file.name for file in folder.glob('*.safetensors') if file.name != 'head.safetensors']
+  if weights.is_file() and len(unread) > 1:
+    others = sorted(set(unread) - {weights.name})
+    return [f'{folder}: {", ".join(others[:3])}: not read, for there is a {weights.name}']
+  return []
