@@ -222,9 +222,8 @@ def assemble(
     stream = streams.rebuild(stream, config.stream, need_dev=need_dev, targets=not raw_text)
   check_classes(config, stream)
   text_format, documents = text_format_of(config), stream
-  shape, params, tokenizer, special, added, digests, beside = _backbone(
-    config, stream, text_format, weights, loaded
-  )
+  made = _backbone(config, stream, text_format, weights, loaded)
+  shape, params, tokenizer, special, added, digests, beside = made
   shape = dataclasses.replace(shape, lora_dropout=config.method.lora_dropout)
   limit = min(config.stream.max_length, shape.max_positions)
   in_text = config.stream.special_tokens_in_text

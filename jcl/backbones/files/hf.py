@@ -262,8 +262,9 @@ def _described(folder: pathlib.Path, family: str) -> tuple[Fields, Family, Model
   with naming_file(str(file)):
     config = record.read(fields)
   if not isinstance(config, ModelConfig) or type(config) is ModelConfig:
+    kind = 'dict' if isinstance(config, dict) else type(config).__name__
     raise UserError(
-      f'backbone.family: {name}: read gives {"dict" if isinstance(config, dict) else type(config).__name__}; it must give a '
+      f'backbone.family: {name}: read gives {kind}; it must give a '
       'jcl.backbones.DecoderConfig or EncoderConfig'
     )
   model_type = fields.get('model_type', str) if family else ''
