@@ -327,8 +327,7 @@ def _backbone(
 ) -> tuple:
   """Returns config, parameters or None, tokenizer with added tokens, special ids, added ids.
 
-  After these come the digests of the tokenizer and of the weights, None where none are read, and
-  the companions and the notes of the files.
+  After these come the digests of tokenizer and weights (or None), and the files' companions, notes.
   """
   names = added_tokens(text_format, len(stream))
   settings = config.backbone
@@ -354,8 +353,7 @@ def _backbone(
   from jcl.backbones.files import hf  # readers of files that a run from scratch does not need
 
   if 'pre_norm' in config.method.needs:
-    known = loaded.config if loaded else hf.load_config(settings.path, settings.family)
-    check_pre_norm(known, config)
+    check_pre_norm((loaded or hf.load(settings.path, False, settings.family)).config, config)
   found = loaded or hf.load(settings.path, weights, settings.family)
   shape, params, tokenizer, special, *beside = found
   digests = digests_of(tokenizer, special, params)

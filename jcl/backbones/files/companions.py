@@ -64,7 +64,7 @@ def read_companions(folder: pathlib.Path, config: Mapping[str, Any]) -> Companio
     generation=_json(folder / 'generation_config.json'),
     tokenizer={name: value for name, value in fields.items() if name not in _DROPPED},
     labels=_labels(config),
-    answers=_json(folder / ANSWERS),
+    answers=_answers(folder / ANSWERS),
   )
 
 
@@ -76,6 +76,13 @@ def tokenizer_fields(folder: pathlib.Path) -> dict[str, Any]:
 
 def _json(file: pathlib.Path) -> dict[str, Any]:
   return read_json(file) if file.is_file() else {}
+
+
+def _answers(file: pathlib.Path) -> dict[str, Any]:
+  try:
+    return _json(file)
+  except UserError:
+    raise UserError(f'{file} is not the answer format of a model; export the model again') from None
 
 
 def _chat_templates(folder: pathlib.Path, fields: Mapping[str, Any]) -> dict[str, str]:
