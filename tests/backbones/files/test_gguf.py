@@ -11,7 +11,8 @@ from support.gguf_files import byte_level, gguf, write
 from support.model_folder import STORIES, needs_stories
 
 from jcl.backbones.files import gguf as ours
-from jcl.backbones.files import hf, tensors
+from jcl.backbones.files import gguf_tokenizer, hf, tensors
+from jcl.backbones.files.fields import Fields
 from jcl.errors import UserError
 
 
@@ -346,3 +347,10 @@ def test_bad_files_are_refused(wide, tmp_path, monkeypatch):
 
 def _unknown(*args):
   raise NotImplementedError
+
+
+def test_a_tokenizer_of_contradicting_lists_is_refused():
+  values = {'tokens': ['a', 'b'], 'model': 'llama', 'scores': [0.0], 'eos_token_id': 1}
+  fields = Fields({f'tokenizer.ggml.{name}': value for name, value in values.items()}, 'x.gguf')
+  with pytest.raises(UserError, match=r'x.gguf: no valid tokenizer'):
+    gguf_tokenizer.read_tokenizer(fields, 'x.gguf')
