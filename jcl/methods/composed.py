@@ -26,7 +26,7 @@ class Composed(Settings):
 
   @property
   def text_format(self) -> str:
-    """Returns the text format of the method that needs another than `plain`, if there is one."""
+    """Returns the text format of the methods that need another than `plain`, if there are any."""
     return next((p.text_format for p in self.parts.values() if p.text_format != 'plain'), 'plain')
 
   @property
@@ -40,8 +40,18 @@ class Composed(Settings):
     return next((p.teacher_path for p in self.parts.values() if p.teacher_path), '')
 
   def check(self) -> None:
-    """Refuses settings out of their bounds; messages name the method and the field."""
+    """Refuses settings out of their bounds, and two text formats or teachers.
+
+    Raises:
+      UserError: names the methods, or the method and the field.
+    """
     self._each(lambda part: part.check())
+    for field, plain in (('text_format', 'plain'), ('teacher_path', '')):
+      own = {name: getattr(part, field) for name, part in self.parts.items()}
+      own = {name: value for name, value in own.items() if value != plain}
+      if len(set(own.values())) > 1:
+        said = ', '.join(f'{name} {value!r}' for name, value in own.items())
+        raise UserError(f'methods of one composition need one {field}: {said}')
 
   def check_run(self, scenario: str, tools: Tools) -> None:
     """Refuses settings that do not fit a run; messages name the method and the field."""
@@ -70,7 +80,7 @@ def settings(classes: dict[str, type[Settings]], names: Sequence[str]) -> Compos
 
   Args:
     classes: {name: settings class} of the methods.
-    names: names of the methods, in the order in which their hooks are called.
+    names: names of the methods; their order changes nothing.
 
   Raises:
     UserError: a name is given twice, or the methods cannot be composed.

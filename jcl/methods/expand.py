@@ -23,6 +23,7 @@ class Expand(Settings):
   every: int = number(4, least=1)  # layers of the base model for each new block
   needs: ClassVar = ('pre_norm',)
   brings: ClassVar = ('tree',)
+  changes: ClassVar = ('before_task',)
 
   def build(self, backbone: Backbone, teacher: ExternalTeacher | None = None) -> Method:
     """Builds `expand`."""

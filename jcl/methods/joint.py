@@ -17,6 +17,7 @@ class Joint(Settings):
   """By default only the first row of the accuracy matrix and the last one are filled."""
 
   starts_afresh: ClassVar = True
+  changes: ClassVar = ('before_task',)
   # After each task, train a fresh model on all tasks so far; T tasks then cost T(T+1)/2.
   every_task: bool = False
 

@@ -31,6 +31,7 @@ class Lora(Settings):
   merge: str = choice('', *lora_merging.WAYS)
   density: float = number(0.2, above=0, most=1)  # share of the entries that `ties` and `dare` keep
   brings: ClassVar = ('tree',)
+  changes: ClassVar = ('before_task',)
 
   def check(self) -> None:
     """Refuses values out of their bounds, and a merge of stacked adapters."""

@@ -89,6 +89,11 @@ class Settings:
     starts_afresh: every task trains a fresh model, so that no optimiser state can be carried on.
     brings: parts of which a composition has one at most: `loss`, `rows` (replay), `objective`,
       `combine` (gradients), `slow` (parameters), `tree` (the method adds leaves to the parameters).
+    changes: hooks that return other parameters than they are given, of `before_task` and
+      `after_task`. They give a composition its order, whatever the order of names: before a task
+      the hooks that change parameters run last, so that teachers, draws and anchors of all others
+      see the model as the last task left it; after a task they run first, so that all others see
+      the model that goes on. A hook that changes parameters and is not named here is refused.
     holds_tree: the memory holds trees like the parameters, to which no leaf may then be added.
     neutral: settings under which the objective equals that of `seq` on a batch without replay rows
       and generative rows.
@@ -107,6 +112,7 @@ class Settings:
   needs: ClassVar[tuple[str, ...]] = ()
   starts_afresh: ClassVar[bool] = False
   brings: ClassVar[tuple[str, ...]] = ()
+  changes: ClassVar[tuple[str, ...]] = ()
   holds_tree: ClassVar[bool] = False
   neutral: ClassVar[Mapping[str, Any]] = {}
   oracle: ClassVar[str] = ''

@@ -8,7 +8,7 @@ from jcl.backbones import Backbone
 from jcl.errors import UserError
 from jcl.memory.teacher import ExternalTeacher
 from jcl.methods import composed
-from jcl.methods.compose import compose
+from jcl.methods.compose import HOOKS, compose
 from jcl.methods.method import Method, Settings
 
 GROUP = 'jcl.methods'
@@ -73,6 +73,7 @@ WORDS = {
   'head_scenarios': ('cil', 'til', 'dil'),
   'needs': ('task_id', 'head', 'pre_norm'),
   'brings': ('loss', 'rows', 'objective', 'combine', 'slow', 'tree'),
+  'changes': HOOKS,
 }
 
 
@@ -136,4 +137,6 @@ def make(backbone: Backbone, chosen: Settings, teacher: ExternalTeacher | None =
     if not isinstance(made[name], Method):
       kind = type(made[name]).__name__
       raise UserError(f'method: {name_of(part)}.build gives a {kind}; it must give a Method')
-  return compose(made) if len(made) > 1 else next(iter(made.values()))
+  if len(made) == 1:
+    return next(iter(made.values()))
+  return compose(made, {name: part.changes for name, part in parts(chosen).items()})

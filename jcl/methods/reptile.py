@@ -28,6 +28,7 @@ class Reptile(Replay):
   # Share of the way from θ to θ' that θ moves; 1 is plain training.
   outer_step: float = number(0.5, above=0, most=1)
   brings: ClassVar = ('rows', 'slow')
+  changes: ClassVar = ('after_task',)
   holds_tree: ClassVar = True
   neutral: ClassVar = {'outer_step': 1.0}
 

@@ -19,6 +19,7 @@ class Single(Settings):
 
   needs: ClassVar = ('task_id',)
   starts_afresh: ClassVar = True
+  changes: ClassVar = ('before_task',)
 
   def build(self, backbone: Backbone, teacher: ExternalTeacher | None = None) -> Method:
     """Builds `single`."""

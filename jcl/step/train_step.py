@@ -224,7 +224,8 @@ def make_gradient(
     norms: trained -> {term: value}, penalties on what trains that are not the method's.
 
   Raises:
-    UserError: the method wraps the objective, and there are microbatches or it combines gradients.
+    UserError: the method wraps the objective, and there are microbatches or it combines gradients;
+      at trace time, a penalty has the name of a term of the loss.
   """
   _refuse(method, microbatches)
   data = _data_gradients(method, loss_fn, mesh, fsdp, tasks, microbatches)
@@ -244,6 +245,8 @@ def make_gradient(
       return weighted(weights, values), values
 
     (extra, penalties), more = jax.value_and_grad(penalty, has_aux=True)(trained)
+    if both := sorted(means.keys() & penalties.keys()):
+      raise UserError(f'{both[0]!r} is a term of the loss and of the penalties; rename one of them')
     values = {**means, **penalties}
     if unknown := set(weights) - set(values):
       raise ValueError(f'weights for terms that the loss does not have: {sorted(unknown)}')

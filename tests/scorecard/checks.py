@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 import optax
-from support import tiny
+from support import compositions, tiny
 
 from jcl import methods
 from jcl.batching import batch as batches
@@ -296,3 +296,17 @@ def composed(case: Case) -> None:
 def composes(case: Case) -> bool:
   """Whether a penalty can stand beside it."""
   return not (case.settings.starts_afresh or 'tree' in case.settings.brings)
+
+
+def orders(case: Case) -> None:
+  """With every method that it composes with, both orders of names make the same life."""
+  for name in compositions.partners(case.name):
+    pair = tuple(sorted((case.name, name)))
+    equal(
+      f'what differs between {"+".join(pair)} and its reverse', compositions.difference(pair), ''
+    )
+
+
+def has_partners(case: Case) -> bool:
+  """Whether it composes with any method."""
+  return bool(compositions.partners(case.name))

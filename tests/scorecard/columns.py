@@ -43,6 +43,7 @@ CHECKS: dict[str, Check] = {
   'head': Check(checks.head, checks.classifies),
   'shared_classes': Check(checks.shared_classes, checks.classifies),
   'composed': Check(checks.composed, checks.composes),
+  'orders': Check(checks.orders, checks.has_partners),
   'expansion': Check(past.expansion, past.grows),
   'traces': Check(checks.traces),
   'combine': Check(directions.combine, directions.combines),

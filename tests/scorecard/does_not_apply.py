@@ -32,6 +32,7 @@ LINES: tuple[tuple[str, str, str], ...] = (
   ('shared_classes', 'pretrain', 'raw text has no classes'),
   ('split', 'maml', 'it wraps the objective and refuses accumulation before anything is compiled'),
   ('composed', 'joint single', 'it trains fresh models and cannot be composed'),
+  ('orders', 'joint single', 'it trains fresh models and cannot be composed'),
   (
     'composed',
     'lora olora expand',

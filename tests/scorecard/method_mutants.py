@@ -148,6 +148,21 @@ SHELLS = (
     _cells('composed/ewc', 'composed/distill'),
   ),
   Mutant(
+    'hooks of a composition run in the order of names', 'methods/compose.py',
+    "order = sorted(parts, key=changing, reverse=field == 'after_task')", 'order = sorted(parts)',
+    _cells('orders/lamol', 'orders/reptile'),
+  ),
+  Mutant(
+    'after a task what reads the parameters runs first', 'methods/compose.py',
+    "key=changing, reverse=field == 'after_task')", 'key=changing)',
+    _cells('orders/reptile'),
+  ),
+  Mutant(
+    'a composition keeps the order in which it is named', 'methods/compose.py',
+    'dict(sorted(parts.items())), changes or {}', 'dict(parts.items()), changes or {}',
+    _cells('orders/l2'),
+  ),
+  Mutant(
     'a new block does what the one before it does', 'backbones/block_expansion.py',
     "'layers': {**copied, **outputs}}", "'layers': copied}",
     _cells('expansion/expand'),
