@@ -3,8 +3,8 @@
 The order in which the methods are named changes nothing. A hook that reads the parameters sees
 them before the hooks that change them, before a task, and after these, after a task:
 
-    before_task   those that read: pseudo samples, teachers    then   those that change: adapters, blocks
-    after_task    those that change: slow parameters           then   those that read: anchors, buffers
+    before_task   those that read (pseudo samples, teachers), then those that change (adapters)
+    after_task    those that change (slow parameters), then those that read (anchors, buffers)
 
 `Settings.changes` says which hooks change parameters; hooks of one kind run in the order of names
 in the alphabet, and so does everything else. Penalties, weights and tables are united. Whatever
@@ -153,7 +153,8 @@ def _united(plans: Mapping[str, TaskPlan], task: Task) -> TaskPlan:
     own = [name for name, value in found.items() if _is_set(value, plain)]
     if len(own) > 1:
       raise UserError(f'{" and ".join(own)} both set TaskPlan.{field}; only one can')
-    fields |= {field: found[name] for name in own}
+    if own:
+      fields[field] = found[own[0]]
   return TaskPlan(**fields)
 
 

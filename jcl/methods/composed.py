@@ -39,6 +39,11 @@ class Composed(Settings):
     """Returns the path of the method that another model teaches."""
     return next((p.teacher_path for p in self.parts.values() if p.teacher_path), '')
 
+  @property
+  def probe_path(self) -> str:
+    """Returns the path of the text on which a method compares models; empty: none has one."""
+    return next(filter(None, (getattr(p, 'probe_path', '') for p in self.parts.values())), '')
+
   def check(self) -> None:
     """Refuses settings out of their bounds, and two text formats or teachers.
 

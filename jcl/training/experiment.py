@@ -229,8 +229,7 @@ def assemble(
   in_text = config.stream.special_tokens_in_text
   text: Text
   if raw_text:
-    paths = (getattr(part, 'probe_path', '') for part in methods.parts(config.method).values())
-    folder, probe = cache_folder(config.stream.cache), next(filter(None, paths), '')
+    folder, probe = cache_folder(config.stream.cache), getattr(config.method, 'probe_path', '')
     packed = PackedText(folder, tokenizer, special, stream.template, limit, in_text)
     text, stream = packed, pack(stream, packed, probe)
   else:

@@ -139,12 +139,14 @@ SHELLS = (
   ),
   Mutant(
     'a composition counts penalties twice', 'methods/compose.py',
-    'return {term: value for terms in values', 'return {term: 2 * value for terms in values',
+    "name: part.penalty_fn(params, teacher_params[name])",
+    "name: {k: 2 * v for k, v in part.penalty_fn(params, teacher_params[name]).items()}",
     _cells('composed/replay', 'composed/lamol'),
   ),
   Mutant(
     'a composition forgets weights', 'methods/compose.py',
-    "'weights': united('weights'), 'tables'", "'weights': {}, 'tables'",
+    "fields[field] = _merged(f'TaskPlan.{field}', found)",
+    "fields[field] = {} if field == 'weights' else _merged(field, found)",
     _cells('composed/ewc', 'composed/distill'),
   ),
   Mutant(

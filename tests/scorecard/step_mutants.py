@@ -140,7 +140,7 @@ STEP = (
   ),
   Mutant(
     'the penalty is taken on shards', 'step/train_step.py',
-    '{**method.penalty_fn(join(trained, frozen), teacher_params), **norms(trained)}\n',
+    '{**method.penalty_fn(whole, teacher_params), **norms(counted(trained, masks))}\n',
     'jax.shard_map(\n'
     '        lambda *x: lax.pmean(method.penalty_fn(join(*x[:2]), x[2]), AXIS), mesh=mesh,\n'
     '        in_specs=tuple(specs(t, mesh, fsdp) for t in (trained, frozen, teacher_params)),\n'
@@ -175,8 +175,8 @@ STEP = (
   ),
   Mutant(
     'what is frozen trains', 'step/train_step.py',
-    '    updates = jax.tree.map(lambda u: -rate * u, mask(updates))\n',
-    '    updates = jax.tree.map(lambda u: -rate * (u + 1.0), updates)\n',
+    'jax.tree.map(lambda u, m: -rate * u * m, updates, masks)',
+    'jax.tree.map(lambda u, m: -rate * (u + 1.0), updates, masks)',
     _cells('moves/olora'),
   ),
 )  # fmt: skip
@@ -189,9 +189,9 @@ DIRECTIONS = (
   ),
   Mutant(
     'gradients are combined on shards', 'step/train_step.py',
-    'grads = combined(method.combine, by_group, teacher_params, masks)\n',
+    'grads = combined(method.combine, by_group, teacher_params)\n',
     'grads = jax.shard_map(\n'
-    '      lambda *x: combined(method.combine, *x, None), mesh=mesh,\n'
+    '      lambda *x: combined(method.combine, *x), mesh=mesh,\n'
     '      in_specs=(specs(by_group, mesh, fsdp), specs(teacher_params, mesh, fsdp)),\n'
     '      out_specs=specs(trained, mesh, fsdp), check_vma=False,\n'
     '    )(by_group, teacher_params)\n',
