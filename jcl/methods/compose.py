@@ -107,8 +107,9 @@ def _hook(field: str, parts: Parts, changes: Mapping[str, Sequence[str]]) -> Hoo
 
 def _same(found: Params, given: Params) -> bool:
   """Whether two trees hold the very same arrays."""
-  (some, one), (others, other) = jax.tree.flatten(found), jax.tree.flatten(given)
-  return one == other and all(a is b for a, b in zip(some, others, strict=True))
+  if jax.tree.structure(found) != jax.tree.structure(given):
+    return False
+  return all(a is b for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(given), strict=True))
 
 
 def _projected(parts: Parts) -> Callable[[Tree, Params, Tree], Tree] | None:
