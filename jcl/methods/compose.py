@@ -107,9 +107,9 @@ def _hook(field: str, parts: Parts, changes: Mapping[str, Sequence[str]]) -> Hoo
 
 def _same(found: Params, given: Params) -> bool:
   """Whether two trees hold the very same arrays."""
-  if jax.tree.structure(found) != jax.tree.structure(given):
-    return False
-  return all(a is b for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(given), strict=True))
+  some, others = (jax.tree_util.tree_leaves_with_path(tree) for tree in (found, given))
+  paths = [[path for path, _ in leaves] for leaves in (some, others)]
+  return paths[0] == paths[1] and all(a is b for (_, a), (_, b) in zip(some, others, strict=True))
 
 
 def _projected(parts: Parts) -> Callable[[Tree, Params, Tree], Tree] | None:
