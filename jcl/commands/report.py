@@ -6,7 +6,7 @@
 """
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from absl import flags
@@ -31,10 +31,13 @@ def define_flags(given: flags.FlagValues, arguments: Sequence[str]) -> None:
 def run(given: flags.FlagValues) -> None:
   """Prints the table and writes picture and page."""
   folders = command_line.required(given, 'runs')
-  results = [found for folder in folders for found in _read(folder)]
+  runs = {file: found for folder in folders for file, found in _read(folder).items()}
+  results = list(runs.values())
   from jcl.reports import report
 
   print(report.comparison_table(results))
+  for line in _differing(runs):
+    print(f'warning: {line}')
   if given.out:
     folder = pathlib.Path(given.out)
     folder.mkdir(parents=True, exist_ok=True)
@@ -43,8 +46,31 @@ def run(given: flags.FlagValues) -> None:
     print(f'the picture is {folder / "comparison.png"}, the page {folder / "report.html"}')
 
 
-def _read(folder: str) -> 'list[Results]':
-  """Returns the results of the run in a folder, or of the runs in the folders in it.
+def _differing(runs: 'Mapping[pathlib.Path, Results]') -> Iterator[str]:
+  """Yields a line for each split that runs of one stream and seed read with different rows.
+
+  Args:
+    runs: {results.json: its content}.
+  """
+  from jcl.training import inputs
+
+  first: dict[tuple[object, ...], tuple[pathlib.Path, bytes]] = {}
+  for file, results in runs.items():
+    read = inputs.read(file.parent)
+    for rows in () if read is None else read.rows:
+      if rows.split == 'dev':  # carved where a run needs it
+        continue
+      key = results['stream'], results['seed'], rows.task, rows.split
+      other, digests = first.setdefault(key, (file, rows.digests))
+      if change := inputs.difference(digests, rows.digests):
+        yield (
+          f'task {rows.task!r}, {rows.split}: {file.parent} read other rows than {other.parent} '
+          f'({change}): their scores are not of the same data'
+        )
+
+
+def _read(folder: str) -> 'dict[pathlib.Path, Results]':
+  """Returns {results.json: results} of the run in a folder, or of the runs in the folders in it.
 
   Raises:
     UserError: there is none, or a file is damaged.
@@ -56,4 +82,4 @@ def _read(folder: str) -> 'list[Results]':
     raise UserError(f'--runs: {path} holds no results.json, and no folder in it does')
   from jcl.reports import results as results_json
 
-  return [results_json.read(file) for file in found]
+  return {file: results_json.read(file) for file in found}

@@ -3,14 +3,16 @@
     jcl soak --minutes=30 --seed=0 [--methods=lamol,ewc] [--workdir=DIR]
 
 Processes die by SIGKILL, at an event drawn from all that a run passes or at any moment, or are
-asked to stop by SIGTERM; the same run is then resumed. The exit status is 1 if the end of a run
-differs in one bit, or if more was repeated than the settings allow. It needs a clone of the
-repository and the extra `test`.
+asked to stop by SIGTERM; the same run is then resumed. Half of the runs read files of their own,
+which are edited between two lives: such a resume must be refused, and go on once they are restored.
+The exit status is 1 if the end of a run differs in one bit, if more was repeated than the settings
+allow, or if an edit went unnoticed. It needs a clone of the repository and the extra `test`.
 """
 
 import collections
 import json
 import pathlib
+import shutil
 import tempfile
 import time
 from collections.abc import Sequence
@@ -24,6 +26,8 @@ from jcl.errors import UserError
 KILLS = (3, 9)  # kills of a run, at least and at most
 GENTLE = 0.1  # fraction of the kills that are requests to stop
 TIMED = 0.4  # fraction of the kills that strike at any moment, not at an event
+OWN = 0.5  # fraction of the pairs that read files of their own
+EDITED = 0.5  # fraction of the kills of those after which the files are edited
 EVERY = (1, 2, 5)  # steps and chunks that a kill may cost
 
 
@@ -33,6 +37,7 @@ class Soak:
   Attributes:
     started: number of pairs.
     struck: number of kills by kind.
+    refused: number of resumes on edited inputs, each of which must be refused, by kind.
     rounds: number of pairs that were equal, by method.
     wrong: a line for each pair that differs.
   """
@@ -43,6 +48,7 @@ class Soak:
     self._root, self._random = root, np.random.default_rng(seed)
     self.started = 0
     self.struck: collections.Counter = collections.Counter()
+    self.refused: collections.Counter = collections.Counter()
     self.rounds: collections.Counter = collections.Counter()
     self.wrong: list[str] = []
 
@@ -63,6 +69,8 @@ class Soak:
     more = variants[int(random.integers(len(variants)))]
     more = {**more, 'checkpoint': every | more.get('checkpoint', {})}
     made = kills.config(method, seed=int(random.integers(2**31)), **more)
+    if random.random() < OWN and made.scenario != 'cpt':
+      made = self._on_own_files(made, folder)
     start = time.monotonic()
     try:
       life = kills.whole(made, folder / 'alone')
@@ -70,12 +78,49 @@ class Soak:
       for _ in range(int(random.integers(KILLS[0], KILLS[1] + 1))):
         if not self._strike(made, folder / 'killed', life, seconds):
           break
+        if made.backbone.path and random.random() < EDITED:
+          self._resume_edited(made, folder)
       assert kills.start(made, folder / 'killed') == 0
       kills.check_repeats(folder / 'killed', made)
       kills.check_same(folder / 'killed', folder / 'alone')
       self.rounds[method] += 1
     except AssertionError as error:
       self.wrong.append(f'{method}, {more}: {" ".join(str(error).split())[:400]}')
+
+  def _on_own_files(self, made: Config, folder: pathlib.Path) -> Config:
+    """Writes tables and a base model of their own for a pair of runs; returns its config."""
+    from support import own_data
+
+    manifest = own_data.write(folder / 'data')
+    made.stream = own_data.config(manifest).stream
+    made.backbone.path = str(own_data.base_model(folder / 'base', manifest))
+    return made
+
+  def _resume_edited(self, made: Config, folder: pathlib.Path) -> None:
+    """Edits rows, tokenizer or weights of a killed run, which must then be refused; restores."""
+    from support import kills, own_data
+
+    from jcl.training import inputs
+
+    manifest, base = folder / 'data' / 'manifest.json', folder / 'base'
+    edits = {
+      'stream.data': (own_data.edit_rows, manifest),
+      'backbone.tokenizer': (own_data.edit_tokenizer, base),
+      'backbone.weights': (own_data.edit_weights, base),
+    }
+    word = str(self._random.choice(list(edits)))
+    for name in ('data', 'base'):
+      shutil.copytree(folder / name, folder / f'{name}.kept')
+    edit, place = edits[word]
+    edit(place)
+    begun = (folder / 'killed' / inputs.FILE).exists()  # else the kill came before it was written
+    if begun:
+      kills.start(made, folder / 'killed', refused=True)
+      assert f'{word} of ' in kills.said(folder / 'killed'), f'{word}: refused for another reason'
+      self.refused[word] += 1
+    for name in ('data', 'base'):
+      shutil.rmtree(folder / name)
+      (folder / f'{name}.kept').rename(folder / name)
 
   def _strike(self, made: Config, folder: pathlib.Path, life: list, seconds: float) -> bool:
     """Starts the run once and kills it; returns False if it ended before."""
@@ -127,8 +172,10 @@ def run(given: flags.FlagValues) -> int:
     soak = Soak(kept or pathlib.Path(scratch), given.seed)
     seconds = _soak(soak, names or list(methods.BUILT_IN), 60 * given.minutes, kept is None)
   _print_table(soak)
-  figures = {'minutes': round(seconds / 60, 1), 'seed': given.seed, 'runs': soak.started,
-             'kills': soak.kills, 'differences': len(soak.wrong)}  # fmt: skip
+  figures = {
+    'minutes': round(seconds / 60, 1), 'seed': given.seed, 'runs': soak.started,
+    'kills': soak.kills, 'refused': soak.refused.total(), 'differences': len(soak.wrong),
+  }  # fmt: skip
   print(json.dumps(figures))
   return 1 if soak.wrong else 0
 
@@ -160,6 +207,8 @@ def _print_table(soak: Soak) -> None:
   from jcl.reports.report import align_columns
 
   print(align_columns([['killed', 'times'], *([k, str(n)] for k, n in soak.struck.most_common())]))
+  edited = soak.refused.most_common()
+  print(align_columns([['edited and refused', 'times'], *([k, str(n)] for k, n in edited)]))
   print(align_columns([['method', 'runs equal'], *([k, str(n)] for k, n in soak.rounds.items())]))
   for line in soak.wrong:
     print(f'DIFFERENT  {line}')

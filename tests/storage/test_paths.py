@@ -75,9 +75,8 @@ def test_every_flag_that_is_a_path_is_read_as_one(home):
     commands.load(name).define_flags(given, [])
     for flag in set(given) & named:
       found.add(flag)
-      assert isinstance(given[flag].parser, command_line.PathParser), (name, flag)
       command_line.parse(given, [f'--{flag}=~/a'])
-      assert given[flag].value == str(home / 'a')
+      assert given[flag].value in (str(home / 'a'), (str(home / 'a'),)), (name, flag)
       with pytest.raises(UserError, match=f'--{flag} is .*URL'):
         command_line.parse(given, [f'--{flag}=s3://bucket/a'])
   assert found >= named - {'stream'}

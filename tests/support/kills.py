@@ -21,12 +21,15 @@ import numpy as np
 
 from jcl import methods
 from jcl.config import Config
+from jcl.errors import UserError
 from jcl.storage.checkpoint import Snapshots
 from jcl.training.run_state import Event
 from jcl.training.signals import STATUS, Stopped
+from jcl.workdir import open_workdir
 from support import runs
 
 PHASES = ('before_task', 'train', 'after_task', 'evaluate')
+REFUSED = 2  # exit code
 PATIENCE = 300  # seconds that a child may take
 PRELOADED = (
   'support.kills', 'orbax.checkpoint.v1', 'jcl.training.loop', 'jcl.training.experiment',
@@ -110,9 +113,14 @@ def child(made: Config, folder: str, die_at: Event | None, mutant: str) -> None:
   workdir = pathlib.Path(folder)
   workdir.mkdir(exist_ok=True)
   try:
-    runs.Loop(runs.experiment.assemble(made), workdir, quiet=True, announce=announce).run()
+    parts = runs.experiment.assemble(made)
+    open_workdir(folder, made, read=parts.inputs)
+    runs.Loop(parts, workdir, quiet=True, announce=announce).run()
   except Stopped:
     sys.exit(STATUS)
+  except UserError as error:
+    print(f'error: {error}', flush=True)
+    sys.exit(REFUSED)
 
 
 def server() -> Any:
@@ -127,7 +135,7 @@ def server() -> Any:
 
 def start(
   made: Config, folder: pathlib.Path, die_at: Event | None = None, after: float = 0,
-  gently: bool = False, mutant: str = '',
+  gently: bool = False, mutant: str = '', refused: bool = False,
 ) -> int:  # fmt: skip
   """Runs a child in a workdir to its end -> its exit code.
 
@@ -138,6 +146,7 @@ def start(
     after: seconds after which it is killed from outside; 0: never.
     gently: by SIGTERM, which it may answer.
     mutant: name of a broken loop.
+    refused: whether the run must be refused.
   """
   process = server().Process(target=child, args=(made, str(folder), die_at, mutant))
   process.start()
@@ -151,7 +160,8 @@ def start(
     process.join()
   if hangs:
     raise AssertionError(f'{folder}: it hangs; {said(folder)}')
-  if process.exitcode not in (0, STATUS, -signal.SIGKILL, -signal.SIGTERM):
+  ends = (REFUSED,) if refused else (0, STATUS, -signal.SIGKILL, -signal.SIGTERM)
+  if process.exitcode not in ends:
     raise AssertionError(f'{folder}: exit code {process.exitcode}; {said(folder)}')
   return process.exitcode
 

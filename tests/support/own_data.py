@@ -63,6 +63,11 @@ def base_model(folder: pathlib.Path, manifest: pathlib.Path) -> pathlib.Path:
   return folder
 
 
+def edit_rows(manifest: pathlib.Path) -> None:
+  """Removes a training row of the first task."""
+  edit(manifest.parent / f'{TASKS[0]}-train.jsonl', lambda rows: rows.pop(1))
+
+
 def edit_weights(folder: pathlib.Path) -> None:
   """Changes one number of the weights of a model folder by its last bit."""
   loaded = hf.load(str(folder))

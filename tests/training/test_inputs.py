@@ -13,6 +13,7 @@ from support import launchers, own_data, runs
 import jcl
 from jcl import learning
 from jcl import workdir as workdirs
+from jcl.commands import report
 from jcl.config import Config
 from jcl.errors import UserError
 from jcl.training import base_model, experiment, inputs
@@ -203,6 +204,23 @@ def test_damaged_digests(data, tmp_path):
     (tmp_path / 'run' / name).write_bytes(content)
     with pytest.raises(UserError, match='is damaged; delete it'):
       opened(tmp_path / 'run', made)
+
+
+def test_a_report_says_that_runs_read_different_rows(data, tmp_path):
+  made = own_data.config(data)
+  results = {
+    'stream': 'files', 'seed': 0, 'tasks': ['billing', 'travel'], 'method': 'seq',
+    'score': 'accuracy', 'scenario': 'cil', 'matrix': [[0, 0], [1, 0], [1, 1]], 'metrics': {},
+  }  # fmt: skip
+  runs_read = {}
+  for name in ('one', 'two', 'three'):
+    if name == 'three':
+      own_data.edit_rows(data)
+    opened(tmp_path / name, made)
+    runs_read[tmp_path / name / 'results.json'] = results
+  (line,) = report._differing(runs_read)
+  assert line.startswith(f"task 'billing', train: {tmp_path}/three read other rows than")
+  assert '1 row removed' in line
 
 
 def test_rows_made_in_python(tmp_path):
