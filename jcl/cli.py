@@ -18,6 +18,7 @@ from jcl.streams.escaping import escaped
 from jcl.training.signals import STATUS, Stopped
 
 HELP = {'--help', '-h', '-help'}
+NO_BACKEND = 'Unable to initialize backend'  # opens jax's message about a missing device
 EXAMPLE = 'jcl train --config=quickstart:lamol --workdir=runs/lamol'
 
 
@@ -41,6 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     _refuse(str(error))
   except OSError as error:
     _refuse(atomic.describe_error(error))
+  except RuntimeError as error:
+    if not str(error).startswith(NO_BACKEND):
+      raise
+    _refuse(f'JAX_PLATFORMS is {os.environ.get("JAX_PLATFORMS", "")!r}: {error}')
 
 
 def _refuse(message: str) -> NoReturn:

@@ -55,6 +55,22 @@ def test_an_unknown_command_is_one_line(given, says, capsys):
   assert err.count('\n') == 1
 
 
+def test_a_missing_device_is_one_line(capsys, monkeypatch):
+  def fails(message):
+    def call(arguments):
+      raise RuntimeError(message)
+
+    monkeypatch.setattr(cli, '_call', call)
+
+  fails("Unable to initialize backend 'cuda': (set JAX_PLATFORMS='' to choose)")
+  status, _, err = called(capsys, 'train')
+  assert (status, err.count('\n')) == (2, 1)
+  assert err.startswith('error: JAX_PLATFORMS is ')
+  fails('another fault')
+  with pytest.raises(RuntimeError):
+    cli.main(['train'])
+
+
 def test_the_version_is_that_of_the_package(capsys):
   assert called(capsys, '--version') == (0, f'jcl {jcl.__version__}\n', '')
 
