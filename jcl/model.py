@@ -15,7 +15,7 @@ from jcl.backbones.decoder_config import DecoderConfig
 from jcl.backbones.files import hf, peft
 from jcl.backbones.files.companions import read_companions
 from jcl.backbones.layers import depth
-from jcl.backbones.models import make_backbone
+from jcl.backbones.models import for_method, make_backbone
 from jcl.batching.batch import membership
 from jcl.batching.text_formats import Text
 from jcl.errors import UserError
@@ -185,7 +185,7 @@ class Model:
       right = "format 'hf' or 'peft', dtype 'float32' or 'bfloat16'"
       raise UserError(f'save: format {format!r}, dtype {dtype!r}; give {right}')
     params, out = self._params_for(self._index(task)), paths.local(folder, 'save: folder')
-    config = dataclasses.replace(self.config, layers=depth(params))  # it may have grown
+    config = self.config.with_depth(depth(params))  # it may have grown
     if format == 'peft':
       if 'lora' not in params or not isinstance(config, DecoderConfig):
         raise UserError('save: format is peft, but the model has no adapter; use hf')
@@ -200,7 +200,7 @@ class Model:
   def loaded(self) -> hf.Loaded:
     """Returns what another run can start from: any adapter merged, the tokenizer a copy."""
     params = lora.merged(self.params)
-    config = dataclasses.replace(self.config, layers=depth(params))
+    config = self.config.with_depth(depth(params))
     tokenizer = Tokenizer.from_str(self.tokenizer.to_str())
     return hf.Loaded(config, params, tokenizer, self._special, self._companions)
 
@@ -340,7 +340,7 @@ def load_run(workdir: pathlib.Path, base: str = '', special_tokens_in_text: str 
   format = dataclasses.replace(
     format, seen=_seen(last, len(format.tasks)), special_tokens_in_text=in_text
   )
-  shape = dataclasses.replace(loaded.config, lora_dropout=config.method.lora_dropout)
+  shape = for_method(loaded.config, config.method.lora_dropout, config.method.block_every)
   method = methods.make(make_backbone(shape), config.method)
   if base:
     base_model.check_model(workdir, hf.load(base, family=config.backbone.family), config)

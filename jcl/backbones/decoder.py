@@ -1,9 +1,11 @@
-"""One decoder for GPT-2, GPT-NeoX, Llama, Mistral, Qwen2 and Qwen3: a Linen module, plain dicts.
+"""One decoder for all families of files/families.py: a Linen module, plain dicts.
 
 The tree of parameters (float32; the L layers are stacked on a leading axis and scanned):
 
     embed/embedding [R, D]        positions/embedding [P, D], learned positions alone
-    layers/attention_norm, mlp_norm, q_norm, k_norm: scale [L, D or head], bias likewise
+    layers/attention_norm, mlp_norm: scale [L, D], bias likewise; before a part of the layer
+    layers/attention_post_norm, mlp_post_norm: likewise; of what a part adds
+    layers/q_norm, k_norm: scale [L, d], or [L, H·d] and [L, K·d]
     layers/q, k, v, o, gate, up, down: kernel [L, in, out], bias [L, out]
     final_norm: scale [D], bias [D]
     unembed/embedding [R, D], untied alone
@@ -14,15 +16,14 @@ width of a head, S positions of the cache, V token ids, R >= V rows of the embed
 first V belong to tokens and the others are padding.
 """
 
-import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jcl.backbones import heads
+from jcl.backbones.attention import cap, causal_attention
 from jcl.backbones.backbone import Backbone, Cache, Params
 from jcl.backbones.decoder_config import DecoderConfig
 from jcl.backbones.layers import (
@@ -39,6 +40,7 @@ from jcl.backbones.layers import (
   linen_variables,
   with_remat,
 )
+from jcl.backbones.rotary import rotate
 from jcl.batching.batch import Batch
 
 
@@ -50,8 +52,7 @@ def decoder(config: DecoderConfig) -> Backbone:
   """
 
   def apply(params: Params, tokens: jax.Array, **kwargs: Any) -> Any:
-    deep = dataclasses.replace(config, layers=depth(params))
-    module = Decoder(deep, is_boxed(params))
+    module = Decoder(config.with_depth(depth(params)), is_boxed(params))
     return module.apply(linen_variables(params), tokens, **kwargs)
 
   @jax.jit  # layer by layer it would take seconds
@@ -67,7 +68,9 @@ def decoder(config: DecoderConfig) -> Backbone:
 
   def hidden(params: Params, batch: Batch, train: bool = False) -> jax.Array:
     delta_BTD, key_B = batch.embedding_delta, dropout_keys(config, batch, train)
-    hidden_BTD, _ = apply(params, batch.tokens, key_B=key_B, delta_BTD=delta_BTD)
+    hidden_BTD, _ = apply(
+      params, batch.tokens, key_B=key_B, delta_BTD=delta_BTD, length_B=batch.length
+    )
     return heads.pool(hidden_BTD, batch, config.pooling).astype(config.wide)
 
   def project(params, hidden_MD):
@@ -76,7 +79,10 @@ def decoder(config: DecoderConfig) -> Backbone:
     table_RD = params['embed' if config.tied else 'unembed']['embedding'].astype(config.dtype)
     hidden_MD = hidden_MD.astype(config.dtype)
     logits_MR = jnp.einsum('md,rd->mr', hidden_MD, table_RD, preferred_element_type=config.wide)
-    return logits_MR[:, : config.vocabulary]
+    logits_MV = logits_MR[:, : config.vocabulary]
+    if config.logit_divisor != 1:
+      logits_MV /= config.logit_divisor
+    return cap(logits_MV, config.logit_cap)
 
   def decode(params, tokens, valid, cache, index):
     hidden_BTD, cache = apply(params, tokens, valid_BS=valid, cache=cache, index=index)
@@ -120,6 +126,7 @@ class Decoder(nn.Module):
     index: jax.Array | int = 0,
     key_B: jax.Array | None = None,
     delta_BTD: jax.Array | None = None,
+    length_B: jax.Array | None = None,
   ) -> tuple[jax.Array, Cache | None]:
     """Returns hidden states [B, T, D] and the cache.
 
@@ -133,44 +140,63 @@ class Decoder(nn.Module):
       index: cache position of the first token.
       key_B: a key for each row, for dropout; None: no dropout.
       delta_BTD: added to the embeddings; None: nothing.
+      length_B: tokens of each row, on which some rotary scalings depend; without a cache alone.
     """
     config = self.config
-    rows, length = tokens_BT.shape
-    position_BT, mask_B1TS = _positions_and_mask(rows, length, valid_BS, index)
+    place = _place(tokens_BT, valid_BS, index, length_B)
     embedded_BTD = Table(config.rows, config.width, config, name='embed')(tokens_BT)
+    if config.embedding_scale != 1:
+      embedded_BTD *= jnp.asarray(config.embedding_scale, embedded_BTD.dtype)
     x_BTD = add_delta(embedded_BTD, delta_BTD)
     if config.positions == 'learned':
-      x_BTD += Table(config.max_positions, config.width, config, name='positions')(position_BT)
+      x_BTD += Table(config.max_positions, config.width, config, name='positions')(
+        place.position_BT
+      )
     x_BTD = dropout(x_BTD, fold_in_rows(key_B, 0), config.dropout)
     scanned = nn.scan(
       with_remat(Block, config.remat, self.boxed),
       variable_axes={'params': 0, 'lora': 0},
       split_rngs={'params': True},
-      in_axes=(0, *[nn.broadcast] * 4),
+      in_axes=(0, nn.broadcast, nn.broadcast),
       length=config.layers,
     )(config, name='layers')
     layer_L = jnp.arange(config.layers)
-    (x_BTD, cache), _ = scanned((x_BTD, cache), layer_L, position_BT, mask_B1TS, index, key_B)
+    (x_BTD, cache), _ = scanned((x_BTD, cache), layer_L, place, key_B)
     return Norm(config, name='final_norm')(x_BTD), cache
 
 
-def _positions_and_mask(
-  rows: int, length: int, valid_BS: jax.Array | None, index: jax.Array | int
-) -> tuple[jax.Array, jax.Array | None]:
-  """Returns the position of each token in its text [B, T], and which cache positions it sees.
+class Place(NamedTuple):
+  """Where the tokens of a call stand.
 
-  Args:
-    rows: B.
-    length: T.
-    valid_BS: of the cache; None: there is no cache, and the mask is None.
-    index: cache position of the first token.
+  Attributes:
+    position_BT: position of each token in its text.
+    length_B: tokens that each text has or, with a cache, may come to have; None: not known.
+    mask_B1TS: which cache positions each token sees; None: causal attention without a cache.
+    first: cache position of the first token.
   """
+
+  position_BT: jax.Array
+  length_B: jax.Array | None
+  mask_B1TS: jax.Array | None
+  first: jax.Array | int
+
+
+def _place(
+  tokens_BT: jax.Array,
+  valid_BS: jax.Array | None,
+  index: jax.Array | int,
+  length_B: jax.Array | None,
+) -> Place:
+  """Returns where tokens stand; the arguments are those of `Decoder`."""
+  rows, length = tokens_BT.shape
   if valid_BS is None:
-    return jnp.broadcast_to(jnp.arange(length), (rows, length)), None
+    position_BT = jnp.broadcast_to(jnp.arange(length), (rows, length))
+    return Place(position_BT, length_B, None, index)
   count_BS = jnp.maximum(jnp.cumsum(valid_BS, -1) - 1, 0)
   position_BT = jax.lax.dynamic_slice_in_dim(count_BS, index, length, 1)
   past_TS = jnp.arange(valid_BS.shape[1])[None] <= (index + jnp.arange(length))[:, None]
-  return position_BT, past_TS[None, None] & valid_BS[:, None, None]
+  mask_B1TS = past_TS[None, None] & valid_BS[:, None, None]
+  return Place(position_BT, valid_BS.sum(-1), mask_B1TS, index)
 
 
 class Block(nn.Module):
@@ -179,29 +205,33 @@ class Block(nn.Module):
   config: DecoderConfig
 
   @nn.compact
-  def __call__(self, carry, layer, position_BT, mask_B1TS, index, key_B):
+  def __call__(self, carry, layer, place, key_B):
     """Returns (hidden states [B, T, D], caches of all layers), and None: a step of `nn.scan`.
 
     Args:
       carry: (hidden states [B, T, D], caches of all layers, each [L, B, S, K, d], or None).
       layer: int32 number of the layer.
-      position_BT: position of each token in its text.
-      mask_B1TS: which cache positions each token sees; None: causal attention without a cache.
-      index: cache position of the first token.
+      place: where the tokens stand.
       key_B: a key for each row, for dropout; None: no dropout.
     """
     config, (x_BTD, cache) = self.config, carry
     key_B = fold_in_rows(key_B, layer + 1)
-    normed_BTD = Norm(config, name='attention_norm')(x_BTD)
-    attended_BTD, cache = attention(
-      config, normed_BTD, cache, layer, position_BT, mask_B1TS, index, key_B
-    )
-    attended_BTD = dropout(attended_BTD, fold_in_rows(key_B, 0), config.dropout)
-    middle_BTD = x_BTD + attended_BTD
-    normed_BTD = Norm(config, name='mlp_norm')(x_BTD if config.parallel else middle_BTD)
+
+    def before(name: str, x_BTD: jax.Array) -> jax.Array:
+      return x_BTD if config.norms == 'post' else Norm(config, name=f'{name}_norm')(x_BTD)
+
+    def added(name: str, x_BTD: jax.Array, number: int) -> jax.Array:
+      """What a part adds to the residual stream."""
+      x_BTD = x_BTD if config.norms == 'pre' else Norm(config, name=f'{name}_post_norm')(x_BTD)
+      x_BTD = dropout(x_BTD, fold_in_rows(key_B, number), config.dropout)
+      return x_BTD if config.residual_scale == 1 else x_BTD * config.residual_scale
+
+    normed_BTD = before('attention', x_BTD)
+    attended_BTD, cache = attention(config, normed_BTD, cache, layer, place, key_B)
+    middle_BTD = x_BTD + added('attention', attended_BTD, 0)
+    normed_BTD = before('mlp', x_BTD if config.parallel else middle_BTD)
     fed_BTD = feed_forward(config, normed_BTD, key_B)
-    fed_BTD = dropout(fed_BTD, fold_in_rows(key_B, 1), config.dropout)
-    return (middle_BTD + fed_BTD, cache), None
+    return (middle_BTD + added('mlp', fed_BTD, 1), cache), None
 
 
 def attention(
@@ -209,9 +239,7 @@ def attention(
   x_BTD: jax.Array,
   cache: Cache | None,
   layer: jax.Array,
-  position_BT: jax.Array,
-  mask_B1TS: jax.Array | None,
-  index: jax.Array | int,
+  place: Place,
   key_B: jax.Array | None,
 ) -> tuple[jax.Array, Cache | None]:
   """Grouped-query attention -> [B, T, D] and the caches of all layers.
@@ -221,29 +249,25 @@ def attention(
 
   def project(name: str, heads: int) -> jax.Array:
     y = Dense(heads * config.head_dim, config.qkv_bias, config, name=name)(x_BTD, key_B)
-    y = y.reshape(*y.shape[:2], heads, config.head_dim)
-    if name == 'v':
-      return y
-    if config.qk_norm:
+    normed = config.qk_norm and name != 'v'
+    if normed and config.qk_norm_over == 'all':
       y = Norm(config, name=f'{name}_norm')(y)
-    return rotate(config, y, position_BT) if config.positions == 'rotary' else y
+    y = y.reshape(*y.shape[:2], heads, config.head_dim)
+    if normed and config.qk_norm_over == 'head':
+      y = Norm(config, name=f'{name}_norm')(y)
+    if name == 'v' or config.positions != 'rotary':
+      return y
+    return rotate(config, y, place.position_BT, layer, place.length_B)
 
   q_BTHd = project('q', config.heads)
   k_BSKd, v_BSKd = project('k', config.kv_heads), project('v', config.kv_heads)
   if cache is not None:
     # Written in place into the carried caches: scanned caches would be copied for every token.
-    place = tuple(jnp.asarray(i, jnp.int32) for i in (layer, 0, index, 0, 0))
-    write = lambda old, new: jax.lax.dynamic_update_slice(old, new[None], place)
+    start = tuple(jnp.asarray(i, jnp.int32) for i in (layer, 0, place.first, 0, 0))
+    write = lambda old, new: jax.lax.dynamic_update_slice(old, new[None], start)
     cache = write(cache[0], k_BSKd), write(cache[1], v_BSKd)
     k_BSKd, v_BSKd = (jax.lax.dynamic_index_in_dim(c, layer, keepdims=False) for c in cache)
-  out_BTHd = jax.nn.dot_product_attention(
-    q_BTHd,
-    k_BSKd,
-    v_BSKd,
-    mask=mask_B1TS,
-    is_causal=mask_B1TS is None,
-    implementation=config.attention if mask_B1TS is None else 'xla',
-  )
+  out_BTHd = causal_attention(config, q_BTHd, k_BSKd, v_BSKd, layer, place.mask_B1TS, place.first)
   out = Dense(config.width, config.o_bias, config, output=True, name='o')
   return out(out_BTHd.reshape(*out_BTHd.shape[:2], -1), key_B), cache
 
@@ -254,45 +278,3 @@ def feed_forward(config: DecoderConfig, x_BTD: jax.Array, key_B: jax.Array | Non
   act = ACTIVATIONS[config.activation]
   inner_BTF = act(into('gate')) * into('up') if config.gated else act(into('up'))
   return Dense(config.width, config.mlp_bias, config, output=True, name='down')(inner_BTF, key_B)
-
-
-def frequencies(config: DecoderConfig) -> np.ndarray:
-  """Returns the rotary frequencies [rotated / 2] in radians a token, scaled as the config says.
-
-  Source: Su et al., RoFormer, 2021: theta^(-2i / rotated). Llama 3's scaling blends between the
-  frequency and the frequency over `factor`.
-  """
-  exponent = np.arange(0, config.rotated, 2, dtype=np.float32) / np.float32(config.rotated)
-  turn = 1 / np.float32(config.rope_theta) ** exponent
-  scaling = config.rope_scaling
-  if scaling is None:
-    return turn
-  if scaling.kind == 'linear':
-    return turn / np.float32(scaling.factor)
-  turns = scaling.original * turn / (2 * np.pi)  # full turns in the original context
-  keep = np.clip((turns - scaling.low) / (scaling.high - scaling.low), 0, 1)
-  return ((1 - keep) * turn / scaling.factor + keep * turn).astype(np.float32)
-
-
-def rotate(config: DecoderConfig, x_BTHd: jax.Array, position_BT: jax.Array) -> jax.Array:
-  """Applies rotary positions to queries or keys.
-
-  Dimension i of the first half of the rotated ones is paired with dimension i of the second half.
-
-  Args:
-    config: of the model; the dimensions after the first `rotated` of each head stay as they are.
-    x_BTHd: queries or keys.
-    position_BT: position of each token in its text.
-
-  Returns:
-    An array of the shape and dtype of x.
-  """
-  angle = (
-    position_BT[..., None, None].astype(jnp.float32)
-    * jnp.asarray(frequencies(config))[None, None, None]
-  )
-  sin, cos = jnp.sin(angle), jnp.cos(angle)
-  rotated = x_BTHd[..., : config.rotated].astype(config.wide)
-  one, two = jnp.split(rotated, 2, -1)
-  turned = jnp.concatenate([one * cos - two * sin, two * cos + one * sin], -1).astype(x_BTHd.dtype)
-  return jnp.concatenate([turned, x_BTHd[..., config.rotated :]], -1)

@@ -1,26 +1,30 @@
-"""One encoder for BERT, RoBERTa, DistilBERT and MiniLM: a Linen module, plain dicts.
+"""One encoder for all families of files/families.py: a Linen module, plain dicts.
 
 The tree of parameters (float32; the L layers are stacked on a leading axis and scanned):
 
-    embed/embedding [R, D]        positions/embedding [P, D]        types/embedding [N, D]
+    embed/embedding [R, D]        types/embedding [N, D]        relative/embedding [K, H]
+    positions/embedding [P, D], learned positions alone
     embed_norm: scale [D], bias [D]
     layers/attention_norm, mlp_norm: scale [L, D], bias [L, D]
-    layers/q, k, v, o, up, down: kernel [L, in, out], bias [L, out]
+    layers/q, k, v, o, gate, up, down: kernel [L, in, out], bias [L, out]
+    final_norm: scale [D], bias [D], with norms before the parts alone
     head: see heads.py, classifiers alone
 
-Norms stand after the sums (post-norm), and a token attends to its whole row. Letters in shapes: B
-rows, T tokens, M targets, D width, H attention heads, d width of a head, R >= V rows of the
-embedding, P positions, N token types.
+Norms stand after the sums or before the parts, and a token attends to its whole row or, in layers
+with a window, to its neighbours. Letters in shapes: B rows, T tokens, M targets, D width, H
+attention heads, d width of a head, R >= V rows of the embedding, P positions, N token types, K
+distances.
 """
 
-import dataclasses
 from typing import cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jcl.backbones import heads
+from jcl.backbones.attention import near
 from jcl.backbones.backbone import Backbone, Params
 from jcl.backbones.encoder_config import EncoderConfig
 from jcl.backbones.layers import (
@@ -37,6 +41,7 @@ from jcl.backbones.layers import (
   linen_variables,
   with_remat,
 )
+from jcl.backbones.rotary import rotate
 from jcl.batching.batch import Batch
 from jcl.errors import UserError
 
@@ -100,7 +105,7 @@ def states(
     key_B: a key for each row, for dropout; None: no dropout.
     delta_BTD: added to the embeddings of the tokens; None: nothing.
   """
-  deep = dataclasses.replace(config, layers=depth(params))
+  deep = config.with_depth(depth(params))
   model = Encoder(deep, is_boxed(params))
   out = model.apply(linen_variables(params), tokens_BT, length_B, key_B, delta_BTD)
   return cast(jax.Array, out)
@@ -151,49 +156,91 @@ class Encoder(nn.Module):
     config = self.config
     embedded_BTD = Table(config.rows, config.width, config, name='embed')(tokens_BT)
     x_BTD = add_delta(embedded_BTD, delta_BTD)
-    position_1T = config.first_position + jnp.arange(tokens_BT.shape[1])[None]
-    x_BTD += Table(config.position_rows, config.width, config, name='positions')(position_1T)
+    if config.positions == 'learned':
+      position_1T = config.first_position + jnp.arange(tokens_BT.shape[1])[None]
+      x_BTD += Table(config.position_rows, config.width, config, name='positions')(position_1T)
     if config.types:
       first_11 = jnp.zeros((1, 1), jnp.int32)
       x_BTD += Table(config.types, config.width, config, name='types')(first_11)
     x_BTD = Norm(config, name='embed_norm')(x_BTD)
     x_BTD = dropout(x_BTD, fold_in_rows(key_B, 0), config.dropout)
+    bias_1HTT = None
+    if config.relative:
+      bias_TTH = Table(config.relative, config.heads, config, name='relative')(
+        jnp.asarray(relative_buckets(tokens_BT.shape[1]))
+      )
+      bias_1HTT = jnp.moveaxis(bias_TTH, -1, 0)[None]
     scanned = nn.scan(
       with_remat(Block, config.remat, self.boxed),
       variable_axes={'params': 0, 'lora': 0},
       split_rngs={'params': True},
-      in_axes=(0, nn.broadcast, nn.broadcast),
+      in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
       length=config.layers,
     )(config, name='layers')
-    return scanned(x_BTD, jnp.arange(config.layers), length_B, key_B)[0]
+    x_BTD, _ = scanned(x_BTD, jnp.arange(config.layers), length_B, bias_1HTT, key_B)
+    return x_BTD if config.norms == 'post' else Norm(config, name='final_norm')(x_BTD)
+
+
+def relative_buckets(length: int) -> np.ndarray:
+  """Returns the row [T, T] of the table of relative positions for each token and attended token.
+
+  Of 32 rows the first 16 are for tokens at or before the one that attends: a row for each of the 8
+  least distances, then rows for distances that grow geometrically up to 128. Source: Raffel et al.,
+  T5, 2020; Song et al., MPNet, 2020.
+  """
+  offset_TT = np.arange(length)[None] - np.arange(length)[:, None]
+  distance_TT = np.abs(offset_TT)
+  share_TT = np.log(np.maximum(distance_TT, 1).astype(np.float32) / 8) / np.float32(np.log(128 / 8))
+  far_TT = np.minimum(8 + (share_TT * 8).astype(np.int32), 15)
+  return np.where(distance_TT < 8, distance_TT, far_TT) + 16 * (offset_TT > 0)
 
 
 class Block(nn.Module):
-  """One layer: attention and feed-forward part, each added to its input and normed."""
+  """One layer: attention and feed-forward part, each added to its input."""
 
   config: EncoderConfig
 
   @nn.compact
-  def __call__(self, x_BTD, layer, length_B, key_B):
+  def __call__(self, x_BTD, layer, length_B, bias_1HTT, key_B):
     """Returns hidden states [B, T, D], and None: a step of `nn.scan`.
 
     Args:
       x_BTD: hidden states.
       layer: int32 number of the layer.
       length_B: number of real tokens of each row.
+      bias_1HTT: added to the scores of attention; None: nothing.
       key_B: a key for each row, for dropout; None: no dropout.
     """
     config = self.config
     key_B = fold_in_rows(key_B, layer + 1)
-    attended_BTD = attention(config, x_BTD, length_B, key_B)
+
+    def before(name: str, x_BTD: jax.Array) -> jax.Array:
+      if config.norms == 'post':
+        return x_BTD
+      normed_BTD = Norm(config, name=f'{name}_norm')(x_BTD)
+      if name == 'attention' and not config.first_norm:
+        return jnp.where(layer == 0, x_BTD, normed_BTD)
+      return normed_BTD
+
+    def after(name: str, x_BTD: jax.Array) -> jax.Array:
+      return x_BTD if config.norms == 'pre' else Norm(config, name=f'{name}_norm')(x_BTD)
+
+    normed_BTD = before('attention', x_BTD)
+    attended_BTD = attention(config, normed_BTD, layer, length_B, bias_1HTT, key_B)
     attended_BTD = dropout(attended_BTD, fold_in_rows(key_B, 0), config.dropout)
-    x_BTD = Norm(config, name='attention_norm')(x_BTD + attended_BTD)
-    fed_BTD = dropout(feed_forward(config, x_BTD, key_B), fold_in_rows(key_B, 1), config.dropout)
-    return Norm(config, name='mlp_norm')(x_BTD + fed_BTD), None
+    x_BTD = after('attention', x_BTD + attended_BTD)
+    fed_BTD = feed_forward(config, before('mlp', x_BTD), key_B)
+    fed_BTD = dropout(fed_BTD, fold_in_rows(key_B, 1), config.dropout)
+    return after('mlp', x_BTD + fed_BTD), None
 
 
 def attention(
-  config: EncoderConfig, x_BTD: jax.Array, length_B: jax.Array, key_B: jax.Array | None
+  config: EncoderConfig,
+  x_BTD: jax.Array,
+  layer: jax.Array,
+  length_B: jax.Array,
+  bias_1HTT: jax.Array | None,
+  key_B: jax.Array | None,
 ) -> jax.Array:
   """Attention of every token to its row's real tokens -> [B, T, D].
 
@@ -201,9 +248,25 @@ def attention(
   """
   rows, length, width = x_BTD.shape
   split = (rows, length, config.heads, width // config.heads)
-  dense = lambda name, y_BTD: Dense(width, True, config, name=name)(y_BTD, key_B)
+
+  def dense(name: str, y_BTD: jax.Array) -> jax.Array:
+    return Dense(width, config.attention_bias, config, name=name)(y_BTD, key_B)
+
+  q_BTHd, k_BTHd, v_BTHd = (dense(name, x_BTD).reshape(split) for name in 'qkv')
+  place_T = jnp.arange(length)
+  if config.positions == 'rotary':
+    position_BT = jnp.broadcast_to(place_T, (rows, length))
+    q_BTHd, k_BTHd = (rotate(config, x, position_BT, layer) for x in (q_BTHd, k_BTHd))
+  near_TT = near(config, layer, place_T, place_T)
+  if near_TT is not None:  # a padding token may be near no real one: a softmax over nothing is NaN
+    real_BT = place_T[None] < length_B[:, None]
+    near_BTT = near_TT[None] | ~real_BT[:, :, None]
   out_BTHd = jax.nn.dot_product_attention(
-    *(dense(name, x_BTD).reshape(split) for name in 'qkv'),
+    q_BTHd,
+    k_BTHd,
+    v_BTHd,
+    bias=bias_1HTT,
+    mask=None if near_TT is None else near_BTT[:, None],
     # An empty row attends to its first token: a softmax over nothing is NaN.
     key_value_seq_lengths=jnp.maximum(length_B, 1),
     implementation=config.attention,
@@ -212,7 +275,8 @@ def attention(
 
 
 def feed_forward(config: EncoderConfig, x_BTD: jax.Array, key_B: jax.Array | None) -> jax.Array:
-  """Feed-forward part -> [B, T, D]; called inside the compact method of `Block`."""
-  up_BTF = Dense(config.feed_forward, True, config, name='up')(x_BTD, key_B)
-  act_BTF = ACTIVATIONS[config.activation](up_BTF)
-  return Dense(config.width, True, config, name='down')(act_BTF, key_B)
+  """Feed-forward part, gated or not -> [B, T, D]; called inside the compact method of `Block`."""
+  into = lambda name: Dense(config.feed_forward, config.mlp_bias, config, name=name)(x_BTD, key_B)
+  act = ACTIVATIONS[config.activation]
+  inner_BTF = act(into('gate')) * into('up') if config.gated else act(into('up'))
+  return Dense(config.width, config.mlp_bias, config, name='down')(inner_BTF, key_B)

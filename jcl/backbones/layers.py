@@ -168,9 +168,12 @@ class Norm(nn.Module):
     if config.norm == 'layer':
       wide -= wide.mean(-1, keepdims=True)
     wide *= jax.lax.rsqrt(jnp.square(wide).mean(-1, keepdims=True) + config.norm_epsilon)
-    scale = self.param('scale', nn.initializers.ones, shape, config.wide)
+    start = nn.initializers.constant(1 - config.norm_offset)
+    scale = self.param('scale', start, shape, config.wide)
+    if config.norm_offset:
+      scale += config.norm_offset
     wide *= jnp.broadcast_to(scale, x.shape)
-    if config.norm == 'layer':
+    if config.norm == 'layer' and config.norm_bias:
       bias = self.param('bias', nn.initializers.zeros, shape, config.wide)
       wide += jnp.broadcast_to(bias, x.shape)
     return wide.astype(config.dtype)

@@ -1,7 +1,7 @@
 """The shape of a model, and what a run chooses about it: fields of decoders and encoders alike."""
 
 import dataclasses
-from typing import Literal, TypeVar, cast
+from typing import Literal, Self, TypeVar, cast
 
 import jax.numpy as jnp
 
@@ -36,6 +36,12 @@ class ModelConfig:
   pooling: Literal['last', 'first', 'mean'] = 'last'  # the state a target is predicted from
   max_positions: int = 0  # tokens that a row may have
   norm_epsilon: float = 1e-5  # added to the mean square inside norms
+  norm_offset: float = 0.0  # added to the scale of a norm: Gemma's files hold scale - 1
+  norm_bias: bool = True  # of layer norms
+  rope_theta: float = 1e4
+  window: int = 0  # windowed layers see tokens fewer than so many places away; 0: no such layers
+  windowed: tuple[bool, ...] = ()  # layers with the window; empty: all, where there is one
+  local_theta: float = 0.0  # rope_theta of windowed layers, unscaled; 0: as the other layers
 
   def __post_init__(self):
     self.fill('rows', self.vocabulary)
@@ -43,6 +49,29 @@ class ModelConfig:
       raise UserError(f'{self.rows} rows of the embedding are fewer than {self.vocabulary} tokens')
     if self.attention == 'cudnn' and self.dtype != 'bfloat16':
       raise UserError("backbone.attention 'cudnn' needs backbone.dtype 'bfloat16'")
+    self.check_pattern('windowed')
+
+  def check_pattern(self, name: str) -> None:
+    """Checks that a pattern of layers is empty or says something of each.
+
+    Raises:
+      UserError: it has another length.
+    """
+    pattern = getattr(self, name)
+    if pattern and len(pattern) != self.layers:
+      raise UserError(
+        f'{len(pattern)} layers have a kind of attention; the model has {self.layers}'
+      )
+
+  def with_depth(self, layers: int) -> Self:
+    """Returns the config with another number of layers."""
+    pattern = self.windowed[:layers]
+    return dataclasses.replace(self, layers=layers, windowed=pattern)
+
+  @property
+  def windowed_layers(self) -> tuple[bool, ...]:
+    """Whether each layer has the window."""
+    return (self.window and self.windowed) or (self.window > 0,) * self.layers
 
   def fill(self, name: str, value: int) -> None:
     """Gives a field that is 0 its default; called in `__post_init__` alone."""

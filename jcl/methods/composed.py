@@ -35,6 +35,11 @@ class Composed(Settings):
     return max(part.lora_dropout for part in self.parts.values())
 
   @property
+  def block_every(self) -> int:
+    """Returns the layers for each block of the method that adds blocks."""
+    return max(part.block_every for part in self.parts.values())
+
+  @property
   def teacher_path(self) -> str:
     """Returns the path of the method that another model teaches."""
     return next((p.teacher_path for p in self.parts.values() if p.teacher_path), '')

@@ -25,6 +25,11 @@ class Expand(Settings):
   brings: ClassVar = ('tree',)
   changes: ClassVar = ('before_task',)
 
+  @property
+  def block_every(self) -> int:
+    """Returns the layers of the base model for each new block."""
+    return self.every
+
   def build(self, backbone: Backbone, teacher: ExternalTeacher | None = None) -> Method:
     """Builds `expand`."""
     return expand(backbone, self)

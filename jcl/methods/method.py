@@ -104,6 +104,7 @@ class Settings:
     text_format: `plain`, `lamol` or `lamol_task`, the format of training rows; `packed` for raw
       text. In scenario cpt every method has `packed`, with a head every method has `class`.
     lora_dropout: dropout of the input of adapters, in training.
+    block_every: layers of the base model for each block that the method adds; 0: it adds none.
     teacher_path: path of another model that teaches; empty: no such model.
   """
 
@@ -127,6 +128,11 @@ class Settings:
   def lora_dropout(self) -> float:
     """See the class."""
     return 0.0
+
+  @property
+  def block_every(self) -> int:
+    """See the class."""
+    return 0
 
   @property
   def teacher_path(self) -> str:

@@ -15,7 +15,7 @@ from jcl.backbones import Backbone, heads
 from jcl.backbones.decoder_config import DecoderConfig, from_scratch, with_settings
 from jcl.backbones.files.companions import Companions
 from jcl.backbones.model_config import ModelConfig
-from jcl.backbones.models import make_backbone
+from jcl.backbones.models import for_method, make_backbone
 from jcl.backbones.new_tokens import add_token_rows, with_new_tokens
 from jcl.backbones.tokenizers import (
   add_tokens,
@@ -224,7 +224,7 @@ def assemble(
   text_format, documents = text_format_of(config), stream
   made = _backbone(config, stream, text_format, weights, loaded)
   shape, params, tokenizer, special, added, digests, beside = made
-  shape = dataclasses.replace(shape, lora_dropout=config.method.lora_dropout)
+  shape = for_method(shape, config.method.lora_dropout, config.method.block_every)
   limit = min(config.stream.max_length, shape.max_positions)
   in_text = config.stream.special_tokens_in_text
   text: Text

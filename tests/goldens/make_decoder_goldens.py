@@ -6,6 +6,7 @@ padded on the right, `left` for the same rows padded on the left.
 """
 
 import pathlib
+import sys
 import tempfile
 
 import numpy as np
@@ -63,6 +64,78 @@ CASES = {
   'qwen3': ('Qwen3', {**_LIKE_LLAMA, 'head_dim': 8}),
   'mistral': ('Mistral', {**_LIKE_LLAMA, 'sliding_window': None, 'head_dim': 4}),
 }  # fmt: skip
+# Windows shorter than a row, and rows longer than the original context. Their kinds of layers are
+# four, so that each kind stands before the other.
+_FOUR = {**_LIKE_LLAMA, 'num_hidden_layers': 4, 'sliding_window': 3, 'head_dim': 8}
+_ROPE = {'rope_theta': 1000.0, 'factor': 4.0, 'original_max_position_embeddings': 6}
+_LONG = {
+  'rope_type': 'longrope', 'short_factor': [1.0, 1.5], 'long_factor': [1.25, 4.0],
+  'rope_theta': 1000.0, 'original_max_position_embeddings': 6,
+}  # fmt: skip
+NEW_CASES = {
+  'mistral_window': ('Mistral', {**_LIKE_LLAMA, 'sliding_window': 3}),
+  'qwen2_window': (
+    'Qwen2',
+    {**_LIKE_LLAMA, 'use_sliding_window': True, 'max_window_layers': 1, 'sliding_window': 3},
+  ),
+  'gemma': ('Gemma', {**_LIKE_LLAMA, 'head_dim': 8}),
+  'gemma2': (
+    'Gemma2',
+    {
+      **_FOUR, 'query_pre_attn_scalar': 12, 'attn_logit_softcapping': 2.0,
+      'final_logit_softcapping': 3.0,
+    },
+  ),
+  'gemma3': (
+    'Gemma3Text',
+    {
+      **_FOUR, 'query_pre_attn_scalar': 12, 'sliding_window_pattern': 2,
+      'rope_parameters': {
+        'full_attention': {'rope_type': 'linear', 'factor': 4.0, 'rope_theta': 1000.0},
+        'sliding_attention': {'rope_type': 'default', 'rope_theta': 100.0},
+      },
+    },
+  ),
+  'phi3': ('Phi3', {**_LIKE_LLAMA, 'pad_token_id': 0, 'sliding_window': 4}),
+  'phi3_long': (
+    'Phi3',
+    {
+      **_LIKE_LLAMA, 'pad_token_id': 0, 'num_attention_heads': 2, 'num_key_value_heads': 1,
+      'original_max_position_embeddings': 6,
+      'rope_parameters': {**_LONG, 'partial_rotary_factor': 0.5},
+    },
+  ),
+  'olmo2': ('Olmo2', {**_LIKE_LLAMA, 'pad_token_id': 0}),
+  'smollm3': (
+    'SmolLM3',
+    {
+      **_FOUR, 'pad_token_id': 0, 'no_rope_layer_interval': 2, 'use_sliding_window': True,
+      'rope_parameters': {'rope_type': 'yarn', **_ROPE}, 'head_dim': 4,
+    },
+  ),
+  'granite': (
+    'Granite',
+    {
+      **_LIKE_LLAMA, 'embedding_multiplier': 3.0, 'attention_multiplier': 0.4,
+      'residual_multiplier': 0.7, 'logits_scaling': 1.3, 'attention_bias': True,
+    },
+  ),
+  'starcoder2': ('Starcoder2', {**_LIKE_LLAMA, 'sliding_window': 3}),
+  'yarn': (
+    'Llama', {**_LIKE_LLAMA, 'head_dim': 8, 'rope_parameters': {'rope_type': 'yarn', **_ROPE}}
+  ),
+  'dynamic': (
+    'Llama',
+    {
+      **_LIKE_LLAMA, 'head_dim': 8, 'max_position_embeddings': 6,
+      'rope_parameters': {'rope_type': 'dynamic', 'factor': 2.0, 'rope_theta': 1000.0},
+    },
+  ),
+}  # fmt: skip
+SEEDS = {case: i for cases in (sorted(CASES), sorted(NEW_CASES)) for i, case in enumerate(cases)}
+CASES |= NEW_CASES
+# Frequencies depend on a row's length, for which transformers takes that of the longest row.
+BY_LENGTH = ('phi3_long', 'dynamic')
 
 
 def model(case: str):
@@ -72,8 +145,8 @@ def model(case: str):
 
   name, fields = CASES[case]
   config = getattr(transformers, f'{name}Config')(**fields)
-  net = transformers.AutoModelForCausalLM.from_config(config).eval()
-  draw = np.random.default_rng(sorted(CASES).index(case))
+  net = transformers.AutoModelForCausalLM.from_config(config, attn_implementation='eager').eval()
+  draw = np.random.default_rng(SEEDS[case])
   with torch.no_grad():
     for name, x in sorted(net.named_parameters()):
       values = 0.3 * draw.standard_normal(tuple(x.shape)) + (name.endswith('norm.weight'))
@@ -88,7 +161,7 @@ def tokens() -> np.ndarray:
 
 def left_padded(tokens_BT: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   """The rows moved to the right end, and which positions are real."""
-  moved = np.stack([np.roll(row, TOKENS - n) for row, n in zip(tokens_BT, ROWS, strict=True)])
+  moved = np.stack([np.roll(row, TOKENS - n, 0) for row, n in zip(tokens_BT, ROWS, strict=True)])
   return moved, np.arange(TOKENS) >= TOKENS - np.array(ROWS)[:, None]
 
 
@@ -106,6 +179,14 @@ def logits(net, tokens_BT: np.ndarray, real_BT: np.ndarray) -> np.ndarray:
   return out.logits.numpy()
 
 
+def one_by_one(net, tokens_BT: np.ndarray) -> np.ndarray:
+  """[B, T, V] float32 of right-padded rows, each computed alone; what stands in padding is 0."""
+  out = np.zeros((*tokens_BT.shape, VOCABULARY), np.float32)
+  for i, n in enumerate(ROWS):
+    out[i, :n] = logits(net, tokens_BT[i : i + 1, :n], np.ones((1, n), bool))[0]
+  return out
+
+
 def golden(case: str) -> dict[str, np.ndarray]:
   """Returns the contents of the file of a case."""
   import safetensors.numpy
@@ -115,17 +196,18 @@ def golden(case: str) -> dict[str, np.ndarray]:
   with tempfile.TemporaryDirectory() as folder:
     net.save_pretrained(folder)
     weights = safetensors.numpy.load_file(f'{folder}/model.safetensors')
+  alone = one_by_one(net, rows) if case in BY_LENGTH else None
   return {
     **{f'weight:{name}': x for name, x in weights.items()},
     'config': np.array(net.config.to_json_string(use_diff=False)),
-    'right': logits(net, rows, right),
-    'left': logits(net, *left_padded(rows)),
+    'right': logits(net, rows, right) if alone is None else alone,
+    'left': logits(net, *left_padded(rows)) if alone is None else left_padded(alone)[0],
   }
 
 
 def main() -> None:
-  """Writes every file beside this one."""
-  for case in CASES:
+  """Writes the files of the cases that are named, or every file, beside this one."""
+  for case in sys.argv[1:] or CASES:
     np.savez_compressed(pathlib.Path(__file__).parent / f'decoder_{case}.npz', **golden(case))
 
 

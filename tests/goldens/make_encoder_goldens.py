@@ -6,6 +6,7 @@ padded on the right.
 """
 
 import pathlib
+import sys
 import tempfile
 
 import numpy as np
@@ -36,6 +37,22 @@ CASES = {
     },
   ),
 }  # fmt: skip
+_NEW = {
+  'xlm-roberta': ('XLMRoberta', 'AutoModel', {**_LIKE_BERT, 'type_vocab_size': 1}),
+  'mpnet': ('MPNet', 'AutoModelForMaskedLM', _LIKE_BERT),
+  # Four layers, so that each kind stands before the other, and windows shorter than a row.
+  'modernbert': (
+    'ModernBert',
+    'AutoModelForMaskedLM',
+    {
+      **_LIKE_BERT, 'num_hidden_layers': 4, 'local_attention': 4, 'global_attn_every_n_layers': 2,
+      'pad_token_id': 0, 'attention_bias': True, 'tie_word_embeddings': False,
+      'bos_token_id': 1, 'eos_token_id': 2, 'cls_token_id': 1, 'sep_token_id': 2,
+    },
+  ),
+}  # fmt: skip
+SEEDS = {case: i for cases in (sorted(CASES), sorted(_NEW)) for i, case in enumerate(cases)}
+CASES |= _NEW
 
 
 def model(case: str):
@@ -46,10 +63,10 @@ def model(case: str):
   name, kind, fields = CASES[case]
   config = getattr(transformers, f'{name}Config')(**fields)
   net = getattr(transformers, kind).from_config(config).eval()
-  draw = np.random.default_rng(sorted(CASES).index(case))
+  draw = np.random.default_rng(SEEDS[case])
   with torch.no_grad():
     for name, x in sorted(net.named_parameters()):
-      is_norm = name.lower().replace('_', '').endswith('layernorm.weight')
+      is_norm = name.lower().replace('_', '').endswith('norm.weight')
       x.copy_(torch.tensor(0.3 * draw.standard_normal(tuple(x.shape)) + is_norm))
   return net
 
@@ -89,8 +106,8 @@ def golden(case: str) -> dict[str, np.ndarray]:
 
 
 def main() -> None:
-  """Writes every file beside this one."""
-  for case in CASES:
+  """Writes the files of the cases that are named, or every file, beside this one."""
+  for case in sys.argv[1:] or CASES:
     np.savez_compressed(pathlib.Path(__file__).parent / f'encoder_{case}.npz', **golden(case))
 
 

@@ -10,30 +10,50 @@ from jcl.backbones.decoder_config import DecoderConfig
 from jcl.backbones.files.fields import Fields
 from jcl.errors import UserError
 
+KINDS = {'full_attention': False, 'sliding_attention': True}
 
-def _read_llama_like(fields: Fields, **kwargs: Any) -> DecoderConfig:
-  """Reads the fields that Llama, Mistral, Qwen2 and Qwen3 share; `kwargs` are the others."""
+
+def read_llama_like(fields: Fields, **kwargs: Any) -> DecoderConfig:
+  """Reads the fields that Llama and its likes share; `kwargs` are the others, or replace some."""
   heads = fields.get('num_attention_heads', int)
-  return DecoderConfig(
-    vocabulary=fields.get('vocab_size', int),
-    width=fields.get('hidden_size', int),
-    layers=fields.get('num_hidden_layers', int),
-    heads=heads,
-    kv_heads=fields.get('num_key_value_heads', int, heads),
-    feed_forward=fields.get('intermediate_size', int),
-    max_positions=fields.get('max_position_embeddings', int, 2048),
-    norm_epsilon=fields.positive('rms_norm_eps', 1e-6),
-    activation=fields.activation('hidden_act', 'silu'),
-    tied=fields.get('tie_word_embeddings', bool, False),
-    **fields.rope(),
+  rope = {} if 'rope_theta' in kwargs else fields.rope()
+  values: dict[str, Any] = {
+    'vocabulary': fields.get('vocab_size', int),
+    'width': fields.get('hidden_size', int),
+    'layers': fields.get('num_hidden_layers', int),
+    'heads': heads,
+    'kv_heads': fields.get('num_key_value_heads', int, heads),
+    'feed_forward': fields.get('intermediate_size', int),
+    'max_positions': fields.get('max_position_embeddings', int, 2048),
+    'norm_epsilon': fields.positive('rms_norm_eps', 1e-6),
+    'tied': fields.get('tie_word_embeddings', bool, False),
+    **rope,
     **kwargs,
-  )
+  }
+  if 'activation' not in values:
+    values['activation'] = fields.activation('hidden_act', 'silu')
+  scaling = values.get('rope_scaling')
+  if scaling is not None and scaling.kind == 'dynamic':
+    values['max_positions'] = int(scaling.original * max(scaling.factor, 1))
+  if 'rope_fraction' not in values:
+    for part in (fields.values, fields.get('rope_parameters', dict, {})):
+      Fields(part, fields.where).allow_only('partial_rotary_factor', 1)
+  return DecoderConfig(**values)
+
+
+def window_of(fields: Fields, default: int = 0) -> int:
+  """Returns the window of windowed layers: tokens, itself among them; 0 where it is null."""
+  if 'sliding_window' in fields.values and fields.values['sliding_window'] is None:
+    return 0
+  if 'sliding_window' not in fields.values and not default:
+    return 0
+  return fields.get('sliding_window', int, default)
 
 
 def read_llama(fields: Fields) -> DecoderConfig:
   """Reads the fields of Llama."""
   bias = fields.get('attention_bias', bool, False)
-  return _read_llama_like(
+  return read_llama_like(
     fields,
     head_dim=fields.get('head_dim', int, 0),
     qkv_bias=bias,
@@ -43,34 +63,45 @@ def read_llama(fields: Fields) -> DecoderConfig:
 
 
 def read_mistral(fields: Fields) -> DecoderConfig:
-  """Reads the fields of Mistral."""
-  # Where the field is absent, transformers takes a window of 4096.
-  if fields.values.get('sliding_window', 4096) is not None:
-    raise UserError(
-      f'{fields.where}: sliding_window attention is not supported; known: sliding_window null'
-    )
-  return _read_llama_like(fields, head_dim=fields.get('head_dim', int, 0))
+  """Reads the fields of Mistral: where that of the window is absent, transformers takes 4096."""
+  return read_llama_like(
+    fields, head_dim=fields.get('head_dim', int, 0), window=window_of(fields, 4096)
+  )
 
 
 def read_qwen2(fields: Fields) -> DecoderConfig:
   """Reads the fields of Qwen2."""
-  _refuse_windows(fields)
-  return _read_llama_like(fields, qkv_bias=True)
+  return read_llama_like(fields, qkv_bias=True, **_qwen_windows(fields))
 
 
 def read_qwen3(fields: Fields) -> DecoderConfig:
   """Reads the fields of Qwen3."""
-  _refuse_windows(fields)
   bias = fields.get('attention_bias', bool, False)
   head_dim = fields.get('head_dim', int, 128)
-  return _read_llama_like(fields, head_dim=head_dim, qk_norm=True, qkv_bias=bias, o_bias=bias)
+  return read_llama_like(
+    fields,
+    head_dim=head_dim,
+    qk_norm=True,
+    qkv_bias=bias,
+    o_bias=bias,
+    **_qwen_windows(fields),
+  )
 
 
-def _refuse_windows(fields: Fields) -> None:
-  """Refuses sliding-window attention in any layer."""
-  fields.allow_only('use_sliding_window', False)
-  if any(kind != 'full_attention' for kind in fields.get('layer_types', list, [])):
-    raise UserError(f'{fields.where}: layer_types other than full_attention are not supported')
+def _qwen_windows(fields: Fields) -> dict[str, Any]:
+  """Returns the windowed layers of Qwen: those behind the first `max_window_layers`."""
+  layers = fields.get('num_hidden_layers', int)
+  windowed = fields.kinds('layer_types', KINDS, layers)
+  if not fields.get('use_sliding_window', bool, False):
+    if any(windowed):
+      raise UserError(f'{fields.where}: layer_types has windows, but use_sliding_window is not set')
+    return {}
+  first = 0 if fields.values.get('max_window_layers') == 0 else fields.get(
+    'max_window_layers', int, 28
+  )  # fmt: skip
+  windowed = windowed or tuple(i >= first for i in range(layers))
+  window = window_of(fields, 4096)
+  return {'window': window, 'windowed': windowed} if window and any(windowed) else {}
 
 
 def read_gpt2(fields: Fields) -> DecoderConfig:
@@ -138,24 +169,30 @@ def activation_name(activation: str, tanh: str) -> str:
   return {'gelu_tanh': tanh}.get(activation, activation)
 
 
-def _rope(config: DecoderConfig) -> dict[str, Any]:
+def written_rope(config: DecoderConfig) -> dict[str, Any]:
   """Writes the rotary settings twice: where transformers 5 reads them, and transformers 4."""
   values: dict[str, Any] = {'rope_type': 'default', 'rope_theta': config.rope_theta}
   scaling = config.rope_scaling
   if scaling is not None:
     values |= {'rope_type': scaling.kind, 'factor': scaling.factor}
+    if scaling.kind in ('llama3', 'yarn', 'longrope'):
+      values['original_max_position_embeddings'] = scaling.original
     if scaling.kind == 'llama3':
-      values |= {
-        'low_freq_factor': scaling.low,
-        'high_freq_factor': scaling.high,
-        'original_max_position_embeddings': scaling.original,
-      }
+      values |= {'low_freq_factor': scaling.low, 'high_freq_factor': scaling.high}
+    if scaling.kind in ('yarn', 'longrope'):
+      values['attention_factor'] = scaling.magnitude
+    if scaling.kind == 'yarn':
+      values |= {'beta_slow': scaling.low, 'beta_fast': scaling.high, 'truncate': scaling.truncate}
+    if scaling.kind == 'longrope':
+      values |= {'short_factor': [*scaling.short], 'long_factor': [*scaling.long]}
   old = {k: v for k, v in values.items() if k != 'rope_theta'} if scaling is not None else None
   return {'rope_parameters': values, 'rope_theta': config.rope_theta, 'rope_scaling': old}
 
 
-def _write_llama_like(config: DecoderConfig, architecture: str) -> dict[str, Any]:
-  """Writes the fields that Llama, Mistral, Qwen2 and Qwen3 share."""
+def write_llama_like(config: DecoderConfig, architecture: str) -> dict[str, Any]:
+  """Writes the fields that Llama and its likes share."""
+  scaling = config.rope_scaling
+  dynamic = scaling is not None and scaling.kind == 'dynamic'
   return {
     'architectures': [architecture],
     'vocab_size': config.kept_rows,
@@ -165,17 +202,22 @@ def _write_llama_like(config: DecoderConfig, architecture: str) -> dict[str, Any
     'num_key_value_heads': config.kv_heads,
     'head_dim': config.head_dim,
     'intermediate_size': config.feed_forward,
-    'max_position_embeddings': config.max_positions,
+    'max_position_embeddings': scaling.original if scaling and dynamic else config.max_positions,
     'rms_norm_eps': config.norm_epsilon,
     'hidden_act': activation_name(config.activation, 'gelu_pytorch_tanh'),
     'tie_word_embeddings': config.tied,
-    **_rope(config),
+    **written_rope(config),
   }
+
+
+def written_kinds(config: DecoderConfig) -> list[str]:
+  """Returns the kind of attention of each layer, as transformers calls it."""
+  return ['sliding_attention' if x else 'full_attention' for x in config.windowed_layers]
 
 
 def write_llama(config: DecoderConfig) -> dict[str, Any]:
   """Writes the fields of Llama."""
-  return _write_llama_like(config, 'LlamaForCausalLM') | {
+  return write_llama_like(config, 'LlamaForCausalLM') | {
     'mlp_bias': config.mlp_bias,
     'attention_bias': config.qkv_bias,
   }
@@ -183,19 +225,27 @@ def write_llama(config: DecoderConfig) -> dict[str, Any]:
 
 def write_mistral(config: DecoderConfig) -> dict[str, Any]:
   """Writes the fields of Mistral."""
-  return _write_llama_like(config, 'MistralForCausalLM') | {'sliding_window': None}
+  window = {'sliding_window': config.window or None}
+  return write_llama_like(config, 'MistralForCausalLM') | window
+
+
+def _written_qwen_windows(config: DecoderConfig) -> dict[str, Any]:
+  if not config.window:
+    return {'use_sliding_window': False}
+  kinds = {'layer_types': written_kinds(config)}
+  return {'use_sliding_window': True, 'sliding_window': config.window, **kinds}
 
 
 def write_qwen2(config: DecoderConfig) -> dict[str, Any]:
   """Writes the fields of Qwen2."""
-  return _write_llama_like(config, 'Qwen2ForCausalLM') | {'use_sliding_window': False}
+  return write_llama_like(config, 'Qwen2ForCausalLM') | _written_qwen_windows(config)
 
 
 def write_qwen3(config: DecoderConfig) -> dict[str, Any]:
   """Writes the fields of Qwen3."""
-  return _write_llama_like(config, 'Qwen3ForCausalLM') | {
+  return write_llama_like(config, 'Qwen3ForCausalLM') | {
     'attention_bias': config.qkv_bias,
-    'use_sliding_window': False,
+    **_written_qwen_windows(config),
   }
 
 
@@ -217,7 +267,7 @@ def write_gpt2(config: DecoderConfig) -> dict[str, Any]:
 
 def write_neox(config: DecoderConfig) -> dict[str, Any]:
   """Writes the fields of GPT-NeoX."""
-  rope = _rope(config)
+  rope = written_rope(config)
   rope['rope_parameters']['partial_rotary_factor'] = config.rope_fraction
   return {
     'architectures': ['GPTNeoXForCausalLM'],

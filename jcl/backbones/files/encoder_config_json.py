@@ -7,15 +7,21 @@ heads for masked words are neither read nor kept.
 from typing import Any
 
 from jcl.backbones.encoder_config import EncoderConfig
-from jcl.backbones.files.config_json import activation_name
+from jcl.backbones.files.config_json import KINDS, activation_name
 from jcl.backbones.files.fields import Fields
+from jcl.backbones.files.gemma_config_json import FULL, SLIDING, local_rope
+from jcl.errors import UserError
 
 
-def _read_bert_like(fields: Fields, first_position: int) -> EncoderConfig:
-  """Reads the fields that BERT and RoBERTa share; see EncoderConfig for `first_position`."""
+def _read_bert_like(fields: Fields, first_position: int, **kwargs: Any) -> EncoderConfig:
+  """Reads the fields that BERT and RoBERTa share; see EncoderConfig for `first_position`.
+
+  `kwargs` are fields that replace those of the file.
+  """
   fields.allow_only('position_embedding_type', 'absolute')
   for name in ('is_decoder', 'add_cross_attention'):
     fields.allow_only(name, False)
+  types = fields.get('type_vocab_size', int, 2) if 'types' not in kwargs else 0
   return EncoderConfig(
     vocabulary=fields.get('vocab_size', int),
     width=fields.get('hidden_size', int),
@@ -24,9 +30,9 @@ def _read_bert_like(fields: Fields, first_position: int) -> EncoderConfig:
     feed_forward=fields.get('intermediate_size', int),
     max_positions=fields.get('max_position_embeddings', int, 512) - first_position,
     first_position=first_position,
-    types=fields.get('type_vocab_size', int, 2),
     norm_epsilon=fields.positive('layer_norm_eps', 1e-12),
     activation=fields.activation('hidden_act', 'gelu'),
+    **{'types': types, **kwargs},
   )
 
 
@@ -55,6 +61,48 @@ def read_distilbert(fields: Fields) -> EncoderConfig:
     max_positions=fields.get('max_position_embeddings', int, 512),
     types=0,
     activation=fields.activation('activation', 'gelu'),
+  )
+
+
+def read_mpnet(fields: Fields) -> EncoderConfig:
+  """Reads the fields of MPNet: no token types, and a bias of scores by distance in 32 buckets."""
+  fields.allow_only('relative_attention_num_buckets', 32)
+  return _read_bert_like(fields, 2, types=0, relative=32)
+
+
+def read_modernbert(fields: Fields) -> EncoderConfig:
+  """Reads the fields of ModernBERT, whose local attention spans half its width on either side."""
+  layers, every = (
+    fields.get('num_hidden_layers', int),
+    fields.values.get('global_attn_every_n_layers'),
+  )
+  every = 3 if every is None else fields.get('global_attn_every_n_layers', int)
+  windowed = fields.kinds('layer_types', KINDS, layers)
+  windowed = windowed or tuple(i % every > 0 for i in range(layers))
+  rope = local_rope(fields, ('global_rope_theta', 160000.0), ('local_rope_theta', 1e4))
+  if rope.pop('rope_scaling', None) is not None:
+    raise UserError(f'{fields.where}: scaled rotary frequencies of ModernBERT are not supported')
+  window = fields.get('local_attention', int, 128) // 2 + 1
+  return EncoderConfig(
+    vocabulary=fields.get('vocab_size', int),
+    width=fields.get('hidden_size', int),
+    layers=layers,
+    heads=fields.get('num_attention_heads', int),
+    feed_forward=fields.get('intermediate_size', int),
+    max_positions=fields.get('max_position_embeddings', int, 8192),
+    norms='pre',
+    first_norm=False,
+    positions='rotary',
+    types=0,
+    attention_bias=fields.get('attention_bias', bool, False),
+    mlp_bias=fields.get('mlp_bias', bool, False),
+    norm_bias=fields.get('norm_bias', bool, False),
+    norm_epsilon=fields.positive('norm_eps', 1e-5),
+    gated=True,
+    activation=fields.activation('hidden_activation', 'gelu'),
+    window=window if any(windowed) else 0,
+    windowed=windowed if any(windowed) else (),
+    **rope,
   )
 
 
@@ -97,4 +145,45 @@ def write_distilbert(config: EncoderConfig) -> dict[str, Any]:
     'max_position_embeddings': config.position_rows,
     'activation': activation_name(config.activation, 'gelu_new'),
     'sinusoidal_pos_embds': False,
+  }
+
+
+def write_xlm_roberta(config: EncoderConfig) -> dict[str, Any]:
+  """Writes the fields of XLM-RoBERTa, which are RoBERTa's."""
+  return write_roberta(config) | {'architectures': ['XLMRobertaModel']}
+
+
+def write_camembert(config: EncoderConfig) -> dict[str, Any]:
+  """Writes the fields of CamemBERT, which are RoBERTa's."""
+  return write_roberta(config) | {'architectures': ['CamembertModel']}
+
+
+def write_mpnet(config: EncoderConfig) -> dict[str, Any]:
+  """Writes the fields of MPNet."""
+  values = _write_like_bert(config, 'MPNetModel')
+  del values['type_vocab_size'], values['position_embedding_type']
+  return values | {'relative_attention_num_buckets': config.relative}
+
+
+def write_modernbert(config: EncoderConfig) -> dict[str, Any]:
+  """Writes the fields of ModernBERT."""
+  theta = lambda x: {'rope_type': 'default', 'rope_theta': x}
+  return {
+    'architectures': ['ModernBertModel'],
+    'vocab_size': config.kept_rows,
+    'hidden_size': config.width,
+    'num_hidden_layers': config.layers,
+    'num_attention_heads': config.heads,
+    'intermediate_size': config.feed_forward,
+    'max_position_embeddings': config.max_positions,
+    'norm_eps': config.norm_epsilon,
+    'norm_bias': config.norm_bias,
+    'attention_bias': config.attention_bias,
+    'mlp_bias': config.mlp_bias,
+    'hidden_activation': activation_name(config.activation, 'gelu_pytorch_tanh'),
+    'local_attention': 2 * (config.window - 1) if config.window else 128,
+    'layer_types': [SLIDING if x else FULL for x in config.windowed_layers],
+    'rope_parameters': {FULL: theta(config.rope_theta), SLIDING: theta(config.local_theta)},
+    'global_rope_theta': config.rope_theta,
+    'local_rope_theta': config.local_theta,
   }

@@ -49,11 +49,13 @@ class Entry(NamedTuple):
       file fuses several projections. The tree of a model: see decoder.py and encoder.py.
     tensor: its name in the file; `{}` stands for the number of the layer.
     rule: between the two.
+    first: first layer that has it; layers before hold 1 for a scale and 0 for all else.
   """
 
   paths: tuple[str, ...]
   tensor: str
   rule: Rule
+  first: int = 0
 
 
 class Family(NamedTuple):
@@ -171,11 +173,36 @@ FUSED_HEADS_TRANSPOSED = Rule(
 """The same for a kernel stored as [out, in]."""
 
 
+def _qkv_ends(config: Any) -> list[int]:
+  """Where queries and keys end among the columns of queries, keys and values."""
+  kv_heads = getattr(config, 'kv_heads', config.heads)
+  head = getattr(config, 'head_dim', config.width // config.heads)
+  return [config.heads * head, (config.heads + kv_heads) * head]
+
+
+FUSED_QKV_TRANSPOSED = Rule(
+  lambda x, c: np.split(x.T, _qkv_ends(c), -1), lambda xs, c: np.concatenate(xs, -1).T
+)
+"""All queries, all keys, all values along the first axis of a kernel stored as [out, in]."""
+
+FUSED_QKV = Rule(lambda x, c: np.split(x, _qkv_ends(c), -1), lambda xs, c: np.concatenate(xs, -1))
+"""The same for a bias."""
+
+FUSED_GATE_TRANSPOSED = Rule(
+  lambda x, c: np.split(x.T, 2, -1), lambda xs, c: np.concatenate(xs, -1).T
+)
+"""Gate and up along the first axis of a kernel stored as [out, in]."""
+
+FUSED_GATE = Rule(lambda x, c: np.split(x, 2, -1), lambda xs, c: np.concatenate(xs, -1))
+"""The same for a bias."""
+
+
 def name_table(names: Mapping[str, str], kernel: Rule = TRANSPOSED) -> tuple[Entry, ...]:
   """Makes a table from the names of modules.
 
-  A module called `…norm` has a scale and a bias, `embed`, `unembed`, `positions` and `types` have
-  an embedding, all others a kernel and a bias; in a file the first is `weight`, the second `bias`.
+  A module called `…norm` has a scale and a bias, `embed`, `unembed`, `positions`, `types` and
+  `relative` have an embedding, all others a kernel and a bias; in a file the first is `weight`, the
+  second `bias`.
 
   Args:
     names: {module of jcl's tree: module in the file, with `{}` for the number of the layer}.
@@ -183,7 +210,7 @@ def name_table(names: Mapping[str, str], kernel: Rule = TRANSPOSED) -> tuple[Ent
   """
   entries = []
   for module, name in names.items():
-    if module in ('embed', 'unembed', 'positions', 'types'):
+    if module in ('embed', 'unembed', 'positions', 'types', 'relative'):
       entries.append(Entry((f'{module}/embedding',), f'{name}.weight', SAME))
       continue
     leaf, rule = ('scale', SAME) if module.endswith('norm') else ('kernel', kernel)
@@ -192,15 +219,18 @@ def name_table(names: Mapping[str, str], kernel: Rule = TRANSPOSED) -> tuple[Ent
   return tuple(entries)
 
 
-def fused_table(name: str, kernel: Rule, bias: Rule) -> tuple[Entry, ...]:
+def fused_table(
+  name: str, kernel: Rule, bias: Rule, parts: Sequence[str] = ('q', 'k', 'v')
+) -> tuple[Entry, ...]:
   """Makes the entries of queries, keys and values that a file keeps in one module.
 
   Args:
     name: of the module in the file.
     kernel: how its weight is split.
     bias: how its bias is split.
+    parts: projections that the module holds.
   """
-  paths = lambda leaf: tuple(f'layers/{projection}/{leaf}' for projection in 'qkv')
+  paths = lambda leaf: tuple(f'layers/{projection}/{leaf}' for projection in parts)
   return (
     Entry(paths('kernel'), f'{name}.weight', kernel),
     Entry(paths('bias'), f'{name}.bias', bias),

@@ -5,9 +5,9 @@ import json
 import math
 import pathlib
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
-from jcl.backbones.decoder_config import RopeScaling
+from jcl.backbones.decoder_config import RopeKind, RopeScaling
 from jcl.errors import UserError
 
 # Names of activations in transformers, and what `layers.ACTIVATIONS` calls them.
@@ -187,10 +187,16 @@ class Fields:
       )
     return ACTIVATION_NAMES[value]
 
-  def rope(self) -> dict[str, Any]:
+  def rope(
+    self, theta: float = 1e4, aliases: Mapping[str, RopeKind] | None = None
+  ) -> dict[str, Any]:
     """Returns `rope_theta` and, where it is set, `rope_scaling`: arguments of a DecoderConfig.
 
     transformers 4 writes them as fields of the config, transformers 5 in `rope_parameters`.
+
+    Args:
+      theta: where the field is absent.
+      aliases: {name in the file: kind of a RopeScaling} beside those of the same name.
 
     Raises:
       UserError: the kind of scaling is unknown, or a number of it is missing.
@@ -198,17 +204,87 @@ class Fields:
     old, new = (self.get(name, dict, {}) for name in ('rope_scaling', 'rope_parameters'))
     merged = self.over({**old, **new})
     kind = merged.get('rope_type', str, merged.values.get('type') or 'default')
-    out: dict[str, Any] = {'rope_theta': merged.positive('rope_theta', 1e4)}
-    if kind == 'linear':
-      out['rope_scaling'] = RopeScaling('linear', merged.positive('factor'))
-    elif kind == 'llama3':
-      out['rope_scaling'] = RopeScaling(
-        'llama3',
-        merged.positive('factor'),
-        merged.positive('low_freq_factor'),
-        merged.positive('high_freq_factor'),
-        merged.get('original_max_position_embeddings', int),
-      )
+    out: dict[str, Any] = {'rope_theta': merged.positive('rope_theta', theta)}
+    known: dict[str, RopeKind] = {k: k for k in get_args(RopeKind)} | dict(aliases or {})
+    if kind in known:
+      out['rope_scaling'] = merged._scaling(known[kind], self._original(old, new))
     elif kind != 'default':
-      raise UserError(f'{self.where}: rope type {kind!r} is not supported; known: linear, llama3')
+      raise UserError(
+        f'{self.where}: rope type {kind!r} is not supported; known: {", ".join(known)}'
+      )
     return out
+
+  def _original(self, *inner: Mapping[str, Any]) -> int:
+    """Returns the tokens of the original context, which stand among the fields or inside rope's.
+
+    Raises:
+      UserError: they contradict each other.
+    """
+    name = 'original_max_position_embeddings'
+    values = [Fields(v, self.where).get(name, int) for v in (self.values, *inner) if v.get(name)]
+    if len(set(values)) > 1:
+      raise UserError(f'{self.where}: {name} is {values[0]}, but {values[1]} among those of rope')
+    return values[0] if values else self.get('max_position_embeddings', int, 2048)
+
+  def _scaling(self, kind: RopeKind, original: int) -> RopeScaling:
+    """Returns a scaling of rotary frequencies; these are the fields of rope and of the config."""
+    longest = self.get('max_position_embeddings', int, original)
+    if kind in ('yarn', 'longrope') and self.values.get('factor') is None:
+      factor = longest / original
+    else:
+      factor = self.positive('factor')
+    if kind == 'llama3':
+      low, high = self.positive('low_freq_factor'), self.positive('high_freq_factor')
+      return RopeScaling(kind, factor, low, high, original)
+    if kind == 'dynamic':
+      return RopeScaling(kind, factor, original=longest)
+    if kind == 'linear':
+      return RopeScaling(kind, factor)
+    grown = 1 + math.log(factor) / math.log(max(original, 2)) if factor > 1 else 1.0
+    if kind == 'longrope':
+      short, long = self.positives('short_factor'), self.positives('long_factor')
+      magnitude = self.positive('attention_factor', math.sqrt(grown))
+      return RopeScaling(
+        kind, factor, original=original, magnitude=magnitude, short=short, long=long
+      )
+    share = lambda m: 1 + 0.1 * m * math.log(factor) if factor > 1 else 1.0
+    up, down = (self.get(name, float, 0.0) for name in ('mscale', 'mscale_all_dim'))
+    return RopeScaling(
+      kind,
+      factor,
+      self.positive('beta_slow', 1.0),
+      self.positive('beta_fast', 32.0),
+      original,
+      self.positive('attention_factor', share(up) / share(down) if up and down else share(1)),
+      self.get('truncate', bool, True),
+    )
+
+  def positives(self, name: str) -> tuple[float, ...]:
+    """Returns a list of numbers above 0.
+
+    Raises:
+      UserError: the field is missing, no list, or an entry is not above 0.
+    """
+    entries = self.get(name, list)
+    numbers = Fields({str(i): x for i, x in enumerate(entries)}, f'{self.where}: {name}')
+    return tuple(numbers.positive(str(i)) for i in range(len(entries)))
+
+  def kinds(self, name: str, kinds: Mapping[Any, bool], count: int) -> tuple[bool, ...]:
+    """Returns what a list says of each layer; empty where the field is absent.
+
+    Args:
+      name: of the field.
+      kinds: {entry of the list: what it says}.
+      count: number of layers.
+
+    Raises:
+      UserError: the field is no list of so many known entries.
+    """
+    found = self.get(name, list, [])
+    for kind in found:
+      if not isinstance(kind, str | int) or kind not in kinds:
+        known = ', '.join(map(str, kinds))
+        raise UserError(f'{self.where}: {name} {kind!r} is not supported; known: {known}')
+    if found and len(found) != count:
+      raise UserError(f'{self.where}: {name} has {len(found)} entries; there are {count} layers')
+    return tuple(kinds[kind] for kind in found)

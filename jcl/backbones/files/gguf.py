@@ -16,7 +16,6 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from jcl.backbones.backbone import Params
-from jcl.backbones.decoder import frequencies
 from jcl.backbones.decoder_config import DecoderConfig, RopeScaling
 from jcl.backbones.files import tensors
 from jcl.backbones.files.companions import DEFAULT, Companions
@@ -25,6 +24,7 @@ from jcl.backbones.files.family import TRANSPOSED, Entry, Rule, name_table
 from jcl.backbones.files.fields import Fields, naming_file
 from jcl.backbones.files.gguf_tokenizer import TEMPLATE, read_tokenizer
 from jcl.backbones.files.tensors import TensorSource
+from jcl.backbones.rotary import frequencies
 from jcl.backbones.tokenizers import SpecialIds, with_vocabulary
 from jcl.errors import UserError
 

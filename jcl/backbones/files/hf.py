@@ -24,6 +24,7 @@ from jcl.backbones.files.families import find_family, known_model_types, written
 from jcl.backbones.files.family import Family
 from jcl.backbones.files.fields import Fields, existing_file, naming_file, read_json
 from jcl.backbones.files.head_files import read_head, with_head, write_head
+from jcl.backbones.files.nearest import nearest
 from jcl.backbones.files.tensors import TensorSource
 from jcl.backbones.files.tokenizer_files import read_tokenizer
 from jcl.backbones.files.weights import open_folder, write_folder, write_json
@@ -280,9 +281,10 @@ def _model_type(values: dict[str, Any], file: pathlib.Path) -> str:
   name = values.get('model_type')
   known = known_model_types()
   if not isinstance(name, str) or name not in known:
+    close = f'{nearest(name, values, known)}; ' if isinstance(name, str) and name else ''
     raise UserError(
-      f'{file}: model_type {name!r} is unknown; known: {", ".join(known)}; for another one give '
-      'backbone.family'
+      f'{file}: model_type {name!r} is unknown; {close}known: {", ".join(known)}; for another one '
+      'give backbone.family'
     )
   return name
 

@@ -76,7 +76,7 @@ def present(
     if entry.paths[0] not in paths:
       continue
     if entry.paths[0].startswith('layers/'):
-      yield from ((entry, entry.tensor.format(i), i) for i in range(layers))
+      yield from ((entry, entry.tensor.format(i), i) for i in range(entry.first, layers))
     else:
       yield entry, entry.tensor, None
 
@@ -137,6 +137,10 @@ def read(
     shapes = [wanted[path][layer is not None :] for path in entry.paths]
     _check_shape(entry, name, shapes, sources[name], config)
   leaves = {path: np.empty(shape, np.float32) for path, shape in wanted.items()}
+  for entry in table:
+    for path in entry.paths:
+      if entry.first and path in leaves:
+        leaves[path][: entry.first] = path.endswith('/scale')
   for entry, name, layer in places:
     parts = [leaves[path] if layer is None else leaves[path][layer] for path in entry.paths]
     values = entry.rule.read(sources[name].read(), config)

@@ -279,8 +279,8 @@ def test_qwen2_has_biases_and_no_permutation(tmp_path):
 def test_rope_factors_are_recognised_as_llama3s(wide, tmp_path):
   import dataclasses
 
-  from jcl.backbones.decoder import frequencies
   from jcl.backbones.decoder_config import RopeScaling
+  from jcl.backbones.rotary import frequencies
 
   config, params = wide
   scaling = RopeScaling('llama3', 8.0)
