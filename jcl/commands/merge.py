@@ -54,7 +54,7 @@ def run(given: flags.FlagValues) -> None:
       raise UserError(f'--{flag} is of {" and ".join(ways)}, not of {given.how}')
   from jcl.backbones import lora_merging
   from jcl.backbones.decoder_config import DecoderConfig
-  from jcl.backbones.files import hf, peft
+  from jcl.backbones.files import hf, peft, peft_merging
   from jcl.storage import atomic
   from jcl.training import base_model
 
@@ -66,12 +66,17 @@ def run(given: flags.FlagValues) -> None:
     loaded = hf.load(base, family=given.family)
     if not isinstance(loaded.config, DecoderConfig):
       raise UserError(f'--base: {base} is an encoder; adapters are of decoders')
-    shape = loaded.config
-    adapters = {name: peft.read(pathlib.Path(name), shape) for name in names}
-    assert loaded.params is not None, 'weights are read'
-    base_model.check_base(base, loaded.params, trained_on)
-    params = lora_merging.merge_into(loaded.params, adapters, recipe)
-    hf.save(out, loaded._replace(params=params))
+    for line in loaded.notes:
+      print(f'note: {line}')
+    shape, params = loaded.config, loaded.params
+    assert params is not None, 'weights are read'
+    base_model.check_base(base, params, trained_on)
+    if recipe in (lora_merging.Recipe(), lora_merging.Recipe(weights=(1.0,))) and len(names) == 1:
+      shape, params = peft_merging.merge_one(pathlib.Path(names[0]), shape, params)
+    else:
+      adapters = {name: peft.read(pathlib.Path(name), shape) for name in names}
+      params = lora_merging.merge_into(params, adapters, recipe)
+    hf.save(out, loaded._replace(config=shape, params=params))
   else:
     config = hf.load_config(base, given.family)
     if not isinstance(config, DecoderConfig):

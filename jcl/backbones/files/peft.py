@@ -11,36 +11,26 @@ import collections
 import contextlib
 import json
 import pathlib
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import safetensors.numpy
 
-from jcl import regexes
 from jcl.backbones import lora
 from jcl.backbones.backbone import Params
 from jcl.backbones.decoder_config import DecoderConfig
 from jcl.backbones.files import tensors
 from jcl.backbones.files.families import find_family
-from jcl.backbones.files.family import Entry
+from jcl.backbones.files.family import Entry, Family
 from jcl.backbones.files.fields import Fields, read_json
+from jcl.backbones.files.peft_config import Targets, read_fields, scalings
 from jcl.backbones.files.tensors import TensorSource
 from jcl.backbones.files.weights import open_file
 from jcl.errors import UserError
 from jcl.storage.atomic import new_folder
 
 PREFIX = 'base_model.model.'
-# Fields that do not change what the tensors mean, or that are read below. Any other that is set
-# (DoRA, biases, whole modules, parts of the layers, …) changes the model, and is refused.
-KNOWN = {
-  'alpha_pattern', 'auto_mapping', 'base_model_name_or_path', 'bias', 'corda_config', 'eva_config',
-  'fan_in_fan_out', 'inference_mode', 'init_lora_weights', 'loftq_config', 'lora_alpha',
-  'lora_dropout', 'lora_ga_config', 'megatron_core', 'peft_type', 'peft_version',
-  'qalora_group_size', 'r', 'rank_pattern', 'revision', 'runtime_config', 'target_modules',
-  'task_type', 'use_rslora',
-}  # fmt: skip
 
 
 class Place(NamedTuple):
@@ -116,36 +106,21 @@ def read(folder: pathlib.Path, config: DecoderConfig) -> Params:
       tensor.
   """
   shapes = tensors.param_shapes(config)
-  fields = _read_fields(folder)
-  chosen = _chosen(places(config, shapes), fields, config)
+  fields = read_fields(folder)
+  chosen = _chosen(places(config, shapes), fields)
   with contextlib.ExitStack() as stack:
-    sources = _sources(folder, find_family(config.family).prefix, stack)
+    sources = open_adapter(folder, find_family(config.family), stack)
     names = {_tensor(place, x) for place in chosen for x in 'AB'}
     tensors.check_names(names, set(sources), str(folder / 'adapter_model.safetensors'))
-    return _filled(chosen, _scalings(chosen, fields), sources, config, shapes)
+    return _filled(chosen, scalings([p.name for p in chosen], fields), sources, config, shapes)
 
 
 def _tensor(place: Place, x: str) -> str:
   return f'{PREFIX}{place.name}.lora_{x}.weight'
 
 
-def _read_fields(folder: pathlib.Path) -> Fields:
-  """adapter_config.json, without anything that would change the model beyond A and B."""
-  fields = Fields(read_json(folder / 'adapter_config.json'), str(folder / 'adapter_config.json'))
-  if fields.get('peft_type', str) != 'LORA':
-    fields.allow_only('peft_type', 'LORA')
-  fields.allow_only('bias', 'none')
-  start = fields.values.get('init_lora_weights')
-  if isinstance(start, str) and start not in ('gaussian', 'eva', 'orthogonal'):
-    fields.allow_only('init_lora_weights')  # it has changed the base, or may have
-  for name, value in fields.values.items():
-    if name not in KNOWN and value is not False:
-      fields.allow_only(name, '', [], {})
-  return fields
-
-
-def _sources(
-  folder: pathlib.Path, prefix: str, stack: contextlib.ExitStack
+def open_adapter(
+  folder: pathlib.Path, family: Family, stack: contextlib.ExitStack
 ) -> dict[str, TensorSource]:
   """The tensors by their names in a model with a head; a bare model's lack the family's prefix."""
   file = folder / 'adapter_model.safetensors'
@@ -157,70 +132,28 @@ def _sources(
       )
     raise UserError(f'{file}: no such file')
   sources = open_file(file, stack)
-  if any(name.startswith(PREFIX + prefix) for name in sources):
+  prefix, outputs = family.prefix, tuple(PREFIX + name for name in family.output_names)
+  if any(name.startswith((PREFIX + prefix, *outputs)) for name in sources):
     return sources
   return {PREFIX + prefix + name.removeprefix(PREFIX): x for name, x in sources.items()}
 
 
-def _chosen(found: Sequence[Place], fields: Fields, config: DecoderConfig) -> list[Place]:
-  """The modules that `target_modules` names, which must be there, and in every layer."""
-  targets = fields.values.get('target_modules')
-  where = f"{fields.where}: field 'target_modules'"
-  if isinstance(targets, str):
-    if why := regexes.fault(targets):
-      raise UserError(f'{where}: {targets!r} {why}; list the modules')
-    chosen = [p for p in found if targets == 'all-linear' or re.fullmatch(targets, p.name)]
-  elif isinstance(targets, list) and all(isinstance(target, str) for target in targets):
-    hits = lambda place, target: f'.{place.name}'.endswith(f'.{target}')
-    for target in targets:
-      if not any(hits(place, target) for place in found):
+def _chosen(found: Sequence[Place], fields: Fields) -> list[Place]:
+  """Returns the modules of the layers that the adapter has; every name of a list must be there."""
+  targets = Targets(fields)
+  if isinstance(targets.targets, list):
+    for target in targets.targets:
+      if not any(f'.{place.name}'.endswith(f'.{target}') for place in found):
         known = ', '.join(dict.fromkeys(_target(place, found) for place in found))
-        raise UserError(f'{where}: {target!r} is no module that can be adapted; known: {known}')
-    chosen = [place for place in found if any(hits(place, target) for target in targets)]
-  else:
-    raise UserError(f'{where} is {targets!r}, neither a pattern nor a list of modules')
+        raise UserError(
+          f'{targets.where}: {target!r} is no module that can be adapted; known: {known}; an '
+          'adapter of the embedding or of the output projection is merged alone, with '
+          '--weights=1 --into=weights'
+        )
+  chosen = [place for place in found if targets.hits(place.name)]
   if not chosen:
-    raise UserError(f'{where} {targets!r} names no module of the model')
-  for name, count in collections.Counter(place.entry.tensor for place in chosen).items():
-    if count != config.layers:
-      raise UserError(
-        f'{where} names {name!r} in {count} of {config.layers} layers; all or none are supported'
-      )
+    raise UserError(f'{targets.where} {targets.targets!r} names no module of the model')
   return chosen
-
-
-def _scalings(chosen: Sequence[Place], fields: Fields) -> dict[str, tuple[int, float]]:
-  """{module: (rank, scale)}."""
-  rank, alpha = fields.get('r', int), fields.get('lora_alpha', float)
-  rslora = fields.get('use_rslora', bool, False)
-  ranks, alphas = _pattern(fields, 'rank_pattern', int), _pattern(fields, 'alpha_pattern', float)
-  out = {}
-  for place in chosen:
-    own = _matching(ranks, place.name, rank)
-    scale = lora.scaling(_matching(alphas, place.name, alpha), own, rslora)
-    if not np.isfinite(scale):
-      raise UserError(f"{fields.where}: field 'lora_alpha' makes the scale of {place.name} {scale}")
-    out[place.name] = own, scale
-  return out
-
-
-def _pattern(fields: Fields, name: str, kind: type) -> dict[str, Any]:
-  """{pattern of modules: value}, every pattern and value checked."""
-  values = fields.get(name, dict, {})
-  inner = Fields(values, f'{fields.where}: {name}')
-  for key in values:
-    if why := regexes.fault(_ending(key)):
-      raise UserError(f'{inner.where}: {key!r} {why}; name the modules')
-  return {key: inner.get(key, kind) for key in values}
-
-
-def _matching(pattern: Mapping[str, Any], module: str, default: Any) -> Any:
-  """The value of the first pattern that the module ends with, as PEFT decides it."""
-  return next((v for key, v in pattern.items() if re.match(_ending(key), module)), default)
-
-
-def _ending(key: str) -> str:
-  return rf'(.*\.)?({key})$'
 
 
 def _filled(
@@ -300,9 +233,12 @@ def write(
     if place.entry not in fused:
       fused[place.entry] = _fused(place, adapter, shapes)
     (a, parts, scale), i = fused[place.entry], place.layer
+    if not scale[i] and not a[i].any():
+      continue  # a layer that the adapter leaves out
     arrays[_tensor(place, 'A')] = a[i]
     arrays[_tensor(place, 'B')] = place.join([part[i] for part in parts], config)
-    scales.setdefault(_target(place, found), []).append((place.name, a.shape[1], float(scale[i])))
+    target = _target(place, found) if _in_all_layers(*fused[place.entry]) else place.name
+    scales.setdefault(target, []).append((place.name, a.shape[1], float(scale[i])))
   # safetensors writes what is not contiguous as garbage, silently.
   whole = isinstance(config, DecoderConfig) and not config.classes  # else the bare model is loaded
   cut = PREFIX if whole else PREFIX + find_family(config.family).prefix
@@ -324,6 +260,11 @@ def write(
   with new_folder(folder) as part:
     (part / 'adapter_config.json').write_text(json.dumps(values, indent=2) + '\n')
     safetensors.numpy.save_file(arrays, part / 'adapter_model.safetensors', {'format': 'pt'})
+
+
+def _in_all_layers(a: np.ndarray, parts: Sequence[np.ndarray], scale: np.ndarray) -> bool:
+  """Whether an adapter reaches a module in every layer."""
+  return all(s or x.any() for x, s in zip(a, scale, strict=True))
 
 
 def _target(place: Place, found: Sequence[Place]) -> str:
