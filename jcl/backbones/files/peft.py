@@ -217,12 +217,7 @@ def write(
     UserError: the folder is not empty, or the adapter does not fit the model.
   """
   shapes = tensors.param_shapes(config)
-  kernels = {
-    path.split('/')[1]: (shape[0], shape[1], shape[2])
-    for path, shape in shapes.items()
-    if path.endswith('/kernel')
-  }
-  lora.check_fits(adapter, kernels)
+  lora.check_fits(adapter, _kernels(shapes))
   found = places(config, shapes)
   arrays: dict[str, np.ndarray] = {}
   scales: dict[str, list[tuple[str, int, float]]] = {}
@@ -260,6 +255,15 @@ def write(
   with new_folder(folder) as part:
     (part / 'adapter_config.json').write_text(json.dumps(values, indent=2) + '\n')
     safetensors.numpy.save_file(arrays, part / 'adapter_model.safetensors', {'format': 'pt'})
+
+
+def _kernels(shapes: Mapping[str, Any]) -> lora.Kernels:
+  """Returns {projection: (L, in, out)} of a model's tree."""
+  return {
+    path.split('/')[1]: (shape[0], shape[1], shape[2])
+    for path, shape in shapes.items()
+    if path.endswith('/kernel')
+  }
 
 
 def _in_all_layers(a: np.ndarray, parts: Sequence[np.ndarray], scale: np.ndarray) -> bool:
