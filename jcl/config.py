@@ -18,6 +18,83 @@ from jcl import sequences
 from jcl.errors import UserError
 
 
+class Given:
+  """The condition that a setting is given: a number above 0, a text, true."""
+
+  def __eq__(self, value: object) -> bool:
+    return bool(value)
+
+  def __hash__(self) -> int:
+    return 0
+
+  def __repr__(self) -> str:
+    return 'given (not 0, empty or false)'
+
+
+GIVEN = Given()
+
+
+def only_with(field: Any, *ways: Mapping[str, Any]) -> Any:
+  """Returns a field of a settings class that is read only in one of some ways.
+
+      density: float = only_with(number(0.2, above=0), {'merge': ('ties', 'dare')})
+
+  Args:
+    field: what `number`, `choice` or `dataclasses.field` gives, or a default.
+    *ways: each names settings and the value, or the tuple of values, that each of them must have.
+      A name with a dot, such as `backbone.head`, is looked up in the whole `Config`, any other in
+      the settings that the field belongs to. `GIVEN` is any value but 0, '' and false.
+  """
+  if not isinstance(field, dataclasses.Field):
+    field = dataclasses.field(default=field)
+  return dataclasses.field(default=field.default, metadata={**field.metadata, 'read_with': ways})
+
+
+def check_read(settings: Any, path: str = '', whole: Any = None) -> None:
+  """Refuses values that nothing reads.
+
+  Args:
+    settings: a settings dataclass; a `Config` is checked with its sections, but for the method's
+      own settings, which `Settings.check` checks.
+    path: what stands before a field's name in a message, such as `train.`.
+    whole: the `Config`; None: conditions on other settings than `settings` are not looked at.
+
+  Raises:
+    UserError: a field is not at its default and no way in which it is read holds; names the field
+      and what would make it read.
+  """
+  for field in dataclasses.fields(settings):
+    ways = field.metadata.get('read_with')
+    value = getattr(settings, field.name)
+    if dataclasses.is_dataclass(value) and field.name != 'method':
+      check_read(value, f'{path}{field.name}.', settings)
+    if not ways or value == field.default:
+      continue
+    if not any(_holds(way, settings, whole) for way in ways):
+      words = ', or with '.join(map(_words, ways))
+      raise UserError(
+        f'{path}{field.name} is {value!r}, but nothing reads it here; it is read with {words}'
+      )
+
+
+def _holds(way: Mapping[str, Any], settings: Any, whole: Any) -> bool:
+  """Whether all settings of a way have their values."""
+  for name, wanted in way.items():
+    if '.' in name and whole is None:
+      continue
+    value = operator.attrgetter(name)(whole if '.' in name else settings)
+    values = wanted if isinstance(wanted, tuple) else (wanted,)
+    if not any(one == value for one in values):
+      return False
+  return True
+
+
+def _words(way: Mapping[str, Any]) -> str:
+  """'merge 'ties' or 'dare' and stack False'."""
+  values = lambda wanted: wanted if isinstance(wanted, tuple) else (wanted,)
+  return ' and '.join(f'{n} {" or ".join(map(repr, values(wanted)))}' for n, wanted in way.items())
+
+
 def choice(default: str, *others: str) -> Any:
   """Returns a field that is one of a few words; `check_values` refuses all others."""
   return dataclasses.field(default=default, metadata={'choices': (default, *others)})
@@ -204,7 +281,8 @@ class BackboneConfig:
   """Settings of the model that learns: one from a file, or a small decoder from scratch."""
 
   path: str = ''  # folder, GGUF file or hub name; empty: a small decoder from scratch
-  family: str = ''  # package.module:name of a Family; empty: found by the model_type of `path`
+  # package.module:name of a Family; empty: found by the model_type of `path`
+  family: str = only_with('', {'path': GIVEN})
   width: int = number(64, least=1)  # hidden size; from scratch
   layers: int = number(2, least=1)  # from scratch
   heads: int = number(4, least=1)  # attention heads; from scratch
@@ -212,14 +290,16 @@ class BackboneConfig:
   dropout: float = number(0.0, least=0, below=1)  # probability, in training only
   tokenizer: str = choice('word', 'bpe')  # made of the training texts; from scratch
   tokenizer_path: str = ''  # take the tokenizer of this model (as `path`); from scratch
-  vocabulary: int = number(2048, least=1)  # tokens at most, with `bpe`; from scratch
+  # tokens at most, with `bpe`; from scratch
+  vocabulary: int = only_with(number(2048, least=1), {'tokenizer': 'bpe'})
   # The embedding has a multiple of so many rows; padding rows are never predicted.
   vocabulary_multiple: int = number(1, least=1)
   dtype: str = choice('float32', 'bfloat16')  # of the computation; parameters are float32
   attention: str = choice('xla', 'cudnn')  # implementation
   remat: bool = False  # recompute each layer in the backward pass
   head: str = choice('', 'linear', 'cosine')  # classifies instead of writing answers; '': none
-  pooling: str = choice('', 'last', 'first', 'mean')  # state that a head reads; '': the model's own
+  # state that a head reads; '': the model's own
+  pooling: str = only_with(choice('', 'last', 'first', 'mean'), {'backbone.head': GIVEN})
   added_token_init: str = choice('copy', 'mean')  # embedding rows of __ans__ and generation tokens
 
 
@@ -229,7 +309,8 @@ class TrainConfig:
 
   # Of the model; None: by what trains, see `jcl.step.rates`.
   learning_rate: float | None = number(None, least=0)
-  head_learning_rate: float = number(1e-3, least=0)  # of a head, in place of `learning_rate`
+  # of a head, in place of `learning_rate`
+  head_learning_rate: float = only_with(number(1e-3, least=0), {'backbone.head': GIVEN})
   adapter_learning_rate: float = number(2e-4, least=0)  # of adapters, in place of `learning_rate`
   weight_decay: float = number(5e-4, least=0)  # none on norms and biases
   l1: float = number(0.0, least=0)  # weight of Σ|θ| over what trains, without norms and biases
@@ -242,10 +323,15 @@ class TrainConfig:
   seed: int = number(0, least=0)  # of every draw but the order of the stream
   trainable: tuple[str, ...] = ('.*',)  # name patterns, `!` in front freezes, first match wins
   schedule: str = choice('constant', 'cosine', 'linear', 'wsd')  # wsd: warm-up, stable, decay
-  schedule_between_tasks: str = choice('rewarm', 'continue')  # one a task | one over the run
+  # one a task | one over the run
+  schedule_between_tasks: str = only_with(
+    choice('rewarm', 'continue'),
+    {'schedule': ('cosine', 'linear', 'wsd')},
+    {'warmup_fraction': GIVEN},
+  )
   warmup_fraction: float = number(0.0, least=0, most=1)  # of the schedule's steps
   # Last share of the schedule's steps, in which the rate falls to 0; `wsd` only.
-  decay_fraction: float = number(0.2, least=0, most=1)
+  decay_fraction: float = only_with(number(0.2, least=0, most=1), {'schedule': 'wsd'})
   clip_norm: float = number(1.0, least=0)  # norm of the whole gradient; 0: off
   beta2: float = number(0.999, least=0, below=1)  # AdamW's
   optimizer_between_tasks: str = choice('fresh', 'carried')  # state at the start of a task
@@ -262,7 +348,8 @@ class AdversarialConfig:
   """Adversarial training: the input embeddings are moved to where the loss is higher."""
 
   epsilon: float = number(0.0, least=0)  # length of a row's move; 0: off
-  weight: float = number(1.0, least=0)  # of the objective at the moved embeddings
+  # Weight of the objective at the moved embeddings.
+  weight: float = only_with(number(1.0, least=0), {'epsilon': GIVEN})
 
 
 @dataclasses.dataclass

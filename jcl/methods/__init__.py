@@ -7,7 +7,7 @@ keeps from task to task (`buffer`, `fisher`, `interference`, `pseudo`, `teacher`
 
 from jcl.backbones import Backbone
 from jcl.batching.batch import Batch
-from jcl.config import choice, number
+from jcl.config import GIVEN, choice, number, only_with
 from jcl.memory import buffer, fisher, interference, pseudo, teacher
 from jcl.memory.tools import Tools
 from jcl.methods.compose import compose
@@ -25,7 +25,8 @@ from jcl.streams.stream import Stream, Task, TaskPlan
 from jcl.types import Memory, Params
 
 __all__ = [
-  'BUILT_IN', 'Backbone', 'Batch', 'Memory', 'Method', 'Params', 'Settings', 'Stream', 'Task',
-  'TaskPlan', 'Tools', 'buffer', 'choice', 'compose', 'fisher', 'interference', 'losses', 'make',
-  'name_of', 'number', 'parts', 'pseudo', 'require', 'settings', 'settings_class', 'teacher',
+  'BUILT_IN', 'GIVEN', 'Backbone', 'Batch', 'Memory', 'Method', 'Params', 'Settings', 'Stream',
+  'Task', 'TaskPlan', 'Tools', 'buffer', 'choice', 'compose', 'fisher', 'interference', 'losses',
+  'make', 'name_of', 'number', 'only_with', 'parts', 'pseudo', 'require', 'settings',
+  'settings_class', 'teacher',
 ]  # fmt: skip

@@ -10,7 +10,7 @@ import dataclasses
 from typing import ClassVar
 
 from jcl.backbones import Backbone
-from jcl.config import choice, number
+from jcl.config import choice, number, only_with
 from jcl.memory import buffer, teacher
 from jcl.memory.teacher import ExternalTeacher
 from jcl.memory.tools import Tools
@@ -30,8 +30,12 @@ class Derpp(Replay):
   # Logits of the past: of the model before the task, or of the model when an example was stored.
   targets: str = choice('teacher', 'stored')
   # MiB that the teacher's states may take; where they take more, the teacher runs in the step.
-  teacher_cache_mb: int = number(2048, least=0)
-  stored_logits_mb: int = number(1024, least=0)  # MiB that stored logits may take
+  teacher_cache_mb: int = only_with(
+    number(2048, least=0),
+    {'targets': 'teacher', 'update': 'after_task', 'published_til_weighting': False},
+  )
+  # MiB that stored logits may take
+  stored_logits_mb: int = only_with(number(1024, least=0), {'targets': 'stored'})
   # As in the published code, with heads and task ids: new rows have weight beta and an MSE, too.
   published_til_weighting: bool = False
   scenarios: ClassVar = ('cil', 'til', 'dil')

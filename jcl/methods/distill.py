@@ -10,7 +10,7 @@ import functools
 from typing import ClassVar
 
 from jcl.backbones import Backbone
-from jcl.config import number
+from jcl.config import GIVEN, number, only_with
 from jcl.memory import teacher
 from jcl.memory.teacher import ExternalTeacher
 from jcl.memory.tools import Tools
@@ -25,7 +25,8 @@ class Distill(Settings):
 
   # Weight of the distillation; that of cross-entropy is 1 - alpha.
   alpha: float = number(0.5, least=0, most=1)
-  distill_temperature: float = number(2.0, above=0)  # of the two softmaxes
+  # of the two softmaxes
+  distill_temperature: float = only_with(number(2.0, above=0), {'alpha': GIVEN})
   # Another model that teaches, as in backbone.path; empty: the model before the task.
   teacher_path: str = ''
   # MiB that the teacher's states may take; where they take more, the teacher runs in the step.

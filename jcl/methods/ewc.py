@@ -11,7 +11,7 @@ import dataclasses
 from typing import ClassVar
 
 from jcl.backbones import Backbone
-from jcl.config import choice, number
+from jcl.config import GIVEN, choice, number, only_with
 from jcl.memory import fisher
 from jcl.memory.teacher import ExternalTeacher
 from jcl.methods.method import Method, Settings, require
@@ -23,19 +23,20 @@ class Ewc(Settings):
   """Published code has lambda_ewc 5000 and `half`."""
 
   lambda_ewc: float = number(1000.0, least=0)  # weight of the penalty
-  half: bool = False  # multiply the penalty by ½
+  # multiply the penalty by ½
+  half: bool = only_with(False, {'lambda_ewc': GIVEN})
   # Loss of an example of which F is the squared gradient: mean or sum of −log p over its targets.
-  fisher_reduction: str = choice('mean', 'sum')
+  fisher_reduction: str = only_with(choice('mean', 'sum'), {'lambda_ewc': GIVEN})
   # Labels in F: those given, or drawn from the model (the true Fisher).
-  labels: str = choice('empirical', 'sampled')
+  labels: str = only_with(choice('empirical', 'sampled'), {'lambda_ewc': GIVEN})
   # How the quadratics of several tasks are merged: kept exactly, or F as a decaying sum or a mean
   # around the last model.
-  over_tasks: str = choice(*fisher.MERGES)
+  over_tasks: str = only_with(choice(*fisher.MERGES), {'lambda_ewc': GIVEN})
   fisher_decay: float = number(
     1.0, least=0, most=1
   )  # factor on the old F at each task, with `online`
   # Examples whose mean gradient is squared (published code: 32); 0: each example's own gradient.
-  batch_fisher: int = number(0, least=0)
+  batch_fisher: int = only_with(number(0, least=0), {'lambda_ewc': GIVEN})
   holds_tree: ClassVar = True
   neutral: ClassVar = {'lambda_ewc': 0.0}
 

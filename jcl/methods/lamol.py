@@ -10,7 +10,7 @@ import dataclasses
 from typing import ClassVar
 
 from jcl.backbones import Backbone
-from jcl.config import number
+from jcl.config import GIVEN, number, only_with
 from jcl.memory import pseudo
 from jcl.memory.teacher import ExternalTeacher
 from jcl.methods.method import Method, Settings
@@ -24,13 +24,19 @@ class Lamol(Settings):
 
   lambda_gen: float = number(0.25, least=0)  # weight of the generation rows
   gamma: float = number(0.20, least=0)  # pseudo samples for each new example
-  top_k: int = number(20, least=1)  # likeliest tokens that a sampled token is drawn from
-  temperature: float = number(1.0, above=0)  # of sampling
+  # likeliest tokens that a sampled token is drawn from
+  top_k: int = only_with(number(20, least=1), {'gamma': GIVEN})
+  # of sampling
+  temperature: float = only_with(number(1.0, above=0), {'gamma': GIVEN})
   task_tokens: bool = False  # a generation token for each task: __0__, __1__, …, not __gen__
-  retry: bool = True  # draw again until as many samples parse as were asked for
-  max_attempts: int = number(3, least=1)  # most draws, as a multiple of the number asked for
-  require_known_label: bool = False  # keep only samples that answer with a label of an old task
-  deduplicate: bool = False  # keep no sample twice
+  # draw again until as many samples parse as were asked for
+  retry: bool = only_with(True, {'gamma': GIVEN})
+  # most draws, as a multiple of the number asked for
+  max_attempts: int = only_with(number(3, least=1), {'gamma': GIVEN, 'retry': True})
+  # keep only samples that answer with a label of an old task
+  require_known_label: bool = only_with(False, {'gamma': GIVEN})
+  # keep no sample twice
+  deduplicate: bool = only_with(False, {'gamma': GIVEN})
   brings: ClassVar = ('loss', 'rows')
   scenarios: ClassVar = ('cil', 'til', 'iil', 'dil')
   neutral: ClassVar = {'lambda_gen': 0.0}

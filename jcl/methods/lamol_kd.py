@@ -11,7 +11,7 @@ import functools
 from typing import ClassVar
 
 from jcl.backbones import Backbone
-from jcl.config import number
+from jcl.config import GIVEN, number, only_with
 from jcl.memory import pseudo, teacher
 from jcl.memory.teacher import ExternalTeacher
 from jcl.methods.lamol import Lamol, lamol
@@ -27,11 +27,12 @@ class LamolKd(Lamol):
   task_tokens: bool = True  # a generation token for each task: __0__, __1__, …, not __gen__
   # Weight of the distillation; the cross-entropy of new rows has weight 1.
   distill_weight: float = number(1.0, least=0)
-  distill_temperature: float = number(2.0, above=0)  # of the two softmaxes
+  # of the two softmaxes
+  distill_temperature: float = only_with(number(2.0, above=0), {'distill_weight': GIVEN})
   # MiB that the teacher's states may take; where they take more, the teacher runs in the step.
   teacher_cache_mb: int = number(2048, least=0)
   # As in the published code, distil one position later: after eos, and not the first token.
-  published_kd_mask: bool = False
+  published_kd_mask: bool = only_with(False, {'distill_weight': GIVEN})
   holds_tree: ClassVar = True
 
   def max_cached_examples(self, stream: Stream) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 
 from jcl.backbones import Backbone, lora_merging
 from jcl.backbones import lora as adapters
-from jcl.config import choice, number
+from jcl.config import choice, number, only_with
 from jcl.memory.teacher import ExternalTeacher
 from jcl.methods.method import Method, Settings, require
 from jcl.streams.stream import Task, TaskPlan
@@ -29,7 +29,8 @@ class Lora(Settings):
   stack: bool = False  # train on top of the earlier adapters, which stay frozen
   # Merge of all adapters so far, which answers without a task id; '': the last adapter answers.
   merge: str = choice('', *lora_merging.WAYS)
-  density: float = number(0.2, above=0, most=1)  # share of the entries that `ties` and `dare` keep
+  # share of the entries that `ties` and `dare` keep
+  density: float = only_with(number(0.2, above=0, most=1), {'merge': ('ties', 'dare')})
   brings: ClassVar = ('tree',)
   changes: ClassVar = ('before_task',)
 

@@ -8,7 +8,7 @@ import jax
 
 from jcl.backbones import Backbone
 from jcl.batching.batch import Batch
-from jcl.config import check_values
+from jcl.config import check_read, check_values
 from jcl.errors import UserError
 from jcl.memory.teacher import ExternalTeacher
 from jcl.memory.tools import Tools
@@ -155,6 +155,7 @@ class Settings:
       UserError: names the field and what would be right.
     """
     check_values(self, 'method.')
+    check_read(self, 'method.')
 
   def check_run(self, scenario: str, tools: Tools) -> None:
     """Refuses settings that do not fit the stream, the text or the model of a run.

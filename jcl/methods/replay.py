@@ -11,7 +11,7 @@ import dataclasses
 from typing import ClassVar
 
 from jcl.backbones import Backbone
-from jcl.config import choice, number
+from jcl.config import choice, number, only_with
 from jcl.memory import buffer, interference
 from jcl.memory.teacher import ExternalTeacher
 from jcl.memory.tools import Tools
@@ -24,7 +24,8 @@ class Replay(Settings):
   """Cross-entropy over all rows; by default 0.3 old rows for each new one."""
 
   buffer_size: int = number(10000, least=1)  # examples that the buffer holds at most
-  replay_ratio: float = number(0.3, least=0)  # old rows for each new one, at level `dataset`
+  # old rows for each new one, at level `dataset`
+  replay_ratio: float = only_with(number(0.3, least=0), {'level': 'dataset'})
   unit: str = choice('rows', 'tokens')  # what the ratio counts
   # Old rows are mixed into each epoch (`dataset`), or make up half of every batch (`batch`).
   level: str = choice('dataset', 'batch')
@@ -36,9 +37,10 @@ class Replay(Settings):
   update_steps: int = number(0, least=0)  # steps between two updates, with `every_steps`
   # Old rows that are replayed: drawn at random, or those that new rows would harm most (MIR).
   select: str = choice('random', 'adversarial')
-  candidates: int = number(3, least=1)  # old rows drawn for each one replayed, with `adversarial`
+  # old rows drawn for each one replayed, with `adversarial`
+  candidates: int = only_with(number(3, least=1), {'select': 'adversarial'})
   # Rate of the virtual step that shows which rows are harmed, with `adversarial`.
-  virtual_lr: float = number(1e-2, least=0)
+  virtual_lr: float = only_with(number(1e-2, least=0), {'select': 'adversarial'})
   brings: ClassVar[tuple[str, ...]] = ('rows',)
 
   def max_cached_examples(self, stream: Stream) -> int:
@@ -98,7 +100,7 @@ def replay(backbone: Backbone, settings: Replay, term: str = 'ce') -> Method:
       task.train,
       old,
       s.level,
-      s.replay_ratio,
+      s.replay_ratio if s.level == 'dataset' else None,
       s.unit,
       candidates=candidates,
       online_buffer=online_buffer,

@@ -12,6 +12,7 @@ from jcl.config import TrainConfig
 from jcl.errors import UserError
 from jcl.step import losses
 from jcl.step.carried import resumed, scale_by_carried_adam
+from jcl.step.trainable import Rules
 from jcl.types import Params, Tree
 
 VANISHING = 1e-20  # share of another rate at which float32 may lose a product of the two
@@ -125,6 +126,17 @@ def learning_rate(
   if config.schedule == 'wsd':
     return peak * min((total - step) / (config.decay_fraction * total), 1.0)
   return peak
+
+
+def rules_of(patterns: Sequence[str], planned: Rules) -> Rules:
+  """Returns the rules of what trains: those that a task's plan has, or those of `train.trainable`.
+
+  Raises:
+    UserError: both are given, so that nothing would read the patterns.
+  """
+  if planned and tuple(patterns) != TrainConfig().trainable:
+    raise UserError(f'train.trainable is {patterns}, but the method says what trains; drop it')
+  return tuple(planned) or trainable_rules(patterns)
 
 
 def trainable_rules(patterns: Sequence[str]) -> tuple[tuple[str, bool], ...]:

@@ -27,7 +27,7 @@ from jcl.backbones.tokenizers import (
 from jcl.batching.batch import membership
 from jcl.batching.packed_text import PackedText, cache_folder, pack
 from jcl.batching.text_formats import ANSWER, Text, added_tokens, training_texts
-from jcl.config import Config, check_values, set_sequences
+from jcl.config import Config, check_read, check_values, set_sequences
 from jcl.errors import UserError
 from jcl.memory.teacher import ExternalTeacher
 from jcl.methods import Method
@@ -121,7 +121,7 @@ class Experiment:
       UserError: nothing would train.
     """
     patterns = self.config.train.trainable
-    parts = trainable.split(params, tuple(plan.trainable) or optimizer.trainable_rules(patterns))
+    parts = trainable.split(params, optimizer.rules_of(patterns, plan.trainable))
     if not jax.tree.leaves(parts[0]):
       raise UserError(f'train.trainable {patterns} names no parameter')
     return parts
@@ -137,6 +137,7 @@ def check(config: Config) -> None:
   check_values(config)
   paths.check_fields(config)
   config.method.check()
+  check_read(config)
   optimizer.check(config.train)
   name = methods.name_of(config.method)
   if config.scenario not in config.method.scenarios:
@@ -255,13 +256,9 @@ def assemble(
 
 
 def check_trainable(config: Config, backbone: Backbone) -> None:
-  """Refuses `train.trainable` if no parameter has such a name.
-
-  Raises:
-    UserError: naming the patterns.
-  """
+  """Raises a UserError if no parameter has a name that `train.trainable` names."""
   patterns = config.train.trainable
-  if any('tree' in part.brings for part in methods.parts(config.method).values()):
+  if 'tree' in config.method.brings:
     return  # which parameters there are, each task decides
   whole = jax.eval_shape(backbone.init, jax.random.key(0))
   if not jax.tree.leaves(trainable.split(whole, optimizer.trainable_rules(patterns))[0]):
