@@ -350,7 +350,8 @@ def _backbone(
   from jcl.backbones.files import hf  # readers of files that a run from scratch does not need
 
   if 'pre_norm' in config.method.needs:
-    check_pre_norm((loaded or hf.load(settings.path, False, settings.family)).config, config)
+    known = loaded.config if loaded else hf.load_config(settings.path, settings.family)
+    check_pre_norm(known, config)
   found = loaded or hf.load(settings.path, weights, settings.family)
   shape, params, tokenizer, special, *beside = found
   digests = digests_of(tokenizer, special, params)
