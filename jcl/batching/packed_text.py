@@ -147,9 +147,9 @@ class PackedText(Text):
     last = self._corpora[-1] if self._corpora else None
     first = last.first + len(last) if last is not None else 0
     never = self._begin[0] if self._begin else None
+    digest, rows = self._digests(documents)
     if self.encoder.policy == 'drop':
       documents = self._without_special_tokens(documents, name)
-    digest, rows = self._digests(documents)
     tokens = self._tokens(documents, digest)
     blocks = Blocks(tokens, first, task, name, self.max_length, never, rows)
     self._corpora.append(blocks)
@@ -195,8 +195,8 @@ class PackedText(Text):
     """Returns the SHA-256 of all that the tokens are a function of, and the digests of rows."""
     rows = []
     total = hashlib.sha256(f'{self.start} {self.eos}\n{self.tokenizer.to_str()}'.encode())
-    if self.encoder.policy == 'text':
-      total.update(b'special tokens as text')
+    if self.encoder.policy != 'refuse':
+      total.update(f'special tokens: {self.encoder.policy}\n'.encode())
     for document in documents:
       text = document.text.encode()
       total.update(struct.pack('<Q', len(text)))

@@ -174,9 +174,13 @@ class Text:
       said = said[: -len(after)].strip()
     return said
 
-  def written(self, answer: str) -> str:
-    """Returns what a model writes that has learned an answer: what the tokenizer gives back."""
-    return self.answer(self._pieces(Example(-1, '', answer, 0))[1])
+  def target_ids(self, label: str) -> list[int]:
+    """Returns the ids that a model writes for a label, end-of-sequence included."""
+    return self._pieces(Example(-1, '', label, 0))[1]
+
+  def written(self, label: str) -> str:
+    """Returns what a model writes that has learned a label: what the tokenizer gives back."""
+    return self.answer(self.target_ids(label))
 
   def wanted(self, example: Example) -> list[int]:
     """Returns the ids of the answer of an example, end-of-sequence included."""

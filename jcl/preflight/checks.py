@@ -7,6 +7,7 @@ depend on the stream, the settings and the free space only.
 
 import collections
 import dataclasses
+import functools
 import os
 import pathlib
 import shutil
@@ -19,8 +20,10 @@ from jax.sharding import Mesh
 from jcl import methods
 from jcl.errors import UserError
 from jcl.preflight.footprint import Footprint, footprint, short
+from jcl.preflight.round_trip import RoundTrip, round_trip
 from jcl.preflight.split_stats import Split, counted
 from jcl.reports.formatting import one_line
+from jcl.streams.escaping import shortened
 from jcl.streams.raw import SPLITS
 from jcl.streams.stream import Stream
 from jcl.streams.task_order import describe_order
@@ -48,6 +51,11 @@ class Checkup:
   splits: tuple[Split, ...]
   footprint: Footprint
 
+  @functools.cached_property
+  def round_trip(self) -> RoundTrip:
+    """The answers of the stream, encoded and decoded again."""
+    return round_trip(self.parts.stream, self.parts.text)
+
 
 def checkup(parts: Experiment) -> Checkup:
   """Counts the rows, tokens and bytes of a run."""
@@ -63,8 +71,9 @@ def refuse(checkup: Checkup, workdir: str | os.PathLike | None = None) -> None:
     workdir: folder of the run, on whose disk there must be room; None: room is not looked at.
 
   Raises:
-    UserError: the tokenizer does not know most of a split; all texts of a task read the same; there
-      is no room for one snapshot, or on a device for what must stand there.
+    UserError: the tokenizer does not know most of a split, or cannot tell two classes apart; all
+      texts of a task read the same; there is no room for one snapshot, or on a device for what must
+      stand there.
   """
   for split in checkup.splits:
     where = f'task {split.task!r}, {split.name}'
@@ -79,6 +88,7 @@ def refuse(checkup: Checkup, workdir: str | os.PathLike | None = None) -> None:
         f'{checkup.parts.text.max_length} tokens; raise stream.max_length, or take another '
         'tokenizer'
       )
+  checkup.round_trip.refuse()
   if workdir is None:
     return
   size = checkup.footprint
@@ -150,6 +160,10 @@ FAULTS = (
     lambda s: s.unknown, 'tokens', NOTED, 'tokens are unknown to the tokenizer',
     'words that it does not know all read the same',
   ),
+  Fault(
+    lambda s: s.lossy, 'rows', NOTED, 'rows have letters in their input that the tokenizer loses',
+    'the model does not see them; take another tokenizer if it matters',
+  ),
 )  # fmt: skip
 
 
@@ -162,7 +176,11 @@ def warnings(checkup: Checkup, workdir: str | os.PathLike | None = None) -> list
   """
   splits = checkup.splits
   found = [line for fault in FAULTS for line in _of_fault(fault, splits)]
-  found += [*_of_classes(checkup.parts.stream), *_of_sizes(checkup)]
+  found += [*_of_classes(checkup.parts.stream), *_of_sizes(checkup), *checkup.round_trip.lines()]
+  if dropped := checkup.parts.text.dropped:
+    rows = dropped + sum(s.rows for s in splits)
+    line = f'{dropped:,} rows hold a special token of the tokenizer and are left out'
+    found.append((dropped / rows, f'{line} (stream.special_tokens_in_text=drop)'))
   if workdir is not None:
     found += _of_room(checkup, free_space(workdir))
   return [line for _, line in sorted(found, key=lambda pair: -pair[0])]
@@ -187,12 +205,13 @@ def _of_fault(fault: Fault, splits: Sequence[Split]) -> Iterator[tuple[float, st
 def _of_classes(stream: Stream) -> Iterator[tuple[float, str]]:
   """Yields a line about classes without test rows, and one about classes with few training rows."""
   every, untested, few = 0, [], []
+  shown = lambda label: shortened(stream.shown('', label))
   for task in stream.tasks:
     trained = collections.Counter(e.label for e in task.train) if task.classes else {}
     tested = {e.label for e in task.test} if task.classes else set()
     every += len(task.classes)
-    untested += [stream.classes[c] for c in task.classes if c not in tested]
-    few += [(trained[c], stream.classes[c]) for c in task.classes if trained[c] < FEW]
+    untested += [shown(c) for c in task.classes if c not in tested]
+    few += [(trained[c], shown(c)) for c in task.classes if trained[c] < FEW]
   if untested:
     names = ', '.join(untested[:3]) + (', …' if len(untested) > 3 else '')
     yield (

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from jcl.preflight import checks
 from jcl.preflight.checks import Checkup
 from jcl.preflight.footprint import SNAPSHOTS, short
+from jcl.preflight.round_trip import NAMED, RoundTrip, brief, named
 from jcl.preflight.split_stats import Split
 from jcl.reports.report import align_columns
 from jcl.types import Json
@@ -71,19 +72,43 @@ def rows(checkup: Checkup) -> Section:
 
 def tokens(checkup: Checkup) -> Section:
   """Section: the tokens of every split."""
-  splits, names = checkup.splits, ('tokens', 'targets', 'unknown')
+  splits, names = checkup.splits, ('tokens', 'targets', 'unknown', 'changed', 'lossy')
   values = [_values(s, names) for s in splits]
-  table = [['', 'tokens', 'a row', 'targets', 'unknown', '%']]
+  table = [['', 'tokens', 'a row', 'targets', 'unknown', '%', 'changed', 'lossy']]
   for s in splits:
     table.append([
       f'{s.task}, {s.name}', f'{s.tokens:,}', f'{s.tokens / s.rows:.1f}', f'{s.targets:,}',
-      f'{s.unknown:,}', f'{100 * s.unknown / s.tokens:.1f}',
+      f'{s.unknown:,}', f'{100 * s.unknown / s.tokens:.1f}', f'{s.changed:,}', f'{s.lossy:,}',
     ])  # fmt: skip
   notes = [
     f'in the format {checkup.parts.text.text_format!r}: training rows as trained, others as asked',
     'unknown: tokens that stand for what the tokenizer does not know',
+    'changed: inputs that the tokenizer does not give back as they are',
+    'lossy: those of them that lose more than case and white space',
   ]
-  return Section('tokens', 'tokens', {'splits': values}, table, notes)
+  said, lines = answers(checkup.round_trip)
+  return Section('tokens', 'tokens', {'splits': values, 'answers': said}, table, notes + lines)
+
+
+def answers(found: RoundTrip) -> tuple[Json, list[str]]:
+  """What the tokenizer makes of the answers: as JSON, and as lines."""
+  groups = [[said.answer for said in group] for group in found.alike]
+  values = {
+    'distinct': len(found.answers),
+    'changed': len(found.changed),
+    'unknown': len(found.unknown),
+    'alike': sum(map(len, groups)),
+    'examples': [[said.answer, said.back] for said in found.changed[:NAMED]],
+    'groups': groups[:NAMED],
+  }
+  if not found.answers:
+    return values, []
+  kind = 'labels' if found.classes else 'answers'
+  counts = ', '.join(f'{values[name]:,} {name}' for name in ('changed', 'unknown', 'alike'))
+  lines = [f'{values["distinct"]:,} distinct {kind}, given back by the tokenizer: {counts}']
+  pairs = [(brief(s.answer), brief(s.back)) for s in found.changed[:NAMED]]
+  lines += [f'{answer} comes back as {back}' for answer, back in pairs]
+  return values, lines + [f'{named(group)} come back alike' for group in groups[:NAMED]]
 
 
 def disk(checkup: Checkup, workdir: str | None = None) -> Section:

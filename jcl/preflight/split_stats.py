@@ -7,6 +7,7 @@ import numpy as np
 
 from jcl.batching.packed_text import Blocks
 from jcl.batching.text_formats import Text
+from jcl.preflight.round_trip import changed_inputs
 from jcl.streams.raw import SPLITS, normalized_text
 from jcl.streams.stream import Example, Stream, Task
 
@@ -32,6 +33,8 @@ class Split:
       that are not `leaked`.
     conflicting: examples whose text stands in a train split with another answer (where the task is
       told, in their own task's).
+    changed: examples whose input the tokenizer does not give back as it is.
+    lossy: those of them that lose more than case and white space, unknown words aside.
     different: texts, as the tokenizer reads them.
     texts: different ones.
   """
@@ -48,6 +51,8 @@ class Split:
   leaked: int = 0
   elsewhere: int = 0
   conflicting: int = 0
+  changed: int = 0
+  lossy: int = 0
   different: int = 0
   texts: int = 0
 
@@ -88,6 +93,7 @@ def _of_examples(
   texts = [normalized_text(e.text) for e in examples]
   own, every = 1 << task.index, [trained.get(words, 0) for words in texts]
   whole = text.text_format == 'class'
+  changed, lossy = changed_inputs(text, [e.text for e in examples if not e.rendered])
   prompts = {i[0].tokens[: None if whole else i[0].targets[0] + 1].tobytes() for i in items}
   return Split(
     task.name, name, len(examples), len(tokens), sum(len(row.targets) for row in rows),
@@ -98,6 +104,8 @@ def _of_examples(
     leaked=sum(bool(tasks & own) for tasks in every) if name != 'train' else 0,
     elsewhere=sum(bool(tasks & ~own) and (name == 'train' or not tasks & own) for tasks in every),
     conflicting=conflicting,
+    changed=changed,
+    lossy=lossy,
     different=len(prompts),
     texts=len(set(texts)),
   )  # fmt: skip
