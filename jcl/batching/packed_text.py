@@ -209,7 +209,7 @@ class PackedText(Text):
     before = self.start
     for first in range(0, len(documents), DOCUMENTS):
       some = documents[first : first + DOCUMENTS]
-      names = [f'document {d.name or d.number}' for d in some]
+      names = [f'document {d.called}' for d in some]
       ids = self.encode_all([d.text for d in some], names)
       yield np.array([*before, *self._joined(ids)], '<i4')
       before = self._begin

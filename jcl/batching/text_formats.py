@@ -285,7 +285,7 @@ class Text:
 
   def _pieces(self, example: Example) -> tuple[list[int], list[int]]:
     """Returns the ids of the prompt and of the answer, which ends with end-of-sequence."""
-    where = f'example {example.name or example.number}'
+    where = f'example {example.called}'
     if example.tokens is not None:
       at = example.tokens.index(self._answer) + 1
       return self.start + list(example.tokens[:at]), list(example.tokens[at:])
@@ -350,7 +350,7 @@ class Text:
     """Returns how many of `size` input tokens stay if `excess` are too many."""
     if size == 0 or excess > size:
       raise UserError(
-        f'example {example.name or example.number}: the answer does not fit into '
+        f'example {example.called}: the answer does not fit into '
         f'stream.max_length {self.max_length}; raise it'
       )
     if example.number >= 0:

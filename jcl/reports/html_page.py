@@ -14,6 +14,7 @@ from jcl.reports.formatting import MISSING, flatten, format_number, one_line, sh
 from jcl.reports.heat_map import heat_map_png
 from jcl.reports.results import Drift, Results, TokenMix, whole_matrix
 from jcl.reports.tables import comparison_notes, comparison_rows, matrix_tables
+from jcl.streams.escaping import shortened
 from jcl.streams.task_order import describe_order
 from jcl.types import Json
 
@@ -39,6 +40,7 @@ CSS = """
 .jcl .note { color: #666; margin: .2rem 0; }
 .jcl pre { background: #f6f6f6; padding: .8rem; overflow-x: auto; }
 """
+FLIP = ('task', 'split', 'number', 'id', 'place', 'text', 'answer')
 PSEUDO = ('before', 'task', 'asked', 'drawn', 'kept', 'distinct', 'verbatim', 'valid_label')
 
 
@@ -104,8 +106,10 @@ def _run_parts(run: Results) -> list[str]:
   parts += _pseudo_parts(run.get('pseudo') or [])
   flips = run.get('negative_flips')
   if flips and (examples := flips.get('examples')):
-    names = f'<p>{_escaped(", ".join(map(str, examples)))}</p>'
-    parts.append(_details('Examples right just after their task and wrong at the end', names))
+    rows = [list(FLIP), *map(_flip_cells, examples)]
+    parts.append(
+      _details('Examples right just after their task and wrong at the end', _table(rows, 'words'))
+    )
   if config := run.get('config'):
     lines = [f'{k} = {json.dumps(v, default=str)}' for k, v in flatten(config).items()]
     text = '\n'.join(lines)
@@ -190,6 +194,12 @@ def _pseudo_parts(lines: Sequence[Json]) -> list[str]:
     table = _table([['before', 'of', 'input', 'answer'], *samples], 'words')
     parts.append(_details(f'{len(samples)} of them in words', table))
   return parts
+
+
+def _flip_cells(example: object) -> list[str]:
+  """Returns a row of the table of flips; files of older runs have the name of the row alone."""
+  found = example if isinstance(example, Mapping) else {'id': example}
+  return [shortened(str(found.get(column, MISSING))) for column in FLIP]
 
 
 def _count(line: Mapping[str, object], column: str) -> str:

@@ -19,12 +19,13 @@ class NegativeFlips(TypedDict):
   Attributes:
     count: how many.
     of: how many were right just after their task.
-    examples: their names.
+    examples: each as `task`, `split`, `number`, `id`, `place`, `text` and `answer`, the texts
+      escaped and shortened; their names alone in files of older runs.
   """
 
   count: int
   of: int
-  examples: NotRequired[list[str] | None]
+  examples: NotRequired[list[Json | str] | None]
 
 
 class TokenMix(TypedDict):

@@ -3,6 +3,7 @@
 Nothing here draws at random: the stream is a function of the raw stream and the settings.
 """
 
+import collections
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
@@ -127,6 +128,10 @@ def numbered(
     class_of: maps each label to the index of its class.
   """
 
+  # A reader may name many rows alike, such as by their file alone.
+  times = collections.Counter(row.where for row in rows) if not isinstance(rows, Lazy) else {}
+  twice = {where for where, count in times.items() if count > 1}
+
   def example(place: int, row: RawRow) -> Example:
     label = -1 if row.label is None else class_of[row.label]
     text, answer = row.text, row.answer
@@ -134,8 +139,9 @@ def numbered(
       text, answer = text.strip(), answer.strip()
     if row.label is not None:
       answer = label_text(row.label)
-    name = row.id or row.where
-    return Example(first + place, text, answer, task, label, name, None, row.rendered)
+    where = f'{row.where}[{place}]' if row.where in twice else row.where
+    name, number = row.id or where, first + place
+    return Example(number, text, answer, task, label, name, None, row.rendered, where)
 
   # Texts without labels and answers may be a corpus that does not fit into memory.
   return (

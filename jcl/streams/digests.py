@@ -16,7 +16,8 @@ import numpy as np
 from jcl.streams.stream import Example
 
 BYTES = 8  # of a row's digest
-UNREAD = ('number', 'name', 'task', 'label')  # fields of an example that its digest leaves out
+# Fields of an example that its digest leaves out.
+UNREAD = ('number', 'name', 'place', 'task', 'label')
 
 
 def row_digests(examples: Iterable[Example], labels: Sequence[str]) -> bytes:

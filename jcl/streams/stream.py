@@ -1,6 +1,7 @@
 """The stream as data: examples in tasks, tasks in a stream, and the plan of a task."""
 
 import bisect
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -37,6 +38,7 @@ class Example:
     tokens: token ids that a pseudo sample was drawn as, without beginning-of-sequence and
       generation token, with answer token and end-of-sequence; None for a real example.
     rendered: as in `RawRow`.
+    place: where the row stands in its source, such as `file:line`; '' where it has none.
   """
 
   number: int
@@ -47,6 +49,13 @@ class Example:
   name: str = ''
   tokens: tuple[int, ...] | None = None
   rendered: bool = False
+  place: str = dataclasses.field(default='', compare=False)
+
+  @property
+  def called(self) -> str:
+    """The example as messages name it: its id with the place of its row, else its number."""
+    other = f' ({self.place})' if self.place not in ('', self.name) else ''
+    return f'{self.name}{other}' if self.name else str(self.number)
 
   @property
   def reference(self) -> Reference:
@@ -226,32 +235,30 @@ class Stream:
     return [e for t in self.tasks for split in (t.train, t.dev, t.test) for e in split]
 
   def example(self, reference: Reference) -> Example:
-    """Returns the example that a reference names.
+    """Returns the example that a reference names; a KeyError where the stream has none."""
+    return self._found(reference)[1]
 
-    Raises:
-      KeyError: the stream has no such example.
-    """
+  def _found(self, reference: Reference) -> tuple[str, Example]:
+    """Returns the split of the example that a reference names, and the example."""
     task, number = reference
-    for split in (self.tasks[task].train, self.tasks[task].dev, self.tasks[task].test):
-      place = number - split[0].number if split else -1
-      if 0 <= place < len(split):
-        return split[place]
+    for split in SPLITS:
+      examples = getattr(self.tasks[task], split)
+      place = number - examples[0].number if examples else -1
+      if 0 <= place < len(examples):
+        return split, examples[place]
     raise KeyError(f'task {task} of the stream has no example {number}')
 
   def called(self, reference: Reference) -> str:
-    """Returns the name of the example that a reference names, as messages give it."""
+    """Returns task, split, name and number of an example, as messages give them."""
     task, number = reference
-    try:
-      name = self.example(reference).name if task >= 0 else 'pseudo sample'
-    except KeyError:
-      name = 'pseudo sample'
-    return f'{name} #{number}'
+    with contextlib.suppress(KeyError):
+      if task >= 0:
+        split, example = self._found(reference)
+        return f'{self.tasks[task].name}, {split}, {example.called} #{number}'
+    return f'pseudo sample #{number}'
 
   def label_of(self, answer: str) -> str | None:
-    """Returns the label, as the user wrote it, that a text stands for; None: it is no label.
-
-    Case and white space do not count, nor does what a tokenizer makes of the text.
-    """
+    """Returns the label, as the user wrote it, that a text is but for case and white space."""
     labels = {class_form(label): label for label in self.labels or self.classes}
     return labels.get(class_form(answer))
 

@@ -109,7 +109,8 @@ def _task(name: str, seed: int) -> RawTask:
         if novel:  # a new frame and a new object in turn
           frames, things = (NEW_FRAMES, objects) if i % 2 else (FRAMES, new_objects)
         text = _utterance(random, frames, verbs, things, seen)
-        splits[split].append(RawRow(f'{name}/{intent}/{split}', text, label=intent))
+        where = f'{name}/{split}[{len(splits[split])}]'
+        splits[split].append(RawRow(where, text, label=intent))
   return RawTask(name, splits['train'], splits['test'], splits['dev'])
 
 

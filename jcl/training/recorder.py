@@ -21,6 +21,7 @@ from jcl.reports.metrics import metrics, negative_flips
 from jcl.reports.results import Results
 from jcl.storage.atomic import write_json
 from jcl.storage.encoding import leaves_by_path
+from jcl.streams.escaping import shortened
 from jcl.streams.stream import Task
 from jcl.training import loss_check
 from jcl.training.evaluate import LogPerplexity, Score
@@ -208,11 +209,23 @@ class Recorder:
       return None
     tasks, right, last = self._parts.stream.tasks, self._state['right'], self._state['last']
     flips = negative_flips([right.get(t.index) for t in tasks], [last.get(t.index) for t in tasks])
-    examples = [tasks[task].test[i] for task, i in flips]
+    examples = [(tasks[task].name, tasks[task].test[i]) for task, i in flips]
+    shown = lambda e: self._parts.stream.shown(e.answer, e.label)
     return {
       'count': len(flips),
       'of': sum(map(sum, right.values())),
-      'examples': [e.name or str(e.number) for e in examples],
+      'examples': [
+        {
+          'task': task,
+          'split': 'test',
+          'number': e.number,
+          'id': e.name,
+          'place': e.place,
+          'text': shortened(e.text),
+          'answer': shortened(shown(e)),
+        }
+        for task, e in examples
+      ],
     }
 
   def results(self, params: Params, finished: bool) -> Results:

@@ -329,3 +329,19 @@ def test_tables_need_neither_jax_nor_matplotlib():
   code = 'import sys, jcl.reports.report; print({"jax", "matplotlib", "scipy"} & set(sys.modules))'
   done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
   assert done.stdout == 'set()\n'
+
+
+def test_page_says_where_examples_that_flipped_stand(tmp_path):
+  one = full()
+  flip = {
+    'task': 'a', 'split': 'test', 'number': 7, 'id': 'mail-9', 'place': 'mails.csv:12',
+    'text': 'x\x1b[2J' + 'y' * 200, 'answer': 'data_loss',
+  }  # fmt: skip
+  one['negative_flips']['examples'] = [flip, 'older.jsonl:3', 5, None]
+  report.html_report([one], tmp_path / 'report.html')
+  page = (tmp_path / 'report.html').read_text('utf-8')
+  for cell in ('mail-9', 'mails.csv:12', '7', 'data_loss', 'older.jsonl:3'):
+    assert f'<td>{cell}</td>' in page
+  assert 'x\\x1b[2Jyyy' in page
+  assert '\x1b' not in page
+  assert 'y' * 100 not in page

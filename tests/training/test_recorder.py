@@ -1,9 +1,13 @@
 """The record of a run: seconds by kind, resumes, the digest of the parameters."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from support import runs
 
+from jcl.config import StreamConfig
+from jcl.streams import Stream, load
 from jcl.training import recorder
 from jcl.training.experiment import assemble
 from jcl.training.recorder import Clock, Recorder, digest
@@ -68,3 +72,39 @@ def test_the_digest_sees_names_shapes_and_the_last_bit():
   nudged['a'][0, 0] = np.nextafter(np.float32(1), np.float32(2))
   others = [nudged, {**one, 'a': one['a'].reshape(3, 2)}, {'a': one['a'], 'c': one['b']}]
   assert len({digest(one), *map(digest, others)}) == 4
+
+
+def test_an_example_that_flipped_can_be_found():
+  """Named by task, split, number, id and place, with its text; no control character is left."""
+  made = lambda split: {
+    task: [
+      {'text': f'{task} \x1b[31m{i} ' + 'long ' * 40, 'label': f'{task}_{i % 2}',
+       'id': f'{split} {task}{i}'}
+      for i in range(8)
+    ]
+    for task in ('red', 'blue')
+  }  # fmt: skip
+  stream = Stream.from_rows(made('train'), test=made('test'), overlap='keep', id='id')
+  config = runs.config('seq')
+  config.stream = dataclasses.replace(stream.settings, overlap='keep')
+  record = Recorder(assemble(config, stream=stream))
+  whole = [True] * 8
+  record._state |= {
+    'right': {0: whole, 1: whole}, 'last': {0: [i != 3 for i in range(8)], 1: whole}
+  }  # fmt: skip
+  flips = record._flips()
+  assert (flips['count'], flips['of']) == (1, 16)
+  (found,) = flips['examples']
+  example = stream.tasks[0].test[3]
+  assert found == {
+    'task': 'red', 'split': 'test', 'number': example.number, 'id': 'test red3',
+    'place': 'red/test[3]', 'text': found['text'], 'answer': 'red_1',
+  }  # fmt: skip
+  assert found['text'].startswith('red \\x1b[31m3 long')
+  assert len(found['text']) == 80
+  assert stream.example((0, found['number'])) is example
+
+
+def test_every_row_of_the_synthetic_stream_has_a_name_of_its_own():
+  stream = load(StreamConfig())
+  assert len({e.name for e in stream.examples}) == len(stream.examples)
