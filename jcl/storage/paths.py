@@ -9,7 +9,6 @@ import os
 import pathlib
 import re
 import tempfile
-import urllib.parse
 from collections.abc import Iterator
 from typing import Any
 
@@ -134,7 +133,8 @@ def nameable(name: str) -> str:
   try:
     os.fsencode(name)
   except UnicodeEncodeError:
-    return urllib.parse.quote(name, safe=' ')
+    escaped = lambda c: c if c.isascii() and c != '%' else ''.join(f'%{b:02X}' for b in c.encode())
+    return ''.join(map(escaped, name))
   return name
 
 

@@ -351,9 +351,9 @@ def test_the_launcher_merges_into_a_model(folders, tmp_path):
 MISTAKES = {
   'no adapters': ([], '--adapters is missing'),
   'no such folder': (['--adapters=no/such'], 'no/such/adapter_config.json: no such file'),
-  'twice': (['--adapters={a0},{a0}'], 'names a folder twice'),
+  'twice': (['--adapters={a0},{a0}'], 'it names the folder {a0} twice'),
   'no such way': (['--adapters={a0},{a1}', '--how=mean'], "no way to merge 'mean'"),
-  'a word': (['--adapters={a0},{a1}', '--weights=1,x'], '--weights=1,x is no list of numbers'),
+  'a word': (['--adapters={a0},{a1}', '--weights=1,x'], "--weights=1,x: 'x' is no number"),
   'count': (['--adapters={a0},{a1}', '--weights=1'], '1 weights for 2 adapters'),
   'density': (['--adapters={a0},{a1}', '--how=ties', '--density=0'], 'density 0.0 is not in'),
   'idle density': (['--adapters={a0},{a1}', '--density=0.5'], '--density is of ties and dare'),
@@ -380,7 +380,7 @@ def test_a_mistake_is_one_line_and_writes_nothing(mistake, folders, tmp_path):
   assert done.returncode == 2, done.stderr
   assert len(done.stderr.splitlines()) == 1, done.stderr
   assert done.stderr.startswith('error: ')
-  assert culprit in done.stderr
+  assert culprit.format(**places) in done.stderr
   assert not list(tmp_path.iterdir())
   assert not (folders / 'model' / 'adapter_config.json').exists()
 

@@ -208,7 +208,7 @@ def test_what_looks_like_a_path_never_reaches_the_hub(name, monkeypatch):
   with pytest.raises(UserError, match=r'no such folder|a URL'):
     hf.load(name)
   with pytest.raises(UserError, match='no name on the hub'):
-    hub.data_set(name, None, None, 'train', ())
+    hub.data_set(name, None, None, None, 'train', ())
 
 
 FOREIGN = ('pytorch_model.bin', 'model.pt', 'a.pth', 'a.ckpt', 'a.pkl', 'tf_model.h5',
