@@ -100,7 +100,7 @@ def test_a_classifier_is_exported_and_learns_on(finished, tmp_path):
   np.testing.assert_array_equal(
     start['layers']['q']['kernel'], np.asarray(run.now.params['layers']['q']['kernel'])
   )
-  made.backbone.head = ''
+  made.backbone.head, made.train.head_learning_rate = '', 1e-3
   with pytest.raises(UserError, match=r'writes no answers; give backbone.head'):
     experiment.assemble(made)
 

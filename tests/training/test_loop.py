@@ -346,6 +346,6 @@ def test_moments_are_not_carried_into_a_fresh_model(method):
   made = runs.config(method, train={'optimizer_between_tasks': 'carried'})
   with pytest.raises(UserError, match=f"is 'carried', but {method} starts from a fresh model"):
     experiment.assemble(made)
-  made = runs.config(method, train={'schedule_between_tasks': 'continue'})
+  made = runs.config(method, train={'schedule_between_tasks': 'continue', 'schedule': 'cosine'})
   with pytest.raises(UserError, match=f"is 'continue', but {method} starts from a fresh model"):
     experiment.assemble(made)
