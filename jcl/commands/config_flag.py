@@ -14,7 +14,7 @@ from ml_collections import config_flags
 
 from jcl import sequences
 from jcl.commands import command_line
-from jcl.config import Config, entry_type
+from jcl.config import Config, check_values, entry_type
 from jcl.errors import UserError
 
 EXAMPLE = '--config=quickstart:lamol'
@@ -78,13 +78,14 @@ def read(given: flags.FlagValues) -> Config:
   """Returns the config of `--config`, with the flags that override it.
 
   Raises:
-    UserError: the flag is missing.
+    UserError: the flag is missing, or a value is not what it must be.
   """
   if not given['config'].present:
     raise UserError(f'--config is missing; give {EXAMPLE}')
   config = given.config
   for field, entries in _lists(given).items():
     _set(config, field, entries)
+  check_values(config)
   name = config_flags.get_config_filename(given['config'])
   if _goes_from_scratch(config, name, given):
     config.train.learning_rate = None

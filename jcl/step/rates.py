@@ -11,7 +11,7 @@ import dataclasses
 import json
 import pathlib
 
-from jcl.config import Config
+from jcl.config import Config, check_values
 from jcl.storage import paths
 
 SCRATCH, PRETRAINED = 1e-3, 1e-5
@@ -36,7 +36,11 @@ def with_stored_rate(workdir: str | pathlib.Path, config: Config) -> Config:
   """Returns the config; a rate that it leaves open is that of the run in the workdir, if any.
 
   So a run goes on with the rate that it began with, whatever the default is by now.
+
+  Raises:
+    UserError: a value of the config is not what it must be.
   """
+  check_values(config)
   file = paths.local(workdir, 'workdir') / 'config.json'
   if config.train.learning_rate is not None or not file.is_file():
     return config

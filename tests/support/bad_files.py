@@ -263,12 +263,12 @@ STREAMS = {
   'a cut line': rows(TRAIN + '{"text": "x', 'train.jsonl:3', 'mend'),
   'a deep line': rows(TRAIN + DEEP, 'train.jsonl:3', 'mend'),
   'a line that is a list': rows(TRAIN + '[]', 'train.jsonl:3', 'write'),
-  'no number': rows('{"text": NaN}', 'train.jsonl:1', 'mend'),
+  'no number': rows('{"text": NaN, "label": "a"}', 'train.jsonl:1', 'text'),
   'a number without end': rows(
     '{"text": ' + '1' * 99 + ', "label": 1e999}', 'test.jsonl:1', 'train'
   ),
   'Latin-1': rows('{"text": "\xe9"}'.encode('latin-1'), 'train.jsonl:1', 'save the file as UTF-8'),
-  'UTF-16': rows(TRAIN.encode('utf-16'), 'train.jsonl:1', 'save the file as UTF-8'),
+  'UTF-16': rows(TRAIN.encode('utf-16-le'), 'train.jsonl:1', 'save the file as UTF-8'),
   'NUL': rows(TRAIN + '\0', 'train.jsonl:3', 'take it out'),
   'half a letter': rows('{"text": "\\ud83d", "label": "a"}', 'train.jsonl:1', 'take it out'),
   'no such column': rows('{"txt": "a", "label": "a"}', "'text'", "the row has 'txt'"),
