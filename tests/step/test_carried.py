@@ -146,9 +146,11 @@ def config(method, head='', **train):
     method, backbone={'head': head}, stream={'max_tasks': 2, 'max_test_per_task': 4},
     train={
       'optimizer_between_tasks': 'carried', 'weight_decay': 0.0, 'clip_norm': 0.0, 'steps': 5,
-      'learning_rate': 1e-2, 'head_learning_rate': 1e-2, 'adapter_learning_rate': 1e-2, **train,
+      'learning_rate': 1e-2, 'adapter_learning_rate': 1e-2, **train,
     },
   )  # fmt: skip
+  if head:
+    made.train.head_learning_rate = train.get('head_learning_rate', 1e-2)
   if method in ('lora', 'olora'):
     made.method.r, made.method.lora_dropout = 2, 0.0
   return made
