@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from jcl import sequences
+from jcl import notation
 from jcl.errors import UserError
 
 
@@ -163,7 +163,7 @@ def set_sequences(settings: Any, path: str = '') -> None:
       set_sequences(value, f'{path}{field.name}.')
     elif entry := entry_type(types_of_fields[field.name]):
       try:
-        made = sequences.convert(value, entry)
+        made = notation.convert(value, entry)
       except ValueError as error:
         raise UserError(f'{path}{field.name} is {_short(value)}: {error}') from None
       if typing.get_origin(types_of_fields[field.name]) is list and isinstance(made, tuple):
@@ -180,7 +180,7 @@ def entry_type(kind: Any) -> type | None:
   entries = [x for x in typing.get_args(kind) if x is not Ellipsis]
   if typing.get_origin(kind) not in (tuple, list, Sequence) or len(set(entries)) != 1:
     return None
-  return entries[0] if entries[0] in sequences.KINDS else None
+  return entries[0] if entries[0] in notation.KINDS else None
 
 
 HOLDS: dict[str, Callable[[float, float], bool]] = {
@@ -217,7 +217,7 @@ def _misfit(value: Any, kind: Any) -> str:
   if (entry := entry_type(kind)) and not (
     isinstance(value, tuple | list) and not any(_misfit(x, entry) for x in value)
   ):
-    return f'a {typing.get_origin(kind).__name__.lower()} of {sequences.KINDS[entry]}s'
+    return f'a {typing.get_origin(kind).__name__.lower()} of {notation.KINDS[entry]}s'
   if dataclasses.is_dataclass(kind):
     return 'a group of settings'
   return ''

@@ -8,7 +8,7 @@ import math
 import pytest
 from support import runs
 
-from jcl import methods, regexes
+from jcl import methods, notation
 from jcl.config import check_values
 from jcl.errors import UserError
 from jcl.training import experiment
@@ -84,12 +84,12 @@ BAD = ['[', '(', '*', 'a**', '(a+)+$', '(a|a)*b', '(a?){40}', '.*' * 7, 'a?' * 3
 
 @pytest.mark.parametrize('pattern', GOOD)
 def test_patterns_that_end_are_taken(pattern):
-  assert regexes.fault(pattern) == ''
+  assert notation.regex_fault(pattern) == ''
 
 
 @pytest.mark.parametrize('pattern', BAD)
 def test_patterns_that_are_none_or_may_not_end_are_refused(pattern):
-  fault = regexes.fault(pattern)
+  fault = notation.regex_fault(pattern)
   assert 'no regular expression' in fault or 'forever' in fault
 
 
@@ -104,7 +104,7 @@ def test_no_pattern_that_is_taken_is_slow():
       itertools.product(parts, repeat=count), 0, None, 97 if count > 3 else 1
     ):
       text = ''.join(pattern)
-      if not regexes.fault(text):
+      if not notation.regex_fault(text):
         assert re.fullmatch(text + 'x', name) is None
 
 

@@ -73,7 +73,7 @@ def test_what_can_change_leaves_parameters_and_state_as_they_are(made):
   wanted = trees(made)
   others = {
     'train__fsdp': True, 'train__microbatches': 2, 'evaluate__batch_size': 3,
-    'backbone__remat': True, 'train__learning_rate': 0.0, 'train__head_learning_rate': 0.5,
+    'backbone__remat': True, 'train__learning_rate': 0.0,
     'train__adapter_learning_rate': 0.5, 'train__weight_decay': 0.0,
   }  # fmt: skip
   assert {f.replace('__', '.') for f in others} >= set(workdirs.ROUNDING) - {'backbone.attention'}

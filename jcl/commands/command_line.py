@@ -7,7 +7,7 @@ from typing import Any
 
 from absl import flags
 
-from jcl import sequences
+from jcl import notation
 from jcl.errors import UserError
 from jcl.storage import paths
 
@@ -27,7 +27,7 @@ class PathParser(flags.ArgumentParser[str]):
 
 
 class ListParser(flags.ArgumentParser[tuple]):
-  """Parser of a flag that is a list, in any form that `jcl.sequences` reads.
+  """Parser of a flag that is a list, in any form that `jcl.notation` reads.
 
   Args:
     kind: of the entries: `str`, `int` or `float`.
@@ -40,7 +40,7 @@ class ListParser(flags.ArgumentParser[tuple]):
 
   def parse(self, argument: str) -> tuple:
     """Returns the entries."""
-    found = sequences.parse(argument, self._kind)
+    found = notation.parse(argument, self._kind)
     if self._path:
       found = tuple(str(paths.local(entry, f'--{self._path}')) for entry in found)
     twice = [entry for place, entry in enumerate(found) if entry in found[:place]]

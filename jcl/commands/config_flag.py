@@ -1,6 +1,6 @@
 """The flag `--config` and the flags that override its fields, `--config.SECTION.FIELD=VALUE`.
 
-A field that holds a list takes `a,b` or any other form that `jcl.sequences` reads; the entries of a
+A field that holds a list takes `a,b` or any other form that `jcl.notation` reads; the entries of a
 flag that is given several times are joined.
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from absl import flags
 from ml_collections import config_flags
 
-from jcl import sequences
+from jcl import notation
 from jcl.commands import command_line
 from jcl.config import Config, check_values, entry_type
 from jcl.errors import UserError
@@ -169,7 +169,7 @@ def _lists(given: flags.FlagValues) -> dict[str, tuple]:
       continue
     for text in given[name].value or ():
       try:
-        more = sequences.parse(text, entry)
+        more = notation.parse(text, entry)
       except ValueError as error:
         raise UserError(f'--{name}={text}: {error}') from None
       found[name.removeprefix('config.')] = (*found.get(name.removeprefix('config.'), ()), *more)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jcl import regexes
+from jcl import notation
 from jcl.config import TrainConfig
 from jcl.errors import UserError
 from jcl.step import losses
@@ -158,7 +158,7 @@ def check(config: TrainConfig) -> None:
   if not config.trainable:
     raise UserError("train.trainable is empty, so nothing would train; '.*' trains all")
   for pattern, _ in trainable_rules(config.trainable):
-    if why := regexes.fault(pattern) if pattern else 'is empty':
+    if why := notation.regex_fault(pattern) if pattern else 'is empty':
       raise UserError(f"train.trainable: {pattern!r} {why}; give patterns of names, '.*' for all")
 
 

@@ -49,7 +49,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from jcl import sequences
+from jcl import notation
 from jcl.config import StreamConfig
 from jcl.errors import UserError
 from jcl.storage import paths
@@ -134,7 +134,7 @@ def read_manifest(config: StreamConfig, targets: bool) -> Manifest:
 def as_list(value: object) -> object:
   """Returns a value of a manifest as a list if it is text such as `a,b`; numbers become text."""
   try:
-    value = list(sequences.parse(value, str)) if isinstance(value, str) else value
+    value = list(notation.parse(value, str)) if isinstance(value, str) else value
   except ValueError:
     return value
   if not isinstance(value, list):

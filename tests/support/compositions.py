@@ -5,12 +5,14 @@ hook that reads them sees other numbers than the one before. The objective is co
 program that JAX traces, which costs no compilation.
 """
 
+import atexit
 import contextlib
 import dataclasses
 import functools
 import itertools
 import pathlib
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -104,14 +106,12 @@ def _tools(packed: bool, deep: bool) -> tuple[HookTools, Any]:
   if not packed:
     tools = tiny.tools('lamol_task', make=make)  # which every method can read
     return tools, tiny.params(tools.backbone)
-  documents, folder = tiny.stream(), tempfile.TemporaryDirectory()
+  documents, folder = tiny.stream(), tempfile.mkdtemp()
   words = tiny.text('plain', documents)
-  text = PackedText(
-    pathlib.Path(folder.name), words.tokenizer, words.special, documents.template, BLOCK
-  )
+  text = PackedText(pathlib.Path(folder), words.tokenizer, words.special, documents.template, BLOCK)
   backbone = make(tokenizers.vocabulary_size(words.tokenizer))
   tools = make_tools(backbone, text, pack(documents, text), sharding.make_mesh(1), 0, 8)
-  _tools.folder = folder  # as long as the process
+  atexit.register(shutil.rmtree, folder, ignore_errors=True)
   return tools, tiny.params(tools.backbone)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jcl import regexes
+from jcl import notation
 from jcl.backbones import lora
 from jcl.backbones.files.fields import Fields, read_json
 from jcl.errors import UserError
@@ -97,7 +97,7 @@ class Targets:
         "'target_modules'; name the layers in the pattern"
       )
     for text in self.patterns:
-      if why := regexes.fault(text):
+      if why := notation.regex_fault(text):
         raise UserError(f"{fields.where}: field 'layers_pattern': {text!r} {why}")
 
   def hits(self, module: str, outer: bool = False) -> bool:
@@ -136,7 +136,7 @@ def _names(fields: Fields, name: str) -> str | list[str]:
     return []
   where = f'{fields.where}: field {name!r}'
   if isinstance(found, str):
-    if why := regexes.fault(found):
+    if why := notation.regex_fault(found):
       raise UserError(f'{where}: {found!r} {why}; list the modules')
   elif not isinstance(found, list) or not all(isinstance(x, str) for x in found):
     raise UserError(f'{where} is {found!r}, neither a pattern nor a list of modules')
@@ -163,7 +163,7 @@ def _pattern(fields: Fields, name: str, kind: type) -> dict[str, Any]:
   values = fields.get(name, dict, {})
   inner = Fields(values, f'{fields.where}: {name}')
   for key in values:
-    if why := regexes.fault(_ending(key)):
+    if why := notation.regex_fault(_ending(key)):
       raise UserError(f'{inner.where}: {key!r} {why}; name the modules')
   return {key: inner.get(key, kind) for key in values}
 

@@ -1,11 +1,13 @@
-"""Lists as users write them: `a,b`, `('a', 'b')`, `["a", "b"]`, one value, or nothing.
+"""Notation of users: lists, and the regular expressions that users and files give.
 
-A comma inside brackets or after a backslash divides nothing, so that a pattern such as `w{1,2}` is
-one entry. Quotes keep a comma too: `'a,b'` is one entry.
+Lists are `a,b`, `('a', 'b')`, `["a", "b"]`, one value, or nothing. A comma inside brackets or after
+a backslash divides nothing, so that a pattern such as `w{1,2}` is one entry. Quotes keep a comma
+too: `'a,b'` is one entry. Regular expressions are checked before they are matched.
 """
 
 import ast
 import re
+import warnings
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -13,6 +15,7 @@ Entry = TypeVar('Entry', str, int, float)
 KINDS = {str: 'text', int: 'whole number', float: 'number'}
 EXAMPLES = {str: 'a,b', int: '0,1,2', float: '0.5,0.25'}
 OPENING, CLOSING = '([{', ')]}'
+MAX_COST = 24  # a costlier expression can take minutes to match a name of 40 letters
 
 
 def parse(text: str, kind: type[Entry]) -> tuple[Entry, ...]:
@@ -110,3 +113,34 @@ def _pieces(text: str) -> list[str]:
       parts[-1] += letter
     before = '' if escaped else letter
   return [part.strip() for part in parts]
+
+
+def regex_fault(pattern: str) -> str:
+  """Returns what is wrong with a regular expression, as the end of a sentence; empty if nothing.
+
+  Python's matcher tries all ways to divide a text among the repeats of an expression. Their number
+  is exponential in the text's length if a group that repeats holds a repeat or a choice, and a
+  power of the length otherwise. So a repeated group is refused, and so are many repeats.
+  """
+  try:
+    with warnings.catch_warnings():
+      warnings.simplefilter('error')  # a later Python may read the expression differently
+      re.compile(pattern)
+  except (re.error, RecursionError, OverflowError, Warning) as error:
+    return f'is no regular expression ({error})'
+  bare = re.sub(r'\\.|\[\^?\]?(\\.|[^]\\])*\]', '_', pattern, flags=re.DOTALL)
+  if re.search(r'\)[*+{]', bare):
+    return 'repeats a group, which can take forever'
+  if backtracking_cost(bare) > MAX_COST:
+    return 'has too many repeats, which can take forever'
+  return ''
+
+
+def backtracking_cost(bare: str) -> int:
+  """Returns roughly the logarithm of the number of ways in which a match can fail.
+
+  Args:
+    bare: the expression, every escape and every character class replaced by one letter.
+  """
+  kinds = [m[0][0] for m in re.finditer(r'(?<!\()[*+?{][?+]?', bare)]
+  return sum(1 if kind == '?' else 4 for kind in kinds)

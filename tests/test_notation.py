@@ -10,7 +10,7 @@ from jcl import methods
 from jcl.config import check_values, set_sequences
 from jcl.errors import UserError
 from jcl.learning import chosen_method
-from jcl.sequences import parse
+from jcl.notation import parse
 from jcl.training import experiment
 
 
