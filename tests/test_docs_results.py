@@ -79,6 +79,8 @@ def test_every_documented_field_occurs(tmp_path):
     learned(tmp_path, 'distill'),
     learned(tmp_path, 'olora'),
     learned(tmp_path, 'pretrain', evaluate={'every_epochs': 1}),
+    learned(tmp_path, 'seq', train={'epochs': 12, 'learning_rate': 1e-2}),  # it forgets
+    learned(tmp_path, 'replay', train={'learning_rate': 1e3}),  # it diverges
   ]
   for results, lines in made:
     check(results, lines)
