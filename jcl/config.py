@@ -83,16 +83,19 @@ def _holds(way: Mapping[str, Any], settings: Any, whole: Any) -> bool:
     if '.' in name and whole is None:
       continue
     value = operator.attrgetter(name)(whole if '.' in name else settings)
-    values = wanted if isinstance(wanted, tuple) else (wanted,)
-    if not any(one == value for one in values):
+    if not any(one == value for one in _values(wanted)):
       return False
   return True
 
 
 def _words(way: Mapping[str, Any]) -> str:
-  """'merge 'ties' or 'dare' and stack False'."""
-  values = lambda wanted: wanted if isinstance(wanted, tuple) else (wanted,)
-  return ' and '.join(f'{n} {" or ".join(map(repr, values(wanted)))}' for n, wanted in way.items())
+  """Returns a way in words: `merge 'ties' or 'dare' and stack False`."""
+  return ' and '.join(f'{n} {" or ".join(map(repr, _values(wanted)))}' for n, wanted in way.items())
+
+
+def _values(wanted: Any) -> tuple[Any, ...]:
+  """Returns the values that a setting may have in a way."""
+  return wanted if isinstance(wanted, tuple) else (wanted,)
 
 
 def choice(default: str, *others: str) -> Any:

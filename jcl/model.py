@@ -66,10 +66,10 @@ class Model:
       pooling, answers.special_tokens_in_text,
     )  # fmt: skip
     text.reserve = answers.longest_answer
-    table = membership(answers.classes_of, len(answers.classes)) if self.config.classes else None
+    classes = len(answers.classes) if self.config.classes else 0
     self._tools: HookTools = make_tools(
-      self.backbone, text, stream, sharding.make_mesh(), 0, BATCH, membership=table,
-      task_id_given=answers.task_id_given,
+      self.backbone, text, stream, sharding.make_mesh(), 0, BATCH,
+      membership=membership(answers.classes_of, classes), task_id_given=answers.task_id_given,
     ).at(max(answers.seen - 1, 0))  # fmt: skip
 
   @property
@@ -355,7 +355,7 @@ def load_run(workdir: pathlib.Path, base: str = '', special_tokens_in_text: str 
 
 def _with_companions(loaded: hf.Loaded, folder: pathlib.Path, source: str) -> hf.Loaded:
   """Adds what goes with the base model where a run of an earlier jcl did not keep it."""
-  base = pathlib.Path(source).expanduser()
+  base = paths.local(source, 'backbone.path')
   kept = loaded.config.classes or (folder / 'generation_config.json').is_file()
   if kept or not source or not (base / 'config.json').is_file():
     return loaded

@@ -23,7 +23,7 @@ ASCII = {'LC_ALL': 'C', 'LANG': 'C', 'PYTHONUTF8': '0', 'PYTHONCOERCECLOCALE': '
 
 
 class Setting(NamedTuple):
-  """What is around a run.
+  """Environment of a run.
 
   Attributes:
     env: environment variables; '': the variable is taken out.

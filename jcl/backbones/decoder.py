@@ -221,7 +221,7 @@ class Block(nn.Module):
       return x_BTD if config.norms == 'post' else Norm(config, name=f'{name}_norm')(x_BTD)
 
     def added(name: str, x_BTD: jax.Array, number: int) -> jax.Array:
-      """What a part adds to the residual stream."""
+      """Returns the output of a part, normed and dropped out, for the residual stream."""
       x_BTD = x_BTD if config.norms == 'pre' else Norm(config, name=f'{name}_post_norm')(x_BTD)
       x_BTD = dropout(x_BTD, fold_in_rows(key_B, number), config.dropout)
       return x_BTD if config.residual_scale == 1 else x_BTD * config.residual_scale

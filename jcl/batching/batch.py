@@ -115,13 +115,15 @@ class Batch:
     return sums[0] / jnp.maximum(sums[1], 1)
 
 
-def membership(classes_of: Sequence[Sequence[int]], classes: int) -> np.ndarray:
-  """Returns the table of membership [tasks, C] bool: which classes each task has.
+def membership(classes_of: Sequence[Sequence[int]], classes: int) -> np.ndarray | None:
+  """Returns the table of membership [tasks, C] bool: which classes each task has; None for C = 0.
 
   Args:
     classes_of: classes of each task, which may share some or all of them.
-    classes: C, number of classes of the stream.
+    classes: C, number of classes that a head has; 0: there is no head.
   """
+  if not classes:
+    return None
   table_TC = np.zeros((len(classes_of), classes), bool)
   for task, own in enumerate(classes_of):
     table_TC[task, list(own)] = True

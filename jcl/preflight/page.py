@@ -91,7 +91,7 @@ def tokens(checkup: Checkup) -> Section:
 
 
 def answers(found: RoundTrip) -> tuple[Json, list[str]]:
-  """What the tokenizer makes of the answers: as JSON, and as lines."""
+  """Returns the answers after encoding and decoding: as JSON, and as lines."""
   groups = [[said.answer for said in group] for group in found.alike]
   values = {
     'distinct': len(found.answers),

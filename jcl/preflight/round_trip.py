@@ -111,8 +111,8 @@ def round_trip(stream: Stream, text: Text) -> RoundTrip:
   if text.text_format in ('class', 'packed'):
     return RoundTrip((), bool(stream.classes))
   if stream.classes:
-    labels = stream.labels or stream.classes
-    rows = [(label, c, text.target_ids(c)) for label, c in zip(labels, stream.classes, strict=True)]
+    names = zip(stream.written_labels, stream.classes, strict=True)
+    rows = [(label, c, text.target_ids(c)) for label, c in names]
     return RoundTrip(tuple(_said(text, *row) for row in rows), classes=True)
   firsts: dict[str, Example] = {}
   for task in stream.tasks:

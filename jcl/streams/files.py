@@ -78,8 +78,12 @@ def unpacked(packed: IO[bytes], suffix: str) -> IO[bytes]:
 
 def damaged(called: str, suffix: str, error: Exception) -> UserError:
   """Returns the error for a compressed file that cannot be unpacked."""
-  reason = ' '.join(str(error).split())[:80] or type(error).__name__
-  return UserError(f'{called}: no whole {suffix} file ({reason}): pack or fetch it again')
+  return UserError(f'{called}: no whole {suffix} file ({reason_of(error)}): pack or fetch it again')
+
+
+def reason_of(error: Exception) -> str:
+  """Returns what a library says of a damaged file, in one short line; else the error's kind."""
+  return ' '.join(str(error).split())[:80] or type(error).__name__
 
 
 def read_text(path: pathlib.Path, called: str) -> str:
@@ -93,17 +97,20 @@ def read_text(path: pathlib.Path, called: str) -> str:
   try:
     text = data.decode(encoding)
   except UnicodeDecodeError as error:
-    for first, what in KINDS.items():
-      if data.startswith(first):
-        raise UserError(f'{called}: the file is {what}') from None
+    _refuse_other_kinds(data, called)
     line = data.count(b'\n', 0, error.start) + 1
     raise UserError(f'{called}:{line}: not UTF-8: save the file as UTF-8') from None
   if '\0' in text:
-    for first, what in KINDS.items():
-      if data.startswith(first):
-        raise UserError(f'{called}: the file is {what}')
+    _refuse_other_kinds(data, called)
     line = text.count('\n', 0, text.index('\0')) + 1
     raise UserError(f'{called}:{line}: a NUL character: take it out, or save the file as UTF-8')
   if not text.strip():
     raise UserError(f'{called}: the file is empty: give at least one row')
   return text
+
+
+def _refuse_other_kinds(data: bytes, called: str) -> None:
+  """Raises a UserError if the first bytes of a file are those of a kind that is no text."""
+  for first, what in KINDS.items():
+    if data.startswith(first):
+      raise UserError(f'{called}: the file is {what}') from None

@@ -213,7 +213,6 @@ class Stream:
       UserError: a data set or an argument cannot be used.
     """
     rows = importlib.import_module(ROWS)
-
     splits = rows.dataset_splits({'train': train, 'test': test, 'dev': dev})
     columns = rows.chosen_columns(text, label, answer, id)
     carving = rows.Carving(test_fraction, seed)
@@ -257,14 +256,18 @@ class Stream:
         return f'{self.tasks[task].name}, {split}, {example.called} #{number}'
     return f'pseudo sample #{number}'
 
+  @property
+  def written_labels(self) -> tuple[str, ...]:
+    """Label of each class as the user wrote it; the text of the class where that is not known."""
+    return self.labels or self.classes
+
   def label_of(self, answer: str) -> str | None:
     """Returns the label, as the user wrote it, that a text is but for case and white space."""
-    labels = {class_form(label): label for label in self.labels or self.classes}
-    return labels.get(class_form(answer))
+    return {class_form(label): label for label in self.written_labels}.get(class_form(answer))
 
   def shown(self, answer: str, label: int) -> str:
     """Returns the label of a class as the user wrote it; `answer` where `label` is -1: no class."""
-    return (self.labels or self.classes)[label] if label >= 0 else answer
+    return self.written_labels[label] if label >= 0 else answer
 
   @functools.cached_property
   def digest(self) -> str:
@@ -273,8 +276,7 @@ class Stream:
     Two streams with the same digest train the same models under the same settings.
     """
     total = hashlib.sha256()
-    for text in self._content():
-      data = text.encode()
+    for data in map(str.encode, self._content()):
       total.update(len(data).to_bytes(8, 'little'))
       total.update(data)
     return total.hexdigest()
@@ -288,8 +290,7 @@ class Stream:
         examples = getattr(task, split)
         yield f'{split} {len(examples)}'
         for example in examples:
-          yield example.text
-          yield example.answer
+          yield from (example.text, example.answer)
           yield self.labels[example.label] if example.label >= 0 and self.labels else ''
 
 

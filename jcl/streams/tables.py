@@ -15,7 +15,7 @@ from typing import Literal
 
 from jcl.errors import UserError
 from jcl.streams import hub
-from jcl.streams.files import PACKED, kind_of, read_text
+from jcl.streams.files import PACKED, kind_of, read_text, reason_of
 from jcl.streams.records import Record
 
 csv.field_size_limit(2**31 - 1)  # a field may be a document
@@ -92,8 +92,7 @@ def parquet_records(path: pathlib.Path, called: str) -> Sequence[Record]:
 
 def unread_parquet(called: str, error: Exception) -> UserError:
   """Returns the error for a file that is no parquet."""
-  reason = ' '.join(str(error).split())[:80] or type(error).__name__
-  return UserError(f'{called}: no whole parquet file ({reason}): write or fetch it again')
+  return UserError(f'{called}: no whole parquet file ({reason_of(error)}): write or fetch it again')
 
 
 def json_value(text: str, called: str, constant: Callable[[str], object] | None = None) -> object:
@@ -142,8 +141,7 @@ def json_records(text: str, called: str) -> Iterator[Record]:
   for number, line in enumerate(text.split('\n'), 1):
     if line.strip():
       where = f'{called}:{number}'
-      listed = number == 1 and line.lstrip().startswith('[')
-      if listed:
+      if number == 1 and line.lstrip().startswith('['):
         raise UserError(f'{where}: a JSON list, not an object a line: let its name end in .json')
       value = json_value(line.strip(), where, float)
       if not isinstance(value, dict):
@@ -245,12 +243,11 @@ def separated_records(
     if not any(value.strip() for value in values):
       continue
     if not columns:
-      columns = [value.strip() for value in values]
+      columns = names = [value.strip() for value in values]
       if len(columns) > 1 and not columns[0] and all(columns[1:]):
         notes.append(f'{called}: its first column has no name, as the index of pandas: left out')
-      elif '' in columns:
-        raise UserError(f'{where}: column names {columns} are not distinct and filled: mend them')
-      if len(set(columns)) < len(columns):
+        names = columns[1:]
+      if '' in names or len(set(columns)) < len(columns):
         raise UserError(f'{where}: column names {columns} are not distinct and filled: mend them')
     elif len(values) != len(columns):
       raise UserError(

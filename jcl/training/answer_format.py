@@ -59,7 +59,7 @@ class AnswerFormat:
     return cls(
       text.text_format, stream.template, text.max_length, parts.task_id_given,
       parts.config.evaluate.answer, parts.longest_answer, tuple(t.name for t in stream.tasks), seen,
-      stream.labels or stream.classes, stream.classes, tuple(t.classes for t in stream.tasks),
+      stream.written_labels, stream.classes, tuple(t.classes for t in stream.tasks),
       text.encoder.policy,
     )  # fmt: skip
 

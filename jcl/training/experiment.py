@@ -90,6 +90,11 @@ class Experiment:
     """Whether the model is given the task at test time."""
     return self.tools.task_id_given
 
+  @property
+  def summed_tasks(self) -> int:
+    """Number of tasks whose means a term sums: all with a head and the task given, else 0."""
+    return len(self.stream) if self.tools.heads is not None and self.task_id_given else 0
+
   def initial_params(self) -> Params:
     """Returns the parameters that the run starts from, float32."""
     if self.weights is not None:
@@ -110,7 +115,7 @@ class Experiment:
     train, tools = self.config.train, self.tools
     return train_step.make_step(
       self.method, self.loss_fn, self.optimizer(), tools.mesh, fsdp=train.fsdp,
-      tasks=len(self.stream) if tools.heads is not None and self.task_id_given else 0,
+      tasks=self.summed_tasks,
       microbatches=train.microbatches, **{'norms': losses.norms} if train.l1 or train.l2 else {},
     )  # fmt: skip
 
@@ -240,7 +245,8 @@ def assemble(
   tools = make_tools(
     backbone, text, stream, sharding.make_mesh() if mesh is None else mesh,
     config.train.seed, config.evaluate.batch_size,
-    membership=_own_classes(stream, shape), train=config.train,
+    membership=membership([task.classes for task in stream.tasks], shape.classes),
+    train=config.train,
     task_id_given=config.scenario == 'til' or 'task_id' in config.method.needs,
   )  # fmt: skip
   longest = 0 if raw_text else text.prepare(stream.examples)
@@ -389,10 +395,3 @@ def check_pre_norm(shape: ModelConfig, config: Config) -> None:
       f'backbone.path: {config.backbone.path} is no decoder, and {name} adds blocks that must be '
       'able to change nothing'
     )
-
-
-def _own_classes(stream: Stream, shape: ModelConfig) -> np.ndarray | None:
-  """Returns the table [tasks, C] of the classes of each task; None without a head."""
-  if not shape.classes:
-    return None
-  return membership([task.classes for task in stream.tasks], shape.classes)

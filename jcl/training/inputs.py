@@ -80,6 +80,11 @@ class Inputs:
   weights: str | None = None
   teacher: str | None = None
 
+  @property
+  def tasks(self) -> list[str]:
+    """Names of the tasks in order; '' stands for the text that no task has."""
+    return list(dict.fromkeys(rows.task for rows in self.rows))
+
   def to_json(self) -> Json:
     """Returns what `inputs.json` holds."""
     splits = [
@@ -99,8 +104,7 @@ def stream_rows(stream: Stream, documents: Stream) -> tuple[Rows, ...]:
     stream: that the run reads; raw text is in blocks.
     documents: the same before raw text was cut into blocks.
   """
-  labels = stream.labels or stream.classes
-  found = []
+  labels, found = stream.written_labels, []
   for task, whole in zip(stream.tasks, documents.tasks, strict=True):
     for split in SPLITS:
       rows, examples = getattr(task, split), getattr(whole, split)
@@ -177,17 +181,15 @@ def read(workdir: pathlib.Path) -> Inputs | None:
     return None
   try:
     stored = json.loads(file.read_text('utf-8'))
-    counts = [int(split['rows']) for split in stored['splits']]
     digests = _stored_rows(workdir / ROWS, stored['splits'])
     rows = tuple(
       Rows(str(split['task']), str(split['split']), part)
       for split, part in zip(stored['splits'], digests, strict=True)
     )
-    assert all(count >= 0 for count in counts)
     return Inputs(
       stored['template'], rows, dict(stored['tokenizer']), stored['weights'], stored['teacher']
     )
-  except (ValueError, KeyError, TypeError, AssertionError, RecursionError):
+  except (ValueError, KeyError, TypeError, RecursionError):
     raise UserError(
       f'{file} is damaged; delete it, and the run goes on without comparing what it reads'
     ) from None
@@ -203,7 +205,7 @@ def _stored_rows(file: pathlib.Path, splits: Sequence[Json]) -> Iterator[bytes]:
   for split in splits:
     part = content[start : start + BYTES * split['rows']]
     start += len(part)
-    if _sha(part) != split['sha256']:
+    if split['rows'] < 0 or _sha(part) != split['sha256']:
       raise ValueError('rows')
     yield part
 
@@ -231,9 +233,8 @@ def _of_stream(before: Inputs, now: Inputs) -> str:
   lines = []
   if before.template != now.template:
     lines.append(f'template {now.template!r}, not {before.template!r}')
-  tasks = [list(dict.fromkeys(r.task for r in inputs.rows)) for inputs in (before, now)]
-  if tasks[0] != tasks[1]:
-    return '; '.join([*lines, f'tasks {", ".join(tasks[1])}, not {", ".join(tasks[0])}'])
+  if before.tasks != now.tasks:
+    return '; '.join([*lines, f'tasks {", ".join(now.tasks)}, not {", ".join(before.tasks)}'])
   old = {(r.task, r.split): r.digests for r in before.rows}
   new = {(r.task, r.split): r for r in now.rows}
   found = []
@@ -330,11 +331,11 @@ def fixed(before: Inputs, now: Inputs, begun: int) -> str:
     now: what it would go on with.
     begun: number of tasks that have begun.
   """
-  tasks = [list(dict.fromkeys(r.task for r in inputs.rows if r.task)) for inputs in (before, now)]
-  if tasks[0] != tasks[1]:
+  tasks, others = ([name for name in inputs.tasks if name] for inputs in (before, now))
+  if tasks != others:
     return 'tasks cannot be added, removed, renamed or put in another order'
   for old, new in zip(before.rows, now.rows, strict=False):
-    if old.task in tasks[0][:begun] and len(old.digests) != len(new.digests):
+    if old.task in tasks[:begun] and len(old.digests) != len(new.digests):
       return (
         f'rows cannot be added to or removed from task {old.task!r}, which has begun: memory '
         'refers to rows by number'

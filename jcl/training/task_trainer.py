@@ -231,8 +231,7 @@ class TaskTrainer:
   def _warn_of_losses(self, task: Task, loaded: LoadedBatch, values: Mapping[str, float]) -> None:
     """Warns of cross-entropies that no model has; see `loss_check`."""
     parts, step = self.parts, loaded.number + 1
-    summed = len(parts.stream) if parts.tools.heads is not None and parts.task_id_given else 1
-    uniform = loss_check.uniform_nats(parts.backbone.outputs, summed)
+    uniform = loss_check.uniform_nats(parts.backbone.outputs, max(parts.summed_tasks, 1))
     found = self.output.recorder.doubtful(task, values, uniform, step, loaded.last)
     if found:
       terms = {term: values[term] for term in found}

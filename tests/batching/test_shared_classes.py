@@ -46,7 +46,7 @@ def may_answer(classes_of, current, told, task):
 
 
 def learned(classes_of, current, told, task):
-  """Those that the model had met before the task under way."""
+  """Returns the classes a row may answer that were met before the task under way."""
   before = {c for t in range(current) for c in classes_of[t]}
   return [c for c in may_answer(classes_of, current, told, task) if c in before]
 

@@ -158,7 +158,7 @@ def test_too_many_logits_are_refused_with_the_figure():
 
 
 def test_examples_of_the_task_under_way_are_not_held_to_a_model_that_never_saw_them():
-  """Such examples are old rows in cross-entropy; the teacher runs in the step, cached or not."""
+  """Examples count as old rows in cross-entropy; the teacher runs in the step, cached or not."""
   life = Life('derpp', update='every_epoch')
   life.rows = lambda task: [
     dataclasses.replace(r, replay=r.task < 2 or r.number % 4 == 0)

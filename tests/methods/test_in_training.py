@@ -57,7 +57,7 @@ def test_what_answers_inside_a_task_is_what_trains(name, given, told):
 
 
 def test_the_slow_parameters_answer_inside_a_task_of_reptile():
-  """They follow those in training; the loop hands them on with the step's state."""
+  """Slow parameters follow those in training; the loop hands them on with the step's state."""
   tools = tiny.tools('plain', examples=7)
   method, params = methods.make(tools.backbone, methods.settings('reptile')), {'a': np.ones(2)}
   slow = {'a': np.zeros(2)}

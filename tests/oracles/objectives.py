@@ -91,7 +91,7 @@ def apart(given: Given, difference: Callable, where: Callable[[Row], bool]) -> f
 
 
 def allowed_classes(given: Given, task: int, last: int) -> list[int]:
-  """What a row of `task` may be answered with after task `last`; of a vocabulary all tokens."""
+  """Returns the answers open to a row of `task` after task `last`; of a vocabulary all tokens."""
   if given.classes_of is None:
     return list(range(given.outputs))
   tasks = [task] if given.told else range(last + 1)
@@ -99,7 +99,7 @@ def allowed_classes(given: Given, task: int, last: int) -> list[int]:
 
 
 def known_classes(given: Given, task: int) -> list[int]:
-  """Those of them that the model at the start of the task under way had learned."""
+  """Returns the allowed classes that the model at the start of the current task had learned."""
   allowed = allowed_classes(given, task, given.task)
   if given.classes_of is None:
     return allowed

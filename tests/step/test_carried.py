@@ -115,7 +115,7 @@ def test_what_does_not_train_in_a_task_keeps_no_moments():
 
 
 def test_state_of_an_earlier_version_goes_on_within_a_task():
-  """It has no counts of entries: those with moments are as old as the run."""
+  """The state has no counts of entries: entries with moments are as old as the run."""
   plain, gradient = optax.chain(optax.scale_by_adam()), {'a': jnp.float32([1, 0])}
   state, _ = train(plain, plain.init(gradient), [gradient] * 3)
   carried = leaves_by_path(state)

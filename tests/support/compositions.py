@@ -146,7 +146,7 @@ def _watched(names: tuple[str, ...], calls: list[Call]) -> Iterator[None]:
 
 
 class Life(NamedTuple):
-  """What a composition made of two tasks.
+  """Memory, parameters and objective of a composition after two tasks.
 
   Attributes:
     after: (memory, parameters, plan) of each task, on the host.

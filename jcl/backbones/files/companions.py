@@ -26,7 +26,7 @@ _DROPPED = ('added_tokens_decoder', 'chat_template')  # of tokenizer_config.json
 
 @dataclasses.dataclass(frozen=True)
 class Companions:
-  """What goes with a model.
+  """Files and settings that travel with a model.
 
   Attributes:
     chat_templates: {name: Jinja source}; the one that is used by itself is called `default`.

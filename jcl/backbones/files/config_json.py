@@ -8,9 +8,11 @@ from typing import Any
 
 from jcl.backbones.decoder_config import DecoderConfig
 from jcl.backbones.files.fields import Fields
+from jcl.backbones.model_config import ModelConfig
 from jcl.errors import UserError
 
-KINDS = {'full_attention': False, 'sliding_attention': True}
+FULL, SLIDING = 'full_attention', 'sliding_attention'
+KINDS = {FULL: False, SLIDING: True}
 
 
 def read_llama_like(fields: Fields, **kwargs: Any) -> DecoderConfig:
@@ -50,15 +52,20 @@ def window_of(fields: Fields, default: int = 0) -> int:
   return fields.get('sliding_window', int, default)
 
 
-def read_llama(fields: Fields) -> DecoderConfig:
-  """Reads the fields of Llama."""
+def attention_biases(fields: Fields) -> dict[str, bool]:
+  """Returns whether the projections of attention have biases: all of them, or none."""
   bias = fields.get('attention_bias', bool, False)
+  return {'qkv_bias': bias, 'o_bias': bias}
+
+
+def read_llama(fields: Fields, **kwargs: Any) -> DecoderConfig:
+  """Reads the fields of Llama; `kwargs` are those that a family has besides."""
   return read_llama_like(
     fields,
     head_dim=fields.get('head_dim', int, 0),
-    qkv_bias=bias,
-    o_bias=bias,
     mlp_bias=fields.get('mlp_bias', bool, False),
+    **attention_biases(fields),
+    **kwargs,
   )
 
 
@@ -76,14 +83,11 @@ def read_qwen2(fields: Fields) -> DecoderConfig:
 
 def read_qwen3(fields: Fields) -> DecoderConfig:
   """Reads the fields of Qwen3."""
-  bias = fields.get('attention_bias', bool, False)
-  head_dim = fields.get('head_dim', int, 128)
   return read_llama_like(
     fields,
-    head_dim=head_dim,
+    head_dim=fields.get('head_dim', int, 128),
     qk_norm=True,
-    qkv_bias=bias,
-    o_bias=bias,
+    **attention_biases(fields),
     **_qwen_windows(fields),
   )
 
@@ -210,9 +214,20 @@ def write_llama_like(config: DecoderConfig, architecture: str) -> dict[str, Any]
   }
 
 
-def written_kinds(config: DecoderConfig) -> list[str]:
+def written_sizes(config: ModelConfig) -> dict[str, int]:
+  """Writes the sizes that most families call alike."""
+  return {
+    'vocab_size': config.kept_rows,
+    'hidden_size': config.width,
+    'num_hidden_layers': config.layers,
+    'num_attention_heads': config.heads,
+    'intermediate_size': config.feed_forward,
+  }
+
+
+def written_kinds(config: ModelConfig) -> list[str]:
   """Returns the kind of attention of each layer, as transformers calls it."""
-  return ['sliding_attention' if x else 'full_attention' for x in config.windowed_layers]
+  return [SLIDING if x else FULL for x in config.windowed_layers]
 
 
 def write_llama(config: DecoderConfig) -> dict[str, Any]:
@@ -271,11 +286,7 @@ def write_neox(config: DecoderConfig) -> dict[str, Any]:
   rope['rope_parameters']['partial_rotary_factor'] = config.rope_fraction
   return {
     'architectures': ['GPTNeoXForCausalLM'],
-    'vocab_size': config.kept_rows,
-    'hidden_size': config.width,
-    'num_hidden_layers': config.layers,
-    'num_attention_heads': config.heads,
-    'intermediate_size': config.feed_forward,
+    **written_sizes(config),
     'max_position_embeddings': config.max_positions,
     'layer_norm_eps': config.norm_epsilon,
     'hidden_act': activation_name(config.activation, 'gelu_new'),

@@ -7,9 +7,16 @@ heads for masked words are neither read nor kept.
 from typing import Any
 
 from jcl.backbones.encoder_config import EncoderConfig
-from jcl.backbones.files.config_json import KINDS, activation_name
+from jcl.backbones.files.config_json import (
+  FULL,
+  KINDS,
+  SLIDING,
+  activation_name,
+  written_kinds,
+  written_sizes,
+)
 from jcl.backbones.files.fields import Fields
-from jcl.backbones.files.gemma_config_json import FULL, SLIDING, local_rope
+from jcl.backbones.files.gemma_config_json import local_rope
 from jcl.errors import UserError
 
 
@@ -109,11 +116,7 @@ def read_modernbert(fields: Fields) -> EncoderConfig:
 def _write_like_bert(config: EncoderConfig, architecture: str) -> dict[str, Any]:
   return {
     'architectures': [architecture],
-    'vocab_size': config.kept_rows,
-    'hidden_size': config.width,
-    'num_hidden_layers': config.layers,
-    'num_attention_heads': config.heads,
-    'intermediate_size': config.feed_forward,
+    **written_sizes(config),
     'max_position_embeddings': config.position_rows,
     'type_vocab_size': config.types,
     'layer_norm_eps': config.norm_epsilon,
@@ -170,11 +173,7 @@ def write_modernbert(config: EncoderConfig) -> dict[str, Any]:
   theta = lambda x: {'rope_type': 'default', 'rope_theta': x}
   return {
     'architectures': ['ModernBertModel'],
-    'vocab_size': config.kept_rows,
-    'hidden_size': config.width,
-    'num_hidden_layers': config.layers,
-    'num_attention_heads': config.heads,
-    'intermediate_size': config.feed_forward,
+    **written_sizes(config),
     'max_position_embeddings': config.max_positions,
     'norm_eps': config.norm_epsilon,
     'norm_bias': config.norm_bias,
@@ -182,7 +181,7 @@ def write_modernbert(config: EncoderConfig) -> dict[str, Any]:
     'mlp_bias': config.mlp_bias,
     'hidden_activation': activation_name(config.activation, 'gelu_pytorch_tanh'),
     'local_attention': 2 * (config.window - 1) if config.window else 128,
-    'layer_types': [SLIDING if x else FULL for x in config.windowed_layers],
+    'layer_types': written_kinds(config),
     'rope_parameters': {FULL: theta(config.rope_theta), SLIDING: theta(config.local_theta)},
     'global_rope_theta': config.rope_theta,
     'local_rope_theta': config.local_theta,

@@ -8,7 +8,10 @@ from typing import Any
 
 from jcl.backbones.decoder_config import DecoderConfig
 from jcl.backbones.files.config_json import (
+  FULL,
   KINDS,
+  SLIDING,
+  attention_biases,
   read_llama_like,
   window_of,
   write_llama_like,
@@ -19,18 +22,15 @@ from jcl.backbones.files.fields import Fields
 from jcl.errors import UserError
 
 TANH = 'gelu_pytorch_tanh'
-FULL, SLIDING = KINDS
 
 
 def _read_gemma(fields: Fields, **kwargs: Any) -> DecoderConfig:
   """Reads the fields that the three share; `kwargs` are the others."""
   fields.allow_only('use_bidirectional_attention', False)
-  bias = fields.get('attention_bias', bool, False)
   return read_llama_like(
     fields,
     head_dim=fields.get('head_dim', int, 256),
-    qkv_bias=bias,
-    o_bias=bias,
+    **attention_biases(fields),
     tied=fields.get('tie_word_embeddings', bool, True),
     norm_offset=1.0,
     embedding_scale=fields.get('hidden_size', int) ** 0.5,

@@ -9,6 +9,8 @@ from jcl.backbones.decoder_config import DecoderConfig
 from jcl.backbones.files.config_json import (
   KINDS,
   activation_name,
+  attention_biases,
+  read_llama,
   read_llama_like,
   window_of,
   write_llama_like,
@@ -47,15 +49,13 @@ def write_phi3(config: DecoderConfig) -> dict[str, Any]:
 
 def read_olmo2(fields: Fields) -> DecoderConfig:
   """Reads the fields of OLMo-2: norms of what is added, and of all heads' queries together."""
-  bias = fields.get('attention_bias', bool, False)
   return read_llama_like(
     fields,
     norms='post',
     norm_epsilon=fields.positive('rms_norm_eps', 1e-5),
     qk_norm=True,
     qk_norm_over='all',
-    qkv_bias=bias,
-    o_bias=bias,
+    **attention_biases(fields),
   )
 
 
@@ -73,19 +73,17 @@ def read_smollm3(fields: Fields) -> DecoderConfig:
   windows = fields.get('use_sliding_window', bool, False)
   window = window_of(fields) if windows else 0
   windowed = fields.kinds('layer_types', KINDS, layers) or unrotated
-  bias = fields.get('attention_bias', bool, False)
   null = 'num_key_value_heads' in fields.values
   return read_llama_like(
     fields,
     kv_heads=fields.get('num_key_value_heads', int, heads if null else 4),
     max_positions=fields.get('max_position_embeddings', int, 32768),
     tied=fields.get('tie_word_embeddings', bool, True),
-    qkv_bias=bias,
-    o_bias=bias,
     mlp_bias=fields.get('mlp_bias', bool, False),
     unrotated=unrotated if any(unrotated) else (),
     window=window if any(windowed) else 0,
     windowed=windowed if window and any(windowed) else (),
+    **attention_biases(fields),
     **fields.rope(2e6),
   )
 
@@ -105,13 +103,8 @@ def write_smollm3(config: DecoderConfig) -> dict[str, Any]:
 
 def read_granite(fields: Fields) -> DecoderConfig:
   """Reads the fields of Granite: factors of embeddings, scores, residuals and logits."""
-  bias = fields.get('attention_bias', bool, False)
-  return read_llama_like(
+  return read_llama(
     fields,
-    head_dim=fields.get('head_dim', int, 0),
-    qkv_bias=bias,
-    o_bias=bias,
-    mlp_bias=fields.get('mlp_bias', bool, False),
     embedding_scale=fields.positive('embedding_multiplier', 1.0),
     query_scale=fields.positive('attention_multiplier', 1.0),
     residual_scale=fields.positive('residual_multiplier', 1.0),

@@ -5,33 +5,33 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 # model_type, or what it begins with: (why it is not read, families that come nearest).
-_PARTS = 'has experts', 'has image or audio parts'
+_EXPERTS, _SENSES = 'has experts', 'has image or audio parts'
 NEAREST = {
-  'mixtral': (_PARTS[0], 'mistral'),
-  'qwen2_moe': (_PARTS[0], 'qwen2'),
-  'qwen3_moe': (_PARTS[0], 'qwen3'),
-  'qwen3_next': (_PARTS[0], 'qwen3'),
+  'mixtral': (_EXPERTS, 'mistral'),
+  'qwen2_moe': (_EXPERTS, 'qwen2'),
+  'qwen3_moe': (_EXPERTS, 'qwen3'),
+  'qwen3_next': (_EXPERTS, 'qwen3'),
   'qwen3_5': ('has layers without attention', 'qwen3'),
-  'granitemoe': (_PARTS[0], 'granite'),
-  'phimoe': (_PARTS[0], 'phi3'),
-  'olmoe': (_PARTS[0], 'olmo2'),
-  'gpt_oss': (_PARTS[0], 'llama'),
+  'granitemoe': (_EXPERTS, 'granite'),
+  'phimoe': (_EXPERTS, 'phi3'),
+  'olmoe': (_EXPERTS, 'olmo2'),
+  'gpt_oss': (_EXPERTS, 'llama'),
   'deepseek': ('has experts and latent attention', 'llama'),
   'llama4': ('has experts and image parts', 'llama'),
-  'gemma3': (_PARTS[1], 'gemma3_text, its text model alone'),
-  'gemma3n': (_PARTS[1], 'gemma3_text'),
-  'gemma4': (_PARTS[1], 'gemma3_text'),
+  'gemma3': (_SENSES, 'gemma3_text, its text model alone'),
+  'gemma3n': (_SENSES, 'gemma3_text'),
+  'gemma4': (_SENSES, 'gemma3_text'),
   'recurrent_gemma': ('has recurrent layers', 'gemma2'),
-  'qwen2_vl': (_PARTS[1], 'qwen2'),
-  'qwen2_5_vl': (_PARTS[1], 'qwen2'),
-  'qwen3_vl': (_PARTS[1], 'qwen3'),
-  'mllama': (_PARTS[1], 'llama'),
-  'llava': (_PARTS[1], 'llama'),
-  'mistral3': (_PARTS[1], 'mistral'),
-  'paligemma': (_PARTS[1], 'gemma'),
-  'idefics': (_PARTS[1], 'llama'),
-  'smolvlm': (_PARTS[1], 'llama'),
-  'phi4_multimodal': (_PARTS[1], 'phi3'),
+  'qwen2_vl': (_SENSES, 'qwen2'),
+  'qwen2_5_vl': (_SENSES, 'qwen2'),
+  'qwen3_vl': (_SENSES, 'qwen3'),
+  'mllama': (_SENSES, 'llama'),
+  'llava': (_SENSES, 'llama'),
+  'mistral3': (_SENSES, 'mistral'),
+  'paligemma': (_SENSES, 'gemma'),
+  'idefics': (_SENSES, 'llama'),
+  'smolvlm': (_SENSES, 'llama'),
+  'phi4_multimodal': (_SENSES, 'phi3'),
   'mamba': ('has no attention', 'gpt_neox, llama'),
   'falcon_mamba': ('has no attention', 'llama'),
   'rwkv': ('has no attention', 'gpt_neox, llama'),
@@ -95,7 +95,7 @@ def nearest(name: str, values: Mapping[str, Any], known: Sequence[str]) -> str:
   if isinstance(values.get('text_config'), dict):
     own = values['text_config'].get('model_type')
     families = own if own in known else ', '.join(DECODERS)
-    return f'it {_PARTS[1]}; the nearest that works: {families}, its text model alone'
+    return f'it {_SENSES}; the nearest that works: {families}, its text model alone'
   if values.get('is_encoder_decoder') is True:
     reason, families = NEAREST['t5']
     return f'it {reason}; the nearest that works: {families}'
