@@ -84,7 +84,12 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(tmp_path):
   assert all({'loss', 'new'} <= set(line['refused']) for line in refused)
   for line in refused:
     (loaded,) = (f for t, f in loop.feeds if (t, f.number + 1) == (line['task'], line['step']))
-    names = {e.reference: f'{e.name} #{e.number}' for e in loop.parts.stream.examples}
+    names = {
+      e.reference: f'{task.name}, {split}, {e.name} #{e.number}'
+      for task in loop.parts.stream.tasks
+      for split in ('train', 'dev', 'test')
+      for e in getattr(task, split)
+    }
     assert line['rows'] == [names[r] for r in loaded.rows]
     assert len(line['rows']) >= 8
   assert not any('NaN' in line for line in (tmp_path / 'a' / 'metrics.jsonl').read_text().split())
