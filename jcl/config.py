@@ -272,6 +272,10 @@ class StreamConfig:
   # Share of train that becomes dev, if dev scores are asked for and the stream has no dev split.
   dev_fraction: float = number(0.1, above=0, below=1)
   template: str = ''  # plain rows, with {x} and {y}; empty: the stream's own
+  # A name of chat_templates.NAMED, a .jinja file, or `model`: the model's own. Empty: the model's
+  # own for conversations, none for other rows.
+  chat_template: str = ''
+  loss_turns: str = choice('all', 'last')  # turns of the assistant that the loss counts
   # Tokens a row, cpt: a block. The input of a longer row is cut, never its answer.
   max_length: int = number(512, least=8)
   # A row whose text holds a special token of the tokenizer: refused, read as text, or left out.

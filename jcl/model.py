@@ -17,7 +17,8 @@ from jcl.backbones.files.companions import read_companions
 from jcl.backbones.layers import depth
 from jcl.backbones.models import for_method, make_backbone
 from jcl.batching.batch import membership
-from jcl.batching.text_formats import Text
+from jcl.batching.chat_choice import Choice, make_text
+from jcl.config import StreamConfig
 from jcl.errors import UserError
 from jcl.step import sharding
 from jcl.step.numerics import computing
@@ -61,9 +62,10 @@ class Model:
     self.base_digests: dict[str, str] = {}
     stream = answers.stream()
     pooling = getattr(self.config, 'pooling', 'last')
-    text = Text(
-      self.tokenizer, self._special, answers.template, answers.text_format, answers.max_length,
-      pooling, answers.special_tokens_in_text,
+    read = StreamConfig(special_tokens_in_text=answers.special_tokens_in_text)
+    text, _ = make_text(
+      Choice(answers.chat_template), read, self.tokenizer, self._special, stream,
+      answers.text_format, answers.max_length, pooling,
     )  # fmt: skip
     text.reserve = answers.longest_answer
     classes = len(answers.classes) if self.config.classes else 0

@@ -58,10 +58,8 @@ class TextEncoder:
     rows = zip(encodings, texts, names, strict=True)
     return [self._checked(e, text, name).ids for e, text, name in rows]
 
-  def special_token(self, text: str, rendered: bool = False) -> str | None:
-    """Returns a special token that a text contains without being meant to; None: there is none."""
-    if rendered:
-      return self._guarded_token(text) if GUARD in text else None
+  def special_token(self, text: str) -> str | None:
+    """Returns a special token that a user's text contains; None: there is none."""
     found = self.forbidden & set(self._raw(text, False).ids)
     return self._named(found) if found else None
 

@@ -99,6 +99,7 @@ class Text:
     end: ids that the tokenizer puts last, end-of-sequence or nothing; only `class` rows have them.
     unknown: id of the unknown token; None if the tokenizer knows all.
     encoder: reads the texts of users.
+    chat_template: source of the chat template that writes the rows; '': there is none.
     cut: numbers of the examples whose input was cut to fit `max_length`.
     dropped: number of examples that the run leaves out because of special tokens in their texts.
     reserve: tokens that every row leaves free for its answer, so that the length of a cut input
@@ -123,6 +124,7 @@ class Text:
     self.end = framed[-1:] if framed[-1:] == [special.eos] else []
     self.pooling = pooling
     self.cut: set[int] = set()
+    self.chat_template = ''
     self.reserve = self.dropped = 0
     self._rows: dict[int, tuple[Row, ...]] = {}
     self._special = {i for i, t in tokenizer.get_added_tokens_decoder().items() if t.special}
@@ -143,18 +145,17 @@ class Text:
     name = GENERATE if self.text_format == 'lamol' else f'__{task}__'
     return self._added(name)
 
-  def encode(self, text: str, where: str = 'text', rendered: bool = False) -> list[int]:
+  def encode(self, text: str, where: str = 'text') -> list[int]:
     """Returns the ids of a text, without beginning- and end-of-sequence.
 
     Args:
       text: text to be tokenised.
       where: name of the text in error messages.
-      rendered: as in `Example`.
 
     Raises:
       UserError: the text contains a special token.
     """
-    return self.encoder.encode(text, where, rendered).ids
+    return self.encoder.encode(text, where).ids
 
   def encode_all(self, texts: Sequence[str], names: Sequence[str]) -> list[list[int]]:
     """Returns the ids of several texts; `names` are their names in error messages."""
@@ -194,8 +195,7 @@ class Text:
   def special_token(self, example: Example) -> str | None:
     """Returns a special token that an example contains as text; None: there is none."""
     texts = [example.text] if self.text_format == 'class' else [example.text, example.answer]
-    found = (self.encoder.special_token(text, example.rendered) for text in texts)
-    return next(filter(None, found), None)
+    return next(filter(None, map(self.encoder.special_token, texts)), None)
 
   def rows(self, example: Example, replay: bool = False) -> tuple[Row, ...]:
     """Returns the rows of an example: one, or two for LAMOL (question answering, generation).
@@ -289,7 +289,7 @@ class Text:
     if example.tokens is not None:
       at = example.tokens.index(self._answer) + 1
       return self.start + list(example.tokens[:at]), list(example.tokens[at:])
-    encode = lambda text: self.encode(text, where, example.rendered)
+    encode = lambda text: self.encode(text, where)
     if self.text_format == 'class':
       text = self._fit(encode(example.text), example, len(self.end))
       return self.start + text + self.end, []
@@ -336,8 +336,8 @@ class Text:
 
     Those of a template are; the texts that it takes in are then guarded.
     """
-    if example.rendered or not any(map(self.encoder.holds_special, (*self._head, self._tail))):
-      return example.text, example.answer, example.rendered
+    if not any(map(self.encoder.holds_special, (*self._head, self._tail))):
+      return example.text, example.answer, False
     tokens = self.encoder.tokens
     return guarded(example.text, tokens), guarded(example.answer, tokens), True
 

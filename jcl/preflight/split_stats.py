@@ -93,7 +93,7 @@ def _of_examples(
   texts = [normalized_text(e.text) for e in examples]
   own, every = 1 << task.index, [trained.get(words, 0) for words in texts]
   whole = text.text_format == 'class'
-  changed, lossy = changed_inputs(text, [e.text for e in examples if not e.rendered])
+  changed, lossy = changed_inputs(text, [e.text for e in examples])
   prompts = {i[0].tokens[: None if whole else i[0].targets[0] + 1].tobytes() for i in items}
   return Split(
     task.name, name, len(examples), len(tokens), sum(len(row.targets) for row in rows),

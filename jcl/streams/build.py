@@ -134,14 +134,12 @@ def numbered(
 
   def example(place: int, row: RawRow) -> Example:
     label = -1 if row.label is None else class_of[row.label]
-    text, answer = row.text, row.answer
-    if not row.rendered:  # the spaces of a template are its own
-      text, answer = text.strip(), answer.strip()
+    text, answer = row.text.strip(), row.answer.strip()
     if row.label is not None:
       answer = label_text(row.label)
     where = f'{row.where}[{place}]' if row.where in twice else row.where
     name, number = row.id or where, first + place
-    return Example(number, text, answer, task, label, name, None, row.rendered, where)
+    return Example(number, text, answer, task, label, name, None, row.messages, where)
 
   # Texts without labels and answers may be a corpus that does not fit into memory.
   return (

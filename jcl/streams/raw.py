@@ -19,8 +19,7 @@ class RawRow(NamedTuple):
     label: class of the row as its source writes it; None where answers are free and for raw text.
       The model learns to write `label_text(label)`.
     id: the user's own id of the row, unique in the stream; '' where there is none.
-    rendered: a template made text and answer: special tokens in them are meant, but for those that
-      `special_tokens.guarded` marked.
+    messages: the conversation that the row is, see `jcl.streams.chat`; '' for a row that is none.
   """
 
   where: str
@@ -28,7 +27,7 @@ class RawRow(NamedTuple):
   answer: str = ''
   label: str | None = None
   id: str = ''
-  rendered: bool = False
+  messages: str = ''
 
 
 class RawTask(NamedTuple):

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jcl.errors import UserError
+from jcl.streams.chat import Conversation, conversation, is_messages
 from jcl.streams.raw import RawRow
 from jcl.streams.stream import Lazy
 
@@ -50,7 +51,7 @@ def notes_on(records: Sequence[Record], columns: Mapping[str, str], where: str) 
   if 'answer' not in columns or isinstance(records, Lazy):
     return []
   several = sum(
-    isinstance(field, list | tuple | np.ndarray) and len(field) > 1
+    isinstance(field, list | tuple | np.ndarray) and len(field) > 1 and not is_messages(field)
     for field in (found(record, columns['answer']) for record in records)
   )
   if not several:
@@ -62,12 +63,38 @@ def notes_on(records: Sequence[Record], columns: Mapping[str, str], where: str) 
 
 def row_of(record: Record, columns: Mapping[str, str]) -> RawRow:
   """Returns a record as the row of a task; arguments and errors as in `rows_of`."""
+  if 'answer' in columns and '{' not in columns['text']:
+    talk = talk_of(record, columns)
+    if talk is not None:
+      name = id_of(record, columns)
+      messages = talk.to_json()
+      return RawRow(record.where, talk.text, talk.answer, None, name, messages=messages)
   label = value(record, columns['label']).strip() if 'label' in columns else None
   answer = value(record, columns['answer'], first=True) if 'answer' in columns else ''
+  return RawRow(
+    record.where, filled(record, columns['text']), answer, label, id_of(record, columns)
+  )
+
+
+def id_of(record: Record, columns: Mapping[str, str]) -> str:
+  """Returns the user's own id of a record; '' where the table has none."""
   name = value(record, columns['id']).strip() if 'id' in columns else ''
   if 'id' in columns and not name:
     raise UserError(f'{record.where}: {record.noun} {columns["id"]!r} is empty: give the row an id')
-  return RawRow(record.where, filled(record, columns['text']), answer, label, name)
+  return name
+
+
+def talk_of(record: Record, columns: Mapping[str, str]) -> Conversation | None:
+  """Returns the conversation of a record whose text is a list of messages; None: it is text."""
+  prompt = found(record, columns['text'])
+  if not is_messages(prompt):
+    return None
+  if columns['answer'] == columns['text']:
+    return conversation(prompt, None, record.where)
+  completion = found(record, columns['answer'])
+  if not is_messages(completion):
+    completion = value(record, columns['answer'])
+  return conversation(prompt, completion, record.where)
 
 
 def filled(record: Record, text: str) -> str:

@@ -19,6 +19,9 @@ from jcl.streams.registry import built
 from jcl.streams.stream import Stream
 
 TARGETS = ('label', 'answer')
+CONVERSATIONS = (  # fields of input and answer of rows without a field `text`
+  ('messages', 'messages'), ('conversations', 'conversations'), ('prompt', 'completion'),
+)  # fmt: skip
 OWN_SPLITS = {'train': 'train', 'test': 'test', 'validation': 'dev', 'dev': 'dev'}
 
 Splits = Mapping[str, Mapping[str, object] | None]
@@ -172,6 +175,10 @@ def columns_of(record: Record, id: str) -> dict[str, str]:
   Raises:
     UserError: the row has a label and an answer, or neither and more than a text.
   """
+  given_id = {'id': id} if id else {}
+  for text, answer in CONVERSATIONS:
+    if {text, answer} <= set(record.fields) and 'text' not in record.fields:
+      return {'text': text, 'answer': answer, **given_id}
   targets = [field for field in TARGETS if field in record.fields]
   if len(targets) == 2:
     raise UserError(f'{record.where} has a label and an answer: give one of them')
@@ -181,7 +188,7 @@ def columns_of(record: Record, id: str) -> dict[str, str]:
       f'{record.where} has {", ".join(others)} and no label or answer: give one of them, or, for '
       'raw text, text alone'
     )
-  return {'text': 'text', **{field: field for field in targets}, **({'id': id} if id else {})}
+  return {'text': 'text', **{field: field for field in targets}, **given_id}
 
 
 def chosen_columns(text: str, label: str, answer: str, id: str) -> dict[str, str]:

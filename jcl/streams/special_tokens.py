@@ -3,7 +3,7 @@
 A chat template marks the structure of a text with special tokens (`<s>`, `<|im_end|>`); the same
 letters in what a user wrote are text. A template renders both into one text, so `guarded` marks the
 user's before it is rendered, and `batching.special_text` reads the marked ones as
-`stream.special_tokens_in_text` says. Rows that were rendered have `rendered` true.
+`stream.special_tokens_in_text` says.
 """
 
 import re

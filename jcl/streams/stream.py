@@ -37,7 +37,7 @@ class Example:
     name: name in messages and reports: the user's own id, or the place of the row, `file:line`.
     tokens: token ids that a pseudo sample was drawn as, without beginning-of-sequence and
       generation token, with answer token and end-of-sequence; None for a real example.
-    rendered: as in `RawRow`.
+    messages: as in `RawRow`.
     place: where the row stands in its source, such as `file:line`; '' where it has none.
   """
 
@@ -48,7 +48,7 @@ class Example:
   label: int = -1
   name: str = ''
   tokens: tuple[int, ...] | None = None
-  rendered: bool = False
+  messages: str = ''
   place: str = dataclasses.field(default='', compare=False)
 
   @property
@@ -134,8 +134,9 @@ class Stream:
         stream = jcl.Stream.from_rows({'billing': rows, 'travel': …}, test={'billing': …})
 
     A row has `text` and either `label` (a class; the model writes `_` as a space) or `answer` (free
-    text); other fields are not read. Rows of raw text, for the scenario cpt, have `text` alone. All
-    rows of a stream have the same of these fields. Text or a number may be given in each.
+    text); other fields are not read. In place of them it may have `messages` (a conversation), or
+    `prompt` and `completion`. Rows of raw text, for the scenario cpt, have `text` alone. All rows
+    of a stream have the same of these fields. Text, a number or a boolean may be given in each.
 
     A task that `test` leaves out gets a test split carved from its training rows: of each class
     `test_fraction`, at least one row and never all, chosen by `seed`. No text of it stands in a
@@ -291,6 +292,8 @@ class Stream:
         yield f'{split} {len(examples)}'
         for example in examples:
           yield from (example.text, example.answer)
+          if example.messages:
+            yield example.messages
           yield self.labels[example.label] if example.label >= 0 and self.labels else ''
 
 

@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from jcl.backbones.files.companions import ANSWERS, Companions
+from jcl.backbones.files.companions import ANSWERS, DEFAULT, Companions
 from jcl.backbones.tokenizers import SpecialIds
 from jcl.errors import UserError
 from jcl.streams.stream import Stream, Task
@@ -37,6 +37,7 @@ class AnswerFormat:
     classes: of each class, as the model writes it.
     classes_of: of each task, the indices of its classes.
     special_tokens_in_text: as in `StreamConfig`.
+    chat_template: source of the chat template that writes a question; '': `template` does.
   """
 
   text_format: str = 'plain'
@@ -51,6 +52,7 @@ class AnswerFormat:
   classes: tuple[str, ...] = ()
   classes_of: tuple[tuple[int, ...], ...] = ()
   special_tokens_in_text: str = 'refuse'
+  chat_template: str = ''
 
   @classmethod
   def of(cls, parts: Experiment, seen: int) -> 'AnswerFormat':
@@ -60,14 +62,16 @@ class AnswerFormat:
       text.text_format, stream.template, text.max_length, parts.task_id_given,
       parts.config.evaluate.answer, parts.longest_answer, tuple(t.name for t in stream.tasks), seen,
       stream.written_labels, stream.classes, tuple(t.classes for t in stream.tasks),
-      text.encoder.policy,
+      text.encoder.policy, text.chat_template,
     )  # fmt: skip
 
   def beside(self, companions: Companions) -> Companions:
     """Returns what goes with a model, with this format and the labels of its classes."""
-    return dataclasses.replace(
-      companions, answers=dataclasses.asdict(self), labels=tuple(self.labels)
-    )
+    answers, labels = dataclasses.asdict(self), tuple(self.labels)
+    templates = dict(companions.chat_templates)
+    if self.chat_template:  # a named one goes with the model, as its own would
+      templates[DEFAULT] = self.chat_template
+    return dataclasses.replace(companions, answers=answers, labels=labels, chat_templates=templates)
 
   def stream(self) -> Stream:
     """The tasks and classes, without examples."""
@@ -103,7 +107,7 @@ def _check_format(found: AnswerFormat) -> None:
   """Raises a ValueError where the fields of a format do not go together."""
   texts = (
     *found.tasks, *found.labels, *found.classes, found.template, found.text_format,
-    found.special_tokens_in_text,
+    found.special_tokens_in_text, found.chat_template,
   )  # fmt: skip
   numbers = (found.max_length, found.longest_answer, found.seen)
   counts = len(found.labels) == len(found.classes) and len(found.classes_of) == len(found.tasks)

@@ -24,9 +24,10 @@ from jcl.backbones.tokenizers import (
   vocabulary_size,
   word_tokenizer,
 )
+from jcl.batching import chat_choice
 from jcl.batching.batch import membership
 from jcl.batching.packed_text import PackedText, cache_folder, pack
-from jcl.batching.text_formats import ANSWER, Text, added_tokens, training_texts
+from jcl.batching.text_formats import ANSWER, Text, added_tokens
 from jcl.config import Config, check_read, check_values, set_sequences
 from jcl.errors import UserError
 from jcl.memory.teacher import ExternalTeacher
@@ -232,15 +233,16 @@ def assemble(
   shape, params, tokenizer, special, added, digests, beside = made
   shape = for_method(shape, config.method.lora_dropout, config.method.block_every)
   limit = min(config.stream.max_length, shape.max_positions)
-  in_text = config.stream.special_tokens_in_text
-  text: Text
-  if raw_text:
-    folder, probe = cache_folder(config.stream.cache), getattr(config.method, 'probe_path', '')
-    packed = PackedText(folder, tokenizer, special, stream.template, limit, in_text)
-    text, stream = packed, pack(stream, packed, probe)
+  choice = chat_choice.choose(config.stream, stream, text_format, *beside[:1])
+  if not raw_text:
+    text, stream = chat_choice.make_text(
+      choice, config.stream, tokenizer, special, stream, text_format, limit, shape.pooling
+    )
   else:
-    text = Text(tokenizer, special, stream.template, text_format, limit, shape.pooling, in_text)
-    stream = text.readable(stream)
+    folder, probe = cache_folder(config.stream.cache), getattr(config.method, 'probe_path', '')
+    in_text, template = config.stream.special_tokens_in_text, stream.template
+    packed = PackedText(folder, tokenizer, special, template, limit, in_text)
+    text, stream = packed, pack(stream, packed, probe)
   backbone = make_backbone(shape)
   tools = make_tools(
     backbone, text, stream, sharding.make_mesh() if mesh is None else mesh,
@@ -337,8 +339,7 @@ def _backbone(
   classes = len(stream.classes) if settings.head else 0
   beside: Sequence[object] = ()
   if not settings.path and loaded is None:
-    template = '' if text_format == 'packed' else stream.template
-    texts = training_texts(stream, template, names)
+    texts = chat_choice.scratch_texts(config.stream, stream, text_format, names)
     if settings.tokenizer_path:
       from jcl.backbones.files import hf
 

@@ -91,8 +91,7 @@ def test_in_a_rendered_text_the_templates_tokens_are_special_and_the_users_are_n
   assert refusing.encoder.encode(meant, 'row', rendered=True).ids == (
     refusing.tokenizer.encode(meant, add_special_tokens=False).ids
   )
-  row = Example(0, marked, '', 0, rendered=True)
-  assert refusing.special_token(row) == token
+  assert refusing.special_token(Example(0, user, '', 0)) == token
 
 
 def test_special_tokens_of_the_streams_template_are_meant():

@@ -1,0 +1,161 @@
+"""Which chat template writes the rows of a run."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+from tokenizers import Tokenizer
+
+from jcl.batching.chat_rows import ChatText, conversation_of
+from jcl.batching.text_formats import LAMOL_FORMATS, SpecialTokens, Text, training_texts
+from jcl.config import StreamConfig
+from jcl.errors import UserError
+from jcl.storage import paths
+from jcl.streams.chat_templates import NAMED, ChatTemplate
+from jcl.streams.files import read_text
+from jcl.streams.stream import Stream
+
+BOS, EOS, PAD = '<bos>', '<eos>', '<pad>'  # of tokenizers from scratch
+OWN, FALLBACK = 'model', 'plain'
+
+
+class Choice(NamedTuple):
+  """A chat template, and what is said about it.
+
+  Attributes:
+    source: in Jinja; '': rows have the stream's own template.
+    note: a line for the start of a run; '': nothing to say.
+    named: whether the template is another than the model's own.
+  """
+
+  source: str = ''
+  note: str = ''
+  named: bool = False
+
+
+class Owner(Protocol):
+  """What goes with a pretrained model, its chat template among it."""
+
+  @property
+  def chat_template(self) -> str | None: ...
+
+
+def choose(
+  config: StreamConfig, stream: Stream, text_format: str, model: Owner | None = None
+) -> Choice:
+  """Returns the chat template of a run.
+
+  Args:
+    config: settings of the stream.
+    stream: whose rows may be conversations.
+    text_format: of the method.
+    model: whose own template it may be; None: from scratch.
+
+  Raises:
+    UserError: there is no such template, or a setting would be read by nothing.
+  """
+  wanted = config.chat_template
+  if text_format != 'plain':
+    if wanted:
+      raise UserError(
+        f'stream.chat_template is {wanted!r}, but rows of this run are in the format '
+        f'{text_format!r}: leave it empty'
+      )
+    if text_format in LAMOL_FORMATS and has_talks(stream):
+      return Choice(note='conversations are read as text and answer, without a chat template')
+    return Choice()
+  if not wanted and not has_talks(stream):
+    if config.loss_turns != 'all':
+      raise UserError(
+        f'stream.loss_turns is {config.loss_turns!r}, but no row is a conversation: leave it out'
+      )
+    return Choice()
+  if config.template:
+    raise UserError(
+      f'stream.template is {config.template!r}, but a chat template writes the rows: leave it empty'
+    )
+  return found(wanted, None if model is None else model.chat_template)
+
+
+def found(wanted: str, own: str | None) -> Choice:
+  """Returns the template that `stream.chat_template` names."""
+  if wanted in NAMED:
+    return Choice(NAMED[wanted], f'rows are written by the chat template {wanted!r}', True)
+  if wanted.endswith('.jinja'):
+    source = read_text(paths.local(wanted, 'stream.chat_template'), wanted)
+    return Choice(source, f'rows are written by the chat template {wanted}', True)
+  if wanted not in ('', OWN):
+    raise UserError(
+      f'stream.chat_template is {wanted!r}: give {OWN}, a .jinja file, or one of {", ".join(NAMED)}'
+    )
+  if own:
+    return Choice(own, "rows are written by the model's own chat template")
+  if wanted == OWN:
+    raise UserError(
+      f"stream.chat_template is 'model', but the model has no chat template: give one of "
+      f'{", ".join(NAMED)}, or a .jinja file'
+    )
+  note = (
+    f'the model has no chat template: rows are written by {FALLBACK!r}; stream.chat_template names '
+    'another'
+  )
+  return Choice(NAMED[FALLBACK], note, True)
+
+
+def has_talks(stream: Stream) -> bool:
+  """Whether a row of a stream is a conversation."""
+  return any(e.messages for task in stream.tasks for e in task.train)
+
+
+def make_text(
+  choice: Choice, config: StreamConfig, tokenizer: Tokenizer, special: SpecialTokens,
+  stream: Stream, text_format: str, max_length: int, pooling: str,
+) -> tuple[Text, Stream]:  # fmt: skip
+  """Returns the texts of a run, and its stream without rows that are dropped, with a note.
+
+  Arguments are those of `Text` and `ChatText`.
+  """
+  in_text, template = config.special_tokens_in_text, stream.template
+  if choice.note:
+    stream = dataclasses.replace(stream, notes=(*stream.notes, choice.note))
+  text: Text
+  if choice.source:
+    text = ChatText(
+      tokenizer, special, template, choice.source, config.loss_turns, max_length, in_text
+    )
+  else:
+    text = Text(tokenizer, special, template, text_format, max_length, pooling, in_text)
+  return text, text.readable(stream)
+
+
+def scratch_texts(
+  config: StreamConfig, stream: Stream, text_format: str, reserved: Sequence[str]
+) -> Iterator[str]:
+  """Returns the texts of a tokenizer from scratch; arguments as of `training_texts`."""
+  chat = choose(config, stream, text_format).source
+  if chat:
+    return chat_texts(stream, chat)
+  template = '' if text_format == 'packed' else stream.template
+  return training_texts(stream, template, reserved)
+
+
+def chat_texts(
+  stream: Stream, source: str, names: Sequence[str] = (BOS, EOS, PAD)
+) -> Iterator[str]:
+  """Yields the rendered training rows, of which a tokenizer from scratch is made.
+
+  Args:
+    stream: of the run.
+    source: of the chat template.
+    names: special tokens of the tokenizer, `bos`, `eos` and `pad` in this order.
+  """
+  tokens = dict(zip(('bos_token', 'eos_token', 'pad_token'), names, strict=True))
+  chat = ChatTemplate(source, tokens)
+  for example in (e for task in stream.tasks for e in task.train):
+    try:
+      text = chat.render(conversation_of(example).messages)
+    except UserError as error:
+      raise UserError(f'example {example.name or example.number}: {error}') from None
+    for name in names:
+      text = text.replace(name, ' ')
+    yield text

@@ -1,0 +1,133 @@
+"""Conversations as rows: lists of messages, as OpenAI, Hugging Face or ShareGPT write them.
+
+A conversation is kept as JSON, `{"messages": […], "first": n}`; its answer is the last turn of the
+assistant. How it becomes text is decided by the chat template of the model (`chat_templates`).
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jcl.errors import UserError
+
+ROLES = {'human': 'user', 'gpt': 'assistant', 'chatgpt': 'assistant', 'bing': 'assistant'}
+"""Roles as ShareGPT writes them; others stay as they are."""
+
+Message = dict[str, Any]
+
+
+class Conversation(NamedTuple):
+  """Messages that end with a turn of the assistant.
+
+  Attributes:
+    messages: dicts with `role` and `content`, and whatever else a template may read.
+    first: the first message whose turn the loss may count.
+  """
+
+  messages: list[Message]
+  first: int = 0
+
+  @property
+  def answer(self) -> str:
+    """Content of the last turn."""
+    return self.messages[-1]['content']
+
+  @property
+  def text(self) -> str:
+    """What stands before the last turn: the user's one message, or all with their roles."""
+    before = self.messages[:-1]
+    if len(before) == 1 and before[0]['role'] == 'user':
+      return before[0]['content']
+    return '\n'.join(f'{message["role"]}: {message["content"]}' for message in before)
+
+  def to_json(self) -> str:
+    """Returns the conversation as the field `messages` of a row."""
+    return json.dumps(self._asdict(), ensure_ascii=False)
+
+
+def is_messages(value: object) -> bool:
+  """Whether a value of a table is a list of messages."""
+  return (
+    isinstance(value, list | tuple | np.ndarray)
+    and len(value) > 0
+    and all(isinstance(m, Mapping) and ({'role'} <= set(m) or {'from'} <= set(m)) for m in value)
+  )
+
+
+def conversation(prompt: object, completion: object, where: str) -> Conversation:
+  """Returns the conversation of a row.
+
+  Args:
+    prompt: messages.
+    completion: more messages, in which alone the loss counts; text, which is the assistant's; or
+      None: `prompt` is the whole conversation.
+    where: place of the row as error messages name it.
+
+  Raises:
+    UserError: a message is malformed, or the conversation does not end with the assistant.
+  """
+  messages = [checked(m, f'{where}: messages[{i}]') for i, m in enumerate(as_sequence(prompt))]
+  first = 0 if completion is None else len(messages)
+  if isinstance(completion, str):
+    messages.append({'role': 'assistant', 'content': completion})
+  elif completion is not None:
+    more = as_sequence(completion)
+    messages += [checked(m, f'{where}: completion[{i}]') for i, m in enumerate(more)]
+  if messages[-1]['role'] != 'assistant':
+    raise UserError(
+      f'{where}: the conversation ends with a message of {messages[-1]["role"]!r}: end it with the '
+      "assistant's answer, or leave the row out"
+    )
+  if not messages[-1]['content'].strip():
+    raise UserError(f'{where}: the last answer is empty: fill it in, or leave the row out')
+  if len(messages) == 1:
+    raise UserError(f'{where}: nothing stands before the answer: give a message of the user')
+  return Conversation(messages, first)
+
+
+def as_sequence(value: object) -> Sequence[object]:
+  """Returns the messages of a value for which `is_messages` holds."""
+  return list(value) if isinstance(value, list | tuple | np.ndarray) else [value]
+
+
+def checked(message: object, where: str) -> Message:
+  """Returns a message with `role` and `content`; fields without a value are left out.
+
+  Parts of a content that are text are put together.
+
+  Raises:
+    UserError: it has no role, or its content is no text.
+  """
+  if not isinstance(message, Mapping):
+    raise UserError(f'{where} is a {type(message).__name__}: write {{"role": …, "content": …}}')
+  found = {str(key): value for key, value in message.items() if value is not None}
+  if 'from' in found and 'role' not in found:
+    found['role'] = ROLES.get(str(found['from']), found.pop('from'))
+    found.pop('from', None)
+    found['content'] = found.pop('value', None)
+  content = found.get('content')
+  if isinstance(content, list | tuple | np.ndarray) and len(content):
+    parts = list(content)
+    if all(isinstance(part, Mapping) and isinstance(part.get('text'), str) for part in parts):
+      content = ''.join(part['text'] for part in parts)
+  role = found.get('role')
+  if not isinstance(role, str) or not role:
+    raise UserError(f'{where}: the role is {role!r}: give system, user or assistant')
+  if not isinstance(content, str):
+    raise UserError(
+      f'{where}: the content is a {type(content).__name__}: give text (images and calls of tools '
+      'are not read)'
+    )
+  if '\0' in content or any('\ud800' <= letter <= '\udfff' for letter in content):
+    raise UserError(f'{where}: the content holds a NUL character or half a surrogate pair')
+  try:
+    return json.loads(json.dumps({**found, 'content': content}))
+  except (TypeError, ValueError, RecursionError):
+    raise UserError(f'{where}: holds what JSON cannot: give role and content alone') from None
+
+
+def of_json(text: str) -> Conversation:
+  """Returns the conversation of the field `messages` of a row."""
+  return Conversation(**json.loads(text))

@@ -1,0 +1,157 @@
+"""Rows of conversations: the tokens of transformers, and targets in every answer."""
+
+import pytest
+import transformers
+from support import tokenizer_kinds
+
+from jcl.batching.chat_choice import choose, make_text
+from jcl.batching.chat_rows import ChatText
+from jcl.config import StreamConfig
+from jcl.errors import UserError
+from jcl.streams import Stream
+from jcl.streams.chat import conversation
+from jcl.streams.chat_templates import NAMED
+from jcl.streams.stream import Example
+
+TALK = [
+  {'role': 'system', 'content': 'be brief'}, {'role': 'user', 'content': 'a deep lake'},
+  {'role': 'assistant', 'content': 'blue sky'}, {'role': 'user', 'content': 'a frog'},
+  {'role': 'assistant', 'content': 'green'},
+]  # fmt: skip
+TEXTS = [m['content'] for m in TALK] * 3 + list(NAMED.values())
+THINKING = (  # as Qwen3: the last answer alone has a place for thoughts
+  "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}"
+  "{% if loop.last and m.role == 'assistant' %}{{ '<think>\n\n</think>\n\n' }}{% endif %}"
+  "{{ m.content + '<|im_end|>\n' }}{% endfor %}"
+  "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+MARKED = NAMED['zephyr'].replace(
+  "m['content']", "m['content']"
+).replace('{% for', '{%- generation %}{% endgeneration %}{% for')  # fmt: skip
+TEMPLATES = NAMED | {'thinking': THINKING, 'marked': MARKED}
+
+
+def of(talk, first=None, number=0):
+  """An example of a conversation."""
+  made = conversation(talk[:first], talk[first:] if first else None, 'x')
+  return Example(number, made.text, made.answer, 0, name='x', messages=made.to_json())
+
+
+def chat_text(kind, template, turns='all', limit=4096, special_tokens='refuse'):
+  tokenizer, special = getattr(tokenizer_kinds, kind)(TEXTS)
+  source = TEMPLATES[template]
+  return ChatText(tokenizer, special, '{x}{y}', source, turns, limit, special_tokens)
+
+
+def said(text, row):
+  """The targets of a row as text."""
+  return text.tokenizer.decode(row.wanted.tolist(), skip_special_tokens=False)
+
+
+@pytest.mark.parametrize('template', TEMPLATES)
+@pytest.mark.parametrize('kind', ['byte_bpe', 'llama_bpe', 'unigram'])
+def test_rows_are_those_of_transformers(kind, template):
+  text = chat_text(kind, template)
+  names = {name: text.tokenizer.id_to_token(i) if i is not None else None
+           for name, i in (('bos_token', text.special.bos), ('eos_token', text.eos))}  # fmt: skip
+  theirs = transformers.PreTrainedTokenizerFast(tokenizer_object=text.tokenizer, **names)
+  talk = TALK[1:] if template == 'gemma' else TALK
+  example = of(talk)
+  text.prepare([example])
+  row = text.rows(example)[0]
+  wanted = theirs.apply_chat_template(
+    talk, chat_template=TEMPLATES[template], tokenize=True, return_dict=False
+  )
+  assert row.tokens.tolist()[: len(wanted)] == wanted
+  assert row.tokens.tolist()[len(wanted) :] in ([], [text.eos])
+  found = said(text, row)
+  assert found.index('blue sky') < found.index('green')
+  assert 'frog' not in found
+  assert 'lake' not in found
+  assert text.answer(text.wanted(example)) == 'green'
+  assert row.wanted[-1] == text.eos
+  assert text.prompt(example) == row.tokens[: len(text.prompt(example))].tolist()
+
+
+def test_turns_and_completions_decide_what_the_loss_counts():
+  text = chat_text('byte_bpe', 'plain', 'last')
+  assert 'blue' not in said(text, text.rows(of(TALK))[0])
+  text = chat_text('byte_bpe', 'plain')
+  assert 'blue' not in said(text, text.rows(of(TALK, first=4))[0])
+  assert 'blue' not in said(text, text.question(of(TALK)))
+  assert 'blue' in said(text, text.rows(of(TALK, number=1))[0])
+
+
+def test_a_long_conversation_loses_its_oldest_turns_and_then_its_question():
+  whole = chat_text('byte_bpe', 'plain')
+  size = len(whole.rows(of(TALK))[0].tokens)
+  text = chat_text('byte_bpe', 'plain', limit=size - 1)
+  text.prepare([of(TALK)])
+  words = text.tokenizer.decode(text.rows(of(TALK))[0].tokens.tolist(), skip_special_tokens=False)
+  assert 'be brief' in words
+  assert 'lake' not in words
+  assert 'a frog' in words
+  assert text.cut == {0}
+  talk = [{'role': 'user', 'content': 'a frog ' * 50}, TALK[-1]]
+  text.prepare([of(talk)])
+  row = text.rows(of(talk))[0]
+  assert len(row.tokens) <= size - 1
+  assert text.answer(text.wanted(of(talk))) == 'green'
+
+
+def test_special_tokens_of_a_user_are_no_structure():
+  plain = chat_text('byte_bpe', 'plain')
+  eos = plain.tokenizer.id_to_token(plain.eos)
+  talk = [TALK[1] | {'content': f'a {eos} lake'}, TALK[2]]
+  with pytest.raises(UserError, match='special token'):
+    chat_text('byte_bpe', 'plain').rows(of(talk))
+  text = chat_text('byte_bpe', 'plain', special_tokens='text')
+  assert text.rows(of(talk))[0].tokens.tolist().count(text.eos) == 1
+  assert chat_text('byte_bpe', 'plain').special_token(of(talk)) == eos
+
+
+def test_a_template_that_drops_an_answer_is_refused():
+  source = "{% for m in messages %}{{ m.content if loop.last else '' }}{% endfor %}"
+  tokenizer, special = tokenizer_kinds.byte_bpe(TEXTS)
+  with pytest.raises(UserError, match=r'^example x: .* messages\[2\] as it is: set stream\.loss'):
+    ChatText(tokenizer, special, '{x}{y}', source, 'all', 99).rows(of(TALK))
+  ChatText(tokenizer, special, '{x}{y}', source, 'last', 99).rows(of(TALK))
+
+
+class Own:
+  chat_template = '{{ messages }}'
+
+
+def rows_of(talks):
+  row = {'messages': TALK} if talks else {'text': 'a', 'answer': 'b'}
+  return Stream.from_rows({'x': [row]}, test={'x': [row]}, overlap='keep')
+
+
+def test_the_template_is_the_named_one_the_models_own_or_plain_words():
+  choice = lambda talks=True, model=None, form='plain', **settings: choose(
+    StreamConfig(**settings), rows_of(talks), form, model
+  )
+  assert choice(False).source == ''
+  assert choice(model=Own()).source == Own.chat_template
+  assert choice().source == NAMED['plain']
+  assert 'no chat template' in choice().note
+  assert choice(False, chat_template='chatml').source == NAMED['chatml']
+  assert choice(form='lamol').source == ''
+  for settings, message in (
+    ({'chat_template': 'nonsense'}, 'give model, a .jinja file, or one of plain, chatml'),
+    ({'chat_template': 'model'}, 'the model has no chat template'),
+    ({'chat_template': 'chatml', 'form': 'lamol'}, "in the format 'lamol'"),
+    ({'talks': False, 'loss_turns': 'last'}, 'no row is a conversation'),
+    ({'template': '{x}{y}'}, 'a chat template writes the rows'),
+  ):
+    with pytest.raises(UserError, match=message):
+      choice(**settings)
+
+
+def test_make_text_says_which_template_writes_the_rows():
+  tokenizer, special = tokenizer_kinds.byte_bpe(TEXTS)
+  stream = rows_of(True)
+  choice = choose(StreamConfig(), stream, 'plain')
+  text, stream = make_text(choice, StreamConfig(), tokenizer, special, stream, 'plain', 512, 'last')
+  assert isinstance(text, ChatText)
+  assert stream.notes[-1] == choice.note

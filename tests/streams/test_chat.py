@@ -1,0 +1,121 @@
+"""Conversations as people store them, and the templates that render them."""
+
+import json
+
+import numpy as np
+import pytest
+
+from jcl.config import StreamConfig
+from jcl.errors import UserError
+from jcl.streams import Stream, load
+from jcl.streams.chat import conversation, of_json
+from jcl.streams.chat_templates import ChatTemplate
+
+ASK, SAY = {'role': 'user', 'content': 'a lake'}, {'role': 'assistant', 'content': 'blue'}
+SYSTEM = {'role': 'system', 'content': 'name it'}
+
+
+def test_messages_become_text_and_answer():
+  talk = conversation([ASK, SAY], None, 'x')
+  assert (talk.text, talk.answer) == ('a lake', 'blue')
+  longer = conversation(np.array([SYSTEM, ASK, SAY, ASK, SAY], object), None, 'x')
+  assert longer.text == 'system: name it\nuser: a lake\nassistant: blue\nuser: a lake'
+  assert of_json(longer.to_json()) == longer
+
+
+@pytest.mark.parametrize('completion', ['blue', [SAY]])
+def test_the_loss_counts_a_completion_alone(completion):
+  talk = conversation([ASK, SAY, ASK], completion, 'x')
+  assert (talk.first, talk.answer) == (3, 'blue')
+
+
+def test_share_gpt_and_parts_of_text():
+  talk = conversation(
+    [{'from': 'human', 'value': 'a lake'}, {'from': 'gpt', 'value': 'blue'}], None, 'x'
+  )
+  assert talk.messages == [ASK, SAY]
+  parts = [{'type': 'text', 'text': 'a '}, {'type': 'text', 'text': 'lake'}]
+  assert conversation([ASK | {'content': parts, 'name': None}, SAY], None, 'x').messages[0] == ASK
+
+
+@pytest.mark.parametrize(
+  ('messages', 'message'),
+  [
+    ([ASK, SAY, ASK], "^x: the conversation ends with a message of 'user'"),
+    ([SAY], '^x: nothing stands before the answer'),
+    ([ASK, SAY | {'content': ' '}], '^x: the last answer is empty'),
+    ([ASK, SAY | {'content': None}], r'^x: messages\[1\]: the content is a NoneType'),
+    ([ASK | {'content': [{'type': 'image'}]}, SAY], r'^x: messages\[0\]: the content is a list'),
+    ([ASK | {'role': 3}, SAY], r'^x: messages\[0\]: the role is 3'),
+    ([ASK, 'blue'], r'^x: messages\[1\] is a str'),
+    ([ASK | {'content': 'a\0'}, SAY], r'^x: messages\[0\]: the content holds a NUL'),
+    ([ASK | {'more': object()}, SAY], r'^x: messages\[0\]: holds what JSON cannot'),
+  ],
+)
+def test_malformed_messages_are_one_line(messages, message):
+  with pytest.raises(UserError, match=message):
+    conversation(messages, None, 'x')
+
+
+ROWS = {
+  'messages': {'messages': [ASK, SAY]},
+  'conversations': {'conversations': [{'from': 'human', 'value': 'a lake'},
+                                      {'from': 'gpt', 'value': 'blue'}]},
+  'prompt': {'prompt': [ASK], 'completion': [SAY]},
+  'texts': {'prompt': 'a lake', 'completion': 'blue'},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('kind', ROWS)
+def test_rows_of_conversations_in_python_and_in_files(tmp_path, kind):
+  row = ROWS[kind]
+  made = Stream.from_rows({'x': [row]}, test={'x': [row]}, overlap='keep')
+  (example,) = made.tasks[0].train
+  assert (example.text, example.answer) == ('a lake', 'blue')
+  assert bool(example.messages) == (kind != 'texts')
+  (tmp_path / 'a.jsonl').write_text(json.dumps(row), 'utf-8')
+  text, answer = [*row, *row][:2] if len(row) == 1 else row
+  task = {'name': 'x', 'train': 'a.jsonl', 'test': 'a.jsonl', 'text': text, 'answer': answer}
+  (tmp_path / 'manifest.json').write_text(json.dumps({'tasks': [task]}), 'utf-8')
+  read = load(StreamConfig(name='files', path=str(tmp_path), overlap='keep'))
+  found = read.tasks[0].train[0]
+  assert (found.text, found.answer, found.messages) == ('a lake', 'blue', example.messages)
+
+
+def test_a_malformed_conversation_names_its_file_and_line(tmp_path):
+  (tmp_path / 'a.jsonl').write_text(json.dumps({'messages': [SAY, ASK]}), 'utf-8')
+  task = {'name': 'x', 'train': 'a.jsonl', 'test': 'a.jsonl'}
+  manifest = {'text': 'messages', 'answer': 'messages', 'tasks': [task]}
+  (tmp_path / 'manifest.json').write_text(json.dumps(manifest), 'utf-8')
+  with pytest.raises(UserError, match=r'^a\.jsonl:1: the conversation ends'):
+    load(StreamConfig(name='files', path=str(tmp_path), overlap='keep'))
+
+
+def test_other_messages_are_another_stream():
+  answers = [Stream.from_rows({'x': [{'messages': [SYSTEM | {'content': c}, ASK, SAY]}]},
+                              test={'x': [{'messages': [ASK, SAY]}]}, overlap='keep')
+             for c in 'ab']  # fmt: skip
+  assert answers[0].digest != answers[1].digest
+
+
+HOSTILE = {
+  'no template': ('{% for %}', 'is no Jinja template'),
+  'refusal': ("{{ raise_exception('no system') }}", r'refuses the conversation \(no system\)'),
+  'python': ("{{ ''.__class__.__mro__ }}", 'refuses'),
+  'change': ("{% set _ = messages.append(1) %}", 'refuses'),
+  'file': ("{% include '/etc/passwd' %}", 'refuses'),
+  'power': ('{{ 9 ** 999999999 }}', 'refuses'),
+  'text': ("{{ 'a' * 9999999999 }}", 'refuses'),
+  'format': ("{{ '%999999999d' % 1 }}", 'refuses'),
+  'loops': ('{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}',
+            'too many turns'),
+  'missing': ('{{ messages[7].content.x }}', 'refuses'),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('case', HOSTILE)
+def test_a_hostile_template_is_one_line(case):
+  source, message = HOSTILE[case]
+  with pytest.raises(UserError, match=message) as error:
+    ChatTemplate(source, {}).render([ASK, SAY])
+  assert len(str(error.value).splitlines()) == 1
