@@ -13,7 +13,7 @@ from typing import Generic, NamedTuple, Protocol, Self, TypeVar, overload
 import numpy as np
 
 from jcl.config import StreamConfig
-from jcl.streams.raw import SPLITS, TEMPLATE, RawStream, class_form
+from jcl.streams.raw import SPLITS, TEMPLATE, RawStream
 
 ROWS = 'jcl.streams.rows'  # builds streams, so it imports this module
 Item = TypeVar('Item', covariant=True)
@@ -261,10 +261,6 @@ class Stream:
   def written_labels(self) -> tuple[str, ...]:
     """Label of each class as the user wrote it; the text of the class where that is not known."""
     return self.labels or self.classes
-
-  def label_of(self, answer: str) -> str | None:
-    """Returns the label, as the user wrote it, that a text is but for case and white space."""
-    return {class_form(label): label for label in self.written_labels}.get(class_form(answer))
 
   def shown(self, answer: str, label: int) -> str:
     """Returns the label of a class as the user wrote it; `answer` where `label` is -1: no class."""
