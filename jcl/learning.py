@@ -216,22 +216,22 @@ def run(
       then.
   """
   workdir = None if workdir is None else paths.local(workdir, 'workdir')
-  if workdir is not None:
-    config = rates.with_stored_rate(workdir, config)
+  config = config if workdir is None else rates.with_stored_rate(workdir, config)
   parts = experiment.assemble(config) if parts is None else parts
   config = parts.config
   quiet = quiet or not distributed.is_first()
   say = (lambda line: None) if quiet else lambda line: console.show(escaped(line))
   fresh = workdir is None or newest(workdir / 'checkpoints') < 0
   opening = checks.opening(checks.checkup(parts), workdir) if fresh else checks.choices(parts)
-  folder = None
-  if workdir is not None:
-    folder = workdirs.open_workdir(str(workdir), config, allowed, say, parts.inputs)
+  opened = lambda: workdirs.open_workdir(str(workdir), config, allowed, say, parts.inputs)
+  folder = None if workdir is None else opened()
   for line in opening:
     say(line)
   start = time.monotonic()
   loop = Loop(parts, folder, quiet, callbacks=callbacks)
   results = loop.run()
+  for line in report.picture_notes([results]) if folder else ():
+    say(f'warning: {line}')
   say(f'{time.monotonic() - start:.0f} s')
   assert loop.last is not None
   return Finished(parts, results, loop.last, folder)

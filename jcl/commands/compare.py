@@ -58,6 +58,8 @@ def run(given: flags.FlagValues) -> None:
   print(report.comparison_table(results))
   report.comparison_picture(results, workdir / 'comparison.png')
   report.html_report(results, workdir / 'report.html')
+  for line in report.picture_notes(results):
+    print(f'warning: {line}')
   print(f'the picture is {workdir / "comparison.png"}, the page {workdir / "report.html"}')
 
 

@@ -43,6 +43,8 @@ def run(given: flags.FlagValues) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     report.comparison_picture(results, folder / 'comparison.png')
     report.html_report(results, folder / 'report.html')
+    for line in report.picture_notes(results):
+      print(f'warning: {line}')
     print(f'the picture is {folder / "comparison.png"}, the page {folder / "report.html"}')
 
 

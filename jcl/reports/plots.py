@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from jcl.reports import fonts
 from jcl.reports.formatting import one_line
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 INK, FAINT, GRID = '#222222', '#666666', '#dddddd'
 STYLE: dict[Any, Any] = {
-  'font.family': 'DejaVu Sans',  # comes with matplotlib
+  'font.family': fonts.DEFAULT,
   'font.size': 9,
   'text.color': INK,
   'text.parse_math': False,  # a $ in a task's name is a $
@@ -45,12 +46,17 @@ def png_of(draw: Callable[[], 'Figure']) -> bytes:
   """
   import matplotlib
   from matplotlib.backends.backend_agg import FigureCanvasAgg
+  from matplotlib.text import Text
 
   with matplotlib.rc_context(STYLE), warnings.catch_warnings():
-    # A letter that the font lacks is drawn as a box.
+    # A letter that all fonts lack is drawn as a box; `fonts.notes` says so.
     warnings.filterwarnings('ignore', 'Glyph .* missing from', UserWarning)
-    content = io.BytesIO()
-    FigureCanvasAgg(draw()).print_png(content, metadata={'Software': None})
+    content, figure = io.BytesIO(), draw()
+    families, _ = fonts.chosen(text.get_text() for text in figure.findobj(Text))
+    if len(families) > 1:  # a text keeps the fonts that it was made with
+      with matplotlib.rc_context({'font.family': families}):
+        figure = draw()
+    FigureCanvasAgg(figure).print_png(content, metadata={'Software': None})
   return content.getvalue()
 
 

@@ -7,9 +7,10 @@ rows of a matrix that a run under way has not written are None.
 import pathlib
 from collections.abc import Sequence
 
-from jcl.reports import html_page
+from jcl.reports import fonts, html_page
 from jcl.reports.comparison import group_runs
 from jcl.reports.comparison_plot import comparison_png
+from jcl.reports.formatting import one_line
 from jcl.reports.heat_map import heat_map_png
 from jcl.reports.results import Results
 from jcl.reports.tables import align_columns, comparison_table, matrix_table
@@ -18,7 +19,7 @@ from jcl.storage.atomic import write_atomically
 
 __all__ = [
   'Report', 'align_columns', 'comparison_picture', 'comparison_table', 'heat_map', 'html_report',
-  'matrix_table',
+  'matrix_table', 'picture_notes',
 ]  # fmt: skip
 
 
@@ -86,6 +87,14 @@ def heat_map(results: Results, path: str | pathlib.Path) -> None:
     UserError: the matrix is malformed.
   """
   write_atomically(path, heat_map_png(results))
+
+
+def picture_notes(results: Sequence[Results]) -> list[str]:
+  """Returns lines about names in the pictures of some runs that no installed font can draw."""
+  names = [
+    name for run in results for name in (*run['tasks'], run['method'], run.get('stream', ''))
+  ]
+  return fonts.notes(one_line(name) for name in names if not str(name).isascii())
 
 
 def comparison_picture(results: Sequence[Results], path: str | pathlib.Path) -> None:
