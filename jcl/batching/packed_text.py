@@ -29,6 +29,7 @@ from tokenizers import Tokenizer
 
 from jcl.batching.batch import Row
 from jcl.batching.text_formats import SpecialTokens, Text
+from jcl.config import StreamConfig
 from jcl.errors import UserError
 from jcl.storage import paths
 from jcl.storage.atomic import whole_file
@@ -220,6 +221,21 @@ class PackedText(Text):
       yield from self._begin if i else ()
       yield from document
       yield self.eos
+
+
+def packed_stream(
+  config: StreamConfig, stream: Stream, tokenizer: Tokenizer, special: SpecialTokens,
+  max_length: int, probe: str = '',
+) -> tuple[PackedText, Stream]:  # fmt: skip
+  """Returns the texts of a run of cpt, and its stream as blocks; arguments and errors as of `pack`.
+
+  Args:
+    config: settings of the stream: where its tokens are kept, and what special tokens in it mean.
+    max_length: tokens of a block at most.
+  """
+  folder, in_text = cache_folder(config.cache), config.special_tokens_in_text
+  text = PackedText(folder, tokenizer, special, stream.template, max_length, in_text)
+  return text, pack(stream, text, probe)
 
 
 def pack(stream: Stream, text: PackedText, probe: str = '') -> Stream:

@@ -58,7 +58,7 @@ from jcl.streams.checks import check_template
 from jcl.streams.files import read_text
 from jcl.streams.raw import SPLITS, TEMPLATE, RawRow, RawStream, RawTask, permutation
 from jcl.streams.records import Record, notes_on, row_of, rows_of, value
-from jcl.streams.tables import json_value, table
+from jcl.streams.tables import json_value, known_kind, table
 
 COLUMNS = ('text', 'label', 'answer', 'id')
 TASK_KEYS = ('name', *COLUMNS, *SPLITS)
@@ -253,7 +253,9 @@ def split_records(
 def records(manifest: Manifest, source: object, split: str, where: str) -> Sequence[Record]:
   """Returns the records of one split, from a file or a Hugging Face data set."""
   if isinstance(source, str) and source:
-    return table(inside(manifest, source), source, notes=manifest.notes)
+    path = inside(manifest, source)
+    known_kind(path, f'{where}: {split!r} is {source!r}')
+    return table(path, source, notes=manifest.notes)
   if not isinstance(source, dict) or 'hf' not in source:
     raise UserError(f'{where}: {split!r} is neither a file nor {{"hf": …}}: give one of them')
   check_keys(source, HUB_KEYS, f'{where}: {split!r}')

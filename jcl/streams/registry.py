@@ -6,6 +6,7 @@ well, it is told whether rows need labels or answers, and may leave them unread 
 
 import dataclasses
 import inspect
+import os
 from collections.abc import Callable
 
 from jcl import plugins
@@ -40,6 +41,8 @@ def find_reader(name: str) -> Callable[..., RawStream]:
   Raises:
     UserError: there is no such reader, or it needs a newer jcl (its attribute `needs_jcl`).
   """
+  if '/' in name and os.path.exists(os.path.expanduser(name)):
+    raise UserError(f'stream.name: {name!r} is a path: name `files` reads what stream.path names')
   found = plugins.find('stream.name', name, BUILT_IN, GROUP)
   if not callable(found):
     raise UserError(

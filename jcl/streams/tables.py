@@ -44,10 +44,7 @@ def table(
   Raises:
     UserError: the file is missing, empty, or malformed.
   """
-  kind, notes = kind_of(path), [] if notes is None else notes
-  if kind not in SUFFIXES:
-    known = f'{", ".join(SUFFIXES)}, or one of them with {", ".join(PACKED)}'
-    raise UserError(f'{called}: unknown kind of file: give one of {known}')
+  kind, notes = known_kind(path, called), [] if notes is None else notes
   if kind == '.parquet':
     records = parquet_records(path, called)
   elif kind == '.txt':
@@ -61,6 +58,19 @@ def table(
   if not records:
     raise UserError(f'{called}: the file has no rows: give at least one below the column names')
   return records
+
+
+def known_kind(path: pathlib.Path, called: str) -> str:
+  """Returns the suffix that tells how a table is read; arguments as of `table`.
+
+  Raises:
+    UserError: no table has this suffix.
+  """
+  kind = kind_of(path)
+  if kind not in SUFFIXES:
+    known = f'{", ".join(SUFFIXES)}, or one of them with {", ".join(PACKED)}'
+    raise UserError(f'{called}: unknown kind of file: give one of {known}')
+  return kind
 
 
 def lines(path: pathlib.Path, called: str) -> list[str]:

@@ -26,7 +26,7 @@ from jcl.backbones.tokenizers import (
 )
 from jcl.batching import chat_choice
 from jcl.batching.batch import membership
-from jcl.batching.packed_text import PackedText, cache_folder, pack
+from jcl.batching.packed_text import packed_stream
 from jcl.batching.text_formats import ANSWER, Text, added_tokens
 from jcl.config import Config, check_read, check_values, set_sequences
 from jcl.errors import UserError
@@ -234,15 +234,14 @@ def assemble(
   shape = for_method(shape, config.method.lora_dropout, config.method.block_every)
   limit = min(config.stream.max_length, shape.max_positions)
   choice = chat_choice.choose(config.stream, stream, text_format, *beside[:1])
-  if not raw_text:
+  text: Text
+  if raw_text:
+    probe = getattr(config.method, 'probe_path', '')
+    text, stream = packed_stream(config.stream, stream, tokenizer, special, limit, probe)
+  else:
     text, stream = chat_choice.make_text(
       choice, config.stream, tokenizer, special, stream, text_format, limit, shape.pooling
     )
-  else:
-    folder, probe = cache_folder(config.stream.cache), getattr(config.method, 'probe_path', '')
-    in_text, template = config.stream.special_tokens_in_text, stream.template
-    packed = PackedText(folder, tokenizer, special, template, limit, in_text)
-    text, stream = packed, pack(stream, packed, probe)
   backbone = make_backbone(shape)
   tools = make_tools(
     backbone, text, stream, sharding.make_mesh() if mesh is None else mesh,

@@ -557,3 +557,9 @@ def test_readers_get_what_they_were_given():
   raw = made.reader(made.settings)
   assert isinstance(raw, RawStream)
   assert build(raw, StreamConfig(name='rows')) == made
+
+
+def test_a_path_in_place_of_a_name_is_refused_with_the_setting_that_reads_it(tmp_path):
+  (tmp_path / 'own').mkdir()
+  with pytest.raises(UserError, match=r'stream.name: .*/own.*is a path: name `files` reads'):
+    load(StreamConfig(name=f'{tmp_path}/own'))
