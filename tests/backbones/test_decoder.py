@@ -55,7 +55,11 @@ def cached_logits(backbone, params, tokens_BT, real_BT, prefill):
 
 
 def check(case, golden, folder):
-  """Right padding without a cache, left padding with one, both within rounding."""
+  """Right padding without a cache, left padding with one, both within rounding.
+
+  The golden logits are float64, so that what differs is the rounding of this decoder alone. Their
+  bound is a promise to users, 1e-5 of the largest logit, four times what is seen.
+  """
   loaded = hf.load(str(model_folder.write(folder, golden)))
   backbone, params = made(loaded.config)[0], jax.tree.map(jnp.asarray, loaded.params)
   tokens_BT = goldens.tokens()
@@ -68,9 +72,7 @@ def check(case, golden, folder):
   left = np.abs(logits_BTV - golden['left'][:, 4:]).max()
   print(f'{case}: right {right:.1e}, cache {left:.1e}, largest logit {np.abs(wanted_MV).max():.1f}')
   assert np.abs(wanted_MV).max() > 1
-  size = rounding.of_model(loaded.config)
-  rounding.assert_close(logits_MV, wanted_MV, **size)
-  rounding.assert_close(logits_BTV, golden['left'][:, 4:], **size)
+  assert max(right, left) < 1e-5 * np.abs(wanted_MV).max()
 
 
 @pytest.mark.parametrize('case', goldens.CASES)

@@ -1,10 +1,11 @@
 """Makes the golden values of the decoder families: python tests/goldens/make_decoder_goldens.py
 
 Needs torch. Each decoder_<case>.npz beside it holds a random tiny model by its own tensor names,
-its config.json, two rows of tokens, and the logits of transformers in float32: `right` for rows
+its config.json, two rows of tokens, and the logits of transformers in float64: `right` for rows
 padded on the right, `left` for the same rows padded on the left.
 """
 
+import contextlib
 import pathlib
 import sys
 import tempfile
@@ -165,26 +166,57 @@ def left_padded(tokens_BT: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   return moved, np.arange(TOKENS) >= TOKENS - np.array(ROWS)[:, None]
 
 
+@contextlib.contextmanager
+def in_float64():
+  """Makes every `float`, `to` and `softmax` of transformers that names float32 take float64."""
+  import torch
+
+  single, double = torch.float32, torch.float64
+  tensor, functional = torch.Tensor, torch.nn.functional
+  old = tensor.float, tensor.to, functional.softmax
+  wide = lambda x: double if x is single else x
+
+  def to(self, *args, **kwargs):
+    return old[1](self, *map(wide, args), **{k: wide(x) for k, x in kwargs.items()})
+
+  def softmax(x, dim, dtype=None):
+    return old[2](x, dim=dim, dtype=wide(dtype))
+
+  tensor.float, tensor.to, functional.softmax = tensor.double, to, softmax
+  try:
+    yield
+  finally:
+    tensor.float, tensor.to, functional.softmax = old
+
+
 def logits(net, tokens_BT: np.ndarray, real_BT: np.ndarray) -> np.ndarray:
-  """[B, T, V] float32; positions count real tokens."""
+  """[B, T, V] float64; positions count real tokens."""
   import torch
 
   position = np.maximum(np.cumsum(real_BT, -1) - 1, 0)
-  with torch.no_grad():
-    out = net(
+  with torch.no_grad(), in_float64():
+    out = net.double()(
       input_ids=torch.tensor(tokens_BT),
       attention_mask=torch.tensor(real_BT.astype(np.int64)),
       position_ids=torch.tensor(position),
     )
+  assert out.logits.dtype == torch.float64
   return out.logits.numpy()
 
 
 def one_by_one(net, tokens_BT: np.ndarray) -> np.ndarray:
-  """[B, T, V] float32 of right-padded rows, each computed alone; what stands in padding is 0."""
-  out = np.zeros((*tokens_BT.shape, VOCABULARY), np.float32)
+  """[B, T, V] float64 of right-padded rows, each computed alone; what stands in padding is 0."""
+  out = np.zeros((*tokens_BT.shape, VOCABULARY))
   for i, n in enumerate(ROWS):
     out[i, :n] = logits(net, tokens_BT[i : i + 1, :n], np.ones((1, n), bool))[0]
   return out
+
+
+def right_padded_logits(net, case: str) -> np.ndarray:
+  """[B, T, V] float64 of the rows padded on the right."""
+  if case in BY_LENGTH:
+    return one_by_one(net, tokens())
+  return logits(net, tokens(), np.arange(TOKENS) < np.array(ROWS)[:, None])
 
 
 def golden(case: str) -> dict[str, np.ndarray]:
@@ -192,16 +224,17 @@ def golden(case: str) -> dict[str, np.ndarray]:
   import safetensors.numpy
 
   net = model(case)
-  rows, right = tokens(), np.arange(TOKENS) < np.array(ROWS)[:, None]
+  rows = tokens()
   with tempfile.TemporaryDirectory() as folder:
     net.save_pretrained(folder)
     weights = safetensors.numpy.load_file(f'{folder}/model.safetensors')
-  alone = one_by_one(net, rows) if case in BY_LENGTH else None
+  right = right_padded_logits(net, case)
+  alone = case in BY_LENGTH
   return {
     **{f'weight:{name}': x for name, x in weights.items()},
     'config': np.array(net.config.to_json_string(use_diff=False)),
-    'right': logits(net, rows, right) if alone is None else alone,
-    'left': logits(net, *left_padded(rows)) if alone is None else left_padded(alone)[0],
+    'right': right,
+    'left': left_padded(right)[0] if alone else logits(net, *left_padded(rows)),
   }
 
 

@@ -228,8 +228,7 @@ def test_transformers_computes_our_logits_from_our_folder(case, tmp_path):
     tmp_path / 'ours', output_loading_info=True
   )
   assert not any(info[k] for k in ('missing_keys', 'unexpected_keys', 'mismatched_keys'))
-  right = np.arange(goldens.TOKENS) < np.array(goldens.ROWS)[:, None]
-  logits = goldens.logits(net.eval(), goldens.tokens(), right)
+  logits = goldens.right_padded_logits(net.eval(), case)
   assert torch.is_tensor(net.get_input_embeddings().weight)
   for row, count in enumerate(goldens.ROWS):
     wanted = golden['right'][row, :count]
