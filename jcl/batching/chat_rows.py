@@ -1,12 +1,13 @@
 """Rows of conversations: a chat template writes the text, and the loss counts the answers in it.
 
 The tokens of a row are those of transformers' `apply_chat_template`. Targets are the tokens of each
-counted turn of the assistant, from the first of its content to the special token that ends it; the
-last turn always ends with end-of-sequence, which is added where the template writes none. What the
-model is asked is the row up to the last answer.
+counted turn of the assistant (`chat_turns`), from the first after the generation prompt to the
+special token that ends it; the last turn always ends with end-of-sequence, which is added where the
+template writes none. What the model is asked is the row up to the last turn.
 """
 
 import dataclasses
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -14,22 +15,13 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from jcl.batching.batch import Row
+from jcl.batching.chat_turns import Span, around_answers, mapped, question, rendered, texts_of
 from jcl.batching.text_formats import SpecialTokens, Text
 from jcl.errors import UserError
-from jcl.streams.chat import Conversation, Message, of_json
+from jcl.streams.chat import Conversation, of_json
 from jcl.streams.chat_templates import ChatTemplate
 from jcl.streams.special_tokens import cut, guarded, unguarded
 from jcl.streams.stream import Example
-
-MARK = '\ufdd1'  # a noncharacter of Unicode, in place of an answer
-
-
-class Span(NamedTuple):
-  """Place of an answer in a rendered text, in letters: content, and end of its turn."""
-
-  start: int
-  content: int
-  end: int
 
 
 class Chat(NamedTuple):
@@ -72,12 +64,15 @@ class ChatText(Text):
     self.turns, names = turns, special_names(tokenizer, special)
     self.chat, self.chat_template = ChatTemplate(chat, names), chat
     self._sizes: dict[int, int] = {}  # tokens of the prompt of each example
-    self._after = self._after_answers(names['eos_token'])
+    self._after, self._before = self._around_answers(names['eos_token'])
 
   def answer(self, ids: Iterable[int]) -> str:
-    """Returns the answer that generated ids are, without what the template writes after it."""
+    """Returns the answer that generated ids are: no reasoning, and no words of the template."""
     said = self.decode(ids)
-    return said.partition(self._after)[0].strip() if self._after else said
+    said = said.partition(self._after)[0] if self._after else said
+    for found in [m for pattern in self._before for m in pattern.finditer(said)][-1:]:
+      said = said[found.end() :]
+    return said.strip()
 
   def wanted(self, example: Example) -> list[int]:
     """Returns the ids of the last answer, end-of-sequence included."""
@@ -97,8 +92,8 @@ class ChatText(Text):
 
   def special_token(self, example: Example) -> str | None:
     """Returns a special token that a message contains as text; None: there is none."""
-    contents = [m['content'] for m in conversation_of(example).messages]
-    return next((t for c in contents if (t := self.encoder.special_token(c))), None)
+    texts = texts_of(conversation_of(example).messages)
+    return next((t for c in texts if (t := self.encoder.special_token(c))), None)
 
   def prepare(self, examples: Iterable[Example]) -> int:
     """Makes and keeps the rows of all examples; returns the tokens of the longest answer."""
@@ -134,9 +129,7 @@ class ChatText(Text):
     """Returns the tokens of an example; the oldest turns, then the last question are cut to fit."""
     where = f'example {example.name or example.number}'
     talk, tokens = conversation_of(example), self.encoder.tokens
-    talk = talk._replace(
-      messages=[{**m, 'content': guarded(m['content'], tokens)} for m in talk.messages]
-    )
+    talk = talk._replace(messages=mapped(talk.messages, lambda text: guarded(text, tokens)))
     while True:
       found = self._encoded(talk, where)
       last = sum(i >= found.prompt for i in found.wanted)
@@ -170,76 +163,63 @@ class ChatText(Text):
       UserError: the template refuses the conversation, or writes an answer otherwise than it is.
     """
     try:
-      text = self.chat.render(talk.messages)
-      spans = self._spans(text, talk)
+      if not talk.answer:
+        asked = question(self.chat, talk.messages[:-1])
+        ids = self.encoder.encode(asked, where, rendered=True).ids
+        return Chat(ids, [], len(ids))
+      text, spans, start, marked = rendered(self.chat, talk, self.turns == 'all')
     except UserError as error:
       raise UserError(f'{where}: {error}') from None
-    if spans[-1].start == spans[-1].content:  # a question; a space goes with the answer
-      head = cut(text, spans[-1].start).rstrip(' ')
-      asked = self.encoder.encode(head, where, rendered=True).ids
-      return Chat(asked, [], len(asked))
+    place = lambda letters: len(unguarded(text[:letters]))
+    spans = [Span(place(a), place(b), place(c), whole) for a, b, c, whole in spans]
     ids, offsets = self.encoder.encode(text, where, rendered=True)
-    ids = list(ids)
-    wanted: list[int] = []
-    prompt = len(ids)
-    for span in spans:
-      inside = [
-        i for i, (start, end) in enumerate(offsets) if end > span.start and start < span.end
-      ]
-      stop = next(
-        (n for n, i in enumerate(inside)
-         if ids[i] in self._special and offsets[i][0] >= span.content), len(inside),
-      )  # fmt: skip
-      last = span is spans[-1]
-      if last and self.eos in (after := [ids[i] for i in inside]):
-        ends = [n for n, i in enumerate(after) if i == self.eos and n >= stop]
-        stop = ends[0] if ends else stop
-      elif last:
-        stop = len(inside)
-      inside = inside[: stop + 1]
-      if last:
-        prompt = inside[0]
-        if ids[inside[-1]] != self.eos:
-          ids.append(self.eos)
-          inside.append(len(ids) - 1)
-      wanted += inside
-    return Chat(ids, wanted, prompt)
+    ids, wanted = list(ids), [list[int]() for _ in spans]
+    plain = unguarded(text)
+    for span, places in zip(spans, wanted, strict=True):
+      places += [i for i, (a, b) in enumerate(offsets) if b > span.start and a < span.end]
+      if not marked:
+        del places[self._stop(plain, span, ids, offsets, places, span is spans[-1]) :]
+    targets, size = [i for places in wanted for i in places], len(ids)
+    prompt = next((i for i in targets if offsets[i][1] > place(start)), size)
+    if self.eos not in (ids[i] for i in targets if i >= prompt):
+      after = targets[-1] + 1
+      if after == size or ids[after] != self.eos:
+        ids.append(self.eos)
+        after = size
+      targets.append(after)
+    return Chat(ids, targets, prompt)
 
-  def _spans(self, text: str, talk: Conversation) -> list[Span]:
-    """Returns the places of the counted answers in a rendered text, guards left out.
+  def _stop(
+    self, text: str, span: Span, ids: Sequence[int], offsets: Sequence[tuple[int, int]],
+    places: Sequence[int], last: bool,
+  ) -> int:  # fmt: skip
+    """Returns how many of the tokens from the start of an answer on are its turn.
 
-    An answer stands where the text changes if another one is put in its place.
+    The turn of the last answer ends with end-of-sequence, or with the text where there is none;
+    another one with the special token that follows the answer, or with the answer.
     """
-    messages, found = talk.messages, []
-    for i, message in enumerate(messages):
-      last = i == len(messages) - 1
-      counted = message['role'] == 'assistant' and i >= talk.first and self.turns == 'all'
-      if not (last or counted):
-        continue
-      other = self.chat.render([*messages[:i], {**message, 'content': MARK}, *messages[i + 1 :]])
-      before, mark, after = other.partition(MARK)
-      if not (mark and text.startswith(before) and text.endswith(after)):
-        raise UserError(
-          f'the chat template does not write the answer of messages[{i}] as it is: set '
-          'stream.loss_turns=last, or give another stream.chat_template'
-        )
-      end = len(text)
-      if not last:
-        turn = self.chat.render(messages[: i + 1])
-        end = len(turn) if text.startswith(turn) else len(text) - len(after)
-      places = (len(before), len(text) - len(after), end)
-      found.append(Span(*(len(unguarded(text[:place])) for place in places)))
-    return found
+    after = [n for n, i in enumerate(places) if offsets[i][0] >= span.content]
+    ends = [n for n in after if ids[places[n]] == self.eos]
+    if last:
+      return ends[0] + 1 if ends else len(places)
+    for n in after:
+      if ids[places[n]] in self._special:
+        alone = not text[span.content : offsets[places[n]][0]].strip()
+        return n + 1 if alone or span.whole else after[0]
+    return len(places) if span.whole else (after or [len(places)])[0]
 
-  def _after_answers(self, eos: str) -> str:
-    """Returns what the template writes after an answer, up to end-of-sequence; '' if nothing."""
-    messages: list[Message] = [{'role': 'user', 'content': 'a'}]
-    try:
-      text = self.chat.render([*messages, {'role': 'assistant', 'content': MARK}])
-    except UserError:
-      return ''
-    after = text.partition(MARK)[2]
-    return (after.partition(eos)[0] if eos else after).strip()
+  def _around_answers(self, eos: str) -> tuple[str, list[re.Pattern[str]]]:
+    """Returns what the template writes around an answer.
+
+    Returns:
+      What stands after it, up to end-of-sequence; patterns of what stands between the generation
+      prompt and an answer, with reasoning and without.
+    """
+    after, before = around_answers(self.chat)
+    said = lambda part: self.decode(self.encoder.encode(part, 'template', rendered=True).ids)
+    words = [map(re.escape, said(part).split()) for part in before]
+    patterns = [re.compile(r'\s*'.join(some)) for some in words]
+    return said((after.partition(eos)[0] if eos else after).strip()), patterns
 
 
 def conversation_of(example: Example) -> Conversation:

@@ -82,6 +82,8 @@ def conversation(prompt: object, completion: object, where: str) -> Conversation
     )
   if not messages[-1]['content'].strip():
     raise UserError(f'{where}: the last answer is empty: fill it in, or leave the row out')
+  if messages[-1].get('weight') == 0:
+    raise UserError(f'{where}: the last answer has weight 0: end the conversation before it')
   if len(messages) == 1:
     raise UserError(f'{where}: nothing stands before the answer: give a message of the user')
   return Conversation(messages, first)

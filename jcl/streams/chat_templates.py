@@ -8,12 +8,13 @@ import datetime
 import functools
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from jcl.errors import UserError
 
 LONGEST = 2**24  # letters of a rendered conversation
 TURNS = 10**6  # entries of all ranges of one rendering
+REASONING = ('reasoning_content', 'thinking', 'reasoning')  # names of the field of a message
 
 
 def _next(header: str) -> str:
@@ -93,9 +94,20 @@ class ChatTemplate:
     Raises:
       UserError: the template refuses the conversation, or needs too much.
     """
+    return self.marked(messages, prompt)[0]
+
+  def marked(
+    self, messages: Sequence[Mapping[str, Any]], prompt: bool = False
+  ) -> tuple[str, list[tuple[int, int]]]:
+    """Returns the text of a conversation, and the spans in it that `{% generation %}` marks.
+
+    Raises:
+      UserError: as `render`.
+    """
     environment = self._template.environment
-    environment.spent = 0
-    parts, size = [], 0
+    parts: list[str] = []
+    environment.spent, environment.parts, environment.marks = 0, parts, []
+    size = 0
     try:
       for part in self._template.generate(
         messages=aliased(messages), tools=None, documents=None, add_generation_prompt=prompt,
@@ -110,15 +122,14 @@ class ChatTemplate:
     except Exception as error:  # of any kind: it is a stranger's program
       reason = ' '.join(str(error).split())[:120] or type(error).__name__
       raise UserError(f'the chat template refuses the conversation ({reason})') from None
-    return ''.join(parts)
+    return ''.join(parts), environment.marks
 
 
 def aliased(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
   """Returns copies of messages whose reasoning stands under all the names that templates read."""
-  names = ('reasoning_content', 'thinking', 'reasoning')
   found = []
   for message in messages:
-    reasoning = next((message[name] for name in names if message.get(name) is not None), None)
+    reasoning = next((message[name] for name in REASONING if message.get(name) is not None), None)
     more = {} if reasoning is None else {'reasoning_content': reasoning}
     found.append({**({'thinking': reasoning} if more else {}), **message, **more})
   return found
@@ -143,22 +154,34 @@ def compiled(source: str) -> Any:
   """
   import jinja2
   import jinja2.ext
+  import jinja2.nodes
   from jinja2.sandbox import ImmutableSandboxedEnvironment
 
   class Generation(jinja2.ext.Extension):
-    """Reads `{% generation %}`, which marks the assistant's turns, as its content alone."""
+    """Reads `{% generation %}`, which marks the turns of the assistant."""
 
     tags = {'generation'}  # noqa: RUF012
 
     def parse(self, parser: Any) -> Any:
-      next(parser.stream)
-      return parser.parse_statements(('name:endgeneration',), drop_needle=True)
+      line = next(parser.stream).lineno
+      body = parser.parse_statements(('name:endgeneration',), drop_needle=True)
+      call = self.call_method('_marked')
+      return jinja2.nodes.CallBlock(call, [], [], body).set_lineno(line)
+
+    def _marked(self, caller: Any) -> Any:
+      text = caller()
+      start = sum(len(part) for part in cast(Environment, self.environment).parts)
+      if text:
+        cast(Environment, self.environment).marks.append((start, start + len(text)))
+      return text
 
   class Environment(ImmutableSandboxedEnvironment):
     """A sandbox that refuses to multiply texts and to loop for ever."""
 
     intercepted_binops = frozenset(('*', '**', '%'))
     spent = 0
+    parts: list[str] = []  # noqa: RUF012
+    marks: list[tuple[int, int]] = []  # noqa: RUF012
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
       small = all(isinstance(x, int | float) and abs(x) < 2**31 for x in (left, right))

@@ -1,5 +1,7 @@
 """Rows of conversations: the tokens of transformers, and targets in every answer."""
 
+import dataclasses
+
 import pytest
 import transformers
 from support import tokenizer_kinds
@@ -25,10 +27,28 @@ THINKING = (  # as Qwen3: the last answer alone has a place for thoughts
   "{{ m.content + '<|im_end|>\n' }}{% endfor %}"
   "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-MARKED = NAMED['zephyr'].replace(
-  "m['content']", "m['content']"
-).replace('{% for', '{%- generation %}{% endgeneration %}{% for')  # fmt: skip
-TEMPLATES = NAMED | {'thinking': THINKING, 'marked': MARKED}
+MARKED = (  # marks its answers, reasoning among them, and their end
+  "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}{% if m.role == 'assistant' %}"
+  "{% generation %}{% if m.reasoning_content %}{{ '<think>' + m.reasoning_content + '</think>' }}"
+  "{% endif %}{{ m.content + eos_token }}{% endgeneration %}{{ '\n' }}{% else %}"
+  "{{ m.content + '<|im_end|>\n' }}{% endif %}{% endfor %}"
+  "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+REASONED = (  # as Qwen3: an earlier answer loses its reasoning, the last has a place for it
+  "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}"
+  "{% if loop.last and m.role == 'assistant' %}"
+  "{{ '<think>\n' + (m.reasoning_content or '') + '\n</think>\n\n' }}{% endif %}"
+  "{{ m.content + eos_token + '\n' }}{% endfor %}"
+  "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+CLOSED = (  # the generation prompt closes the thoughts, which rows do not have
+  "{% for m in messages %}{{ bos_token + m.role + '\n' + m.content + eos_token + '\n' }}"
+  '{% endfor %}'
+  "{% if add_generation_prompt %}{{ bos_token + 'assistant\n<think></think>' }}{% endif %}"
+)
+TEMPLATES = NAMED | {
+  'thinking': THINKING, 'marked': MARKED, 'reasoned': REASONED, 'closed': CLOSED
+}  # fmt: skip
 
 
 def of(talk, first=None, number=0):
@@ -52,9 +72,7 @@ def said(text, row):
 @pytest.mark.parametrize('kind', ['byte_bpe', 'llama_bpe', 'unigram'])
 def test_rows_are_those_of_transformers(kind, template):
   text = chat_text(kind, template)
-  names = {name: text.tokenizer.id_to_token(i) if i is not None else None
-           for name, i in (('bos_token', text.special.bos), ('eos_token', text.eos))}  # fmt: skip
-  theirs = transformers.PreTrainedTokenizerFast(tokenizer_object=text.tokenizer, **names)
+  theirs = fast(text)
   talk = TALK[1:] if template == 'gemma' else TALK
   example = of(talk)
   text.prepare([example])
@@ -71,6 +89,81 @@ def test_rows_are_those_of_transformers(kind, template):
   assert text.answer(text.wanted(example)) == 'green'
   assert row.wanted[-1] == text.eos
   assert text.prompt(example) == row.tokens[: len(text.prompt(example))].tolist()
+
+
+REASONING = [
+  TALK[1], TALK[2] | {'reasoning_content': 'hm'}, TALK[3], TALK[4] | {'reasoning_content': 'be a'}
+]  # fmt: skip
+
+
+def fast(text):
+  """The tokenizer of a text for transformers."""
+  names = {name: text.tokenizer.id_to_token(i) if i is not None else None
+           for name, i in (('bos_token', text.special.bos), ('eos_token', text.eos))}  # fmt: skip
+  return transformers.PreTrainedTokenizerFast(tokenizer_object=text.tokenizer, **names)
+
+
+@pytest.mark.parametrize('talk', [TALK, TALK[:3], REASONING], ids=['talk', 'short', 'reasoning'])
+@pytest.mark.parametrize('kind', ['byte_bpe', 'llama_bpe', 'unigram'])
+def test_marked_turns_are_the_targets(kind, talk):
+  text = chat_text(kind, 'marked')
+  theirs = fast(text).apply_chat_template(
+    talk, chat_template=MARKED, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+  )
+  row = text.rows(of(talk))[0]
+  assert row.tokens.tolist() == theirs['input_ids']
+  places = [i for i, marked in enumerate(theirs['assistant_masks']) if marked]
+  assert (row.targets + 1).tolist() == places
+  text.prepare([of(talk)])
+  assert len(text.prompt(of(talk))) == max(i for i in places if i - 1 not in places)
+
+
+def test_marked_turns_that_do_not_count_are_left_out():
+  text = chat_text('byte_bpe', 'marked', 'last')
+  assert 'blue' not in said(text, text.rows(of(TALK))[0])
+  text = chat_text('byte_bpe', 'marked')
+  assert 'blue' not in said(text, text.rows(of(TALK, first=4))[0])
+  assert 'blue' not in said(text, text.question(of(TALK)))
+
+
+@pytest.mark.parametrize('template', ['reasoned', 'marked', 'thinking', 'plain', 'chatml'])
+def test_a_question_ends_where_the_model_writes(template):
+  text = chat_text('byte_bpe', template)
+  example, asked = of(TALK), dataclasses.replace(of(TALK), number=-1, answer='')
+  text.prepare([example])
+  assert text.prompt(example) == text.prompt(asked)
+  assert text.prompt(example) == fast(text).apply_chat_template(
+    TALK[:-1], chat_template=TEMPLATES[template], tokenize=True, return_dict=False,
+    add_generation_prompt=True,
+  )  # fmt: skip
+  assert text.answer(text.wanted(example)) == 'green'
+
+
+@pytest.mark.parametrize('template', ['reasoned', 'marked'])
+def test_reasoning_is_written_and_never_asked(template):
+  text = chat_text('byte_bpe', template)
+  text.prepare([of(REASONING)])
+  words = lambda ids: text.tokenizer.decode(ids, skip_special_tokens=False)
+  asked, wanted = text.prompt(of(REASONING)), text.wanted(of(REASONING))
+  assert 'be a' not in words(asked)
+  assert 'be a' in words(wanted)
+  assert text.answer(wanted) == 'green'
+
+
+def test_a_turn_before_the_last_ends_with_its_special_token():
+  text = chat_text('byte_bpe', 'reasoned')
+  row = text.rows(of(TALK))[0]
+  assert row.wanted.tolist().count(text.eos) == 2
+  assert 'think' in said(text, row)
+  assert said(text, row).count('user') == 0
+
+
+def test_a_message_of_weight_0_is_not_counted():
+  text = chat_text('byte_bpe', 'plain')
+  light = [TALK[1], TALK[2] | {'weight': 0}, *TALK[3:]]
+  assert 'blue' not in said(text, text.rows(of(light))[0])
+  with pytest.raises(UserError, match=r'^x: the last answer has weight 0'):
+    of([TALK[1], TALK[2] | {'weight': 0}])
 
 
 def test_turns_and_completions_decide_what_the_loss_counts():
@@ -108,6 +201,12 @@ def test_special_tokens_of_a_user_are_no_structure():
   text = chat_text('byte_bpe', 'plain', special_tokens='text')
   assert text.rows(of(talk))[0].tokens.tolist().count(text.eos) == 1
   assert chat_text('byte_bpe', 'plain').special_token(of(talk)) == eos
+  hidden = [TALK[1], TALK[2] | {'reasoning_content': f'hm {eos}'}]
+  assert chat_text('byte_bpe', 'marked').special_token(of(hidden)) == eos
+  with pytest.raises(UserError, match='special token'):
+    chat_text('byte_bpe', 'marked').rows(of(hidden))
+  text = chat_text('byte_bpe', 'marked', special_tokens='text')
+  assert text.rows(of(hidden))[0].tokens.tolist().count(text.eos) == 1
 
 
 def test_a_template_that_drops_an_answer_is_refused():
