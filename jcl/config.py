@@ -275,6 +275,8 @@ class StreamConfig:
   # A name of chat_templates.NAMED, a .jinja file, or `model`: the model's own. Empty: the model's
   # own for conversations, none for other rows.
   chat_template: str = ''
+  # Day that a chat template writes, YYYY-MM-DD; empty: the day on which the run began.
+  chat_date: str = ''
   loss_turns: str = choice('all', 'last')  # turns of the assistant that the loss counts
   # Tokens a row, cpt: a block. The input of a longer row is cut, never its answer.
   max_length: int = number(512, least=8)

@@ -184,7 +184,7 @@ def learn(
   config.stream = dataclasses.replace(stream.settings or StreamConfig())
   loaded = choose_model(config, model)
   if workdir is not None:
-    config = rates.with_stored_rate(workdir, config)
+    config = rates.with_stored(workdir, config)
   parts = experiment.assemble(config, mesh, stream=stream, loaded=loaded)
   done = run(config, workdir, parts=parts, quiet=quiet, callbacks=checked_callbacks(callbacks))
   return Result(done.results, of_run(done), done.workdir)
@@ -216,7 +216,7 @@ def run(
       then.
   """
   workdir = None if workdir is None else paths.local(workdir, 'workdir')
-  config = config if workdir is None else rates.with_stored_rate(workdir, config)
+  config = config if workdir is None else rates.with_stored(workdir, config)
   parts = experiment.assemble(config) if parts is None else parts
   config = parts.config
   quiet = quiet or not distributed.is_first()

@@ -2,7 +2,8 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -18,12 +19,14 @@ from jcl.backbones.layers import depth
 from jcl.backbones.models import for_method, make_backbone
 from jcl.batching.batch import membership
 from jcl.batching.chat_choice import Choice, make_text
+from jcl.batching.text_formats import LAMOL_FORMATS
 from jcl.config import StreamConfig
 from jcl.errors import UserError
 from jcl.step import sharding
 from jcl.step.numerics import computing
 from jcl.storage import paths
 from jcl.storage.checkpoint import Snapshots
+from jcl.streams import chat
 from jcl.streams.stream import Example, Stream
 from jcl.training import base_model, evaluate
 from jcl.training.answer_format import FILE, FOLDER, AnswerFormat, read_format, shape_of
@@ -33,6 +36,7 @@ from jcl.training.run_state import Run
 from jcl.types import WeightDtype
 
 BATCH = 64  # rows a chunk
+Input = str | Sequence[Mapping[str, Any]]  # a text, or the messages of a conversation
 
 
 class Model:
@@ -62,7 +66,9 @@ class Model:
     self.base_digests: dict[str, str] = {}
     stream = answers.stream()
     pooling = getattr(self.config, 'pooling', 'last')
-    read = StreamConfig(special_tokens_in_text=answers.special_tokens_in_text)
+    read = StreamConfig(
+      special_tokens_in_text=answers.special_tokens_in_text, chat_date=answers.chat_date
+    )
     text, _ = make_text(
       Choice(answers.chat_template), read, self.tokenizer, self._special, stream,
       answers.text_format, answers.max_length, pooling,
@@ -86,11 +92,12 @@ class Model:
     return self.answers.labels
 
   @computing
-  def answer(self, texts: Sequence[str], task: str | None = None) -> list[str]:
+  def answer(self, texts: Sequence[Input], task: str | None = None) -> list[str]:
     """Answers each text: with a label as the user wrote it, or with free text.
 
     Args:
-      texts: inputs, as those that the model was trained on.
+      texts: inputs, as those that the model was trained on: texts, or lists of messages. Of a
+        conversation that ends with an answer, what stands before it is asked.
       task: name of the task; needed where the model is given the task, else it picks the adapter.
 
     Raises:
@@ -105,12 +112,14 @@ class Model:
     found = evaluate.answers(params, of, examples, tools, how, longest)
     return [tools.stream.shown(answer.text, answer.label) for answer in found]
 
-  def special_token(self, text: str) -> str | None:
-    """Returns a special token of the tokenizer that a text contains; None: there is none."""
-    return self._tools.text.encoder.special_token(text)
+  def special_token(self, text: Input) -> str | None:
+    """Returns a special token of the tokenizer that an input contains; None: there is none."""
+    return self._tools.text.special_token(self._example(text, 'text', 0))
 
   @computing
-  def probabilities(self, texts: Sequence[str], task: str | None = None) -> list[dict[str, float]]:
+  def probabilities(
+    self, texts: Sequence[Input], task: str | None = None
+  ) -> list[dict[str, float]]:
     """The probability of each label that may be answered, for each text.
 
     Of a head: softmax over these classes. Of a model that writes: the likelihood of each label's
@@ -218,7 +227,7 @@ class Model:
       raise UserError(f'task: no task is called {task!r}; there are {known}')
     return self.answers.tasks.index(task)
 
-  def _examples(self, texts: Sequence[str], task: str | None) -> tuple[list[Example], int | None]:
+  def _examples(self, texts: Sequence[Input], task: str | None) -> tuple[list[Example], int | None]:
     """Examples without an answer, and the index of their task."""
     if isinstance(texts, str):
       raise UserError("texts is one text; give a list of them, ['…']")
@@ -227,9 +236,16 @@ class Model:
     index = self._index(task)
     if self.answers.task_id_given and index is None:
       raise UserError(f'task: this model is given the task; name one of {self._names()}')
-    made = [Example(-1, _text(t, 'texts'), '', index or 0, name=f'texts[{i}]')
-            for i, t in enumerate(texts)]  # fmt: skip
-    return made, index
+    return [self._example(t, f'texts[{i}]', index or 0) for i, t in enumerate(texts)], index
+
+  def _example(self, text: Input, name: str, task: int) -> Example:
+    """An example without an answer, of a text or a conversation."""
+    if isinstance(text, str) or not chat.is_list(text):
+      return Example(-1, _text(text, name), '', task, name=name)
+    talk = chat.asked(text, name)
+    if not self.answers.chat_template and self.answers.text_format not in LAMOL_FORMATS:
+      raise UserError(f'{name} is a conversation, on which this model was not trained: give text')
+    return Example(-1, talk.text, '', task, name=name, messages=talk.to_json())
 
   def _names(self) -> str:
     return ', '.join(self.answers.tasks)

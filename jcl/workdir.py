@@ -281,7 +281,7 @@ def _compare_with_run(
 ) -> tuple[pathlib.Path, Changes]:
   """Returns the workdir, and the changes against the config of the run in it."""
   workdir = paths.local(path, 'workdir')
-  wanted = config_to_json(rates.with_stored_rate(workdir, config))
+  wanted = config_to_json(rates.with_stored(workdir, config))
   file = workdir / 'config.json'
   if file.exists():
     try:

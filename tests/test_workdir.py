@@ -349,10 +349,10 @@ def test_a_rate_that_is_left_open_is_that_of_the_run_in_the_workdir(stored, tmp_
   workdirs.open_workdir(str(tmp_path / 'run'), config)
   again = runs.config('seq', train={'learning_rate': None})
   assert workdirs.check_workdir(str(tmp_path / 'run'), again)
-  assert rates.with_stored_rate(tmp_path / 'run', again).train.learning_rate == stored
-  assert rates.with_stored_rate(tmp_path / 'new', again).train.learning_rate is None
+  assert rates.with_stored(tmp_path / 'run', again).train.learning_rate == stored
+  assert rates.with_stored(tmp_path / 'new', again).train.learning_rate is None
   asked = runs.config('seq', train={'learning_rate': 2 * stored})
-  assert rates.with_stored_rate(tmp_path / 'run', asked).train.learning_rate == 2 * stored
+  assert rates.with_stored(tmp_path / 'run', asked).train.learning_rate == 2 * stored
   with pytest.raises(UserError, match=r'train\.learning_rate was'):
     workdirs.check_workdir(str(tmp_path / 'run'), asked)
 

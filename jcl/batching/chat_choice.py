@@ -8,10 +8,10 @@ from tokenizers import Tokenizer
 
 from jcl.batching.chat_rows import ChatText, conversation_of
 from jcl.batching.text_formats import LAMOL_FORMATS, SpecialTokens, Text, training_texts
-from jcl.config import StreamConfig
+from jcl.config import Config, StreamConfig
 from jcl.errors import UserError
 from jcl.storage import paths
-from jcl.streams.chat_templates import NAMED, ChatTemplate
+from jcl.streams.chat_templates import NAMED, ChatTemplate, check_date, today, writes_date
 from jcl.streams.files import read_text
 from jcl.streams.stream import Stream
 
@@ -102,6 +102,41 @@ def found(wanted: str, own: str | None) -> Choice:
   return Choice(NAMED[FALLBACK], note, True)
 
 
+def dated(config: Config) -> Config:
+  """Returns settings with the date that a chat template takes for today.
+
+  Raises:
+    UserError: the date that is given is none.
+  """
+  given = config.stream.chat_date
+  if given:
+    check_date(given)
+  stream = dataclasses.replace(config.stream, chat_date=given or today())
+  return dataclasses.replace(config, stream=stream)
+
+
+def with_date(choice: Choice, given: Config, dated: Config) -> tuple[Choice, Config]:
+  """Returns the settings with a date if the template reads it, and the choice with a note on it.
+
+  Args:
+    choice: of the run.
+    given: settings as the user gave them.
+    dated: the same with a date.
+
+  Raises:
+    UserError: a date is given and no template writes one.
+  """
+  if writes_date(choice.source):
+    note = f'{choice.note}; today is {dated.stream.chat_date} for it (stream.chat_date)'
+    return choice._replace(note=note), dated
+  if given.stream.chat_date:
+    raise UserError(
+      f'stream.chat_date is {given.stream.chat_date!r}, but no chat template writes a date: '
+      'leave it empty'
+    )
+  return choice, given
+
+
 def has_talks(stream: Stream) -> bool:
   """Whether a row of a stream is a conversation."""
   return any(e.messages for task in stream.tasks for e in task.train)
@@ -121,7 +156,14 @@ def make_text(
   text: Text
   if choice.source:
     text = ChatText(
-      tokenizer, special, template, choice.source, config.loss_turns, max_length, in_text
+      tokenizer,
+      special,
+      template,
+      choice.source,
+      config.loss_turns,
+      max_length,
+      in_text,
+      config.chat_date,
     )
   else:
     text = Text(tokenizer, special, template, text_format, max_length, pooling, in_text)
@@ -134,13 +176,13 @@ def scratch_texts(
   """Returns the texts of a tokenizer from scratch; arguments as of `training_texts`."""
   chat = choose(config, stream, text_format).source
   if chat:
-    return chat_texts(stream, chat)
+    return chat_texts(stream, chat, date=config.chat_date)
   template = '' if text_format == 'packed' else stream.template
   return training_texts(stream, template, reserved)
 
 
 def chat_texts(
-  stream: Stream, source: str, names: Sequence[str] = (BOS, EOS, PAD)
+  stream: Stream, source: str, names: Sequence[str] = (BOS, EOS, PAD), date: str = ''
 ) -> Iterator[str]:
   """Yields the rendered training rows, of which a tokenizer from scratch is made.
 
@@ -148,9 +190,10 @@ def chat_texts(
     stream: of the run.
     source: of the chat template.
     names: special tokens of the tokenizer, `bos`, `eos` and `pad` in this order.
+    date: as of `ChatTemplate`.
   """
   tokens = dict(zip(('bos_token', 'eos_token', 'pad_token'), names, strict=True))
-  chat = ChatTemplate(source, tokens)
+  chat = ChatTemplate(source, tokens, date)
   for example in (e for task in stream.tasks for e in task.train):
     try:
       text = chat.render(conversation_of(example).messages)

@@ -51,18 +51,19 @@ class ChatText(Text):
   Args:
     chat: source of the template.
     turns: `all` or `last`: the assistant's turns that the loss counts.
+    date: as of `ChatTemplate`.
     Others: as of `Text`.
   """
 
   def __init__(
     self, tokenizer: Tokenizer, special: SpecialTokens, template: str, chat: str, turns: str,
-    max_length: int, special_tokens: str = 'refuse',
+    max_length: int, special_tokens: str = 'refuse', date: str = '',
   ):  # fmt: skip
     super().__init__(
       tokenizer, special, template, 'plain', max_length, special_tokens=special_tokens
     )
     self.turns, names = turns, special_names(tokenizer, special)
-    self.chat, self.chat_template = ChatTemplate(chat, names), chat
+    self.chat, self.chat_template = ChatTemplate(chat, names, date), chat
     self._sizes: dict[int, int] = {}  # tokens of the prompt of each example
     self._after, self._before = self._around_answers(names['eos_token'])
 

@@ -4,24 +4,28 @@
     jcl predict --model=exported --file=mails.csv --column=subject --out=answers.csv
 
 --model is the workdir of a run, or a folder that `jcl export` wrote. --file is a table (.csv, .tsv,
-.jsonl) or has a text on each line (.txt). Without --out each text is printed with its answer and
-its likeliest labels. A .jsonl file gets an object for each text, {"text": …, "answer": …,
-"probabilities": {LABEL: …}}; a .csv file the columns text, answer and p(LABEL) for each label. A
-model that answers with free text has no labels and gives the answer alone.
+.json, .jsonl, .parquet) or has a text on each line (.txt). --column may hold conversations, lists
+of messages; one that ends with an answer is asked without it. Without --out each text is printed
+with its answer and its likeliest labels. A .jsonl file gets an object for each text, {"text": …,
+"answer": …, "probabilities": {LABEL: …}}; a .csv file the columns text, answer and p(LABEL) for
+each label. A model that answers with free text has no labels and gives the answer alone.
 """
 
 import csv
 import io
 import json
 import pathlib
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from absl import flags
 
 from jcl.commands import command_line, jax_settings
 from jcl.errors import UserError
 from jcl.streams.escaping import escaped
+
+if TYPE_CHECKING:
+  from jcl.streams.records import Record
 
 SHOWN = 3  # labels of a text that are printed
 SUFFIXES = ('.jsonl', '.csv')
@@ -31,7 +35,7 @@ class Prediction(NamedTuple):
   """Answer of a model to one text.
 
   Attributes:
-    text: the input.
+    text: the input; of a conversation what its messages say.
     answer: a label as the user wrote it, or free text.
     probabilities: {label: probability}, 1 in sum; empty for a model without labels.
   """
@@ -70,6 +74,7 @@ def run(given: flags.FlagValues) -> None:
   texts = _read_texts(given)
   jax_settings.use_compile_cache()
   import jcl
+  from jcl.streams import chat
 
   in_text, task = given.special_tokens_in_text, given.task or None
   dropping = in_text == 'drop'
@@ -81,7 +86,8 @@ def run(given: flags.FlagValues) -> None:
     texts = kept
   answers = model.answer(texts, task)
   labelled = model.probabilities(texts, task) if model.labels else [{} for _ in texts]
-  found = [Prediction(*row) for row in zip(texts, answers, labelled, strict=True)]
+  said = [text if isinstance(text, str) else chat.asked(text, 'text').text for text in texts]
+  found = [Prediction(*row) for row in zip(said, answers, labelled, strict=True)]
   if out is None:
     for prediction in found:
       print(_line(prediction))
@@ -107,8 +113,8 @@ def _check_out(out: pathlib.Path, source: str) -> None:
     raise UserError(f'--out={out} would overwrite what is there; give a new file')
 
 
-def _read_texts(given: flags.FlagValues) -> list[str]:
-  """Returns the texts of --text or --file.
+def _read_texts(given: flags.FlagValues) -> list[str | Sequence[Mapping[str, Any]]]:
+  """Returns the texts, or conversations, of --text or --file.
 
   Raises:
     UserError: neither or both are given, or the file cannot be read or has no such column.
@@ -117,12 +123,22 @@ def _read_texts(given: flags.FlagValues) -> list[str]:
     raise UserError("give --text='…' or --file=texts.csv, one of the two")
   if given.text:
     return [given.text]
-  from jcl.streams import records, tables
+  from jcl.streams import tables
 
   path = pathlib.Path(given.file).expanduser()
   if path.suffix == '.txt':
     return [line for line in tables.lines(path, str(path)) if line.strip()]
-  return [records.filled(record, given.column) for record in tables.table(path, str(path))]
+  return [_input(record, given.column) for record in tables.table(path, str(path))]
+
+
+def _input(record: 'Record', column: str) -> str | Sequence[Mapping[str, Any]]:
+  """Returns the text, or the messages, of a record."""
+  from jcl.streams import chat, records
+
+  messages = None if '{' in column else chat.as_messages(records.found(record, column))
+  if messages is not None:
+    return chat.asked(messages, record.where).messages
+  return records.filled(record, column)
 
 
 def _line(prediction: Prediction) -> str:

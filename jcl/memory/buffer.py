@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 from jcl.backbones import Backbone
-from jcl.batching.batch import Batch
+from jcl.batching.batch import Batch, Row
 from jcl.memory.tools import Tools
 from jcl.seeds import generator
 from jcl.step import losses
@@ -157,14 +157,20 @@ def keys_of(
   """
   rows = [row for item in tools.rows(examples) for row in item[:1]]
   if policy == 'herding':
-    first = [dataclasses.replace(r, targets=r.targets[:1], wanted=r.wanted[:1]) for r in rows]
-    features = tools.map_targets(backbone.hidden, params, first, name='features')
+    features = tools.map_targets(backbone.hidden, params, list(map(asked, rows)), name='features')
     features_ND = np.concatenate(features)
     return herding_keys(features_ND, [e.label for e in examples])
   if policy == 'importance':
     nats = [x_m.mean() for x_m in tools.map_targets(_nats(backbone), params, rows)]
     return importance_keys(np.array(nats), [e.number for e in examples], tools.seed, keep_hard)
   return []
+
+
+def asked(row: Row) -> Row:
+  """Returns a row whose one target is the first of its last answer: the state that was asked."""
+  gaps = np.flatnonzero(np.diff(row.targets) != 1)  # between the turns of a conversation
+  place = slice(gaps[-1] + 1, gaps[-1] + 2) if len(gaps) else slice(1)
+  return dataclasses.replace(row, targets=row.targets[place], wanted=row.wanted[place])
 
 
 def herding_keys(features_ND: np.ndarray, labels: Sequence[int]) -> list[float]:
@@ -176,7 +182,8 @@ def herding_keys(features_ND: np.ndarray, labels: Sequence[int]) -> list[float]:
   class occurs in a later task too, its two orders take turns.
 
   Args:
-    features_ND: the final state at each example's first target, or the state that a head reads.
+    features_ND: the final state at the first target of each answer, or the state that a head
+      reads.
     labels: [N] classes.
   """
   length_N1 = np.linalg.norm(features_ND.astype(np.float64), axis=1, keepdims=True)

@@ -94,7 +94,8 @@ def _of_examples(
   own, every = 1 << task.index, [trained.get(words, 0) for words in texts]
   whole = text.text_format == 'class'
   changed, lossy = changed_inputs(text, [e.text for e in examples])
-  prompts = {i[0].tokens[: None if whole else i[0].targets[0] + 1].tobytes() for i in items}
+  prompts = {tuple(i[0].tokens.tolist() if whole else text.prompt(e))
+             for e, i in zip(examples, items, strict=True)}  # fmt: skip
   return Split(
     task.name, name, len(examples), len(tokens), sum(len(row.targets) for row in rows),
     0 if text.unknown is None else int(np.count_nonzero(tokens == text.unknown)),

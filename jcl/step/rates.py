@@ -1,4 +1,5 @@
-"""The learning rate of a run that leaves it open: by what trains, or that of the run that goes on.
+"""The learning rate of a run that leaves it open: by what trains, or that of the run that goes on;
+so is the date that a chat template writes.
 
     from scratch          1e-3
     from a file           1e-5
@@ -15,6 +16,7 @@ from jcl.config import Config, check_values
 from jcl.storage import paths
 
 SCRATCH, PRETRAINED = 1e-3, 1e-5
+OPEN = (('train', 'learning_rate'), ('stream', 'chat_date'))  # decided when a run begins
 
 
 def with_rate(config: Config, pretrained: bool) -> tuple[Config, str]:
@@ -32,21 +34,25 @@ def with_rate(config: Config, pretrained: bool) -> tuple[Config, str]:
   return dataclasses.replace(config, train=train), f'the default {kind}'
 
 
-def with_stored_rate(workdir: str | pathlib.Path, config: Config) -> Config:
-  """Returns the config; a rate that it leaves open is that of the run in the workdir, if any.
+def with_stored(workdir: str | pathlib.Path, config: Config) -> Config:
+  """Returns the config; what it leaves open is as in the run in the workdir, if there is one.
 
-  So a run goes on with the rate that it began with, whatever the default is by now.
+  So a run goes on with the rate and the date that it began with, whatever the default is by now.
 
   Raises:
     UserError: a value of the config is not what it must be.
   """
   check_values(config)
   file = paths.local(workdir, 'workdir') / 'config.json'
-  if config.train.learning_rate is not None or not file.is_file():
+  if not file.is_file():
     return config
   try:
-    stored = json.loads(file.read_text(encoding='utf-8'))['train']['learning_rate']
+    stored = json.loads(file.read_text(encoding='utf-8'))
+    for section, field in OPEN:
+      settings = getattr(config, section)
+      if getattr(settings, field) in (None, '') and field in stored[section]:
+        settings = dataclasses.replace(settings, **{field: stored[section][field]})
+        config = dataclasses.replace(config, **{section: settings})
   except (ValueError, KeyError, TypeError, RecursionError):  # refused where the run is looked at
     return config
-  train = dataclasses.replace(config.train, learning_rate=stored)
-  return dataclasses.replace(config, train=train)
+  return config

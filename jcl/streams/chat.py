@@ -6,11 +6,12 @@ assistant. How it becomes text is decided by the chat template of the model (`ch
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 
 from jcl.errors import UserError
+from jcl.streams.raw import Number
 
 ROLES = {'human': 'user', 'gpt': 'assistant', 'chatgpt': 'assistant', 'bing': 'assistant'}
 """Roles as ShareGPT writes them; others stay as they are."""
@@ -47,16 +48,45 @@ class Conversation(NamedTuple):
     return json.dumps(self._asdict(), ensure_ascii=False)
 
 
-def is_messages(value: object) -> bool:
-  """Whether a value of a table is a list of messages."""
-  return (
-    isinstance(value, list | tuple | np.ndarray)
-    and len(value) > 0
-    and all(isinstance(m, Mapping) and ({'role'} <= set(m) or {'from'} <= set(m)) for m in value)
-  )
+def as_messages(value: object) -> list[object] | None:
+  """Returns a value of a table as a list of messages; None: it is something else.
+
+  They may be a list, the same as JSON in a text (as csv files hold them), or a dict of lists
+  (as `datasets` stores a sequence of dicts).
+  """
+  if (
+    isinstance(value, str)
+    and value.lstrip().startswith('[')
+    and ('"role"' in value or '"from"' in value)
+  ):
+    try:
+      value = json.loads(value)
+    except (ValueError, RecursionError):
+      return None
+  if isinstance(value, Mapping) and fields_of(value):
+    columns = {name: field for name, field in value.items() if is_list(field)}
+    if len({len(field) for field in columns.values()}) == 1:
+      rows = zip(*columns.values(), strict=True)
+      value = [dict(zip(columns, row, strict=True)) for row in rows]
+  if not is_list(value):
+    return None
+  listed = list(value)
+  return listed if any(isinstance(m, Mapping) and fields_of(m) for m in listed) else None
 
 
-def conversation(prompt: object, completion: object, where: str) -> Conversation:
+def is_list(value: object) -> TypeGuard[Sequence[Any]]:
+  """Whether a value of a table is a list."""
+  return isinstance(value, list | tuple | np.ndarray)
+
+
+def fields_of(value: Mapping[Any, object]) -> bool:
+  """Whether a dict has the fields of a message."""
+  return 'role' in value or ('from' in value and 'value' in value)
+
+
+def conversation(
+  prompt: Sequence[object], completion: Sequence[object] | str | None, where: str
+) -> Conversation:
   """Returns the conversation of a row.
 
   Args:
@@ -68,13 +98,12 @@ def conversation(prompt: object, completion: object, where: str) -> Conversation
   Raises:
     UserError: a message is malformed, or the conversation does not end with the assistant.
   """
-  messages = [checked(m, f'{where}: messages[{i}]') for i, m in enumerate(as_sequence(prompt))]
+  messages = checked_messages(prompt, f'{where}: messages')
   first = 0 if completion is None else len(messages)
   if isinstance(completion, str):
     messages.append({'role': 'assistant', 'content': completion})
   elif completion is not None:
-    more = as_sequence(completion)
-    messages += [checked(m, f'{where}: completion[{i}]') for i, m in enumerate(more)]
+    messages += checked_messages(completion, f'{where}: completion')
   if messages[-1]['role'] != 'assistant':
     raise UserError(
       f'{where}: the conversation ends with a message of {messages[-1]["role"]!r}: end it with the '
@@ -89,9 +118,29 @@ def conversation(prompt: object, completion: object, where: str) -> Conversation
   return Conversation(messages, first)
 
 
-def as_sequence(value: object) -> Sequence[object]:
-  """Returns the messages of a value for which `is_messages` holds."""
-  return list(value) if isinstance(value, list | tuple | np.ndarray) else [value]
+def checked_messages(messages: Sequence[object], where: str) -> list[Message]:
+  """Returns messages that were checked, of which there is one at least; see `checked`."""
+  if len(messages) == 0:
+    raise UserError(f'{where} is an empty list: give messages, or leave the row out')
+  return [checked(message, f'{where}[{i}]') for i, message in enumerate(messages)]
+
+
+def asked(messages: Sequence[object], where: str) -> Conversation:
+  """Returns a conversation whose answer is not known: ''.
+
+  Args:
+    messages: of the conversation; an answer at its end is left out.
+    where: place of the row as error messages name it.
+
+  Raises:
+    UserError: a message is malformed, or there is none but an answer.
+  """
+  found = checked_messages(messages, where)
+  if found[-1]['role'] == 'assistant':
+    found.pop()
+  if not found:
+    raise UserError(f'{where}: nothing stands before the answer: give a message of the user')
+  return Conversation([*found, {'role': 'assistant', 'content': ''}])
 
 
 def checked(message: object, where: str) -> Message:
@@ -125,9 +174,18 @@ def checked(message: object, where: str) -> Message:
   if '\0' in content or any('\ud800' <= letter <= '\udfff' for letter in content):
     raise UserError(f'{where}: the content holds a NUL character or half a surrogate pair')
   try:
-    return json.loads(json.dumps({**found, 'content': content}))
+    return json.loads(json.dumps(plain({**found, 'content': content})))
   except (TypeError, ValueError, RecursionError):
     raise UserError(f'{where}: holds what JSON cannot: give role and content alone') from None
+
+
+def plain(value: object) -> object:
+  """Returns a value of a JSON file with its numbers as numbers."""
+  if isinstance(value, Number):
+    return json.loads(value)
+  if isinstance(value, Mapping):
+    return {key: plain(entry) for key, entry in value.items()}
+  return [plain(entry) for entry in value] if is_list(value) else value
 
 
 def of_json(text: str) -> Conversation:

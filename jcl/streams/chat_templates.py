@@ -79,13 +79,15 @@ class ChatTemplate:
   Args:
     source: in Jinja.
     tokens: texts of special tokens by the names that templates use: `bos_token`, `eos_token`, ….
+    date: that the template takes for today, YYYY-MM-DD; '': today's.
 
   Raises:
     UserError: the source is no template.
   """
 
-  def __init__(self, source: str, tokens: Mapping[str, str]):
+  def __init__(self, source: str, tokens: Mapping[str, str], date: str = ''):
     self.source, self._tokens = source, dict(tokens)
+    self._today = datetime.datetime.fromisoformat(date or today())
     self._template = compiled(source)
 
   def render(self, messages: Sequence[Mapping[str, Any]], prompt: bool = False) -> str:
@@ -107,6 +109,7 @@ class ChatTemplate:
     environment = self._template.environment
     parts: list[str] = []
     environment.spent, environment.parts, environment.marks = 0, parts, []
+    environment.today = self._today
     size = 0
     try:
       for part in self._template.generate(
@@ -123,6 +126,26 @@ class ChatTemplate:
       reason = ' '.join(str(error).split())[:120] or type(error).__name__
       raise UserError(f'the chat template refuses the conversation ({reason})') from None
     return ''.join(parts), environment.marks
+
+
+def today() -> str:
+  """Returns today's date, YYYY-MM-DD."""
+  return datetime.date.today().isoformat()
+
+
+def writes_date(source: str) -> bool:
+  """Whether a template may write today's date."""
+  return 'strftime_now' in source
+
+
+def check_date(date: str) -> None:
+  """Refuses what is no date."""
+  try:
+    right = datetime.date.fromisoformat(date).isoformat() == date
+  except ValueError:
+    right = False
+  if not right:
+    raise UserError(f'stream.chat_date is {date!r}: give a date, such as {today()}')
 
 
 def aliased(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -180,6 +203,7 @@ def compiled(source: str) -> Any:
 
     intercepted_binops = frozenset(('*', '**', '%'))
     spent = 0
+    today = datetime.datetime.min
     parts: list[str] = []  # noqa: RUF012
     marks: list[tuple[int, int]] = []  # noqa: RUF012
 
@@ -208,7 +232,7 @@ def compiled(source: str) -> Any:
   environment.filters['tojson'] = tojson
   environment.globals.update(
     raise_exception=raise_exception, range=bounded_range,
-    strftime_now=lambda form: datetime.datetime.now().strftime(form),
+    strftime_now=lambda form: environment.today.strftime(form),
   )  # fmt: skip
   try:
     return environment.from_string(source)

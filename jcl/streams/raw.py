@@ -9,6 +9,10 @@ TEMPLATE = 'Input sentence: {x}\n The label: {y}'
 SPLITS = ('train', 'dev', 'test')
 
 
+class Number(str):
+  """A number of a JSON file, as the file writes it."""
+
+
 class RawRow(NamedTuple):
   """One row as a reader found it.
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jcl.errors import UserError
-from jcl.streams.chat import Conversation, conversation, is_messages
+from jcl.streams.chat import Conversation, as_messages, conversation, is_list
 from jcl.streams.raw import RawRow
 from jcl.streams.stream import Lazy
 
@@ -51,7 +51,7 @@ def notes_on(records: Sequence[Record], columns: Mapping[str, str], where: str) 
   if 'answer' not in columns or isinstance(records, Lazy):
     return []
   several = sum(
-    isinstance(field, list | tuple | np.ndarray) and len(field) > 1 and not is_messages(field)
+    is_list(field) and len(field) > 1 and as_messages(field) is None
     for field in (found(record, columns['answer']) for record in records)
   )
   if not several:
@@ -86,15 +86,21 @@ def id_of(record: Record, columns: Mapping[str, str]) -> str:
 
 def talk_of(record: Record, columns: Mapping[str, str]) -> Conversation | None:
   """Returns the conversation of a record whose text is a list of messages; None: it is text."""
-  prompt = found(record, columns['text'])
-  if not is_messages(prompt):
-    return None
+  prompt = as_messages(found(record, columns['text']))
   if columns['answer'] == columns['text']:
+    if prompt is None:
+      raise UserError(
+        f'{record.where}: {record.noun} {columns["text"]!r} is '
+        f'{shown(found(record, columns["text"]), record.noun)}: give a list of messages, '
+        '[{"role": "user", "content": …}, {"role": "assistant", "content": …}]'
+      )
     return conversation(prompt, None, record.where)
-  completion = found(record, columns['answer'])
-  if not is_messages(completion):
-    completion = value(record, columns['answer'])
-  return conversation(prompt, completion, record.where)
+  if prompt is None:
+    return None
+  completion = as_messages(found(record, columns['answer']))
+  return conversation(
+    prompt, value(record, columns['answer']) if completion is None else completion, record.where
+  )
 
 
 def filled(record: Record, text: str) -> str:

@@ -16,6 +16,7 @@ from typing import Literal
 from jcl.errors import UserError
 from jcl.streams import hub
 from jcl.streams.files import PACKED, kind_of, read_text, reason_of
+from jcl.streams.raw import Number
 from jcl.streams.records import Record
 
 csv.field_size_limit(2**31 - 1)  # a field may be a document
@@ -116,8 +117,8 @@ def json_value(text: str, called: str, constant: Callable[[str], object] | None 
   try:
     return json.loads(
       text,
-      parse_int=str,
-      parse_float=str,
+      parse_int=Number,
+      parse_float=Number,
       parse_constant=constant or refuse_constant,
       object_pairs_hook=unique_keys,
     )

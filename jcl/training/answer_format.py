@@ -1,6 +1,7 @@
 """How a trained model is asked and how its answers are read, as data that stands beside it."""
 
 import dataclasses
+import datetime
 import json
 import pathlib
 from collections.abc import Mapping
@@ -38,6 +39,7 @@ class AnswerFormat:
     classes_of: of each task, the indices of its classes.
     special_tokens_in_text: as in `StreamConfig`.
     chat_template: source of the chat template that writes a question; '': `template` does.
+    chat_date: that it takes for today; '': it writes none.
   """
 
   text_format: str = 'plain'
@@ -53,6 +55,7 @@ class AnswerFormat:
   classes_of: tuple[tuple[int, ...], ...] = ()
   special_tokens_in_text: str = 'refuse'
   chat_template: str = ''
+  chat_date: str = ''
 
   @classmethod
   def of(cls, parts: Experiment, seen: int) -> 'AnswerFormat':
@@ -62,7 +65,7 @@ class AnswerFormat:
       text.text_format, stream.template, text.max_length, parts.task_id_given,
       parts.config.evaluate.answer, parts.longest_answer, tuple(t.name for t in stream.tasks), seen,
       stream.written_labels, stream.classes, tuple(t.classes for t in stream.tasks),
-      text.encoder.policy, text.chat_template,
+      text.encoder.policy, text.chat_template, parts.config.stream.chat_date,
     )  # fmt: skip
 
   def beside(self, companions: Companions) -> Companions:
@@ -107,13 +110,15 @@ def _check_format(found: AnswerFormat) -> None:
   """Raises a ValueError where the fields of a format do not go together."""
   texts = (
     *found.tasks, *found.labels, *found.classes, found.template, found.text_format,
-    found.special_tokens_in_text, found.chat_template,
+    found.special_tokens_in_text, found.chat_template, found.chat_date,
   )  # fmt: skip
   numbers = (found.max_length, found.longest_answer, found.seen)
   counts = len(found.labels) == len(found.classes) and len(found.classes_of) == len(found.tasks)
   inside = all(0 <= c < len(found.classes) for own in found.classes_of for c in own)
   if not (counts and inside and all(isinstance(x, str) for x in texts)):
     raise ValueError('fields')
+  if found.chat_date:
+    datetime.date.fromisoformat(found.chat_date)
   if not all(isinstance(x, int) and 0 <= x < 2**31 for x in numbers):
     raise ValueError('numbers')
 

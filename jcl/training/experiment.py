@@ -229,11 +229,13 @@ def assemble(
     stream = streams.rebuild(stream, config.stream, need_dev=need_dev, targets=not raw_text)
   check_classes(config, stream)
   text_format, documents = text_format_of(config), stream
+  given, config = config, chat_choice.dated(config)
   made = _backbone(config, stream, text_format, weights, loaded)
   shape, params, tokenizer, special, added, digests, beside = made
   shape = for_method(shape, config.method.lora_dropout, config.method.block_every)
   limit = min(config.stream.max_length, shape.max_positions)
   choice = chat_choice.choose(config.stream, stream, text_format, *beside[:1])
+  choice, config = chat_choice.with_date(choice, given, config)
   text: Text
   if raw_text:
     probe = getattr(config.method, 'probe_path', '')

@@ -14,7 +14,7 @@ from support import rounding, runs, tiny
 from support.buffers import offered
 
 from jcl import methods
-from jcl.batching.batch import Heads
+from jcl.batching.batch import Heads, Row
 from jcl.errors import UserError
 from jcl.memory import buffer
 from jcl.streams.stream import Example
@@ -159,6 +159,14 @@ def test_herding_takes_what_brings_the_mean_nearest():
       )
       order.append(min((i for i in members if i not in order), key=far))
     assert [-found[i] for i in order] == list(range(len(members)))
+
+
+def test_herding_looks_at_the_state_before_the_last_answer():
+  row = Row(np.arange(9), np.array([1, 2, 5, 6]), np.array([2, 3, 6, 7]), 0, 0)
+  first = buffer.asked(row)
+  assert (first.targets.tolist(), first.wanted.tolist()) == ([5], [6])
+  first = buffer.asked(dataclasses.replace(row, targets=row.targets[:2], wanted=row.wanted[:2]))
+  assert (first.targets.tolist(), first.wanted.tolist()) == ([1], [2])
 
 
 def test_herding_of_equal_features_takes_the_first_and_smaller_quotas_cut():

@@ -1,5 +1,6 @@
 """Conversations as people store them, and the templates that render them."""
 
+import datetime
 import json
 
 import numpy as np
@@ -82,6 +83,51 @@ def test_rows_of_conversations_in_python_and_in_files(tmp_path, kind):
   assert (found.text, found.answer, found.messages) == ('a lake', 'blue', example.messages)
 
 
+AS_COLUMNS = {'role': ['user', 'assistant'], 'content': ['a lake', 'blue']}
+TOOL = {'role': 'assistant', 'content': 'I look', 'tool_calls': [{'arguments': {'x': 5, 'y': 1.0}}]}
+
+
+@pytest.mark.parametrize('value', [AS_COLUMNS, json.dumps([ASK, SAY]), [ASK, SAY]])
+def test_messages_in_any_form_that_files_hold(value):
+  (example,) = Stream.from_rows({'x': [{'messages': value}]}, test={'x': [{'messages': value}]},
+                                overlap='keep').tasks[0].train  # fmt: skip
+  assert of_json(example.messages).messages == [ASK, SAY]
+
+
+def test_messages_in_csv_and_parquet(tmp_path):
+  datasets = pytest.importorskip('datasets')
+  table = datasets.Dataset.from_list([{'messages': [ASK, SAY]}] * 2)
+  table.to_parquet(tmp_path / 'a.parquet')
+  (tmp_path / 'a.csv').write_text(
+    'messages\n"' + json.dumps([ASK, SAY]).replace('"', '""') + '"\n', 'utf-8'
+  )
+  task = {'name': 'x', 'train': 'a.csv', 'test': 'a.parquet'}
+  manifest = {'text': 'messages', 'answer': 'messages', 'tasks': [task]}
+  (tmp_path / 'manifest.json').write_text(json.dumps(manifest), 'utf-8')
+  read = load(StreamConfig(name='files', path=str(tmp_path), overlap='keep')).tasks[0]
+  assert read.train[0].messages == read.test[0].messages != ''
+  given = Stream.from_datasets({'x': table}, text='messages', answer='messages', overlap='keep',
+                               test={'x': table})  # fmt: skip
+  assert given.tasks[0].train[0].messages == read.train[0].messages
+
+
+def test_numbers_in_a_message_stay_numbers(tmp_path):
+  (tmp_path / 'a.jsonl').write_text(json.dumps({'messages': [ASK, TOOL, SAY]}), 'utf-8')
+  task = {'name': 'x', 'train': 'a.jsonl', 'test': 'a.jsonl'}
+  manifest = {'text': 'messages', 'answer': 'messages', 'tasks': [task]}
+  (tmp_path / 'manifest.json').write_text(json.dumps(manifest), 'utf-8')
+  stream = load(StreamConfig(name='files', path=str(tmp_path), overlap='keep'))
+  assert of_json(stream.tasks[0].train[0].messages).messages[1] == TOOL
+
+
+@pytest.mark.parametrize('value', ['a lake', [], ['a lake'], 3])
+def test_what_is_no_conversation_is_never_both_text_and_answer(value):
+  with pytest.raises(
+    UserError, match=r"^x/train\[0\]: field 'messages' is .*: give a list of mess"
+  ):
+    Stream.from_rows({'x': [{'messages': value}]})
+
+
 def test_a_malformed_conversation_names_its_file_and_line(tmp_path):
   (tmp_path / 'a.jsonl').write_text(json.dumps({'messages': [SAY, ASK]}), 'utf-8')
   task = {'name': 'x', 'train': 'a.jsonl', 'test': 'a.jsonl'}
@@ -96,6 +142,14 @@ def test_other_messages_are_another_stream():
                               test={'x': [{'messages': [ASK, SAY]}]}, overlap='keep')
              for c in 'ab']  # fmt: skip
   assert answers[0].digest != answers[1].digest
+
+
+def test_a_template_takes_the_date_that_it_is_given_for_today():
+  source = "{{ strftime_now('%d %b %Y') }}"
+  assert ChatTemplate(source, {}, '2024-02-29').render([ASK]) == '29 Feb 2024'
+  today = datetime.date.today().strftime('%d %b %Y')
+  assert ChatTemplate(source, {}).render([ASK]) == today
+  assert ChatTemplate(source, {}, '2024-03-01').render([ASK]) == '01 Mar 2024'
 
 
 HOSTILE = {
