@@ -168,13 +168,9 @@ def tojson(
   )
 
 
-@functools.lru_cache(8)
-def compiled(source: str) -> Any:
-  """Returns a template, in an environment like that of transformers.
-
-  Raises:
-    UserError: the source is no template.
-  """
+@functools.cache
+def environment_class() -> Any:
+  """Returns the class of the environment that templates run in: Jinja is imported late."""
   import jinja2
   import jinja2.ext
   import jinja2.nodes
@@ -207,6 +203,9 @@ def compiled(source: str) -> Any:
     parts: list[str] = []  # noqa: RUF012
     marks: list[tuple[int, int]] = []  # noqa: RUF012
 
+    def __init__(self, **settings: Any):
+      super().__init__(extensions=[Generation, jinja2.ext.loopcontrols], **settings)
+
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
       small = all(isinstance(x, int | float) and abs(x) < 2**31 for x in (left, right))
       repeated = operator == '*' and isinstance(left, str) and isinstance(right, int)
@@ -215,12 +214,22 @@ def compiled(source: str) -> Any:
         raise jinja2.exceptions.SecurityError(f'{operator} of other than small numbers')
       return super().call_binop(context, operator, left, right)
 
+  return Environment
+
+
+@functools.lru_cache(8)
+def compiled(source: str) -> Any:
+  """Returns a template, in an environment like that of transformers.
+
+  Raises:
+    UserError: the source is no template.
+  """
+  import jinja2
+
   def raise_exception(message: str) -> None:
     raise jinja2.exceptions.TemplateError(message)
 
-  environment = Environment(
-    trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols]
-  )
+  environment = environment_class()(trim_blocks=True, lstrip_blocks=True)
 
   def bounded_range(*bounds: int) -> range:
     made = range(*bounds)
