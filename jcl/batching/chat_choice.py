@@ -115,17 +115,20 @@ def dated(config: Config) -> Config:
   return dataclasses.replace(config, stream=stream)
 
 
-def with_date(choice: Choice, given: Config, dated: Config) -> tuple[Choice, Config]:
-  """Returns the settings with a date if the template reads it, and the choice with a note on it.
+def with_date(
+  given: Config, dated: Config, stream: Stream, text_format: str, model: Owner | None
+) -> tuple[Choice, Config]:
+  """Returns the template of a run, with a note on its date, and the settings, dated if it reads one.
 
   Args:
-    choice: of the run.
     given: settings as the user gave them.
     dated: the same with a date.
+    stream, text_format, model: as of `choose`.
 
   Raises:
     UserError: a date is given and no template writes one.
   """
+  choice = choose(given.stream, stream, text_format, model)
   if writes_date(choice.source):
     note = f'{choice.note}; today is {dated.stream.chat_date} for it (stream.chat_date)'
     return choice._replace(note=note), dated

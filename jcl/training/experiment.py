@@ -219,9 +219,8 @@ def assemble(
   """
   check(config)
   config, rate_origin = rates.with_rate(config, pretrained=bool(config.backbone.path or loaded))
-  need_dev = (
-    config.train.keep_best or config.evaluate.every_steps > 0 or config.evaluate.every_epochs > 0
-  )
+  often = max(config.evaluate.every_steps, config.evaluate.every_epochs)
+  need_dev = config.train.keep_best or often > 0
   raw_text = config.scenario == 'cpt'
   if stream is None:
     stream = streams.load(config.stream, need_dev=need_dev, targets=not raw_text)
@@ -234,8 +233,7 @@ def assemble(
   shape, params, tokenizer, special, added, digests, beside = made
   shape = for_method(shape, config.method.lora_dropout, config.method.block_every)
   limit = min(config.stream.max_length, shape.max_positions)
-  choice = chat_choice.choose(config.stream, stream, text_format, *beside[:1])
-  choice, config = chat_choice.with_date(choice, given, config)
+  choice, config = chat_choice.with_date(given, config, stream, text_format, beside[0])
   text: Text
   if raw_text:
     probe = getattr(config.method, 'probe_path', '')
