@@ -116,9 +116,9 @@ def dated(config: Config) -> Config:
 
 
 def with_date(
-  given: Config, dated: Config, stream: Stream, text_format: str, model: Owner | None
+  given: Config, dated: Config, stream: Stream, text_format: str, model: Owner | None = None
 ) -> tuple[Choice, Config]:
-  """Returns the template of a run, with a note on its date, and the settings, dated if it reads one.
+  """Returns the template of a run, and its settings, dated if the template reads a date.
 
   Args:
     given: settings as the user gave them.

@@ -233,7 +233,7 @@ def assemble(
   shape, params, tokenizer, special, added, digests, beside = made
   shape = for_method(shape, config.method.lora_dropout, config.method.block_every)
   limit = min(config.stream.max_length, shape.max_positions)
-  choice, config = chat_choice.with_date(given, config, stream, text_format, beside[0])
+  choice, config = chat_choice.with_date(given, config, stream, text_format, *beside[:1])
   text: Text
   if raw_text:
     probe = getattr(config.method, 'probe_path', '')
