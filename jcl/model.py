@@ -291,7 +291,7 @@ def _params_of(method: methods.Method, stream: Stream, last: Run) -> Callable[[i
 @computing
 def load_model(
   path: str | pathlib.Path, *, base: str | pathlib.Path | None = None,
-  special_tokens_in_text: str = '',
+  special_tokens_in_text: str = '', family: str = '',
 ) -> Model:  # fmt: skip
   """Opens a model: of a run's workdir, of an exported folder, or any pretrained one.
 
@@ -305,6 +305,8 @@ def load_model(
     special_tokens_in_text: what special tokens in the texts and prompts that it is given are:
       `refuse` or `text`; empty: as the model was trained.
 
+    family: `package.module:name` of the Family of a model folder; empty: found by its model_type.
+
   Raises:
     UserError: nothing there can be read, or `base` is another model; the message says what is
       missing.
@@ -314,10 +316,12 @@ def load_model(
     raise UserError(f'load_model: special_tokens_in_text is {given!r}; give refuse or text')
   place = paths.local(path, 'load_model: path')
   if (place / 'checkpoints').is_dir():
+    if family:
+      raise UserError(f'load_model: family is {family!r}, but {path} is a run, which names its own')
     return load_run(place, '' if base is None else str(base), special_tokens_in_text)
   if base is not None:
     raise UserError(f'load_model: base is {str(base)!r}, but {path} is no workdir of a run')
-  loaded = hf.load(str(path))
+  loaded = hf.load(str(path), family=family)
   format = read_format(place / FILE) if (place / FILE).is_file() else AnswerFormat()
   if special_tokens_in_text:
     format = dataclasses.replace(format, special_tokens_in_text=special_tokens_in_text)

@@ -92,7 +92,12 @@ def test_what_no_hook_plan_or_loss_reads_is_refused(name, given):
     made.method.check_run(made.scenario, parts.tools)
     footprint(parts)
     traced(parts)
-    of_run = [made.method.text_format, made.method.lora_dropout, made.method.teacher_path]
+    of_run = [
+      made.method.text_format,
+      made.method.lora_dropout,
+      made.method.teacher_path,
+      made.method.teacher_family,
+    ]
   assert len(of_run) == 3
   assert found or not dataclasses.fields(made.method)
   for field in dataclasses.fields(made.method):

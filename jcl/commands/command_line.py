@@ -79,6 +79,17 @@ def define_list(
   flags.DEFINE(ListParser(kind, once, name if of_paths else ''), name, default, page, given)
 
 
+def define_family(given: flags.FlagValues, model: str) -> None:
+  """Defines the flag that names the family of a model from another package.
+
+  Args:
+    given: where flags are defined.
+    model: what the help calls the model.
+  """
+  page = f'package.module:name of the Family of the {model}; empty: by its model_type'
+  flags.DEFINE_string('family', '', page, given)
+
+
 def define_places(given: flags.FlagValues, several: bool = True) -> None:
   """Defines flags of commands that look at a run whose data or base model may have moved.
 

@@ -37,10 +37,7 @@ def define_flags(given: flags.FlagValues, arguments: Sequence[str]) -> None:
   command_line.define_path(
     given, 'base', '', 'base model of the adapters; empty: the one they name'
   )
-  flags.DEFINE_string(
-    'family', '', 'package.module:name of the Family of the base model; empty: by its model_type',
-    given,
-  )  # fmt: skip
+  command_line.define_family(given, 'base model')
   flags.DEFINE_enum('into', 'adapter', ['adapter', 'weights'], 'what is written', given)
 
 

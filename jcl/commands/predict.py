@@ -49,6 +49,7 @@ def define_flags(given: flags.FlagValues, arguments: Sequence[str]) -> None:
   """Defines the flags of the command."""
   command_line.define_path(given, 'model', None, 'workdir of a run, or a folder of jcl export')
   flags.DEFINE_string('text', '', 'a text to answer', given)
+  command_line.define_family(given, 'model')
   command_line.define_places(given, several=False)
   command_line.define_path(given, 'file', '', '.csv, .tsv, .jsonl or .txt file of texts to answer')
   flags.DEFINE_string(
@@ -79,7 +80,9 @@ def run(given: flags.FlagValues) -> None:
   in_text, task = given.special_tokens_in_text, given.task or None
   dropping = in_text == 'drop'
   reading = '' if dropping else in_text
-  model = jcl.load_model(place, base=given.base or None, special_tokens_in_text=reading)
+  model = jcl.load_model(
+    place, base=given.base or None, special_tokens_in_text=reading, family=given.family
+  )
   if dropping:
     kept = [text for text in texts if model.special_token(text) is None]
     print(f'{len(texts) - len(kept)} of {len(texts)} texts hold a special token and are left out')

@@ -45,6 +45,11 @@ class Composed(Settings):
     return next((p.teacher_path for p in self.parts.values() if p.teacher_path), '')
 
   @property
+  def teacher_family(self) -> str:
+    """Returns the family of that model."""
+    return next((p.teacher_family for p in self.parts.values() if p.teacher_path), '')
+
+  @property
   def probe_path(self) -> str:
     """Returns the path of the text on which a method compares models; empty: none has one."""
     return next(filter(None, (getattr(p, 'probe_path', '') for p in self.parts.values())), '')

@@ -29,6 +29,8 @@ class Distill(Settings):
   distill_temperature: float = only_with(number(2.0, above=0), {'alpha': GIVEN})
   # Another model that teaches, as in backbone.path; empty: the model before the task.
   teacher_path: str = ''
+  # package.module:name of a Family; empty: found by the model_type of `teacher_path`
+  teacher_family: str = only_with('', {'teacher_path': GIVEN})
   # MiB that the teacher's states may take; where they take more, the teacher runs in the step.
   teacher_cache_mb: int = number(2048, least=0)
   head_scenarios: ClassVar = ('cil', 'dil')  # in til, the head of a new task has no teacher

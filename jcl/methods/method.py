@@ -106,6 +106,7 @@ class Settings:
     lora_dropout: dropout of the input of adapters, in training.
     block_every: layers of the base model for each block that the method adds; 0: it adds none.
     teacher_path: path of another model that teaches; empty: no such model.
+    teacher_family: `package.module:name` of its Family; empty: found by its model_type.
   """
 
   scenarios: ClassVar[tuple[str, ...]] = ('cil', 'til', 'iil', 'dil', 'cpt')
@@ -136,6 +137,11 @@ class Settings:
 
   @property
   def teacher_path(self) -> str:
+    """See the class."""
+    return ''
+
+  @property
+  def teacher_family(self) -> str:
     """See the class."""
     return ''
 

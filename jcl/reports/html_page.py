@@ -111,7 +111,9 @@ def _run_parts(run: Results) -> list[str]:
       _details('Examples right just after their task and wrong at the end', _table(rows, 'words'))
     )
   if config := run.get('config'):
-    lines = [f'{k} = {json.dumps(v, default=str)}' for k, v in flatten(config).items()]
+    lines = [
+      f'{k} = {json.dumps(v, default=str, ensure_ascii=False)}' for k, v in flatten(config).items()
+    ]
     text = '\n'.join(lines)
     parts.append(_details('Settings', f'<pre>{html.escape(text)}</pre>'))
   return parts

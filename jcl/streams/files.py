@@ -83,7 +83,7 @@ def damaged(called: str, suffix: str, error: Exception) -> UserError:
 
 def reason_of(error: Exception) -> str:
   """Returns what a library says of a damaged file, in one short line; else the error's kind."""
-  return ' '.join(str(error).split())[:80] or type(error).__name__
+  return ' '.join(str(error).split())[:160] or type(error).__name__
 
 
 def read_text(path: pathlib.Path, called: str) -> str:

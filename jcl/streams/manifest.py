@@ -55,7 +55,7 @@ from jcl.errors import UserError
 from jcl.storage import paths
 from jcl.streams import hub
 from jcl.streams.checks import check_template
-from jcl.streams.files import read_text
+from jcl.streams.files import read_text, reason_of
 from jcl.streams.raw import SPLITS, TEMPLATE, RawRow, RawStream, RawTask, permutation
 from jcl.streams.records import Record, notes_on, row_of, rows_of, value
 from jcl.streams.tables import json_value, known_kind, table
@@ -283,9 +283,8 @@ def hub_records(manifest: Manifest, source: Mapping[str, str], split: str) -> Se
   except UserError as error:
     raise UserError(f'{manifest.called}: {error}') from None
   except Exception as error:  # the library raises many kinds
-    reason = ' '.join(str(error).splitlines()[:1]) or type(error).__name__
     raise UserError(
-      f'{called}: cannot be loaded ({reason}): correct name, config or split'
+      f'{called}: cannot be loaded ({reason_of(error)}): correct name, config or split'
     ) from None
   if not found:
     raise UserError(f'{called}: the data set has no rows: give another')

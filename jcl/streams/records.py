@@ -11,6 +11,7 @@ import numpy as np
 
 from jcl.errors import UserError
 from jcl.streams.chat import Conversation, as_messages, conversation, is_list
+from jcl.streams.escaping import shortened
 from jcl.streams.raw import RawRow
 from jcl.streams.stream import Lazy
 
@@ -215,7 +216,9 @@ def stepped(field: object, parts: Sequence[str]) -> tuple[object, int]:
 def shown(field: object, noun: str = '') -> str:
   """Returns a value as error messages quote it: JSON for the value of a column, else Python."""
   try:
-    written = json.dumps(field, default=repr) if noun == 'column' else repr(field)
+    written = (
+      json.dumps(field, default=repr, ensure_ascii=False) if noun == 'column' else repr(field)
+    )
   except Exception:  # a cycle, a huge integer, or a broken __repr__
     written = f'a {type(field).__name__}'
-  return written if len(written) <= SHOWN else f'{written[:SHOWN]}…'
+  return shortened(written, SHOWN + 1)

@@ -13,6 +13,7 @@ from jcl.config import StreamConfig
 from jcl.errors import UserError
 from jcl.streams import hub, splits
 from jcl.streams.checks import check_names, check_overlap, check_template
+from jcl.streams.files import reason_of
 from jcl.streams.raw import SPLITS, RawRow, RawStream, RawTask, permutation
 from jcl.streams.records import Record, rows_of, shown
 from jcl.streams.registry import built
@@ -237,9 +238,8 @@ def raw_datasets(given: Splits, columns: dict[str, str]) -> Given:
       try:
         records = hub.records(checked, where, lazy=not targets)
       except Exception as error:  # the library raises many kinds
-        reason = ' '.join(str(error).splitlines()[:1]) or type(error).__name__
         raise UserError(
-          f'task {task!r}: {split} cannot be read ({reason}): load it anew'
+          f'task {task!r}: {split} cannot be read ({reason_of(error)}): load it anew'
         ) from error
       rows[split][task] = rows_of(records, columns)
   return Given(rows, targets)

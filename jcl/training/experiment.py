@@ -311,7 +311,7 @@ def _elder(config: Config, text: Text, weights: bool) -> tuple[ExternalTeacher |
     return None, None
   from jcl.backbones.files import hf
 
-  shape, params, tokenizer, *_ = hf.load(path, weights)
+  shape, params, tokenizer, *_ = hf.load(path, weights, config.method.teacher_family)
   if not isinstance(shape, DecoderConfig) or shape.classes:
     raise UserError(f'method.teacher_path: {path} writes no answers; take a language model')
   check_same_vocabulary(text.tokenizer, tokenizer, f'method.teacher_path: {path}')

@@ -93,6 +93,25 @@ def test_a_special_token_in_a_text_is_refused_by_document(tmp_path):
   assert not list(tmp_path.iterdir())
 
 
+def test_a_special_token_in_a_document_is_read_as_text_or_drops_it(tmp_path):
+  stream = tiny.stream()
+  tokenizer, special = word_tokenizer([*(e.text for e in stream.examples), 'the < eos > lamp'])
+  documents = [Example(0, 'the lamp', '', 0), Example(1, 'the <eos> lamp', '', 0, name='f:2')]
+  made = lambda policy: PackedText(
+    tmp_path / policy, tokenizer, special, stream.template, LENGTH, policy
+  )
+  text = made('text')
+  tokens = list(text.add(documents, 0, 'x').tokens)
+  assert tokens.count(special.eos) == 3  # one before the first document, one after each
+  assert len(tokens) > 3 + 2 * 2
+  assert text.dropped == 0
+  text = made('drop')
+  assert list(text.add(documents, 0, 'x').tokens).count(special.eos) == 2
+  assert text.dropped == 1
+  with pytest.raises(UserError, match=r'^x: every document holds a special token'):
+    text.add(documents[1:], 0, 'x')
+
+
 # The file.
 
 

@@ -50,6 +50,26 @@ def test_a_text_is_printed_with_its_answer_and_its_likeliest_labels(places, caps
     )
 
 
+def test_a_special_token_in_a_text_is_refused_read_or_left_out(places, tmp_path, capsys):
+  folder, _ = places
+  (tmp_path / 'a.txt').write_text(f'{TEXTS[0]}\nopen <eos> datalink\n')
+  arguments = [f'--model={folder / "run"}', f'--file={tmp_path / "a.txt"}']
+  with pytest.raises(UserError, match='the text contains <eos>, a special token'):
+    called(*arguments)
+  called(*arguments, '--special_tokens_in_text=text')
+  assert len(capsys.readouterr().out.splitlines()) == 2
+  called(*arguments, '--special_tokens_in_text=drop')
+  said = capsys.readouterr().out.splitlines()
+  assert said[0] == '1 of 2 texts hold a special token and are left out'
+  assert len(said) == 2
+
+
+def test_a_run_names_its_own_family(places):
+  folder, _ = places
+  with pytest.raises(UserError, match=r"^load_model: family is 'x:Y', but .* is a run"):
+    called(f'--model={folder / "run"}', '--text=x', '--family=x:Y')
+
+
 FILES = {
   'a.txt': ''.join(f'{text}\n\n' for text in TEXTS),
   'a.csv': 'id,text\n' + ''.join(f'{i},{text}\n' for i, text in enumerate(TEXTS)),

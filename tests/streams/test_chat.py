@@ -152,6 +152,18 @@ def test_a_template_takes_the_date_that_it_is_given_for_today():
   assert ChatTemplate(source, {}, '2024-03-01').render([ASK]) == '01 Mar 2024'
 
 
+def test_values_are_quoted_in_the_users_script(tmp_path):
+  rows = [{'messages': '天气'}]
+  with pytest.raises(UserError, match=r"field 'messages' is '天气'"):
+    Stream.from_rows({'x': rows})
+  (tmp_path / 'a.jsonl').write_text(json.dumps({'الطقس': {'天气': '\u202e'}}), 'utf-8')
+  task = {'name': 'x', 'train': 'a.jsonl', 'test': 'a.jsonl', 'text': 'الطقس'}
+  manifest = {'label': 'الطقس', 'tasks': [task]}
+  (tmp_path / 'manifest.json').write_text(json.dumps(manifest), 'utf-8')
+  with pytest.raises(UserError, match=r'column .الطقس. is \{"天气": "\\u202e"\}'):
+    load(StreamConfig(name='files', path=str(tmp_path), overlap='keep'))
+
+
 HOSTILE = {
   'no template': ('{% for %}', 'is no Jinja template'),
   'refusal': ("{{ raise_exception('no system') }}", r'refuses the conversation \(no system\)'),

@@ -11,6 +11,7 @@ import pytest
 import safetensors.numpy
 from support import model_folder, runs
 
+import jcl
 from jcl import backbones, cli
 from jcl.backbones import lora
 from jcl.backbones.files import family, hf, peft, tensors
@@ -356,6 +357,20 @@ def test_a_run_reads_the_family_that_the_setting_names(package, folder):
   config.backbone.family = ''
   with pytest.raises(UserError, match="model_type 'my_llama' is unknown"):
     experiment.assemble(config)
+
+
+def test_a_model_and_a_teacher_of_an_outside_family_are_opened(package, folder, llama):
+  found = jcl.load_model(folder, family=SETTING)
+  same_model(hf.Loaded(found.config, found.params, found.tokenizer, None), llama)
+  with pytest.raises(UserError, match="model_type 'my_llama' is unknown"):
+    jcl.load_model(folder)
+  shape = {'path': str(folder), 'family': SETTING}
+  config = runs.config('distill', backbone=shape)
+  config.method.teacher_path = str(folder)
+  with pytest.raises(UserError, match="model_type 'my_llama' is unknown"):
+    experiment.assemble(config)
+  config.method.teacher_family = SETTING
+  assert experiment.assemble(config, weights=False).method is not None
 
 
 @pytest.mark.parametrize('into', ['adapter', 'weights'])
