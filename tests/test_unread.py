@@ -98,7 +98,7 @@ def test_what_no_hook_plan_or_loss_reads_is_refused(name, given):
       made.method.teacher_path,
       made.method.teacher_family,
     ]
-  assert len(of_run) == 3
+  assert len(of_run) == 4
   assert found or not dataclasses.fields(made.method)
   for field in dataclasses.fields(made.method):
     value = other(made.method, field)
