@@ -2,8 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
@@ -17,16 +16,16 @@ from jcl.backbones.files import hf, peft
 from jcl.backbones.files.companions import read_companions
 from jcl.backbones.layers import depth
 from jcl.backbones.models import for_method, make_backbone
+from jcl.batching import questions
 from jcl.batching.batch import membership
 from jcl.batching.chat_choice import Choice, make_text
-from jcl.batching.text_formats import LAMOL_FORMATS
-from jcl.config import StreamConfig
+from jcl.batching.questions import Input
+from jcl.config import StreamConfig, check_values
 from jcl.errors import UserError
 from jcl.step import sharding
 from jcl.step.numerics import computing
 from jcl.storage import paths
 from jcl.storage.checkpoint import Snapshots
-from jcl.streams import chat
 from jcl.streams.stream import Example, Stream
 from jcl.training import base_model, evaluate
 from jcl.training.answer_format import FILE, FOLDER, AnswerFormat, read_format, shape_of
@@ -36,7 +35,6 @@ from jcl.training.run_state import Run
 from jcl.types import WeightDtype
 
 BATCH = 64  # rows a chunk
-Input = str | Sequence[Mapping[str, Any]]  # a text, or the messages of a conversation
 
 
 class Model:
@@ -164,8 +162,10 @@ class Model:
     """
     if self.backbone.decode is None or self.config.classes:
       raise UserError('generate: this model classifies and cannot write')
+    check_values(questions.Sampling(max_new, temperature, top_k, seed), 'generate: ')
     text, tools = self._tools.text, self._tools
-    ids = [[*text.start, *text.encode(_text(p, 'prompts'), 'prompts')] for p in prompts]
+    given = {f'prompts[{i}]': p for i, p in enumerate(questions.listed(prompts, 'prompts'))}
+    ids = [[*text.start, *text.encode(questions.text_of(p, n), n)] for n, p in given.items()]
     if not ids:
       return []
     ids = [one or [text.eos] for one in ids]  # something must stand before the first token
@@ -229,23 +229,18 @@ class Model:
 
   def _examples(self, texts: Sequence[Input], task: str | None) -> tuple[list[Example], int | None]:
     """Examples without an answer, and the index of their task."""
-    if isinstance(texts, str):
-      raise UserError("texts is one text; give a list of them, ['…']")
+    given = questions.listed(texts, 'texts')
     if self.answers.text_format == 'packed':
       raise UserError('answer: this model was trained on raw text and has no answers; use generate')
     index = self._index(task)
     if self.answers.task_id_given and index is None:
       raise UserError(f'task: this model is given the task; name one of {self._names()}')
-    return [self._example(t, f'texts[{i}]', index or 0) for i, t in enumerate(texts)], index
+    return [self._example(t, f'texts[{i}]', index or 0) for i, t in enumerate(given)], index
 
-  def _example(self, text: Input, name: str, task: int) -> Example:
+  def _example(self, given: Input, name: str, task: int) -> Example:
     """An example without an answer, of a text or a conversation."""
-    if isinstance(text, str) or not chat.is_list(text):
-      return Example(-1, _text(text, name), '', task, name=name)
-    talk = chat.asked(text, name)
-    if not self.answers.chat_template and self.answers.text_format not in LAMOL_FORMATS:
-      raise UserError(f'{name} is a conversation, on which this model was not trained: give text')
-    return Example(-1, talk.text, '', task, name=name, messages=talk.to_json())
+    answers = self.answers
+    return questions.example(given, name, task, answers.chat_template, answers.text_format)
 
   def _names(self) -> str:
     return ', '.join(self.answers.tasks)
@@ -256,12 +251,6 @@ class Model:
       f'Model({type(self.config).__name__}, {numbers / 1e6:.2f} million parameters, '
       f'{self.answers.seen} tasks, {len(self.labels)} labels)'
     )
-
-
-def _text(value: object, argument: str) -> str:
-  if not isinstance(value, str):
-    raise UserError(f'{argument} holds a {type(value).__name__}; give texts')
-  return value
 
 
 def of_run(parts: Experiment, last: Run) -> Model:
@@ -314,7 +303,11 @@ def load_model(
   if special_tokens_in_text not in ('', 'refuse', 'text'):
     given = special_tokens_in_text
     raise UserError(f'load_model: special_tokens_in_text is {given!r}; give refuse or text')
+  if not isinstance(family, str):
+    raise UserError(f'load_model: family is a {type(family).__name__}; give package.module:name')
   place = paths.local(path, 'load_model: path')
+  if not str(path):
+    raise UserError("load_model: path is ''; give a folder, a file or the name of a model")
   if (place / 'checkpoints').is_dir():
     if family:
       raise UserError(f'load_model: family is {family!r}, but {path} is a run, which names its own')

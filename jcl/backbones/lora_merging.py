@@ -138,8 +138,8 @@ def _checked(adapters: Mapping[str, Params], recipe: Recipe) -> tuple[float, ...
   weights = recipe.weights or (1 / count,) * count
   if len(weights) != count:
     raise UserError(f'{len(weights)} weights for {count} adapters; give one each')
-  if not np.all(np.isfinite(weights)):
-    raise UserError(f'weights {weights}: every one must be finite')
+  if not all(abs(weight) < 1e38 for weight in weights):  # nor NaN
+    raise UserError(f'weights {weights}: every one must be finite, below 1e38')
   if recipe.how in ('factors', 'ties') and min(weights) <= 0:
     raise UserError(f'{recipe.how} takes weighted means: weights must be positive, not {weights}')
   if not 0 < recipe.density <= 1:

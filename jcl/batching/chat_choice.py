@@ -11,7 +11,7 @@ from jcl.batching.text_formats import LAMOL_FORMATS, SpecialTokens, Text, traini
 from jcl.config import Config, StreamConfig
 from jcl.errors import UserError
 from jcl.storage import paths
-from jcl.streams.chat_templates import NAMED, ChatTemplate, check_date, today, writes_date
+from jcl.streams.chat_templates import NAMED, ChatTemplate, check_date, compiled, today, writes_date
 from jcl.streams.files import read_text
 from jcl.streams.stream import Stream
 
@@ -82,7 +82,12 @@ def found(wanted: str, own: str | None) -> Choice:
   if wanted in NAMED:
     return Choice(NAMED[wanted], f'rows are written by the chat template {wanted!r}', True)
   if wanted.endswith('.jinja'):
-    source = read_text(paths.local(wanted, 'stream.chat_template'), wanted)
+    file = paths.local(wanted, 'stream.chat_template')
+    source = read_text(file, wanted, 'write a template in Jinja')
+    try:
+      compiled(source)
+    except UserError as error:
+      raise UserError(f'{wanted}: {error}') from None
     return Choice(source, f'rows are written by the chat template {wanted}', True)
   if wanted not in ('', OWN):
     raise UserError(

@@ -33,6 +33,20 @@ def make_mesh(devices: int = 0) -> Mesh:
   return jax.make_mesh((count,), (AXIS,), axis_types=(AxisType.Auto,), devices=every[:count])
 
 
+def given_mesh(mesh: object) -> Mesh:
+  """Returns the mesh that a user gave; None: one of all devices.
+
+  Raises:
+    UserError: it is no mesh of the one axis `data`.
+  """
+  if mesh is None:
+    return make_mesh()
+  if isinstance(mesh, Mesh) and mesh.axis_names == (AXIS,):
+    return mesh
+  given = f'has the axes {mesh.axis_names}' if isinstance(mesh, Mesh) else f'is {mesh!r:.60}'
+  raise UserError(f"mesh {given}; give jax.make_mesh((N,), ('{AXIS}',)), or None for all devices")
+
+
 def specs(tree: Tree, mesh: Mesh, fsdp: bool = False) -> Tree:
   """Returns a partition spec for each leaf.
 

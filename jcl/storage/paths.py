@@ -41,7 +41,7 @@ def local(given: Given, argument: str) -> pathlib.Path:
   Raises:
     UserError: it is a URL, no path at all, or names the home of somebody who has none.
   """
-  text = os.fspath(given)
+  text = os.fspath(given) if isinstance(given, str | bytes | os.PathLike) else given
   check(text, argument)
   path = pathlib.Path(text)
   try:

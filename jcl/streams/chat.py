@@ -68,6 +68,8 @@ def as_messages(value: object) -> list[object] | None:
     if len({len(field) for field in columns.values()}) == 1:
       rows = zip(*columns.values(), strict=True)
       value = [dict(zip(columns, row, strict=True)) for row in rows]
+  if isinstance(value, Mapping) and isinstance(value.get('role', value.get('from')), str):
+    value = [value]
   if not is_list(value):
     return None
   listed = list(value)

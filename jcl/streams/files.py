@@ -6,6 +6,7 @@ import gzip
 import io
 import lzma
 import pathlib
+import stat
 import zlib
 from typing import IO, cast
 
@@ -49,6 +50,8 @@ def read_bytes(path: pathlib.Path, called: str) -> bytes:
   """
   suffix = path.suffix.lower()
   try:
+    if not stat.S_ISREG(mode := path.stat().st_mode) and not stat.S_ISDIR(mode):
+      raise UserError(f'{called}: a pipe or a device, which jcl does not read: give a file')
     if suffix not in PACKED:
       return path.read_bytes()
     with open(path, 'rb') as packed, unpacked(packed, suffix) as file:
@@ -86,8 +89,12 @@ def reason_of(error: Exception) -> str:
   return ' '.join(str(error).split())[:160] or type(error).__name__
 
 
-def read_text(path: pathlib.Path, called: str) -> str:
+def read_text(path: pathlib.Path, called: str, least: str = 'give at least one row') -> str:
   """Returns the text of a file without its byte-order mark; refuses NUL and empty files.
+
+  Args:
+    path, called: as of `read_bytes`.
+    least: what an empty file should have.
 
   Raises:
     UserError: as `read_bytes`, and for a file that is no text in UTF-8, or in UTF-16 with a mark.
@@ -105,7 +112,7 @@ def read_text(path: pathlib.Path, called: str) -> str:
     line = text.count('\n', 0, text.index('\0')) + 1
     raise UserError(f'{called}:{line}: a NUL character: take it out, or save the file as UTF-8')
   if not text.strip():
-    raise UserError(f'{called}: the file is empty: give at least one row')
+    raise UserError(f'{called}: the file is empty: {least}')
   return text
 
 

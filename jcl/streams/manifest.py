@@ -154,7 +154,7 @@ def manifest_file(path: str) -> pathlib.Path:
       what = 'both manifest.json and' if found else 'neither manifest.json nor'
       raise UserError(f'{file}: the folder holds {what} manifest.py: name one file')
     file = found[0]
-  if file.suffix not in ('.json', '.py'):
+  if file.suffix not in ('.json', '.py') and file.exists():
     raise UserError(f'{file}: a manifest is a .json or .py file: rename it')
   return file
 

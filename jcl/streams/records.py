@@ -96,9 +96,11 @@ def talk_of(record: Record, columns: Mapping[str, str]) -> Conversation | None:
         '[{"role": "user", "content": …}, {"role": "assistant", "content": …}]'
       )
     return conversation(prompt, None, record.where)
-  if prompt is None:
-    return None
   completion = as_messages(found(record, columns['answer']))
+  if prompt is None and completion is None:
+    return None
+  if prompt is None:  # a text that the user says
+    prompt = [{'role': 'user', 'content': value(record, columns['text'])}]
   return conversation(
     prompt, value(record, columns['answer']) if completion is None else completion, record.where
   )

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from jcl.config import StreamConfig
 from jcl.errors import UserError
 from jcl.streams import hub, splits
-from jcl.streams.checks import check_names, check_overlap, check_template
+from jcl.streams.checks import check_names, check_overlap, check_rows, check_template
 from jcl.streams.files import reason_of
 from jcl.streams.raw import SPLITS, RawRow, RawStream, RawTask, permutation
 from jcl.streams.records import Record, rows_of, shown
@@ -79,6 +79,7 @@ def stream(given: Given, name: str, template: str, overlap: str, carving: Carvin
   tasks = [
     RawTask(task, rows, test.get(task, ()), dev.get(task, ())) for task, rows in train.items()
   ]
+  check_rows(tasks, given.targets, carve_test=True)
   tasks, notes = splits.with_test(tasks, carving.fraction, carving.seed)
   reader = RowsReader(RawStream(name, tasks, template, overlap, given.targets, notes))
   made = built(reader, StreamConfig(name='rows'), need_dev=False, targets=given.targets)

@@ -244,7 +244,7 @@ def assemble(
     )
   backbone = make_backbone(shape)
   tools = make_tools(
-    backbone, text, stream, sharding.make_mesh() if mesh is None else mesh,
+    backbone, text, stream, sharding.given_mesh(mesh),
     config.train.seed, config.evaluate.batch_size,
     membership=membership([task.classes for task in stream.tasks], shape.classes),
     train=config.train,

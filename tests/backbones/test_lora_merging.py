@@ -231,6 +231,7 @@ WRONG = {
   'way': (Recipe('mean'), "no way to merge 'mean'; there are linear, cat, svd, factors, ties"),
   'count': (Recipe(weights=(1.0,)), '1 weights for 2 adapters'),
   'finite': (Recipe(weights=(1.0, float('nan'))), 'must be finite'),
+  'float32': (Recipe(weights=(1.0, 1e39)), 'must be finite, below 1e38'),
   'positive': (Recipe('ties', (1.0, -1.0)), 'ties takes weighted means'),
   'mean': (Recipe('factors', (1.0, 0.0)), 'factors takes weighted means'),
   'none': (Recipe('dare', density=0), r'density 0 is not in \(0, 1\]'),

@@ -247,6 +247,18 @@ def test_the_template_is_the_named_one_the_models_own_or_plain_words():
       choice(**settings)
 
 
+@pytest.mark.parametrize(
+  ('source', 'says'),
+  [('{% if %}', 'a.jinja: the chat template is no Jinja template'),
+   ('', 'a.jinja: the file is empty: write a template in Jinja')],
+)  # fmt: skip
+def test_a_file_that_is_no_template_is_named(tmp_path, source, says):
+  (tmp_path / 'a.jinja').write_text(source)
+  config = StreamConfig(chat_template=str(tmp_path / 'a.jinja'))
+  with pytest.raises(UserError, match=says):
+    choose(config, rows_of(True), 'plain')
+
+
 def test_make_text_says_which_template_writes_the_rows():
   tokenizer, special = tokenizer_kinds.byte_bpe(TEXTS)
   stream = rows_of(True)

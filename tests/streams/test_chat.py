@@ -128,6 +128,17 @@ def test_what_is_no_conversation_is_never_both_text_and_answer(value):
     Stream.from_rows({'x': [{'messages': value}]})
 
 
+@pytest.mark.parametrize(
+  ('row', 'message'),
+  [({'prompt': 'a lake', 'completion': [SAY]}, ASK), ({'prompt': ASK, 'completion': SAY}, ASK)],
+)
+def test_a_text_or_one_message_may_stand_for_a_list(row, message):
+  stream = Stream.from_rows({'x': [row]}, test={'x': [row]}, overlap='keep')
+  talk = of_json(stream.tasks[0].train[0].messages)
+  assert talk.messages == [message, SAY]
+  assert talk.first == 1
+
+
 def test_a_malformed_conversation_names_its_file_and_line(tmp_path):
   (tmp_path / 'a.jsonl').write_text(json.dumps({'messages': [SAY, ASK]}), 'utf-8')
   task = {'name': 'x', 'train': 'a.jsonl', 'test': 'a.jsonl'}

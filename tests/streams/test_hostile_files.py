@@ -6,6 +6,7 @@ import csv
 import functools
 import io
 import json
+import os
 import re
 
 import hypothesis
@@ -209,3 +210,17 @@ def test_any_bytes_as_a_manifest(here, data, name):
 
 def test_what_an_error_quotes_becomes_one_line():
   assert str(UserError('a\nb\u2028c\r\nd')) == 'a b c d'
+
+
+def test_a_pipe_is_refused_and_never_waited_for(tmp_path):
+  os.mkfifo(tmp_path / 'a.jsonl')
+  with pytest.raises(UserError, match=r'^a\.jsonl: a pipe or a device'):
+    table(tmp_path / 'a.jsonl', 'a.jsonl')
+  os.mkfifo(tmp_path / 'manifest.json')
+  with pytest.raises(UserError, match=r'a pipe or a device'):
+    files_at(tmp_path / 'manifest.json')
+
+
+def test_a_manifest_that_is_not_there_is_said_to_be_missing(tmp_path):
+  with pytest.raises(UserError, match=r'nowhere: cannot be read \(No such file'):
+    files_at(tmp_path / 'nowhere')

@@ -89,10 +89,17 @@ def test_what_is_no_question_is_refused(trained):
     ([[]], r'^texts\[0\] is an empty list'),
     ([[{'role': 'assistant', 'content': 'x'}]], r'^texts\[0\]: nothing stands before the answer'),
     ([['a']], r'^texts\[0\]\[0\] is a str'),
-    ([3], r'^texts\[0\] holds a int; give texts'),
+    ([3], r'^texts\[0\] is a int; give text'),
+    ('a', '^texts is one text; give a list'),
   ):
     with pytest.raises(UserError, match=message):
       result.model.answer(texts)
+  for prompts, given, message in (
+    ('a', {}, '^prompts is one text'), (['a'], {'top_k': 0}, '^generate: top_k is 0'),
+    (['\ud800'], {}, r'^prompts\[0\] holds half'),
+  ):  # fmt: skip
+    with pytest.raises(UserError, match=message):
+      result.model.generate(prompts, **given)
 
 
 def test_a_run_goes_on_with_the_date_that_it_began_with(trained, monkeypatch):

@@ -191,10 +191,7 @@ def _array(source: TensorSource, name: str, shape: tuple[int, int]) -> np.ndarra
       f'{source.file}: tensor {name!r} has shape {tuple(source.shape)}; model and config want '
       f'{shape}'
     )
-  array = source.read()
-  if not np.all(np.isfinite(array)):
-    raise UserError(f'{source.file}: tensor {name!r} holds NaN or infinity')
-  return array
+  return tensors.finite(source, name)
 
 
 def write(

@@ -143,7 +143,7 @@ def read(
         leaves[path][: entry.first] = path.endswith('/scale')
   for entry, name, layer in places:
     parts = [leaves[path] if layer is None else leaves[path][layer] for path in entry.paths]
-    values = entry.rule.read(sources[name].read(), config)
+    values = entry.rule.read(finite(sources[name], name), config)
     if [np.shape(value) for value in values] != [part.shape for part in parts]:
       raise UserError(
         f'backbone.family: {config.family}: the rule of {name!r} reads arrays of the shapes '
@@ -152,6 +152,14 @@ def read(
     for part, value in zip(parts, values, strict=True):
       part[...] = value
   return unflatten(leaves)
+
+
+def finite(source: TensorSource, name: str) -> np.ndarray:
+  """Reads a tensor; one that holds NaN or an infinity, as of a broken download, is refused."""
+  array = source.read()
+  if not np.all(np.isfinite(array)):
+    raise UserError(f'{source.file}: tensor {name!r} holds NaN or infinity; fetch the file again')
+  return array
 
 
 def _check_shape(

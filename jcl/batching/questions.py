@@ -1,0 +1,70 @@
+"""What a trained model is asked: texts and conversations, checked, as examples without answers."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from jcl.batching.text_formats import LAMOL_FORMATS
+from jcl.config import number
+from jcl.errors import UserError
+from jcl.streams import chat
+from jcl.streams.stream import Example
+
+Input = str | Sequence[Mapping[str, Any]]
+"""A text, or the messages of a conversation."""
+
+
+@dataclasses.dataclass
+class Sampling:
+  """How a model continues a prompt; `check_values` refuses values out of their bounds."""
+
+  max_new: int = number(64, least=1)  # tokens of a continuation at most
+  temperature: float = number(1.0, least=0)  # of the softmax
+  top_k: int = number(20, least=1)  # candidates a token; 1 is greedy
+  seed: int = number(0, least=0)  # of the samples
+
+
+def listed(inputs: Any, argument: str) -> list[Any]:
+  """Returns the inputs of a call as a list.
+
+  Raises:
+    UserError: they are one text, or no list.
+  """
+  if isinstance(inputs, str):
+    raise UserError(f"{argument} is one text; give a list of them, ['…']")
+  if not isinstance(inputs, Iterable) or isinstance(inputs, Mapping | bytes):
+    raise UserError(f"{argument} is a {type(inputs).__name__}; give a list of texts, ['…']")
+  return list(inputs)
+
+
+def text_of(value: object, argument: str) -> str:
+  """Returns an input that is text.
+
+  Raises:
+    UserError: it is none, or no tokenizer can read it.
+  """
+  if not isinstance(value, str):
+    raise UserError(f'{argument} is a {type(value).__name__}; give text')
+  if any('\ud800' <= letter <= '\udfff' for letter in value):
+    raise UserError(f'{argument} holds half a surrogate pair; take it out')
+  return value
+
+
+def example(given: Any, name: str, task: int, chat_template: str, text_format: str) -> Example:
+  """Returns a text or a conversation as an example without an answer.
+
+  Args:
+    given: the input; an answer at the end of a conversation is left out.
+    name: of the input in messages.
+    task: index of its task.
+    chat_template, text_format: of the model.
+
+  Raises:
+    UserError: it is neither, or the model was not trained on conversations.
+  """
+  if not chat.is_list(given):
+    return Example(-1, text_of(given, name), '', task, name=name)
+  talk = chat.asked(given, name)
+  if not chat_template and text_format not in LAMOL_FORMATS:
+    raise UserError(f'{name} is a conversation, on which this model was not trained; give text')
+  return Example(-1, talk.text, '', task, name=name, messages=talk.to_json())
