@@ -6,7 +6,6 @@ import gzip
 import io
 import lzma
 import pathlib
-import stat
 import zlib
 from typing import IO, cast
 
@@ -49,9 +48,9 @@ def read_bytes(path: pathlib.Path, called: str) -> bytes:
     UserError: the file is missing, damaged, of another kind than its name says, or too large.
   """
   suffix = path.suffix.lower()
+  if path.exists() and not path.is_file() and not path.is_dir():  # it may never end
+    raise UserError(f'{called}: a pipe or a device, which jcl does not read: give a file')
   try:
-    if not stat.S_ISREG(mode := path.stat().st_mode) and not stat.S_ISDIR(mode):
-      raise UserError(f'{called}: a pipe or a device, which jcl does not read: give a file')
     if suffix not in PACKED:
       return path.read_bytes()
     with open(path, 'rb') as packed, unpacked(packed, suffix) as file:
