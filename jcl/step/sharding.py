@@ -18,6 +18,7 @@ from jax.sharding import PartitionSpec as P
 from jax.tree_util import KeyPath
 
 from jcl.batching.batch import Batch
+from jcl.errors import UserError
 from jcl.types import Tree
 
 Leaf = jax.Array | np.ndarray | jax.ShapeDtypeStruct

@@ -5,6 +5,7 @@ import codecs
 import gzip
 import io
 import lzma
+import os
 import pathlib
 import zlib
 from typing import IO, cast
@@ -48,7 +49,8 @@ def read_bytes(path: pathlib.Path, called: str) -> bytes:
     UserError: the file is missing, damaged, of another kind than its name says, or too large.
   """
   suffix = path.suffix.lower()
-  if path.exists() and not path.is_file() and not path.is_dir():  # it may never end
+  is_file = os.path.isfile(path) or os.path.isdir(path)
+  if os.path.exists(path) and not is_file:  # it may never end
     raise UserError(f'{called}: a pipe or a device, which jcl does not read: give a file')
   try:
     if suffix not in PACKED:
