@@ -88,10 +88,14 @@ class DecoderConfig(ModelConfig):
       raise UserError(f'a width of {self.width} is too small for {self.heads} heads')
     if not 0 < self.rope_fraction <= 1:
       raise UserError(
-        f'{self.rope_fraction} of each head is rotated; it must be above 0, at most 1'
+        f'{self.rope_fraction} of each head is rotated (partial_rotary_factor); it must be above '
+        '0, at most 1'
       )
     if self.heads % self.kv_heads:
-      raise UserError(f'{self.heads} heads are no multiple of {self.kv_heads} kv_heads')
+      raise UserError(
+        f'{self.heads} heads are no multiple of {self.kv_heads} heads of keys and values '
+        '(num_attention_heads, num_key_value_heads)'
+      )
     if self.positions == 'rotary':
       self._check_rotary()
     self.check_pattern('unrotated')
@@ -106,7 +110,9 @@ class DecoderConfig(ModelConfig):
     """Checks the rotated dimensions and what scales their frequencies."""
     scaling, pairs = self.rope_scaling, self.rotated // 2
     if self.rotated % 2 or not pairs:
-      raise UserError(f'rotary positions need an even number of dimensions, not {self.rotated}')
+      raise UserError(
+        f'rotary positions need an even number of dimensions (head_dim), not {self.rotated}'
+      )
     if scaling is None:
       return
     if scaling.kind == 'dynamic' and pairs < 2:

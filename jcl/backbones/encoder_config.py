@@ -39,7 +39,9 @@ class EncoderConfig(ModelConfig):
     if self.width % self.heads:
       raise UserError(f'a width of {self.width} is no multiple of {self.heads} heads')
     if self.positions == 'rotary' and self.rotated % 2:
-      raise UserError(f'rotary positions need an even number of dimensions, not {self.rotated}')
+      raise UserError(
+        f'rotary positions need an even number of dimensions a head, not {self.rotated}'
+      )
     if self.relative and self.attention == 'cudnn':
       raise UserError("backbone.attention 'cudnn' takes no relative positions; use 'xla'")
     if self.max_positions < 1:

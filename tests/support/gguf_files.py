@@ -2,8 +2,7 @@
 
 import pytest
 
-from jcl.backbones.files import gguf as ours
-from jcl.backbones.files import tensors
+from jcl.backbones.files import gguf_architectures, tensors
 
 gguf = pytest.importorskip('gguf')
 TOKENS = ['<unk>', '<s>', '</s>', 'a', 'b', 'Ġ', 'ab', 'Ġa', '1', '2']
@@ -48,7 +47,13 @@ def write(
   tokenizer(writer)
   writer.add_bos_token_id(1)
   writer.add_eos_token_id(2)
-  named = dict(tensors.write(config, ours.TABLES.get(arch, ours.QWEN_TABLE), params))
+  named = dict(
+    tensors.write(
+      config,
+      gguf_architectures.ARCHITECTURES.get(arch, gguf_architectures.Architecture('')).table,
+      params,
+    )
+  )
   named |= extra or {}
   if split:
     number, files, chosen = split

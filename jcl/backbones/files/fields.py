@@ -202,6 +202,12 @@ class Fields:
       UserError: the kind of scaling is unknown, or a number of it is missing.
     """
     old, new = (self.get(name, dict, {}) for name in ('rope_scaling', 'rope_parameters'))
+    for name, part in (('rope_scaling', old), ('rope_parameters', new)):
+      for key, value in part.items():
+        if isinstance(value, dict) or key.endswith('_attention'):
+          raise UserError(
+            f'{self.where}: {name} has {key!r}; all layers of this family are rotated alike'
+          )
     merged = self.over({**old, **new})
     kind = merged.get('rope_type', str, merged.values.get('type') or 'default')
     out: dict[str, Any] = {'rope_theta': merged.positive('rope_theta', theta)}
@@ -235,6 +241,8 @@ class Fields:
       factor = self.positive('factor')
     if kind == 'llama3':
       low, high = self.positive('low_freq_factor'), self.positive('high_freq_factor')
+      if low >= high:
+        raise UserError(f'{self.where}: low_freq_factor {low} is not below high_freq_factor {high}')
       return RopeScaling(kind, factor, low, high, original)
     if kind == 'dynamic':
       return RopeScaling(kind, factor, original=longest)
@@ -270,7 +278,7 @@ class Fields:
     return tuple(numbers.positive(str(i)) for i in range(len(entries)))
 
   def kinds(self, name: str, kinds: Mapping[Any, bool], count: int) -> tuple[bool, ...]:
-    """Returns what a list says of each layer; empty where the field is absent.
+    """Returns what a list says of each layer; empty where the field is absent or null.
 
     Args:
       name: of the field.
@@ -281,10 +289,11 @@ class Fields:
       UserError: the field is no list of so many known entries.
     """
     found = self.get(name, list, [])
+    given = self.values.get(name) is not None
     for kind in found:
       if not isinstance(kind, str | int) or kind not in kinds:
         known = ', '.join(map(str, kinds))
         raise UserError(f'{self.where}: {name} {kind!r} is not supported; known: {known}')
-    if found and len(found) != count:
+    if given and len(found) != count:
       raise UserError(f'{self.where}: {name} has {len(found)} entries; there are {count} layers')
     return tuple(kinds[kind] for kind in found)

@@ -87,6 +87,8 @@ def read_gemma2(fields: Fields) -> DecoderConfig:
 
 def read_gemma3(fields: Fields) -> DecoderConfig:
   """Reads the fields of Gemma 3's text model; transformers caps no scores of attention in it."""
+  if fields.values.get('layer_types'):
+    fields.values.get('_sliding_window_pattern')  # of which transformers made them
   return _read_gemma(
     fields,
     max_positions=fields.get('max_position_embeddings', int, 131072),

@@ -4,7 +4,7 @@ A model may be split into files NAME-00001-of-00003.gguf, …, which are read as
 is named. The extra `gguf` brings the package that reads the format and its quantisations.
 """
 
-import dataclasses
+import difflib
 import functools
 import pathlib
 import re
@@ -16,81 +16,28 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from jcl.backbones.backbone import Params
-from jcl.backbones.decoder_config import DecoderConfig, RopeScaling
+from jcl.backbones.decoder_config import DecoderConfig
 from jcl.backbones.files import tensors
 from jcl.backbones.files.companions import DEFAULT, Companions
 from jcl.backbones.files.contradictions import check_layers
-from jcl.backbones.files.family import TRANSPOSED, Entry, Rule, name_table
+from jcl.backbones.files.family import Entry
 from jcl.backbones.files.fields import Fields, naming_file
+from jcl.backbones.files.gguf_architectures import (
+  ARCHITECTURES,
+  LONG_FACTORS,
+  ROPE_FACTORS,
+  read_config,
+)
 from jcl.backbones.files.gguf_tokenizer import TEMPLATE, read_tokenizer
 from jcl.backbones.files.tensors import TensorSource
-from jcl.backbones.rotary import frequencies
 from jcl.backbones.tokenizers import SpecialIds, with_vocabulary
 from jcl.errors import UserError
 
-ROPE_FACTORS = 'rope_freqs.weight'
 SHARD = re.compile(r'(?P<name>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf')
 
 
-def _interleave(x: np.ndarray, config: DecoderConfig) -> np.ndarray:
-  """Rows [heads · head, …] from halves of each head to llama.cpp's pairs."""
-  return x.reshape(-1, 2, config.head_dim // 2, *x.shape[1:]).swapaxes(1, 2).reshape(x.shape)
-
-
-def _halve(x: np.ndarray, config: DecoderConfig) -> np.ndarray:
-  """The inverse of `_interleave`."""
-  return x.reshape(-1, config.head_dim // 2, 2, *x.shape[1:]).swapaxes(1, 2).reshape(x.shape)
-
-
-PAIRS_TRANSPOSED = Rule(
-  lambda x, c: [_halve(x, c).T], lambda xs, c: _interleave(np.ascontiguousarray(xs[0].T), c)
-)
-PAIRS = Rule(lambda x, c: [_halve(x, c)], lambda xs, c: _interleave(xs[0], c))
-_NAMES = {
-  'embed': 'token_embd',
-  'layers/attention_norm': 'blk.{}.attn_norm',
-  'layers/q': 'blk.{}.attn_q',
-  'layers/k': 'blk.{}.attn_k',
-  'layers/v': 'blk.{}.attn_v',
-  'layers/o': 'blk.{}.attn_output',
-  'layers/q_norm': 'blk.{}.attn_q_norm',
-  'layers/k_norm': 'blk.{}.attn_k_norm',
-  'layers/mlp_norm': 'blk.{}.ffn_norm',
-  'layers/gate': 'blk.{}.ffn_gate',
-  'layers/up': 'blk.{}.ffn_up',
-  'layers/down': 'blk.{}.ffn_down',
-  'final_norm': 'output_norm',
-  'unembed': 'output',
-}
-
-
-def _paired(entry: Entry) -> Entry:
-  """Queries and keys as llama.cpp's own Llama has them."""
-  if not entry.paths[0].startswith(('layers/q/', 'layers/k/')):
-    return entry
-  return entry._replace(rule=PAIRS_TRANSPOSED if entry.rule is TRANSPOSED else PAIRS)
-
-
-QWEN_TABLE = name_table(_NAMES)
-TABLES = {
-  'llama': tuple(map(_paired, QWEN_TABLE)),
-  'qwen2': QWEN_TABLE,
-  'qwen3': QWEN_TABLE,
-}
-
-
-NEAREST = (('qwen3', 'qwen3'), ('qwen', 'qwen2'), ('', 'llama'))  # by how a name begins
 # Keys on which nothing that is computed depends: names, sources, and what the package itself adds.
-HARMLESS = r'^(general|GGUF|quantize)\.|^split\.|\.(vocab_size|context_length)$'
-# Settings of other models under the name of one that is read: {key: values that change nothing}.
-CHANGES = {
-  'expert_count': (0,), 'expert_used_count': (0,), 'attention.sliding_window': (0,),
-  'attention.causal': (True,), 'attention.clamp_kqv': (0,), 'attention.max_alibi_bias': (0,),
-  'attention.scale': (0,), 'logit_scale': (0, 1), 'residual_scale': (0, 1),
-  'embedding_scale': (0, 1), 'attn_logit_softcapping': (0,), 'final_logit_softcapping': (0,),
-  'use_parallel_residual': (False,), 'rope.scale_linear': (0, 1), 'rope.scaling.attn_factor': (1,),
-  'attention.temperature_scale': (0,), 'rope.dimension_sections': (),
-}  # fmt: skip
+HARMLESS = r'^(general|GGUF|quantize|split)\.|^(vocab_size|context_length)$'
 
 
 class Read(NamedTuple):
@@ -101,12 +48,14 @@ class Read(NamedTuple):
     fields: keys of the metadata, which knows those that were asked for.
     sources: {name: tensor, not read yet} of all files.
     where: the file, for messages.
+    table: of the architecture's tensors.
   """
 
   config: DecoderConfig
   fields: Fields
   sources: dict[str, TensorSource]
   where: str
+  table: tuple[Entry, ...]
 
 
 def load(
@@ -122,14 +71,14 @@ def load(
     UserError: the package is absent; a file is missing, truncated, malformed or of unknown kind; or
       the files contradict each other.
   """
-  config, fields, sources, where = _described(file)
+  config, fields, sources, where, table = _described(file)
   tokenizer, special, named = read_tokenizer(fields, where)
   companions = Companions(_chat_templates(fields), tokenizer=named)
   config = with_vocabulary(config, tokenizer, where)
   params = None
   if weights:
-    ignored = f'^{ROPE_FACTORS}$'
-    params = tensors.read(config, TABLES[config.family], sources, where, ignored)
+    used = {n: x for n, x in sources.items() if n not in (ROPE_FACTORS, *LONG_FACTORS.values())}
+    params = tensors.read(config, table, used, where)
   return config, params, tokenizer, special, companions, _notes(fields, where)
 
 
@@ -180,18 +129,19 @@ def _described(file: pathlib.Path) -> Read:
   kind, name = meta.get('general.type', 'model'), meta.get('general.architecture')
   if kind != 'model':
     raise UserError(f'{where}: general.type is {kind!r}, not a model; give the file of the model')
-  if not isinstance(name, str) or name not in TABLES:
-    nearest = next(near for start, near in NEAREST if str(name).startswith(start))
+  if not isinstance(name, str) or name not in ARCHITECTURES:
+    nearest = [*difflib.get_close_matches(str(name), ARCHITECTURES, 1), 'llama'][0]
     raise UserError(
-      f'{where}: architecture {name!r} is not read from GGUF; known: {", ".join(TABLES)} (nearest: '
-      f'{nearest}); give the folder of the same model as safetensors, if jcl reads that'
+      f'{where}: architecture {name!r} is not read from GGUF; known: {", ".join(ARCHITECTURES)} '
+      f'(nearest: {nearest}); give the folder of the same model as safetensors, if jcl reads that'
     )
   _check_quantisations(package, sources)
   fields = Fields({k.removeprefix(f'{name}.'): v for k, v in meta.items()}, where)
   with naming_file(where):
-    config = _config(fields, sources, name, where)
-  check_layers(TABLES[name], sources, config.layers, f'{where}: block_count')
-  return Read(config, fields, sources, where)
+    config = read_config(fields, sources, name)
+  table = ARCHITECTURES[name].table
+  check_layers(table, sources, config.layers, f'{where}: block_count')
+  return Read(config, fields, sources, where, table)
 
 
 def _opened(
@@ -313,62 +263,3 @@ def _notes(fields: Fields, where: str) -> tuple[str, ...]:
   """Returns a line that names the keys that nothing has read."""
   unread = [line for line in fields.unread() if not re.search(HARMLESS, line.split(' ')[0])]
   return (f'{where}: keys that nothing reads: {", ".join(unread)}',) if unread else ()
-
-
-def _config(
-  fields: Fields, sources: Mapping[str, TensorSource], name: str, file: str
-) -> DecoderConfig:
-  """Returns the config that the metadata and the names of the tensors give."""
-  for key, values in CHANGES.items():
-    fields.allow_only(key, *values)
-  if 'token_embd.weight' not in sources:
-    raise UserError(f"{file}: tensor 'token_embd.weight' is missing")
-  width, heads = fields.get('embedding_length', int), fields.get('attention.head_count', int)
-  config = DecoderConfig(
-    vocabulary=sources['token_embd.weight'].shape[0],
-    width=width,
-    family=name,
-    layers=fields.get('block_count', int),
-    heads=heads,
-    kv_heads=fields.get('attention.head_count_kv', int, heads),
-    head_dim=fields.get('attention.key_length', int, width // heads),
-    feed_forward=fields.get('feed_forward_length', int),
-    max_positions=fields.get('context_length', int, 2048),
-    norm_epsilon=fields.positive('attention.layer_norm_rms_epsilon'),
-    rope_theta=fields.positive('rope.freq_base', 1e4),
-    rope_scaling=_linear_scaling(fields),
-    qkv_bias='blk.0.attn_q.bias' in sources,
-    o_bias='blk.0.attn_output.bias' in sources,
-    mlp_bias='blk.0.ffn_up.bias' in sources,
-    qk_norm='blk.0.attn_q_norm.weight' in sources,
-    tied='output.weight' not in sources,
-  )
-  for key in ('rope.dimension_count', 'attention.value_length'):
-    if fields.get(key, int, config.head_dim) != config.head_dim:
-      raise UserError(
-        f'{file}: {key} is {fields.values[key]}, a head has {config.head_dim} numbers; a model '
-        'where they differ is not supported'
-      )
-  if ROPE_FACTORS not in sources:
-    return config
-  return _with_llama3_scaling(config, sources[ROPE_FACTORS].read(), file)
-
-
-def _linear_scaling(fields: Fields) -> RopeScaling | None:
-  kind = fields.get('rope.scaling.type', str, 'none')
-  if kind == 'linear':
-    return RopeScaling('linear', fields.positive('rope.scaling.factor'))
-  if kind != 'none':
-    raise UserError(f'{fields.where}: rope scaling {kind!r} is not supported; known: linear')
-  return None
-
-
-def _with_llama3_scaling(config: DecoderConfig, factors: np.ndarray, file: str) -> DecoderConfig:
-  """Llama 3's scaling, of which GGUF keeps only the divisors that it comes to."""
-  scaled = dataclasses.replace(
-    config, rope_scaling=RopeScaling('llama3', round(float(factors.max()), 3))
-  )
-  wanted = frequencies(config) / factors.reshape(-1)
-  if not np.allclose(frequencies(scaled), wanted, rtol=1e-4):
-    raise UserError(f'{file}: tensor {ROPE_FACTORS!r} is not the scaling of Llama 3')
-  return scaled

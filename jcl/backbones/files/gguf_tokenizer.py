@@ -83,12 +83,17 @@ def _made(fields: Inner, file: str) -> tuple[Tokenizer, SpecialIds, dict[str, An
   return tokenizer, special, named
 
 
-_SPLITS = {  # the words of Llama 3 and Qwen 2, from their tokenizer.json
-  'llama-bpe': r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
-  r' ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+',
+_LLAMA3 = (  # from its tokenizer.json
+  r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
+  r' ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+'
+)
+_SPLITS = {  # the words of Llama 3, OLMo-2, SmolLM3 and Qwen 2
+  **dict.fromkeys(('llama-bpe', 'dbrx', 'smaug-bpe'), _LLAMA3),
   'qwen2': r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|"
   r' ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+',
 }
+_WORDS = ('default', 'gpt-2', 'olmo')  # the words of GPT-2
+_DIGITS = ('smollm', 'starcoder', 'refact')  # the same, of single digits
 
 
 def _byte_level(fields: Inner, tokens: list[str], file: str) -> Tokenizer:
@@ -96,9 +101,9 @@ def _byte_level(fields: Inner, tokens: list[str], file: str) -> Tokenizer:
   kind = fields.get('pre', str, 'default')
   vocabulary = {token: i for i, token in enumerate(tokens)}
   tokenizer = Tokenizer(models.BPE(vocabulary, merges, ignore_merges=kind == 'llama-bpe'))
-  if kind in ('default', 'gpt-2'):
+  if kind in _WORDS:
     tokenizer.pre_tokenizer = pre.ByteLevel(add_prefix_space=False)
-  elif kind == 'smollm':
+  elif kind in _DIGITS:
     tokenizer.pre_tokenizer = pre.Sequence(
       [pre.Digits(individual_digits=True), pre.ByteLevel(add_prefix_space=False)]
     )
@@ -110,7 +115,7 @@ def _byte_level(fields: Inner, tokens: list[str], file: str) -> Tokenizer:
       ]
     )
   else:
-    known = ', '.join(('default', 'gpt-2', 'smollm', *_SPLITS))
+    known = ', '.join((*_WORDS, *_DIGITS, *_SPLITS))
     raise UserError(f'{file}: pre-tokenizer {kind!r} is unknown; known: {known}')
   if kind == 'qwen2':
     tokenizer.normalizer = normalizers.NFC()
@@ -120,6 +125,7 @@ def _byte_level(fields: Inner, tokens: list[str], file: str) -> Tokenizer:
 
 def _sentence_piece(fields: Inner, tokens: list[str], kinds: list[int]) -> Tokenizer:
   """SentencePiece's BPE: the pair that makes the piece of the best score is merged first."""
+  fields.plain('pre')  # words are not split
   scores, vocabulary = fields.get('scores', list), {token: i for i, token in enumerate(tokens)}
   merges: list[tuple[float, tuple[str, str]]] = []
   for piece, score, kind in zip(tokens, scores, kinds, strict=True):

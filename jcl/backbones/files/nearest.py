@@ -1,26 +1,38 @@
 """The nearest family that jcl knows for an architecture that it does not."""
 
-import difflib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-# model_type, or what it begins with: (why it is not read, families that come nearest).
-_EXPERTS, _SENSES = 'has experts', 'has image or audio parts'
+# {model_type, with or without a version and what follows it: (why it is not read, families that
+# come nearest)}; checked against the models of transformers 5.
+_EXPERTS, _SENSES, _LINEAR = 'has experts', 'has image or audio parts', 'has linear attention'
+_NO_ATTENTION = 'has layers without attention'
+_PARALLEL = 'computes attention and feed-forward side by side'
+_PAIRS = 'rotates pairs of neighbouring dimensions'
 NEAREST = {
   'mixtral': (_EXPERTS, 'mistral'),
   'qwen2_moe': (_EXPERTS, 'qwen2'),
   'qwen3_moe': (_EXPERTS, 'qwen3'),
-  'qwen3_next': (_EXPERTS, 'qwen3'),
-  'qwen3_5': ('has layers without attention', 'qwen3'),
+  'qwen3_next': ('has experts and linear attention', 'qwen3'),
+  'qwen2_audio': (_SENSES, 'qwen2'),
+  'qwen2_5_omni': (_SENSES, 'qwen2'),
+  'qwen3_omni': (_SENSES, 'qwen3'),
+  'qwen3_5': (_LINEAR, 'qwen3'),
   'granitemoe': (_EXPERTS, 'granite'),
+  'granitemoeshared': (_EXPERTS, 'granite'),
+  'granitemoehybrid': ('has experts and Mamba layers', 'granite'),
   'phimoe': (_EXPERTS, 'phi3'),
   'olmoe': (_EXPERTS, 'olmo2'),
   'gpt_oss': (_EXPERTS, 'llama'),
   'deepseek': ('has experts and latent attention', 'llama'),
   'llama4': ('has experts and image parts', 'llama'),
+  'llama4_text': (_EXPERTS, 'llama'),
+  'ministral': ('has windows in some layers', 'mistral'),
+  'ministral3': ('scales queries by their position', 'mistral'),
   'gemma3': (_SENSES, 'gemma3_text, its text model alone'),
-  'gemma3n': (_SENSES, 'gemma3_text'),
-  'gemma4': (_SENSES, 'gemma3_text'),
+  'gemma3n': ('has embeddings in every layer', 'gemma3_text'),
+  'gemma4': ('has layers of several widths', 'gemma3_text'),
   'recurrent_gemma': ('has recurrent layers', 'gemma2'),
   'qwen2_vl': (_SENSES, 'qwen2'),
   'qwen2_5_vl': (_SENSES, 'qwen2'),
@@ -35,34 +47,44 @@ NEAREST = {
   'mamba': ('has no attention', 'gpt_neox, llama'),
   'falcon_mamba': ('has no attention', 'llama'),
   'rwkv': ('has no attention', 'gpt_neox, llama'),
-  'jamba': ('has layers without attention', 'mistral'),
-  'bamba': ('has layers without attention', 'granite'),
-  'zamba': ('has layers without attention', 'llama'),
-  'lfm2': ('has layers without attention', 'llama'),
+  'jamba': (_NO_ATTENTION, 'mistral'),
+  'bamba': (_NO_ATTENTION, 'granite'),
+  'zamba': (_NO_ATTENTION, 'llama'),
+  'lfm': (_NO_ATTENTION, 'llama'),
+  'falcon_h1': ('has Mamba layers', 'llama'),
+  'nemotron_h': ('has Mamba layers', 'llama'),
+  'olmo_hybrid': (_LINEAR, 'olmo2'),
   't5': (
     'has an encoder and a decoder',
     'llama, qwen2 to write answers; bert, roberta to classify',
   ),
   'bloom': ('has positions by distance (ALiBi)', 'gpt_neox'),
   'mpt': ('has positions by distance (ALiBi)', 'gpt_neox, llama'),
-  'falcon': ('shares norms between the parts of a layer', 'gpt_neox, llama'),
-  'phi': ('shares norms between the parts of a layer', 'phi3'),
-  'cohere': ('shares norms between the parts of a layer', 'llama'),
-  'gptj': ('shares norms between the parts of a layer', 'gpt_neox'),
-  'codegen': ('shares norms between the parts of a layer', 'gpt_neox, starcoder2'),
+  'falcon': (_PARALLEL, 'gpt_neox, llama'),
+  'phi': (_PARALLEL, 'phi3'),
+  'cohere': (_PARALLEL, 'llama'),
+  'gptj': (_PARALLEL, 'gpt_neox'),
+  'codegen': (_PARALLEL, 'gpt_neox, starcoder2'),
   'gpt_bigcode': ('has one key for all heads and learned positions', 'starcoder2, gpt2'),
   'gpt_neo': ('has unscaled attention', 'gpt2, gpt_neox'),
   'opt': ('has offset positions', 'gpt2, gpt_neox'),
-  'stablelm': ('has norms of its own', 'llama, gpt_neox'),
+  'stablelm': ('has layer norms and rotates a part of each head', 'llama, gpt_neox'),
   'olmo': ('has norms without scales', 'olmo2, llama'),
-  'olmo3': ('has norms and windows together', 'olmo2'),
-  'glm': ('turns pairs of neighbours', 'llama'),
+  'olmo3': ('has norms after the parts, and windows', 'olmo2'),
+  'glm': (_PAIRS, 'llama'),
+  'glm4_moe': (_EXPERTS, 'llama'),
+  'glm_moe': (_EXPERTS, 'llama'),
+  'ernie4_5': (_PAIRS, 'llama'),
+  'ernie4_5_moe': (_EXPERTS, 'llama'),
+  'gpt_neox_japanese': ('has a bias of its own after attention', 'gpt_neox'),
   'chatglm': ('has code of its own', 'llama'),
   'exaone': ('has code of its own', 'llama'),
+  'exaone4': ('has norms after the parts, and windows', 'olmo2'),
+  'exaone_moe': (_EXPERTS, 'llama'),
   'internlm': ('has code of its own', 'llama'),
   'baichuan': ('has code of its own', 'llama'),
-  'qwen': ('has code of its own', 'qwen2'),
-  'minicpm': ('has code of its own', 'llama'),
+  'minicpm': ('has code of its own', 'llama, granite'),
+  'minicpm3': ('has latent attention', 'llama'),
   'nemotron': ('has an activation of its own', 'llama'),
   'deberta': ('has attention to positions by themselves', 'roberta, modernbert'),
   'electra': ('has an embedding of its own width', 'bert'),
@@ -70,7 +92,7 @@ NEAREST = {
   'xlnet': ('permutes its attention', 'bert, roberta'),
   'longformer': ('has global tokens', 'modernbert'),
   'big_bird': ('has sparse attention', 'modernbert'),
-  'nomic_bert': ('has code of its own', 'modernbert'),
+  'nomic_bert': ('has rotary positions and norms after the parts', 'modernbert'),
   'xlm-roberta-xl': ('has norms before its parts', 'xlm-roberta'),
   'roberta-prelayernorm': ('has norms before its parts', 'roberta'),
   'ernie': ('has task types', 'bert'),
@@ -87,8 +109,7 @@ def nearest(name: str, values: Mapping[str, Any], known: Sequence[str]) -> str:
     values: fields of its config.json.
     known: model_types that jcl knows.
   """
-  found = [part for part in NEAREST if name == part or name.startswith((f'{part}_', f'{part}-'))]
-  found = found or [part for part in NEAREST if name.startswith(part) and len(part) > 3]
+  found = [part for part in NEAREST if re.fullmatch(rf'{part}[0-9]*([_.-].*)?', name)]
   if found:
     reason, families = NEAREST[max(found, key=len)]
     return f'it {reason}; the nearest that works: {families}'
@@ -99,7 +120,9 @@ def nearest(name: str, values: Mapping[str, Any], known: Sequence[str]) -> str:
   if values.get('is_encoder_decoder') is True:
     reason, families = NEAREST['t5']
     return f'it {reason}; the nearest that works: {families}'
-  alike = difflib.get_close_matches(name.split('_moe')[0], known, 2, 0.6)
+  root = lambda family: re.split('[0-9_-]', family)[0]
+  alike = [family for family in known if len(root(family)) > 3 and root(family) in name.lower()]
   classes = values.get('architectures')
-  masked = 'Masked' in str(classes) or 'bert' in name.lower()
-  return f'the nearest that works: {", ".join(alike or (ENCODERS if masked else DECODERS))}'
+  if 'Masked' in str(classes) or 'bert' in name.lower():
+    alike = [family for family in ENCODERS if family in name.lower()] or [*ENCODERS]
+  return f'the nearest that works: {", ".join(alike or DECODERS)}'

@@ -29,28 +29,31 @@ def put(path, value):
 
 
 CASES = ('llama', 'qwen2', 'gpt2', 'neox')
+ENCODERS = ('bert', 'mpnet', 'modernbert')
+NEW = ('gemma', 'gemma2', 'gemma3', 'phi3_long', 'olmo2', 'smollm3', 'granite', 'starcoder2')
+SLOW = [pytest.param(case, marks=pytest.mark.slow) for case in (*NEW, *ENCODERS[1:])]
 
 
 @pytest.fixture(scope='module')
 def here(tmp_path_factory):
   """Good folders of each kind, which examples write over."""
   folder = tmp_path_factory.mktemp('hostile')
-  for case in CASES:
+  for case in (*CASES, *NEW):
     model_folder.write(folder / case, model_folder.golden(case))
-  model_folder.write(
-    folder / 'bert', model_folder.golden('bert', 'encoder'), tokenizer=model_folder.word_pieces()
-  )
+  for case in ENCODERS:
+    golden = model_folder.golden(case, 'encoder')
+    model_folder.write(folder / case, golden, tokenizer=model_folder.word_pieces())
   adapter_folder.write(folder / 'adapter', adapter_folder.golden('llama'), 'model')
   return folder
 
 
 def good(case):
   """The config.json of a golden model."""
-  kind = 'encoder' if case == 'bert' else 'decoder'
+  kind = 'encoder' if case in ENCODERS else 'decoder'
   return json.loads(str(model_folder.golden(case, kind)['config']))
 
 
-@pytest.mark.parametrize('case', [*CASES, 'bert'])
+@pytest.mark.parametrize('case', [*CASES, 'bert', *SLOW])
 @many(120)
 @hypothesis.given(data=st.data())
 def test_a_config_json_is_read_or_refused(case, here, data):
@@ -134,10 +137,17 @@ def gguf_bytes(tmp_path_factory):
     gguf_files.write(folder / f'{arch}.gguf', params, config, arch)
     found[arch] = (folder / f'{arch}.gguf').read_bytes()
     assert gguf.load(folder / f'{arch}.gguf')[1] is not None
+  for case in GGUF:
+    found[case] = model_folder.golden(case, 'gguf')['content'].tobytes()
   return found
 
 
-@pytest.mark.parametrize('arch', ['llama', 'qwen2'])
+GGUF = ('gemma3', 'phi3', 'granite', 'starcoder2')
+
+
+@pytest.mark.parametrize(
+  'arch', ['llama', 'qwen2', *(pytest.param(case, marks=pytest.mark.slow) for case in GGUF)]
+)
 @many(250)
 @hypothesis.given(data=st.data())
 def test_a_gguf_file_is_read_or_refused(arch, here, gguf_bytes, data):
