@@ -266,7 +266,7 @@ def read_config(fields: Fields, sources: Sources, name: str) -> DecoderConfig:
   head = Head(fields.get('block_count', int), heads, width, head_dim)
   first = {path: entry.tensor.format(0) for entry in kind.table for path in entry.paths}
   has = lambda path: first[path] in sources
-  values = {
+  values: dict[str, Any] = {
     'vocabulary': sources['token_embd.weight'].shape[0],
     'width': width,
     'family': kind.family,
