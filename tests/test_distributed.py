@@ -90,6 +90,7 @@ def train(workdir, processes):
   )
 
 
+@pytest.mark.slow
 def test_a_run_of_two_processes_is_that_of_one(tmp_path):
   one, first = (tmp_path / name for name in ('one', 'two'))
   train(one, 1)

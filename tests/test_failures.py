@@ -105,6 +105,7 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(tmp_path):
   assert log(tmp_path / 'd') == log(tmp_path / 'a')
 
 
+@pytest.mark.slow
 def test_too_many_end_the_run_at_its_last_good_snapshot(tmp_path):
   """The error names term, task, step and rows; a run goes on when the fault is mended."""
   made = config(max_bad_steps=1, epochs=4)

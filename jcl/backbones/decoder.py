@@ -16,6 +16,7 @@ width of a head, S positions of the cache, V token ids, R >= V rows of the embed
 first V belong to tokens and the others are padding.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -44,9 +45,11 @@ from jcl.backbones.rotary import rotate
 from jcl.batching.batch import Batch
 
 
+@functools.lru_cache(64)
 def decoder(config: DecoderConfig) -> Backbone:
   """Returns the decoder as a record of pure functions.
 
+  Equal configs give the same record: what is compiled for one is compiled for all.
   Leaves of `params['layers']` may be boxed (`sharding.Shard`): each layer unboxes its own inside
   the scan, and again in the backward pass.
   """

@@ -16,6 +16,7 @@ attention heads, d width of a head, R >= V rows of the embedding, P positions, N
 distances.
 """
 
+import functools
 from typing import cast
 
 import flax.linen as nn
@@ -46,8 +47,11 @@ from jcl.batching.batch import Batch
 from jcl.errors import UserError
 
 
+@functools.lru_cache(64)
 def encoder(config: EncoderConfig) -> Backbone:
   """Returns the encoder as a record of pure functions; without classes only `hidden` can be used.
+
+  Equal configs give the same record: what is compiled for one is compiled for all.
 
   Raises:
     UserError: by `project` and `unembedding`, without classes.

@@ -159,6 +159,7 @@ def test_scenarios_and_formats_are_those_that_all_can_do():
     experiment.check(made)
 
 
+@pytest.mark.slow
 def test_a_run_of_two_is_killed_resumed_and_opened_again(tmp_path):
   made = runs.config('lamol+ewc')
   made.method.ewc.lambda_ewc = 10.0

@@ -107,6 +107,7 @@ def test_a_period_beyond_the_depth_adds_one_block_a_task():
   assert memory['sizes'] == [4]
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_with_the_grown_model_and_is_exported(tmp_path):
   whole = runs.run(runs.config('expand'), _made(tmp_path / 'whole'))
   with pytest.raises(runs.Killed):

@@ -143,6 +143,7 @@ def test_what_cannot_teach_is_refused(large, tmp_path):
 # The recipe.
 
 
+@pytest.mark.slow
 def test_the_recipe_from_a_large_model_to_a_small_one(tmp_path, monkeypatch):
   """All five commands of its docstring, at a tiny size."""
   get_config = runpy.run_path(str(ROOT / 'configs' / 'distill_large_to_small.py'))['get_config']

@@ -279,7 +279,12 @@ def test_the_cache_is_kept_up_to_its_size_and_no_further():
 
 
 @pytest.mark.parametrize(
-  ('name', 'sizes_mb'), [('derpp', (0, 2048)), ('distill', (0,)), ('lamol_kd', (2048,))]
+  ('name', 'sizes_mb'),
+  [
+    ('derpp', (0, 2048)),
+    pytest.param('distill', (0,), marks=pytest.mark.slow),
+    pytest.param('lamol_kd', (2048,), marks=pytest.mark.slow),
+  ],
 )
 def test_no_task_compiles_anew_and_the_cache_changes_no_run(name, sizes_mb, tmp_path):
   """The step compiles once a shape of its batches; losses agree to rounding."""
@@ -310,6 +315,7 @@ def test_no_task_compiles_anew_and_the_cache_changes_no_run(name, sizes_mb, tmp_
     rounding.assert_close(np.array(other[:few]), np.array(one[:few]), terms=64, depth=depth)
 
 
+@pytest.mark.slow
 def test_a_run_with_the_teacher_in_the_step_goes_on_in_the_same_bits(tmp_path):
   made = runs.config('distill', train={'epochs': 1})
   made.method.teacher_cache_mb = 0

@@ -75,7 +75,7 @@ def test_a_scan_counts_every_turn_inside_and_outside_of_what_it_stands_in():
   assert flops.count(lambda x: mapped(x) + 1, square) == (3 * product, 32 * 32)
 
 
-@pytest.mark.parametrize('microbatches', [1, 2])
+@pytest.mark.parametrize('microbatches', [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_step_costs_what_xla_counts_without_loops(microbatches, tmp_path, monkeypatch):
   made = config(folder(tmp_path, SMALL), microbatches=microbatches)
   now = cost.outline(made, sharding.make_mesh(1), 16)
@@ -103,6 +103,7 @@ def test_a_big_model_costs_what_the_formula_says_and_takes_no_memory(tmp_path):
   assert sum(x.nbytes for x in jax.live_arrays()) - before < 1e5
 
 
+@pytest.mark.slow
 def test_twice_the_batch_or_layers_cost_twice_as_much(tmp_path):
   def said(batch_size=8, **more):
     made = config(folder(tmp_path, SMALL, **more))
@@ -154,7 +155,7 @@ def test_a_method_that_computes_before_its_first_task_is_refused_in_words(tmp_pa
     cost.outline(config(folder(tmp_path, SMALL)), sharding.make_mesh(1), 16)
 
 
-OUTLINED = ('seq', 'lamol', 'derpp', 'ewc', 'olora', 'pretrain')  # the other methods are slow
+OUTLINED = ('lamol', 'ewc', 'olora')  # the other methods are slow
 
 
 @pytest.mark.parametrize(
@@ -290,7 +291,7 @@ def test_a_stream_that_cannot_be_learned_is_refused_before_anything_is_compiled(
     cost.page(runs.config('seq'), 1)
 
 
-@pytest.mark.parametrize('cache_mb', [0, 2048])
+@pytest.mark.parametrize('cache_mb', [pytest.param(0, marks=pytest.mark.slow), 2048])
 def test_another_model_that_teaches_is_planned(cache_mb, tmp_path):
   """Whether it runs in the step or its states come with the batch."""
   made = external.config(external.written(tmp_path / 'large'))

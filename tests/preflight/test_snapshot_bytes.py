@@ -29,7 +29,16 @@ def held(workdir):
   return sizes, sum(p.stat().st_size for p in folder.rglob('*') if p.is_file())
 
 
-@pytest.mark.parametrize('method', ['seq', 'replay', 'ewc', 'derpp', 'lamol'])
+KEPT = ('lamol', 'derpp')  # the others are slow
+
+
+@pytest.mark.parametrize(
+  'method',
+  [
+    pytest.param(m, marks=() if m in KEPT else pytest.mark.slow)
+    for m in ('seq', 'replay', 'ewc', 'derpp', 'lamol')
+  ],
+)
 def test_a_snapshot_takes_what_is_said(method, tmp_path):
   """Every array of the model, states of a teacher within 3 %; on the disk up to 15 % less."""
   made = runs.config(

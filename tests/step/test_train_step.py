@@ -78,7 +78,7 @@ def same(one, other):
 
 
 @pytest.mark.parametrize('count', [13, 3])
-@pytest.mark.parametrize('name', list(cells.cells()))
+@pytest.mark.parametrize('name', cells.quick())
 def test_objective_is_the_same_on_eight_devices_and_shards(eight_devices, name, count):
   """13 rows deal out unevenly on any number of devices; of 3 most of eight devices have none."""
   all_ways_agree(eight_devices, name, count, every=False)
@@ -109,23 +109,29 @@ def all_ways_agree(computed, name, count, every):
       assert worst <= (DEEP_ROUNDING if 'coder' in name else ROUNDING), f'{way} {what}: {worst}'
 
 
-def test_cells_of_the_device_test_differ_from_each_other(eight_devices):
-  found = [float(eight_devices[f'{name}/1/13/loss']) for name in ('seq', 'lamol', 'ewc')]
-  found += [float(eight_devices[f'{name}/1/13/loss']) for name in ('inner step', 'taught')]
-  found += [float(eight_devices[f'{n}/1/13/loss']) for n in ('derpp', 'distill', 'lamol_kd')]
-  found += [float(eight_devices[f'{n}/1/13/loss']) for n in ('lamol_kd published', 'decoder elder')]
-  assert len({round(x, 3) for x in found}) == 10
+@pytest.mark.slow
+def test_cells_of_the_device_test_differ_from_each_other(eight_devices_every_way):
+  names = ('seq', 'lamol', 'ewc', 'inner step', 'taught', 'derpp', 'distill', 'lamol_kd')
+  names += ('lamol_kd published', 'decoder elder')
+  losses_of = [float(eight_devices_every_way[f'{name}/1/13/loss']) for name in names]
+  assert len({round(x, 3) for x in losses_of}) == len(names)
 
 
-@pytest.mark.parametrize(
-  ('name', 'how'), [('derpp', 'cached'), ('lamol_kd', 'cached'), ('derpp', 'stored')]
-)
-def test_what_of_the_teacher_is_in_the_batch_is_as_good_as_the_teacher(eight_devices, name, how):
+@pytest.mark.parametrize('how', ['cached', 'stored'])
+def test_what_of_the_teacher_is_in_the_batch_is_as_good_as_the_teacher(eight_devices, how):
+  as_good_as_the_teacher(eight_devices, 'derpp', how)
+
+
+@pytest.mark.slow
+def test_states_of_the_teacher_are_as_good_for_distillation(eight_devices_every_way):
+  as_good_as_the_teacher(eight_devices_every_way, 'lamol_kd', 'cached')
+
+
+def as_good_as_the_teacher(computed, name, how):
+  """Asserts that a cell has the loss and the gradient of that with the whole teacher."""
   for what in ('loss', 'gradient'):
     for way in ('1', '8 fsdp k4'):
-      whole = eight_devices[f'{name}/1/13/{what}']
-      cached = eight_devices[f'{name} {how}/{way}/13/{what}']
-      CLOSE(cached, whole)
+      CLOSE(computed[f'{name} {how}/{way}/13/{what}'], computed[f'{name}/1/13/{what}'])
 
 
 @pytest.mark.parametrize('way', ['3', '8', '8 fsdp'])

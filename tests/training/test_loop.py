@@ -136,7 +136,7 @@ def test_a_finished_run_answers_at_once_and_unchanged(finished):
 @pytest.mark.parametrize(
   ('method', 'sharded'),
   [
-    ('ewc', True),
+    pytest.param('ewc', True, marks=pytest.mark.slow),
     pytest.param('replay', False, marks=pytest.mark.slow),
     pytest.param('pretrain', True, marks=pytest.mark.slow),
   ],

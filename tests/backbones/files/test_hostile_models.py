@@ -230,8 +230,9 @@ FLAGS = st.builds(
 ).map(lambda flag: flag.replace('\0', '').replace('help', ''))
 
 
-def test_any_flags_are_refused_in_one_line(tmp_path):
-  @many(150)
+@pytest.mark.parametrize('count', [40, pytest.param(150, marks=pytest.mark.slow)])
+def test_any_flags_are_refused_in_one_line(count, tmp_path):
+  @many(count)
   @hypothesis.given(flags=st.lists(FLAGS, min_size=1, max_size=3))
   def refused(flags):
     done = forks()('train', '--config=configs/quickstart.py', *flags)
