@@ -58,17 +58,6 @@ def decoder(config: DecoderConfig) -> Backbone:
     module = Decoder(config.with_depth(depth(params)), is_boxed(params))
     return module.apply(linen_variables(params), tokens, **kwargs)
 
-  @jax.jit  # layer by layer it would take seconds
-  def init(key):
-    params = dict(Decoder(config).init(key, jnp.zeros((1, 2), jnp.int32))['params'])
-    if config.classes:
-      params['head'] = heads.init(jax.random.fold_in(key, 1), config)
-    elif not config.tied:
-      shape = (config.rows, config.width)
-      draw = jax.random.normal(jax.random.fold_in(key, 1), shape, config.wide)
-      params['unembed'] = {'embedding': config.width**-0.5 * draw}
-    return params
-
   def hidden(params: Params, batch: Batch, train: bool = False) -> jax.Array:
     delta_BTD, key_B = batch.embedding_delta, dropout_keys(config, batch, train)
     hidden_BTD, _ = apply(
@@ -97,7 +86,7 @@ def decoder(config: DecoderConfig) -> Backbone:
 
   read = 'head' if config.classes else 'embed' if config.tied else 'unembed'
   return Backbone(
-    init=init,
+    init=jax.jit(functools.partial(_init, config)),  # layer by layer it would take seconds
     hidden=hidden,
     project=project,
     unembedding=lambda params: {read: params[read]},
@@ -107,6 +96,18 @@ def decoder(config: DecoderConfig) -> Backbone:
     classes=config.classes,
     vocabulary=config.vocabulary,
   )
+
+
+def _init(config: DecoderConfig, key: jax.Array) -> dict[str, Any]:
+  """Returns fresh parameters."""
+  params = dict(Decoder(config).init(key, jnp.zeros((1, 2), jnp.int32))['params'])
+  if config.classes:
+    params['head'] = heads.init(jax.random.fold_in(key, 1), config)
+  elif not config.tied:
+    shape = (config.rows, config.width)
+    draw = jax.random.normal(jax.random.fold_in(key, 1), shape, config.wide)
+    params['unembed'] = {'embedding': config.width**-0.5 * draw}
+  return params
 
 
 class Decoder(nn.Module):
