@@ -14,6 +14,7 @@ from typing import Any
 
 from jcl.errors import UserError
 
+LONGEST_NAME = 255  # bytes of the name of a file or folder
 Given = str | os.PathLike[str]
 
 # What serves in place of a URL, by its scheme.
@@ -45,13 +46,31 @@ def local(given: Given, argument: str) -> pathlib.Path:
   check(text, argument)
   path = pathlib.Path(text)
   try:
-    return path.expanduser()
+    path = path.expanduser()
+    check_parents(path, argument)
+    return path
   except RuntimeError:
     if os.path.lexists(path):
       return path
     whose = path.parts[0][1:]
     of = f'the user {whose!r}' if whose else 'this user (HOME is not set)'
     raise UserError(f'{argument} is {text!r}, but {of} has no home; write the path out') from None
+
+
+def check_parents(path: pathlib.Path, argument: str) -> None:
+  """Refuses a path whose folder is a file, and one with a name that no file system holds.
+
+  Raises:
+    UserError: naming the argument and the part.
+  """
+  for part in path.parts:
+    if len(part.encode('utf-8', 'surrogatepass')) > LONGEST_NAME:
+      raise UserError(
+        f'{argument}: {part[:40]}… has more than {LONGEST_NAME} bytes; give a shorter name'
+      )
+  for parent in path.parents:
+    if os.path.isfile(parent):
+      raise UserError(f'{argument} is {str(path)!r}, but {parent} is a file; give another folder')
 
 
 def check(text: str, argument: str) -> None:
@@ -68,6 +87,8 @@ def check(text: str, argument: str) -> None:
     raise UserError(f'{argument} is a {type(text).__name__}; give a path as text')
   if '\0' in text:
     raise UserError(f'{argument} is {text!r}; a path holds no NUL')
+  if any('\ud800' <= letter < '\udc80' or '\udcff' < letter <= '\udfff' for letter in text):
+    raise UserError(f'{argument} is {text!r}; a path holds no half of a surrogate pair')
   found = SCHEME.fullmatch(text)
   if found is None:
     return

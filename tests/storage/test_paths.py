@@ -148,3 +148,23 @@ def test_a_cache_without_a_home(home_is, tmp_path, monkeypatch):
     monkeypatch.setattr(pathlib.Path, 'home', lambda: (_ for _ in ()).throw(RuntimeError()))
   found = paths.user_cache('xla')
   assert found.is_relative_to(tmp_path) == (home_is == 'not there')
+
+
+@pytest.mark.parametrize(
+  ('path', 'says'),
+  [
+    ('a' * 256, r'^workdir: a{40}… has more than 255 bytes'),
+    ('x/' + '天' * 90, r'^workdir: 天{40}… has more than 255 bytes'),
+    ('{file}/run', r"^workdir is '.*/run', but .*/file is a file; give another folder"),
+    ('{file}/a/b', r"^workdir is '.*', but .*/file is a file"),
+    ('a\ud800', r'^workdir is .*; a path holds no half of a surrogate pair'),
+    (3, '^workdir is a int; give a path as text'),
+    (None, '^workdir is a NoneType; give a path as text'),
+  ],
+)
+def test_what_no_system_has_is_refused_in_python(path, says, tmp_path):
+  (tmp_path / 'file').write_text('x')
+  path = path.format(file=tmp_path / 'file') if isinstance(path, str) else path
+  with pytest.raises(UserError, match=says):
+    paths.local(path, 'workdir')
+  assert paths.local('a' * 255, 'workdir').name == 'a' * 255
