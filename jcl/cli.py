@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import re
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from jcl.streams.escaping import escaped
 from jcl.training.signals import STATUS, Stopped
 
 HELP = {'--help', '-h', '-help'}
+BAD_FLAG = re.compile('[Ii]nvalid .*value .* for (?:JAX flag|environment) \\W?(\\w+)')  # of jax
 NO_BACKEND = 'Unable to initialize backend'  # opens jax's message about a missing device
 EXAMPLE = 'jcl train --config=quickstart:lamol --workdir=runs/lamol'
 
@@ -46,6 +48,12 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     if not str(error).startswith(NO_BACKEND):
       raise
     _refuse(f'JAX_PLATFORMS is {os.environ.get("JAX_PLATFORMS", "")!r}: {error}')
+  except ValueError as error:
+    found = BAD_FLAG.match(str(error))
+    if found is None:
+      raise
+    name = found[1].upper()
+    _refuse(f'{name} is {os.environ.get(name, "")!r}, which jax does not take; correct or unset it')
 
 
 def _refuse(message: str) -> NoReturn:

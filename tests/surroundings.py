@@ -49,6 +49,7 @@ SETTINGS = {
   'latin-1': Setting({'PYTHONIOENCODING': 'latin-1'}),
   'a home that cannot be written': Setting({'HOME': NOWHERE, 'JAX_COMPILATION_CACHE_DIR': ''}),
   'no HOME': Setting({'HOME': '', 'JAX_COMPILATION_CACHE_DIR': ''}),
+  'a backend of pictures that is not known': Setting({'MPLBACKEND': 'nonsense'}),
   'no TMPDIR': Setting({'TMPDIR': NOWHERE}),
   'a current folder that cannot be written': Setting({}, cwd='/proc'),
 }

@@ -4,9 +4,14 @@ A font is chosen by the letters that it has, most first and then by name, so tha
 same fonts draws the same picture. Colour fonts, which matplotlib cannot draw, are left out.
 """
 
+import contextlib
 import functools
+import importlib
+import os
+import sys
 import unicodedata
 from collections.abc import Iterable
+from typing import Any
 
 DEFAULT = 'DejaVu Sans'  # comes with matplotlib
 # A font of boxes for every letter, and fonts of coloured bitmaps.
@@ -56,11 +61,26 @@ def notes(texts: Iterable[str]) -> list[str]:
   return lines
 
 
+def part(name: str) -> Any:
+  """Imports a module of matplotlib, '' for the whole, whatever backend the environment names.
+
+  Pictures are drawn without a backend, and one that is not known must not cost a run its report.
+  """
+  backend = os.environ.get('MPLBACKEND')
+  if backend and 'matplotlib' not in sys.modules:
+    del os.environ['MPLBACKEND']
+    try:
+      whole = importlib.import_module('matplotlib')
+    finally:
+      os.environ['MPLBACKEND'] = backend
+    with contextlib.suppress(ValueError):  # as matplotlib does it, but for a name that is unknown
+      whole.rcParams['backend'] = backend
+  return importlib.import_module(f'matplotlib.{name}' if name else 'matplotlib')
+
+
 def shapes() -> bool:
   """Whether matplotlib joins and orders letters as their script asks."""
-  from matplotlib import ft2font
-
-  return hasattr(ft2font, '__libraqm_version__')
+  return hasattr(part('ft2font'), '__libraqm_version__')
 
 
 def _scripts(letters: Iterable[str]) -> list[str]:
@@ -72,8 +92,7 @@ def _scripts(letters: Iterable[str]) -> list[str]:
 @functools.cache
 def _names() -> tuple[str, ...]:
   """Returns the names of the installed fonts that matplotlib can draw, sorted."""
-  from matplotlib import font_manager
-
+  font_manager = part('font_manager')
   names = {font.name for font in font_manager.fontManager.ttflist}
   known = {font.fname for font in font_manager.fontManager.ttflist}
   for file in sorted(set(font_manager.findSystemFonts()) - known):  # installed since the last scan
@@ -88,8 +107,7 @@ def _names() -> tuple[str, ...]:
 @functools.cache
 def _letters(name: str) -> frozenset[str]:
   """Returns the letters that a font has; none where it cannot be read."""
-  from matplotlib import font_manager, ft2font
-
+  font_manager, ft2font = part('font_manager'), part('ft2font')
   try:
     file = font_manager.findfont(name, fallback_to_default=False)
     return frozenset(map(chr, ft2font.FT2Font(file).get_charmap()))

@@ -44,19 +44,18 @@ def png_of(draw: Callable[[], 'Figure']) -> bytes:
   Args:
     draw: makes the figure; called with `STYLE` in force.
   """
-  import matplotlib
-  from matplotlib.backends.backend_agg import FigureCanvasAgg
-  from matplotlib.text import Text
-
+  matplotlib, text = fonts.part(''), fonts.part('text')
   with matplotlib.rc_context(STYLE), warnings.catch_warnings():
     # A letter that all fonts lack is drawn as a box; `fonts.notes` says so.
     warnings.filterwarnings('ignore', 'Glyph .* missing from', UserWarning)
     content, figure = io.BytesIO(), draw()
-    families, _ = fonts.chosen(text.get_text() for text in figure.findobj(Text))
+    families, _ = fonts.chosen(one.get_text() for one in figure.findobj(text.Text))
     if len(families) > 1:  # a text keeps the fonts that it was made with
       with matplotlib.rc_context({'font.family': families}):
         figure = draw()
-    FigureCanvasAgg(figure).print_png(content, metadata={'Software': None})
+    fonts.part('backends.backend_agg').FigureCanvasAgg(figure).print_png(
+      content, metadata={'Software': None}
+    )
   return content.getvalue()
 
 
@@ -67,9 +66,7 @@ def new_figure(width: float, height: float) -> 'Figure':
     width: in inches.
     height: in inches.
   """
-  from matplotlib.figure import Figure
-
-  return Figure(figsize=(width, height), dpi=DPI, facecolor='white')
+  return fonts.part('figure').Figure(figsize=(width, height), dpi=DPI, facecolor='white')
 
 
 def shortened(name: str, most: int = TASK_NAME) -> str:

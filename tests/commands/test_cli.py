@@ -71,6 +71,27 @@ def test_a_missing_device_is_one_line(capsys, monkeypatch):
     cli.main(['train'])
 
 
+@pytest.mark.parametrize(
+  ('name', 'message'),
+  [
+    ('JAX_ENABLE_X64', "invalid truth value 'maybe' for environment 'JAX_ENABLE_X64'"),
+    ('JAX_NUM_CPU_DEVICES', 'Invalid value "maybe" for JAX flag jax_num_cpu_devices'),
+  ],
+)
+def test_a_setting_of_jax_in_the_environment_is_one_line(name, message, capsys, monkeypatch):
+  def call(arguments):
+    raise ValueError(message)
+
+  monkeypatch.setattr(cli, '_call', call)
+  monkeypatch.setenv(name, 'maybe')
+  status, _, err = called(capsys, 'train')
+  assert status == 2
+  assert err == f"error: {name} is 'maybe', which jax does not take; correct or unset it\n"
+  message = 'another fault'
+  with pytest.raises(ValueError, match='another fault'):
+    cli.main(['train'])
+
+
 def test_the_version_is_that_of_the_package(capsys):
   assert called(capsys, '--version') == (0, f'jcl {jcl.__version__}\n', '')
 

@@ -1,6 +1,11 @@
 """Fonts of pictures are chosen by the letters that they have; it is said where none has them."""
 
+import os
+import subprocess
+import sys
+
 import pytest
+from support import ROOT
 
 from jcl.reports import fonts, heat_map, report
 
@@ -73,3 +78,15 @@ def test_the_notes_are_about_the_names_in_the_pictures(installed):
   installed()
   assert report.picture_notes([results('bank', 'home')]) == []
   assert '天' in report.picture_notes([results('bank', CHINESE)])[0]
+
+
+@pytest.mark.parametrize('backend', ['nonsense', 'svg'])
+def test_a_backend_that_is_not_known_costs_no_picture(backend):
+  code = (
+    'from jcl.reports import plots; assert plots.png_of(lambda: plots.new_figure(1, 1)); '
+    'import os, matplotlib; print(os.environ["MPLBACKEND"], matplotlib.rcParams["backend"])'
+  )
+  env = {**os.environ, 'MPLBACKEND': backend, 'PYTHONPATH': str(ROOT)}
+  done = subprocess.run([sys.executable, '-c', code], env=env, capture_output=True, text=True)
+  assert done.returncode == 0, done.stderr
+  assert done.stdout.split() == [backend, 'agg' if backend == 'nonsense' else backend]
