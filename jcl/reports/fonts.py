@@ -7,10 +7,11 @@ same fonts draws the same picture. Colour fonts, which matplotlib cannot draw, a
 import contextlib
 import functools
 import importlib
+import logging
 import os
 import sys
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 DEFAULT = 'DejaVu Sans'  # comes with matplotlib
@@ -78,6 +79,18 @@ def part(name: str) -> Any:
   return importlib.import_module(f'matplotlib.{name}' if name else 'matplotlib')
 
 
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+  """Within it, matplotlib says nothing of the weights that a font lacks."""
+  logger = logging.getLogger('matplotlib.font_manager')
+  level = logger.level
+  logger.setLevel(logging.ERROR)
+  try:
+    yield
+  finally:
+    logger.setLevel(level)
+
+
 def shapes() -> bool:
   """Whether matplotlib joins and orders letters as their script asks."""
   return hasattr(part('ft2font'), '__libraqm_version__')
@@ -109,7 +122,8 @@ def _letters(name: str) -> frozenset[str]:
   """Returns the letters that a font has; none where it cannot be read."""
   font_manager, ft2font = part('font_manager'), part('ft2font')
   try:
-    file = font_manager.findfont(name, fallback_to_default=False)
+    with quiet():
+      file = font_manager.findfont(name, fallback_to_default=False)
     return frozenset(map(chr, ft2font.FT2Font(file).get_charmap()))
   except (OSError, RuntimeError, ValueError):
     return frozenset()

@@ -45,7 +45,7 @@ def png_of(draw: Callable[[], 'Figure']) -> bytes:
     draw: makes the figure; called with `STYLE` in force.
   """
   matplotlib, text = fonts.part(''), fonts.part('text')
-  with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+  with matplotlib.rc_context(STYLE), warnings.catch_warnings(), fonts.quiet():
     # A letter that all fonts lack is drawn as a box; `fonts.notes` says so.
     warnings.filterwarnings('ignore', 'Glyph .* missing from', UserWarning)
     content, figure = io.BytesIO(), draw()

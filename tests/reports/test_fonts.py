@@ -7,7 +7,7 @@ import sys
 import pytest
 from support import ROOT
 
-from jcl.reports import fonts, heat_map, report
+from jcl.reports import fonts, heat_map, plots, report
 
 CHINESE, ARABIC = '天气', 'طقس'
 
@@ -90,3 +90,11 @@ def test_a_backend_that_is_not_known_costs_no_picture(backend):
   done = subprocess.run([sys.executable, '-c', code], env=env, capture_output=True, text=True)
   assert done.returncode == 0, done.stderr
   assert done.stdout.split() == [backend, 'agg' if backend == 'nonsense' else backend]
+
+
+def test_matplotlib_says_nothing_of_weights_that_fonts_lack(caplog):
+  fonts._letters.cache_clear()
+  with caplog.at_level('WARNING', 'matplotlib.font_manager'):
+    fonts.chosen(['Привет', ARABIC, CHINESE])
+    plots.png_of(lambda: plots.new_figure(1, 1))
+  assert not caplog.records
