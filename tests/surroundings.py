@@ -43,6 +43,7 @@ SETTINGS = {
   'PRNG unsafe_rbg': Setting({'JAX_DEFAULT_PRNG_IMPL': 'unsafe_rbg'}),
   'debug_nans': Setting({'JAX_DEBUG_NANS': '1'}),
   'tracer leaks are checked': Setting({'JAX_CHECK_TRACER_LEAKS': '1'}),
+  'transfers are guarded': Setting({'JAX_TRANSFER_GUARD': 'disallow'}),
   'highest precision': Setting({'JAX_DEFAULT_MATMUL_PRECISION': 'highest'}),
   'LC_ALL=C, ASCII': Setting({**ASCII, 'PYTHONIOENCODING': 'ascii'}),
   'cp1252': Setting({'PYTHONIOENCODING': 'cp1252'}),

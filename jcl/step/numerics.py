@@ -3,7 +3,8 @@
 A program that imports jcl may have set `jax_enable_x64`, strict promotion of types or of ranks, or
 another generator of random numbers for its own work. jcl's numbers are float32 (bfloat16 where a
 setting says so) and its draws those of Threefry, so that a run has the same results everywhere;
-optax cannot be traced under strict promotion of types. What helps to find faults
+optax cannot be traced under strict promotion of types. A guard of transfers is for programs whose
+data stay on the device; jcl's rows are made on the host. What helps to find faults
 (`jax_debug_nans`, `jax_check_tracer_leaks`) and the precision of products stay as they are.
 """
 
@@ -28,6 +29,7 @@ def own_arithmetic() -> Iterator[None]:
     jax.numpy_rank_promotion('allow'),
     jax.default_prng_impl('threefry2x32'),
     jax.threefry_partitionable(True),
+    jax.transfer_guard('allow'),
   ):
     yield
 

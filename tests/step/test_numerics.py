@@ -31,6 +31,17 @@ def strict():
     jax.config.update(name, value)
 
 
+def test_data_of_the_host_may_be_moved():
+  add = jax.jit(lambda x: x + 1)
+  jax.config.update('jax_transfer_guard', 'disallow')
+  try:
+    with pytest.raises(Exception, match=r'[Dd]isallowed'):
+      add(np.ones(2))
+    assert computing(add)(np.ones(2)).tolist() == [2, 2]
+  finally:
+    jax.config.update('jax_transfer_guard', None)
+
+
 def kinds() -> tuple[str, str]:
   x = jnp.ones(3, jnp.float32) * jnp.ones((2, 3), jnp.int32)  # promotes rank and type
   return str(jnp.arange(2).dtype), str((x + np.float64(1)).dtype)
