@@ -27,6 +27,7 @@ from jcl.config import (
   EvaluateConfig,
   StreamConfig,
   TrainConfig,
+  check_read,
 )
 from jcl.errors import UserError
 from jcl.model import Model
@@ -40,7 +41,7 @@ from jcl.storage import console, paths
 from jcl.storage.sealed_folder import newest
 from jcl.streams.escaping import escaped
 from jcl.streams.stream import Stream
-from jcl.training import experiment
+from jcl.training import experiment, run_output
 from jcl.training.experiment import Experiment
 from jcl.training.loop import Loop
 from jcl.training.run_state import Run
@@ -61,6 +62,8 @@ class GivenMethod(methods.Settings):
     record: the method.
   """
 
+  adapters = None
+
   def __init__(self, record: methods.Method):
     self._record = record
 
@@ -70,14 +73,7 @@ class GivenMethod(methods.Settings):
 
 
 class Finished(NamedTuple):
-  """A run that has ended.
-
-  Attributes:
-    parts: of the run.
-    results: the contents of `results.json`.
-    last: the run after its last phase: parameters and the method's memory.
-    workdir: where its files are; None: there are none.
-  """
+  """A run that has ended; `last` is it after its last phase, the others as in `Result`."""
 
   parts: Experiment
   results: Results
@@ -183,9 +179,9 @@ def learn(
   config.scenario = scenario or default_scenario(stream, config.method)
   config.stream = dataclasses.replace(stream.settings or StreamConfig())
   loaded = choose_model(config, model)
-  if workdir is not None:
-    config = rates.with_stored(workdir, config)
-  parts = experiment.assemble(config, mesh, stream=stream, loaded=loaded)
+  config = config if workdir is None else rates.with_stored(workdir, config)
+  old = workdirs.is_run(workdir)
+  parts = experiment.assemble(config, mesh, stream=stream, loaded=loaded, old=old)
   done = run(config, workdir, parts=parts, quiet=quiet, callbacks=checked_callbacks(callbacks))
   return Result(done.results, of_run(done), done.workdir)
 
@@ -217,7 +213,9 @@ def run(
   """
   workdir = None if workdir is None else paths.local(workdir, 'workdir')
   config = config if workdir is None else rates.with_stored(workdir, config)
-  parts = experiment.assemble(config) if parts is None else parts
+  old = workdirs.is_run(workdir)
+  parts = experiment.assemble(config, old=old) if parts is None else parts
+  run_output.check_read(config, workdir, callbacks, old)
   config = parts.config
   quiet = quiet or not distributed.is_first()
   say = (lambda line: None) if quiet else lambda line: console.show(escaped(line))
@@ -264,6 +262,7 @@ def load_stream(
   elif not isinstance(name, StreamConfig) or path:
     raise UserError('load_stream: give a name and a path, or a StreamConfig with both')
   set_fields(config, settings, 'load_stream')
+  check_read(config, 'stream.')
   return streams.load(config, targets=not raw_text)
 
 

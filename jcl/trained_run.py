@@ -40,7 +40,7 @@ class TrainedRun:
 
   @computing
   def __init__(self, config: Config, workdir: pathlib.Path, allowed: Collection[str] = ()):
-    self.parts = assemble(config, weights=False)  # the snapshot has the parameters
+    self.parts = assemble(config, weights=False, old=True)  # the snapshot has the parameters
     inputs.check(workdir, self.parts.inputs, config, allowed)
     found = None
     if (workdir / 'checkpoints').is_dir():  # else opening it would make it

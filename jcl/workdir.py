@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from jcl import distributed, methods
-from jcl.config import Config, check_values
+from jcl.config import Config, check_values, unread
 from jcl.errors import UserError
 from jcl.step import rates
 from jcl.storage import lock, paths
@@ -57,12 +57,9 @@ CHANGEABLE = (
 
 
 def open_workdir(
-  path: str,
-  config: Config,
-  allowed: Collection[str] = (),
-  say: Callable[[str], None] = lambda line: None,
-  read: inputs.Inputs | None = None,
-) -> pathlib.Path:
+  path: str, config: Config, allowed: Collection[str] = (),
+  say: Callable[[str], None] = lambda line: None, read: inputs.Inputs | None = None,
+) -> pathlib.Path:  # fmt: skip
   """Returns the workdir, made and marked with the config if it is new.
 
   Allowed changes are written to `config.json`. Before that, a line with the old values, the time
@@ -86,6 +83,11 @@ def open_workdir(
       _write_config(path, config, allowed, say, read)
   distributed.barrier('workdir made')
   return workdir
+
+
+def is_run(workdir: pathlib.Path | None) -> bool:
+  """Whether a folder is that of a run that has begun; None: there is no folder."""
+  return workdir is not None and (workdir / 'config.json').is_file()
 
 
 def check_workdir(
@@ -293,8 +295,9 @@ def _compare_with_run(
     defaults = config_to_json(Config(method=type(config.method)()))
     before = inputs.read(workdir)
     changed = inputs.changes(before, read, config, _begun(workdir))
+    useless = {name for name, *_ in unread(config, whole=config)}
     return workdir, check_changes(
-      found, wanted, defaults, allowed, workdir, before is not None, changed
+      found, wanted, defaults, allowed, workdir, before is not None, changed, useless
     )
   if workdir.is_file() or (workdir.exists() and {p.name for p in workdir.iterdir()} - {lock.LOCK}):
     raise UserError(f'{workdir} is not empty and holds no run; give another workdir')
@@ -302,14 +305,10 @@ def _compare_with_run(
 
 
 def check_changes(
-  found: Json,
-  wanted: Json,
-  defaults: Json,
-  allowed: Collection[str],
-  workdir: pathlib.Path,
-  movable: bool = False,
-  read: Mapping[str, inputs.Change] | None = None,
-) -> Changes:
+  found: Json, wanted: Json, defaults: Json, allowed: Collection[str], workdir: pathlib.Path,
+  movable: bool = False, read: Mapping[str, inputs.Change] | None = None,
+  useless: Collection[str] = (),
+) -> Changes:  # fmt: skip
   """Returns what changes in the config of a run, after checking that all of it may change.
 
   A field that the stored config does not have, because an older jcl wrote it, may take its default.
@@ -322,6 +321,7 @@ def check_changes(
     workdir: named in messages.
     movable: whether what lies at a path is compared, so that the path itself may change.
     read: {word of an input: what changed in it}.
+    useless: names of the fields that nothing reads; one may be at its default again.
 
   Raises:
     UserError: a field differs that cannot change, or that the user has not named.
@@ -334,6 +334,8 @@ def check_changes(
       f'{", ".join((*CHANGEABLE, *inputs.WORDS))}'
     )
   changes, not_default = differences(found, wanted), differences(defaults, wanted)
+  left_out = {f for f in useless if f not in not_default and changes.get(f, [ABSENT])[0] != ABSENT}
+  changes = {field: pair for field, pair in changes.items() if field not in left_out}
   if 'method.name' in changes:  # the settings of two methods have nothing to do with each other
     changes = {
       f: c for f, c in changes.items() if f == 'method.name' or f.split('.')[0] != 'method'

@@ -74,7 +74,7 @@ def test_what_can_change_leaves_parameters_and_state_as_they_are(made):
   others = {
     'train__fsdp': True, 'train__microbatches': 2, 'evaluate__batch_size': 3,
     'backbone__remat': True, 'train__learning_rate': 0.0,
-    'train__adapter_learning_rate': 0.5, 'train__weight_decay': 0.0,
+    'train__weight_decay': 0.0,
   }  # fmt: skip
   assert {f.replace('__', '.') for f in others} >= set(workdirs.ROUNDING) - {'backbone.attention'}
   for field, value in others.items():
@@ -358,7 +358,7 @@ def test_a_rate_that_is_left_open_is_that_of_the_run_in_the_workdir(stored, tmp_
 
 
 def test_the_config_of_a_run_has_the_rate_that_it_trains_with(tmp_path):
-  config = runs.config('seq', train={'learning_rate': None, 'steps': 1}, stream={'max_tasks': 1})
+  config = runs.config('seq', train={'learning_rate': None, 'epochs': 1}, stream={'max_tasks': 1})
   learning.run(config, tmp_path / 'run', quiet=True)
   assert workdirs.load_workdir(str(tmp_path / 'run')).train.learning_rate == rates.SCRATCH
   learning.run(config, tmp_path / 'run', quiet=True)  # the same goes on

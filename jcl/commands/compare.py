@@ -5,7 +5,8 @@
 A seed determines the initial parameters, every random draw and, in the synthetic stream and the
 benchmarks, the order of the stream; own files keep their order of tasks unless stream.order_seed is
 given. A run that has finished is not run again. Any setting is a flag, as for `jcl train`; a
-setting of a method, --config.method.gamma=0.5, holds for the methods that have it.
+setting of a method, --config.method.gamma=0.5, holds for the methods that have it, and any other
+for those that read it.
 """
 
 import copy
@@ -44,7 +45,7 @@ def run(given: flags.FlagValues) -> None:
   allowed = given.allow_config_change
   folders = [workdir / f'{name.replace(":", ".")}-{seed}' for name, seed in configs]
   for folder, ((_, seed), config) in zip(folders, configs.items(), strict=True):
-    experiment.check(config)
+    experiment.check(config, workdirs.is_run(folder))
     if not config_flag.overrides(given, 'stream.order_seed'):
       _keep_stored_order(folder, config, seed)
     workdirs.check_workdir(str(folder), config, allowed)

@@ -6,6 +6,7 @@ flag that is given several times are joined.
 
 import dataclasses
 import functools
+import sys
 import typing
 from collections.abc import Iterable, Sequence
 
@@ -14,8 +15,9 @@ from ml_collections import config_flags
 
 from jcl import notation
 from jcl.commands import command_line
-from jcl.config import Config, check_values, entry_type
+from jcl.config import Config, check_values, entry_type, unread
 from jcl.errors import UserError
+from jcl.storage import console
 
 EXAMPLE = '--config=quickstart:lamol'
 HELP = 'NAME:METHOD of a config that comes with jcl, or FILE.py:METHOD of your own'
@@ -77,9 +79,34 @@ def define_run_flags(given: flags.FlagValues) -> None:
 def read(given: flags.FlagValues) -> Config:
   """Returns the config of `--config`, with the flags that override it.
 
+  What its file sets, and nothing reads beside the flags and the method, is left at its default: a
+  file serves several methods. A line on standard error says so.
+
   Raises:
     UserError: the flag is missing, or a value is not what it must be.
   """
+  config = _read(given)
+  _leave_unread(config, given)
+  return config
+
+
+def _leave_unread(config: Config, given: flags.FlagValues) -> None:
+  """Puts back to its default what a config file sets and nothing reads."""
+  named = config_flags.get_config_filename(given['config'])
+  for field, default, value in _unread(config):
+    if not overrides(given, field):
+      _set(config, field, default)
+      console.show(f'note: {named} sets {field} to {value!r}, which nothing reads here', sys.stderr)
+
+
+def _unread(config: Config) -> list[tuple[str, object, object]]:
+  """Returns (name, default, value) of the settings that are given and that nothing reads."""
+  found = unread(config, whole=config)
+  return [(name, field.default, value) for name, field, value in found if value != field.default]
+
+
+def _read(given: flags.FlagValues) -> Config:
+  """Returns the config of `--config` as file and flags have it."""
   if not given['config'].present:
     raise UserError(f'--config is missing; give {EXAMPLE}')
   config = given.config
@@ -113,7 +140,8 @@ def _goes_from_scratch(config: Config, named: str, given: flags.FlagValues) -> b
 def read_each(given: flags.FlagValues, names: Sequence[str]) -> list[Config]:
   """Returns a config for each method, from the file of `--config`, with the flags that override it.
 
-  A field of the methods, `--config.method.FIELD`, holds for the methods that have it.
+  A field of the methods, `--config.method.FIELD`, holds for the methods that have it, any other
+  for those that read it.
 
   Args:
     given: flags that `define` defined for several methods.
@@ -125,7 +153,7 @@ def read_each(given: flags.FlagValues, names: Sequence[str]) -> list[Config]:
   """
   from jcl.commands import config_files
 
-  read(given)
+  _read(given)
   path = config_flags.get_config_filename(given['config'])
   configs = [config_files.make_config(path, name) for name in names]
   shared = {**config_flags.get_override_values(given['config']), **_lists(given)}
@@ -144,11 +172,18 @@ def read_each(given: flags.FlagValues, names: Sequence[str]) -> list[Config]:
   for field in own:
     if not any(field in found for found in places):
       raise UserError(f'--{METHOD}{field}: none of {", ".join(names)} has this field')
-  return [
+  configs = [
     _overridden(config, [f'--{place}={text}' for f, found in fields.items() for place in found
                          for text in own[f]])
     for config, fields in zip(configs, places, strict=True)
   ]  # fmt: skip
+  useless = [{field: default for field, default, _ in _unread(config)} for config in configs]
+  for config, unread_here in zip(configs, useless, strict=True):
+    for field, default in unread_here.items():
+      if overrides(given, field) and not all(field in others for others in useless):
+        _set(config, field, default)
+    _leave_unread(config, given)
+  return configs
 
 
 def overrides(given: flags.FlagValues, path: str) -> bool:

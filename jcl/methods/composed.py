@@ -50,6 +50,12 @@ class Composed(Settings):
     return next((p.teacher_family for p in self.parts.values() if p.teacher_path), '')
 
   @property
+  def adapters(self) -> bool | None:
+    """Returns whether one of the methods trains adapters in place of the model; None: perhaps."""
+    found = {part.adapters for part in self.parts.values()}
+    return next(known for known in (True, None, False) if known in found)
+
+  @property
   def probe_path(self) -> str:
     """Returns the path of the text on which a method compares models; empty: none has one."""
     return next(filter(None, (getattr(p, 'probe_path', '') for p in self.parts.values())), '')

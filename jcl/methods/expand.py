@@ -24,6 +24,7 @@ class Expand(Settings):
   needs: ClassVar = ('pre_norm',)
   brings: ClassVar = ('tree',)
   changes: ClassVar = ('before_task',)
+  adapters: ClassVar = False
 
   @property
   def block_every(self) -> int:

@@ -33,6 +33,7 @@ class Lora(Settings):
   density: float = only_with(number(0.2, above=0, most=1), {'merge': ('ties', 'dare')})
   brings: ClassVar = ('tree',)
   changes: ClassVar = ('before_task',)
+  adapters: ClassVar = True
 
   def check(self) -> None:
     """Refuses values out of their bounds, and a merge of stacked adapters."""

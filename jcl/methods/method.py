@@ -8,7 +8,7 @@ import jax
 
 from jcl.backbones import Backbone
 from jcl.batching.batch import Batch
-from jcl.config import check_read, check_values
+from jcl.config import check_values
 from jcl.errors import UserError
 from jcl.memory.teacher import ExternalTeacher
 from jcl.memory.tools import Tools
@@ -79,7 +79,7 @@ class Settings:
 
   A method's settings are a dataclass that derives from this class. Its fields have a default, and
   `jcl.config.number` and `choice` give them bounds. The attributes below are overridden as class
-  attributes (`brings: ClassVar = ('rows',)`); the last three may be fields or properties, too.
+  attributes (`brings: ClassVar = ('rows',)`); the last five may be fields or properties, too.
 
   Attributes:
     scenarios: scenarios in which the method has a meaning.
@@ -107,6 +107,8 @@ class Settings:
     block_every: layers of the base model for each block that the method adds; 0: it adds none.
     teacher_path: path of another model that teaches; empty: no such model.
     teacher_family: `package.module:name` of its Family; empty: found by its model_type.
+    adapters: whether adapters train in place of the model, at `train.adapter_learning_rate`; None
+      (where the method adds leaves and does not say): perhaps.
   """
 
   scenarios: ClassVar[tuple[str, ...]] = ('cil', 'til', 'iil', 'dil', 'cpt')
@@ -145,6 +147,11 @@ class Settings:
     """See the class."""
     return ''
 
+  @property
+  def adapters(self) -> bool | None:
+    """See the class."""
+    return None if 'tree' in self.brings else False
+
   def build(self, backbone: Backbone, teacher: ExternalTeacher | None = None) -> Method:
     """Builds the method.
 
@@ -161,7 +168,6 @@ class Settings:
       UserError: names the field and what would be right.
     """
     check_values(self, 'method.')
-    check_read(self, 'method.')
 
   def check_run(self, scenario: str, tools: Tools) -> None:
     """Refuses settings that do not fit the stream, the text or the model of a run.

@@ -17,7 +17,6 @@ from typing import NamedTuple
 import jax
 from jax.sharding import Mesh
 
-from jcl import methods
 from jcl.errors import UserError
 from jcl.preflight.footprint import Footprint, footprint, short
 from jcl.preflight.round_trip import RoundTrip, round_trip
@@ -309,7 +308,7 @@ def learning_rates(parts: Experiment) -> str:
   """Returns the learning rates of what trains, in one line."""
   config, rates = parts.config, []
   train = config.train
-  if any(hasattr(part, 'lora_alpha') for part in methods.parts(config.method).values()):
+  if config.method.adapters:
     rates.append(f'{train.adapter_learning_rate:g} of adapters')
   else:
     rates.append(f'{train.learning_rate:g} ({parts.rate_origin})')

@@ -45,6 +45,7 @@ def build(
   checks.check_names([task.name for task in raw.tasks])
   checks.check_rows(raw.tasks, targets, carve_test=config.test_fraction > 0)
   tasks, notes = raw.tasks, list(raw.notes)
+  unread = splits.unread(tasks, config, need_dev)
   if config.test_fraction:
     tasks, carved = splits.with_test(tasks, config.test_fraction, config.test_seed)
     notes += carved
@@ -60,7 +61,7 @@ def build(
   if not targets:
     tasks = [without_targets(task) for task in tasks]
   made = assembled(raw.name, tasks, template, counts)
-  return dataclasses.replace(made, notes=tuple(dict.fromkeys(notes)))
+  return dataclasses.replace(made, notes=tuple(dict.fromkeys(notes)), unread=unread)
 
 
 def without_targets(task: RawTask) -> RawTask:

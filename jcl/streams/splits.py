@@ -141,6 +141,18 @@ def carved(
   return result
 
 
+def unread(tasks: Sequence[RawTask], config: StreamConfig, need_dev: bool) -> tuple[str, ...]:
+  """Returns a line for each share that is given while no task lacks the split to be carved."""
+  shares = [('test', config.test_fraction, StreamConfig.test_fraction)]
+  if need_dev:
+    shares.append(('dev', config.dev_fraction, StreamConfig.dev_fraction))
+  return tuple(
+    f'stream.{split}_fraction is {share}, but nothing reads it here: every task has a {split} split'
+    for split, share, default in shares
+    if share != default and all(getattr(task, split) for task in tasks)
+  )
+
+
 def with_test(
   tasks: Sequence[RawTask], fraction: float, seed: int
 ) -> tuple[list[RawTask], list[str]]:

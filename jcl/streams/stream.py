@@ -100,7 +100,7 @@ class Stream:
     reader: function that reads the stream; None for a stream that was put together by hand.
     settings: settings that the stream was built with, None as for `reader`; of a stream of rows,
       `name` is `rows` and `path` is the digest of its content, `sha256:…`.
-    notes: lines on how the data was read and split, which a run says at its start.
+    notes, unread: lines on how the data was read and split, and on settings that nothing read.
   """
 
   name: str
@@ -113,6 +113,7 @@ class Stream:
   reader: Callable[..., RawStream] | None = dataclasses.field(default=None, compare=False)
   settings: StreamConfig | None = dataclasses.field(default=None, compare=False)
   notes: tuple[str, ...] = dataclasses.field(default=(), compare=False)
+  unread: tuple[str, ...] = dataclasses.field(default=(), compare=False)
 
   @classmethod
   def from_rows(

@@ -133,8 +133,12 @@ class Experiment:
     return parts
 
 
-def check(config: Config) -> None:
+def check(config: Config, old: bool = False) -> None:
   """Refuses settings that are wrong whatever the data; lists given as text become lists.
+
+  Args:
+    config: the settings.
+    old: they are of a run that has begun: what nothing reads is then of no matter.
 
   Raises:
     UserError: naming the field.
@@ -143,7 +147,6 @@ def check(config: Config) -> None:
   check_values(config)
   paths.check_fields(config)
   config.method.check()
-  check_read(config)
   optimizer.check(config.train)
   name = methods.name_of(config.method)
   if config.scenario not in config.method.scenarios:
@@ -176,14 +179,18 @@ def check(config: Config) -> None:
       )
   if name == 'joint' and config.train.steps:
     raise UserError('train.steps counts one task and joint trains on all; use train.epochs with it')
+  if not old:
+    check_read(config, whole=config)
 
 
-def check_classes(config: Config, stream: Stream) -> None:
-  """Refuses settings that need classes if the answers are free.
+def check_stream(config: Config, stream: Stream, old: bool) -> None:
+  """Refuses settings that need classes if the answers are free, and those that nothing reads.
 
   Raises:
     UserError: naming the field.
   """
+  if stream.unread and not old:
+    raise UserError(stream.unread[0])
   known = config.method.head_scenarios
   if config.backbone.head and (not stream.classes or config.scenario not in known):
     raise UserError(
@@ -202,7 +209,7 @@ def check_classes(config: Config, stream: Stream) -> None:
 @computing
 def assemble(
   config: Config, mesh: Mesh | None = None, weights: bool = True, stream: Stream | None = None,
-  loaded: 'Loaded | None' = None,
+  loaded: 'Loaded | None' = None, old: bool = False,
 ) -> Experiment:  # fmt: skip
   """Reads the stream and the model and assembles the run.
 
@@ -213,11 +220,12 @@ def assemble(
       start.
     stream: a stream that was read or made already; None: `config.stream` is read.
     loaded: a pretrained model (`hf.Loaded`) in place of the one at `config.backbone.path`.
+    old: as in `check`.
 
   Raises:
     UserError: for settings or files that cannot be used.
   """
-  check(config)
+  check(config, old)
   config, rate_origin = rates.with_rate(config, pretrained=bool(config.backbone.path or loaded))
   often = max(config.evaluate.every_steps, config.evaluate.every_epochs)
   need_dev = config.train.keep_best or often > 0
@@ -226,8 +234,8 @@ def assemble(
     stream = streams.load(config.stream, need_dev=need_dev, targets=not raw_text)
   else:
     stream = streams.rebuild(stream, config.stream, need_dev=need_dev, targets=not raw_text)
-  check_classes(config, stream)
-  text_format, documents = text_format_of(config), stream
+  check_stream(config, stream, old)
+  text_format, documents = config.text_format, stream
   given, config = config, chat_choice.dated(config)
   made = _backbone(config, stream, text_format, weights, loaded)
   shape, params, tokenizer, special, added, digests, beside = made
@@ -270,13 +278,6 @@ def check_trainable(config: Config, backbone: Backbone) -> None:
   whole = jax.eval_shape(backbone.init, jax.random.key(0))
   if not jax.tree.leaves(trainable.split(whole, optimizer.trainable_rules(patterns))[0]):
     raise UserError(f'train.trainable {patterns} names no parameter; there are {", ".join(whole)}')
-
-
-def text_format_of(config: Config) -> str:
-  """The text format: the method's, unless the scenario or a head has one for all methods."""
-  if config.scenario == 'cpt':
-    return 'packed'
-  return 'class' if config.backbone.head else config.method.text_format
 
 
 def with_knobs(method: Method, config: Config, backbone: Backbone) -> Method:

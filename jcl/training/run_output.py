@@ -1,8 +1,13 @@
 """Everything that a run says and writes while it works."""
 
 import dataclasses
+import pathlib
 from collections.abc import Mapping, Sequence
 
+import jax
+
+from jcl.config import CheckpointConfig, Config, TrainConfig
+from jcl.errors import UserError
 from jcl.reports.results import Results
 from jcl.storage import console
 from jcl.storage.checkpoint import Snapshots
@@ -15,6 +20,37 @@ from jcl.training.hook_tools import HookTools
 from jcl.training.recorder import Clock, Recorder
 from jcl.training.run_state import ProgressCounter
 from jcl.types import Json
+
+
+def check_read(
+  config: Config, workdir: pathlib.Path | None, callbacks: Sequence[object], old: bool
+) -> None:
+  """Refuses settings of files and lines where a run writes none.
+
+  Args:
+    config: of the run.
+    workdir: folder of the run; None: all stays in memory.
+    callbacks: of the run.
+    old: as in `experiment.check`.
+
+  Raises:
+    UserError: names the setting.
+  """
+  plain, given = CheckpointConfig(), config.checkpoint
+  why = {
+    f'checkpoint.{name}': 'the run has no workdir'
+    for name, value in dataclasses.asdict(given).items()
+    if workdir is None and value != getattr(plain, name)
+  }
+  if jax.process_count() > 1 and given.every_minutes not in (0, plain.every_minutes):
+    why['checkpoint.every_minutes'] = 'the run has several processes'
+  listens = any(hasattr(callback, 'on_step') for callback in callbacks)
+  if workdir is None and not listens and config.train.log_every != TrainConfig.log_every:
+    why['train.log_every'] = 'the run has no workdir and no callback with on_step'
+  for name, reason in () if old else why.items():
+    section, field = name.split('.')
+    value = getattr(getattr(config, section), field)
+    raise UserError(f'{name} is {value!r}, but nothing reads it here: {reason}')
 
 
 @dataclasses.dataclass

@@ -71,9 +71,7 @@ def test_the_rate_of_a_shipped_config_is_meant_for_its_model(arguments, rate):
   assert config_flag.read(parsed(*arguments)).train.learning_rate == rate
   one, *rest = arguments
   given = parsed(one.removesuffix(':seq'), *rest, several=True)
-  assert [c.train.learning_rate for c in config_flag.read_each(given, ['seq', 'lora'])] == [
-    rate
-  ] * 2
+  assert [c.train.learning_rate for c in config_flag.read_each(given, ['seq', 'ewc'])] == [rate] * 2
 
 
 def test_the_rate_of_a_config_of_ones_own_always_holds(tmp_path):

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from jcl.backbones.files import hf
-from jcl.config import Config
+from jcl.config import BackboneConfig, Config
 from support import runs
 
 TASKS = ('billing', 'travel')
@@ -48,8 +48,12 @@ def config(manifest: pathlib.Path, base: pathlib.Path | None = None, method: str
     method, stream={'name': 'files', 'path': str(manifest), 'order_seed': -1, 'max_tasks': 0},
     train={'epochs': 1, 'batch_size': 4}, **more,
   )  # fmt: skip
-  made.backbone.path = '' if base is None else str(base)
-  return made
+  return made if base is None else pretrained(made, base)
+
+
+def pretrained(made: Config, base: pathlib.Path) -> Config:
+  """The run with a model from a folder in place of the one from scratch."""
+  return dataclasses.replace(made, backbone=BackboneConfig(path=str(base)))
 
 
 def base_model(folder: pathlib.Path, manifest: pathlib.Path) -> pathlib.Path:

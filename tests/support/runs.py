@@ -12,24 +12,37 @@ from jcl.training.loop import Loop
 
 
 def config(method: str, **sections: dict[str, Any]) -> Config:
-  """A run of seconds; `sections` are fields by section, e.g. train={'epochs': 1}."""
+  """A run of seconds; `sections` are fields by section, e.g. train={'epochs': 1}.
+
+  The sizes of the decoder from scratch are left out where `backbone` has a path.
+  """
+  settings = methods.settings(method)
   made = Config(
-    method=methods.settings(method),
+    method=settings,
     scenario='cpt' if method == 'pretrain' else 'cil',
     stream=StreamConfig(
       name='synthetic', order_seed=0, max_tasks=3, max_train_per_task=40, max_test_per_task=16,
       max_length=48,
     ),
-    backbone=BackboneConfig(width=16, layers=1, heads=2, feed_forward=24),
-    train=TrainConfig(learning_rate=1e-2, epochs=2, batch_size=16, log_every=1),
+    backbone=from_scratch(),
+    train=TrainConfig(
+      learning_rate=None if settings.adapters else 1e-2, epochs=2, batch_size=16, log_every=1
+    ),
     evaluate=EvaluateConfig(batch_size=16),
   )  # fmt: skip
+  if sections.get('backbone', {}).get('path'):
+    made.backbone = BackboneConfig()
   for section, fields in sections.items():
     target = getattr(made, section)
     for name, value in fields.items():
       assert hasattr(target, name), f'{section}.{name}'
       setattr(target, name, value)
   return made
+
+
+def from_scratch() -> BackboneConfig:
+  """A decoder of one small layer."""
+  return BackboneConfig(width=16, layers=1, heads=2, feed_forward=24)
 
 
 class Killed(BaseException):

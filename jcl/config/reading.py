@@ -1,0 +1,63 @@
+"""Settings that nothing reads."""
+
+import dataclasses
+import operator
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from jcl.errors import UserError
+
+
+def check_read(settings: Any, path: str = '', whole: Any = None) -> None:
+  """Refuses values that nothing reads.
+
+  Args:
+    settings: a settings dataclass; the dataclasses in its fields are checked too.
+    path: what stands before a field's name in a message, such as `train.`.
+    whole: the `Config`; None: conditions on other settings than `settings` are taken to hold.
+
+  Raises:
+    UserError: a field is not at its default and no way in which it is read holds; names the field
+      and what would make it read.
+  """
+  for name, field, value in unread(settings, path, whole):
+    if value != field.default:
+      words = field.metadata['read_by'] or ', or with '.join(
+        map(_words, field.metadata['read_with'])
+      )
+      raise UserError(f'{name} is {value!r}, but nothing reads it here; it is read with {words}')
+
+
+def unread(
+  settings: Any, path: str = '', whole: Any = None
+) -> Iterator[tuple[str, dataclasses.Field, Any]]:
+  """Yields (dotted name, field, value) of what nothing reads; arguments as in `check_read`."""
+  for field in dataclasses.fields(settings):
+    ways = field.metadata.get('read_with')
+    value, name = getattr(settings, field.name), f'{path}{field.name}'
+    if dataclasses.is_dataclass(value):
+      yield from unread(value, f'{name}.', whole)
+    elif ways and not any(_holds(way, settings, whole) for way in ways):
+      yield name, field, value
+
+
+def _holds(way: Mapping[str, Any], settings: Any, whole: Any) -> bool:
+  """Whether all settings of a way have their values."""
+  for name, wanted in way.items():
+    if '.' in name and whole is None:
+      continue
+    where = whole if '.' in name else settings
+    value = operator.attrgetter(name.removeprefix('config.'))(where)
+    if not any(one == value for one in _values(wanted)):
+      return False
+  return True
+
+
+def _words(way: Mapping[str, Any]) -> str:
+  """Returns a way in words: `merge 'ties' or 'dare' and stack False`."""
+  return ' and '.join(f'{n} {" or ".join(map(repr, _values(wanted)))}' for n, wanted in way.items())
+
+
+def _values(wanted: Any) -> tuple[Any, ...]:
+  """Returns the values that a setting may have in a way."""
+  return wanted if isinstance(wanted, tuple) else (wanted,)
