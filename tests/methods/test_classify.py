@@ -16,13 +16,15 @@ from jcl.step.optimizer import make_optimizer
 from jcl.trained_run import TrainedRun
 from jcl.training import experiment
 
+SIZES = {'width': 48, 'feed_forward': 96}
+
 
 def config(method, scenario='cil', **backbone):
   """Two tasks of four classes each, enough of them to be learned in seconds."""
   made = runs.config(
     method,
     stream={'max_tasks': 2, 'max_train_per_task': 0, 'max_test_per_task': 48},
-    backbone={'head': 'linear', 'width': 48, 'feed_forward': 96, **backbone},
+    backbone={'head': 'linear', **({} if 'path' in backbone else SIZES), **backbone},
     train={'learning_rate': 2e-3, 'head_learning_rate': 5e-3, 'epochs': 6, 'batch_size': 32},
     evaluate={'batch_size': 48},
   )
@@ -94,8 +96,7 @@ def test_a_classifier_is_exported_and_learns_on(finished, tmp_path):
   np.testing.assert_array_equal(
     again.params['head']['kernel'], np.asarray(run.now.params['head']['kernel'])
   )
-  made = config('seq')
-  made.backbone.path = str(tmp_path / 'out')
+  made = config('seq', path=str(tmp_path / 'out'))
   start = experiment.assemble(made).initial_params()
   np.testing.assert_array_equal(
     start['layers']['q']['kernel'], np.asarray(run.now.params['layers']['q']['kernel'])

@@ -15,6 +15,7 @@ from support.external import WIDE, config, written
 from jcl import methods
 from jcl.backbones.files import hf
 from jcl.batching.batch import Shape, layout
+from jcl.config import BackboneConfig
 from jcl.errors import UserError
 from jcl.memory.teacher import ExternalTeacher
 from jcl.step import sharding, train_step, trainable
@@ -155,7 +156,7 @@ def test_the_recipe_from_a_large_model_to_a_small_one(tmp_path, monkeypatch):
       made.stream, max_tasks=1, max_train_per_task=24, max_test_per_task=4
     )
     made.train.epochs, made.backbone.layers = 1, 1
-    made.backbone = dataclasses.replace(made.backbone, **backbone)
+    made.backbone = BackboneConfig(**backbone) if backbone else made.backbone
     (tmp_path / 'runs').mkdir(exist_ok=True)
     results = runs.run(made, tmp_path / 'runs' / name)
     run = TrainedRun(made, tmp_path / 'runs' / name)

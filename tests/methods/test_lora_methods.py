@@ -119,7 +119,7 @@ def test_the_penalty_pulls_the_own_columns_and_nothing_is_nan_at_empty_ones():
 def test_the_first_step_moves_b_alone_and_by_the_adapters_rate(tmp_path):
   """B is zero, so A has no gradient yet; the plan freezes everything else."""
   made = runs.config(
-    'lora', train={'steps': 1, 'adapter_learning_rate': 3e-3, 'weight_decay': 0.0},
+    'lora', train={'steps': 1, 'epochs': 5, 'adapter_learning_rate': 3e-3, 'weight_decay': 0.0},
     stream={'max_tasks': 1},
   )  # fmt: skip
   made.method.r = 2

@@ -189,6 +189,6 @@ def test_a_plan_says_what_blocks_would_take_without_text_too(tmp_path):
   values = json.loads(sections.as_json(cost.page(made, 1)))
   assert (values['assumed']['rows'], values['assumed']['tokens_per_row']) == (16, 48)
   assert values['assumed']['targets'] == 16 * 48
-  made.backbone.path = model_folder(tmp_path, SMALL)
+  made.backbone = BackboneConfig(path=model_folder(tmp_path, SMALL))
   values = json.loads(sections.as_json(cost.page(made, 1, tokens=128)))
   assert values['assumed']['targets'] == 16 * 128

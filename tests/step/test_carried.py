@@ -140,17 +140,23 @@ def test_moments_of_a_leaf_that_is_made_anew_are_dropped():
 # Whole runs.
 
 
+RATE = 1e-2
+
+
 def config(method, head='', **train):
   """Two tasks of five steps, all parts at one rate, so that a move is an update times the rate."""
   made = runs.config(
     method, backbone={'head': head}, stream={'max_tasks': 2, 'max_test_per_task': 4},
     train={
-      'optimizer_between_tasks': 'carried', 'weight_decay': 0.0, 'clip_norm': 0.0, 'steps': 5,
-      'learning_rate': 1e-2, 'adapter_learning_rate': 1e-2, **train,
+      'optimizer_between_tasks': 'carried', 'weight_decay': 0.0, 'clip_norm': 0.0, **train,
     },
   )  # fmt: skip
+  if 'epochs' not in train:
+    made.train.epochs, made.train.steps = TrainConfig.epochs, 5
   if head:
-    made.train.head_learning_rate = train.get('head_learning_rate', 1e-2)
+    made.train.head_learning_rate = train.get('head_learning_rate', RATE)
+  if made.method.adapters:
+    made.train.adapter_learning_rate = RATE
   if method in ('lora', 'olora'):
     made.method.r, made.method.lora_dropout = 2, 0.0
   return made
@@ -188,7 +194,7 @@ def largest_updates(made):
       same = path in old and np.array_equal(made_anew[path], old[path])
       new = ~moved[path] if same else np.ones(x.shape, bool)
       largest = max(largest, np.abs(after[path] - x)[new].max(initial=0))
-    found.append(largest / made.train.learning_rate)
+    found.append(largest / RATE)
   return found
 
 
@@ -213,7 +219,7 @@ def test_no_update_of_what_is_new_exceeds_that_of_a_fresh_adam(method, head, sta
   assert len(found) == 5
   for step, update in enumerate(found, 1):
     # A move is a difference of parameters of at most 4, whose rounding the rate divides.
-    assert 0 < update <= most(step) + 4 * np.finfo(np.float32).eps / made.train.learning_rate
+    assert 0 < update <= most(step) + 4 * np.finfo(np.float32).eps / RATE
 
 
 @pytest.mark.parametrize(
@@ -232,7 +238,7 @@ def test_a_killed_run_carries_the_same_moments_on(kill, tmp_path):
 
 def test_the_best_parameters_go_on_with_their_own_moments():
   """Dev scores 0.2, 0.9, 0.5, 0.1: both are of the second epoch."""
-  made = config('seq', steps=0, epochs=4, keep_best=True)
+  made = config('seq', epochs=4, keep_best=True)
   loop = Loop(experiment.assemble(made), None, quiet=True)
   seen, scores = [], iter([0.2, 0.9, 0.5, 0.1])
 
@@ -261,7 +267,7 @@ def ends(rate, head='', method='seq', **more):
   """The parameters before and after a task."""
   made = config(method, head, learning_rate=rate, optimizer_between_tasks='fresh', **more)
   made.stream.max_tasks = 1
-  loop = Loop(experiment.assemble(made), None, quiet=True)
+  loop = Loop(experiment.assemble(made, old=True), None, quiet=True)  # a new run sets no such rate
   start = jax.device_get(loop.parts.initial_params())
   loop.run()
   logged = {line['rate'] for line in loop.output.log.lines if 'rate' in line}

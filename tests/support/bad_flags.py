@@ -149,7 +149,16 @@ FLAGS = {
   ),
   'a path that is no text': train('--config.stream.path=\udcff', says=('stream.path', 'text')),
   'heads that do not fit': train('--config.backbone.heads=3', says=('backbone.width', 'heads 3')),
-  'a template without fields': train('--config.stream.template=x', says=("'x'", '{x}', '{y}')),
+  'a template without fields': Case(
+    'train', [QUICKSTART + ':seq', *SMALL, '--workdir={here}/new', '--config.stream.template=x'],
+    ("'x'", '{x}', '{y}'),
+  ),
+  'a template that nothing reads': train(
+    '--config.stream.template={x}: {y}', says=('stream.template', 'nothing reads it', 'no LAMOL')
+  ),
+  'data for a stream that reads none': train(
+    '--config.stream.path=mine', says=('stream.path', "other than 'synthetic'")
+  ),
   'two models': train(
     '--config.backbone.path=a', '--config.backbone.tokenizer_path=b',
     says=('backbone.tokenizer_path', 'leave one of them empty'),
