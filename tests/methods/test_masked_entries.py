@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +12,8 @@ from support import rounding, tiny
 
 from jcl import methods
 from jcl.backbones import Backbone
+from jcl.backbones.decoder import decoder
+from jcl.backbones.decoder_config import DecoderConfig
 from jcl.batching.batch import Shape, layout
 from jcl.memory.interference import most_interfered
 from jcl.methods import Method
@@ -25,14 +28,14 @@ TRAINS = {'embed': 0.0, 'mix': 1.0 * MIXES[:, None], 'bias': 1.0}
 DIFFERENCES = 1e7  # as in test_meta.py: the oracle's quotients, in float64
 
 
-def judged(method, rows, *, params, backbone=BACKBONE, rules=RULES, **how):
+def judged(method, rows, *, params, backbone=BACKBONE, rules=RULES, teacher=None, **how):
   """-> loss, values and gradient of what trains, on one device."""
   trained, frozen, masks = trainable.split(params, rules)
   batch = layout(rows, 1, Shape(16, 20, 64), tiny.keys(len(rows)))
   loss_fn = method.loss_fn or losses.plain(backbone)
   fn = train_step.make_gradient(method, loss_fn, sharding.make_mesh(1), **how)
   (loss, values), gradient = jax.jit(lambda *args: fn(*args, masks=masks))(
-    trained, frozen, {}, {}, batch
+    trained, frozen, teacher or {}, {}, batch
   )
   return float(loss), values, gradient
 
@@ -120,6 +123,67 @@ def test_a_masked_leaf_is_two_leaves_of_which_one_is_frozen(name):
   rounding.assert_close(own, wanted[2]['own']['kernel'], **tiny.GRADIENT)
   rounding.assert_close(bias, wanted[2]['bias']['kernel'], **tiny.GRADIENT)
   np.testing.assert_array_equal(found[2]['mix']['kernel'][OWN:], 0)
+
+
+INNER, RANK = 0.3, 2  # rate of the inner step, columns of a task
+
+
+def stacked():
+  """maml+lora in its second task -> backbone, method, memory, plan, parameters and rows."""
+  settings = methods.settings('maml+lora')
+  settings.maml.inner_lr, settings.lora.r, settings.lora.stack = INNER, RANK, True
+  small = lambda vocabulary: decoder(
+    DecoderConfig(vocabulary, width=8, layers=1, heads=2, feed_forward=8)
+  )
+  tools = tiny.tools('plain', make=small)
+  method, params = methods.make(tools.backbone, settings), tiny.params(tools.backbone)
+  memory = method.init(params, tools.stream, tools)
+  for task in tools.stream.tasks[:2]:
+    memory, params = method.before_task(memory, params, task, tools)
+  random = np.random.default_rng(0)
+  params = jax.tree.map(lambda x: x + np.float32(0.3 * random.standard_normal(x.shape)), params)
+  old, new = ([r for e in t.train for r in tools.text.rows(e)] for t in tools.stream.tasks[:2])
+  rows = [*new, *(dataclasses.replace(r, replay=True) for r in old)]
+  return tools.backbone, method, memory, method.plan(memory, tools.stream.tasks[1]), params, rows
+
+
+def test_maml_of_stacked_adapters_steps_in_the_columns_of_the_task_alone():
+  """Loss and gradient are those of a function of these columns, all else being constant."""
+  backbone, method, memory, plan, params, rows = stacked()
+  loss, _, gradient = judged(
+    method, rows, params=params, backbone=backbone, rules=plan.trainable, teacher=memory['teacher']
+  )
+  batch = layout(rows, 1, Shape(16, 20, 64), tiny.keys(len(rows)))
+  layers, mine = params['lora']['layers'], slice(RANK, 2 * RANK)
+  columns = lambda tree, of: {
+    name: {way: part[way][:, of] for way in 'ab'} for name, part in tree.items()
+  }
+
+  def ce(own, batch, of):
+    put = lambda part, new: {**part, **{w: part[w].at[:, of].set(new[w]) for w in 'ab'}}
+    adapter = {name: put(part, own[name]) for name, part in layers.items()}
+    logits_MV = backbone.logits({**params, 'lora': {'layers': adapter}}, batch)
+    ce_M = losses.cross_entropy(logits_MV, batch.target_token)
+    return (ce_M * batch.target_weight).sum() / batch.target_weight.sum()
+
+  def after(own, of):
+    down = jax.grad(ce)(own, batch.only(~batch.replay_M), of)
+    return ce(jax.tree.map(lambda x, g: x - INNER * g, own, down), batch, of)
+
+  own = columns(layers, mine)
+  wanted, slope = jax.jit(jax.value_and_grad(lambda own: after(own, mine)))(own)
+  found = columns(gradient['lora']['layers'], mine)
+  assert loss == pytest.approx(float(wanted), rel=tiny.DEEP_ROUNDING)
+  largest = max(np.abs(x).max() for x in jax.tree.leaves(slope))
+  chex.assert_trees_all_close(found, slope, rtol=0, atol=tiny.DEEP_ROUNDING * largest)
+  others = [
+    np.delete(part[way], np.arange(RANK, 2 * RANK), 1)
+    for part in gradient['lora']['layers'].values() for way in 'ab'
+  ]  # fmt: skip
+  assert not any(x.any() for x in others)
+  every = slice(None)
+  moved = jax.jit(lambda own: after(own, every))(columns(layers, every))
+  assert abs(float(moved) - loss) > 1e-4  # what inner steps in all columns would give
 
 
 def test_a_rule_of_one_entry_is_true_or_false():

@@ -53,4 +53,5 @@ SHARED: dict[str, Callable[[], None]] = {
   'quota': shared.quota,
   'merges': shared.merged,
   'project': directions.projected,
+  'masked': directions.masked,
 }

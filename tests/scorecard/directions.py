@@ -6,9 +6,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from oracles import meta
 from oracles.directions import DIRECTIONS
 from support import tiny
 
+from jcl import methods
 from jcl.batching import batch as batches
 from jcl.batching.batch import Shape
 from jcl.config import TrainConfig
@@ -92,6 +94,28 @@ def projected() -> None:
   for way in WAYS:
     found = _moved(Method(project=project), way, start, teacher)
     near(f'parameters after the step, {way}', flat(found), wanted, 5e-6)
+
+
+def masked() -> None:
+  """Inner steps and norms leave entries that a mask freezes; MAML by its oracle."""
+  params, rows, own = tiny.params(BACKBONE), tiny.rows(), np.arange(16) < 5
+  trained, frozen, masks = trainable.split(params, RULES)
+  trains = {name: float(name in trained and trained[name]['kernel'] is not None) for name in params}
+  trains['mix'] = 1.0 * own[:, None]
+  wide = {name: np.asarray(leaf['kernel'], np.float64) for name, leaf in params.items()}
+  maml = methods.make(BACKBONE, methods.settings_class('maml')(inner_lr=0.3, inner_steps=2))
+  batch = batches.layout(rows, 1, Shape(16, 20, 64), tiny.keys(len(rows)))
+  fn = train_step.make_gradient(
+    maml, losses.plain(BACKBONE), sharding.make_mesh(1), norms=losses.norms
+  )
+  (_, values), _ = jax.jit(lambda *args: fn(*args, masks=masks))(trained, frozen, {}, {}, batch)
+  after = lambda trains: meta.maml(wide, rows, tiny.CONFIG.vocabulary, 0.3, 2, trains)
+  above(
+    'what inner steps of all entries change', abs(after({**trains, 'mix': 1}) - after(trains)), 1e-4
+  )
+  near('MAML with a masked leaf', values['ce'], after(trains), 5e-6)
+  squares = sum((np.square(wide[name]) * trains[name]).sum() for name in wide)
+  near('l2_norm with a masked leaf', values['l2_norm'], squares, 5e-6)
 
 
 def _moved(method: Method, way: str, start: Any, teacher: Any) -> Any:

@@ -51,6 +51,7 @@ LINES: tuple[tuple[str, str, str], ...] = (
     'it follows the gradient of its objective and combines none',
   ),
   ('project', '*', 'the projection is of the step: checked once, in the last row'),
+  ('masked', '*', 'masks are of the step: checked once, with MAML, in the last row'),
   ('reservoir', '*', 'the buffer is of no method: checked once, in the last row'),
   ('quota', '*', 'places in the buffer are of no method: checked once, in the last row'),
   ('merges', '*', 'merges are of no method: checked once, in the last row'),

@@ -183,6 +183,16 @@ STEP = (
 
 DIRECTIONS = (
   Mutant(
+    'inner steps move what is frozen', 'step/train_step.py',
+    'gather(join(held(trained, masks), frozen), every)', 'gather(join(trained, frozen), every)',
+    _cells('masked/(shared)'),
+  ),
+  Mutant(
+    'norms count what is frozen', 'step/train_step.py',
+    'norms(counted(trained, masks))', 'norms(trained)',
+    _cells('masked/(shared)'),
+  ),
+  Mutant(
     'every group has the gradient of all groups', 'step/groups.py',
     'jnp.ones_like(v) if k == name else jnp.zeros_like(v)', 'jnp.ones_like(v)',
     _cells('combine/agem'),
