@@ -10,6 +10,7 @@ from support.config_folder import folder as model_folder
 from support.raw_text import config, text_tools
 
 from jcl import methods
+from jcl.config import BackboneConfig
 from jcl.preflight import cost
 from jcl.preflight import page as sections
 from jcl.storage.checkpoint import Snapshots
