@@ -93,8 +93,7 @@ class Soak:
 
     manifest = own_data.write(folder / 'data')
     made.stream = own_data.config(manifest).stream
-    made.backbone.path = str(own_data.base_model(folder / 'base', manifest))
-    return made
+    return own_data.pretrained(made, own_data.base_model(folder / 'base', manifest))
 
   def _resume_edited(self, made: Config, folder: pathlib.Path) -> None:
     """Edits rows, tokenizer or weights of a killed run, which must then be refused; restores."""

@@ -1,6 +1,7 @@
 """From settings to the parts of a run: stream, text, backbone, method, tools."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal
 
@@ -230,10 +231,8 @@ def assemble(
   often = max(config.evaluate.every_steps, config.evaluate.every_epochs)
   need_dev = config.train.keep_best or often > 0
   raw_text = config.scenario == 'cpt'
-  if stream is None:
-    stream = streams.load(config.stream, need_dev=need_dev, targets=not raw_text)
-  else:
-    stream = streams.rebuild(stream, config.stream, need_dev=need_dev, targets=not raw_text)
+  made_of = streams.load if stream is None else functools.partial(streams.rebuild, stream)
+  stream = made_of(config.stream, need_dev=need_dev, targets=not raw_text)
   check_stream(config, stream, old)
   text_format, documents = config.text_format, stream
   given, config = config, chat_choice.dated(config)

@@ -33,7 +33,7 @@ class Cut(runs.Loop):
 def config(method):
   """Two tasks of five steps each, a snapshot after every step."""
   return runs.config(
-    method, stream={'max_tasks': 2}, train={'steps': 5, 'epochs': 1}, checkpoint={'every_steps': 1}
+    method, stream={'max_tasks': 2}, train={'steps': 5}, checkpoint={'every_steps': 1}
   )
 
 

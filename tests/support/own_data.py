@@ -53,7 +53,8 @@ def config(manifest: pathlib.Path, base: pathlib.Path | None = None, method: str
 
 def pretrained(made: Config, base: pathlib.Path) -> Config:
   """The run with a model from a folder in place of the one from scratch."""
-  return dataclasses.replace(made, backbone=BackboneConfig(path=str(base)))
+  kept = BackboneConfig(path=str(base), dropout=made.backbone.dropout)
+  return dataclasses.replace(made, backbone=kept)
 
 
 def base_model(folder: pathlib.Path, manifest: pathlib.Path) -> pathlib.Path:

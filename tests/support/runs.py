@@ -14,7 +14,8 @@ from jcl.training.loop import Loop
 def config(method: str, **sections: dict[str, Any]) -> Config:
   """A run of seconds; `sections` are fields by section, e.g. train={'epochs': 1}.
 
-  The sizes of the decoder from scratch are left out where `backbone` has a path.
+  What nothing reads is left out: sizes of the decoder from scratch where `backbone` has a path, and
+  epochs where `train` has steps.
   """
   settings = methods.settings(method)
   made = Config(
@@ -32,6 +33,8 @@ def config(method: str, **sections: dict[str, Any]) -> Config:
   )  # fmt: skip
   if sections.get('backbone', {}).get('path'):
     made.backbone = BackboneConfig()
+  if sections.get('train', {}).get('steps'):
+    made.train.epochs = TrainConfig.epochs
   for section, fields in sections.items():
     target = getattr(made, section)
     for name, value in fields.items():
