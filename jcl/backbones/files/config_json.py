@@ -24,6 +24,7 @@ def read_llama_like(fields: Fields, **kwargs: Any) -> DecoderConfig:
     'width': fields.get('hidden_size', int),
     'layers': fields.get('num_hidden_layers', int),
     'heads': heads,
+    'head_dim': fields.get('head_dim', int, 0),
     'kv_heads': fields.get('num_key_value_heads', int, heads),
     'feed_forward': fields.get('intermediate_size', int),
     'max_positions': fields.get('max_position_embeddings', int, 2048),
@@ -62,7 +63,6 @@ def read_llama(fields: Fields, **kwargs: Any) -> DecoderConfig:
   """Reads the fields of Llama; `kwargs` are those that a family has besides."""
   return read_llama_like(
     fields,
-    head_dim=fields.get('head_dim', int, 0),
     mlp_bias=fields.get('mlp_bias', bool, False),
     **attention_biases(fields),
     **kwargs,
@@ -71,9 +71,7 @@ def read_llama(fields: Fields, **kwargs: Any) -> DecoderConfig:
 
 def read_mistral(fields: Fields) -> DecoderConfig:
   """Reads the fields of Mistral: where that of the window is absent, transformers takes 4096."""
-  return read_llama_like(
-    fields, head_dim=fields.get('head_dim', int, 0), window=window_of(fields, 4096)
-  )
+  return read_llama_like(fields, window=window_of(fields, 4096))
 
 
 def read_qwen2(fields: Fields) -> DecoderConfig:

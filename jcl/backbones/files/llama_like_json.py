@@ -17,6 +17,7 @@ from jcl.backbones.files.config_json import (
   written_kinds,
 )
 from jcl.backbones.files.fields import Fields
+from jcl.errors import UserError
 
 
 def read_phi3(fields: Fields) -> DecoderConfig:
@@ -72,7 +73,13 @@ def read_smollm3(fields: Fields) -> DecoderConfig:
   unrotated = unrotated or tuple((i + 1) % every == 0 for i in range(layers))
   windows = fields.get('use_sliding_window', bool, False)
   window = window_of(fields) if windows else 0
-  windowed = fields.kinds('layer_types', KINDS, layers) or unrotated
+  windowed = fields.kinds('layer_types', KINDS, layers)
+  if any(windowed) and not window:
+    raise UserError(
+      f'{fields.where}: layer_types has windows, but use_sliding_window or sliding_window is not '
+      'set'
+    )
+  windowed = windowed or unrotated
   null = 'num_key_value_heads' in fields.values
   return read_llama_like(
     fields,
@@ -130,7 +137,6 @@ def read_starcoder2(fields: Fields) -> DecoderConfig:
   null = 'num_key_value_heads' in fields.values
   return read_llama_like(
     fields,
-    head_dim=fields.get('head_dim', int, 0),
     kv_heads=fields.get('num_key_value_heads', int, heads if null else 2),
     max_positions=fields.get('max_position_embeddings', int, 4096),
     norm='layer',

@@ -94,6 +94,22 @@ def common_base(folders: Sequence[pathlib.Path]) -> str:
   return name
 
 
+def other_bases(folders: Sequence[pathlib.Path], base: str) -> list[str]:
+  """Returns a line for each adapter that names another base model than the one that is given.
+
+  Args:
+    folders: of the adapters.
+    base: name or folder of the model; a folder of the same name at another place is alike.
+  """
+  lines = []
+  for folder in folders:
+    file = folder / 'adapter_config.json'
+    own = Fields(read_json(file), str(file)).get('base_model_name_or_path', str, '')
+    if own and pathlib.Path(own).name != pathlib.Path(base).name:
+      lines.append(f'{file}: base_model_name_or_path is {own}; {base} is taken, as --base says')
+  return lines
+
+
 def read(folder: pathlib.Path, config: DecoderConfig) -> Params:
   """An adapter, float32 numpy arrays, from a PEFT folder.
 

@@ -120,6 +120,11 @@ HOSTILE = [
     'original_max_position_embeddings is 8, but 9',
   ),
   ('smollm3', {'no_rope_layers': [1, 2]}, 'no_rope_layers 2 is not supported'),
+  (
+    'smollm3',
+    {'sliding_window': 3, 'layer_types': ['sliding_attention'] * 2},
+    'layer_types has windows, but use_sliding_window',
+  ),
   ('granite', {'logits_scaling': 0}, "'logits_scaling' is 0, not positive"),
   ('starcoder2', {'norm_epsilon': 'small'}, "'norm_epsilon' is 'small'"),
   ('llama', {'rope_scaling': {'type': 'yarn', 'factor': float('nan')}}, "'factor' is nan"),
@@ -173,6 +178,17 @@ def test_an_adapter_of_every_projection_comes_back_from_a_folder(case, tmp_path)
   assert set(found) == set(wanted) == set(names)
   for name, x in wanted.items():
     np.testing.assert_allclose(found[name], x, rtol=0, atol=1e-6 * np.abs(x).max())
+
+
+@pytest.mark.parametrize('name', ['qwen2', 'phi3', 'olmo2', 'smollm3', 'starcoder2'])
+def test_a_width_of_heads_is_read_where_transformers_reads_it(name):
+  values = {
+    'vocab_size': 30, 'hidden_size': 16, 'intermediate_size': 24, 'num_hidden_layers': 2,
+    'num_attention_heads': 4, 'num_key_value_heads': 2, 'head_dim': 8,
+  }  # fmt: skip
+  fields = Fields(values, 'config.json')
+  assert families.find_family(name).read(fields).head_dim == 8
+  assert not [line for line in fields.unread() if 'head_dim' in line]
 
 
 def test_fields_are_written_as_they_are_read():

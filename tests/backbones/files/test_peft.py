@@ -149,6 +149,10 @@ def test_a_written_folder_says_what_it_is(tmp_path):
     'adapter_config.json', 'adapter_model.safetensors'
   ]  # fmt: skip
   assert peft.common_base([tmp_path / 'a']) == 'gpt2'
+  for base in ('gpt2', 'models/gpt2', str(tmp_path / 'gpt2')):
+    assert peft.other_bases([tmp_path / 'a'], base) == []
+  (line,) = peft.other_bases([tmp_path / 'a'], 'models/pythia')
+  assert line.endswith('base_model_name_or_path is gpt2; models/pythia is taken, as --base says')
 
 
 def test_bare_models_half_precision_and_all_linear_are_read(tmp_path):
