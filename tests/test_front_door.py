@@ -236,10 +236,10 @@ def test_a_wrong_argument_is_one_line_that_names_it(case):
   ('call', 'words'),
   [
     (lambda m: m.answer('one text'), 'texts is one text; give a list'),
-    (lambda m: m.answer([3]), 'texts holds a int'),
+    (lambda m: m.answer([3]), r'texts\[0\] is a int; give text'),
     (lambda m: m.answer(['x'], task='nope'), "no task is called 'nope'; there are disk, net"),
     (lambda m: m.save('x', format='onnx'), "format 'onnx'"),
-    (lambda m: m.generate([3]), 'prompts holds a int'),
+    (lambda m: m.generate([3]), r'prompts\[0\] is a int; give text'),
   ],
 )  # fmt: skip
 def test_a_model_refuses_what_it_cannot_read(trained, call, words):

@@ -284,6 +284,9 @@ def test_a_python_manifest_of_anything_else_is_refused(text, tmp_path):
 def test_no_path_and_a_path_of_another_kind(tmp_path):
   with pytest.raises(UserError, match=r'stream\.path is empty'):
     load(StreamConfig(name='files'))
+  with pytest.raises(UserError, match=r'mine\.yaml: cannot be read \(No such file'):
+    load(StreamConfig(name='files', path=str(tmp_path / 'mine.yaml')))
+  (tmp_path / 'mine.yaml').write_text('tasks: []')
   with pytest.raises(UserError, match=r'mine\.yaml: a manifest is a \.json or \.py file'):
     load(StreamConfig(name='files', path=str(tmp_path / 'mine.yaml')))
 

@@ -520,7 +520,7 @@ DATA_REFUSED = {
   ),
   'unreadable': (
     lambda d, good: {'train': {'t': broken(good)}},
-    r"task 't': train cannot be read \(disk gone\): load it anew",
+    r"task 't': train cannot be read \(disk gone and more\): load it anew",
   ),
 }
 
