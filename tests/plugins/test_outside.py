@@ -97,7 +97,7 @@ def test_an_entry_point_is_another_name_for_the_same_method(trained, tmp_path, m
   assert made == config(NAME)
   assert methods.name_of(made.method) == 'anchor'
   assert (
-    learning.run(made, None, quiet=True).results['params_sha256']
+    learning.run(made, tmp_path / 'run', quiet=True).results['params_sha256']
     == (trained[0].results['params_sha256'])
   )
 

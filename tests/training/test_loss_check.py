@@ -111,7 +111,7 @@ def test_a_run_warns_in_its_words_log_callbacks_and_results(factor, tmp_path, ca
   ],
 )  # fmt: skip
 def test_runs_that_learn_are_not_warned_of(method, changes, tmp_path):
-  made = runs.config(method, stream={'max_tasks': 2}, train={'epochs': 4})
+  made = runs.config(method, stream={'max_tasks': 2}, train={'epochs': 4, 'log_every': 10})
   for name, value in changes.items():
     assert hasattr(made.method, name), name
     setattr(made.method, name, value)
