@@ -133,8 +133,8 @@ def test_what_cannot_teach_is_refused(large, tmp_path):
   made = config(tmp_path / 'nowhere' / 'at' / 'all')
   with pytest.raises(UserError, match='no such folder'):
     experiment.assemble(made)
-  short = written(tmp_path / 'short', max_positions=16)
-  with pytest.raises(UserError, match=r'reads 16 tokens, rows have up to 48; lower stream\.max_le'):
+  short = written(tmp_path / 'short', max_positions=8)
+  with pytest.raises(UserError, match=r'reads 8 tokens, rows have up to 16; lower stream\.max_le'):
     experiment.assemble(config(short))
   made = config(large, backbone={'path': str(large), 'tokenizer_path': str(large)})
   with pytest.raises(UserError, match=r'backbone\.tokenizer_path is .* leave one of them empty'):

@@ -231,7 +231,8 @@ def test_what_cannot_be_planned_is_said(changes, tokens, targets, message, tmp_p
 
 
 def test_the_page_says_what_the_stream_holds_and_what_a_run_leaves(tmp_path):
-  made = runs.config('ewc', stream={'max_test_per_task': 3}, checkpoint={'keep_tasks': True})
+  long = {'max_test_per_task': 3, 'max_length': 48}  # no row is cut
+  made = runs.config('ewc', stream=long, checkpoint={'keep_tasks': True})
   page = cost.page(made, 1, workdir=str(tmp_path))
   said, text = json.loads(sections.as_json(page)), sections.as_text(page)
   assert list(said) == ['assumed', 'rows', 'tokens', 'memory', 'disk', 'flops', 'warnings']

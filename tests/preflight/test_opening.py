@@ -34,7 +34,8 @@ def test_a_run_says_little_and_its_record_has_all(tmp_path, monkeypatch):
 
 def test_a_run_prints_its_opening_once_and_before_all_else(tmp_path, monkeypatch, capsys):
   monkeypatch.setattr(checks, '_said', set())
-  config = runs.config('seq', stream={'max_tasks': 2, 'max_test_per_task': 3})
+  short = {'max_tasks': 2, 'max_test_per_task': 3, 'max_length': 48}  # no row is cut
+  config = runs.config('seq', stream=short)
   made = experiment.assemble(config)
 
   class Killer:
@@ -72,7 +73,7 @@ def test_a_second_run_of_a_command_does_not_say_it_all_again(tmp_path, monkeypat
 
 def test_the_opening_has_the_figures_of_the_stream(tmp_path, monkeypatch):
   monkeypatch.setattr(checks, '_said', set())
-  made = experiment.assemble(runs.config('seq'))
+  made = experiment.assemble(runs.config('seq', stream={'max_length': 48}))
   first, second, third, order, rate = checks.opening(checks.checkup(made), tmp_path)
   tokens = sum(len(made.text.rows(e)[0].tokens) for e in made.stream.examples)
   assert first.startswith(

@@ -252,7 +252,7 @@ FLAGS = {
   'export: nowhere': of_run('export', says=('--out is missing', 'give --out=')),
   'export: out in use': of_run('export', '--out={here}/run', says=('{here}/run', 'a new folder')),
   'export: out below a file': of_run(
-    'export', '--out={here}/a/b', says=('{here}/a', 'no files'), files={'a': 'x'}
+    'export', '--out={here}/a/b', says=('{here}/a', 'is a file'), files={'a': 'x'}
   ),
   'export: an unknown format': of_run('export', '--out=a', '--format=x', says=('=x', 'peft')),
   'export: an unknown task': of_run('export', '--out={here}/new', '--task=x', says=("'x'", 'home')),
@@ -311,13 +311,13 @@ WORKDIRS = {
   ),
   'a workdir that is a file': train(says=('{here}/new', 'another workdir'), files={'new': 'x'}),
   'a workdir below a file': Case(
-    'train', [QUICKSTART, *SMALL, '--workdir={here}/a/new'], ('{here}/a', 'no files'), {'a': 'x'}
+    'train', [QUICKSTART, *SMALL, '--workdir={here}/a/new'], ('{here}/a', 'is a file'), {'a': 'x'}
   ),
   'a workdir of circles': train(
     says=('{here}/new', 'link is in the way'), files={'new': link('old'), 'old': link('new')}
   ),
   'a workdir of a long name': Case(
-    'train', [QUICKSTART, '--workdir={here}/' + 'x' * 300], ('xxx', 'give a shorter path')
+    'train', [QUICKSTART, '--workdir={here}/' + 'x' * 300], ('xxx', 'give a shorter name')
   ),
   'config.json is no JSON': workdir('train', {'run/config.json': '{'}, 'config.json', 'another'),
   'config.json is bytes': workdir('train', {'run/config.json': b'\xff'}, 'config.json', 'another'),
@@ -327,10 +327,10 @@ WORKDIRS = {
   ),
   'evaluate: no run': Case('evaluate', ['--workdir={here}'], ('{here}', 'the workdir of a run')),
   'evaluate: below a file': Case(
-    'evaluate', ['--workdir={here}/a/b'], ('{here}/a/b', 'the workdir of a run'), {'a': 'x'}
+    'evaluate', ['--workdir={here}/a/b'], ('{here}/a/b', 'is a file'), {'a': 'x'}
   ),
   'evaluate: a long name': Case(
-    'evaluate', ['--workdir={here}/' + 'x' * 300], ('xxx', 'give a shorter path')
+    'evaluate', ['--workdir={here}/' + 'x' * 300], ('xxx', 'give a shorter name')
   ),
   'evaluate: no JSON': workdir('evaluate', {'run/config.json': '{'}, 'config.json', 'another'),
   'evaluate: a list': workdir('evaluate', {'run/config.json': '[]'}, 'config.json', 'another'),

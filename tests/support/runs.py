@@ -23,7 +23,7 @@ def config(method: str, **sections: dict[str, Any]) -> Config:
     scenario='cpt' if method == 'pretrain' else 'cil',
     stream=StreamConfig(
       name='synthetic', order_seed=0, max_tasks=3, max_train_per_task=40, max_test_per_task=16,
-      max_length=48,
+      max_length=48 if method == 'pretrain' else 16,  # rows of one length: one program
     ),
     backbone=from_scratch(),
     train=TrainConfig(
