@@ -25,16 +25,14 @@ class Choice(NamedTuple):
   Attributes:
     source: in Jinja; '': rows have the stream's own template.
     note: a line for the start of a run; '': nothing to say.
-    named: whether the template is another than the model's own.
   """
 
   source: str = ''
   note: str = ''
-  named: bool = False
 
 
 class Owner(Protocol):
-  """What goes with a pretrained model, its chat template among it."""
+  """A pretrained model, or the files beside it, with its chat template, in Jinja."""
 
   @property
   def chat_template(self) -> str | None: ...
@@ -80,7 +78,7 @@ def choose(
 def found(wanted: str, own: str | None) -> Choice:
   """Returns the template that `stream.chat_template` names."""
   if wanted in NAMED:
-    return Choice(NAMED[wanted], f'rows are written by the chat template {wanted!r}', True)
+    return Choice(NAMED[wanted], f'rows are written by the chat template {wanted!r}')
   if wanted.endswith('.jinja'):
     file = paths.local(wanted, 'stream.chat_template')
     source = read_text(file, wanted, 'write a template in Jinja')
@@ -88,7 +86,7 @@ def found(wanted: str, own: str | None) -> Choice:
       compiled(source)
     except UserError as error:
       raise UserError(f'{wanted}: {error}') from None
-    return Choice(source, f'rows are written by the chat template {wanted}', True)
+    return Choice(source, f'rows are written by the chat template {wanted}')
   if wanted not in ('', OWN):
     raise UserError(
       f'stream.chat_template is {wanted!r}: give {OWN}, a .jinja file, or one of {", ".join(NAMED)}'
@@ -104,7 +102,7 @@ def found(wanted: str, own: str | None) -> Choice:
     f'the model has no chat template: rows are written by {FALLBACK!r}; stream.chat_template names '
     'another'
   )
-  return Choice(NAMED[FALLBACK], note, True)
+  return Choice(NAMED[FALLBACK], note)
 
 
 def dated(config: Config) -> Config:
@@ -206,7 +204,7 @@ def chat_texts(
     try:
       text = chat.render(conversation_of(example).messages)
     except UserError as error:
-      raise UserError(f'example {example.name or example.number}: {error}') from None
+      raise UserError(f'example {example.called}: {error}') from None
     for name in names:
       text = text.replace(name, ' ')
     yield text

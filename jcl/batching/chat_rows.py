@@ -128,7 +128,7 @@ class ChatText(Text):
 
   def _chat(self, example: Example) -> Chat:
     """Returns the tokens of an example; the oldest turns, then the last question are cut to fit."""
-    where = f'example {example.name or example.number}'
+    where = f'example {example.called}'
     talk, tokens = conversation_of(example), self.encoder.tokens
     talk = talk._replace(messages=mapped(talk.messages, lambda text: guarded(text, tokens)))
     while True:

@@ -68,10 +68,11 @@ def rendered(chat: ChatTemplate, talk: Conversation, every: bool) -> Rendered:
   ]
   if marks:
     spans, start = marked_turns(chat, text, marks, talk.messages, counted)
+    start = max(start, prompted(chat, text, talk.messages[:-1]))
   else:
     spans = [turn(chat, text, talk.messages, i) for i, yes in enumerate(counted) if yes]
     start = spans[-1].start
-  return Rendered(text, spans, max(start, prompted(chat, text, talk.messages[:-1])), bool(marks))
+  return Rendered(text, spans, start, bool(marks))
 
 
 def counts(message: Message) -> bool:

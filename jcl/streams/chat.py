@@ -37,7 +37,7 @@ class Conversation(NamedTuple):
 
   @property
   def text(self) -> str:
-    """What stands before the last turn: the user's one message, or all with their roles."""
+    """Messages before the last turn: the one of the user, or all with their roles."""
     before = self.messages[:-1]
     if len(before) == 1 and before[0]['role'] == 'user':
       return before[0]['content']

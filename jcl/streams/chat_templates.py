@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from jcl.errors import UserError
+from jcl.streams.files import reason_of
 
 LONGEST = 2**24  # letters of a rendered conversation
 TURNS = 10**6  # entries of all ranges of one rendering
@@ -123,8 +124,7 @@ class ChatTemplate:
     except UserError:
       raise
     except Exception as error:  # of any kind: it is a stranger's program
-      reason = ' '.join(str(error).split())[:120] or type(error).__name__
-      raise UserError(f'the chat template refuses the conversation ({reason})') from None
+      raise UserError(f'the chat template refuses the conversation ({reason_of(error)})') from None
     return ''.join(parts), environment.marks
 
 
@@ -246,5 +246,6 @@ def compiled(source: str) -> Any:
   try:
     return environment.from_string(source)
   except Exception as error:  # of the parser or of Python's own
-    reason = ' '.join(str(error).split())[:120]
-    raise UserError(f'the chat template is no Jinja template ({reason}): correct it') from None
+    raise UserError(
+      f'the chat template is no Jinja template ({reason_of(error)}): correct it'
+    ) from None

@@ -118,14 +118,6 @@ def test_marked_turns_are_the_targets(kind, talk):
   assert len(text.prompt(of(talk))) == max(i for i in places if i - 1 not in places)
 
 
-def test_marked_turns_that_do_not_count_are_left_out():
-  text = chat_text('byte_bpe', 'marked', 'last')
-  assert 'blue' not in said(text, text.rows(of(TALK))[0])
-  text = chat_text('byte_bpe', 'marked')
-  assert 'blue' not in said(text, text.rows(of(TALK, first=4))[0])
-  assert 'blue' not in said(text, text.question(of(TALK)))
-
-
 @pytest.mark.parametrize('template', ['reasoned', 'marked', 'thinking', 'plain', 'chatml'])
 def test_a_question_ends_where_the_model_writes(template):
   text = chat_text('byte_bpe', template)
@@ -166,10 +158,11 @@ def test_a_message_of_weight_0_is_not_counted():
     of([TALK[1], TALK[2] | {'weight': 0}])
 
 
-def test_turns_and_completions_decide_what_the_loss_counts():
-  text = chat_text('byte_bpe', 'plain', 'last')
+@pytest.mark.parametrize('template', ['plain', 'marked'])
+def test_turns_and_completions_decide_what_the_loss_counts(template):
+  text = chat_text('byte_bpe', template, 'last')
   assert 'blue' not in said(text, text.rows(of(TALK))[0])
-  text = chat_text('byte_bpe', 'plain')
+  text = chat_text('byte_bpe', template)
   assert 'blue' not in said(text, text.rows(of(TALK, first=4))[0])
   assert 'blue' not in said(text, text.question(of(TALK)))
   assert 'blue' in said(text, text.rows(of(TALK, number=1))[0])

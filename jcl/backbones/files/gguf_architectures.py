@@ -132,7 +132,7 @@ def _llama(fields: Fields, head: Head) -> dict[str, Any]:
 
 
 def _gemma(fields: Fields, head: Head) -> dict[str, Any]:
-  """What Gemma 1, 2 and 3 share."""
+  """Settings that Gemma 1, 2 and 3 have alike."""
   return {'norm_offset': 1.0, 'embedding_scale': head.width**0.5, 'activation': 'gelu_tanh'}
 
 
