@@ -148,7 +148,7 @@ def test_eight_devices_learn_what_one_does(method, sharded, tmp_path):
     'import sys, pathlib, numpy as np; from support import rounding, runs\n'
     'from jcl.storage.checkpoint import Snapshots\n'
     f'made = runs.config("{method}", stream={{"max_tasks": 2}}, '
-    f'train={{"steps": 3, "epochs": 1, "batch_size": {size}, "fsdp": {sharded}}})\n'
+    f'train={{"steps": 3, "batch_size": {size}, "fsdp": {sharded}}})\n'
     'folder = pathlib.Path(sys.argv[1]); runs.run(made, folder)\n'
     'import jax; print(jax.device_count())\n'
   )
