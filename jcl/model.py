@@ -64,12 +64,10 @@ class Model:
     self.base_digests: dict[str, str] = {}
     stream = answers.stream()
     pooling = getattr(self.config, 'pooling', 'last')
-    read = StreamConfig(
-      special_tokens_in_text=answers.special_tokens_in_text, chat_date=answers.chat_date
-    )
+    read = StreamConfig(special_tokens_in_text=answers.special_tokens_in_text)
     text, _ = make_text(
-      Choice(answers.chat_template), read, self.tokenizer, self._special, stream,
-      answers.text_format, answers.max_length, pooling,
+      Choice(answers.chat_template, date=answers.chat_date), read, self.tokenizer, self._special,
+      stream, answers.text_format, answers.max_length, pooling,
     )  # fmt: skip
     text.reserve = answers.longest_answer
     classes = len(answers.classes) if self.config.classes else 0

@@ -8,7 +8,7 @@ from tokenizers import Tokenizer
 
 from jcl.batching.chat_rows import ChatText, conversation_of
 from jcl.batching.text_formats import LAMOL_FORMATS, SpecialTokens, Text, training_texts
-from jcl.config import Config, StreamConfig
+from jcl.config import StreamConfig
 from jcl.errors import UserError
 from jcl.storage import paths
 from jcl.streams.chat_templates import NAMED, ChatTemplate, check_date, compiled, today, writes_date
@@ -25,10 +25,12 @@ class Choice(NamedTuple):
   Attributes:
     source: in Jinja; '': rows have the stream's own template.
     note: a line for the start of a run; '': nothing to say.
+    date: that the template takes for today; '': it writes none.
   """
 
   source: str = ''
   note: str = ''
+  date: str = ''
 
 
 class Owner(Protocol):
@@ -41,17 +43,33 @@ class Owner(Protocol):
 def choose(
   config: StreamConfig, stream: Stream, text_format: str, model: Owner | None = None
 ) -> Choice:
-  """Returns the chat template of a run.
+  """Returns the chat template of a run, with its date if it writes one.
 
   Args:
     config: settings of the stream.
     stream: whose rows may be conversations.
     text_format: of the method.
-    model: whose own template it may be; None: from scratch.
+    model: whose own template it may be; None: it has none.
 
   Raises:
     UserError: there is no such template, or a setting would be read by nothing.
   """
+  if config.chat_date:
+    check_date(config.chat_date)
+  choice = _undated(config, stream, text_format, model)
+  if writes_date(choice.source):
+    date = config.chat_date or today()
+    return Choice(choice.source, f'{choice.note}; today is {date} for it (stream.chat_date)', date)
+  if config.chat_date:
+    raise UserError(
+      f'stream.chat_date is {config.chat_date!r}, but no chat template writes a date: '
+      'leave it empty'
+    )
+  return choice
+
+
+def _undated(config: StreamConfig, stream: Stream, text_format: str, model: Owner | None) -> Choice:
+  """Returns the chat template of a run; arguments and errors as of `choose`."""
   wanted = config.chat_template
   if text_format != 'plain':
     if wanted:
@@ -105,44 +123,6 @@ def found(wanted: str, own: str | None) -> Choice:
   return Choice(NAMED[FALLBACK], note)
 
 
-def dated(config: Config) -> Config:
-  """Returns settings with the date that a chat template takes for today.
-
-  Raises:
-    UserError: the date that is given is none.
-  """
-  given = config.stream.chat_date
-  if given:
-    check_date(given)
-  stream = dataclasses.replace(config.stream, chat_date=given or today())
-  return dataclasses.replace(config, stream=stream)
-
-
-def with_date(
-  given: Config, dated: Config, stream: Stream, text_format: str, model: Owner | None = None
-) -> tuple[Choice, Config]:
-  """Returns the template of a run, and its settings, dated if the template reads a date.
-
-  Args:
-    given: settings as the user gave them.
-    dated: the same with a date.
-    stream, text_format, model: as of `choose`.
-
-  Raises:
-    UserError: a date is given and no template writes one.
-  """
-  choice = choose(given.stream, stream, text_format, model)
-  if writes_date(choice.source):
-    note = f'{choice.note}; today is {dated.stream.chat_date} for it (stream.chat_date)'
-    return choice._replace(note=note), dated
-  if given.stream.chat_date:
-    raise UserError(
-      f'stream.chat_date is {given.stream.chat_date!r}, but no chat template writes a date: '
-      'leave it empty'
-    )
-  return choice, given
-
-
 def has_talks(stream: Stream) -> bool:
   """Whether a row of a stream is a conversation."""
   return any(e.messages for task in stream.tasks for e in task.train)
@@ -169,7 +149,7 @@ def make_text(
       config.loss_turns,
       max_length,
       in_text,
-      config.chat_date,
+      choice.date,
     )
   else:
     text = Text(tokenizer, special, template, text_format, max_length, pooling, in_text)
@@ -177,12 +157,17 @@ def make_text(
 
 
 def scratch_texts(
-  config: StreamConfig, stream: Stream, text_format: str, reserved: Sequence[str]
+  choice: Choice, stream: Stream, text_format: str, reserved: Sequence[str]
 ) -> Iterator[str]:
-  """Returns the texts of a tokenizer from scratch; arguments as of `training_texts`."""
-  chat = choose(config, stream, text_format).source
-  if chat:
-    return chat_texts(stream, chat, date=config.chat_date)
+  """Returns the texts of a tokenizer from scratch.
+
+  Args:
+    choice: chat template of the run.
+    stream, reserved: as of `training_texts`.
+    text_format: of the method.
+  """
+  if choice.source:
+    return chat_texts(stream, choice.source, date=choice.date)
   template = '' if text_format == 'packed' else stream.template
   return training_texts(stream, template, reserved)
 

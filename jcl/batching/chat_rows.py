@@ -64,7 +64,7 @@ class ChatText(Text):
     )
     self.turns, names = turns, special_names(tokenizer, special)
     self.chat, self.chat_template = ChatTemplate(chat, names, date), chat
-    self._sizes: dict[int, int] = {}  # tokens of the prompt of each example
+    self._prompts: dict[int, int] = {}  # tokens of the prompt of each example
     self._after, self._before = self._around_answers(names['eos_token'])
 
   def answer(self, ids: Iterable[int]) -> str:
@@ -77,15 +77,7 @@ class ChatText(Text):
 
   def wanted(self, example: Example) -> list[int]:
     """Returns the ids of the last answer, end-of-sequence included."""
-    row = self.rows(example)[0]
-    return row.wanted[row.targets + 1 >= len(self.prompt(example))].tolist()
-
-  def prompt(self, example: Example) -> list[int]:
-    """Returns the tokens that the model is given at test time: the row up to the last answer."""
-    if example.number < 0:
-      return list(self._pieces(example)[0])
-    row = self.rows(example)[0]
-    return row.tokens[: self._sizes[example.number]].tolist()
+    return self.rows(example)[0].wanted[-self._sizes(example)[1] :].tolist()
 
   def question(self, example: Example) -> Row:
     """Returns the row of an example with the last answer as its only target; it is not cached."""
@@ -96,17 +88,10 @@ class ChatText(Text):
     texts = texts_of(conversation_of(example).messages)
     return next((t for c in texts if (t := self.encoder.special_token(c))), None)
 
-  def prepare(self, examples: Iterable[Example]) -> int:
-    """Makes and keeps the rows of all examples; returns the tokens of the longest answer."""
-    examples, self.reserve = list(examples), 0
-    self.cut.clear()
-    self._rows.clear()
-    longest = max(len(self.wanted(example)) for example in examples)
-    self.reserve = longest
-    for example in examples:
-      if self._sizes[example.number] + longest > self.max_length or example.number in self.cut:
-        self._rows[example.number] = self._make_rows(example, False)
-    return longest
+  def _sizes(self, example: Example) -> tuple[int, int]:
+    row = self.rows(example)[0]
+    prompt = self._prompts[example.number]
+    return prompt, int(np.sum(row.targets + 1 >= prompt))
 
   def _pieces(self, example: Example) -> tuple[list[int], list[int]]:
     """Returns the ids of the prompt and of the last answer."""
@@ -115,7 +100,7 @@ class ChatText(Text):
 
   def _make_rows(self, example: Example, replay: bool) -> tuple[Row, ...]:
     chat = self._chat(example)
-    self._sizes[example.number] = chat.prompt
+    self._prompts[example.number] = chat.prompt
     row = self._row(chat, chat.wanted, example)
     return (dataclasses.replace(row, replay=replay),)
 

@@ -227,14 +227,14 @@ class Text:
     self.reserve = 0
     self.cut.clear()
     self._rows.clear()
-    questions = [self.rows(example)[0] for example in examples]
+    sizes = [self._sizes(example) for example in examples]
     if self.text_format == 'class':
       return 0
-    self.reserve = max(len(row.targets) for row in questions)
+    self.reserve = max(answer for _, answer in sizes)
     generation = int(self.text_format in LAMOL_FORMATS)  # a token in front of the other row
-    for example, row in zip(examples, questions, strict=True):
-      room = max(len(row.targets), self.reserve) + generation
-      if example.number in self.cut or int(row.targets[0]) + 1 + room > self.max_length:
+    for example, (prompt, _) in zip(examples, sizes, strict=True):
+      room = self.reserve + generation
+      if example.number in self.cut or prompt + room > self.max_length:
         self._rows[example.number] = self._make_rows(example, False)
     return self.reserve
 
@@ -247,7 +247,7 @@ class Text:
     if example.number < 0 or example.tokens is not None:
       return list(self._pieces(example)[0])
     row = self.rows(example)[0]
-    return row.tokens[: row.targets[0] + 1].tolist()
+    return row.tokens[: self._sizes(example)[0]].tolist()
 
   def answer_length(self, example: Example) -> int:
     """Returns the number of tokens of the answer, end-of-sequence included."""
@@ -276,6 +276,11 @@ class Text:
     kept = without(stream, lambda example: self.special_token(example) is not None)
     self.dropped = len(stream.examples) - len(kept.examples)
     return kept
+
+  def _sizes(self, example: Example) -> tuple[int, int]:
+    """Returns the numbers of tokens of the prompt and of the answer of an example of the stream."""
+    row = self.rows(example)[0]
+    return int(row.targets[0]) + 1, len(row.targets)
 
   def _added(self, token: str) -> int:
     """Returns the id of a token that the format adds to the tokenizer."""

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
 import jax
@@ -12,23 +12,16 @@ from jax.sharding import Mesh
 from jax.stages import Wrapped
 
 from jcl import methods, streams
-from jcl.backbones import Backbone, heads
-from jcl.backbones.decoder_config import DecoderConfig, from_scratch, with_settings
+from jcl.backbones import Backbone
+from jcl.backbones.decoder_config import DecoderConfig
 from jcl.backbones.files.companions import Companions
-from jcl.backbones.model_config import ModelConfig
+from jcl.backbones.model_config import ModelConfig, with_settings
 from jcl.backbones.models import for_method, make_backbone
-from jcl.backbones.new_tokens import add_token_rows, with_new_tokens
-from jcl.backbones.tokenizers import (
-  add_tokens,
-  bpe_tokenizer,
-  check_same_vocabulary,
-  vocabulary_size,
-  word_tokenizer,
-)
+from jcl.backbones.tokenizers import check_same_vocabulary
 from jcl.batching import chat_choice
 from jcl.batching.batch import membership
 from jcl.batching.packed_text import packed_stream
-from jcl.batching.text_formats import ANSWER, Text, added_tokens
+from jcl.batching.text_formats import Text
 from jcl.config import Config, check_read, check_values, set_sequences
 from jcl.errors import UserError
 from jcl.memory.teacher import ExternalTeacher
@@ -39,7 +32,8 @@ from jcl.step.numerics import computing
 from jcl.storage import paths
 from jcl.streams.stream import Stream, TaskPlan
 from jcl.training.hook_tools import HookTools, make_tools
-from jcl.training.inputs import Inputs, digests_of, stream_rows, weights_digest
+from jcl.training.inputs import Inputs, stream_rows, weights_digest
+from jcl.training.start_model import StartModel, start_model
 from jcl.types import Params, Tree
 
 if TYPE_CHECKING:
@@ -234,21 +228,14 @@ def assemble(
   made_of = streams.load if stream is None else functools.partial(streams.rebuild, stream)
   stream = made_of(config.stream, need_dev=need_dev, targets=not raw_text)
   check_stream(config, stream, old)
-  text_format, documents = config.text_format, stream
-  given, config = config, chat_choice.dated(config)
-  made = _backbone(config, stream, text_format, weights, loaded)
-  shape, params, tokenizer, special, added, digests, beside = made
-  shape = for_method(shape, config.method.lora_dropout, config.method.block_every)
+  documents = stream
+  base = start_model(config, stream, loaded, weights)
+  config = dataclasses.replace(
+    config, stream=dataclasses.replace(config.stream, chat_date=base.chat.date)
+  )
+  shape = for_method(base.shape, config.method.lora_dropout, config.method.block_every)
   limit = min(config.stream.max_length, shape.max_positions)
-  choice, config = chat_choice.with_date(given, config, stream, text_format, *beside[:1])
-  text: Text
-  if raw_text:
-    probe = getattr(config.method, 'probe_path', '')
-    text, stream = packed_stream(config.stream, stream, tokenizer, special, limit, probe)
-  else:
-    text, stream = chat_choice.make_text(
-      choice, config.stream, tokenizer, special, stream, text_format, limit, shape.pooling
-    )
+  text, stream = _text(config, base, stream, limit, shape.pooling)
   backbone = make_backbone(shape)
   tools = make_tools(
     backbone, text, stream, sharding.given_mesh(mesh),
@@ -262,11 +249,27 @@ def assemble(
   elder, teacher = _elder(config, text, weights)
   method = with_knobs(methods.make(backbone, config.method, elder), config, backbone)
   check_trainable(config, backbone)
-  return Experiment(
-    config, stream, text, backbone, shape, method, tools, params, tuple(added), longest,
-    Inputs(stream.template, stream_rows(stream, documents), digests[0], digests[1], teacher),
-    rate_origin, *beside,
+  read = Inputs(
+    stream.template, stream_rows(stream, documents), base.tokenizer_digest, base.weights_digest,
+    teacher,
   )  # fmt: skip
+  return Experiment(
+    config, stream, text, backbone, shape, method, tools, base.params, base.added, longest, read,
+    rate_origin, base.companions, base.notes,
+  )  # fmt: skip
+
+
+def _text(
+  config: Config, base: StartModel, stream: Stream, limit: int, pooling: str
+) -> tuple[Text, Stream]:
+  """Returns what makes rows of at most `limit` tokens, and the stream that it can read."""
+  given = base.tokenizer, base.special
+  if config.scenario == 'cpt':
+    probe = getattr(config.method, 'probe_path', '')
+    return packed_stream(config.stream, stream, *given, limit, probe)
+  return chat_choice.make_text(
+    base.chat, config.stream, *given, stream, config.text_format, limit, pooling
+  )
 
 
 def check_trainable(config: Config, backbone: Backbone) -> None:
@@ -324,74 +327,3 @@ def _elder(config: Config, text: Text, weights: bool) -> tuple[ExternalTeacher |
   digest = None if params is None else weights_digest(params)
   made = lambda: params if weights else backbone.init(jax.random.key(0))
   return ExternalTeacher(backbone, made), digest
-
-
-def _backbone(
-  config: Config, stream: Stream, text_format: str, weights: bool, loaded: 'Loaded | None'
-) -> tuple:
-  """Returns config, parameters or None, tokenizer with added tokens, special ids, added ids.
-
-  After these come the digests of tokenizer and weights (or None), and the files' companions, notes.
-  """
-  names = added_tokens(text_format, len(stream))
-  settings = config.backbone
-  classes = len(stream.classes) if settings.head else 0
-  beside: Sequence[object] = ()
-  if not settings.path and loaded is None:
-    texts = chat_choice.scratch_texts(config.stream, stream, text_format, names)
-    if settings.tokenizer_path:
-      from jcl.backbones.files import hf
-
-      found = hf.load(settings.tokenizer_path, weights=False)
-      tokenizer, special = found.tokenizer, found.special
-      beside = (dataclasses.replace(found.companions, generation={}), found.notes)
-    elif settings.tokenizer == 'bpe':
-      tokenizer, special = bpe_tokenizer(texts, settings.vocabulary)
-    else:
-      tokenizer, special = word_tokenizer(texts)
-    digests = digests_of(tokenizer, special, None)
-    added = add_tokens(tokenizer, names)
-    made = from_scratch(settings, vocabulary_size(tokenizer), classes)
-    return made, None, tokenizer, special, added, digests, beside
-  from jcl.backbones.files import hf  # readers of files that a run from scratch does not need
-
-  if 'pre_norm' in config.method.needs:
-    known = loaded.config if loaded else hf.load_config(settings.path, settings.family)
-    check_pre_norm(known, config)
-  found = loaded or hf.load(settings.path, weights, settings.family)
-  shape, params, tokenizer, special, *beside = found
-  digests = digests_of(tokenizer, special, params)
-  if not classes and (not isinstance(shape, DecoderConfig) or shape.classes):
-    raise UserError(
-      f'backbone.path: {settings.path} writes no answers; give backbone.head=linear or cosine'
-    )
-  shape = with_settings(shape, settings, classes)
-  if classes and params is not None:
-    params = {k: v for k, v in params.items() if k != 'unembed'}
-    params['head'] = heads.init(jax.random.key(config.train.seed), shape)
-  added = add_tokens(tokenizer, names)
-  new = [n for n, i in zip(names, added, strict=True) if i >= shape.vocabulary]
-  multiple = settings.vocabulary_multiple
-  if params is None:
-    shape = with_new_tokens(shape, len(new), multiple)
-  elif new or multiple > 1:
-    newline = tokenizer.encode('\n', add_special_tokens=False).ids or [special.eos]
-    opening = special.eos if special.bos is None else special.bos
-    like = [newline[-1] if name == ANSWER else opening for name in new]
-    init: Literal['copy', 'mean'] = 'mean' if settings.added_token_init == 'mean' else 'copy'
-    shape, params = add_token_rows(shape, params, len(new), like, config.train.seed, init, multiple)
-  return shape, params, tokenizer, special, added, digests, beside
-
-
-def check_pre_norm(shape: ModelConfig, config: Config) -> None:
-  """Refuses a model whose added blocks cannot be the identity.
-
-  Raises:
-    UserError: it is an encoder.
-  """
-  if not isinstance(shape, DecoderConfig):
-    name = methods.name_of(config.method)
-    raise UserError(
-      f'backbone.path: {config.backbone.path} is no decoder, and {name} adds blocks that must be '
-      'able to change nothing'
-    )

@@ -1,0 +1,155 @@
+"""The model that a run starts from, with its tokenizer: made from scratch, or pretrained."""
+
+import dataclasses
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import jax
+from tokenizers import Tokenizer
+
+from jcl import methods
+from jcl.backbones import heads
+from jcl.backbones.decoder_config import DecoderConfig, from_scratch
+from jcl.backbones.files.companions import Companions
+from jcl.backbones.model_config import ModelConfig, with_settings
+from jcl.backbones.new_tokens import add_token_rows, with_new_tokens
+from jcl.backbones.tokenizers import (
+  SpecialIds,
+  add_tokens,
+  bpe_tokenizer,
+  vocabulary_size,
+  word_tokenizer,
+)
+from jcl.batching.chat_choice import Choice, choose, scratch_texts
+from jcl.batching.text_formats import ANSWER, added_tokens
+from jcl.config import Config
+from jcl.errors import UserError
+from jcl.streams.stream import Stream
+from jcl.training.inputs import digests_of
+from jcl.types import Params
+
+if TYPE_CHECKING:
+  from jcl.backbones.files.hf import Loaded
+
+
+class StartModel(NamedTuple):
+  """The model that a run starts from.
+
+  Attributes:
+    shape: of the model, rows of added tokens and the head included.
+    params: float32 numpy arrays; None: the run draws them, or they were not read.
+    tokenizer: with the tokens that the text format adds.
+    special: ids of beginning- and end-of-sequence and of padding.
+    added: ids of the tokens that were added.
+    chat: chat template of the run.
+    tokenizer_digest, weights_digest: of what was read; no weights: None.
+    companions: what goes with the model, such as its chat templates.
+    notes: a line for each contradiction in its files that was resolved, and for what is unused.
+  """
+
+  shape: ModelConfig
+  params: Params | None
+  tokenizer: Tokenizer
+  special: SpecialIds
+  added: tuple[int, ...]
+  chat: Choice
+  tokenizer_digest: dict[str, str]
+  weights_digest: str | None
+  companions: Companions = Companions()
+  notes: tuple[str, ...] = ()
+
+
+def start_model(
+  config: Config, stream: Stream, loaded: 'Loaded | None' = None, weights: bool = True
+) -> StartModel:
+  """Reads or makes the model that a run starts from.
+
+  Args:
+    config: settings of the run.
+    stream: whose training rows a tokenizer from scratch knows.
+    loaded: a pretrained model in place of the one at `backbone.path`.
+    weights: read the parameters too.
+
+  Raises:
+    UserError: the files cannot be used, or do not fit the method.
+  """
+  if config.backbone.path or loaded:
+    return _pretrained(config, stream, loaded, weights)
+  return _from_scratch(config, stream)
+
+
+def _from_scratch(config: Config, stream: Stream) -> StartModel:
+  """Returns a model without parameters; its tokenizer is made here or read."""
+  settings, text_format = config.backbone, config.text_format
+  names = added_tokens(text_format, len(stream))
+  companions = Companions()
+  notes: tuple[str, ...] = ()
+  if settings.tokenizer_path:
+    from jcl.backbones.files import hf  # readers of files that other runs from scratch do not need
+
+    _, _, tokenizer, special, companions, notes = hf.load(settings.tokenizer_path, weights=False)
+    chat = choose(config.stream, stream, text_format, companions)
+    companions = dataclasses.replace(companions, generation={})
+  else:
+    chat = choose(config.stream, stream, text_format)
+    texts = scratch_texts(chat, stream, text_format, names)
+    if settings.tokenizer == 'bpe':
+      tokenizer, special = bpe_tokenizer(texts, settings.vocabulary)
+    else:
+      tokenizer, special = word_tokenizer(texts)
+  digests = digests_of(tokenizer, special, None)
+  added = tuple(add_tokens(tokenizer, names))
+  classes = len(stream.classes) if settings.head else 0
+  shape = from_scratch(settings, vocabulary_size(tokenizer), classes)
+  return StartModel(shape, None, tokenizer, special, added, chat, *digests, companions, notes)
+
+
+def _pretrained(
+  config: Config, stream: Stream, loaded: 'Loaded | None', weights: bool
+) -> StartModel:
+  """Returns a pretrained model with rows for the added tokens and the head of the run."""
+  from jcl.backbones.files import hf
+
+  settings = config.backbone
+  if 'pre_norm' in config.method.needs:
+    known = loaded.config if loaded else hf.load_config(settings.path, settings.family)
+    check_pre_norm(known, config)
+  found = loaded or hf.load(settings.path, weights, settings.family)
+  shape, params, tokenizer, special, companions, notes = found
+  chat = choose(config.stream, stream, config.text_format, companions)
+  digests = digests_of(tokenizer, special, params)
+  classes = len(stream.classes) if settings.head else 0
+  if not classes and (not isinstance(shape, DecoderConfig) or shape.classes):
+    raise UserError(
+      f'backbone.path: {settings.path} writes no answers; give backbone.head=linear or cosine'
+    )
+  shape = with_settings(shape, settings, classes)
+  if classes and params is not None:
+    params = {k: v for k, v in params.items() if k != 'unembed'}
+    params['head'] = heads.init(jax.random.key(config.train.seed), shape)
+  names = added_tokens(config.text_format, len(stream))
+  added = tuple(add_tokens(tokenizer, names))
+  new = [n for n, i in zip(names, added, strict=True) if i >= shape.vocabulary]
+  multiple = settings.vocabulary_multiple
+  if params is None:
+    shape = with_new_tokens(shape, len(new), multiple)
+  elif new or multiple > 1:
+    newline = tokenizer.encode('\n', add_special_tokens=False).ids or [special.eos]
+    opening = special.eos if special.bos is None else special.bos
+    like = [newline[-1] if name == ANSWER else opening for name in new]
+    init: Literal['copy', 'mean'] = 'mean' if settings.added_token_init == 'mean' else 'copy'
+    shape, params = add_token_rows(shape, params, len(new), like, config.train.seed, init, multiple)
+  return StartModel(shape, params, tokenizer, special, added, chat, *digests, companions, notes)
+
+
+def check_pre_norm(shape: ModelConfig, config: Config) -> None:
+  """Refuses a model whose added blocks cannot be the identity.
+
+  Raises:
+    UserError: it is an encoder.
+  """
+  if not isinstance(shape, DecoderConfig):
+    name = methods.name_of(config.method)
+    raise UserError(
+      f'backbone.path: {config.backbone.path} is no decoder, and {name} adds blocks that must be '
+      'able to change nothing'
+    )
