@@ -87,7 +87,19 @@ def read(given: flags.FlagValues) -> Config:
   """
   config = _read(given)
   _leave_unread(config, given)
+  config.from_file = _from_file(config, given)
   return config
+
+
+def _from_file(config: Config, given: flags.FlagValues) -> frozenset[str]:
+  """Returns the names of the shared settings that no flag sets."""
+  groups = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+  names = {
+    f'{group}.{field.name}'
+    for group, settings in groups.items() if dataclasses.is_dataclass(settings)
+    for field in dataclasses.fields(settings)
+  }  # fmt: skip
+  return frozenset(name for name in names if not overrides(given, name))
 
 
 def _leave_unread(config: Config, given: flags.FlagValues) -> None:
@@ -183,6 +195,7 @@ def read_each(given: flags.FlagValues, names: Sequence[str]) -> list[Config]:
       if overrides(given, field) and not all(field in others for others in useless):
         _set(config, field, default)
     _leave_unread(config, given)
+    config.from_file = _from_file(config, given)
   return configs
 
 

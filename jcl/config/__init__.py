@@ -9,13 +9,13 @@ import dataclasses
 from typing import Any
 
 from jcl.config.fields import GIVEN, Other, choice, number, only_with
-from jcl.config.reading import check_read, unread
+from jcl.config.reading import Unread, check_read, refused, unread
 from jcl.config.values import check_values, entry_type, set_sequences
 
 __all__ = [
   'GIVEN', 'AdversarialConfig', 'BackboneConfig', 'CheckpointConfig', 'Config', 'EvaluateConfig',
-  'Other', 'StreamConfig', 'TrainConfig', 'check_read', 'check_values', 'choice', 'entry_type',
-  'number', 'only_with', 'set_sequences', 'unread',
+  'Other', 'StreamConfig', 'TrainConfig', 'Unread', 'check_read', 'check_values', 'choice',
+  'entry_type', 'number', 'only_with', 'refused', 'set_sequences', 'unread',
 ]  # fmt: skip
 
 
@@ -148,7 +148,11 @@ class TrainConfig:
   beta2: float = number(0.999, least=0, below=1)  # AdamW's
   optimizer_between_tasks: str = choice('fresh', 'carried')  # state at the start of a task
   # multiplies the updates of added tokens' rows
-  added_token_rate: float = only_with(number(1.0, least=0), ADDED, says=ADDING)
+  added_token_rate: float = only_with(
+    number(1.0, least=0),
+    {**ADDED, 'method.adapters': (False, None)},
+    says=f'{ADDING} and trains their rows',
+  )
   keep_best: bool = False  # a task ends with the parameters of its best dev score
   # Steps of a task that are not finite and so not applied; one more ends the run.
   max_bad_steps: int = number(10, least=0)
@@ -201,6 +205,9 @@ class Config:
   adversarial: AdversarialConfig = dataclasses.field(default_factory=AdversarialConfig)
   evaluate: EvaluateConfig = dataclasses.field(default_factory=EvaluateConfig)
   checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
+  # Names of settings that a config file decides, as `train.epochs`; no field, for it is stored
+  # nowhere.
+  from_file = frozenset[str]()
 
   @property
   def text_format(self) -> str:

@@ -2,10 +2,48 @@
 
 import dataclasses
 import operator
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 from jcl.errors import UserError
+
+
+class Unread(NamedTuple):
+  """A setting that is given and that nothing reads, as data and model of a run show.
+
+  Attributes:
+    name: of the setting, such as `train.learning_rate`.
+    value: that it has.
+    why: nothing reads it.
+  """
+
+  name: str
+  value: object
+  why: str
+
+  def __str__(self) -> str:
+    return f'{self.name} is {self.value!r}, but nothing reads it here: {self.why}'
+
+
+def refused(found: Iterable[Unread], from_file: Iterable[str] = ()) -> list[str]:
+  """Refuses settings that nothing reads.
+
+  Args:
+    found: these settings.
+    from_file: names of settings that a config file decides; it serves several runs.
+
+  Returns:
+    A line for each of them that a config file decides.
+
+  Raises:
+    UserError: the first of the others.
+  """
+  notes = []
+  for setting in found:
+    if setting.name not in from_file:
+      raise UserError(str(setting))
+    notes.append(f'the config file sets {setting}')
+  return notes
 
 
 def check_read(settings: Any, path: str = '', whole: Any = None) -> None:

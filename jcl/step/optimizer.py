@@ -1,6 +1,6 @@
 """AdamW with the settings that all methods share; the step multiplies the learning rate in."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ import numpy as np
 import optax
 
 from jcl import notation
-from jcl.config import TrainConfig
+from jcl.config import TrainConfig, Unread
 from jcl.errors import UserError
 from jcl.step import losses
 from jcl.step.carried import resumed, scale_by_carried_adam
@@ -142,6 +142,29 @@ def rules_of(patterns: Sequence[str], planned: Rules) -> Rules:
 def trainable_rules(patterns: Sequence[str]) -> tuple[tuple[str, bool], ...]:
   """Returns the patterns of `train.trainable` as rules: `!` in front freezes, first match wins."""
   return tuple((p.removeprefix('!'), not p.startswith('!')) for p in patterns)
+
+
+def without_effect(config: TrainConfig, trained: Params) -> Iterator[Unread]:
+  """Yields the settings that are given and that no parameter in training depends on.
+
+  Args:
+    config: the settings as they were given.
+    trained: the parameters that train, None in place of the others.
+  """
+  paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(trained)[0]]
+  parts = {str(getattr(path[0], 'key', path[0])) for path in paths}
+  why = {}
+  if parts <= {'head'}:
+    why['learning_rate'] = 'a head alone trains, at train.head_learning_rate'
+  if 'head' not in parts:
+    why['head_learning_rate'] = 'no head trains'
+  if not parts & {'embed', 'unembed'}:
+    why['added_token_rate'] = 'no embedding row trains'
+  if not any(map(losses.decays, paths)):
+    why |= dict.fromkeys(('weight_decay', 'l1', 'l2'), 'biases and norms alone train')
+  for name, reason in why.items():
+    if (value := getattr(config, name)) != getattr(TrainConfig, name):
+      yield Unread(f'train.{name}', value, reason)
 
 
 def check(config: TrainConfig) -> None:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 TEMPLATE = 'Input sentence: {x}\n The label: {y}'
+OWN = ('files', 'rows')  # readers of a user's own data
 SPLITS = ('train', 'dev', 'test')
 
 

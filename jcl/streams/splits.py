@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from jcl.config import StreamConfig
+from jcl.config import StreamConfig, Unread
 from jcl.errors import UserError
 from jcl.seeds import generator
 from jcl.streams.checks import unknown_label
-from jcl.streams.raw import SPLITS, RawRow, RawTask, classes_of, normalized_text, permutation
+from jcl.streams.raw import OWN, SPLITS, RawRow, RawTask, classes_of, normalized_text, permutation
 from jcl.streams.stream import Lazy
 
 
@@ -141,16 +141,25 @@ def carved(
   return result
 
 
-def unread(tasks: Sequence[RawTask], config: StreamConfig, need_dev: bool) -> tuple[str, ...]:
-  """Returns a line for each share that is given while no task lacks the split to be carved."""
+def unread(tasks: Sequence[RawTask], config: StreamConfig, need_dev: bool) -> tuple[Unread, ...]:
+  """Returns shares of splits that no task lacks, and the seed of an order of one task.
+
+  Args:
+    tasks: those of the data, before `stream.max_tasks` leaves out some.
+    config: settings of the stream.
+    need_dev: whether every task must have a dev split.
+  """
   shares = [('test', config.test_fraction, StreamConfig.test_fraction)]
   if need_dev:
     shares.append(('dev', config.dev_fraction, StreamConfig.dev_fraction))
-  return tuple(
-    f'stream.{split}_fraction is {share}, but nothing reads it here: every task has a {split} split'
+  found = [
+    Unread(f'stream.{split}_fraction', share, f'every task has a {split} split')
     for split, share, default in shares
     if share != default and all(getattr(task, split) for task in tasks)
-  )
+  ]
+  if config.order_seed >= 0 and config.name in OWN and len(tasks) == 1:
+    found.append(Unread('stream.order_seed', config.order_seed, 'the data has one task'))
+  return tuple(found)
 
 
 def with_test(

@@ -12,7 +12,7 @@ from typing import Generic, NamedTuple, Protocol, Self, TypeVar, overload
 
 import numpy as np
 
-from jcl.config import StreamConfig
+from jcl.config import StreamConfig, Unread
 from jcl.streams.raw import SPLITS, TEMPLATE, RawStream
 
 ROWS = 'jcl.streams.rows'  # builds streams, so it imports this module
@@ -100,7 +100,7 @@ class Stream:
     reader: function that reads the stream; None for a stream that was put together by hand.
     settings: settings that the stream was built with, None as for `reader`; of a stream of rows,
       `name` is `rows` and `path` is the digest of its content, `sha256:…`.
-    notes, unread: lines on how the data was read and split, and on settings that nothing read.
+    notes, unread: lines on how the data was read and split; settings that nothing read.
   """
 
   name: str
@@ -113,7 +113,7 @@ class Stream:
   reader: Callable[..., RawStream] | None = dataclasses.field(default=None, compare=False)
   settings: StreamConfig | None = dataclasses.field(default=None, compare=False)
   notes: tuple[str, ...] = dataclasses.field(default=(), compare=False)
-  unread: tuple[str, ...] = dataclasses.field(default=(), compare=False)
+  unread: tuple[Unread, ...] = dataclasses.field(default=(), compare=False)
 
   @classmethod
   def from_rows(

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
+from jcl.streams.raw import OWN
 from jcl.streams.registry import BUILT_IN
 
 SHOWN = 12  # tasks
-OWN = ('files', 'rows')  # readers of a user's own data
 SEEDED = tuple(name for name in BUILT_IN if name not in OWN)
 
 

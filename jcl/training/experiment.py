@@ -22,7 +22,7 @@ from jcl.batching import chat_choice
 from jcl.batching.batch import membership
 from jcl.batching.packed_text import packed_stream
 from jcl.batching.text_formats import Text
-from jcl.config import Config, check_read, check_values, set_sequences
+from jcl.config import Config, TrainConfig, Unread, check_read, check_values, refused, set_sequences
 from jcl.errors import UserError
 from jcl.memory.teacher import ExternalTeacher
 from jcl.methods import Method
@@ -178,14 +178,12 @@ def check(config: Config, old: bool = False) -> None:
     check_read(config, whole=config)
 
 
-def check_stream(config: Config, stream: Stream, old: bool) -> None:
-  """Refuses settings that need classes if the answers are free, and those that nothing reads.
+def check_stream(config: Config, stream: Stream) -> None:
+  """Refuses settings that need classes if the answers are free.
 
   Raises:
     UserError: naming the field.
   """
-  if stream.unread and not old:
-    raise UserError(stream.unread[0])
   known = config.method.head_scenarios
   if config.backbone.head and (not stream.classes or config.scenario not in known):
     raise UserError(
@@ -221,13 +219,14 @@ def assemble(
     UserError: for settings or files that cannot be used.
   """
   check(config, old)
+  asked = config
   config, rate_origin = rates.with_rate(config, pretrained=bool(config.backbone.path or loaded))
   often = max(config.evaluate.every_steps, config.evaluate.every_epochs)
   need_dev = config.train.keep_best or often > 0
   raw_text = config.scenario == 'cpt'
   made_of = streams.load if stream is None else functools.partial(streams.rebuild, stream)
   stream = made_of(config.stream, need_dev=need_dev, targets=not raw_text)
-  check_stream(config, stream, old)
+  check_stream(config, stream)
   documents = stream
   base = start_model(config, stream, loaded, weights)
   config = dataclasses.replace(
@@ -248,14 +247,16 @@ def assemble(
   config.method.check_run(config.scenario, tools)
   elder, teacher = _elder(config, text, weights)
   method = with_knobs(methods.make(backbone, config.method, elder), config, backbone)
-  check_trainable(config, backbone)
+  useless = [*stream.unread, *base.unread, *between_tasks(config, stream)]
+  useless += optimizer.without_effect(asked.train, trained_params(config, backbone))
+  notes = () if old else tuple(refused(useless, asked.from_file))
   read = Inputs(
     stream.template, stream_rows(stream, documents), base.tokenizer_digest, base.weights_digest,
     teacher,
   )  # fmt: skip
   return Experiment(
     config, stream, text, backbone, shape, method, tools, base.params, base.added, longest, read,
-    rate_origin, base.companions, base.notes,
+    rate_origin, base.companions, (*base.notes, *notes),
   )  # fmt: skip
 
 
@@ -272,14 +273,28 @@ def _text(
   )
 
 
-def check_trainable(config: Config, backbone: Backbone) -> None:
-  """Raises a UserError if no parameter has a name that `train.trainable` names."""
+def between_tasks(config: Config, stream: Stream) -> list[Unread]:
+  """Returns the settings of what happens between tasks that are given in a run of one task."""
+  names = ('optimizer_between_tasks', 'schedule_between_tasks') if len(stream) == 1 else ()
+  given = {name: getattr(config.train, name) for name in names}
+  why = 'the run has one task'
+  return [Unread(f'train.{k}', v, why) for k, v in given.items() if v != getattr(TrainConfig, k)]
+
+
+def trained_params(config: Config, backbone: Backbone) -> Tree:
+  """Returns the parameters that may train, None in place of the others; adapters are left out.
+
+  Raises:
+    UserError: no parameter has a name that `train.trainable` names.
+  """
   patterns = config.train.trainable
-  if 'tree' in config.method.brings:
-    return  # which parameters there are, each task decides
   whole = jax.eval_shape(backbone.init, jax.random.key(0))
-  if not jax.tree.leaves(trainable.split(whole, optimizer.trainable_rules(patterns))[0]):
+  if 'tree' in config.method.brings:
+    return whole  # which parameters there are, each task decides
+  found = trainable.split(whole, optimizer.trainable_rules(patterns))[0]
+  if not jax.tree.leaves(found):
     raise UserError(f'train.trainable {patterns} names no parameter; there are {", ".join(whole)}')
+  return found
 
 
 def with_knobs(method: Method, config: Config, backbone: Backbone) -> Method:

@@ -1,13 +1,13 @@
 """Everything that a run says and writes while it works."""
 
 import dataclasses
+import operator
 import pathlib
 from collections.abc import Mapping, Sequence
 
 import jax
 
-from jcl.config import CheckpointConfig, Config, TrainConfig
-from jcl.errors import UserError
+from jcl.config import CheckpointConfig, Config, TrainConfig, Unread, refused
 from jcl.reports.results import Results
 from jcl.storage import console
 from jcl.storage.checkpoint import Snapshots
@@ -47,10 +47,9 @@ def check_read(
   listens = any(hasattr(callback, 'on_step') for callback in callbacks)
   if workdir is None and not listens and config.train.log_every != TrainConfig.log_every:
     why['train.log_every'] = 'the run has no workdir and no callback with on_step'
-  for name, reason in () if old else why.items():
-    section, field = name.split('.')
-    value = getattr(getattr(config, section), field)
-    raise UserError(f'{name} is {value!r}, but nothing reads it here: {reason}')
+  if not old:
+    get = operator.attrgetter
+    refused(Unread(name, get(name)(config), reason) for name, reason in why.items())
 
 
 @dataclasses.dataclass

@@ -21,7 +21,7 @@ from jcl.backbones.tokenizers import (
 )
 from jcl.batching.chat_choice import Choice, choose, scratch_texts
 from jcl.batching.text_formats import ANSWER, added_tokens
-from jcl.config import Config
+from jcl.config import BackboneConfig, Config, Unread
 from jcl.errors import UserError
 from jcl.streams.stream import Stream
 from jcl.training.inputs import digests_of
@@ -44,6 +44,7 @@ class StartModel(NamedTuple):
     tokenizer_digest, weights_digest: of what was read; no weights: None.
     companions: what goes with the model, such as its chat templates.
     notes: a line for each contradiction in its files that was resolved, and for what is unused.
+    unread: settings that are given and that nothing read.
   """
 
   shape: ModelConfig
@@ -56,6 +57,7 @@ class StartModel(NamedTuple):
   weights_digest: str | None
   companions: Companions = Companions()
   notes: tuple[str, ...] = ()
+  unread: tuple[Unread, ...] = ()
 
 
 def start_model(
@@ -129,7 +131,10 @@ def _pretrained(
   names = added_tokens(config.text_format, len(stream))
   added = tuple(add_tokens(tokenizer, names))
   new = [n for n, i in zip(names, added, strict=True) if i >= shape.vocabulary]
-  multiple = settings.vocabulary_multiple
+  multiple, unread = settings.vocabulary_multiple, []
+  if names and not new and settings.added_token_init != BackboneConfig.added_token_init:
+    why = 'the model has these tokens already'
+    unread.append(Unread('backbone.added_token_init', settings.added_token_init, why))
   if params is None:
     shape = with_new_tokens(shape, len(new), multiple)
   elif new or multiple > 1:
@@ -138,7 +143,9 @@ def _pretrained(
     like = [newline[-1] if name == ANSWER else opening for name in new]
     init: Literal['copy', 'mean'] = 'mean' if settings.added_token_init == 'mean' else 'copy'
     shape, params = add_token_rows(shape, params, len(new), like, config.train.seed, init, multiple)
-  return StartModel(shape, params, tokenizer, special, added, chat, *digests, companions, notes)
+  return StartModel(
+    shape, params, tokenizer, special, added, chat, *digests, companions, notes, tuple(unread)
+  )
 
 
 def check_pre_norm(shape: ModelConfig, config: Config) -> None:

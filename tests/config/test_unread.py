@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import json
 import pathlib
 from unittest import mock
 
@@ -13,14 +14,24 @@ from support import own_data, recorded, runs, tiny
 import jcl
 from jcl import learning, methods
 from jcl import workdir as workdirs
+from jcl.backbones.files import hf
 from jcl.batching.batch import layout, rungs
 from jcl.commands import command_line, config_flag
-from jcl.config import GIVEN, CheckpointConfig, Config, check_read, number, only_with
+from jcl.config import (
+  GIVEN,
+  CheckpointConfig,
+  Config,
+  TrainConfig,
+  check_read,
+  number,
+  only_with,
+)
 from jcl.errors import UserError
 from jcl.preflight.footprint import footprint, shape_only
 from jcl.step import sharding, train_step, trainable
 from jcl.trained_run import TrainedRun
 from jcl.training import experiment, run_output
+from jcl.training.answer_format import shape_of
 
 
 @contextlib.contextmanager
@@ -385,3 +396,77 @@ def test_a_default_is_never_refused_and_any_way_that_holds_is_enough():
   check_read(Chosen('a', 2.0, 0.1))
   with pytest.raises(UserError, match=r"rate is 2\.0, .* read with mode 'b', or with share given"):
     check_read(Chosen('a', 2.0))
+
+
+def test_the_order_of_one_task_is_refused_where_the_data_are_ones_own(places):
+  one = json.loads(places['own'].read_text())
+  one['tasks'] = one['tasks'][:1]
+  file = places['own'].parent / 'one.json'
+  file.write_text(json.dumps(one))
+  made = own_data.config(file)
+  made.stream.order_seed = 3
+  with pytest.raises(UserError, match=r'stream\.order_seed is 3, .* the data has one task'):
+    experiment.assemble(made)
+  made.stream.path, made.stream.max_tasks = str(places['own']), 1  # the seed draws the task
+  assert len(experiment.assemble(made).stream) == 1
+
+
+@pytest.mark.parametrize(
+  'given', [{'optimizer_between_tasks': 'carried'},
+            {'schedule_between_tasks': 'continue', 'schedule': 'cosine'}],
+)  # fmt: skip
+def test_what_happens_between_tasks_is_refused_where_there_is_one(given):
+  made = scratch('seq', stream={'max_tasks': 1}, train=given)
+  with pytest.raises(UserError, match=r'between_tasks is .* reads it here: the run has one task'):
+    experiment.assemble(made)
+  assert experiment.assemble(made, old=True)
+  made.stream.max_tasks = 2
+  assert experiment.assemble(made)
+
+
+@pytest.mark.parametrize(
+  ('trainable', 'setting', 'why'),
+  [('^head/', 'learning_rate', 'a head alone trains'),
+   ('^layers/', 'head_learning_rate', 'no head trains'),
+   ('scale$,bias$', 'weight_decay', 'biases and norms alone'),
+   ('scale$,bias$', 'l1', 'biases and norms alone'),
+   ('scale$,bias$', 'l2', 'biases and norms alone')],
+)  # fmt: skip
+def test_what_no_parameter_in_training_depends_on_is_refused(trainable, setting, why):
+  made = scratch('seq', backbone={'head': 'linear'}, train={setting: 0.5})
+  others = {'trainable': tuple(trainable.split(','))}
+  experiment.assemble(made)
+  for name in ('learning_rate', 'head_learning_rate'):
+    if name != setting:
+      others[name] = getattr(TrainConfig, name)
+  made.train = dataclasses.replace(made.train, **others)
+  with pytest.raises(UserError, match=rf'train\.{setting} is 0\.5, .* {why}'):
+    experiment.assemble(made)
+  assert experiment.assemble(made, old=True)
+  made.from_file = frozenset({f'train.{setting}'})  # which serves other runs too
+  assert f'the config file sets train.{setting} is' in experiment.assemble(made).notes[-1]
+
+
+def test_the_rate_of_added_tokens_is_refused_where_their_rows_are_frozen():
+  made = scratch('lamol', train={'added_token_rate': 2.0, 'trainable': ('layers',)})
+  with pytest.raises(UserError, match=r'added_token_rate is 2\.0, .* no embedding row trains'):
+    experiment.assemble(made)
+
+
+def test_how_added_tokens_start_is_refused_where_the_model_has_them(places, tmp_path):
+  made = own_data.config(places['own'], places['base'], 'lamol')
+  made.backbone.added_token_init = 'mean'
+  parts = experiment.assemble(made)
+  folder = tmp_path / 'has'
+  hf.save(folder, shape_of(parts)._replace(params=parts.weights))
+  made.backbone.path = str(folder)
+  with pytest.raises(UserError, match=r"token_init is 'mean', .* has these tokens already"):
+    experiment.assemble(made)
+
+
+def test_a_config_file_says_what_of_it_nothing_reads_once_the_model_is_known(tmp_path):
+  file = tmp_path / 'mine.py'
+  file.write_text(MINE)
+  made = config_flag.read(parsed(f'{file}:seq', '--config.backbone.head=linear'))
+  assert {'train.learning_rate', 'stream.order_seed'} <= made.from_file
+  assert 'backbone.head' not in made.from_file
