@@ -28,7 +28,7 @@ from jcl.backbones.files.gguf_architectures import (
   ROPE_FACTORS,
   read_config,
 )
-from jcl.backbones.files.gguf_tokenizer import TEMPLATE, read_tokenizer
+from jcl.backbones.files.gguf_tokenizer import TEMPLATE, read_tokenizer, split_notes
 from jcl.backbones.files.tensors import TensorSource
 from jcl.backbones.tokenizers import SpecialIds, with_vocabulary
 from jcl.errors import UserError
@@ -260,6 +260,7 @@ def _chat_templates(fields: Fields) -> dict[str, str]:
 
 
 def _notes(fields: Fields, where: str) -> tuple[str, ...]:
-  """Returns a line that names the keys that nothing has read."""
+  """Returns lines about keys that nothing has read, and about one that is absent."""
   unread = [line for line in fields.unread() if not re.search(HARMLESS, line.split(' ')[0])]
-  return (f'{where}: keys that nothing reads: {", ".join(unread)}',) if unread else ()
+  unused = (f'{where}: keys that nothing reads: {", ".join(unread)}',) if unread else ()
+  return split_notes(fields, where) + unused

@@ -240,7 +240,7 @@ CHANGES = {
   'attention.causal': (True,), 'attention.clamp_kqv': (0,), 'attention.max_alibi_bias': (0,),
   'attention.scale': (0,), 'logit_scale': (0, 1), 'residual_scale': (0, 1),
   'embedding_scale': (0, 1), 'attn_logit_softcapping': (0,), 'final_logit_softcapping': (0,),
-  'use_parallel_residual': (False,), 'rope.scale_linear': (0, 1), 'rope.scaling.attn_factor': (1,),
+  'use_parallel_residual': (False,), 'rope.scaling.attn_factor': (1,),
   'rope.scaling.yarn_attn_factor': (1,), 'rope.scaling.yarn_ext_factor': (1, -1),
   'rope.scaling.yarn_log_multiplier': (0,), 'rope.scaling.finetuned': (True, False),
   'attention.temperature_scale': (0,), 'rope.dimension_sections': (),
@@ -307,8 +307,14 @@ def _check_heads(fields: Fields, config: DecoderConfig) -> None:
 
 
 def _scaling(fields: Fields, sources: Sources) -> RopeScaling | None:
-  """Returns the scaling of rotary frequencies that keys and tensors give."""
-  kind = fields.get('rope.scaling.type', str, 'none')
+  """Returns the scaling of rotary frequencies that keys and tensors give.
+
+  As in llama.cpp a factor without a type is linear, and older files call it rope.scale_linear.
+  """
+  keys = ('rope.scaling.factor', 'rope.scale_linear')
+  given = [key for key in keys if fields.values.get(key)]
+  key = given[0] if given else keys[0]
+  kind = fields.get('rope.scaling.type', str, 'linear' if given else 'none')
   longest = fields.get('context_length', int, 2048)
   original = fields.get('rope.scaling.original_context_length', int, longest)
   if kind == 'longrope' or any(name in sources for name in LONG_FACTORS.values()):
@@ -318,9 +324,9 @@ def _scaling(fields: Fields, sources: Sources) -> RopeScaling | None:
   if kind not in ('linear', 'yarn'):
     known = 'linear, yarn, longrope'
     raise UserError(f'{fields.where}: rope scaling {kind!r} is not supported; known: {known}')
-  factor = fields.positive('rope.scaling.factor')
+  factor = fields.positive(key)
   if kind == 'linear':
-    return RopeScaling('linear', factor)
+    return RopeScaling('linear', factor) if factor != 1 else None
   slow, fast = (
     fields.positive(f'rope.scaling.yarn_beta_{x}', y) for x, y in (('slow', 1.0), ('fast', 32.0))
   )

@@ -1,6 +1,6 @@
 """The tokenizer in the metadata of a GGUF file."""
 
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, processors
 from tokenizers import pre_tokenizers as pre
@@ -54,8 +54,10 @@ class Inner:
 def _made(fields: Inner, file: str) -> tuple[Tokenizer, SpecialIds, dict[str, Any]]:
   tokens, kind = fields.get('tokens', list), fields.get('model', str)
   kinds = fields.get('token_type', list, [NORMAL] * len(tokens))
+  has_bos = kind == 'llama'
   if kind == 'gpt2':
-    tokenizer = _byte_level(fields, tokens, file)
+    words = _words(fields, file)
+    tokenizer, has_bos = _byte_level(fields, tokens, words), words.has_bos
   elif kind == 'llama':
     tokenizer = _sentence_piece(fields, tokens, kinds)
   else:
@@ -68,7 +70,7 @@ def _made(fields: Inner, file: str) -> tuple[Tokenizer, SpecialIds, dict[str, An
   ids = {n: fields.plain(f'{m}_token_id') for n, m in
          (('bos', 'bos'), ('eos', 'eos'), ('pad', 'padding'))}  # fmt: skip
   special = SpecialIds(ids['bos'], fields.get('eos_token_id', int), ids['pad'])
-  if fields.get('add_bos_token', bool, kind == 'llama') and special.bos is not None:
+  if fields.get('add_bos_token', bool, has_bos) and special.bos is not None:
     bos = tokens[special.bos]
     tokenizer.post_processor = processors.TemplateProcessing(
       single=[bos, '$A'], pair=[bos, '$A', '$B'], special_tokens=[(bos, special.bos)]
@@ -83,42 +85,103 @@ def _made(fields: Inner, file: str) -> tuple[Tokenizer, SpecialIds, dict[str, An
   return tokenizer, special, named
 
 
-_LLAMA3 = (  # from its tokenizer.json
-  r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
-  r' ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+'
+class Words(NamedTuple):
+  """How byte-level BPE splits a text into words, inside of which pairs are merged.
+
+  Attributes:
+    split: the pre-tokenizer.
+    is_whole: a word that is a token is not made of merges.
+    has_bos: texts begin with the bos token where no key says whether they do.
+    normalizer: of texts, before they are split; None: none.
+  """
+
+  split: pre.PreTokenizer
+  is_whole: bool = False
+  has_bos: bool = False
+  normalizer: normalizers.Normalizer | None = None
+
+
+def _split_by(*patterns: str) -> pre.PreTokenizer:
+  """Splits by each pattern in turn: matches and what stands between them are words."""
+  splits = [pre.Split(Regex(pattern), 'isolated') for pattern in patterns]
+  return pre.Sequence([*splits, pre.ByteLevel(add_prefix_space=False, use_regex=False)])
+
+
+# Patterns as in the tokenizer.json of the models, but for that of `default`.
+_END = r'|\s*[\r\n]+|\s+(?!\S)|\s+'
+_CONTRACTED = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+_LETTERS = r'|[^\r\n\p{L}\p{N}]?\p{L}+|'
+_SIGNS = r'| ?[^\s\p{L}\p{N}]+[\r\n]*'
+_UPPER, _LOWER = r'[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]', r'[\p{Ll}\p{Lm}\p{Lo}\p{M}]'
+_CASED = (
+  rf'[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+',
+  rf'[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*',
 )
-_SPLITS = {  # the words of Llama 3, OLMo-2, SmolLM3 and Qwen 2
-  **dict.fromkeys(('llama-bpe', 'dbrx', 'smaug-bpe'), _LLAMA3),
-  'qwen2': r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|"
-  r' ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+',
+_PATHS = r'| ?[^\s\p{L}\p{N}]+[\r\n/]*'
+_LLAMA3 = _split_by(rf'{_CONTRACTED}{_LETTERS}\p{{N}}{{1,3}}{_SIGNS}{_END}')
+_QWEN2 = _split_by(rf'{_CONTRACTED}{_LETTERS}\p{{N}}{_SIGNS}{_END}')
+_TEKKEN = _split_by(rf'{"|".join(_CASED)}|\p{{N}}{_PATHS}{_END}')
+_GPT4O = _split_by(
+  rf'{"|".join(f"{word}{_CONTRACTED}?" for word in _CASED)}|\p{{N}}{{1,3}}{_PATHS}{_END}'
+)
+_GPT2 = pre.ByteLevel(add_prefix_space=False)
+_DIGITS = pre.Sequence([pre.Digits(individual_digits=True), _GPT2])  # GPT-2's, of single digits
+_DEFAULT = _split_by(
+  r'[\p{P}\$\+<=>\^~\|]+',
+  r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)",
+  r'\p{N}+',
+  r'[0-9][0-9][0-9]',
+)
+WORDS = {
+  'default': Words(_DEFAULT),
+  **dict.fromkeys(
+    ('gpt-2', 'phi-2', 'olmo', 'trillion', 'mellum', 'a.x-4.0', 'granite-docling'), Words(_GPT2)
+  ),
+  **dict.fromkeys(('smollm', 'starcoder', 'refact', 'codeshell', 'minerva-7b'), Words(_DIGITS)),
+  **dict.fromkeys(
+    ('llama-bpe', 'llama3', 'llama-v3', 'falcon3', 'midm-2.0'),
+    Words(_LLAMA3, is_whole=True, has_bos=True),
+  ),
+  **dict.fromkeys(('dbrx', 'smaug-bpe'), Words(_LLAMA3)),
+  'qwen2': Words(_QWEN2, normalizer=normalizers.NFC()),
+  **dict.fromkeys(('deepseek-r1-qwen', 'megrez', 'kormo'), Words(_QWEN2)),
+  'tekken': Words(_TEKKEN, is_whole=True, has_bos=True),
+  'gpt-4o': Words(_GPT4O),
 }
-_WORDS = ('default', 'gpt-2', 'olmo')  # the words of GPT-2
-_DIGITS = ('smollm', 'starcoder', 'refact')  # the same, of single digits
+"""{tokenizer.ggml.pre: how words are split}, of the architectures that are read; as in
+llama-vocab.cpp of llama.cpp, which takes `default` where the key is absent."""
 
 
-def _byte_level(fields: Inner, tokens: list[str], file: str) -> Tokenizer:
+def _words(fields: Inner, file: str) -> Words:
+  """Returns how the file's texts are split into words.
+
+  Raises:
+    UserError: the name is not one of WORDS.
+  """
+  name = fields.get('pre', str, 'default')
+  if name not in WORDS:
+    raise UserError(f'{file}: pre-tokenizer {name!r} is unknown; known: {", ".join(WORDS)}')
+  return WORDS[name]
+
+
+def split_notes(fields: Fields, file: str) -> tuple[str, ...]:
+  """Returns a line about a byte-level tokenizer whose file does not say how words are split."""
+  inner = Inner(fields)
+  if inner.plain('model') != 'gpt2' or inner.plain('pre') is not None:
+    return ()
+  return (
+    f'{file}: {PREFIX}pre is absent; words are split by the default of llama.cpp, which may not be '
+    'the split that the model learned; convert the model again to be sure',
+  )
+
+
+def _byte_level(fields: Inner, tokens: list[str], words: Words) -> Tokenizer:
   merges = [tuple(merge.split(' ', 1)) for merge in fields.get('merges', list)]
-  kind = fields.get('pre', str, 'default')
   vocabulary = {token: i for i, token in enumerate(tokens)}
-  tokenizer = Tokenizer(models.BPE(vocabulary, merges, ignore_merges=kind == 'llama-bpe'))
-  if kind in _WORDS:
-    tokenizer.pre_tokenizer = pre.ByteLevel(add_prefix_space=False)
-  elif kind in _DIGITS:
-    tokenizer.pre_tokenizer = pre.Sequence(
-      [pre.Digits(individual_digits=True), pre.ByteLevel(add_prefix_space=False)]
-    )
-  elif kind in _SPLITS:
-    tokenizer.pre_tokenizer = pre.Sequence(
-      [
-        pre.Split(Regex(_SPLITS[kind]), 'isolated'),
-        pre.ByteLevel(add_prefix_space=False, use_regex=False),
-      ]
-    )
-  else:
-    known = ', '.join((*_WORDS, *_DIGITS, *_SPLITS))
-    raise UserError(f'{file}: pre-tokenizer {kind!r} is unknown; known: {known}')
-  if kind == 'qwen2':
-    tokenizer.normalizer = normalizers.NFC()
+  tokenizer = Tokenizer(models.BPE(vocabulary, merges, ignore_merges=words.is_whole))
+  tokenizer.pre_tokenizer = words.split
+  if words.normalizer is not None:
+    tokenizer.normalizer = words.normalizer
   tokenizer.decoder = decoders.ByteLevel()
   return tokenizer
 

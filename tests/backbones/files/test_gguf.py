@@ -10,8 +10,7 @@ from support import model_folder, rounding
 from support.gguf_files import byte_level, gguf, write
 from support.model_folder import STORIES, needs_stories
 
-from jcl.backbones.files import gguf_architectures, gguf_tokenizer, hf, tensors
-from jcl.backbones.files.fields import Fields
+from jcl.backbones.files import gguf_architectures, hf, tensors
 from jcl.errors import UserError
 
 
@@ -327,8 +326,8 @@ def test_bad_files_are_refused(wide, tmp_path, monkeypatch):
       hf.load(str(tmp_path / name))
   with pytest.raises(UserError, match="architecture 'gemma4' is not read from GGUF; known: llama"):
     hf.load(write(tmp_path / 'arch.gguf', params, config, arch='gemma4'))
-  other = lambda writer: byte_level(writer, pre='tekken')
-  with pytest.raises(UserError, match="pre-tokenizer 'tekken' is unknown"):
+  other = lambda writer: byte_level(writer, pre='deepseek-llm')
+  with pytest.raises(UserError, match="pre-tokenizer 'deepseek-llm' is unknown"):
     hf.load(write(tmp_path / 'pre.gguf', params, config, tokenizer=other))
   with pytest.raises(UserError, match="tensor 'odd' is unknown"):
     hf.load(write(tmp_path / 'odd.gguf', params, config, extra={'odd': np.zeros(3, np.float32)}))
@@ -344,10 +343,3 @@ def test_bad_files_are_refused(wide, tmp_path, monkeypatch):
 
 def _unknown(*args):
   raise NotImplementedError
-
-
-def test_a_tokenizer_of_contradicting_lists_is_refused():
-  values = {'tokens': ['a', 'b'], 'model': 'llama', 'scores': [0.0], 'eos_token_id': 1}
-  fields = Fields({f'tokenizer.ggml.{name}': value for name, value in values.items()}, 'x.gguf')
-  with pytest.raises(UserError, match=r'x.gguf: no valid tokenizer'):
-    gguf_tokenizer.read_tokenizer(fields, 'x.gguf')

@@ -147,3 +147,20 @@ def test_divisors_of_frequencies_are_kept_whatever_they_are(tmp_path):
   both = {'rope.scaling.type': 'linear', 'rope.scaling.factor': 2.0}
   with pytest.raises(UserError, match='rope scaling linear and tensor'):
     read(tmp_path, 'llama', both, extra)
+
+
+@pytest.mark.parametrize(
+  ('keys', 'factor'),
+  [
+    ({'rope.scaling.factor': 4.0}, 4),
+    ({'rope.scale_linear': 2.0}, 2),
+    ({'rope.scaling.factor': 4.0, 'rope.scale_linear': 2.0}, 4),
+    ({'rope.scaling.type': 'linear', 'rope.scaling.factor': 1.0}, None),
+    ({'rope.scaling.type': 'none', 'rope.scaling.factor': 4.0}, None),
+    ({'rope.scaling.factor': 0.0}, None),
+  ],
+)
+def test_a_factor_of_rotary_frequencies_without_a_type_is_linear(keys, factor, tmp_path):
+  """As llama.cpp takes it: linear is the type of files that give none."""
+  scaling = read(tmp_path, 'gemma3', keys, norms='both', qk_norm=True).config.rope_scaling
+  assert (scaling.kind, scaling.factor) == ('linear', factor) if factor else scaling is None
