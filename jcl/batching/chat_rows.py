@@ -1,9 +1,11 @@
 """Rows of conversations: a chat template writes the text, and the loss counts the answers in it.
 
-The tokens of a row are those of transformers' `apply_chat_template`. Targets are the tokens of each
-counted turn of the assistant (`chat_turns`), from the first after the generation prompt to the
-special token that ends it; the last turn always ends with end-of-sequence, which is added where the
-template writes none. What the model is asked is the row up to the last turn.
+The tokens of a row are those of transformers' `apply_chat_template`, and they begin with those of
+its generation prompt: where a tokenizer joins the prompt to the answer, the two are tokenised
+apart, so that a model is trained on what it is asked. Targets are the tokens of each counted turn
+of the assistant (`chat_turns`), from the first after the generation prompt to the special token
+that ends it; the last turn always ends with end-of-sequence, which is added where the template
+writes none. What the model is asked is the row up to the last turn.
 """
 
 import dataclasses
@@ -158,15 +160,19 @@ class ChatText(Text):
       raise UserError(f'{where}: {error}') from None
     place = lambda letters: len(unguarded(text[:letters]))
     spans = [Span(place(a), place(b), place(c), whole) for a, b, c, whole in spans]
-    ids, offsets = self.encoder.encode(text, where, rendered=True)
-    ids, wanted = list(ids), [list[int]() for _ in spans]
+    ids, offsets, before = self._asked_and_answered(text, start, where)
+    begins = place(start)
+    wanted = [list[int]() for _ in spans]
     plain = unguarded(text)
     for span, places in zip(spans, wanted, strict=True):
-      places += [i for i, (a, b) in enumerate(offsets) if b > span.start and a < span.end]
+      first = before if span.start >= begins else 0
+      places += [
+        i for i, (a, b) in enumerate(offsets) if i >= first and b > span.start and a < span.end
+      ]
       if not marked:
         del places[self._stop(plain, span, ids, offsets, places, span is spans[-1]) :]
     targets, size = [i for places in wanted for i in places], len(ids)
-    prompt = next((i for i in targets if offsets[i][1] > place(start)), size)
+    prompt = next((i for i in targets if i >= before), size)
     if self.eos not in (ids[i] for i in targets if i >= prompt):
       after = targets[-1] + 1
       if after == size or ids[after] != self.eos:
@@ -174,6 +180,30 @@ class ChatText(Text):
         after = size
       targets.append(after)
     return Chat(ids, targets, prompt)
+
+  def _asked_and_answered(
+    self, text: str, start: int, where: str
+  ) -> tuple[list[int], list[tuple[int, int]], int]:
+    """Returns the ids of a row, their places in the text, and how many of them are its question.
+
+    They begin with the ids of the question alone.
+
+    A tokenizer may join the end of the question to the answer, as a newline to the first word. At
+    test time there is no answer yet to join, so these two are tokenised apart.
+
+    Args:
+      text: of the conversation.
+      start: where its last answer begins.
+      where: name of the row in messages.
+    """
+    ids, offsets = self.encoder.encode(text, where, rendered=True)
+    asked = self.encoder.encode(text[:start], where, rendered=True)
+    if ids[: len(asked.ids)] == asked.ids:
+      return list(ids), list(offsets), len(asked.ids)
+    answer = self.encoder.encode(text[start:], where, rendered=True)
+    before = len(unguarded(text[:start]))
+    moved = [(a + before, b + before) for a, b in answer.offsets]
+    return [*asked.ids, *answer.ids], [*asked.offsets, *moved], len(asked.ids)
 
   def _stop(
     self, text: str, span: Span, ids: Sequence[int], offsets: Sequence[tuple[int, int]],

@@ -103,6 +103,14 @@ def fast(text):
   return transformers.PreTrainedTokenizerFast(tokenizer_object=text.tokenizer, **names)
 
 
+def prompt_of(text, template, messages):
+  """The ids of messages and their generation prompt, by transformers."""
+  return fast(text).apply_chat_template(
+    messages, chat_template=TEMPLATES[template], tokenize=True, return_dict=False,
+    add_generation_prompt=True,
+  )  # fmt: skip
+
+
 @pytest.mark.parametrize('talk', [TALK, TALK[:3], REASONING], ids=['talk', 'short', 'reasoning'])
 @pytest.mark.parametrize('kind', ['byte_bpe', 'llama_bpe', 'unigram'])
 def test_marked_turns_are_the_targets(kind, talk):
@@ -110,7 +118,10 @@ def test_marked_turns_are_the_targets(kind, talk):
   theirs = fast(text).apply_chat_template(
     talk, chat_template=MARKED, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
   )
-  row = text.rows(of(talk))[0]
+  row, asked = text.rows(of(talk))[0], prompt_of(text, 'marked', talk[:-1])
+  if theirs['input_ids'][: len(asked)] != asked:  # the tokenizer joins prompt and answer
+    assert row.tokens.tolist()[: len(asked)] == asked
+    return
   assert row.tokens.tolist() == theirs['input_ids']
   places = [i for i, marked in enumerate(theirs['assistant_masks']) if marked]
   assert (row.targets + 1).tolist() == places
@@ -118,17 +129,34 @@ def test_marked_turns_are_the_targets(kind, talk):
   assert len(text.prompt(of(talk))) == max(i for i in places if i - 1 not in places)
 
 
-@pytest.mark.parametrize('template', ['reasoned', 'marked', 'thinking', 'plain', 'chatml'])
-def test_a_question_ends_where_the_model_writes(template):
-  text = chat_text('byte_bpe', template)
-  example, asked = of(TALK), dataclasses.replace(of(TALK), number=-1, answer='')
+PROMPTED = [name for name, source in TEMPLATES.items() if 'add_generation_prompt' in source]
+KINDS = ['byte_bpe', 'llama_bpe', 'unigram', 'joining']
+
+
+@pytest.mark.parametrize('answer', ['green', '\n\ngreen', ' green'])
+@pytest.mark.parametrize('template', [name for name in PROMPTED if name != 'closed'])
+@pytest.mark.parametrize('kind', KINDS)
+def test_a_row_begins_with_what_users_ask(kind, template, answer):
+  text = chat_text(kind, template)
+  talk = [*(TALK[1:-1] if template == 'gemma' else TALK[:-1]), TALK[-1] | {'content': answer}]
+  example = of(talk)
   text.prepare([example])
-  assert text.prompt(example) == text.prompt(asked)
-  assert text.prompt(example) == fast(text).apply_chat_template(
-    TALK[:-1], chat_template=TEMPLATES[template], tokenize=True, return_dict=False,
-    add_generation_prompt=True,
-  )  # fmt: skip
+  asked = prompt_of(text, template, talk[:-1])
+  assert text.rows(example)[0].tokens[: len(asked)].tolist() == asked
+  assert text.prompt(example) == asked
+  assert text.prompt(dataclasses.replace(example, number=-1, answer='')) == asked
+  row = text.question(dataclasses.replace(example, number=-1))
+  assert row.tokens[: row.targets[0] + 1].tolist() == asked
   assert text.answer(text.wanted(example)) == 'green'
+
+
+def test_a_tokenizer_that_joins_prompt_and_answer_is_among_them():
+  text = chat_text('joining', 'chatml')
+  whole = fast(text).apply_chat_template(
+    TALK, chat_template=TEMPLATES['chatml'], tokenize=True, return_dict=False
+  )
+  asked = prompt_of(text, 'chatml', TALK[:-1])
+  assert whole[: len(asked)] != asked
 
 
 @pytest.mark.parametrize('template', ['reasoned', 'marked'])

@@ -95,6 +95,20 @@ def llama_bpe(texts: Sequence[str]) -> tuple[Tokenizer, SpecialIds]:
   return saved, _special(saved, LLAMA, '</s>', '<s>')
 
 
+def joining(texts: Sequence[str]) -> tuple[Tokenizer, SpecialIds]:
+  """As a byte-level one that cuts no words: a newline and the word after it are one token."""
+  tokenizer = Tokenizer(models.BPE())
+  tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+  tokenizer.decoder = decoders.ByteLevel()
+  joined = [f'assistant\n{text}' for text in texts for _ in range(9)]
+  letters = pre_tokenizers.ByteLevel.alphabet()
+  trainer = trainers.BpeTrainer(
+    vocab_size=2000, special_tokens=list(LLAMA), initial_alphabet=letters, show_progress=False
+  )
+  tokenizer.train_from_iterator([*texts, *joined], trainer)
+  return tokenizer, _special(tokenizer, LLAMA, '</s>', '<s>')
+
+
 def nfc_bpe(texts: Sequence[str]) -> tuple[Tokenizer, SpecialIds]:
   """As Qwen: byte-level, after NFC."""
   tokenizer, special = bpe_tokenizer(texts, 400)
