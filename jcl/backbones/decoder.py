@@ -31,6 +31,7 @@ from jcl.backbones.layers import (
   ACTIVATIONS,
   Dense,
   Norm,
+  RowKeys,
   Table,
   add_delta,
   depth,
@@ -54,15 +55,13 @@ def decoder(config: DecoderConfig) -> Backbone:
   the scan, and again in the backward pass.
   """
 
-  def apply(params: Params, tokens: jax.Array, **kwargs: Any) -> Any:
+  def apply(params: Params, tokens: jax.Array, place: Place, **kwargs: Any) -> Any:
     module = Decoder(config.with_depth(depth(params)), is_boxed(params))
-    return module.apply(linen_variables(params), tokens, **kwargs)
+    return module.apply(linen_variables(params), tokens, place, **kwargs)
 
   def hidden(params: Params, batch: Batch, train: bool = False) -> jax.Array:
-    delta_BTD, key_B = batch.embedding_delta, dropout_keys(config, batch, train)
-    hidden_BTD, _ = apply(
-      params, batch.tokens, key_B=key_B, delta_BTD=delta_BTD, length_B=batch.length
-    )
+    keys, delta_BTD = dropout_keys(config, batch, train), batch.embedding_delta
+    hidden_BTD, _ = apply(params, batch.tokens, _place(batch), keys=keys, delta_BTD=delta_BTD)
     return heads.pool(hidden_BTD, batch, config.pooling).astype(config.wide)
 
   def project(params, hidden_MD):
@@ -77,7 +76,8 @@ def decoder(config: DecoderConfig) -> Backbone:
     return cap(logits_MV, config.logit_cap)
 
   def decode(params, tokens, valid, cache, index):
-    hidden_BTD, cache = apply(params, tokens, valid_BS=valid, cache=cache, index=index)
+    place = _cached_place(tokens.shape[1], valid, index)
+    hidden_BTD, cache = apply(params, tokens, place, cache=cache)
     return project(params, hidden_BTD[:, -1]), cache
 
   def cache(params, rows, length):
@@ -100,7 +100,9 @@ def decoder(config: DecoderConfig) -> Backbone:
 
 def _init(config: DecoderConfig, key: jax.Array) -> dict[str, Any]:
   """Returns fresh parameters."""
-  params = dict(Decoder(config).init(key, jnp.zeros((1, 2), jnp.int32))['params'])
+  tokens_BT = jnp.zeros((1, 2), jnp.int32)
+  place = Place(tokens_BT, jnp.ones((1, 1), jnp.int32), None, 0)
+  params = dict(Decoder(config).init(key, tokens_BT, place)['params'])
   if config.classes:
     params['head'] = heads.init(jax.random.fold_in(key, 1), config)
   elif not config.tied:
@@ -125,29 +127,21 @@ class Decoder(nn.Module):
   def __call__(
     self,
     tokens_BT: jax.Array,
-    valid_BS: jax.Array | None = None,
+    place: 'Place',
     cache: Cache | None = None,
-    index: jax.Array | int = 0,
-    key_B: jax.Array | None = None,
+    keys: RowKeys | None = None,
     delta_BTD: jax.Array | None = None,
-    length_B: jax.Array | None = None,
   ) -> tuple[jax.Array, Cache | None]:
     """Returns hidden states [B, T, D] and the cache.
 
-    Without a cache rows are right-padded, and causal attention needs no other mask. With one they
-    are left-padded.
-
     Args:
       tokens_BT: int32 token ids.
-      valid_BS: bool, cache positions that hold, or will hold, real tokens; with a cache alone.
-      cache: keys and values of the tokens before.
-      index: cache position of the first token.
-      key_B: a key for each row, for dropout; None: no dropout.
+      place: where the tokens stand.
+      cache: keys and values of the tokens before; None: there are none.
+      keys: a key for each row, for dropout; None: no dropout.
       delta_BTD: added to the embeddings; None: nothing.
-      length_B: tokens of each row, on which some rotary scalings depend; without a cache alone.
     """
     config = self.config
-    place = _place(tokens_BT, valid_BS, index, length_B)
     embedded_BTD = Table(config.rows, config.width, config, name='embed')(tokens_BT)
     if config.embedding_scale != 1:
       embedded_BTD *= jnp.asarray(config.embedding_scale, embedded_BTD.dtype)
@@ -156,7 +150,7 @@ class Decoder(nn.Module):
       x_BTD += Table(config.max_positions, config.width, config, name='positions')(
         place.position_BT
       )
-    x_BTD = dropout(x_BTD, fold_in_rows(key_B, 0), config.dropout)
+    x_BTD = dropout(x_BTD, fold_in_rows(keys, 0), config.dropout)
     scanned = nn.scan(
       with_remat(Block, config.remat, self.boxed),
       variable_axes={'params': 0, 'lora': 0},
@@ -165,7 +159,7 @@ class Decoder(nn.Module):
       length=config.layers,
     )(config, name='layers')
     layer_L = jnp.arange(config.layers)
-    (x_BTD, cache), _ = scanned((x_BTD, cache), layer_L, place, key_B)
+    (x_BTD, cache), _ = scanned((x_BTD, cache), layer_L, place, keys)
     return Norm(config, name='final_norm')(x_BTD), cache
 
 
@@ -174,33 +168,46 @@ class Place(NamedTuple):
 
   Attributes:
     position_BT: position of each token in its text.
-    length_B: tokens that each text has or, with a cache, may come to have; None: not known.
-    mask_B1TS: which cache positions each token sees; None: causal attention without a cache.
+    length_BT: tokens that each token's text has or, with a cache, may come to have; [B, 1] where a
+      line is one text.
+    mask_B1TS: which places each token sees; None: all up to its own.
     first: cache position of the first token.
   """
 
   position_BT: jax.Array
-  length_B: jax.Array | None
+  length_BT: jax.Array
   mask_B1TS: jax.Array | None
   first: jax.Array | int
 
 
-def _place(
-  tokens_BT: jax.Array,
-  valid_BS: jax.Array | None,
-  index: jax.Array | int,
-  length_B: jax.Array | None,
-) -> Place:
-  """Returns where tokens stand; the arguments are those of `Decoder`."""
-  rows, length = tokens_BT.shape
-  if valid_BS is None:
-    position_BT = jnp.broadcast_to(jnp.arange(length), (rows, length))
-    return Place(position_BT, length_B, None, index)
+def _place(batch: Batch) -> Place:
+  """Returns where the tokens of a batch stand.
+
+  Lines that hold one row each are right-padded, and causal attention needs no other mask.
+  """
+  lines, length = batch.tokens.shape
+  if batch.segment is None or batch.position is None:
+    position_BT = jnp.broadcast_to(jnp.arange(length), (lines, length))
+    return Place(position_BT, batch.length[:, None], None, 0)
+  same_BTS = batch.segment[:, :, None] == batch.segment[:, None]
+  mask_B1TS = (same_BTS & jnp.tri(length, dtype=bool)[None])[:, None]
+  length_BT = batch.length[jnp.maximum(batch.segment, 0)]
+  return Place(batch.position, length_BT, mask_B1TS, 0)
+
+
+def _cached_place(length: int, valid_BS: jax.Array, index: jax.Array | int) -> Place:
+  """Returns where the tokens of left-padded rows stand that are added to a cache.
+
+  Args:
+    length: number of tokens of each row.
+    valid_BS: bool, cache positions that hold, or will hold, real tokens.
+    index: cache position of the first token.
+  """
   count_BS = jnp.maximum(jnp.cumsum(valid_BS, -1) - 1, 0)
   position_BT = jax.lax.dynamic_slice_in_dim(count_BS, index, length, 1)
   past_TS = jnp.arange(valid_BS.shape[1])[None] <= (index + jnp.arange(length))[:, None]
   mask_B1TS = past_TS[None, None] & valid_BS[:, None, None]
-  return Place(position_BT, valid_BS.sum(-1), mask_B1TS, index)
+  return Place(position_BT, valid_BS.sum(-1, keepdims=True), mask_B1TS, index)
 
 
 class Block(nn.Module):
@@ -209,17 +216,17 @@ class Block(nn.Module):
   config: DecoderConfig
 
   @nn.compact
-  def __call__(self, carry, layer, place, key_B):
+  def __call__(self, carry, layer, place, keys):
     """Returns (hidden states [B, T, D], caches of all layers), and None: a step of `nn.scan`.
 
     Args:
       carry: (hidden states [B, T, D], caches of all layers, each [L, B, S, K, d], or None).
       layer: int32 number of the layer.
       place: where the tokens stand.
-      key_B: a key for each row, for dropout; None: no dropout.
+      keys: a key for each row, for dropout; None: no dropout.
     """
     config, (x_BTD, cache) = self.config, carry
-    key_B = fold_in_rows(key_B, layer + 1)
+    keys = fold_in_rows(keys, layer + 1)
 
     def before(name: str, x_BTD: jax.Array) -> jax.Array:
       return x_BTD if config.norms == 'post' else Norm(config, name=f'{name}_norm')(x_BTD)
@@ -227,14 +234,14 @@ class Block(nn.Module):
     def added(name: str, x_BTD: jax.Array, number: int) -> jax.Array:
       """Returns the output of a part, normed and dropped out, for the residual stream."""
       x_BTD = x_BTD if config.norms == 'pre' else Norm(config, name=f'{name}_post_norm')(x_BTD)
-      x_BTD = dropout(x_BTD, fold_in_rows(key_B, number), config.dropout)
+      x_BTD = dropout(x_BTD, fold_in_rows(keys, number), config.dropout)
       return x_BTD if config.residual_scale == 1 else x_BTD * config.residual_scale
 
     normed_BTD = before('attention', x_BTD)
-    attended_BTD, cache = attention(config, normed_BTD, cache, layer, place, key_B)
+    attended_BTD, cache = attention(config, normed_BTD, cache, layer, place, keys)
     middle_BTD = x_BTD + added('attention', attended_BTD, 0)
     normed_BTD = before('mlp', x_BTD if config.parallel else middle_BTD)
-    fed_BTD = feed_forward(config, normed_BTD, key_B)
+    fed_BTD = feed_forward(config, normed_BTD, keys)
     return (middle_BTD + added('mlp', fed_BTD, 1), cache), None
 
 
@@ -244,7 +251,7 @@ def attention(
   cache: Cache | None,
   layer: jax.Array,
   place: Place,
-  key_B: jax.Array | None,
+  keys: RowKeys | None,
 ) -> tuple[jax.Array, Cache | None]:
   """Grouped-query attention -> [B, T, D] and the caches of all layers.
 
@@ -252,7 +259,7 @@ def attention(
   """
 
   def project(name: str, heads: int) -> jax.Array:
-    y = Dense(heads * config.head_dim, config.qkv_bias, config, name=name)(x_BTD, key_B)
+    y = Dense(heads * config.head_dim, config.qkv_bias, config, name=name)(x_BTD, keys)
     normed = config.qk_norm and name != 'v'
     if normed and config.qk_norm_over == 'all':
       y = Norm(config, name=f'{name}_norm')(y)
@@ -261,7 +268,7 @@ def attention(
       y = Norm(config, name=f'{name}_norm')(y)
     if name == 'v' or config.positions != 'rotary':
       return y
-    return rotate(config, y, place.position_BT, layer, place.length_B)
+    return rotate(config, y, place.position_BT, layer, place.length_BT)
 
   q_BTHd = project('q', config.heads)
   k_BSKd, v_BSKd = project('k', config.kv_heads), project('v', config.kv_heads)
@@ -273,12 +280,12 @@ def attention(
     k_BSKd, v_BSKd = (jax.lax.dynamic_index_in_dim(c, layer, keepdims=False) for c in cache)
   out_BTHd = causal_attention(config, q_BTHd, k_BSKd, v_BSKd, layer, place.mask_B1TS, place.first)
   out = Dense(config.width, config.o_bias, config, output=True, name='o')
-  return out(out_BTHd.reshape(*out_BTHd.shape[:2], -1), key_B), cache
+  return out(out_BTHd.reshape(*out_BTHd.shape[:2], -1), keys), cache
 
 
-def feed_forward(config: DecoderConfig, x_BTD: jax.Array, key_B: jax.Array | None) -> jax.Array:
+def feed_forward(config: DecoderConfig, x_BTD: jax.Array, keys: RowKeys | None) -> jax.Array:
   """Feed-forward part, gated or not -> [B, T, D]; called inside the compact method of `Block`."""
-  into = lambda name: Dense(config.feed_forward, config.mlp_bias, config, name=name)(x_BTD, key_B)
+  into = lambda name: Dense(config.feed_forward, config.mlp_bias, config, name=name)(x_BTD, keys)
   act = ACTIVATIONS[config.activation]
   inner_BTF = act(into('gate')) * into('up') if config.gated else act(into('up'))
-  return Dense(config.width, config.mlp_bias, config, output=True, name='down')(inner_BTF, key_B)
+  return Dense(config.width, config.mlp_bias, config, output=True, name='down')(inner_BTF, keys)

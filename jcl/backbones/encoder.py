@@ -17,7 +17,7 @@ distances.
 """
 
 import functools
-from typing import cast
+from typing import NamedTuple, cast
 
 import flax.linen as nn
 import jax
@@ -32,6 +32,7 @@ from jcl.backbones.layers import (
   ACTIVATIONS,
   Dense,
   Norm,
+  RowKeys,
   Table,
   add_delta,
   depth,
@@ -59,15 +60,16 @@ def encoder(config: EncoderConfig) -> Backbone:
 
   @jax.jit  # layer by layer it would take seconds
   def init(key):
-    tokens_BT, length_B = jnp.zeros((1, 2), jnp.int32), jnp.ones(1, jnp.int32)
-    params = dict(Encoder(config).init(key, tokens_BT, length_B)['params'])
+    tokens_BT, place = jnp.zeros((1, 2), jnp.int32), Place(jnp.ones(1, jnp.int32))
+    params = dict(Encoder(config).init(key, tokens_BT, place)['params'])
     if config.classes:
       params['head'] = heads.init(jax.random.fold_in(key, 1), config)
     return params
 
   def hidden(params: Params, batch: Batch, train: bool = False) -> jax.Array:
-    key_B = dropout_keys(config, batch, train)
-    hidden_BTD = states(config, params, batch.tokens, batch.length, key_B, batch.embedding_delta)
+    place = Place(batch.length, batch.segment, batch.position)
+    keys, delta_BTD = dropout_keys(config, batch, train), batch.embedding_delta
+    hidden_BTD = states(config, params, batch.tokens, place, keys, delta_BTD)
     return heads.pool(hidden_BTD, batch, config.pooling).astype(config.wide)
 
   def head(params):
@@ -91,27 +93,45 @@ def encoder(config: EncoderConfig) -> Backbone:
   )
 
 
+class Place(NamedTuple):
+  """Where the tokens of a call stand.
+
+  Attributes:
+    length_R: int32, number of real tokens of each row.
+    segment_BT: int32, row of each token, -1 for padding; None: line r is row r, right-padded.
+    position_BT: int32, place of each token in its row; None: its place in the line.
+  """
+
+  length_R: jax.Array
+  segment_BT: jax.Array | None = None
+  position_BT: jax.Array | None = None
+
+  def positions(self, tokens: int) -> jax.Array:
+    """Place in its row of each of `tokens` tokens of a line, [B, T] or, the same in all, [1, T]."""
+    return jnp.arange(tokens)[None] if self.position_BT is None else self.position_BT
+
+
 def states(
   config: EncoderConfig,
   params: Params,
   tokens_BT: jax.Array,
-  length_B: jax.Array,
-  key_B: jax.Array | None = None,
+  place: Place,
+  keys: RowKeys | None = None,
   delta_BTD: jax.Array | None = None,
 ) -> jax.Array:
-  """Returns the final states [B, T, D] of right-padded rows; those of padding are meaningless.
+  """Returns the final states [B, T, D] of rows; those of padding are meaningless.
 
   Args:
     config: of the model; `layers` is read off `params` instead.
     params: of the model.
     tokens_BT: int32 token ids.
-    length_B: int32, number of real tokens of each row.
-    key_B: a key for each row, for dropout; None: no dropout.
+    place: where the tokens stand.
+    keys: a key for each row, for dropout; None: no dropout.
     delta_BTD: added to the embeddings of the tokens; None: nothing.
   """
   deep = config.with_depth(depth(params))
   model = Encoder(deep, is_boxed(params))
-  out = model.apply(linen_variables(params), tokens_BT, length_B, key_B, delta_BTD)
+  out = model.apply(linen_variables(params), tokens_BT, place, keys, delta_BTD)
   return cast(jax.Array, out)
 
 
@@ -133,7 +153,7 @@ def sentence_vectors(
   Returns:
     [B, D] in float32; zeros for an empty row.
   """
-  hidden_BTD = states(config, params, tokens_BT, length_B)
+  hidden_BTD = states(config, params, tokens_BT, Place(length_B))
   return heads.normalize(heads.row_mean(hidden_BTD, length_B))
 
 
@@ -152,8 +172,8 @@ class Encoder(nn.Module):
   def __call__(
     self,
     tokens_BT: jax.Array,
-    length_B: jax.Array,
-    key_B: jax.Array | None = None,
+    place: Place,
+    keys: RowKeys | None = None,
     delta_BTD: jax.Array | None = None,
   ) -> jax.Array:
     """Returns hidden states [B, T, D]; the arguments are those of `states`."""
@@ -161,13 +181,13 @@ class Encoder(nn.Module):
     embedded_BTD = Table(config.rows, config.width, config, name='embed')(tokens_BT)
     x_BTD = add_delta(embedded_BTD, delta_BTD)
     if config.positions == 'learned':
-      position_1T = config.first_position + jnp.arange(tokens_BT.shape[1])[None]
-      x_BTD += Table(config.position_rows, config.width, config, name='positions')(position_1T)
+      position_BT = config.first_position + place.positions(tokens_BT.shape[1])
+      x_BTD += Table(config.position_rows, config.width, config, name='positions')(position_BT)
     if config.types:
       first_11 = jnp.zeros((1, 1), jnp.int32)
       x_BTD += Table(config.types, config.width, config, name='types')(first_11)
     x_BTD = Norm(config, name='embed_norm')(x_BTD)
-    x_BTD = dropout(x_BTD, fold_in_rows(key_B, 0), config.dropout)
+    x_BTD = dropout(x_BTD, fold_in_rows(keys, 0), config.dropout)
     bias_1HTT = None
     if config.relative:
       bias_TTH = Table(config.relative, config.heads, config, name='relative')(
@@ -181,7 +201,7 @@ class Encoder(nn.Module):
       in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
       length=config.layers,
     )(config, name='layers')
-    x_BTD, _ = scanned(x_BTD, jnp.arange(config.layers), length_B, bias_1HTT, key_B)
+    x_BTD, _ = scanned(x_BTD, jnp.arange(config.layers), place, bias_1HTT, keys)
     return x_BTD if config.norms == 'post' else Norm(config, name='final_norm')(x_BTD)
 
 
@@ -205,18 +225,18 @@ class Block(nn.Module):
   config: EncoderConfig
 
   @nn.compact
-  def __call__(self, x_BTD, layer, length_B, bias_1HTT, key_B):
+  def __call__(self, x_BTD, layer, place, bias_1HTT, keys):
     """Returns hidden states [B, T, D], and None: a step of `nn.scan`.
 
     Args:
       x_BTD: hidden states.
       layer: int32 number of the layer.
-      length_B: number of real tokens of each row.
+      place: where the tokens stand.
       bias_1HTT: added to the scores of attention; None: nothing.
-      key_B: a key for each row, for dropout; None: no dropout.
+      keys: a key for each row, for dropout; None: no dropout.
     """
     config = self.config
-    key_B = fold_in_rows(key_B, layer + 1)
+    keys = fold_in_rows(keys, layer + 1)
 
     def before(name: str, x_BTD: jax.Array) -> jax.Array:
       if config.norms == 'post':
@@ -230,11 +250,11 @@ class Block(nn.Module):
       return x_BTD if config.norms == 'pre' else Norm(config, name=f'{name}_norm')(x_BTD)
 
     normed_BTD = before('attention', x_BTD)
-    attended_BTD = attention(config, normed_BTD, layer, length_B, bias_1HTT, key_B)
-    attended_BTD = dropout(attended_BTD, fold_in_rows(key_B, 0), config.dropout)
+    attended_BTD = attention(config, normed_BTD, layer, place, bias_1HTT, keys)
+    attended_BTD = dropout(attended_BTD, fold_in_rows(keys, 0), config.dropout)
     x_BTD = after('attention', x_BTD + attended_BTD)
-    fed_BTD = feed_forward(config, before('mlp', x_BTD), key_B)
-    fed_BTD = dropout(fed_BTD, fold_in_rows(key_B, 1), config.dropout)
+    fed_BTD = feed_forward(config, before('mlp', x_BTD), keys)
+    fed_BTD = dropout(fed_BTD, fold_in_rows(keys, 1), config.dropout)
     return after('mlp', x_BTD + fed_BTD), None
 
 
@@ -242,45 +262,48 @@ def attention(
   config: EncoderConfig,
   x_BTD: jax.Array,
   layer: jax.Array,
-  length_B: jax.Array,
+  place: Place,
   bias_1HTT: jax.Array | None,
-  key_B: jax.Array | None,
+  keys: RowKeys | None,
 ) -> jax.Array:
   """Attention of every token to its row's real tokens -> [B, T, D].
 
   Called inside the compact method of `Block`, whose arguments these are.
   """
-  rows, length, width = x_BTD.shape
-  split = (rows, length, config.heads, width // config.heads)
+  lines, length, width = x_BTD.shape
+  split = (lines, length, config.heads, width // config.heads)
 
   def dense(name: str, y_BTD: jax.Array) -> jax.Array:
-    return Dense(width, config.attention_bias, config, name=name)(y_BTD, key_B)
+    return Dense(width, config.attention_bias, config, name=name)(y_BTD, keys)
 
   q_BTHd, k_BTHd, v_BTHd = (dense(name, x_BTD).reshape(split) for name in 'qkv')
   place_T = jnp.arange(length)
   if config.positions == 'rotary':
-    position_BT = jnp.broadcast_to(place_T, (rows, length))
+    position_BT = jnp.broadcast_to(place.positions(length), (lines, length))
     q_BTHd, k_BTHd = (rotate(config, x, position_BT, layer) for x in (q_BTHd, k_BTHd))
-  near_TT = near(config, layer, place_T, place_T)
-  if near_TT is not None:  # a padding token may be near no real one: a softmax over nothing is NaN
-    real_BT = place_T[None] < length_B[:, None]
-    near_BTT = near_TT[None] | ~real_BT[:, :, None]
+  near_TT, mask_BTT = near(config, layer, place_T, place_T), None
+  if place.segment_BT is not None:
+    mask_BTT = place.segment_BT[:, :, None] == place.segment_BT[:, None]
+    mask_BTT = mask_BTT if near_TT is None else mask_BTT & near_TT[None]
+  elif near_TT is not None:  # padding may be near no real token: a softmax over nothing is NaN
+    real_BT = place_T[None] < place.length_R[:, None]
+    mask_BTT = near_TT[None] | ~real_BT[:, :, None]
   out_BTHd = jax.nn.dot_product_attention(
     q_BTHd,
     k_BTHd,
     v_BTHd,
     bias=bias_1HTT,
-    mask=None if near_TT is None else near_BTT[:, None],
+    mask=None if mask_BTT is None else mask_BTT[:, None],
     # An empty row attends to its first token: a softmax over nothing is NaN.
-    key_value_seq_lengths=jnp.maximum(length_B, 1),
+    key_value_seq_lengths=jnp.maximum(place.length_R, 1) if place.segment_BT is None else None,
     implementation=config.attention,
   )
   return dense('o', out_BTHd.reshape(x_BTD.shape))
 
 
-def feed_forward(config: EncoderConfig, x_BTD: jax.Array, key_B: jax.Array | None) -> jax.Array:
+def feed_forward(config: EncoderConfig, x_BTD: jax.Array, keys: RowKeys | None) -> jax.Array:
   """Feed-forward part, gated or not -> [B, T, D]; called inside the compact method of `Block`."""
-  into = lambda name: Dense(config.feed_forward, config.mlp_bias, config, name=name)(x_BTD, key_B)
+  into = lambda name: Dense(config.feed_forward, config.mlp_bias, config, name=name)(x_BTD, keys)
   act = ACTIVATIONS[config.activation]
   inner_BTF = act(into('gate')) * into('up') if config.gated else act(into('up'))
-  return Dense(config.width, config.mlp_bias, config, name='down')(inner_BTF, key_B)
+  return Dense(config.width, config.mlp_bias, config, name='down')(inner_BTF, keys)

@@ -6,7 +6,7 @@ over all classes out. The parameters stand in `params['head']`:
     linear: kernel [D, C], bias [C]
     cosine: kernel [D, C], scale []
 
-Letters in shapes: B rows, T tokens, M targets, D width, C classes.
+Letters in shapes: R rows, B lines of T tokens, M targets, D width, C classes.
 """
 
 from collections.abc import Callable
@@ -75,8 +75,8 @@ def pool(hidden_BTD: jax.Array, batch: Batch, pooling: str) -> jax.Array:
   """Returns the states [M, D] that the targets are predicted from.
 
   Args:
-    hidden_BTD: final states of whole rows.
-    batch: whose `target_position`, `tokens` and `length` are read.
+    hidden_BTD: final states of whole lines.
+    batch: whose targets, `tokens`, `length` and `segment` are read.
     pooling: `last` and `first` take the state at the target's position, which the text format has
       put there; `mean` takes the mean over the real tokens of the target's row.
 
@@ -89,27 +89,35 @@ def pool(hidden_BTD: jax.Array, batch: Batch, pooling: str) -> jax.Array:
   chex.assert_rank(batch.target_position, 1, custom_message='batch.target_position: [M]')
   chex.assert_type(batch.target_position, int, custom_message='batch.target_position: integers')
   if pooling == 'mean':
-    return row_mean(hidden_BTD, batch.length)[batch.target_row]
+    return row_mean(hidden_BTD, batch.length, batch.segment)[batch.target_row]
   return hidden_BTD.reshape(-1, hidden_BTD.shape[-1])[batch.target_position]
 
 
-def row_mean(hidden_BTD: jax.Array, length_B: jax.Array) -> jax.Array:
-  """Returns the mean [B, D] of each row's first `length` states, at least in float32.
+def row_mean(
+  hidden_BTD: jax.Array, length_R: jax.Array, segment_BT: jax.Array | None = None
+) -> jax.Array:
+  """Returns the mean [R, D] of the states of each row's real tokens, at least in float32.
 
   Args:
-    hidden_BTD: states of whole rows.
-    length_B: integers, number of real tokens of each row; the mean of an empty row is 0.
+    hidden_BTD: states of whole lines.
+    length_R: integers, number of real tokens of each row; the mean of an empty row is 0.
+    segment_BT: row of each token, -1 for padding; None: line r starts with row r.
 
   Raises:
     AssertionError: there is not one length for each row.
   """
-  rows = (hidden_BTD.shape[0],)
-  chex.assert_shape(length_B, rows, custom_message='length_B: [B], one length for each row')
-  length_B1 = jnp.asarray(length_B)[:, None]
-  real_BT = jnp.arange(hidden_BTD.shape[1])[None] < length_B1
-  wide = jnp.promote_types(hidden_BTD.dtype, jnp.float32)
-  sum_BD = jnp.where(real_BT[..., None], hidden_BTD.astype(wide), 0).sum(1)
-  return sum_BD / jnp.maximum(length_B1, 1)
+  rows = (hidden_BTD.shape[0] if segment_BT is None else None,)
+  chex.assert_shape(length_R, rows, custom_message='length_R: [R], one length for each row')
+  length_R1 = jnp.asarray(length_R)[:, None]
+  wide = hidden_BTD.astype(jnp.promote_types(hidden_BTD.dtype, jnp.float32))
+  if segment_BT is None:
+    real_BT = jnp.arange(hidden_BTD.shape[1])[None] < length_R1
+    sum_RD = jnp.where(real_BT[..., None], wide, 0).sum(1)
+  else:
+    real_BTD = jnp.where(segment_BT[..., None] >= 0, wide, 0)
+    row_N = jnp.maximum(segment_BT, 0).reshape(-1)
+    sum_RD = jax.ops.segment_sum(real_BTD.reshape(-1, wide.shape[-1]), row_N, len(length_R))
+  return sum_RD / jnp.maximum(length_R1, 1)
 
 
 def normalize(x: jax.Array, axis: int = -1) -> jax.Array:

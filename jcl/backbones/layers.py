@@ -8,7 +8,7 @@ Letters in shapes: B rows, T tokens, D width.
 
 import math
 import zlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import chex
 import flax.linen as nn
@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.special
+from jax.extend.random import threefry_2x32
 
 from jcl.backbones.backbone import Params
 from jcl.backbones.decoder_config import DecoderConfig
@@ -85,6 +86,98 @@ def with_remat(block: type[nn.Module], everything: bool, boxed: bool) -> type[nn
   return block
 
 
+class RowKeys(NamedTuple):
+  """A key for each row of a batch, and which row and place of it every token has.
+
+  Attributes:
+    key_R: keys.
+    segment_BT: row of each token, -1 for padding; None: line r is row r.
+    position_BT: place of each token in its row; None: its place in the line.
+  """
+
+  key_R: jax.Array
+  segment_BT: jax.Array | None = None
+  position_BT: jax.Array | None = None
+
+
+def fold_in_rows(keys: RowKeys | None, number: Any) -> RowKeys | None:
+  """Folds a number into each row's key; None stays None."""
+  if keys is None:
+    return None
+  return keys._replace(key_R=jax.vmap(jax.random.fold_in, (0, None))(keys.key_R, number))
+
+
+def dropout(x_BTD: jax.Array, keys: RowKeys | None, rate: float) -> jax.Array:
+  """Inverted dropout whose mask depends on the row's key and the place in the row alone.
+
+  A row has the same mask in every batch, packed or not, and, up to its own length, in every length
+  of row.
+
+  Args:
+    x_BTD: of lines of tokens.
+    keys: a key for each row; None: no dropout.
+    rate: probability that an entry becomes 0; the others are divided by 1 - rate.
+  """
+  if keys is None or not rate:
+    return x_BTD
+  if keys.segment_BT is None:
+    draw = lambda key: jax.random.bernoulli(key, 1 - rate, x_BTD.shape[1:])
+    kept_BTD = jax.vmap(draw)(keys.key_R)
+  else:
+    kept_BTD = _packed_bernoulli(keys, 1 - rate, x_BTD.shape[2])
+  return jnp.where(kept_BTD, x_BTD / (1 - rate), 0).astype(x_BTD.dtype)
+
+
+def _packed_bernoulli(keys: RowKeys, rate: float, width: int) -> jax.Array:
+  """Draws for each token of a packed batch what `jax.random.bernoulli` draws for its row.
+
+  The draws [t, D] of a row are those of the counters 0 … t·D − 1 under the row's key, so token
+  p has the counters p·D … p·D + D − 1.
+
+  Args:
+    keys: of the rows, with `segment_BT` and `position_BT`.
+    rate: probability of True.
+    width: D.
+
+  Returns:
+    [B, T, D] bool.
+  """
+  assert keys.segment_BT is not None
+  assert keys.position_BT is not None
+  data_BT2 = jax.random.key_data(keys.key_R)[jnp.maximum(keys.segment_BT, 0)]
+  first_BT = (keys.position_BT * width).astype(jnp.uint32)
+  wide = jnp.zeros((), jnp.result_type(float)).dtype == jnp.float64
+  zero_D, place_D = jnp.zeros(width, jnp.uint32), jnp.arange(width, dtype=jnp.uint32)
+
+  def draw(data_2: jax.Array, first: jax.Array) -> jax.Array:
+    count_2D = jnp.concatenate([zero_D, first + place_D])
+    high_D, low_D = jnp.split(threefry_2x32((data_2[0], data_2[1]), count_2D), 2)
+    if wide:
+      bits_D = (high_D.astype(jnp.uint64) << np.uint64(32)) | low_D.astype(jnp.uint64)
+      one_D = (bits_D >> np.uint64(12)) | np.uint64(0x3FF0000000000000)
+      return jax.lax.bitcast_convert_type(one_D, jnp.float64) - 1
+    one_D = ((high_D ^ low_D) >> np.uint32(9)) | np.uint32(0x3F800000)
+    return jax.lax.bitcast_convert_type(one_D, jnp.float32) - 1
+
+  return jax.vmap(jax.vmap(draw))(data_BT2, first_BT) < rate
+
+
+def dropout_keys(config: ModelConfig, batch: Batch, train: bool) -> RowKeys | None:
+  """Returns each row's key for dropout; None where nothing is dropped.
+
+  Args:
+    config: of the model.
+    batch: whose `key` [R, 2] uint32 is read.
+    train: whether dropout acts.
+  """
+  if not train or not (config.dropout or config.lora_dropout):
+    return None
+  shape = (batch.length.shape[0], 2)
+  chex.assert_shape(batch.key, shape, custom_message='batch.key: [R, 2], key data of each row')
+  key_R = jax.random.wrap_key_data(jnp.asarray(batch.key), impl='threefry2x32')
+  return RowKeys(key_R, batch.segment, batch.position)
+
+
 class Dense(nn.Module):
   """x W + b, plus scale · (x Aᵀ) B where the variable collection `lora` holds an adapter.
 
@@ -105,12 +198,12 @@ class Dense(nn.Module):
   output: bool = False
 
   @nn.compact
-  def __call__(self, x: jax.Array, key_B: jax.Array | None = None) -> jax.Array:
+  def __call__(self, x: jax.Array, keys: RowKeys | None = None) -> jax.Array:
     """Returns [..., features] for x [..., in].
 
     Args:
       x: input.
-      key_B: a key for each row, for the adapter's dropout; None: no dropout.
+      keys: a key for each row, for the adapter's dropout; None: no dropout.
     """
     config = self.config
     std = x.shape[-1] ** -0.5 / (np.sqrt(2 * config.layers) if self.output else 1)
@@ -125,11 +218,11 @@ class Dense(nn.Module):
       chex.assert_shape(a, (None, shape[0]), custom_message=f'lora a of {self.name}: [r, in]')
       chex.assert_shape(b, (len(a), shape[1]), custom_message=f'lora b of {self.name}: [r, out]')
       chex.assert_rank(scale, 0, custom_message=f'lora scale of {self.name}: one number a layer')
-      if key_B is not None:
+      if keys is not None:
         own = np.uint32(
           zlib.crc32(str(self.name).encode())
         )  # projections of one layer differ in masks
-        x = dropout(x, fold_in_rows(key_B, own), config.lora_dropout)
+        x = dropout(x, fold_in_rows(keys, own), config.lora_dropout)
       y += (x @ a.T.astype(config.dtype)) @ (scale * b).astype(config.dtype)
     return y
 
@@ -177,42 +270,6 @@ class Norm(nn.Module):
       bias = self.param('bias', nn.initializers.zeros, shape, config.wide)
       wide += jnp.broadcast_to(bias, x.shape)
     return wide.astype(config.dtype)
-
-
-def fold_in_rows(key_B: jax.Array | None, number: Any) -> jax.Array | None:
-  """Folds a number into each row's key [B]; None stays None."""
-  return None if key_B is None else jax.vmap(jax.random.fold_in, (0, None))(key_B, number)
-
-
-def dropout(x: jax.Array, key_B: jax.Array | None, rate: float) -> jax.Array:
-  """Inverted dropout whose mask depends on the row's key alone.
-
-  A row has the same mask in every batch and, up to its own length, in every length of row.
-
-  Args:
-    x: [B, …].
-    key_B: a key for each row; None: no dropout.
-    rate: probability that an entry becomes 0; the others are divided by 1 - rate.
-  """
-  if key_B is None or not rate:
-    return x
-  draw = lambda key: jax.random.bernoulli(key, 1 - rate, x.shape[1:])
-  return jnp.where(jax.vmap(draw)(key_B), x / (1 - rate), 0).astype(x.dtype)
-
-
-def dropout_keys(config: ModelConfig, batch: Batch, train: bool) -> jax.Array | None:
-  """Returns each row's key [B] for dropout; None where nothing is dropped.
-
-  Args:
-    config: of the model.
-    batch: whose `key` [B, 2] uint32 is read.
-    train: whether dropout acts.
-  """
-  if not train or not (config.dropout or config.lora_dropout):
-    return None
-  shape = (batch.tokens.shape[0], 2)
-  chex.assert_shape(batch.key, shape, custom_message='batch.key: [B, 2], key data of each row')
-  return jax.random.wrap_key_data(jnp.asarray(batch.key), impl='threefry2x32')
 
 
 def add_delta(x_BTD: jax.Array, delta_BTD: jax.Array | None) -> jax.Array:

@@ -61,21 +61,21 @@ def _yarn_ramp(config: Config, scaling: RopeScaling) -> np.ndarray:
   return np.clip((number_F - np.float32(first)) / np.float32(width), 0, 1)
 
 
-def _of_length(config: Config, scaling: RopeScaling, length_B: jax.Array) -> jax.Array:
-  """Returns the frequencies [B, F] of rows of so many tokens, where they depend on that."""
-  length_B1 = length_B[:, None]
+def _of_length(config: Config, scaling: RopeScaling, length_BT: jax.Array) -> jax.Array:
+  """Returns the frequencies [B, T, F] of texts of so many tokens, where they depend on that."""
+  length_BT1 = length_BT[..., None]
   if scaling.kind == 'longrope':
     short_F, long_F = (jnp.asarray(d, jnp.float32) for d in (scaling.short, scaling.long))
     turn_F = jnp.asarray(_plain(config.rope_theta, config.rotated))
     return jnp.where(
-      length_B1 > scaling.original, (turn_F / long_F)[None], (turn_F / short_F)[None]
+      length_BT1 > scaling.original, (turn_F / long_F)[None, None], (turn_F / short_F)[None, None]
     )
   # theta grows by (factor · length / original - (factor - 1)) ^ (rotated / (rotated - 2)).
-  ratio_B1 = jnp.maximum(length_B1.astype(jnp.float32) / scaling.original, 1)
-  growth_B1 = scaling.factor * ratio_B1 - (scaling.factor - 1)
+  ratio_BT1 = jnp.maximum(length_BT1.astype(jnp.float32) / scaling.original, 1)
+  growth_BT1 = scaling.factor * ratio_BT1 - (scaling.factor - 1)
   exponent_F = np.arange(0, config.rotated, 2, dtype=np.float32) / np.float32(config.rotated - 2)
   plain_F = jnp.asarray(_plain(config.rope_theta, config.rotated))
-  return plain_F[None] * growth_B1 ** jnp.asarray(-exponent_F)[None]
+  return plain_F[None, None] * growth_BT1 ** jnp.asarray(-exponent_F)[None, None]
 
 
 def rotate(
@@ -83,7 +83,7 @@ def rotate(
   x_BTHd: jax.Array,
   position_BT: jax.Array,
   layer: jax.Array | int = 0,
-  length_B: jax.Array | None = None,
+  length_BT: jax.Array | None = None,
 ) -> jax.Array:
   """Applies rotary positions to queries or keys.
 
@@ -94,22 +94,23 @@ def rotate(
     x_BTHd: queries or keys.
     position_BT: position of each token in its text.
     layer: number of the layer.
-    length_B: tokens of each row, on which some scalings depend; None: within the original context.
+    length_BT: tokens of each token's text, on which some scalings depend, or [B, 1] where a line is
+      one text; None: within the original context.
 
   Returns:
     An array of the shape and dtype of x.
   """
   scaling = config.rope_scaling
-  turn_BF = jnp.asarray(frequencies(config))[None]
-  if scaling is not None and scaling.by_length and length_B is not None:
-    turn_BF = _of_length(config, scaling, length_B)
+  turn_BTF = jnp.asarray(frequencies(config))[None, None]
+  if scaling is not None and scaling.by_length and length_BT is not None:
+    turn_BTF = _of_length(config, scaling, length_BT)
   magnitude: jax.Array | float = scaling.magnitude if scaling is not None else 1.0
   if config.local_theta and any(config.windowed_layers):
     is_local = jnp.asarray(config.windowed_layers)[layer]
     local_F = jnp.asarray(_plain(config.local_theta, config.rotated))
-    turn_BF = jnp.where(is_local, local_F[None], turn_BF)
+    turn_BTF = jnp.where(is_local, local_F[None, None], turn_BTF)
     magnitude = jnp.where(is_local, 1.0, magnitude) if magnitude != 1 else 1.0
-  angle = position_BT[..., None, None].astype(jnp.float32) * turn_BF[:, None, None]
+  angle = position_BT[..., None, None].astype(jnp.float32) * turn_BTF[:, :, None]
   sin, cos = jnp.sin(angle), jnp.cos(angle)
   if not isinstance(magnitude, float) or magnitude != 1:
     sin, cos = sin * magnitude, cos * magnitude

@@ -10,13 +10,12 @@ from jcl.batching.batch import (
   Table,
   bucket,
   deal,
-  fit,
   layout,
   look_up,
   membership,
-  rungs,
   table,
 )
+from jcl.batching.batch_shapes import fit, rungs
 from jcl.batching.epochs import Step, draw, steps, trained
 from jcl.batching.packed_epochs import Epoch
 from jcl.batching.packed_text import Blocks, PackedText, cache_folder, pack

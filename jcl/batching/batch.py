@@ -1,8 +1,9 @@
 """The arrays of one training step, and how rows are laid out on devices.
 
-B rows, T tokens, M targets, C classes, D width. The next-token shift happens here, once: a target
-is the position of the state that predicts, and the token (or class) that it must predict. Rows are
-right-padded. Every shape is one of a short ladder, so that few programs are compiled.
+R rows, B lines of T tokens, M targets, C classes, D width. The next-token shift happens here, once:
+a target is the position of the state that predicts, and the token (or class) that it must predict.
+A line is a row, right-padded, or holds several rows. Every shape is one of a short ladder, so that
+few programs are compiled.
 """
 
 import dataclasses
@@ -13,13 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jcl.batching.packing import first_fit
 from jcl.errors import UserError
 
 # Tokens of a row: multiples of 8, from 128 on quarters of powers of two.
 LENGTHS = (*range(8, 128, 8), *(2**e * q // 4 for e in range(7, 20) for q in (4, 5, 6, 7)))
 # Targets of a block: powers of two and halfway between them.
 TARGETS = (1, *(2**e * q // 2 for e in range(1, 24) for q in (2, 3)))
-RARE = 0.25  # share of the steps below which a length is not worth a compilation of its own
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,19 +51,26 @@ class Row:
 class Batch:
   """The arrays of one training step; NumPy arrays on the host, JAX arrays on devices.
 
+  B lines hold R rows. Unpacked, a line is a row, right-padded: R = B. Packed, several rows stand in
+  one line, one after another, and `segment` and `position` tell them apart.
+
   Attributes:
-    tokens: [B, T] int32 token ids, right-padded.
-    length: [B] int32 real tokens of each row; 0 for a padding row.
-    replay: [B] bool, the row comes from the past.
-    generative: [B] bool, the row trains generation rather than question answering.
-    task: [B] int32 index of the row's task; -1 where unknown.
-    key: [B, 2] uint32 key data of the row's random draws (dropout, sampled labels, ties).
+    tokens: [B, T] int32 token ids.
+    length: [R] int32 real tokens of each row; 0 for a padding row.
+    replay: [R] bool, the row comes from the past.
+    generative: [R] bool, the row trains generation rather than question answering.
+    task: [R] int32 index of the row's task; -1 where unknown.
+    key: [R, 2] uint32 key data of the row's random draws (dropout, sampled labels, ties).
+    target_row: [M] int32 row of each target within the device's block.
     target_position: [M] int32 index into the flattened [B·T] hidden states of the device's block.
     target_token: [M] int32 token, or class, to be predicted there.
     target_weight: [M] float32, 1 for a target and 0 for padding.
     allowed: [M, C] bool, classes that may be answered; None without a head.
     known: [M, C] bool, the allowed classes that the teacher had learned; None without a head.
     fields: {name: [M, …] float32}, what the tables of a method add.
+    segment: [B, T] int32, row of each token within the device's block, -1 for padding; None where
+      the batch is unpacked.
+    position: [B, T] int32, place of each token in its row, from 0; None where it is unpacked.
     embedding_delta: [B, T, D], added to the input embeddings in adversarial training; else None.
   """
 
@@ -72,20 +80,25 @@ class Batch:
   generative: jax.Array
   task: jax.Array
   key: jax.Array
+  target_row: jax.Array
   target_position: jax.Array
   target_token: jax.Array
   target_weight: jax.Array
   allowed: jax.Array | None = None
   known: jax.Array | None = None
   fields: dict[str, jax.Array] = dataclasses.field(default_factory=dict)
+  segment: jax.Array | None = None
+  position: jax.Array | None = None
   embedding_delta: jax.Array | None = None
 
   replace = dataclasses.replace
 
   @property
-  def target_row(self) -> jax.Array:
-    """[M] int32, row of each target."""
-    return self.target_position // self.tokens.shape[1]
+  def real_BT(self) -> jax.Array:
+    """[B, T] bool, the token belongs to a row and is no padding."""
+    if self.segment is None:
+      return jnp.arange(self.tokens.shape[1])[None] < self.length[:, None]
+    return self.segment >= 0
 
   @property
   def replay_M(self) -> jax.Array:
@@ -107,9 +120,9 @@ class Batch:
     return self.replace(target_weight=jnp.where(where_M, self.target_weight, 0))
 
   def row_mean(self, value_M: jax.Array) -> jax.Array:
-    """Returns the mean of `value_M` over the targets of each row, [B]; 0 for a row without any."""
+    """Returns the mean of `value_M` over the targets of each row, [R]; 0 for a row without any."""
     sums = [
-      jax.ops.segment_sum(x * self.target_weight, self.target_row, self.tokens.shape[0])
+      jax.ops.segment_sum(x * self.target_weight, self.target_row, self.length.shape[0])
       for x in (value_M, jnp.ones_like(value_M))
     ]
     return sums[0] / jnp.maximum(sums[1], 1)
@@ -164,11 +177,24 @@ class Heads(NamedTuple):
 
 
 class Shape(NamedTuple):
-  """Shape of a batch: rows and tokens of the whole batch, targets of one block."""
+  """Shape of a batch.
+
+  Attributes:
+    rows: R, of the whole batch.
+    tokens: T, of a line.
+    targets: M, of one block.
+    lines: B, of the whole batch where it is packed; 0: unpacked, every row has a line of its own.
+  """
 
   rows: int
   tokens: int
   targets: int
+  lines: int = 0
+
+  @property
+  def places(self) -> int:
+    """Number of tokens, padding included, of the whole batch."""
+    return (self.lines or self.rows) * self.tokens
 
 
 Table = Mapping[str, np.ndarray]
@@ -213,47 +239,6 @@ def deal(rows: Sequence[Row], blocks: int) -> list[list[int]]:
   return [order[b::blocks] for b in range(blocks)]
 
 
-def _need(step: Sequence[Row], blocks: int) -> tuple[int, int]:
-  """Returns the length bucket of a step, and the number of targets of its fullest block."""
-  fullest = max(sum(len(step[i].targets) for i in block) for block in deal(step, blocks))
-  return bucket(max(len(r.tokens) for r in step), LENGTHS), fullest
-
-
-def rungs(steps: Sequence[Sequence[Row]], blocks: int, rows: int) -> list[Shape]:
-  """Returns the few shapes that steps are padded to, a function of the rows' lengths alone.
-
-  Steps whose longest row falls into the same length bucket share one number of targets, that of the
-  fullest block among them. A bucket that few steps fall into is merged with the next longer one.
-
-  Args:
-    steps: rows of each step.
-    blocks: number of devices times number of microbatches.
-    rows: largest number of rows that a step may have.
-  """
-  most: dict[int, int] = {}
-  count: dict[int, int] = {}
-  for tokens, targets in (_need(step, blocks) for step in steps):
-    most[tokens] = max(targets, most.get(tokens, 0))
-    count[tokens] = count.get(tokens, 0) + 1
-  for tokens in sorted(most)[:-1]:
-    if count[tokens] < RARE * len(steps):
-      above = min(t for t in most if t > tokens)
-      most[above] = max(most[above], most.pop(tokens))
-      count[above] += count.pop(tokens)
-  rows = -(-rows // blocks) * blocks
-  return [Shape(rows, tokens, bucket(most[tokens], TARGETS)) for tokens in sorted(most)]
-
-
-def fit(step: Sequence[Row], blocks: int, shapes: Sequence[Shape]) -> Shape:
-  """Returns the first of `shapes` that holds a step; if none does, a larger one of the ladders."""
-  tokens, targets = _need(step, blocks)
-  for shape in shapes:
-    if shape.tokens >= tokens and shape.targets >= targets:
-      return shape
-  longest = max(tokens, shapes[-1].tokens)
-  return Shape(shapes[-1].rows, longest, bucket(targets, TARGETS))
-
-
 def layout(
   rows: Sequence[Row],
   blocks: int,
@@ -274,10 +259,11 @@ def layout(
     heads: for a head, which classes may be answered.
 
   Returns:
-    The batch as NumPy arrays; block b has rows b·B/blocks … and targets b·M ….
+    The batch as NumPy arrays; block b has rows b·R/blocks … and targets b·M ….
 
   Raises:
     UserError: with a head, a row wants a class that may not be answered.
+    ValueError: the rows of a block do not fit into its lines.
   """
   tables = dict(tables or {})
   covered = tables.pop('known', None)
@@ -287,10 +273,10 @@ def layout(
     for name, entries in tables.items()
   }
   for b, block in enumerate(deal(rows, blocks)):
-    start = 0
+    start, starts = 0, _starts([len(rows[i].tokens) for i in block], blocks, shape)
     for place, i in enumerate(block):
       row, end = rows[i], start + len(rows[i].targets)
-      _fill(arrays, (b, place), slice(start, end), row)
+      _fill(arrays, (b, place), starts[place], slice(start, end), row)
       if keys is not None:
         arrays['key'][b, place] = keys[i]
       if heads is not None:
@@ -300,7 +286,7 @@ def layout(
         if found is not None:
           fields[name][b, start:end] = found
       start = end
-  if arrays['target_position'].max(initial=0) >= shape.rows // blocks * shape.tokens:
+  if arrays['target_position'].max(initial=0) >= shape.places // blocks:
     raise AssertionError('a target lies outside its block')  # a device would clamp it silently
   whole = lambda x: cast(jax.Array, x.reshape(-1, *x.shape[2:]))
   return Batch(
@@ -309,37 +295,71 @@ def layout(
   )
 
 
+def _starts(lengths: Sequence[int], blocks: int, shape: Shape) -> Sequence[tuple[int, int]]:
+  """Returns (line, token of the line) at which each row of a block starts."""
+  if not shape.lines:
+    return [(place, 0) for place in range(len(lengths))]
+  starts = first_fit(lengths, shape.lines // blocks, shape.tokens)
+  if starts is None:
+    raise ValueError(f'rows of {list(lengths)} tokens do not fit into a block of {shape}')
+  return starts
+
+
 def _zeros(blocks: int, shape: Shape, classes: int | None) -> dict[str, np.ndarray]:
-  """Returns the arrays of an empty batch by field, [blocks, B/blocks or M, …]."""
+  """Returns the arrays of an empty batch by field, [blocks, R/blocks or M, …]."""
   size, tokens, targets = shape.rows // blocks, shape.tokens, shape.targets
+  of_tokens = ((shape.lines or shape.rows) // blocks, tokens), np.int32
   shapes: dict[str, tuple[tuple[int, ...], type]] = {
-    'tokens': ((size, tokens), np.int32),
+    'tokens': of_tokens,
     'length': ((size,), np.int32),
     'replay': ((size,), np.bool_),
     'generative': ((size,), np.bool_),
     'task': ((size,), np.int32),
     'key': ((size, 2), np.uint32),
+    'target_row': ((targets,), np.int32),
     'target_position': ((targets,), np.int32),
     'target_token': ((targets,), np.int32),
     'target_weight': ((targets,), np.float32),
   }
+  if shape.lines:
+    shapes |= dict.fromkeys(('segment', 'position'), of_tokens)
   if classes is not None:
     shapes |= dict.fromkeys(('allowed', 'known'), ((targets, classes), np.bool_))
   arrays: dict[str, np.ndarray] = {
     name: np.zeros((blocks, *sizes), kind) for name, (sizes, kind) in shapes.items()
   }
-  arrays['task'] -= 1
+  for name in {'task', 'segment'} & arrays.keys():
+    arrays[name] -= 1
   return arrays
 
 
-def _fill(arrays: dict[str, np.ndarray], at: tuple[int, int], targets: slice, row: Row) -> None:
-  """Writes one row, at (block, place), and its targets."""
+def _fill(
+  arrays: dict[str, np.ndarray],
+  at: tuple[int, int],
+  start: tuple[int, int],
+  targets: slice,
+  row: Row,
+) -> None:
+  """Writes one row and its targets.
+
+  Args:
+    arrays: of the batch by field.
+    at: block, and number of the row in it.
+    start: line, and token of the line, at which the row starts.
+    targets: places of its targets in the block.
+    row: the row.
+  """
   block, place = at
+  line, first = start
   length = len(row.tokens)
-  arrays['tokens'][at][:length] = row.tokens
+  own = block, line, slice(first, first + length)
+  arrays['tokens'][own] = row.tokens
+  if 'segment' in arrays:
+    arrays['segment'][own], arrays['position'][own] = place, np.arange(length)
   arrays['length'][at], arrays['replay'][at] = length, row.replay
   arrays['generative'][at], arrays['task'][at] = row.generative, row.task
-  arrays['target_position'][block, targets] = place * arrays['tokens'].shape[2] + row.targets
+  arrays['target_row'][block, targets] = place
+  arrays['target_position'][block, targets] = line * arrays['tokens'].shape[2] + first + row.targets
   arrays['target_token'][block, targets] = row.wanted
   arrays['target_weight'][block, targets] = 1
 

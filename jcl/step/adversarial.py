@@ -49,7 +49,12 @@ def adversarial(objective: Callable, width: int, epsilon: float, weight: float) 
 
 def _steps(grad_BTD: jax.Array, batch: Batch, epsilon: float) -> jax.Array:
   """Returns epsilon · g / ‖g‖ of each row, [B, T, D]."""
-  real_BT = jnp.arange(batch.tokens.shape[1])[None] < batch.length[:, None]
-  grad_BTD = jnp.where(real_BT[..., None], grad_BTD, 0)
-  square_B11 = jnp.square(grad_BTD).sum((1, 2), keepdims=True)
-  return jnp.where(square_B11 > 0, grad_BTD * epsilon * jax.lax.rsqrt(square_B11), 0)
+  grad_BTD = jnp.where(batch.real_BT[..., None], grad_BTD, 0)
+  if batch.segment is None:
+    square_BT1 = jnp.square(grad_BTD).sum((1, 2), keepdims=True)
+  else:
+    row_BT, squares_BT = jnp.maximum(batch.segment, 0), jnp.square(grad_BTD).sum(2)
+    rows = batch.length.shape[0]
+    square_R = jax.ops.segment_sum(squares_BT.reshape(-1), row_BT.reshape(-1), rows)
+    square_BT1 = square_R[row_BT][..., None]
+  return jnp.where(square_BT1 > 0, grad_BTD * epsilon * jax.lax.rsqrt(square_BT1), 0)

@@ -59,14 +59,21 @@ def check_batch(batch: Batch, blocks: int = 1) -> None:
   """
   chex.assert_rank(batch.tokens, 2, custom_message='argument batch.tokens')
   chex.assert_rank(batch.target_token, 1, custom_message='argument batch.target_token')
-  (rows, tokens), targets = batch.tokens.shape, batch.target_token.shape[0]
-  for name, size in (('tokens', rows), ('target_token', targets)):
+  chex.assert_rank(batch.length, 1, custom_message='argument batch.length')
+  lines, targets = batch.tokens.shape, batch.target_token.shape[0]
+  rows = lines[0] if batch.segment is None else batch.length.shape[0]
+  for name, size in (('tokens', lines[0]), ('length', rows), ('target_token', targets)):
     check_divisible(f'batch.{name}', size, blocks)
-  check_array('batch.tokens', batch.tokens, (rows, tokens), jnp.integer)
+  check_array('batch.tokens', batch.tokens, lines, jnp.integer)
+  for name in ('segment', 'position'):
+    check_array(f'batch.{name}', getattr(batch, name), lines, jnp.integer, optional=True)
+  if (batch.segment is None) != (batch.position is None):
+    raise AssertionError('argument batch.segment and argument batch.position must both be given')
   check_array('batch.key', batch.key, (rows, 2), jnp.uint32)
   for name, size, kind in (
     ('length', rows, jnp.integer), ('task', rows, jnp.integer),
     ('replay', rows, jnp.bool_), ('generative', rows, jnp.bool_),
+    ('target_row', targets, jnp.integer),
     ('target_position', targets, jnp.integer), ('target_token', targets, jnp.integer),
     ('target_weight', targets, jnp.floating),
   ):  # fmt: skip
@@ -75,5 +82,5 @@ def check_batch(batch: Batch, blocks: int = 1) -> None:
     check_array(f'batch.{name}', getattr(batch, name), (targets, None), jnp.bool_, optional=True)
   for name, values in batch.fields.items():
     check_array(f'batch.fields[{name!r}]', values, (targets, *[None] * (values.ndim - 1)))
-  delta, shape = batch.embedding_delta, (rows, tokens, None)
+  delta, shape = batch.embedding_delta, (*lines, None)
   check_array('batch.embedding_delta', delta, shape, jnp.floating, optional=True)

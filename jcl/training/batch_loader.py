@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from jcl.batching import batch as batches
+from jcl.batching import batch_shapes, packed_epochs
 from jcl.batching import epochs as rows
-from jcl.batching import packed_epochs
 from jcl.batching.batch import Batch
 from jcl.batching.packed_text import PackedText
 from jcl.config import TrainConfig
@@ -85,7 +85,7 @@ class BatchLoader:
     looked_at = range(1, min(-(-self.total // self.per_epoch), LOOKED_AT))
     steps = [step.rows for step in self._first]
     steps += [step.rows for epoch in looked_at for step in self._compose(epoch)]
-    self._shapes = batches.rungs(steps, self._blocks, self._rows())
+    self._shapes = batch_shapes.rungs(steps, self._blocks, self._rows())
 
   @property
   def largest(self) -> batches.Shape:
@@ -133,7 +133,7 @@ class BatchLoader:
         for i in range(len(steps)):
           if skip <= number + i < self.total:
             step = steps[i]
-            shape = batches.fit(step.rows, self._blocks, self._shapes)
+            shape = batch_shapes.fit(step.rows, self._blocks, self._shapes)
             batch = batches.layout(
               step.rows, self._blocks, shape, step.keys, self.plan.tables, self._tools.heads
             )

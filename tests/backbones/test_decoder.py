@@ -126,14 +126,16 @@ def test_dropout_follows_the_row(config):
   longer = every_position(random_tokens(2, 8), bucket=12)
   rounding.assert_close(dropped_MD, apply(longer), **rounding.of_model(config))
   second = jax.tree.map(lambda x: x[len(x) // 2 :], batch)  # alone, as on another device
-  second = second.replace(target_position=second.target_position - 8)
+  second = second.replace(
+    target_row=second.target_row - 1, target_position=second.target_position - 8
+  )
   rounding.assert_close(dropped_MD[8:], apply(second), **rounding.of_model(config))
   assert not np.allclose(apply(batch.replace(key=batch.key + 2)), dropped_MD, atol=1e-2)
 
 
 def test_dropout_keeps_the_mean_and_differs_by_row():
-  key_B = jax.vmap(jax.random.key)(jnp.arange(2))
-  kept_BTD = np.asarray(layers.dropout(jnp.ones((2, 64, 64)), key_B, 0.25))
+  keys = layers.RowKeys(jax.vmap(jax.random.key)(jnp.arange(2)))
+  kept_BTD = np.asarray(layers.dropout(jnp.ones((2, 64, 64)), keys, 0.25))
   assert set(np.unique(kept_BTD)) == {0, np.float32(1 / 0.75)}
   assert abs(kept_BTD.mean() - 1) < 0.02
   assert (kept_BTD[0] != kept_BTD[1]).mean() > 0.3

@@ -15,7 +15,7 @@ from support.remat import check_remat
 from support.tiny import every_position
 
 from jcl.backbones import new_tokens
-from jcl.backbones.encoder import encoder, sentence_vectors, states
+from jcl.backbones.encoder import Place, encoder, sentence_vectors, states
 from jcl.backbones.encoder_config import EncoderConfig
 from jcl.backbones.files import hf, tensors
 from jcl.backbones.model_config import with_settings
@@ -57,7 +57,7 @@ def check(case, golden, folder):
   tokens_BT[:, : goldens.TOKENS] = goldens.tokens()
   length_B = np.array(goldens.ROWS, np.int32)
   run = jax.jit(functools.partial(states, loaded.config))
-  found_BTD = np.asarray(run(loaded.params, tokens_BT, length_B))
+  found_BTD = np.asarray(run(loaded.params, tokens_BT, Place(length_B)))
   real_BT = np.arange(goldens.TOKENS) < length_B[:, None]
   wanted_ND = golden['states'][real_BT]
   found_ND = found_BTD[:, : goldens.TOKENS][real_BT]
@@ -188,7 +188,9 @@ def test_dropout_follows_the_row_and_is_off_in_evaluation(config):
   longer = every_position(tokens(), bucket=12)
   rounding.assert_close(dropped_MD, apply(longer), **rounding.of_model(config))
   second = jax.tree.map(lambda x: x[len(x) // 2 :], batch)  # alone, as on another device
-  second = second.replace(target_position=second.target_position - 8)
+  second = second.replace(
+    target_row=second.target_row - 1, target_position=second.target_position - 8
+  )
   rounding.assert_close(dropped_MD[8:], apply(second), **rounding.of_model(config))
   assert not np.allclose(apply(batch.replace(key=batch.key + 2)), dropped_MD, atol=1e-2)
 

@@ -115,7 +115,7 @@ def test_logits_are_wide_whatever_computes_them(config):
 def test_pooling_takes_the_state_or_the_mean_of_the_rows_real_tokens():
   hidden_BTD = np.random.default_rng(0).standard_normal((2, 6, 4)).astype(np.float32)
   batch = every_position(np.zeros((2, 6)), [5, 3])  # laid out in this order
-  batch = batch.replace(target_position=np.array([0, 4, 8, 6]))
+  batch = batch.replace(target_row=np.array([0, 0, 1, 1]), target_position=np.array([0, 4, 8, 6]))
   for pooling in ('first', 'last'):
     found_MD = heads.pool(hidden_BTD, batch, pooling)
     np.testing.assert_array_equal(found_MD, hidden_BTD.reshape(12, 4)[[0, 4, 8, 6]])
@@ -148,7 +148,10 @@ def test_a_decoder_classifies_and_every_leaf_learns(head, pooling):
   backbone, params = classifier(head, pooling)
   tokens_BT = np.random.default_rng(0).integers(0, 30, (2, 8))
   last = lambda batch, at: batch.replace(
-    target_position=np.array(at), target_token=np.array([1, 4]), target_weight=np.ones(2)
+    target_row=np.arange(2),
+    target_position=np.array(at),
+    target_token=np.array([1, 4]),
+    target_weight=np.ones(2),
   )
   batch = last(every_position(tokens_BT, [8, 5]), [7, 8 + 4])
   longer = last(every_position(tokens_BT, [8, 5], bucket=12), [7, 12 + 4])

@@ -178,7 +178,9 @@ def test_dropout_of_adapters_follows_the_row():
   longer = every_position(random_tokens(2, 8), bucket=12)
   rounding.assert_close(dropped_MD, apply(longer), **rounding.of_model(TINY))
   second = jax.tree.map(lambda x: x[len(x) // 2 :], batch)  # alone, as on another device
-  second = second.replace(target_position=second.target_position - 8)
+  second = second.replace(
+    target_row=second.target_row - 1, target_position=second.target_position - 8
+  )
   rounding.assert_close(dropped_MD[8:], apply(second), **rounding.of_model(TINY))
   assert not np.allclose(apply(batch.replace(key=batch.key + 2)), dropped_MD, atol=0.05)
 
@@ -200,11 +202,11 @@ def masks(name, rows=2):
 
   class One(layers.nn.Module):
     @layers.nn.compact
-    def __call__(self, x, key_B):
-      return layers.Dense(32, False, DROPPED, name=name)(x, key_B)
+    def __call__(self, x, keys):
+      return layers.Dense(32, False, DROPPED, name=name)(x, keys)
 
-  key_B = jax.vmap(jax.random.key)(jnp.arange(rows))
-  return np.asarray(One().apply(variables, jnp.ones((rows, 64, 32)), key_B))
+  keys = layers.RowKeys(jax.vmap(jax.random.key)(jnp.arange(rows)))
+  return np.asarray(One().apply(variables, jnp.ones((rows, 64, 32)), keys))
 
 
 def test_masks_differ_by_projection_and_row_and_keep_the_mean():

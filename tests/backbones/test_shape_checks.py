@@ -87,7 +87,7 @@ CALLS = {
   ),
   'one length for all rows': (
     lambda: heads.row_mean(jnp.ones((2, 4, 6)), np.array([4])),
-    r'length_B: \[B\]',
+    r'length_R: \[R\]',
   ),
   'prompt': (lambda: continued(prompt_BP=np.ones((2, 3), np.float32)), 'prompt_BP: token ids'),
   'validity of another length': (
@@ -112,7 +112,7 @@ CALLS = {
     lambda: top_k_sample(jax.random.split(KEY, 1), jnp.ones((2, 8)), 2, 1.0),
     r'key_B: \[B\]',
   ),
-  'dropout keys': (lambda: hidden(key=np.ones((1, 2), np.uint32)), r'batch.key: \[B, 2\]'),
+  'dropout keys': (lambda: hidden(key=np.ones((1, 2), np.uint32)), r'batch.key: \[R, 2\]'),
   'a delta for all rows': (
     lambda: hidden(embedding_delta=np.ones((1, 4, 6), np.float32)),
     r'batch.embedding_delta: \[B, T, D\]',

@@ -8,6 +8,7 @@ import pytest
 from support import rounding, tiny
 
 from jcl.batching import batch as batches
+from jcl.batching import batch_shapes
 from jcl.batching.batch import Heads, Row, Shape, layout
 from jcl.errors import UserError
 
@@ -45,7 +46,7 @@ def read(batch, blocks):
 def test_every_row_arrives_with_its_targets_and_key(devices, microbatches):
   """13 rows are divisible by no number of blocks but 1; of 32 blocks most are empty."""
   rows, blocks = tiny.rows(), devices * microbatches
-  (shape,) = batches.rungs([rows], blocks, 13)
+  (shape,) = batch_shapes.rungs([rows], blocks, 13)
   assert shape.rows % blocks == 0
   assert 13 <= shape.rows < 13 + blocks
   batch = layout(rows, blocks, shape, KEYS)
@@ -66,7 +67,7 @@ def test_types_are_those_of_the_contract():
   kinds = {k: v.dtype for k, v in vars(batch).items() if isinstance(v, np.ndarray)}
   assert kinds == {
     'tokens': np.int32, 'length': np.int32, 'replay': bool, 'generative': bool, 'task': np.int32,
-    'key': np.uint32, 'target_position': np.int32, 'target_token': np.int32,
+    'key': np.uint32, 'target_row': np.int32, 'target_position': np.int32, 'target_token': np.int32,
     'target_weight': np.float32,
   }  # fmt: skip
 
@@ -130,7 +131,7 @@ def test_a_row_of_a_table_stands_at_its_targets_and_others_are_zero(blocks):
   rows = tiny.rows()
   stored = {r.number: 1 + r.number + np.random.rand(len(r.targets), 2) for r in rows[::2]}
   entries = batches.table(stored, (2,))
-  (shape,) = batches.rungs([rows], blocks, 13)
+  (shape,) = batch_shapes.rungs([rows], blocks, 13)
   batch = layout(rows, blocks, shape, tables={'teacher_hidden': entries})
   field = batch.fields['teacher_hidden']
   assert field.shape == (len(batch.target_weight), 2)
@@ -216,18 +217,18 @@ def test_shapes_depend_on_lengths_alone():
     ]
     for step in steps
   ]
-  assert batches.rungs(steps, 3, 8) == batches.rungs(other, 3, 8)
+  assert batch_shapes.rungs(steps, 3, 8) == batch_shapes.rungs(other, 3, 8)
 
 
 def test_one_number_of_targets_a_length_bucket_and_every_step_fits():
   steps = [tiny.rows(8, seed=s, longest=8 + 8 * (s % 4)) for s in range(40)]
   for blocks in (1, 3, 8):
-    shapes = batches.rungs(steps, blocks, 8)
+    shapes = batch_shapes.rungs(steps, blocks, 8)
     assert len({s.tokens for s in shapes}) == len(shapes) <= 4
     assert {s.rows for s in shapes} == {-(-8 // blocks) * blocks}
     assert all(s.tokens in batches.LENGTHS and s.targets in batches.TARGETS for s in shapes)
     for step in steps:
-      shape = batches.fit(step, blocks, shapes)
+      shape = batch_shapes.fit(step, blocks, shapes)
       assert shape in shapes
       assert shape.tokens >= max(len(r.tokens) for r in step)
       assert len(read(layout(step, blocks, shape), blocks)) == 8
@@ -237,10 +238,10 @@ def test_rare_lengths_are_lifted_and_a_step_beyond_all_shapes_still_fits():
   steps = [tiny.rows(4, seed=s, longest=7) for s in range(2)]
   steps += [tiny.rows(4, seed=s, longest=40) for s in range(20)]
   steps = [s for s in steps if max(len(r.tokens) for r in s) not in range(9, 25)]
-  shapes = batches.rungs(steps, 2, 4)
+  shapes = batch_shapes.rungs(steps, 2, 4)
   assert min(s.tokens for s in shapes) > 8
   long = [Row(np.zeros(300, np.int32), np.arange(299), np.arange(299), 0, 0)]
-  beyond = batches.fit(long, 2, shapes)
+  beyond = batch_shapes.fit(long, 2, shapes)
   assert beyond not in shapes
   assert beyond.tokens >= 300
   assert beyond.targets >= 299
@@ -258,6 +259,6 @@ def test_the_ladders_rise_and_what_no_rung_holds_is_refused():
 
 def test_a_batch_is_a_tree_whose_leaves_are_its_arrays():
   batch = layout(tiny.rows(), 1, Shape(13, 20, 64))
-  assert len(jax.tree.leaves(batch)) == 9
+  assert len(jax.tree.leaves(batch)) == 10
   twice = jax.tree.map(lambda x: x, batch)
   assert isinstance(twice, batches.Batch)

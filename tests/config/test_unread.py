@@ -15,7 +15,8 @@ import jcl
 from jcl import learning, methods
 from jcl import workdir as workdirs
 from jcl.backbones.files import hf
-from jcl.batching.batch import layout, rungs
+from jcl.batching.batch import layout
+from jcl.batching.batch_shapes import rungs
 from jcl.commands import command_line, config_flag
 from jcl.config import (
   GIVEN,

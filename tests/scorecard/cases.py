@@ -25,8 +25,8 @@ from jcl.backbones import tokenizers
 from jcl.backbones.decoder import decoder
 from jcl.backbones.decoder_config import DecoderConfig
 from jcl.batching import batch as batches
+from jcl.batching import batch_shapes, packed_epochs
 from jcl.batching import epochs as composing
-from jcl.batching import packed_epochs
 from jcl.batching.batch import Batch, Row, Shape
 from jcl.batching.packed_text import PackedText, pack
 from jcl.config import Config, TrainConfig
@@ -315,7 +315,7 @@ class Case:
 
   def shape(self, rows: Sequence[Row], blocks: int = 1) -> Shape:
     """Returns a shape that holds these rows on any of the ways."""
-    return batches.rungs([rows], blocks, -(-max(len(rows), 16) // 16) * 16)[0]
+    return batch_shapes.rungs([rows], blocks, -(-max(len(rows), 16) // 16) * 16)[0]
 
   def batch(
     self, moment: Moment, rows: Sequence[Row], shape: Shape | None = None, blocks: int = 1,

@@ -99,7 +99,7 @@ def mask(case: Case) -> None:
   batch = case.batch(moment, rows, shape)
   places = np.argsort(batches.deal(rows, 1)[0])
   gone = places[::3]
-  masked = batch.only(~np.isin(batch.target_position // shape.tokens, gone))
+  masked = batch.only(~np.isin(batch.target_row, gone))
   keys = np.delete(tiny.keys(len(rows)), np.s_[::3], 0)
   kept = [row for i, row in enumerate(rows) if i % 3]
   dropped = case.batch(moment, kept, shape, keys=keys)

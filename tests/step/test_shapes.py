@@ -64,12 +64,15 @@ WRONG = {
   'generative': np.zeros((16, 1), bool),
   'task': np.zeros(16, np.float32),
   'key': np.zeros((16, 3), np.uint32),
+  'target_row': np.zeros(63, np.int32),
   'target_position': np.zeros(63, np.int32),
   'target_token': np.zeros(64, np.float32),
   'target_weight': np.zeros(64, np.int32),
   'allowed': np.ones((63, 6), bool),
   'known': np.ones((64, 6), np.float32),
   'fields': {'states': np.zeros((63, 4), np.float32)},
+  'segment': np.zeros((16, 19), np.int32),
+  'position': np.zeros((15, 20), np.int32),
   'embedding_delta': np.zeros((16, 19, 16), np.float32),
 }
 

@@ -23,7 +23,8 @@ import numpy as np
 
 from jcl import methods
 from jcl.backbones import tokenizers
-from jcl.batching.batch import layout, rungs
+from jcl.batching.batch import layout
+from jcl.batching.batch_shapes import rungs
 from jcl.batching.packed_text import PackedText, pack
 from jcl.errors import UserError
 from jcl.methods.compose import HOOKS

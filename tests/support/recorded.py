@@ -13,7 +13,8 @@ import numpy as np
 
 import jcl
 from jcl import config as settings
-from jcl.batching.batch import layout, rungs
+from jcl.batching.batch import layout
+from jcl.batching.batch_shapes import rungs
 from jcl.config import Config
 from jcl.preflight.footprint import shape_only
 from jcl.step import optimizer, sharding, train_step

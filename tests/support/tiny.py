@@ -89,7 +89,12 @@ def recurrent(vocabulary: int, classes: int = 0, width: int = 16) -> Backbone:
 
   def hidden(params, batch, train=False):
     x_BTD = add_delta(params['embed']['kernel'][batch.tokens], batch.embedding_delta)
-    past_BTD = jnp.cumsum(x_BTD, 1) / (1 + jnp.arange(x_BTD.shape[1]))[None, :, None]
+    if batch.segment is None:
+      past_BTD = jnp.cumsum(x_BTD, 1) / (1 + jnp.arange(x_BTD.shape[1]))[None, :, None]
+    else:
+      same_BTS = batch.segment[:, :, None] == batch.segment[:, None]
+      past_BTS = (same_BTS & jnp.tri(x_BTD.shape[1], dtype=bool)[None]).astype(x_BTD.dtype)
+      past_BTD = past_BTS @ x_BTD / (1 + batch.position)[..., None]
     y_BTD = x_BTD + past_BTD @ params['mix']['kernel'] + params['bias']['kernel'][None, None]
     return jnp.tanh(y_BTD).reshape(-1, width)[batch.target_position]
 
