@@ -39,7 +39,7 @@ def read_llama_like(fields: Fields, **kwargs: Any) -> DecoderConfig:
   if scaling is not None and scaling.kind == 'dynamic':
     values['max_positions'] = int(scaling.original * max(scaling.factor, 1))
   if 'rope_fraction' not in values:
-    for part in (fields.values, fields.get('rope_parameters', dict, {})):
+    for part in (fields.values, fields.rotary()):
       Fields(part, fields.where).allow_only('partial_rotary_factor', 1)
   return DecoderConfig(**values)
 
@@ -137,7 +137,7 @@ def read_gpt2(fields: Fields) -> DecoderConfig:
 def read_neox(fields: Fields) -> DecoderConfig:
   """Reads the fields of GPT-NeoX (Pythia)."""
   older = {'rope_theta': fields.values.get('rotary_emb_base')}
-  merged = fields.over({**older, **fields.values, **fields.get('rope_parameters', dict, {})})
+  merged = fields.over({**older, **fields.values, **fields.rotary()})
   bias = fields.get('attention_bias', bool, True)
   fraction = merged.get('rotary_pct', float, 0.25)
   return DecoderConfig(

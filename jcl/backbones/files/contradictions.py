@@ -88,9 +88,28 @@ def tensor_families(names: Collection[str]) -> str:
 
 
 def of_config(fields: Fields, file: pathlib.Path) -> list[str]:
-  """Returns a line that names the settings of a config.json that nothing reads."""
-  unread = fields.unread(HARMLESS)
-  return [f'{file}: settings that nothing reads: {", ".join(unread)}'] if unread else []
+  """Returns lines about settings of a config.json that nothing reads or that stand in two forms."""
+  unread, differing = fields.unread(HARMLESS), _rotary_differences(fields.values)
+  lines = [f'{file}: settings that nothing reads: {", ".join(unread)}'] if unread else []
+  if differing:
+    lines.append(
+      f'{file}: rope_scaling and rope_parameters differ in {", ".join(differing)}; rope_scaling is '
+      'read, as in transformers'
+    )
+  return lines
+
+
+def _rotary_differences(values: Mapping[str, Any]) -> list[str]:
+  """Returns the names of rotary settings that the two forms of a config.json give differently."""
+  old, new = values.get('rope_scaling'), values.get('rope_parameters')
+  if not (isinstance(old, dict) and isinstance(new, dict) and old and new):
+    return []
+  new = new.get('full_attention') or new
+  besides = {'rope_theta', 'partial_rotary_factor'} - set(old)  # read elsewhere in the config
+  one, two = ({'rope_type': part.get('type'), **part} for part in (old, new))
+  return sorted(
+    name for name in {*one, *two} - {'type'} - besides if one.get(name) != two.get(name)
+  )
 
 
 def of_tensors(

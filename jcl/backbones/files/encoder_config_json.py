@@ -86,8 +86,9 @@ def read_modernbert(fields: Fields) -> EncoderConfig:
   every = 3 if every is None else fields.get('global_attn_every_n_layers', int)
   windowed = fields.kinds('layer_types', KINDS, layers)
   windowed = windowed or tuple(i % every > 0 for i in range(layers))
-  rope = local_rope(fields, ('global_rope_theta', 160000.0), ('local_rope_theta', 1e4))
-  if rope.pop('rope_scaling', None) is not None:
+  thetas = ('global_rope_theta', 160000.0), ('local_rope_theta', 1e4)
+  rope = {} if fields.get('rope_scaling', dict, {}) else local_rope(fields, *thetas)
+  if rope.pop('rope_scaling', None) is not None or not rope:
     raise UserError(f'{fields.where}: scaled rotary frequencies of ModernBERT are not supported')
   window = fields.get('local_attention', int, 128) // 2 + 1
   return EncoderConfig(

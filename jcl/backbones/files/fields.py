@@ -192,8 +192,6 @@ class Fields:
   ) -> dict[str, Any]:
     """Returns `rope_theta` and, where it is set, `rope_scaling`: arguments of a DecoderConfig.
 
-    transformers 4 writes them as fields of the config, transformers 5 in `rope_parameters`.
-
     Args:
       theta: where the field is absent.
       aliases: {name in the file: kind of a RopeScaling} beside those of the same name.
@@ -201,24 +199,33 @@ class Fields:
     Raises:
       UserError: the kind of scaling is unknown, or a number of it is missing.
     """
-    old, new = (self.get(name, dict, {}) for name in ('rope_scaling', 'rope_parameters'))
-    for name, part in (('rope_scaling', old), ('rope_parameters', new)):
-      for key, value in part.items():
-        if isinstance(value, dict) or key.endswith('_attention'):
-          raise UserError(
-            f'{self.where}: {name} has {key!r}; all layers of this family are rotated alike'
-          )
-    merged = self.over({**old, **new})
+    given = self.rotary()
+    name = 'rope_scaling' if self.values.get('rope_scaling') else 'rope_parameters'
+    for key, value in given.items():
+      if isinstance(value, dict) or key.endswith('_attention'):
+        raise UserError(
+          f'{self.where}: {name} has {key!r}; all layers of this family are rotated alike'
+        )
+    merged = self.over(given)
     kind = merged.get('rope_type', str, merged.values.get('type') or 'default')
     out: dict[str, Any] = {'rope_theta': merged.positive('rope_theta', theta)}
     known: dict[str, RopeKind] = {k: k for k in get_args(RopeKind)} | dict(aliases or {})
     if kind in known:
-      out['rope_scaling'] = merged._scaling(known[kind], self._original(old, new))
+      out['rope_scaling'] = merged._scaling(known[kind], self._original(given))
     elif kind != 'default':
       raise UserError(
         f'{self.where}: rope type {kind!r} is not supported; known: {", ".join(known)}'
       )
     return out
+
+  def rotary(self) -> dict[str, Any]:
+    """Returns the rotary settings in the form that counts.
+
+    transformers 4 writes them as `rope_scaling`, transformers 5 as `rope_parameters`. Both take
+    `rope_scaling` where a file has both.
+    """
+    old, new = (self.get(name, dict, {}) for name in ('rope_scaling', 'rope_parameters'))
+    return old or new
 
   def _original(self, *inner: Mapping[str, Any]) -> int:
     """Returns the tokens of the original context, which stand among the fields or inside rope's.

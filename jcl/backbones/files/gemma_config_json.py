@@ -110,7 +110,8 @@ def local_rope(
     local: the same for windowed layers, which are not scaled.
 
   Raises:
-    UserError: frequencies of windowed layers are scaled, or the kinds of layers are not named.
+    UserError: frequencies of windowed layers are scaled, the kinds of layers are not named, or a
+      setting is read differently by versions of transformers.
   """
   both = fields.get('rope_parameters', dict, {})
   if both and not {FULL, SLIDING} & set(both):
@@ -118,6 +119,11 @@ def local_rope(
   inner = fields.over(both)
   one, two = (inner.get(kind, dict, {}) for kind in (FULL, SLIDING))
   Fields(two, f'{inner.where}: {SLIDING}').allow_only('rope_type', 'default')
+  old = fields.get('rope_scaling', dict, {})
+  if 'type' in old and 'rope_type' not in old:  # transformers 4 reads it here, transformers 5 not
+    raise UserError(f"{fields.where}: rope_scaling has 'type'; call it 'rope_type'")
+  for part in (one, old):
+    Fields(part, fields.where).allow_only('truncate', True)  # transformers does not read it here
   theta, near = (
     Fields(part, inner.where).positive('rope_theta', fields.positive(*field))
     for part, field in ((one, everywhere), (two, local))

@@ -262,6 +262,7 @@ def _described(folder: pathlib.Path, family: str) -> tuple[Fields, Family, Model
     )
   with naming_file(str(file)):
     config = record.read(fields)
+    fields.allow_only('is_causal', isinstance(config, DecoderConfig))
   if not isinstance(config, ModelConfig) or type(config) is ModelConfig:
     kind = 'dict' if isinstance(config, dict) else type(config).__name__
     raise UserError(

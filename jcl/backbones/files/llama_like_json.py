@@ -22,8 +22,7 @@ from jcl.errors import UserError
 
 def read_phi3(fields: Fields) -> DecoderConfig:
   """Reads the fields of Phi-3, which calls longrope su or yarn."""
-  inner = (fields.get(name, dict, {}) for name in ('rope_scaling', 'rope_parameters'))
-  merged = fields.over({name: value for part in inner for name, value in part.items()})
+  merged = fields.over(fields.rotary())
   longest = {'original_max_position_embeddings': 4096, 'max_position_embeddings': 4096}
   rope = fields.over({k: v for k, v in longest.items() if fields.values.get(k) is None})
   return read_llama_like(
