@@ -35,14 +35,19 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
   """
   os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
   console.make_outputs_plain()
+  console.name_outputs()
   try:
-    sys.exit(_call(sys.argv[1:] if arguments is None else arguments))
+    status = _call(sys.argv[1:] if arguments is None else arguments)
+    console.finish()
+    sys.exit(status)
   except Stopped as stopped:
     print(f'stopped: {stopped}', file=sys.stderr)
     sys.exit(STATUS)
   except UserError as error:
     _refuse(str(error))
   except OSError as error:
+    if error.filename == 'stdout':
+      console.give_up(sys.stdout)
     _refuse(atomic.describe_error(error))
   except RuntimeError as error:
     if not str(error).startswith(NO_BACKEND):
@@ -58,7 +63,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def _refuse(message: str) -> NoReturn:
   """Ends the process with one line on standard error and exit status 2."""
-  print(f'error: {escaped(" ".join(message.split()))}', file=sys.stderr)
+  try:
+    print(f'error: {escaped(" ".join(message.split()))}', file=sys.stderr, flush=True)
+  except OSError:
+    console.give_up(sys.stderr)
   sys.exit(2)
 
 

@@ -48,6 +48,7 @@ SETTINGS = {
   'LC_ALL=C, ASCII': Setting({**ASCII, 'PYTHONIOENCODING': 'ascii'}),
   'cp1252': Setting({'PYTHONIOENCODING': 'cp1252'}),
   'latin-1': Setting({'PYTHONIOENCODING': 'latin-1'}),
+  'utf-16': Setting({'PYTHONIOENCODING': 'utf-16'}),
   'a home that cannot be written': Setting({'HOME': NOWHERE, 'JAX_COMPILATION_CACHE_DIR': ''}),
   'no HOME': Setting({'HOME': '', 'JAX_COMPILATION_CACHE_DIR': ''}),
   'a backend of pictures that is not known': Setting({'MPLBACKEND': 'nonsense'}),

@@ -76,6 +76,7 @@ HINTS = {
   errno.ENOTDIR: 'give a path whose folders are no files',
   errno.EEXIST: 'a file or a broken link is in the way; give another path',
   errno.ENAMETOOLONG: 'give a shorter path',
+  errno.EPIPE: 'the program that reads it has ended',
   errno.ELOOP: 'its links lead in a circle; give another path',
 }
 

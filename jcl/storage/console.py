@@ -5,8 +5,11 @@ that nothing is lost and no run ends for want of a letter.
 """
 
 import codecs
+import contextlib
+import os
 import sys
-from typing import TextIO
+from collections.abc import Iterator
+from typing import Any, TextIO, cast
 
 ERRORS = 'jcl.plain'  # name of the error handler
 STAND_INS = {
@@ -49,8 +52,77 @@ def show(line: str, output: TextIO | None = None) -> None:
   print(sayable(line, output), file=output, flush=True)
 
 
+class Output:
+  """An output whose errors name it, as those of a file do.
+
+  Args:
+    output: what is written to.
+    name: of it in messages.
+  """
+
+  def __init__(self, output: TextIO, name: str):
+    self._output, self._name = output, name
+
+  def write(self, text: str) -> int:
+    """Writes a text; returns the number of its letters."""
+    with self._named():
+      return self._output.write(text)
+
+  def flush(self) -> None:
+    """Writes what is still held back."""
+    with self._named():
+      self._output.flush()
+
+  def __getattr__(self, name: str) -> Any:
+    return getattr(self._output, name)
+
+  @contextlib.contextmanager
+  def _named(self) -> Iterator[None]:
+    try:
+      yield
+    except OSError as error:
+      raise OSError(error.errno, error.strerror, self._name) from None
+
+
 def make_outputs_plain() -> None:
-  """Lets everything that this process prints from now on be said in the encoding of its outputs."""
+  """Lets everything that this process prints from now on be said in the encoding of its outputs.
+
+  An encoding that can write no line, such as `idna`, becomes UTF-8.
+  """
   for output in (sys.stdout, sys.stderr):
     if hasattr(output, 'reconfigure'):
-      output.reconfigure(errors=ERRORS)
+      try:
+        'a→\n'.encode(output.encoding, ERRORS)
+        output.reconfigure(errors=ERRORS)
+      except UnicodeError:
+        output.reconfigure(encoding='utf-8', errors=ERRORS)
+
+
+def name_outputs() -> None:
+  """Makes errors of standard output name it, and opens the standard files that are closed.
+
+  A file that is opened later would take the place of a closed one, and get what is written to it.
+  """
+  for number in range(3):
+    try:
+      os.fstat(number)
+    except OSError:
+      os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
+  if sys.stdout is not None and not isinstance(sys.stdout, Output):
+    sys.stdout = cast(TextIO, Output(sys.stdout, 'stdout'))
+
+
+def finish() -> None:
+  """Writes what standard output still holds back.
+
+  Raises:
+    OSError: it cannot be written.
+  """
+  if sys.stdout is not None:
+    sys.stdout.flush()
+
+
+def give_up(output: TextIO) -> None:
+  """Drops what an output still holds back and cannot write."""
+  with contextlib.suppress(OSError, ValueError, AttributeError):
+    os.dup2(os.open(os.devnull, os.O_WRONLY), output.fileno())

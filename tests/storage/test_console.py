@@ -1,9 +1,13 @@
 """Lines in an output of any encoding: nothing is lost, nothing ends in an error."""
 
 import io
+import os
+import shlex
+import subprocess
 import sys
 
 import pytest
+from support import ROOT
 
 from jcl.learning import Result
 from jcl.storage import console
@@ -50,3 +54,42 @@ def test_a_result_prints_itself_in_any_encoding(monkeypatch):
   print(Result(results, None))
   out.flush()
   assert b'\\u5929' in out.buffer.getvalue()
+
+
+FULL = 'error: stdout: No space left on device; free some space, and the same command goes on'
+ENDED = 'error: stdout: Broken pipe; the program that reads it has ended'
+
+
+@pytest.mark.parametrize('unbuffered', ['', '1'])
+@pytest.mark.parametrize(
+  ('how', 'status', 'says'),
+  [('--help > /dev/full', 2, FULL), ('--help > >(exec true)', 2, ENDED),
+   ('nonsense 2> /dev/full', 2, ''), ('--help >&-', 0, ''), ('--help <&- >&- 2>&-', 0, '')],
+)  # fmt: skip
+def test_an_output_that_is_full_or_closed(how, status, says, unbuffered):
+  done = subprocess.run(
+    ['bash', '-c', f'exec {sys.executable} -m jcl.cli {how}'], cwd=ROOT,
+    capture_output=True, text=True, timeout=60, check=False,
+    env={**os.environ, 'PYTHONUNBUFFERED': unbuffered},
+  )  # fmt: skip
+  assert (done.returncode, done.stderr.strip()) == (status, says)
+
+
+def test_a_file_does_not_take_the_place_of_a_closed_output(tmp_path):
+  code = (
+    'import sys; from jcl.storage import console; console.name_outputs(); '
+    'file = open(sys.argv[1], "w"); print(file.fileno(), file=file)'
+  )
+  there = shlex.join([sys.executable, '-c', code, str(tmp_path / 'a')])
+  subprocess.run(['bash', '-c', f'{there} <&- >&- 2>&-'], check=True, cwd=ROOT)
+  assert int((tmp_path / 'a').read_text()) > 2
+
+
+@pytest.mark.parametrize('encoding', ['idna', 'undefined', 'utf-16', 'hz', 'iso2022_jp'])
+def test_an_encoding_that_can_write_no_line_becomes_utf8(encoding, monkeypatch):
+  out = output(encoding)
+  monkeypatch.setattr(sys, 'stdout', out)
+  console.make_outputs_plain()
+  print(LINE, flush=True)
+  console.show(LINE)
+  assert out.buffer.getvalue().decode(out.encoding).count('97.5') == 2

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from support import ROOT
 
 WARM = (
-  'jcl.learning', 'jcl.trained_run', 'jcl.reports.report', 'jcl.preflight.cost',
+  'jcl.commands.jax_settings', 'jcl.learning', 'jcl.trained_run', 'jcl.reports.report', 'jcl.preflight.cost',
   'jcl.reports.comparison', 'jcl.backbones.files.hf', 'jcl.backbones.files.gguf',
   'jcl.backbones.lora_merging', 'jcl.backbones.files.peft', 'jcl.streams.manifest', 'gguf',
   'gguf.quants', 'datasets', 'orbax.checkpoint', 'matplotlib.pyplot',
@@ -72,6 +72,7 @@ def serve() -> None:
   """Answers the calls on standard input, one a line."""
   for name in WARM:
     __import__(name)
+  sys.modules['jcl.commands.jax_settings'].fault_of_flags(os.environ.get('XLA_FLAGS', ''))
   for line in sys.stdin:
     print(json.dumps(_called(**json.loads(line))._asdict()), flush=True)
 
