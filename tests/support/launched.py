@@ -20,8 +20,9 @@ from support import ROOT
 
 WARM = (
   'jcl.commands.jax_settings', 'jcl.learning', 'jcl.trained_run', 'jcl.reports.report',
-  'jcl.preflight.cost', 'jcl.reports.comparison', 'jcl.backbones.files.hf', 'jcl.backbones.files.gguf',
-  'jcl.backbones.lora_merging', 'jcl.backbones.files.peft', 'jcl.streams.manifest', 'gguf',
+  'jcl.preflight.cost', 'jcl.reports.comparison', 'jcl.backbones.files.hf',
+  'jcl.backbones.files.gguf', 'jcl.backbones.lora_merging', 'jcl.backbones.files.peft',
+  'jcl.streams.manifest', 'gguf',
   'gguf.quants', 'datasets', 'orbax.checkpoint', 'matplotlib.pyplot',
 )  # fmt: skip
 
