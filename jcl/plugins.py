@@ -4,14 +4,37 @@ A name is looked up in the package's own table, then read as `package.module:nam
 among the entry points of a group (`jcl.methods`, `jcl.streams`, `jcl.families`).
 """
 
+import functools
 import importlib
 import importlib.metadata
+import os
 import re
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 import jcl
 from jcl.errors import UserError
+
+
+def _entry_points(group: str) -> importlib.metadata.EntryPoints:
+  """Returns the entry points of a group, looked up anew where a folder of `sys.path` changed."""
+
+  def changed(folder: str) -> int:
+    try:
+      return os.stat(folder or '.').st_mtime_ns
+    except OSError:
+      return 0
+
+  return _read_entry_points(group, tuple((folder, changed(folder)) for folder in sys.path))
+
+
+@functools.lru_cache(8)
+def _read_entry_points(
+  group: str, _: tuple[tuple[str, int], ...]
+) -> importlib.metadata.EntryPoints:
+  """Returns the entry points of a group; reading those of all packages takes tens of ms."""
+  return importlib.metadata.entry_points(group=group)
 
 
 def find(argument: str, name: str, built_in: Mapping[str, str], group: str) -> Any:
@@ -28,7 +51,7 @@ def find(argument: str, name: str, built_in: Mapping[str, str], group: str) -> A
   """
   if ':' in name:
     return load(argument, name)
-  points = importlib.metadata.entry_points(group=group, name=name)
+  points = _entry_points(group).select(name=name)
   places = list(dict.fromkeys([*([built_in[name]] if name in built_in else []),
                                *(point.value for point in points)]))  # fmt: skip
   if not places:
@@ -46,7 +69,7 @@ def find(argument: str, name: str, built_in: Mapping[str, str], group: str) -> A
 
 def names(built_in: Mapping[str, str], group: str) -> list[str]:
   """Returns every name that `find` knows: the built-in ones, then those of entry points."""
-  points = importlib.metadata.entry_points(group=group)
+  points = _entry_points(group)
   return list(dict.fromkeys([*built_in, *(point.name for point in points)]))
 
 
@@ -85,8 +108,7 @@ def name_of(found: Any, built_in: Mapping[str, str], group: str) -> str:
   for name, where in built_in.items():
     if where == place:
       return name
-  named = [point.name for point in importlib.metadata.entry_points(group=group)
-           if point.value == place]  # fmt: skip
+  named = [point.name for point in _entry_points(group) if point.value == place]
   return named[0] if named else place
 
 

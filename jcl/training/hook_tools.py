@@ -117,17 +117,27 @@ class CompiledMaps:
   generate: Callable[[int, int], Callable]
 
 
-def compiled_maps(backbone: Backbone, text: Text, mesh: Mesh) -> CompiledMaps:
-  """Returns the maps of a run, none of them compiled yet."""
+@functools.lru_cache(8)
+def compiled_maps(backbone: Backbone, eos: int, pad: int, mesh: Mesh) -> CompiledMaps:
+  """Returns the maps of a model, none of them compiled yet; runs of one model share them.
+
+  Args:
+    backbone: the model; equal configs give the same.
+    eos, pad: ids of end-of-sequence and padding.
+    mesh: of devices.
+  """
 
   def sampler(max_new: int, k: int) -> Callable:
-    fn = functools.partial(generate.generate, backbone, max_new, k, text.eos, text.pad)
+    fn = functools.partial(generate.generate, backbone, max_new, k, eos, pad)
     return device_maps.map_rows(fn, mesh)
 
+  shared = functools.lru_cache(
+    16
+  )  # a function that a method makes anew in each run is not for ever
   return CompiledMaps(
-    functools.cache(lambda fn: device_maps.map_targets(fn, mesh)),
-    functools.cache(lambda fn: device_maps.sum_examples(fn, mesh)),
-    functools.cache(sampler),
+    shared(lambda fn: device_maps.map_targets(fn, mesh)),
+    shared(lambda fn: device_maps.sum_examples(fn, mesh)),
+    shared(sampler),
   )
 
 
@@ -348,7 +358,7 @@ def make_tools(
     **more: the other fields of `RunContext`.
   """
   whole = -(-batch_size // mesh.size) * mesh.size
-  maps = compiled_maps(backbone, text, mesh)
+  maps = compiled_maps(backbone, text.eos, text.pad, mesh)
   return HookTools(backbone, text, stream, mesh, seed, whole, maps=maps, **more)
 
 

@@ -29,17 +29,21 @@ def strict_ranks():
     yield
 
 
-@functools.cache
-def made(config):
-  """A jitted backbone and its initial parameters."""
+def jitted(config):
+  """A backbone whose functions are compiled."""
   backbone = decoder(config)
-  jitted = dataclasses.replace(
+  return dataclasses.replace(
     backbone,
     hidden=jax.jit(backbone.hidden, static_argnames='train'),
     project=jax.jit(backbone.project),
     decode=jax.jit(backbone.decode),
   )
-  return jitted, backbone.init(jax.random.key(0))
+
+
+@functools.cache
+def made(config):
+  """A jitted backbone and its initial parameters."""
+  return jitted(config), decoder(config).init(jax.random.key(0))
 
 
 def cached_logits(backbone, params, tokens_BT, real_BT, prefill):
@@ -61,7 +65,7 @@ def check(case, golden, folder):
   bound is a promise to users, 1e-5 of the largest logit, four times what is seen.
   """
   loaded = hf.load(str(model_folder.write(folder, golden)))
-  backbone, params = made(loaded.config)[0], jax.tree.map(jnp.asarray, loaded.params)
+  backbone, params = jitted(loaded.config), jax.tree.map(jnp.asarray, loaded.params)
   tokens_BT = goldens.tokens()
   batch = every_position(tokens_BT, goldens.ROWS, bucket=12)
   logits_MV = np.asarray(backbone.logits(params, batch))

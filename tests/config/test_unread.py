@@ -9,7 +9,7 @@ from unittest import mock
 import jax
 import pytest
 from absl import flags
-from support import own_data, recorded, runs, tiny
+from support import own_data, recorded, runs, slow, tiny
 
 import jcl
 from jcl import learning, methods
@@ -95,7 +95,11 @@ VARIANTS = [
 ]
 
 
-@pytest.mark.parametrize(('name', 'given'), VARIANTS, ids=lambda x: str(x) if x else '')
+@pytest.mark.parametrize(
+  ('name', 'given'),
+  slow.but([one for one in VARIANTS if one[0] in ('replay', 'ewc', 'lora', 'maml')], VARIANTS),
+  ids=lambda x: str(x) if x else '',
+)
 def test_what_no_hook_plan_or_loss_reads_is_refused(name, given):
   """The method is built, and its hooks run on shapes: what they do not read must be refused."""
   made = runs.config(name)
@@ -195,7 +199,12 @@ RUNS = {
 }
 
 
-@pytest.mark.parametrize('kind', list(RUNS))
+@pytest.mark.parametrize(
+  'kind',
+  slow.but(
+    ('from scratch', 'a head, and adapters', 'added tokens of a base model', 'raw text'), RUNS
+  ),
+)
 def test_a_shared_setting_that_a_run_does_not_read_is_refused(kind, places):
   """Every setting that no code was seen to read in this run is set, and must be refused."""
   made = RUNS[kind](places)

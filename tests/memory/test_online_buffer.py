@@ -218,9 +218,8 @@ def test_settings_that_do_not_go_together_are_refused(given, field):
     methods.settings_class('replay')(**given).check()
 
 
-@pytest.mark.parametrize(
-  ('update', 'steps'), [pytest.param('every_epoch', 0, marks=pytest.mark.slow), ('every_steps', 1)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(('update', 'steps'), [('every_epoch', 0), ('every_steps', 1)])
 def test_a_run_killed_inside_a_task_ends_in_the_same_bits(update, steps, tmp_path):
   made = runs.config(
     'replay', stream={'max_tasks': 2, 'max_train_per_task': 24, 'max_test_per_task': 4},

@@ -32,36 +32,62 @@ def config(method, scenario='cil', **backbone):
   return made
 
 
-@pytest.fixture(scope='module')
-def finished(tmp_path_factory):
-  """{(method, scenario, head): (workdir, results)} of runs of seconds."""
-  cells = [
-    ('seq', 'cil', 'linear'),
-    ('seq', 'til', 'linear'),
-    ('replay', 'cil', 'cosine'),
-    ('derpp', 'cil', 'linear'),
-    ('derpp', 'til', 'cosine'),
-  ]
+CELLS = [('seq', 'cil', 'linear'), ('replay', 'cil', 'cosine'), ('derpp', 'til', 'cosine')]
+MORE = [('seq', 'til', 'linear'), ('derpp', 'cil', 'linear')]  # for slow tests
+
+
+def trained(cells, factory):
+  """Returns {(method, scenario, head): (workdir, results)} of runs of seconds."""
   done = {}
   for cell in cells:
-    folder = tmp_path_factory.mktemp('classify') / 'run'
+    folder = factory.mktemp('classify') / 'run'
     made = config(*cell[:2], head=cell[2])
     workdirs.open_workdir(str(folder), made)
     done[cell] = folder, runs.run(made, folder)
   return done
 
 
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+  """The runs of `CELLS`."""
+  return trained(CELLS, tmp_path_factory)
+
+
+@pytest.fixture(scope='module')
+def more_finished(tmp_path_factory):
+  """The runs of `MORE`."""
+  return trained(MORE, tmp_path_factory)
+
+
 def test_heads_learn_and_forget_as_language_models_do(finished):
-  matrix = {cell: results['matrix'] for cell, (_, results) in finished.items()}
-  for cell, rows in matrix.items():
-    assert min(rows[1][0], rows[2][1]) >= 0.7, cell
-  assert matrix['seq', 'cil', 'linear'][2][0] == 0  # the last classes answer everything
-  assert matrix['seq', 'til', 'linear'][2][0] >= 0.6
-  for cell in (('replay', 'cil', 'cosine'), ('derpp', 'cil', 'linear'), ('derpp', 'til', 'cosine')):
-    assert matrix[cell][2][0] >= 0.7, cell
+  learn_and_forget(finished)
+
+
+@pytest.mark.slow
+def test_heads_of_more_scenarios_learn_and_forget(more_finished):
+  learn_and_forget(more_finished)
+
+
+def learn_and_forget(finished):
+  for cell, (_, results) in finished.items():
+    matrix = results['matrix']
+    assert min(matrix[1][0], matrix[2][1]) >= 0.7, cell
+    if cell[:2] == ('seq', 'cil'):
+      assert matrix[2][0] == 0  # the last classes answer everything
+    else:
+      assert matrix[2][0] >= (0.6 if cell[0] == 'seq' else 0.7), cell
 
 
 def test_a_head_never_answers_with_a_class_it_may_not_know(finished):
+  answers_are_allowed(finished)
+
+
+@pytest.mark.slow
+def test_a_head_of_more_scenarios_never_does(more_finished):
+  answers_are_allowed(more_finished)
+
+
+def answers_are_allowed(finished):
   """Class-incremental: no class of a task to come; task-incremental: the task's own alone."""
   for (_, scenario, _), (folder, results) in finished.items():
     run = TrainedRun(workdirs.load_workdir(str(folder)), folder)

@@ -6,7 +6,7 @@ import chex
 import jax
 import numpy as np
 import pytest
-from support import rounding, runs, tiny
+from support import rounding, runs, slow, tiny
 
 from jcl import methods
 from jcl.backbones import block_expansion
@@ -40,7 +40,7 @@ def batch():
   return layout(tiny.rows(6), 1, Shape(8, 24, 48), tiny.keys(6))
 
 
-@pytest.mark.parametrize('kind', list(KINDS))
+@pytest.mark.parametrize('kind', slow.but(('llama', 'neox'), KINDS))
 def test_new_blocks_change_nothing_until_they_are_trained(kind):
   """To the bit: 0 is added to the residual. Once trained a little they do something."""
   backbone = decoder(KINDS[kind])

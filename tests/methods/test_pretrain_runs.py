@@ -87,6 +87,7 @@ def test_dev_scores_inside_a_task_are_larger_where_the_model_is_better(trained):
   assert curves[0][name] < curves[1][name] < 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('steps', [4])
 def test_a_run_killed_inside_a_task_ends_in_the_same_bits(trained, steps, tmp_path):
   _, made, whole = trained
@@ -129,7 +130,7 @@ def test_keep_best_takes_the_parameters_with_the_lowest_perplexity(tmp_path):
 
 @pytest.mark.parametrize(
   'method',
-  [pytest.param(m, marks=() if m in ('replay', 'ewc') else pytest.mark.slow) for m in CPT],
+  [pytest.param(m, marks=() if m == 'replay' else pytest.mark.slow) for m in CPT],
 )
 def test_methods_that_need_no_answers_learn_raw_text(method, tmp_path):
   made = config(method, stream={'max_tasks': 2}, train={'epochs': 1})

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from support import runs
+from support import runs, slow
 
 from jcl.methods import Method
 from jcl.methods.seq import Seq
@@ -83,7 +83,9 @@ def test_what_grows_with_the_tasks_is_counted_at_its_end():
   assert said.device['start_of_task'] == size + 2 * size + 4 + adam
 
 
-@pytest.mark.parametrize('method', ['seq', 'reptile', 'ewc', 'derpp', 'lora', 'expand'])
+@pytest.mark.parametrize(
+  'method', slow.but(('ewc', 'expand'), ('seq', 'reptile', 'ewc', 'derpp', 'lora', 'expand'))
+)
 def test_the_cheap_estimate_is_that_of_the_plan(method):
   """All but the activations, which are compiled for, in the first task."""
   made = runs.config(method, stream={'max_tasks': 1})

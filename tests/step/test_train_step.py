@@ -78,7 +78,7 @@ def same(one, other):
 
 
 @pytest.mark.parametrize('count', [13, 3])
-@pytest.mark.parametrize('name', cells.quick())
+@pytest.mark.parametrize('name', cells.QUICK)
 def test_objective_is_the_same_on_eight_devices_and_shards(eight_devices, name, count):
   """13 rows deal out unevenly on any number of devices; of 3 most of eight devices have none."""
   all_ways_agree(eight_devices, name, count, every=False)
@@ -86,7 +86,7 @@ def test_objective_is_the_same_on_eight_devices_and_shards(eight_devices, name, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('count', [13, 3])
-@pytest.mark.parametrize('name', list(cells.cells()))
+@pytest.mark.parametrize('name', cells.CELLS)
 def test_objective_is_the_same_in_every_way(eight_devices_every_way, name, count):
   """On 1, 2, 3 and 8 devices, with shards, with microbatches and with both."""
   all_ways_agree(eight_devices_every_way, name, count, every=True)

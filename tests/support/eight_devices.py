@@ -1,7 +1,7 @@
 """The same numbers on 1, 2, 3 and 8 fake devices: python -m support.eight_devices OUT.npz [every]
 
-Without `every` the cells but those of `ONLY_EVERY` are computed on one device and on eight that
-share its parameters, and one cell in all ways; with it, all cells are computed in all of their ways
+Without `every` the cells of `QUICK` are computed on one device and on eight that share its
+parameters, and one cell in all ways; with it, all cells are computed in all of their ways
 and nothing else is. Run in a
 process of its own with JAX_NUM_CPU_DEVICES=8. At most one step is in flight, for more can deadlock
 fake devices.
@@ -44,11 +44,17 @@ MORE = {
   'lamol': tuple(WAYS), 'decoder': (LONGER, '8 fsdp k4'), 'encoder': (LONGER,),
   'derpp cached': ('8 fsdp k4',), 'derpp stored': ('8 fsdp k4',), 'combined': ('8 fsdp k4',),
 }  # fmt: skip
-# Cells whose parts stand in another cell too.
+# The cells that are computed without `every`; the parts of the others stand in these too.
+QUICK = (
+  'lamol', 'combined', 'derpp', 'derpp cached', 'derpp stored', 'decoder', 'decoder ewc',
+  'masked maml', 'decoder masked', 'encoder',
+)  # fmt: skip
 ONLY_EVERY = (
   'seq', 'adversarial', 'inner step', 'taught', 'decoder combined', 'distill', 'lamol_kd',
   'lamol_kd cached', 'lamol_kd published', 'decoder elder', 'decoder inner step', 'decoder taught',
+  'ewc', 'maml', 'interfered', 'decoder adversarial', 'decoder lamol_kd', 'decoder adapter', 'head',
 )  # fmt: skip
+CELLS = (*QUICK, *ONLY_EVERY)
 SOME = ('1', '3', '8 fsdp', '1 k4', '8 fsdp k4')
 HEADS = Heads(tiny.OWN, 2, True)
 BACKBONE = tiny.recurrent(tiny.CONFIG.vocabulary)
@@ -93,7 +99,7 @@ def cells() -> dict[str, Cell]:
   layered, adapted = tiny.params(DECODER), adapters(DECODER)
   other_layers = tiny.params(DECODER, 1)
   deep_taught, deep_plain = tiny.taught(DECODER), losses.plain(DECODER)
-  return {
+  made = {
     'seq': Cell(Method(), plain, {}, {}, params, rows),
     'lamol': Cell(lamol, lamol.loss_fn, {}, half, params, rows),
     'ewc': Cell(ewc, ewc.loss_fn or plain, tiny.past(other), {'ewc': 0.3}, params, rows),
@@ -173,6 +179,8 @@ def cells() -> dict[str, Cell]:
       ways=('1', '8 fsdp', LONGER),
     ),
   }
+  assert sorted(made) == sorted(CELLS)
+  return made
 
 
 def wrapped(method: Method, backbone=BACKBONE, ways=('1', '3', '8', '8 fsdp')) -> Cell:
@@ -373,17 +381,12 @@ def ways_of(name: str, every: bool) -> tuple[str, ...]:
   return tuple(dict.fromkeys(ways))
 
 
-def quick() -> list[str]:
-  """The cells that are computed without `every`."""
-  return [name for name in cells() if name not in ONLY_EVERY]
-
-
 def main(path: str, every: bool = False) -> None:
   """Computes everything and writes it."""
   jax.config.update('jax_numpy_rank_promotion', 'raise')
   assert len(jax.devices()) == 8
   out: dict[str, np.ndarray] = {}
-  for name in cells() if every else quick():
+  for name in CELLS if every else QUICK:
     for way in ways_of(name, every):
       gradients(out, name, way)
   if every:

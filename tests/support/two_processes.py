@@ -1,4 +1,4 @@
-"""Gradients of `eight_devices.py` on two processes of four devices: NUMBER PORT OUT.npz [every]"""
+"""Gradients of `eight_devices.py` on two processes of four devices: NUMBER PORT OUT.npz"""
 
 import sys
 
@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 
-def main(number: int, port: int, path: str, every: bool) -> None:
+def main(number: int, port: int, path: str) -> None:
   """Computes a few cells; the first process writes them."""
   jax.distributed.initialize(f'localhost:{port}', num_processes=2, process_id=number)
   from support import eight_devices as cells
@@ -14,8 +14,8 @@ def main(number: int, port: int, path: str, every: bool) -> None:
   assert jax.device_count() == 8
   assert jax.local_device_count() == 4
   out: dict[str, np.ndarray] = {}
-  for name in ('lamol', 'ewc', 'inner step', 'taught') if every else ('lamol', 'ewc'):
-    for way in ('8', '8 fsdp') if every else ('8 fsdp',):
+  for name in ('lamol', 'ewc', 'inner step', 'taught'):
+    for way in ('8', '8 fsdp'):
       cells.gradients(out, name, way)
   cells.gradients(out, 'decoder', '8 fsdp')
   cells.training(out, '8 fsdp')
@@ -24,4 +24,4 @@ def main(number: int, port: int, path: str, every: bool) -> None:
 
 
 if __name__ == '__main__':
-  main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], 'every' in sys.argv[4:])
+  main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

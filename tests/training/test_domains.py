@@ -53,7 +53,7 @@ def learn(method, scenario, labels, head='linear', **given):
   ('method', 'scenario', 'labels', 'head', 'given'),
   [
     ('seq', 'dil', EVERYWHERE, 'linear', {}),
-    ('seq', 'til', EVERYWHERE, 'linear', {}),
+    pytest.param('seq', 'til', EVERYWHERE, 'linear', {}, marks=pytest.mark.slow),
     ('single', 'dil', EVERYWHERE, 'linear', {}),
     ('derpp', 'til', PARTLY, 'cosine', {'targets': 'stored'}),
     pytest.param('seq', 'til', PARTLY, 'cosine', {}, marks=pytest.mark.slow),

@@ -6,7 +6,7 @@ from concurrent import futures
 
 import numpy as np
 import pytest
-from support import kills
+from support import kills, slow
 
 from jcl import methods
 
@@ -59,7 +59,7 @@ def killed_in_turn(made, root, reference, life, only=()):
   return set(places)
 
 
-@pytest.mark.parametrize('method', list(FEW))
+@pytest.mark.parametrize('method', slow.but(['lamol'], FEW))
 def test_a_killed_run_ends_in_the_same_bits(method, alone, tmp_path):
   made = kills.config(method)
   assert killed_in_turn(made, tmp_path, *alone(method), FEW[method]) == set(FEW[method])

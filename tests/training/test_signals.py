@@ -120,6 +120,7 @@ def test_negative_intervals_are_refused(field):
     experiment.assemble(config('seq', **{field: -1}))
 
 
+@pytest.mark.slow
 def test_a_terminated_launcher_says_where_it_stopped_and_goes_on(tmp_path):
   """SIGTERM in the midst of training; the run that went on is the one that was left alone."""
   command = [sys.executable, 'launch/train.py', QUICKSTART + ':seq', *SMALL]

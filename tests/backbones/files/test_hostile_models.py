@@ -6,7 +6,7 @@ import hypothesis
 import jax
 import pytest
 from hypothesis import strategies as st
-from support import adapter_folder, bad_files, gguf_files, model_folder, runs
+from support import adapter_folder, bad_files, gguf_files, model_folder, runs, slow
 from support.hostile import BYTES, PIECES, TEXT, damaged, many, mutated, outcome
 from support.launchers import forks
 
@@ -31,7 +31,6 @@ def put(path, value):
 CASES = ('llama', 'qwen2', 'gpt2', 'neox')
 ENCODERS = ('bert', 'mpnet', 'modernbert')
 NEW = ('gemma', 'gemma2', 'gemma3', 'phi3_long', 'olmo2', 'smollm3', 'granite', 'starcoder2')
-SLOW = [pytest.param(case, marks=pytest.mark.slow) for case in (*NEW, *ENCODERS[1:])]
 
 
 @pytest.fixture(scope='module')
@@ -53,7 +52,7 @@ def good(case):
   return json.loads(str(model_folder.golden(case, kind)['config']))
 
 
-@pytest.mark.parametrize('case', [*CASES, 'bert', *SLOW])
+@pytest.mark.parametrize('case', slow.but(('llama', 'gpt2', 'bert'), (*CASES, *ENCODERS, *NEW)))
 @many(120)
 @hypothesis.given(data=st.data())
 def test_a_config_json_is_read_or_refused(case, here, data):
@@ -98,7 +97,7 @@ def test_an_index_of_shards_is_read_or_refused(here, data):
   outcome(lambda: hf.load(str(folder)), str(folder))
 
 
-@pytest.mark.parametrize('case', ['llama', 'bert'])
+@pytest.mark.parametrize('case', slow.but(['llama'], ['llama', 'bert']))
 @many(150)
 @hypothesis.given(data=st.data())
 def test_a_tokenizer_json_is_read_or_refused(case, here, data):
@@ -176,7 +175,7 @@ def test_an_adapter_config_is_read_or_refused(here, data):
   outcome(lambda: peft.common_base([folder]), str(folder))
 
 
-@pytest.mark.parametrize('name', ['lamol', 'replay+ewc'])
+@pytest.mark.parametrize('name', slow.but(['lamol'], ['lamol', 'replay+ewc']))
 @many(200)
 @hypothesis.given(data=st.data())
 def test_the_config_of_a_run_is_read_or_refused(name, here, data):
