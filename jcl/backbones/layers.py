@@ -209,7 +209,8 @@ class Dense(nn.Module):
     std = x.shape[-1] ** -0.5 / (np.sqrt(2 * config.layers) if self.output else 1)
     shape = (x.shape[-1], self.features)
     kernel = self.param('kernel', nn.initializers.normal(std), shape, config.wide)
-    y = x @ kernel.astype(config.dtype)
+    flat = x.reshape(-1, x.shape[-1])
+    y = (flat @ kernel.astype(config.dtype)).reshape(*x.shape[:-1], self.features)
     if self.bias:
       bias = self.param('bias', nn.initializers.zeros, (self.features,), config.wide)
       y += jnp.broadcast_to(bias.astype(config.dtype), y.shape)
