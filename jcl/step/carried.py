@@ -13,9 +13,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jcl.step.adam import next_moments, scale_by_adam, update_of
 from jcl.types import Params, Tree
-
-B1, EPSILON = 0.9, 1e-8  # as optax.scale_by_adam has them
 
 
 @jax.tree_util.register_dataclass
@@ -35,7 +34,7 @@ class CarriedAdamState:
   since: Tree
 
 
-def scale_by_carried_adam(beta2: float) -> optax.GradientTransformation:
+def scale_by_carried_adam(beta2: float) -> optax.GradientTransformationExtraArgs:
   """Returns Adam that corrects the bias of each entry by the steps since its moments began.
 
   Where all entries began at count 0 its updates are those of `optax.scale_by_adam`.
@@ -43,7 +42,7 @@ def scale_by_carried_adam(beta2: float) -> optax.GradientTransformation:
   Args:
     beta2: decay of the second moments.
   """
-  plain = optax.scale_by_adam(B1, beta2, EPSILON)
+  plain = scale_by_adam(beta2)
 
   def init(params: Params) -> CarriedAdamState:
     since = jax.tree.map(lambda x: jnp.zeros(jnp.shape(x), jnp.int32), params)
@@ -51,21 +50,20 @@ def scale_by_carried_adam(beta2: float) -> optax.GradientTransformation:
     return CarriedAdamState(count, mu, nu, since)
 
   def update(
-    updates: Tree, state: CarriedAdamState, params: Params = None
-  ) -> tuple[Tree, CarriedAdamState]:
-    usual, (count, mu, nu) = plain.update(
-      updates, optax.ScaleByAdamState(state.count, state.mu, state.nu), params
-    )
+    updates: Tree, state: CarriedAdamState, params: Params = None,
+    *, good: jax.Array | bool = True, **_: object,
+  ) -> tuple[Tree, CarriedAdamState]:  # fmt: skip
+    before = optax.ScaleByAdamState(state.count, state.mu, state.nu)
+    after, count = next_moments(updates, before, beta2, good), state.count + 1
 
-    def own(update, m, v, since):
-      first, second = (x / (1 - beta ** (count - since)) for x, beta in ((m, B1), (v, beta2)))
-      later = (first / (jnp.sqrt(second) + EPSILON)).astype(update.dtype)
-      return jnp.where(since == 0, update, later)
+    def own(m, v, since):
+      usual, later = (update_of(m, v, beta2, steps) for steps in (count, count - since))
+      return jnp.where(since == 0, usual, later)
 
-    updates = jax.tree.map(own, usual, mu, nu, state.since)
-    return updates, CarriedAdamState(count, mu, nu, state.since)
+    updates = jax.tree.map(own, after.mu, after.nu, state.since)
+    return updates, CarriedAdamState(after.count, after.mu, after.nu, state.since)
 
-  return optax.GradientTransformation(init, update)
+  return optax.GradientTransformationExtraArgs(init, update)
 
 
 def surviving(

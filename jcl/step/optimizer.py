@@ -11,6 +11,7 @@ from jcl import notation
 from jcl.config import TrainConfig, Unread
 from jcl.errors import UserError
 from jcl.step import losses
+from jcl.step.adam import clip, scale_by_adam
 from jcl.step.carried import resumed, scale_by_carried_adam
 from jcl.step.trainable import Rules
 from jcl.types import Params, Tree
@@ -20,17 +21,19 @@ VANISHING = 1e-20  # share of another rate at which float32 may lose a product o
 
 def make_optimizer(
   config: TrainConfig, added: Sequence[int] = (), tables: Sequence[str] = ()
-) -> optax.GradientTransformation:
+) -> optax.GradientTransformationExtraArgs:
   """Clips, applies Adam and decoupled weight decay -> updates before the learning rate.
+
+  Its `update` takes `good`, whether the step counts; one that does not leaves the state as it is.
 
   Args:
     config: the settings.
     added: ids of tokens that were added to the vocabulary.
     tables: names in the paths of leaves whose rows are tokens.
   """
-  parts = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
+  parts: list[optax.GradientTransformation] = [clip(config.clip_norm)] if config.clip_norm else []
   carries = config.optimizer_between_tasks == 'carried'
-  parts.append((scale_by_carried_adam if carries else _scale_by_adam)(config.beta2))
+  parts.append((scale_by_carried_adam if carries else scale_by_adam)(config.beta2))
   parts.append(optax.add_decayed_weights(config.weight_decay, mask=_decays))
   if config.learning_rate is not None and (peak := peak_rate(config)):
     rates = {'head': config.head_learning_rate, 'lora': config.adapter_learning_rate}
@@ -50,10 +53,6 @@ def peak_rate(config: TrainConfig) -> float:
   assert config.learning_rate is not None, 'a run has set it; see jcl/step/rates.py'
   largest = max(config.learning_rate, config.head_learning_rate, config.adapter_learning_rate)
   return config.learning_rate if config.learning_rate > VANISHING * largest else largest
-
-
-def _scale_by_adam(beta2: float) -> optax.GradientTransformation:
-  return optax.scale_by_adam(b2=beta2)
 
 
 def _decays(params: Params) -> Tree:

@@ -141,6 +141,20 @@ def gather(tree: Tree, tree_specs: Tree) -> Tree:
   return jax.tree_util.tree_map_with_path(one, tree, tree_specs)
 
 
+def varying(tree: Tree, tree_specs: Tree) -> Tree:
+  """Marks whole leaves as this device's own, inside a shard_map; their gradients are summed here.
+
+  A scan over layers would else mark the leaves of each layer anew, and keep what it has marked a
+  second time for the backward pass.
+
+  Args:
+    tree: of arrays, none of them marked yet but for shards.
+    tree_specs: their partition specs, as `specs` gives them.
+  """
+  mark = lambda x, spec: x if AXIS in spec else lax.pcast(x, AXIS, to='varying')
+  return jax.tree.map(mark, tree, tree_specs)
+
+
 def place(tree: Tree, mesh: Mesh, tree_specs: Tree = WHOLE) -> Tree:
   """Places arrays on the mesh; arrays on the host must be whole in every process."""
 

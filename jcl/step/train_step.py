@@ -21,7 +21,7 @@ from jcl.errors import UserError
 from jcl.step import losses
 from jcl.step.groups import ALL, NO_GROUPS, Groups, check_like, combined, gradients
 from jcl.step.shapes import check_array, check_batch
-from jcl.step.sharding import AXIS, gather, mask_specs, specs
+from jcl.step.sharding import AXIS, gather, mask_specs, specs, varying
 from jcl.step.trainable import counted, held, is_none, join
 from jcl.types import Tree
 
@@ -96,9 +96,7 @@ def _accumulated(
 
   def call(params, weights, batch):
     parts = jax.tree.map(lambda x: x.reshape(microbatches, -1, *x.shape[1:]), batch)
-    varying = jax.tree.map(
-      lambda x, spec: x if AXIS in spec else lax.pcast(x, AXIS, to='varying'), params, own
-    )
+    marked = varying(params, own)
     # The forward pass in here is dead code: only where_M and the weights reach the counts.
     per_part = lax.map(lambda part: _totals(plain(params, part), part, tasks)[1], parts)
     counts = lax.psum(jax.tree.map(lambda x: x.sum(0), per_part), AXIS)
@@ -109,10 +107,10 @@ def _accumulated(
       return groups.values(weigh, {k: _ratio(sums[k], counts[k]) for k in sums}), sums
 
     def add(carry, part):
-      sums, grads = gradients(functools.partial(by_group, part), varying)
+      sums, grads = gradients(functools.partial(by_group, part), marked)
       return jax.tree.map(jnp.add, carry, (sums, grads)), None
 
-    blank = jax.tree.map(jnp.zeros_like, (counts, varying))
+    blank = jax.tree.map(jnp.zeros_like, (counts, marked))
     blank = lax.pcast(blank[0], AXIS, to='varying'), dict.fromkeys(groups.names, blank[1])
     (sums, grads), _ = lax.scan(add, blank, parts)
     sums = lax.psum(sums, AXIS)
@@ -177,7 +175,11 @@ def _data_gradients(
       # The gather is inside: an objective's inner gradients are global. So is the mask: its inner
       # and virtual steps leave the entries that do not train.
       def plain(trained, batch):
-        return loss_fn(gather(join(held(trained, masks), frozen), every), teacher_params, batch)
+        trained = held(trained, masks)
+        if microbatches == 1:  # microbatches mark them once for all
+          trained = varying(trained, own)
+        params = gather(join(trained, varying(frozen, rest)), every)
+        return loss_fn(params, teacher_params, batch)
 
       if microbatches > 1:
         value_and_grad = _accumulated(plain, own, tasks, groups, microbatches)
@@ -258,7 +260,7 @@ def make_gradient(
 def make_step(
   method: StepFunctions,
   loss_fn: Callable,
-  optimizer: optax.GradientTransformation,
+  optimizer: optax.GradientTransformationExtraArgs,
   mesh: Mesh,
   **how: Any,
 ) -> jax.stages.Wrapped:
@@ -267,7 +269,8 @@ def make_step(
   Args:
     method: the record of the method.
     loss_fn: (params, teacher_params, batch) -> {term: (value_M, where_M)}.
-    optimizer: gives updates before the learning rate, which the step multiplies in.
+    optimizer: gives updates before the learning rate, which the step multiplies in; it is told
+      whether the step is `good`, and otherwise changes nothing.
     mesh: of devices.
     **how: as `make_gradient`.
 
@@ -285,23 +288,24 @@ def make_step(
     check_array("state['step']", state['step'], (), jnp.integer)
     teacher_params = state.get('teacher', still)
     (loss, values), grads = gradient(params, frozen, teacher_params, weights, batch, groups, masks)
-    updates, opt = optimizer.update(grads, state['optimizer'], params)
+    norm = optax.tree.norm(grads)
+    good = jnp.isfinite(loss) & jnp.isfinite(norm)
+    updates, opt = optimizer.update(grads, state['optimizer'], params, good=good)
     updates = jax.tree.map(lambda u, m: -rate * u * m, updates, masks)
     if method.project is not None:
       projected = method.project(updates, join(params, frozen), teacher_params)
       check_like('Method.project', projected, updates, 'updates')
       updates = projected
-    new = {'params': optax.apply_updates(params, updates), 'optimizer': opt}
+    new = {'params': optax.apply_updates(params, updates)}
     if method.after_step is not None:
       whole = join(new['params'], frozen)
       new['teacher'], moved = method.after_step(teacher_params, whole, state['step'])
       new['params'] = jax.tree.map(
         lambda p, m: None if p is None else m, params, moved, is_leaf=is_none
       )
-    norm = optax.tree.norm(grads)
-    good = jnp.isfinite(loss) & jnp.isfinite(norm)
     old = {name: state[name] for name in new}
     new = jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old)
-    return {**new, 'step': state['step'] + 1}, {'loss': loss, 'gradient_norm': norm, **values}
+    metrics = {'loss': loss, 'gradient_norm': norm, **values}
+    return {**new, 'optimizer': opt, 'step': state['step'] + 1}, metrics
 
   return jax.jit(step, donate_argnums=0)

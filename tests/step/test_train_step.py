@@ -553,3 +553,34 @@ def test_a_row_outside_its_block_is_refused_on_the_host():
   row = Row(np.arange(8, dtype=np.int32), np.array([30]), np.array([1]), 0, 0)
   with pytest.raises(AssertionError, match='outside its block'):
     layout([row], 1, Shape(1, 8, 2))
+
+
+def scans(jaxpr):
+  """Every scan of a jaxpr, those inside other primitives too."""
+  for eqn in jaxpr.eqns:
+    if eqn.primitive.name == 'scan':
+      yield eqn
+    for inner in jax.tree.leaves(
+      list(eqn.params.values()), is_leaf=lambda x: hasattr(x, 'eqns') or hasattr(x, 'jaxpr')
+    ):
+      if hasattr(inner, 'eqns') or hasattr(inner, 'jaxpr'):
+        yield from scans(getattr(inner, 'jaxpr', inner))
+
+
+@pytest.mark.parametrize('microbatches', [1, 2])
+@pytest.mark.parametrize('rules', [ALL, (('lora', True),)], ids=['whole', 'adapter'])
+def test_no_scan_keeps_the_weights_of_the_layers_a_second_time(microbatches, rules):
+  """The backward pass reads the weights themselves; of all scans one at most gives their shape."""
+  deep = decoder(tiny.CONFIG)
+  params = cells.adapters(deep)
+  trained, frozen, _ = trainable.split(params, rules)
+  fn = train_step.make_gradient(
+    Method(), losses.plain(deep), sharding.make_mesh(1), microbatches=microbatches
+  )
+  batch = layout(tiny.rows(4), 2, Shape(4, 20, 16))
+  found = jax.make_jaxpr(fn)(trained, frozen, {}, {}, batch)
+  for name in ('gate', 'down', 'q'):
+    shape = params['layers'][name]['kernel'].shape
+    giving = [e for e in scans(found.jaxpr) if any(v.aval.shape == shape for v in e.outvars)]
+    # With microbatches the scan over these sums the gradients of the scan over the layers.
+    assert len(giving) == (0 if rules is not ALL else microbatches), name
