@@ -13,6 +13,7 @@ from jcl.seeds import generator
 from jcl.streams.stream import Example, OnlineBuffer, Reference, TaskPlan
 
 Item = TypeVar('Item')
+MANY = 2**14  # items from which on a draw must not cost as much as an order of all
 Drawn = tuple[Example | Reference, bool]
 """An example, and whether it is replayed."""
 
@@ -28,9 +29,17 @@ class Step(NamedTuple):
 
 
 def draw(random: np.random.Generator, items: Sequence[Item], count: int) -> list[Item]:
-  """Returns `count` of `items`; none is drawn twice before all were drawn once."""
-  rounds = range(-(-count // max(len(items), 1)) if items else 0)
-  return [items[i] for _ in rounds for i in random.permutation(len(items))][:count]
+  """Returns `count` of `items`; none is drawn twice before all were drawn once.
+
+  Of more than `MANY` items a few are drawn without an order of all of them.
+  """
+  if len(items) > max(MANY, count):
+    return [items[i] for i in random.choice(len(items), count, replace=False)]
+  drawn: list[Item] = []
+  while items and len(drawn) < count:
+    order = random.permutation(len(items))
+    drawn += [items[i] for i in order[: count - len(drawn)]]
+  return drawn
 
 
 def steps(

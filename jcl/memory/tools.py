@@ -113,7 +113,8 @@ class Tools(Protocol):
 
     Args:
       name: shown by the progress bar.
-      body: (carry, chunk) -> carry, a function of its arguments.
+      body: (carry, chunk) -> carry, a function of its arguments; it may fill NumPy arrays of the
+        carry in place.
       carry: a pytree of arrays in their final shapes; None: `body` makes it from the first chunk.
       chunks: pieces of the work, in order.
     """

@@ -13,6 +13,9 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import TypeVar
 
+import jax
+import numpy as np
+
 from jcl.failures import explain_oom
 from jcl.types import Tree
 
@@ -31,6 +34,13 @@ class Journal:
 
   entries: list[list] = dataclasses.field(default_factory=list)
   asked: int = 0
+
+  def copied(self) -> list[list]:
+    """Returns the entries with copies of their NumPy arrays, which folds go on to fill in place."""
+    copy = lambda x: x.copy() if isinstance(x, np.ndarray) else x
+    return [
+      [name, done, jax.tree.map(copy, carry), *cut] for name, done, carry, *cut in self.entries
+    ]
 
   def next(self, name: str, chunks: int, rows: int) -> list:
     """Returns the entry of the next fold: the one that a killed hook left, or a new one.
@@ -84,7 +94,8 @@ class FoldRunner:
 
     Args:
       name: of the work, shown by the progress bar and kept in the journal.
-      body: (carry, chunk) -> carry, a function of its arguments.
+      body: (carry, chunk) -> carry, a function of its arguments; it may fill NumPy arrays of the
+        carry in place.
       carry: a tree of arrays in their final shapes; None: `body` makes it from the first chunk.
       chunks: the pieces of the work.
       rows: rows a chunk.

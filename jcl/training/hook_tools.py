@@ -158,7 +158,8 @@ class HookTools(RunContext):
 
     Args:
       name: of the work, for the progress bar and the journal.
-      body: (carry, chunk) -> carry, a function of its arguments.
+      body: (carry, chunk) -> carry, a function of its arguments; it may fill NumPy arrays of the
+        carry in place.
       carry: a tree of arrays in their final shapes; None: `body` makes it from the first chunk.
       chunks: any sequence.
     """
@@ -193,7 +194,7 @@ class HookTools(RunContext):
       values = self._map_chunk(fn, params, [rows[i] for i in chunk], shape)
       if carry is None:
         carry = np.zeros((starts[-1], *values[0].shape[1:]), values[0].dtype)
-      carry = carry.copy()
+      carry = _writable(carry)
       for i, value in zip(chunk, values, strict=True):
         carry[starts[i] : starts[i + 1]] = value
       return carry
@@ -326,7 +327,7 @@ class HookTools(RunContext):
       tokens = fetch(
         run(params, sharding.place((ids, valid, keys), self.mesh, sharding.ROWS), scalars)
       )
-      out = out.copy()
+      out = _writable(out)
       out[chunk] = tokens[: len(chunk), :max_new]
       ended = np.cumsum(out[chunk] == self.text.eos, 1) - (out[chunk] == self.text.eos)
       self.folds.generated += int((ended == 0).sum())
@@ -366,6 +367,12 @@ def make_tools(
 def _row_keys(key: jax.Array, numbers: jax.Array) -> jax.Array:
   """[R, 2] uint32 key data of fold_in(key, number)."""
   return jax.random.key_data(jax.vmap(jax.random.fold_in, (None, 0))(key, numbers))
+
+
+def _writable(array: Tree) -> np.ndarray:
+  """Returns the array that a fold fills; a copy of one that was read from a snapshot."""
+  own = isinstance(array, np.ndarray) and array.flags.writeable
+  return array if own else np.array(array)
 
 
 def _cut(items: Sequence, size: int) -> list:

@@ -209,7 +209,7 @@ class Loop:
     """Begins to write a snapshot, and waits for it where a kill may cost no more than one step."""
     content = {f.name: getattr(now, f.name) for f in dataclasses.fields(now)}
     folds = self.tools.folds
-    content['journal'] = [list(e) for e in folds.journal.entries]
+    content['journal'] = folds.journal.copied()
     content['generated'] = folds.generated  # by folds of the phase under way
     content['counts'] = self.output.counter.state()
     machine = distributed.machine(self.tools.mesh)

@@ -231,3 +231,18 @@ def test_a_fold_that_was_finished_answers_whatever_the_chunks():
   after.folds.journal = Journal([list(entry) for entry in before.folds.journal.entries])
   stop_after(after, 1)  # no chunk is computed
   chex.assert_trees_all_equal(after.mean_examples(square, params, examples), wanted)
+
+
+def test_what_a_snapshot_holds_of_a_fold_stays_as_it_was():
+  """A fold fills its arrays in place while the snapshot is being written."""
+  params = {'w': np.ones(3, np.float32)}
+  tools = parts(4).tools
+  rows = [r for rows in tools.rows(tools.stream.tasks[0].train[:21]) for r in rows]
+  held = []
+  tools.folds.on_chunk = lambda name, done, chunks: held.append(tools.folds.journal.copied())
+  wanted = np.concatenate(tools.map_targets(tokens, params, rows))
+  assert len(held) > 2
+  for done, ((_, count, carry, *_),) in enumerate(held, 1):
+    assert count == done
+    assert (carry != 0).any()
+    assert np.array_equal(carry, wanted) == (done == len(held))
