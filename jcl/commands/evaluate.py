@@ -4,12 +4,15 @@ jcl evaluate --workdir=runs/lamol [--split=dev] [--answer=score] [--wrong=10]
 """
 
 import math
+import os
 import pathlib
 from collections.abc import Sequence
 
 from absl import flags
 
 from jcl.commands import command_line, jax_settings
+from jcl.config import Config
+from jcl.errors import UserError
 from jcl.streams.escaping import quoted
 
 
@@ -24,12 +27,25 @@ def define_flags(given: flags.FlagValues, arguments: Sequence[str]) -> None:
   flags.DEFINE_integer('wrong', 5, 'wrong answers to print for each task', 0, None, given)
 
 
+def check_there(config: Config) -> None:
+  """Refuses a run whose data or base model is gone from where the run had it.
+
+  Raises:
+    UserError: names the path and the flag that says where it is now.
+  """
+  places = {'stream': config.stream.path, 'base': config.backbone.path}
+  for flag, path in places.items():
+    if os.path.isabs(path) and not os.path.exists(path):
+      raise UserError(f'{path}: the run had it there, and it is gone; give --{flag}=PATH')
+
+
 def run(given: flags.FlagValues) -> None:
   """Prints the score of the newest snapshot on every task, and some wrong answers."""
   from jcl import workdir as workdirs
 
   workdir = pathlib.Path(command_line.required(given, 'workdir'))
   config = workdirs.load_workdir(str(workdir), given.base, given.stream)
+  check_there(config)
   config.evaluate.answer = given.answer or config.evaluate.answer
   jax_settings.use_compile_cache()
   from jcl.trained_run import TrainedRun

@@ -314,6 +314,26 @@ def test_export_after_a_move(format, finished, tmp_path):
     assert merge('base2').returncode == 0
 
 
+def test_a_run_that_has_moved_is_exported_without_data_and_base(finished, tmp_path):
+  """The folder of the run has moved, its data and its base model are gone."""
+  folder, _ = finished
+  there = shutil.copytree(folder / 'run', tmp_path / 'moved')
+  files = []
+  for given in ((), (f'--base={folder}/base2',)):
+    out = tmp_path / f'out{len(files)}'
+    done = launchers.call('export', f'--workdir={there}', f'--out={out}', *given)
+    assert done.returncode == 0, done.stderr
+    files.append((out / 'model.safetensors').read_bytes())
+  assert files[0] == files[1]
+  done = launchers.call('evaluate', f'--workdir={there}', f'--base={folder}/base2')
+  assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+  assert f'{folder}/data/manifest.json: the run had it there' in done.stderr
+  assert '--stream=PATH' in done.stderr
+  done = launchers.call('evaluate', f'--workdir={there}', f'--stream={folder}/data2')
+  assert f'{folder}/base: the run had it there' in done.stderr
+  assert '--base=PATH' in done.stderr
+
+
 def test_load_model_after_a_move(finished, tmp_path):
   folder, _ = finished
   model = jcl.load_model(folder / 'run', base=folder / 'base2')
