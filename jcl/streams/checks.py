@@ -1,10 +1,13 @@
 """Checks of every raw stream: well-formed names and rows, and classes that belong together."""
 
+import unicodedata
 from collections.abc import Iterable, Sequence
 
 from jcl.errors import UserError
 from jcl.streams.raw import SPLITS, RawRow, RawStream, RawTask, class_form, label_text
 from jcl.streams.records import shown
+
+INVISIBLE = dict.fromkeys(map(ord, '\u200b\u2060\ufeff\xad'))  # spaces and hyphens of no width
 
 
 def check_raw(raw: object, reader: str) -> RawStream:
@@ -158,9 +161,20 @@ def check_labels(labels: Iterable[str], answers: dict[str, str]) -> None:
       )
 
 
+def seen_form(label: str) -> str:
+  """Returns a label as readers see it: one form of Unicode (NFC), nothing that has no width."""
+  return unicodedata.normalize('NFC', class_form(label).translate(INVISIBLE))
+
+
 def unknown_label(row: RawRow, classes: Sequence[str], of: str = '') -> UserError:
   """Returns the error for a label that no training row has."""
   some = ', '.join(map(shown, classes[:5])) + (', …' if len(classes) > 5 else '')
+  alike = [c for c in classes if row.label is not None and seen_form(c) == seen_form(row.label)]
+  if alike and class_form(alike[0]) != class_form(str(row.label)):
+    return UserError(
+      f'{row.where}: label {row.label!a} looks as {alike[0]!a} of the train split{of}, '
+      'and is another text: write both in one form of Unicode'
+    )
   return UserError(
     f'{row.where}: label {shown(row.label)} is not in the train split{of}, which has {some}: '
     'correct it, or add training examples of it'

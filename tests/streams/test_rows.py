@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import hypothesis
 import numpy as np
@@ -105,6 +106,19 @@ def test_numbers_are_labels_as_in_files():
   rows = [{'text': f'{i}', 'label': label} for i, label in enumerate((3, 1.5, np.int64(4)))]
   made = Stream.from_rows({'t': rows}, test={'t': [{'text': 'x', 'label': '3'}]})
   assert made.labels == ('3', '1.5', '4')
+
+
+@pytest.mark.parametrize(
+  ('one', 'other'), [('caf\xe9', 'cafe\u0301'), ('a', 'a\u200b'), ('\uac00', '\u1100\u1161')]
+)
+def test_labels_that_look_alike_are_refused_by_their_letters(one, other):
+  rows = [{'text': 'a', 'label': one}, {'text': 'b', 'label': other}]
+  said = re.escape(f'labels {one!a} and {other!a} read the same in an answer')
+  with pytest.raises(UserError, match=said):
+    Stream.from_rows({'t': rows}, test={'t': rows[:1]}, overlap='keep')
+  said = re.escape(f'label {other!a} looks as {one!a} of the train split')
+  with pytest.raises(UserError, match=said):
+    Stream.from_rows({'t': rows[:1]}, test={'t': rows[1:]})
 
 
 def test_labels_that_the_model_would_write_alike_are_refused():
