@@ -111,11 +111,8 @@ def test_numbers_are_labels_as_in_files():
 @pytest.mark.parametrize(
   ('one', 'other'), [('caf\xe9', 'cafe\u0301'), ('a', 'a\u200b'), ('\uac00', '\u1100\u1161')]
 )
-def test_labels_that_look_alike_are_refused_by_their_letters(one, other):
+def test_a_test_label_that_looks_as_one_of_training_is_told_apart_by_its_letters(one, other):
   rows = [{'text': 'a', 'label': one}, {'text': 'b', 'label': other}]
-  said = re.escape(f'labels {one!a} and {other!a} read the same in an answer')
-  with pytest.raises(UserError, match=said):
-    Stream.from_rows({'t': rows}, test={'t': rows[:1]}, overlap='keep')
   said = re.escape(f'label {other!a} looks as {one!a} of the train split')
   with pytest.raises(UserError, match=said):
     Stream.from_rows({'t': rows[:1]}, test={'t': rows[1:]})
