@@ -70,8 +70,17 @@ def read_llama(fields: Fields, **kwargs: Any) -> DecoderConfig:
 
 
 def read_mistral(fields: Fields) -> DecoderConfig:
-  """Reads the fields of Mistral: where that of the window is absent, transformers takes 4096."""
-  return read_llama_like(fields, window=window_of(fields, 4096))
+  """Reads the fields of Mistral: where that of the window is absent, transformers takes 4096.
+
+  Raises:
+    UserError: layer_types differ from each other, or from what the window says.
+  """
+  window = window_of(fields, 4096)
+  windowed = fields.kinds('layer_types', KINDS, fields.get('num_hidden_layers', int))
+  if windowed and set(windowed) != {window > 0}:
+    kind = SLIDING if window else FULL
+    raise UserError(f'{fields.where}: layer_types: with this sliding_window all must be {kind}')
+  return read_llama_like(fields, window=window)
 
 
 def read_qwen2(fields: Fields) -> DecoderConfig:

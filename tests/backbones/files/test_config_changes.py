@@ -56,6 +56,16 @@ def test_a_line_names_the_rotary_settings_that_two_forms_give_differently():
       {'rope_scaling': {'rope_type': 'yarn', 'factor': 2.0, 'truncate': False}},
       'truncate False',
     ),
+    (
+      'mistral',
+      {'layer_types': ['sliding_attention', 'full_attention']},
+      'all must be sliding_att',
+    ),
+    (
+      'mistral',
+      {'layer_types': ['sliding_attention'] * 2, 'sliding_window': None},
+      'must be full_',
+    ),
     ('modernbert', {'rope_scaling': PLAIN}, 'scaled rotary frequencies of ModernBERT'),
   ],
 )
