@@ -22,6 +22,10 @@ class HasRows(Protocol):
     """[B, T]."""
 
   @property
+  def length(self) -> jax.Array | np.ndarray:
+    """[R]."""
+
+  @property
   def target_token(self) -> jax.Array | np.ndarray:
     """[M]."""
 
@@ -82,11 +86,12 @@ def describe_batch(batch: HasRows, mesh: Mesh) -> str:
   """Returns the shape of a batch in words.
 
   Args:
-    batch: its tokens [B, T] and its targets [M].
+    batch: its tokens [B, T], rows [R] and targets [M].
     mesh: the devices of the run.
   """
-  rows, tokens = batch.tokens.shape
+  (lines, tokens), rows = batch.tokens.shape, batch.length.shape[0]
+  where = '' if lines == rows else f'in {lines} lines '
   return (
-    f'a batch of {rows} rows of {tokens} tokens with {batch.target_token.shape[0]} targets, '
+    f'a batch of {rows} rows {where}of {tokens} tokens with {batch.target_token.shape[0]} targets, '
     f'on {mesh.size} device(s)'
   )

@@ -32,6 +32,7 @@ Changes = dict[str, tuple[object, object]]  # {dotted name of a field: (old valu
 ROUNDING = (
   'train.fsdp',
   'train.microbatches',
+  'train.packing',
   'evaluate.batch_size',
   'backbone.remat',
   'backbone.attention',

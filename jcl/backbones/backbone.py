@@ -88,6 +88,8 @@ class Backbone:
     width: D.
     classes: C, classes of the head; 0 for a model without a head.
     vocabulary: V, token ids that can be predicted (padding rows never are); 0 for an encoder.
+    packs: whether `hidden` keeps apart the rows of a line by `batch.segment`; False: it is given
+      unpacked batches alone.
   """
 
   init: InitFn
@@ -99,6 +101,7 @@ class Backbone:
   width: int
   classes: int
   vocabulary: int
+  packs: bool = False
 
   @property
   def outputs(self) -> int:

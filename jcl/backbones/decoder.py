@@ -95,6 +95,7 @@ def decoder(config: DecoderConfig) -> Backbone:
     width=config.width,
     classes=config.classes,
     vocabulary=config.vocabulary,
+    packs=config.attention == 'xla',
   )
 
 

@@ -90,6 +90,7 @@ def encoder(config: EncoderConfig) -> Backbone:
     width=config.width,
     classes=config.classes,
     vocabulary=0,
+    packs=config.attention == 'xla',
   )
 
 

@@ -196,6 +196,13 @@ class Shape(NamedTuple):
     """Number of tokens, padding included, of the whole batch."""
     return (self.lines or self.rows) * self.tokens
 
+  @property
+  def words(self) -> str:
+    """Rows, lines and tokens in words."""
+    if not self.lines:
+      return f'{self.rows} rows of {self.tokens} tokens'
+    return f'{self.rows} rows in {self.lines} lines of {self.tokens} tokens'
+
 
 Table = Mapping[str, np.ndarray]
 """Values per target of some rows, as plain arrays: rows [R], sorted, starts [R+1] and values

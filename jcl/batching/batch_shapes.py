@@ -1,20 +1,30 @@
 """The few shapes to which the steps of a task are padded: functions of the rows' lengths alone."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from jcl.batching.batch import LENGTHS, TARGETS, Row, Shape, bucket, deal
+from jcl.batching.packing import first_fit
 
 RARE = 0.25  # share of the steps below which a length is not worth a compilation of its own
+SHORTEST = 64  # places of a line at least; shorter lines fill worse, longer ones cost attention
+MUCH = 0.1  # share of padding above which it is worth while to pack
+LESS = 0.95  # share of the unpacked cost that packing may have at most
+PRICE = 3  # steps of a task that one more packed shape, which is one more compilation, must save
+SAMPLE = 4096  # steps that are looked at for packed shapes, spread evenly over those given
 
 
 def _need(step: Sequence[Row], blocks: int) -> tuple[int, int]:
   """Returns the length bucket of a step, and the number of targets of its fullest block."""
-  fullest = max(sum(len(step[i].targets) for i in block) for block in deal(step, blocks))
-  return bucket(max(len(r.tokens) for r in step), LENGTHS), fullest
+  return bucket(max(len(r.tokens) for r in step), LENGTHS), _fullest(step, blocks)
+
+
+def _fullest(step: Sequence[Row], blocks: int) -> int:
+  """Returns the number of targets of a step's fullest block."""
+  return max(sum(len(step[i].targets) for i in block) for block in deal(step, blocks))
 
 
 def rungs(steps: Sequence[Sequence[Row]], blocks: int, rows: int) -> list[Shape]:
-  """Returns the few shapes that steps are padded to, a function of the rows' lengths alone.
+  """Returns the few shapes that unpacked steps are padded to, the smallest first.
 
   Steps whose longest row falls into the same length bucket share one number of targets, that of the
   fullest block among them. A bucket that few steps fall into is merged with the next longer one.
@@ -38,11 +48,157 @@ def rungs(steps: Sequence[Sequence[Row]], blocks: int, rows: int) -> list[Shape]
   return [Shape(rows, tokens, bucket(most[tokens], TARGETS)) for tokens in sorted(most)]
 
 
+def packed_rungs(steps: Sequence[Sequence[Row]], blocks: int, rows: int, width: int) -> list[Shape]:
+  """Returns the few shapes that packed steps are padded to, the smallest first.
+
+  A block has a power of two of lines, and a line one of eight lengths an octave (`_sizes`), so that
+  tasks whose steps have about as many tokens share their shapes. Of the shapes that steps need,
+  those are taken that cost least, where a shape costs as much as `PRICE` steps.
+
+  Args:
+    steps: rows of each step.
+    blocks: number of devices times number of microbatches.
+    rows: largest number of rows that a step may have.
+    width: D of the model, by which the cost of attention in long lines is weighed.
+  """
+  steps = steps[:: -(-len(steps) // SAMPLE)]
+  parts = [_lengths(step, blocks) for step in steps]
+  longest = max((n for blocks_of in parts for block in blocks_of for n in block), default=1)
+  targets = bucket(max(_fullest(step, blocks) for step in steps), TARGETS)
+  shortest = _shortest(longest)
+  found = [_cheapest(parts, base, width) for base in (shortest, 2 * shortest)]
+  _, sizes = min(found)
+  rows = -(-rows // blocks) * blocks
+  return [Shape(rows, tokens, targets, lines * blocks) for lines, tokens in sizes]
+
+
+def _shortest(longest: int) -> int:
+  """Returns the base of the lines' lengths: a power of two, or one and a half of it."""
+  ladder = sorted(2**e * q // 2 for e in range(6, 20) for q in (2, 3))
+  return bucket(max(longest, SHORTEST), ladder)
+
+
+def _sizes(base: int) -> Iterator[tuple[int, int]]:
+  """Yields (lines, places of a line) of a block, ever larger, in steps of 7 % to 13 %.
+
+  Lines are 1, 2, 4, …; their places are multiples of 8 from `base` to below twice as many.
+  """
+  for power in range(24):
+    for eighths in range(8, 16):
+      yield 2**power, -(-base * eighths // 64) * 8
+
+
+def _lengths(step: Sequence[Row], blocks: int) -> list[list[int]]:
+  """Returns the tokens of the rows of each block."""
+  return [[len(step[i].tokens) for i in block] for block in deal(step, blocks)]
+
+
+def _holds(size: tuple[int, int], lengths: Sequence[Sequence[int]]) -> bool:
+  """Whether blocks of rows of these lengths fit into (lines, places of a line) each."""
+  lines, tokens = size
+  return all(
+    sum(block) <= lines * tokens and first_fit(block, lines, tokens) is not None
+    for block in lengths
+  )
+
+
+def _smallest(lengths: Sequence[Sequence[int]], base: int) -> tuple[int, int]:
+  """Returns the smallest size that holds the blocks of a step."""
+  tokens = max(map(sum, lengths))
+  large = (size for size in _sizes(base) if size[0] * size[1] >= tokens)
+  return next(size for size in large if _holds(size, lengths))
+
+
+def _cheapest(
+  parts: Sequence[Sequence[Sequence[int]]], base: int, width: int
+) -> tuple[float, list[tuple[int, int]]]:
+  """Returns the cost of the steps in the sizes that cost least together, and these sizes.
+
+  Args:
+    parts: for each step the lengths of the rows of each block.
+    base: of the lines' lengths.
+    width: D of the model.
+  """
+  order = {size: i for i, size in enumerate(_sizes(base))}
+  needs = [_smallest(lengths, base) for lengths in parts]
+  count = {size: needs.count(size) for size in sorted(set(needs), key=order.__getitem__)}
+  cost = lambda size: _cost(size[0] * size[1], size[1], width)
+  price = PRICE * sum(cost(size) for size in needs) / len(needs)
+  sizes = list(count)
+  best: list[tuple[float, tuple]] = [(0.0, ())]
+  for j, last in enumerate(sizes):
+    taken = lambda i, j=j, last=last: sum(count[s] for s in sizes[i : j + 1]) * cost(last)
+    best.append(min((best[i][0] + taken(i) + price, (*best[i][1], last)) for i in range(j + 1)))
+  chosen = set(best[-1][1])
+  for need, lengths in zip(needs, parts, strict=True):
+    if not any(_holds(size, lengths) for size in chosen):  # first fit may fail in a larger size
+      chosen.add(need)
+  return best[-1][0], sorted(chosen, key=order.__getitem__)
+
+
 def fit(step: Sequence[Row], blocks: int, shapes: Sequence[Shape]) -> Shape:
   """Returns the first of `shapes` that holds a step; if none does, a larger one of the ladders."""
+  if shapes[0].lines:
+    return _packed_fit(step, blocks, shapes)
   tokens, targets = _need(step, blocks)
   for shape in shapes:
     if shape.tokens >= tokens and shape.targets >= targets:
       return shape
   longest = max(tokens, shapes[-1].tokens)
   return Shape(shapes[-1].rows, longest, bucket(targets, TARGETS))
+
+
+def _packed_fit(step: Sequence[Row], blocks: int, shapes: Sequence[Shape]) -> Shape:
+  """Returns what `fit` does, of packed shapes."""
+  lengths, targets = _lengths(step, blocks), _fullest(step, blocks)
+  for shape in shapes:
+    size = shape.lines // blocks, shape.tokens
+    if shape.targets >= targets and _holds(size, lengths):
+      return shape
+  longest = max((n for block in lengths for n in block), default=1)
+  lines, tokens = _smallest(lengths, _shortest(longest))
+  targets = max(bucket(targets, TARGETS), shapes[-1].targets)
+  return Shape(shapes[-1].rows, tokens, targets, lines * blocks)
+
+
+def chosen(
+  steps: Sequence[Sequence[Row]], blocks: int, rows: int, packing: str, width: int
+) -> list[Shape]:
+  """Returns the shapes of a task's steps, packed or unpacked.
+
+  Args:
+    steps: rows of each step.
+    blocks: number of devices times number of microbatches.
+    rows: largest number of rows that a step may have.
+    packing: `on`, `off`, or `auto`: packed where the padding of unpacked steps is above `MUCH` and
+      packing costs less, attention in long lines included.
+    width: D of the model.
+  """
+  if packing == 'on':
+    return packed_rungs(steps, blocks, rows, width)
+  plain = rungs(steps, blocks, rows)
+  if packing == 'off' or padding(steps, blocks, plain) <= MUCH:
+    return plain
+  packed = packed_rungs(steps, blocks, rows, width)
+  steps = steps[:: -(-len(steps) // SAMPLE)]
+
+  def cost(shapes: Sequence[Shape]) -> float:
+    fitted = [fit(step, blocks, shapes) for step in steps]
+    return sum(_cost(shape.places, shape.tokens, width) for shape in fitted)
+
+  return packed if cost(packed) < LESS * cost(plain) else plain
+
+
+def _cost(places: int, tokens: int, width: int) -> float:
+  """Returns the cost of so many places in lines of so many tokens, in places of short lines.
+
+  Attention costs 4·T·D operations a place and layer, the rest of a layer about 24·D².
+  """
+  return places * (1 + tokens / (6 * width))
+
+
+def padding(steps: Sequence[Sequence[Row]], blocks: int, shapes: Sequence[Shape]) -> float:
+  """Returns the share of the places of a batch that are padding, over all steps."""
+  steps = steps[:: -(-len(steps) // SAMPLE)]
+  places = sum(fit(step, blocks, shapes).places for step in steps)
+  return 1 - sum(len(row.tokens) for step in steps for row in step) / places

@@ -132,6 +132,12 @@ class TrainConfig:
   batch_size: int = number(32, least=1)  # examples on all devices together
   # Gradient accumulation: a batch is computed in so many parts, one after another.
   microbatches: int = number(1, least=1)
+  # Several rows in one line of a batch: where much of it is padding | always | never.
+  packing: str = only_with(
+    choice('off', 'auto', 'on'),
+    {'config.scenario': Other('cpt')},
+    says='rows of texts; blocks of raw text are full',
+  )
   seed: int = number(0, least=0)  # of every draw but the order of the stream
   trainable: tuple[str, ...] = ('.*',)  # name patterns, `!` in front freezes, first match wins
   schedule: str = choice('constant', 'cosine', 'linear', 'wsd')  # wsd: warm-up, stable, decay

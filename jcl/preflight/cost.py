@@ -55,6 +55,8 @@ class Outline:
     shape: of the batch.
     source: where that shape comes from.
     inputs, batch: of the train step.
+    padding: share of the places of the first epoch's steps that are padding, as they are and
+      unpacked; None: the text was not read.
   """
 
   parts: Experiment
@@ -64,6 +66,7 @@ class Outline:
   source: str
   inputs: StepInputs
   batch: Tree
+  padding: tuple[float, float] | None = None
 
   @property
   def arguments(self) -> tuple:
@@ -105,11 +108,12 @@ def outline(config: Config, mesh: Mesh, tokens: int = 0, targets: int = 0) -> Ou
   parts = _parts(config, mesh, textless=_is_textless(config, tokens))
   whole = jax.eval_shape(parts.backbone.init, jax.random.key(0))
   task, plan, whole, teacher = _first_task(parts, whole)
+  padding = None
   if tokens:
     shape, source = _given_shape(parts, tokens, targets), '--tokens'
   else:
-    tools = parts.tools.at(task.index)
-    shape = BatchLoader(plan, task.index, tools, parts.config.train).largest
+    loader = BatchLoader(plan, task.index, parts.tools.at(task.index), parts.config.train)
+    shape, padding = loader.largest, loader.padding()
     source = f'largest of task {task.name}, {parts.stream.name}'
   fsdp = parts.config.train.fsdp
   put = lambda tree: sharding.outline(tree, mesh, sharding.specs(tree, mesh, fsdp))
@@ -118,7 +122,7 @@ def outline(config: Config, mesh: Mesh, tokens: int = 0, targets: int = 0) -> Ou
   heads = parts.tools.at(task.index).heads
   empty = batches.layout([], blocks, shape, tables=plan.tables, heads=heads)
   batch = sharding.outline(empty, mesh, sharding.ROWS)
-  return Outline(parts, put(whole), plan, shape, source, inputs, batch)
+  return Outline(parts, put(whole), plan, shape, source, inputs, batch, padding)
 
 
 def _is_textless(config: Config, tokens: int) -> bool:
@@ -133,6 +137,8 @@ def _parts(config: Config, mesh: Mesh, textless: bool) -> Experiment:
   # Refused here if at all: below the attention of a GPU is replaced by what a CPU can compile.
   from_scratch(BackboneConfig(dtype=settings.dtype, attention=settings.attention), vocabulary=1)
   config = copy.deepcopy(config)
+  if settings.attention == 'cudnn':
+    config.train.packing = 'off'  # which it cannot have, and 'xla' could
   config.backbone.attention = 'xla'
   if textless and settings.head:
     raise UserError('--tokens cannot be had with backbone.head: its classes stand in the stream')
@@ -249,6 +255,7 @@ def assumed(now: Outline, left_out: bool = False) -> Section:
     'fsdp': train.fsdp,
     'microbatches': train.microbatches,
     'rows': shape.rows,
+    'lines': shape.lines or shape.rows,
     'tokens_per_row': shape.tokens,
     'targets': shape.targets * blocks,
     'batch_from': now.source,
@@ -261,11 +268,15 @@ def assumed(now: Outline, left_out: bool = False) -> Section:
     ['model', f'{whole / 1e6:,.2f} million parameters, {trained / 1e6:,.2f} of them train; '
      f'{config.layers} layers, {config.rows} rows of the embedding, computes in {config.dtype}'],
     ['devices', f'{devices}, {how}'],
-    ['batch', f'{shape.rows} rows of {shape.tokens} tokens, {shape.targets * blocks} targets, '
+    ['batch', f'{shape.words}, {shape.targets * blocks} targets, '
      f'in {blocks} blocks (devices × microbatches)'],
     ['from', now.source],
     ['rate', checks.learning_rates(parts)],
   ]  # fmt: skip
+  if now.padding is not None:
+    values['packed'] = bool(shape.lines)
+    values['padding'], values['padding_unpacked'] = now.padding
+    rows.insert(3, ['padding', _padding(bool(shape.lines), *now.padding)])
   if not left_out:
     rows.append(['order', checks.order_of_tasks(parts)])
     values['order_of_tasks'] = [task.name for task in parts.stream.tasks]
@@ -274,6 +285,13 @@ def assumed(now: Outline, left_out: bool = False) -> Section:
     values['left_out'] = NEED_TEXT
     notes = [f'left out, for they need the text: {", ".join(NEED_TEXT)}; run it without --tokens']
   return Section('assumed', 'assumed', values, [[a, b.ljust(width)] for a, b in rows], notes)
+
+
+def _padding(packed: bool, share: float, unpacked: float) -> str:
+  """Returns how much of a step is padding, and whether rows are packed, in words."""
+  if not packed:
+    return f'{share:.1%} of the tokens of a step; a row has a line of its own'
+  return f'{share:.1%} of the tokens of a step, {unpacked:.1%} if rows were not packed'
 
 
 def memory(now: Outline, largest: dict[str, int] | None = None) -> Section:
@@ -337,7 +355,7 @@ def operations(now: Outline) -> Section:
   }
   every = {name: value * devices for name, value in device.items()}
   shape = now.shape
-  simple = 6 * _elements(now.params) * shape.rows * shape.tokens
+  simple = 6 * _elements(now.params) * shape.places
   names = {'optimizer': 'optimiser and penalties'}
   rows = [['', 'all devices', '', 'each device', '']]
   for name in device:

@@ -85,12 +85,26 @@ class BatchLoader:
     looked_at = range(1, min(-(-self.total // self.per_epoch), LOOKED_AT))
     steps = [step.rows for step in self._first]
     steps += [step.rows for epoch in looked_at for step in self._compose(epoch)]
-    self._shapes = batch_shapes.rungs(steps, self._blocks, self._rows())
+    packing = train.packing if tools.backbone.packs else 'off'
+    rest = self._blocks, self._rows(), packing, tools.backbone.width
+    self._shapes = batch_shapes.chosen(steps, *rest)
 
   @property
   def largest(self) -> batches.Shape:
     """The largest shape to which a step is padded."""
     return self._shapes[-1]
+
+  def padding(self) -> tuple[float, float]:
+    """Returns the share of padding in the steps of the first epoch, as they are and unpacked."""
+    if isinstance(self._first, packed_epochs.Epoch):  # too many blocks to read
+      share = 1 - sum(self._first.tokens) / (len(self._first) * self.largest.places)
+      return share, share
+    steps = [step.rows for step in self._first]
+    plain = self._shapes
+    if plain[0].lines:
+      plain = batch_shapes.rungs(steps, self._blocks, self._rows())
+    of = lambda shapes: batch_shapes.padding(steps, self._blocks, shapes)
+    return of(self._shapes), of(plain)
 
   def _compose(self, epoch: int) -> Sequence[rows.Step]:
     tools = self._tools

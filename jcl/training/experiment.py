@@ -149,6 +149,11 @@ def check(config: Config, old: bool = False) -> None:
     raise UserError(f'scenario is {config.scenario!r}, in which {name} has no meaning; use {known}')
   if 'head' in config.method.needs and not config.backbone.head:
     raise UserError(f"backbone.head is '', but {name} trains a head; give linear or cosine")
+  if config.train.packing == 'on' and config.backbone.attention == 'cudnn':
+    raise UserError(
+      "train.packing is 'on', but backbone.attention 'cudnn' cannot keep the rows of a line apart; "
+      "use 'xla', or packing 'auto'"
+    )
   if config.backbone.path and config.backbone.tokenizer_path:
     raise UserError(
       f'backbone.tokenizer_path is {config.backbone.tokenizer_path!r}, but backbone.path has a '

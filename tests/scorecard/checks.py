@@ -13,6 +13,7 @@ from support import compositions, tiny
 
 from jcl import methods
 from jcl.batching import batch as batches
+from jcl.batching import batch_shapes
 from jcl.batching.batch import Shape
 from jcl.errors import UserError
 from jcl.step import losses, sharding, train_step, trainable
@@ -90,6 +91,23 @@ def padding(case: Case) -> None:
   larger = Shape(shape.rows + 16, shape.tokens + 16, 2 * shape.targets)
   wanted = case.judge(moment, case.batch(moment, rows, shape))
   same('padded', case.judge(moment, case.batch(moment, rows, larger)), wanted, case.tolerance)
+
+
+def packed(case: Case) -> None:
+  """Several rows in a line are the same as a row a line, every term apart."""
+  moment, rows = case.last, case.rows(case.last.items)
+  (shape,) = batch_shapes.packed_rungs([rows], 1, case.shape(rows).rows, case.backbone.width)
+  if shape.lines >= len(rows):
+    raise Wrong(f'{len(rows)} rows stand in {shape.lines} lines')
+  judged = [case.batch(moment, rows, s) for s in (shape, case.shape(rows))]
+  found, wanted = (case.judge(moment, batch) for batch in judged)
+  same('packed', found, wanted, case.tolerance)
+  apart = [
+    case.apart(functools.partial(case.judge, moment, batch), whole)
+    for batch, whole in zip(judged, (found, wanted), strict=True)
+  ]
+  for term, gradient in apart[1].items():
+    near(f'packed: gradient of {term}', apart[0][term], gradient, case.tolerance)
 
 
 def mask(case: Case) -> None:

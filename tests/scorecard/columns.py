@@ -24,11 +24,12 @@ class Check(NamedTuple):
   could: Callable[[Case], bool] = lambda case: True
 
 
-EVERYWHERE = ('value', 'gradient', 'padding', 'order', 'devices', 'split', 'tasks')
+EVERYWHERE = ('value', 'gradient', 'padding', 'packed', 'order', 'devices', 'split', 'tasks')
 CHECKS: dict[str, Check] = {
   'value': Check(checks.value),
   'gradient': Check(checks.gradient),
   'padding': Check(checks.padding),
+  'packed': Check(checks.packed),
   'mask': Check(checks.mask),
   'order': Check(checks.order),
   'devices': Check(checks.devices),

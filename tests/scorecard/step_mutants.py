@@ -37,6 +37,23 @@ ROWS = (
     _cells('value/derpp', 'teacher/lamol_kd'),
   ),
   Mutant(
+    'rows of a line see each other', 'backbones/decoder.py',
+    'same_BTS & jnp.tri(length, dtype=bool)[None]',
+    'same_BTS | jnp.tri(length, dtype=bool)[None]',
+    _cells('packed/lora'),
+  ),
+  Mutant(
+    'positions run on in a line', 'batching/batch.py',
+    '= place, np.arange(length)', '= place, first + np.arange(length)',
+    _cells('packed/seq', 'packed/lora'),
+  ),
+  Mutant(
+    'the rows of a line are one row', 'batching/batch.py',
+    "arrays['target_row'][block, targets] = place",
+    "arrays['target_row'][block, targets] = line",
+    _cells('packed/derpp', 'packed/lamol'),
+  ),
+  Mutant(
     'a target of weight 0 counts', 'step/losses.py',
     'weight_M = jnp.where(where_M, batch.target_weight, 0)',
     'weight_M = jnp.where(where_M, jnp.ones_like(batch.target_weight), 0)',

@@ -20,6 +20,7 @@ from jcl.backbones.decoder import decoder
 from jcl.backbones.encoder import encoder
 from jcl.backbones.encoder_config import EncoderConfig
 from jcl.batching.batch import Heads, Shape, layout, table
+from jcl.batching.batch_shapes import packed_rungs
 from jcl.config import TrainConfig
 from jcl.memory import fisher
 from jcl.memory.interference import most_interfered
@@ -38,10 +39,14 @@ WAYS = {
   '8 fsdp k4': (8, True, 4),
 }  # fmt: skip
 LONGER = '8 longer'  # eight devices, a longer length bucket
+# Several rows in a line: 'packed' after the way that it is otherwise.
+PACKED, MANY_PACKED, PARTS_PACKED = '1 packed', '8 fsdp packed', '8 fsdp k4 packed'
 FEW = ('1', '8 fsdp')
 # What the default tests compute beside `FEW` of each cell.
 MORE = {
-  'lamol': tuple(WAYS), 'decoder': (LONGER, '8 fsdp k4'), 'encoder': (LONGER,),
+  'lamol': (*WAYS, PACKED, MANY_PACKED, PARTS_PACKED),
+  'decoder': (LONGER, '8 fsdp k4', PARTS_PACKED), 'encoder': (LONGER, MANY_PACKED),
+  'interfered': (MANY_PACKED,), 'decoder adversarial': (PACKED,), 'derpp': (PACKED,),
   'derpp cached': ('8 fsdp k4',), 'derpp stored': ('8 fsdp k4',), 'combined': ('8 fsdp k4',),
 }  # fmt: skip
 # The cells that are computed without `every`; the parts of the others stand in these too.
@@ -254,11 +259,14 @@ def flat(tree) -> np.ndarray:
 
 def ready(cell: Cell, way: str, count: int):
   """The cell's batch of its first `count` rows, and its trees, on the mesh."""
-  devices, sharded, microbatches = WAYS.get(way, WAYS['8'])
+  devices, sharded, microbatches = WAYS.get(way.removesuffix(' packed'), WAYS['8'])
   mesh = sharding.make_mesh(devices)
   blocks = devices * microbatches
   shape = Shape(-(-13 // blocks) * blocks, 32 if way == LONGER else 20, 64)
   rows = cell.rows[:count]
+  if way.endswith('packed'):
+    (packed,) = packed_rungs([cell.rows], blocks, 13, 16)
+    shape = packed._replace(targets=64)
   batch = layout(rows, blocks, shape, tiny.keys(len(rows)), cell.tables, cell.heads)
   trained, frozen, masks = trainable.split(cell.params, cell.rules)
   put = lambda tree: sharding.place(tree, mesh, sharding.specs(tree, mesh, sharded))
@@ -376,8 +384,10 @@ def folds(out: dict, devices: int) -> None:
 def ways_of(name: str, every: bool) -> tuple[str, ...]:
   """The ways in which a cell is computed."""
   ways = cells()[name].ways if every else (*FEW, *MORE.get(name, ()))
+  if every:
+    ways += (PACKED, *(f'{way} packed' for way in ('8 fsdp k4',) if way in ways))
   if name == 'inner step':  # which refuses microbatches
-    ways = tuple(way for way in ways if WAYS[way][2] == 1)
+    ways = tuple(way for way in ways if WAYS[way.removesuffix(' packed')][2] == 1)
   return tuple(dict.fromkeys(ways))
 
 

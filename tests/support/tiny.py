@@ -105,7 +105,7 @@ def recurrent(vocabulary: int, classes: int = 0, width: int = 16) -> Backbone:
 
   read = 'head' if classes else 'embed'
   unembedding = lambda params: {read: params[read]}
-  return Backbone(init, hidden, project, unembedding, None, None, width, classes, vocabulary)
+  return Backbone(init, hidden, project, unembedding, None, None, width, classes, vocabulary, True)
 
 
 def past(params: dict) -> dict:
