@@ -65,14 +65,14 @@ def packed_rungs(steps: Sequence[Sequence[Row]], blocks: int, rows: int, width: 
   parts = [_lengths(step, blocks) for step in steps]
   longest = max((n for blocks_of in parts for block in blocks_of for n in block), default=1)
   targets = bucket(max(_fullest(step, blocks) for step in steps), TARGETS)
-  shortest = _shortest(longest)
+  shortest = shortest_line(longest)
   found = [_cheapest(parts, base, width) for base in (shortest, 2 * shortest)]
   _, sizes = min(found)
   rows = -(-rows // blocks) * blocks
   return [Shape(rows, tokens, targets, lines * blocks) for lines, tokens in sizes]
 
 
-def _shortest(longest: int) -> int:
+def shortest_line(longest: int) -> int:
   """Returns the base of the lines' lengths: a power of two, or one and a half of it."""
   ladder = sorted(2**e * q // 2 for e in range(6, 20) for q in (2, 3))
   return bucket(max(longest, SHORTEST), ladder)
@@ -93,7 +93,7 @@ def _lengths(step: Sequence[Row], blocks: int) -> list[list[int]]:
   return [[len(step[i].tokens) for i in block] for block in deal(step, blocks)]
 
 
-def _holds(size: tuple[int, int], lengths: Sequence[Sequence[int]]) -> bool:
+def _fits(size: tuple[int, int], lengths: Sequence[Sequence[int]]) -> bool:
   """Whether blocks of rows of these lengths fit into (lines, places of a line) each."""
   lines, tokens = size
   return all(
@@ -106,7 +106,7 @@ def _smallest(lengths: Sequence[Sequence[int]], base: int) -> tuple[int, int]:
   """Returns the smallest size that holds the blocks of a step."""
   tokens = max(map(sum, lengths))
   large = (size for size in _sizes(base) if size[0] * size[1] >= tokens)
-  return next(size for size in large if _holds(size, lengths))
+  return next(size for size in large if _fits(size, lengths))
 
 
 def _cheapest(
@@ -122,7 +122,7 @@ def _cheapest(
   order = {size: i for i, size in enumerate(_sizes(base))}
   needs = [_smallest(lengths, base) for lengths in parts]
   count = {size: needs.count(size) for size in sorted(set(needs), key=order.__getitem__)}
-  cost = lambda size: _cost(size[0] * size[1], size[1], width)
+  cost = lambda size: cost_of(Shape(0, size[1], 0, size[0]), width)
   price = PRICE * sum(cost(size) for size in needs) / len(needs)
   sizes = list(count)
   best: list[tuple[float, tuple]] = [(0.0, ())]
@@ -131,7 +131,7 @@ def _cheapest(
     best.append(min((best[i][0] + taken(i) + price, (*best[i][1], last)) for i in range(j + 1)))
   chosen = set(best[-1][1])
   for need, lengths in zip(needs, parts, strict=True):
-    if not any(_holds(size, lengths) for size in chosen):  # first fit may fail in a larger size
+    if not any(_fits(size, lengths) for size in chosen):  # first fit may fail in a larger size
       chosen.add(need)
   return best[-1][0], sorted(chosen, key=order.__getitem__)
 
@@ -150,13 +150,12 @@ def fit(step: Sequence[Row], blocks: int, shapes: Sequence[Shape]) -> Shape:
 
 def _packed_fit(step: Sequence[Row], blocks: int, shapes: Sequence[Shape]) -> Shape:
   """Returns what `fit` does, of packed shapes."""
-  lengths, targets = _lengths(step, blocks), _fullest(step, blocks)
   for shape in shapes:
-    size = shape.lines // blocks, shape.tokens
-    if shape.targets >= targets and _holds(size, lengths):
+    if holds(step, blocks, shape):
       return shape
+  lengths, targets = _lengths(step, blocks), _fullest(step, blocks)
   longest = max((n for block in lengths for n in block), default=1)
-  lines, tokens = _smallest(lengths, _shortest(longest))
+  lines, tokens = _smallest(lengths, shortest_line(longest))
   targets = max(bucket(targets, TARGETS), shapes[-1].targets)
   return Shape(shapes[-1].rows, tokens, targets, lines * blocks)
 
@@ -182,19 +181,22 @@ def chosen(
   packed = packed_rungs(steps, blocks, rows, width)
   steps = steps[:: -(-len(steps) // SAMPLE)]
 
-  def cost(shapes: Sequence[Shape]) -> float:
-    fitted = [fit(step, blocks, shapes) for step in steps]
-    return sum(_cost(shape.places, shape.tokens, width) for shape in fitted)
-
+  cost = lambda shapes: sum(cost_of(fit(step, blocks, shapes), width) for step in steps)
   return packed if cost(packed) < LESS * cost(plain) else plain
 
 
-def _cost(places: int, tokens: int, width: int) -> float:
-  """Returns the cost of so many places in lines of so many tokens, in places of short lines.
+def cost_of(shape: Shape, width: int) -> float:
+  """Returns the cost of a batch in places, to which attention is added.
 
   Attention costs 4·T·D operations a place and layer, the rest of a layer about 24·D².
   """
-  return places * (1 + tokens / (6 * width))
+  return shape.places * (1 + shape.tokens / (6 * width))
+
+
+def holds(step: Sequence[Row], blocks: int, shape: Shape) -> bool:
+  """Whether the rows and targets of a step fit into a packed shape."""
+  size = shape.lines // blocks, shape.tokens
+  return _fullest(step, blocks) <= shape.targets and _fits(size, _lengths(step, blocks))
 
 
 def padding(steps: Sequence[Sequence[Row]], blocks: int, shapes: Sequence[Shape]) -> float:

@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 from jcl.backbones import Backbone, generate
 from jcl.batching import batch as batches
 from jcl.batching import epochs
+from jcl.batching.chunks import chunked
 from jcl.batching.text_formats import Text
 from jcl.config import TrainConfig
 from jcl.distributed import fetch
@@ -170,7 +171,8 @@ class HookTools(RunContext):
   ) -> list[np.ndarray]:
     """Maps fn(params, batch) -> [M, …] over rows: returns an array [m, …] a row, in their order.
 
-    Every row is computed in its own smallest length bucket with a fixed number of rows.
+    Rows are packed by the rule of `train.packing`, all in one shape; else every row is computed in
+    its own smallest length bucket with a fixed number of rows.
 
     Args:
       fn: compiles once for as long as it is the same function, such as `backbone.hidden`.
@@ -180,14 +182,8 @@ class HookTools(RunContext):
     """
     params = sharding.place(params, self.mesh)
     starts = np.cumsum([0, *(len(r.targets) for r in rows)])
-    groups: dict[int, list[int]] = {}
-    for i, row in enumerate(rows):
-      groups.setdefault(batches.bucket(len(row.tokens), batches.LENGTHS), []).append(i)
-    chunks = []
-    for tokens, members in sorted(groups.items()):
-      most = max(len(rows[i].targets) for i in members) * self.batch_size // self.mesh.size
-      shape = batches.Shape(self.batch_size, tokens, batches.bucket(most, batches.TARGETS))
-      chunks += [(shape, chunk) for chunk in _cut(members, self.batch_size)]
+    packing = self.train.packing if self.backbone.packs else 'off'
+    chunks = chunked(rows, self.batch_size, self.mesh.size, packing, self.backbone.width)
 
     def part(carry, shape_and_chunk):
       shape, chunk = shape_and_chunk

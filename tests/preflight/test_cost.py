@@ -128,7 +128,7 @@ def test_bytes_are_those_worked_by_hand(tmp_path):
   assert device['parameters'] == device['gradients'] == device['start_of_task'] == size
   assert device['optimizer'] == 2 * size + 4  # and a count
   assert device['teacher'] == 0
-  assert device['batch'] == 8 * (16 * 4 + 4 + 1 + 1 + 4 + 8) + 8 * 16 * 3 * 4
+  assert device['batch'] == 8 * (16 * 4 + 4 + 1 + 1 + 4 + 8) + 8 * 16 * 4 * 4
   assert device['activations'] > 0
   assert device['total'] == sum(v for k, v in device.items() if k != 'total')
   half = values(config(folder(tmp_path, SMALL), trainable=('!embed', '.*')))['memory']['per_device']

@@ -1,0 +1,69 @@
+"""How many rows, of which each is computed once, are cut into chunks of few shapes."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from jcl.batching.batch import LENGTHS, TARGETS, Row, Shape, bucket
+from jcl.batching.batch_shapes import LESS, cost_of, holds, shortest_line
+
+Chunk = tuple[Shape, list[int]]
+"""A shape, and the indices of the rows that it is filled with."""
+
+FILLED = 0.98  # share of the places of a packed chunk up to which it is tried to be filled
+ROOM = 1.2  # places for targets in a packed chunk, by those of rows on average
+
+
+def chunked(rows: Sequence[Row], size: int, blocks: int, packing: str, width: int) -> list[Chunk]:
+  """Returns all rows in chunks, a function of the rows' lengths and targets alone.
+
+  Unpacked, a chunk has `size` rows of one length bucket. Packed, it has as many as fit into as many
+  places as `size` rows take on average, and all chunks have one shape.
+
+  Args:
+    rows: of any lengths.
+    size: rows a chunk; the number of blocks divides it.
+    blocks: number of devices.
+    packing: `on`, `off`, or `auto`: packed where it costs less, attention in long lines included.
+    width: D of the model.
+  """
+  plain = [] if packing == 'on' else _by_length(rows, size, blocks)
+  if packing == 'off' or not rows:
+    return plain
+  packed = _packed(rows, size, blocks)
+  cost = lambda chunks: sum(cost_of(shape, width) for shape, _ in chunks)
+  return packed if packing == 'on' or cost(packed) < LESS * cost(plain) else plain
+
+
+def _by_length(rows: Sequence[Row], size: int, blocks: int) -> list[Chunk]:
+  """Returns chunks of rows of one length bucket."""
+  groups: dict[int, list[int]] = {}
+  for i, row in enumerate(rows):
+    groups.setdefault(bucket(len(row.tokens), LENGTHS), []).append(i)
+  chunks: list[Chunk] = []
+  for tokens, members in sorted(groups.items()):
+    most = max(len(rows[i].targets) for i in members) * size // blocks
+    shape = Shape(size, tokens, bucket(most, TARGETS))
+    chunks += [(shape, members[i : i + size]) for i in range(0, len(members), size)]
+  return chunks
+
+
+def _packed(rows: Sequence[Row], size: int, blocks: int) -> list[Chunk]:
+  """Returns chunks of several rows a line, all in one shape, of rows that follow each other."""
+  tokens = np.array([len(row.tokens) for row in rows])
+  targets = np.array([len(row.targets) for row in rows])
+  line = bucket(shortest_line(int(tokens.max())), LENGTHS)
+  lines = max(round(size * tokens.mean() / blocks / line), 1)
+  share = targets.sum() / max(tokens.sum(), 1)
+  most = bucket(int(max(targets.max(), ROOM * share * lines * line)), TARGETS)
+  shape = Shape(2 * size, line, most, lines * blocks)
+  ends, chunks, first = np.cumsum(tokens), [], 0
+  while first < len(rows):
+    done = ends[first - 1] if first else 0
+    last = int(np.searchsorted(ends, done + FILLED * shape.places, 'right'))
+    last = max(min(last, first + shape.rows, len(rows)), first + 1)
+    while last > first + 1 and not holds(rows[first:last], blocks, shape):
+      last -= max((last - first) // 20, 1)
+    chunks.append((shape, list(range(first, last))))
+    first = last
+  return chunks
