@@ -15,6 +15,7 @@ from support import external, launchers, runs
 from support.config_folder import SMALL, folder, values
 
 from jcl import methods
+from jcl.batching.batch import Shape
 from jcl.config import Config, TrainConfig
 from jcl.errors import UserError
 from jcl.methods import Method
@@ -209,10 +210,10 @@ def test_a_batch_is_that_of_the_stream_or_the_one_given(tmp_path):
   assert own.shape.rows == 2 * made.train.batch_size
   assert own.batch.tokens.shape == (own.shape.rows, own.shape.tokens)
   given = cost.outline(made, sharding.make_mesh(1), 32, 3)
-  assert given.shape == (32, 32, 48)
+  assert given.shape == Shape(32, 32, 48)
   assert given.parts.decoder_config == own.parts.decoder_config
   bare = cost.outline(config(folder(tmp_path, SMALL), 'lamol'), sharding.make_mesh(1), 32)
-  assert bare.shape == (16, 32, 16 * 32)
+  assert bare.shape == Shape(16, 32, 16 * 32)
   assert bare.parts.decoder_config.rows == 96 + 2
 
 
