@@ -204,6 +204,19 @@ FLAGS = {
     'compare', [QUICKSTART, '--config.method.gama=1', '--workdir={here}/new'],
     ('method.gama', 'none of seq, lamol, joint'),
   ),
+  'benchmark: an unknown workload': Case(
+    'benchmark', ['--workloads=task,stp'], ("--workloads has 'stp'", 'there are task, step')
+  ),
+  'benchmark: an unknown contender': Case(
+    'benchmark', ['--against=pytorch'], ("--against has 'pytorch'", 'there are torch, torch-tuned')
+  ),
+  'benchmark: no rounds': Case('benchmark', ['--rounds=0'], ('--rounds=0', 'lower')),
+  'benchmark: a batch of none': Case('benchmark', ['--rows=8,0'], ('--rows has 0', 'at least 1')),
+  'benchmark: no such data': Case('benchmark', ['--data={here}/none'], ('{here}/none',)),
+  'benchmark: no such model': Case('benchmark', ['--model={here}/m.gguf'], ('m.gguf', 'no such')),
+  'benchmark: a folder that is not there': Case(
+    'benchmark', ['--json={here}/no/out.json'], ('--json', 'no folder {here}/no')
+  ),
   'check: an unknown method': Case('check', ['--methods=lamool'], ("'lamool'", 'there are seq')),
   'check: mutants of a method': Case('check', ['--methods=seq', '--mutants'], ('--methods', 'out')),
   'check: nowhere to write': Case('check', ['--out={here}/no/no'], ('--out', 'no folder {here}')),

@@ -1,0 +1,123 @@
+"""The workload `start`: a fresh process to its first step, and preflight by the number of rows."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+from typing import Any
+
+import numpy as np
+
+from jcl.benchmarks import setting as settings
+from jcl.benchmarks.bench import Bench
+from jcl.benchmarks.timing import OURS, Case, Work
+from jcl.errors import UserError
+from jcl.preflight import checks
+from jcl.streams.stream import Stream
+from jcl.training import experiment
+
+TASKS = 2  # of the made-up stream for preflight
+WORDS = 8  # of its rows
+CACHE, KEPT_FROM = 'JAX_COMPILATION_CACHE_DIR', 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'
+
+
+def start(bench: Bench) -> list[Case]:
+  """Times a fresh process from its start to the end of its first step, then preflight.
+
+  The compile caches of jax and torch are warm, then empty. A process of jcl reads the data, makes
+  rows of all of them and takes the first step of a run on the second task; a process of torch
+  tokenises the same texts and takes that step.
+  """
+  here = bench.new_folder()
+  model = bench.setting.exported(bench.setting.parts)
+  job = here / 'job.json'
+  job.write_text(json.dumps(_job(bench, model)))
+  names = [c.name for c in bench.contenders]
+  warm = {name: bench.new_folder() for name in names}
+  works: dict[str, Work] = {name: _process(job, name, warm[name]) for name in names}
+  for work in works.values():
+    work()
+  seconds = bench.alternate('start', works)
+  cases = [Case('start', 'start', seconds)]
+  cold: dict[str, Work] = {name: _cold(bench, job, name) for name in names}
+  cases.append(Case('start/cold', 'start', bench.alternate('start/cold', cold)))
+  for count in sorted(bench.setting.request.examples):
+    cases.append(_preflight(bench, count))
+  return cases
+
+
+def _job(bench: Bench, model: pathlib.Path) -> dict[str, Any]:
+  """Returns what a fresh process is told: model, data, texts and the rows of the first step."""
+  one, request = bench.setting, bench.setting.request
+  texts = [f'{e.text} {e.answer}' for t in one.parts.stream.tasks for e in (*t.train, *t.test)]
+  steps = settings.composed(one.parts, one.plan(one.task.train, []), 1, request.batch_size, 1)
+  rows = [
+    [row.tokens.tolist(), row.targets.tolist(), row.wanted.tolist(), row.generative]
+    for row in steps[0]
+  ]
+  return {
+    'model': str(model), 'data': request.data, 'batch_size': request.batch_size,
+    'dtype': request.dtype, 'seed': request.seed, 'texts': texts, 'rows': rows,
+    'longest': one.longest, 'outputs': one.parts.backbone.outputs, 'weights': one.weights,
+  }  # fmt: skip
+
+
+def _process(job: pathlib.Path, name: str, cache: pathlib.Path) -> Work:
+  """Returns the work of one fresh process.
+
+  Args:
+    job: file with what it is told.
+    name: of the contender.
+    cache: folder of its compile cache.
+  """
+  module = 'jcl.benchmarks.first_step' if name == OURS else 'jcl.benchmarks.torch_first_step'
+  root = pathlib.Path(__file__).resolve().parents[2]
+  seen = [str(root), os.environ.get('PYTHONPATH', '')]
+  surroundings = {
+    **os.environ, CACHE: str(cache), KEPT_FROM: '0.2', 'TORCHINDUCTOR_CACHE_DIR': str(cache),
+    'PYTHONPATH': os.pathsep.join(filter(None, seen)),
+  }  # fmt: skip
+
+  def run() -> float:
+    command = [sys.executable, '-m', module, str(job), name]
+    done = subprocess.run(command, env=surroundings, capture_output=True, text=True, check=False)
+    if done.returncode:
+      line = (done.stderr.strip().splitlines() or ['it said nothing'])[-1]
+      raise UserError(f'the first step of {name} in a fresh process failed: {line}')
+    return 1.0
+
+  return run
+
+
+def _cold(bench: Bench, job: pathlib.Path, name: str) -> Work:
+  """Returns the work of a fresh process whose compile cache is empty."""
+  return lambda: _process(job, name, bench.new_folder())()
+
+
+def _preflight(bench: Bench, count: int) -> Case:
+  """Times how a stream of `count` short rows is read, tokenised and looked over."""
+  one = bench.setting
+  random = np.random.default_rng(one.request.seed)
+  words = sorted({w for e in one.parts.stream.tasks[0].train for w in e.text.split()})
+  drawn = random.choice(words, (count, WORDS))
+  rows = [{'text': f'{i} {" ".join(w)}', 'answer': str(w[0])} for i, w in enumerate(drawn)]
+  each = -(-count // TASKS)
+  train = {f'task{t}': rows[t * each : (t + 1) * each] for t in range(TASKS)}
+  test = {name: [{'text': f'test {name}', 'answer': 'yes'}] for name in train}
+
+  def look_over() -> float:
+    start = time.perf_counter()
+    stream = Stream.from_rows(train, test=test)
+    config = settings.configured(one.request)
+    config.stream, config.scenario = stream.settings or config.stream, 'iil'
+    config.backbone.path = ''
+    parts = experiment.assemble(config, stream=stream, loaded=one.loaded(), weights=False)
+    checks.checkup(parts)
+    assert time.perf_counter() > start
+    return 1.0
+
+  name = f'start/preflight-{count}'
+  seconds = bench.alternate(name, {OURS: look_over})
+  return Case(name, 'stream', seconds, {'examples': float(count)})

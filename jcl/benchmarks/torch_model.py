@@ -1,0 +1,51 @@
+"""What all torch loops share: the device, the model that transformers reads, AdamW."""
+
+import pathlib
+
+import torch
+import transformers
+
+from jcl.benchmarks.setting import RATE
+
+
+def device() -> torch.device:
+  """Returns the accelerator, if torch has one, else the CPU."""
+  return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+
+
+def wait() -> None:
+  """Waits until the accelerator has done all that was asked of it."""
+  if torch.cuda.is_available():
+    torch.cuda.synchronize()
+
+
+def load(folder: pathlib.Path) -> torch.nn.Module:
+  """Returns the model in a folder, float32, without dropout in effect."""
+  transformers.utils.logging.disable_progress_bar()
+  # It asks for a mask of padding, which stands behind every token that counts.
+  transformers.utils.logging.set_verbosity_error()
+  model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+  return model.to(device()).eval().requires_grad_(False)  # eval: no dropout, as in jcl's runs
+
+
+def precision(dtype: str) -> torch.autocast:
+  """Returns the context of the computation: float32, or bfloat16 with float32 parameters."""
+  return torch.autocast(device().type, torch.bfloat16, enabled=dtype == 'bfloat16')
+
+
+def adamw(model: torch.nn.Module, decay: float, beta2: float, fused: bool) -> torch.optim.Optimizer:
+  """Returns AdamW: decay on all but biases and scales of norms, as in jcl.
+
+  Args:
+    model: whose parameters train.
+    decay: weight decay.
+    beta2: of the second moment.
+    fused: one kernel for all of it; else torch's default.
+  """
+  parameters = list(model.parameters())
+  groups = [
+    {'params': [p for p in parameters if p.ndim > 1], 'weight_decay': decay},
+    {'params': [p for p in parameters if p.ndim <= 1], 'weight_decay': 0.0},
+  ]
+  how = {'fused': True} if fused else {}
+  return torch.optim.AdamW(groups, lr=RATE, betas=(0.9, beta2), eps=1e-8, **how)

@@ -1,0 +1,90 @@
+"""The two objectives of the torch loops are the formula, on a small model of theirs."""
+
+import numpy as np
+import pytest
+
+from jcl.batching.batch import Row
+
+WEIGHTS = {'gen': 0.25, 'kd_qa': 0.5, 'kd_gen': 0.125}
+TEMPERATURE = 2.0
+
+
+@pytest.fixture(scope='module')
+def models():
+  """Student and teacher: two GPT-2 of one narrow layer."""
+  torch = pytest.importorskip('torch')
+  from transformers import GPT2Config, GPT2LMHeadModel
+
+  torch.manual_seed(0)
+  shape = GPT2Config(vocab_size=23, n_embd=8, n_layer=1, n_head=2, n_positions=16)
+  return [GPT2LMHeadModel(shape).eval() for _ in range(2)]
+
+
+def rows(kinds):
+  """A row of 3 … 8 tokens for each (replay, generative)."""
+  random, made = np.random.default_rng(0), []
+  for number, (replay, generative) in enumerate(kinds):
+    size = int(random.integers(3, 9))
+    targets = np.arange(0 if generative else size - 2, size)
+    tokens = random.integers(0, 23, size).astype(np.int32)
+    wanted = random.integers(0, 23, len(targets)).astype(np.int32)
+    made.append(Row(tokens, targets, wanted, number, 0, replay, generative))
+  return made
+
+
+def by_formula(models, some):
+  """The objective, a row and a target at a time, in float64."""
+  import torch
+
+  log_p = lambda model, row, t: torch.log_softmax(
+    model(torch.tensor(row.tokens[None]).long()).logits[0].double() / t, -1
+  )[row.targets]
+  values = {}
+  for row in some:
+    kind = 'gen' if row.generative else 'qa'
+    if row.replay:
+      student, teacher = (log_p(model, row, TEMPERATURE) for model in models)
+      found = TEMPERATURE**2 * (teacher.exp() * (teacher - student)).sum(-1)
+      values.setdefault(f'kd_{kind}', []).extend(found.tolist())
+    else:
+      found = -log_p(models[0], row, 1.0)[range(len(row.targets)), row.wanted]
+      values.setdefault(kind, []).extend(found.tolist())
+  return sum(WEIGHTS.get(term, 1.0) * np.mean(each) for term, each in values.items())
+
+
+MIXES = {
+  'new and old': [(False, False), (False, True), (True, False), (True, True), (False, False)],
+  'new alone': [(False, False), (False, True)],
+  'old alone': [(True, False), (True, True)],
+  'questions alone': [(False, False), (True, False)],
+}
+
+
+@pytest.mark.parametrize('mix', MIXES)
+@pytest.mark.parametrize('name', ['torch', 'torch-tuned'])
+def test_the_objective_is_the_formula(models, name, mix):
+  from jcl.benchmarks.torch_model import device
+  from jcl.benchmarks.torch_plain import Plain
+  from jcl.benchmarks.torch_tuned import Tuned
+
+  rest = WEIGHTS, TEMPERATURE, 23, device()
+  objective = Tuned(*rest) if name == 'torch-tuned' else Plain(12, *rest)
+  some = rows(MIXES[mix])
+  student, teacher = (model.to(device()) for model in models)
+  objective.teach(teacher.requires_grad_(False), [row for row in some if row.replay])
+  found = objective.loss(student, teacher, some).item()
+  # float32 sums of at most 23 · 8 numbers in another order
+  assert found == pytest.approx(by_formula(models, some), rel=2.0**-23 * 16 * 14)
+
+
+def test_a_fresh_process_of_torch_takes_the_step_of_the_job(tmp_path):
+  pytest.importorskip('torch')
+  from jcl.benchmarks import ours, request, setting, start, torch_first_step
+  from jcl.benchmarks.bench import Bench
+
+  asked = request.Request(('start',), batch_size=2, learned=0)
+  made = setting.make(asked, tmp_path)
+  bench = Bench(made, [ours.contender(made)], tmp_path, 1.0, lambda line: None)
+  job = start._job(bench, made.exported(made.parts))
+  both = [torch_first_step.take(job, name) for name in ('torch', 'torch-tuned')]
+  assert both[0] == pytest.approx(both[1], rel=1e-4)
