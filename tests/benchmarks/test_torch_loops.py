@@ -73,18 +73,21 @@ def test_the_objective_is_the_formula(models, name, mix):
   student, teacher = (model.to(device()) for model in models)
   objective.teach(teacher.requires_grad_(False), [row for row in some if row.replay])
   found = objective.loss(student, teacher, some).item()
-  # float32 sums of at most 23 · 8 numbers in another order
-  assert found == pytest.approx(by_formula(models, some), rel=2.0**-23 * 16 * 14)
+  # float32 sums of at most 23 · 8 numbers in another order; log p are of the size of log 23
+  assert found == pytest.approx(
+    by_formula(models, some), rel=2.0**-23 * 16 * 14, abs=2.0**-23 * 4 * 3.2
+  )
 
 
 def test_a_fresh_process_of_torch_takes_the_step_of_the_job(tmp_path):
   pytest.importorskip('torch')
   from jcl.benchmarks import ours, request, setting, start, torch_first_step
   from jcl.benchmarks.bench import Bench
+  from jcl.benchmarks.work import tolerance
 
   asked = request.Request(('start',), batch_size=2, learned=0)
   made = setting.make(asked, tmp_path)
   bench = Bench(made, [ours.contender(made)], tmp_path, 1.0, lambda line: None)
   job = start._job(bench, made.exported(made.parts))
   both = [torch_first_step.take(job, name) for name in ('torch', 'torch-tuned')]
-  assert both[0] == pytest.approx(both[1], rel=1e-4)
+  assert both[0] == pytest.approx(both[1], rel=tolerance(256, 4, 'float32'))

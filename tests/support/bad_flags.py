@@ -210,7 +210,7 @@ FLAGS = {
   'benchmark: an unknown contender': Case(
     'benchmark', ['--against=pytorch'], ("--against has 'pytorch'", 'there are torch, torch-tuned')
   ),
-  'benchmark: no rounds': Case('benchmark', ['--rounds=0'], ('--rounds=0', 'lower')),
+  'benchmark: no rounds': Case('benchmark', ['--rounds=0'], ('--rounds=0', 'positive')),
   'benchmark: a batch of none': Case('benchmark', ['--rows=8,0'], ('--rows has 0', 'at least 1')),
   'benchmark: no such data': Case('benchmark', ['--data={here}/none'], ('{here}/none',)),
   'benchmark: no such model': Case('benchmark', ['--model={here}/m.gguf'], ('m.gguf', 'no such')),
