@@ -1,7 +1,7 @@
 """Sampling with a key-value cache in one compiled loop: greedy answers and pseudo samples.
 
-Letters in shapes: B rows, P prompt tokens, N new tokens, S = P + N cache positions, V token ids,
-K candidates.
+Letters in shapes: B rows, b of them still computed, P prompt tokens, N new tokens, S = P + N cache
+positions, V token ids, K candidates.
 """
 
 from typing import NamedTuple
@@ -13,6 +13,8 @@ from jax import lax
 
 from jcl.backbones.backbone import Backbone, Cache, Params
 
+SHRINKS, FEWEST = 2, 16  # how often a batch is halved, and rows below which it is not
+
 
 class State(NamedTuple):
   """State of the loop between one token and the next.
@@ -20,13 +22,15 @@ class State(NamedTuple):
   Attributes:
     step: [] int32, new tokens written so far.
     tokens: [B, N] int32, `pad` after the first end-of-sequence.
-    last: [B] int32, the newest token.
-    done: [B] bool, whether end-of-sequence has been written.
-    cache: of the backbone.
+    row: [b] int32, which rows are still computed.
+    last: [b] int32, their newest token.
+    done: [b] bool, whether end-of-sequence has been written.
+    cache: of the backbone, for b rows.
   """
 
   step: jax.Array
   tokens: jax.Array
+  row: jax.Array
   last: jax.Array
   done: jax.Array
   cache: Cache
@@ -96,24 +100,48 @@ def generate(
   valid_BS = jnp.concatenate([valid_BP, jnp.ones((rows, max_new), bool)], 1)
   keys_B = jax.vmap(jax.random.wrap_key_data)(key_B2)
 
-  def write(state: State, logits_BV: jax.Array) -> State:
-    key_B = jax.vmap(lambda key: jax.random.fold_in(key, state.step))(keys_B)
-    token_B = top_k_sample(key_B, logits_BV, k, temperature)
-    token_B = jnp.where(state.done, pad, token_B)
-    tokens_BN = lax.dynamic_update_slice_in_dim(state.tokens, token_B[:, None], state.step, 1)
-    return State(state.step + 1, tokens_BN, token_B, state.done | (token_B == eos), state.cache)
+  def write(state: State, logits_bV: jax.Array) -> State:
+    key_b = jax.vmap(lambda key: jax.random.fold_in(key, state.step))(keys_B[state.row])
+    token_b = top_k_sample(key_b, logits_bV, k, temperature)
+    token_b = jnp.where(state.done, pad, token_b)
+    tokens_BN = state.tokens.at[state.row, state.step].set(token_b)
+    done_b = state.done | (token_b == eos)
+    return State(state.step + 1, tokens_BN, state.row, token_b, done_b, state.cache)
 
-  def body(state: State) -> State:
-    index = width + state.step - 1
-    logits_BV, cache = decode(params, state.last[:, None], valid_BS, state.cache, index)
-    return write(state._replace(cache=cache), logits_BV)
+  def until(state: State, most: int) -> State:
+    """Continues until at most `most` rows have not ended, or the limit is reached."""
+    valid_bS = valid_BS[state.row]
+
+    def body(state: State) -> State:
+      index = width + state.step - 1
+      logits_bV, cache = decode(params, state.last[:, None], valid_bS, state.cache, index)
+      return write(state._replace(cache=cache), logits_bV)
+
+    more = lambda state: (state.step < limit) & ((~state.done).sum() > most)
+    return lax.while_loop(more, body, state)
 
   cache = backbone.cache(params, rows, width + max_new)
   logits_BV, cache = decode(params, prompt_BP, valid_BS, cache, 0)
-  blank = jnp.full((rows, max_new), pad, jnp.int32)
-  state = State(jnp.int32(0), blank, prompt_BP[:, -1], ~valid_BP.any(1), cache)
-  more = lambda state: (state.step < limit) & ~state.done.all()
-  return lax.while_loop(more, body, write(state, logits_BV)).tokens
+  blank, every = jnp.full((rows, max_new), pad, jnp.int32), jnp.arange(rows, dtype=jnp.int32)
+  state = State(jnp.int32(0), blank, every, prompt_BP[:, -1], ~valid_BP.any(1), cache)
+  state = write(state, logits_BV)
+  for size in halves(rows):
+    state = _shrunk(until(state, size), size)
+  return until(state, 0).tokens
+
+
+def halves(rows: int) -> list[int]:
+  """Returns the sizes to which a batch shrinks as its rows end; each is a loop of its own."""
+  sizes = [rows >> n for n in range(1, SHRINKS + 1)]
+  return [size for size in sizes if rows >= 4 * FEWEST and size >= FEWEST]
+
+
+def _shrunk(state: State, size: int) -> State:
+  """Returns the state of `size` rows, those first that have not ended."""
+  kept_b = jnp.argsort(state.done, stable=True)[:size]
+  row, last, done = (x[kept_b] for x in (state.row, state.last, state.done))
+  cache = jax.tree.map(lambda x: x[:, kept_b], state.cache)  # of [L, b, S, …]
+  return State(state.step, state.tokens, row, last, done, cache)
 
 
 def _check(

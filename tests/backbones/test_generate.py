@@ -131,6 +131,37 @@ def test_the_loop_stops_when_all_rows_have_ended_or_the_limit_is_reached(greedy)
   assert (out[:, 4:] == tools.text.pad).all()
 
 
+def test_a_batch_shrinks_by_halves_as_its_rows_end_and_gives_the_same(greedy, monkeypatch):
+  tools, params, _ = greedy
+  prompts = [[int(t) for t in np.random.default_rng(i).integers(1, 25, 3)] for i in range(66)]
+  sizes, decode = [], tools.backbone.decode
+
+  def counted(params, tokens, *rest):
+    jax.debug.callback(lambda: sizes.append(len(tokens)))
+    return decode(params, tokens, *rest)
+
+  def sampled(k, eos):
+    sizes.clear()
+    backbone = dataclasses.replace(tools.backbone, decode=counted)
+    fn = functools.partial(generate.generate, backbone, LONGEST, k, eos, tools.text.pad)
+    args = np.array(prompts, np.int32), np.ones((66, 3), bool), tiny.keys(66)
+    out = np.asarray(jax.jit(fn)(params, *args, jnp.float32(2), jnp.int32(LONGEST)))
+    jax.effects_barrier()
+    return out
+
+  for k in (1, 5):
+    eos = int(np.bincount(sampled(k, 99).ravel()).argmax())  # which ends many rows
+    shrunk, computed = sampled(k, eos), list(sizes)
+    with monkeypatch.context() as patched:
+      patched.setattr(generate, 'SHRINKS', 0)
+      np.testing.assert_array_equal(shrunk, sampled(k, eos))
+    left = (np.cumsum(shrunk == eos, 1) == 0).sum(0)[:-1]  # rows that have not ended
+    wanted = [min(size for size in (66, 33, 16) if size >= n) for n in left if n]
+    assert sorted(computed) == sorted([66, *wanted])
+    assert sizes == [66] * len(computed)
+    assert len({*wanted}) >= 2  # or this shows little
+
+
 def test_samples_are_the_likeliest_tokens_in_their_proportions():
   """Chi-square with 4 degrees of freedom: above 18.5 once in a thousand fixed seeds."""
   k, temperature, count = 5, 2.0, 2000
