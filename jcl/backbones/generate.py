@@ -4,6 +4,7 @@ Letters in shapes: B rows, b of them still computed, P prompt tokens, N new toke
 positions, V token ids, K candidates.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import chex
@@ -11,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jcl.backbones.backbone import Backbone, Cache, Params
+from jcl.backbones.backbone import Backbone, Cache, CacheFn, DecodeFn, Params
 
 SHRINKS, FEWEST = 2, 16  # how often a batch is halved, and rows below which it is not
 
@@ -92,10 +93,8 @@ def generate(
     ValueError: the backbone is an encoder.
     AssertionError: an array has another shape or type.
   """
-  if backbone.decode is None or backbone.cache is None:
-    raise ValueError('backbone: an encoder cannot generate; give a decoder')
   _check(prompt_BP, valid_BP, key_B2, temperature, limit)
-  decode = backbone.decode
+  decode, new_cache = _functions(backbone)
   rows, width = prompt_BP.shape
   valid_BS = jnp.concatenate([valid_BP, jnp.ones((rows, max_new), bool)], 1)
   keys_B = jax.vmap(jax.random.wrap_key_data)(key_B2)
@@ -108,26 +107,39 @@ def generate(
     done_b = state.done | (token_b == eos)
     return State(state.step + 1, tokens_BN, state.row, token_b, done_b, state.cache)
 
-  def until(state: State, most: int) -> State:
-    """Continues until at most `most` rows have not ended, or the limit is reached."""
-    valid_bS = valid_BS[state.row]
+  def body(state: State) -> State:
+    index, valid_bS = width + state.step - 1, valid_BS[state.row]
+    logits_bV, cache = decode(params, state.last[:, None], valid_bS, state.cache, index)
+    return write(state._replace(cache=cache), logits_bV)
 
-    def body(state: State) -> State:
-      index = width + state.step - 1
-      logits_bV, cache = decode(params, state.last[:, None], valid_bS, state.cache, index)
-      return write(state._replace(cache=cache), logits_bV)
-
-    more = lambda state: (state.step < limit) & ((~state.done).sum() > most)
-    return lax.while_loop(more, body, state)
-
-  cache = backbone.cache(params, rows, width + max_new)
+  cache = new_cache(params, rows, width + max_new)
   logits_BV, cache = decode(params, prompt_BP, valid_BS, cache, 0)
-  blank, every = jnp.full((rows, max_new), pad, jnp.int32), jnp.arange(rows, dtype=jnp.int32)
-  state = State(jnp.int32(0), blank, every, prompt_BP[:, -1], ~valid_BP.any(1), cache)
-  state = write(state, logits_BV)
+  state = write(_first(prompt_BP, valid_BP, max_new, pad, cache), logits_BV)
   for size in halves(rows):
-    state = _shrunk(until(state, size), size)
-  return until(state, 0).tokens
+    state = _shrunk(_until(size, body, state, limit), size)
+  return _until(0, body, state, limit).tokens
+
+
+def _functions(backbone: Backbone) -> tuple[DecodeFn, CacheFn]:
+  """Returns `decode` and `cache` of a decoder; raises a ValueError for an encoder."""
+  if backbone.decode is None or backbone.cache is None:
+    raise ValueError('backbone: an encoder cannot generate; give a decoder')
+  return backbone.decode, backbone.cache
+
+
+def _first(
+  prompt_BP: jax.Array, valid_BP: jax.Array, max_new: int, pad: int, cache: Cache
+) -> State:
+  """Returns the state of all rows before the first new token."""
+  rows = len(prompt_BP)
+  blank_BN, row_B = jnp.full((rows, max_new), pad, jnp.int32), jnp.arange(rows, dtype=jnp.int32)
+  return State(jnp.int32(0), blank_BN, row_B, prompt_BP[:, -1], ~valid_BP.any(1), cache)
+
+
+def _until(most: int, body: Callable[[State], State], state: State, limit: jax.Array) -> State:
+  """Continues until at most `most` rows have not ended, or the limit is reached."""
+  more = lambda state: (state.step < limit) & ((~state.done).sum() > most)
+  return lax.while_loop(more, body, state)
 
 
 def halves(rows: int) -> list[int]:
