@@ -10,3 +10,5 @@ CONTENDERS: dict[str, str] = {
   'torch-tuned': 'a loop that a careful torch user would write',
 }
 """{name of `--against`: what it is}."""
+
+RATE = 1e-4  # learning rate of all contenders

@@ -6,6 +6,8 @@ import itertools
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+import jax
+
 from jcl.batching.batch import Row
 from jcl.benchmarks import machine, timing
 from jcl.benchmarks.setting import Setting
@@ -39,6 +41,12 @@ class Bench:
     """How often each contender does a piece of work."""
     return self.setting.request.rounds
 
+  @property
+  def tolerance(self) -> float:
+    """The relative difference that two right programs may show on the model."""
+    shape = self.setting.parts.decoder_config
+    return tolerance(shape.width, shape.layers, shape.dtype, jax.default_backend())
+
   def new_folder(self) -> pathlib.Path:
     """Returns a new empty folder."""
     made = self.folder / str(next(self._numbers))
@@ -64,9 +72,7 @@ class Bench:
     try:
       for learner in learners.values():
         learner.teach()
-      shape = lesson.parts.decoder_config
-      most = tolerance(shape.width, shape.layers, shape.dtype)
-      check_same({name: learner.show() for name, learner in learners.items()}, most)
+      check_same({name: learner.show() for name, learner in learners.items()}, self.tolerance)
       for learner in learners.values():
         learner.warm()
       yield learners

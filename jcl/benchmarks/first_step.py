@@ -12,7 +12,9 @@ import sys
 import jax
 import numpy as np
 
-from jcl.benchmarks.setting import RATE, Request, configured
+from jcl.benchmarks import RATE
+from jcl.benchmarks.request import Request
+from jcl.benchmarks.setting import configured
 from jcl.step.numerics import computing
 from jcl.training import experiment
 from jcl.training.batch_loader import BatchLoader

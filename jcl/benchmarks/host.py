@@ -8,7 +8,7 @@ from jcl.batching.batch import Row
 from jcl.benchmarks.bench import Bench
 from jcl.benchmarks.setting import PSEUDO, longest_row
 from jcl.benchmarks.timing import OURS, Case, Work
-from jcl.benchmarks.work import Contender, Importance, check_near, tolerance
+from jcl.benchmarks.work import Contender, Importance, check_near
 from jcl.streams.stream import Example, TaskPlan
 
 DISTINCT = 64  # examples whose tokens the held rows have
@@ -20,8 +20,7 @@ def fisher(bench: Bench) -> list[Case]:
   examples = one.task.train[: one.request.drawn]
   rows = [one.parts.text.rows(e) for e in examples]
   work = Importance(examples, rows, longest_row(one.parts))
-  shape = one.parts.decoder_config
-  most = 2 * tolerance(shape.width, shape.layers, shape.dtype)  # it is a square
+  most = 2 * bench.tolerance  # it is a square
   check_near('Fisher information', {c.name: c.fisher(work) for c in bench.contenders}, most)
 
   def taking(contender: Contender) -> Work:

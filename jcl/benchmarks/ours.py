@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jcl.benchmarks.setting import RATE, Setting
+from jcl.benchmarks import RATE
+from jcl.benchmarks.setting import Setting
 from jcl.benchmarks.timing import OURS
 from jcl.benchmarks.work import (
   MOMENTS,

@@ -17,6 +17,7 @@ from jcl.backbones.models import make_backbone
 from jcl.backbones.tokenizers import bpe_tokenizer, vocabulary_size
 from jcl.batching import epochs
 from jcl.batching.batch import Row
+from jcl.benchmarks import RATE
 from jcl.benchmarks.request import Request
 from jcl.benchmarks.work import Lesson
 from jcl.config import BackboneConfig, Config, EvaluateConfig, StreamConfig, TrainConfig
@@ -29,7 +30,6 @@ from jcl.training.experiment import Experiment
 from jcl.training.step_inputs import place_on_devices, step_inputs
 from jcl.types import Params
 
-RATE = 1e-4  # learning rate
 SMALL: dict[str, Any] = {
   'width': 256,
   'layers': 4,

@@ -8,6 +8,7 @@ import sys
 import time
 from typing import Any
 
+import jax
 import numpy as np
 
 from jcl.benchmarks import setting as settings
@@ -18,6 +19,7 @@ from jcl.preflight import checks
 from jcl.streams.stream import Stream
 from jcl.training import experiment
 
+PLACES = {'gpu': 'cuda'}  # jax's name of a platform -> torch's
 TASKS = 2  # of the made-up stream for preflight
 WORDS = 8  # of its rows
 CACHE, KEPT_FROM = 'JAX_COMPILATION_CACHE_DIR', 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'
@@ -54,13 +56,15 @@ def _job(bench: Bench, model: pathlib.Path) -> dict[str, Any]:
   texts = [f'{e.text} {e.answer}' for t in one.parts.stream.tasks for e in (*t.train, *t.test)]
   steps = settings.composed(one.parts, one.plan(one.task.train, []), 1, request.batch_size, 1)
   rows = [
-    [row.tokens.tolist(), row.targets.tolist(), row.wanted.tolist(), row.generative]
-    for row in steps[0]
-  ]
+    {'tokens': r.tokens.tolist(), 'targets': r.targets.tolist(), 'wanted': r.wanted.tolist(),
+     'generative': r.generative, 'number': r.number}
+    for r in steps[0]
+  ]  # fmt: skip
   return {
     'model': str(model), 'data': request.data, 'batch_size': request.batch_size,
     'dtype': request.dtype, 'seed': request.seed, 'texts': texts, 'rows': rows,
     'longest': one.longest, 'outputs': one.parts.backbone.outputs, 'weights': one.weights,
+    'place': PLACES.get(jax.default_backend(), 'cpu'),
   }  # fmt: skip
 
 

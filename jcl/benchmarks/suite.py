@@ -55,13 +55,16 @@ def run(
   before = machine.clocks()
   with tempfile.TemporaryDirectory(prefix='jcl-benchmark-') as scratch:
     folder = pathlib.Path(scratch)
+    say(f'reading model and data; {request.learned} steps on the first task')
     made = setting.make(request, folder)
     around = machine.described()
     if request.against:
       around |= machine.torch_threads()
     for line in table.head(made, around, before):
       say(line)
-    tokens = request.batch_size * 2 * setting.longest_row(made.parts) // 2
+    plan = made.plan(made.task.train, made.past)
+    first = setting.composed(made.parts, plan, 1, request.batch_size, 1)[0]
+    tokens = sum(len(row.tokens) for row in first)
     rates = machine.matmul_rates(made.parts.decoder_config, tokens)
     say(table.rates_line(rates))
     bench = Bench(made, choose(made), folder, rates['all'], say)

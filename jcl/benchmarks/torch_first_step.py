@@ -2,20 +2,20 @@
 
     python -m jcl.benchmarks.torch_first_step JOB.json torch|torch-tuned
 
-`start` writes the job and takes the time from outside. The step is eager in both loops: compiling
-never pays within one step.
+`start` writes the job and takes the time from outside. jax is not imported here. The step is
+eager in both loops: compiling never pays within one step.
 """
 
 import json
 import pathlib
 import sys
+import types
+from typing import Any
 
-import numpy as np
 import torch
 import transformers
 
-from jcl.batching.batch import Row
-from jcl.benchmarks.torch_model import adamw, device, load, precision
+from jcl.benchmarks.torch_model import adamw, load, precision
 from jcl.benchmarks.torch_plain import Plain
 from jcl.benchmarks.torch_tuned import Tuned
 
@@ -29,15 +29,13 @@ def take(job: dict, name: str) -> float:
   """
   tokenizer = transformers.AutoTokenizer.from_pretrained(job['model'])
   tokenizer(job['texts'])
-  model = load(pathlib.Path(job['model'])).requires_grad_(True)
-  rest = job['weights'], 1.0, job['outputs'], device()
+  place = torch.device(job['place'])
+  model = load(pathlib.Path(job['model']), place).requires_grad_(True)
+  rest = job['weights'], 1.0, job['outputs'], place
   objective = Tuned(*rest) if name == 'torch-tuned' else Plain(job['longest'], *rest)
   optimizer = adamw(model, 0.0, 0.999, fused=name == 'torch-tuned')
-  rows = [
-    Row(np.array(tokens), np.array(targets), np.array(wanted), i, 1, generative=generative)
-    for i, (tokens, targets, wanted, generative) in enumerate(job['rows'])
-  ]
-  with precision(job['dtype']):
+  rows: list[Any] = [types.SimpleNamespace(**row, replay=False) for row in job['rows']]
+  with precision(job['dtype'], place):
     loss = objective.loss(model, None, rows)
   loss.backward()
   torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

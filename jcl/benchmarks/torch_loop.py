@@ -9,15 +9,17 @@ import copy
 import pathlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
+import jax
 import torch
 
 from jcl.batching.batch import Row
 from jcl.benchmarks.setting import Setting
-from jcl.benchmarks.torch_model import adamw, device, load, precision, wait
+from jcl.benchmarks.torch_model import adamw, device_like, load, precision, wait
 from jcl.benchmarks.torch_plain import Plain
 from jcl.benchmarks.torch_tuned import Tuned
+from jcl.benchmarks.torch_writing import Writer
 from jcl.benchmarks.work import (
   MOMENTS,
   MOVED,
@@ -79,7 +81,7 @@ class TorchLearner:
     self._lesson, self._origin, self._objective = lesson, model, objective
     self._tuned, self._compiled, self._say = tuned, compiled, say
     self._teacher = model if lesson.plan.old else None
-    self._dtype = lesson.parts.config.backbone.dtype
+    self._dtype, self._place = lesson.parts.config.backbone.dtype, model.device
     self._next: Iterator[Sequence[Row]] = iter(())
     self._begin(1.0)
 
@@ -102,7 +104,7 @@ class TorchLearner:
       for e in lesson.plan.old
       for row in lesson.parts.text.rows(lesson.parts.tools.example(e), True)
     ]
-    with torch.no_grad(), precision(self._dtype):
+    with torch.no_grad(), precision(self._dtype, self._place):
       self._objective.teach(self._origin, rows)
     wait()
     return 1.0
@@ -110,7 +112,7 @@ class TorchLearner:
   def _step(self, rows: Sequence[Row], apply: bool = True) -> Shown:
     """Takes one step and reads loss and gradient norm, as any loop does that logs them."""
     clip = self._lesson.parts.config.train.clip_norm
-    with precision(self._dtype):
+    with precision(self._dtype, self._place):
       loss = self._objective.loss(self._model, self._teacher, rows)
     loss.backward()
     norm = torch.nn.utils.clip_grad_norm_(self._model.parameters(), clip or float('inf'))
@@ -138,6 +140,7 @@ class TorchLearner:
           self._step(rows)
         seconds['compiled'] = self._seconds(some)
       except Exception as error:  # whatever a compiler raises
+        self._optimizer.zero_grad(set_to_none=True)
         self._say(f'torch.compile failed and is not used: {" ".join(str(error).split())[:160]}')
       if min(seconds, key=lambda k: seconds[k]) == 'eager':
         self._objective.uncompile()
@@ -172,49 +175,6 @@ class TorchLearner:
     self._objective.uncompile()
 
 
-def generate(
-  model: torch.nn.Module, prompts: Prompts, rows: int, eos: int, pad: int, dtype: str,
-  by_length: bool,
-) -> list[list[int]]:  # fmt: skip
-  """Continues prompts by transformers' `generate`, left-padded, with its key-value cache.
-
-  Args:
-    model: that writes.
-    prompts: to be continued.
-    rows: prompts that are continued together.
-    eos, pad: ids.
-    dtype: of the computation.
-    by_length: whether prompts of like length go together.
-  """
-  order = list(range(len(prompts.ids)))
-  if by_length:
-    order.sort(key=lambda i: len(prompts.ids[i]))
-  if dtype == 'bfloat16':
-    model = copy.deepcopy(model).to(torch.bfloat16)
-  how: dict[str, Any] = {'do_sample': False}
-  if prompts.k > 1:
-    how = {'do_sample': True, 'top_k': prompts.k, 'temperature': 1.0, 'top_p': 1.0}
-  found: list[list[int]] = [[]] * len(prompts.ids)
-  for first in range(0, len(order), rows):
-    chunk = order[first : first + rows]
-    width = max(len(prompts.ids[i]) for i in chunk)
-    ids = torch.full((len(chunk), width), pad)
-    mask = torch.zeros((len(chunk), width), dtype=torch.long)
-    for place, i in enumerate(chunk):
-      size = len(prompts.ids[i])
-      ids[place, width - size :] = torch.tensor(prompts.ids[i])
-      mask[place, width - size :] = 1
-    with torch.inference_mode():
-      out = model.generate(
-        ids.to(device()), attention_mask=mask.to(device()), max_new_tokens=prompts.longest,
-        eos_token_id=eos, pad_token_id=pad, **how,
-      )  # fmt: skip
-    for place, i in enumerate(chunk):
-      new = out[place, width:].tolist()
-      found[i] = new[: new.index(eos) + 1] if eos in new else new
-  return found
-
-
 def fisher(
   model: torch.nn.Module, objective: Objective, work: Importance, tuned: bool, dtype: str
 ) -> float:
@@ -230,7 +190,7 @@ def fisher(
   parameters = list(model.requires_grad_(True).parameters())
   sums = [torch.zeros_like(p) for p in parameters]
   for rows in work.rows:
-    with precision(dtype):
+    with precision(dtype, model.device):
       nats = objective.nats(model, rows)
     gradients = torch.autograd.grad(nats, parameters)
     if tuned:
@@ -251,9 +211,9 @@ def store(model: torch.nn.Module, folder: pathlib.Path) -> float:
   return 1.0
 
 
-def restore(folder: pathlib.Path) -> float:
+def restore(place: torch.device, folder: pathlib.Path) -> float:
   """Reads them back to the device -> 1."""
-  torch.load(folder / 'state.pt', map_location=device(), weights_only=True)
+  torch.load(folder / 'state.pt', map_location=place, weights_only=True)
   wait()
   return 1.0
 
@@ -267,29 +227,34 @@ def contender(name: str, setting: Setting) -> Contender:
   """
   tuned, notes, text = name == 'torch-tuned', [], setting.parts.text
   models: dict[int, torch.nn.Module] = {}
-  request = setting.request
+  request, place = setting.request, device_like(jax.default_backend())
   dtype = request.dtype
+  say = lambda line: notes.append(f'{name}: {line}')
+  writer = Writer(text.eos, text.pad, dtype, say, rows=PLAIN_ROWS)
+  if tuned:
+    writer = Writer(
+      text.eos, text.pad, dtype, say, default_rows=request.evaluate_rows, by_length=True,
+      compiled=request.compiled and place.type == 'cuda',
+    )  # fmt: skip
 
   def model(parts: Experiment) -> torch.nn.Module:
     if id(parts) not in models:
-      models[id(parts)] = load(setting.exported(parts))
+      models[id(parts)] = load(setting.exported(parts), place)
     return models[id(parts)]
 
   def objective(parts: Experiment, work: Lesson | Importance) -> Objective:
     weights, temperature = {}, 1.0
     if isinstance(work, Lesson):
       weights, temperature = dict(work.plan.weights), work.temperature
-    rest = weights, temperature, parts.backbone.outputs, device()
+    rest = weights, temperature, parts.backbone.outputs, place
     return Tuned(*rest) if tuned else Plain(work.longest, *rest)
 
   def learner(lesson: Lesson) -> Learner:
-    say = lambda line: notes.append(f'{name}: {line}')
     loss = objective(lesson.parts, lesson)
     return TorchLearner(lesson, model(lesson.parts), loss, tuned, request.compiled, say)
 
   def write(prompts: Prompts) -> list[list[int]]:
-    rows = (prompts.rows or request.evaluate_rows) if tuned else PLAIN_ROWS
-    return generate(model(setting.parts), prompts, rows, text.eos, text.pad, dtype, tuned)
+    return writer(model(setting.parts), prompts)
 
   def squares(work: Importance) -> float:
     loss = objective(setting.parts, work)
@@ -297,6 +262,7 @@ def contender(name: str, setting: Setting) -> Contender:
 
   return Contender(
     name, learner, write, squares,
-    store=lambda folder: store(model(setting.parts), folder), restore=restore,
+    store=lambda folder: store(model(setting.parts), folder),
+    restore=lambda folder: restore(place, folder),
     caches_teacher=tuned, fixed_rows=None if tuned else PLAIN_ROWS, notes=notes,
   )  # fmt: skip

@@ -5,12 +5,27 @@ import pathlib
 import torch
 import transformers
 
-from jcl.benchmarks.setting import RATE
+from jcl.benchmarks import RATE
+from jcl.errors import UserError
 
 
-def device() -> torch.device:
-  """Returns the accelerator, if torch has one, else the CPU."""
-  return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+def device_like(platform: str) -> torch.device:
+  """Returns torch's device on the platform that jax computes on.
+
+  Args:
+    platform: as jax calls it.
+
+  Raises:
+    UserError: torch has no device there.
+  """
+  if platform == 'cpu':
+    return torch.device('cpu')
+  if platform == 'gpu' and torch.cuda.is_available():
+    return torch.device('cuda')
+  raise UserError(
+    f'--against: jax computes on {platform} and torch {torch.__version__} has no device there; '
+    'install a torch that has, or set JAX_PLATFORMS=cpu'
+  )
 
 
 def wait() -> None:
@@ -19,18 +34,21 @@ def wait() -> None:
     torch.cuda.synchronize()
 
 
-def load(folder: pathlib.Path) -> torch.nn.Module:
+def load(folder: pathlib.Path, place: torch.device) -> torch.nn.Module:
   """Returns the model in a folder, float32, without dropout in effect."""
   transformers.utils.logging.disable_progress_bar()
   # It asks for a mask of padding, which stands behind every token that counts.
   transformers.utils.logging.set_verbosity_error()
+  if place.type == 'cuda':
+    torch.set_float32_matmul_precision('high')  # TF32, as jax multiplies float32 there
   model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-  return model.to(device()).eval().requires_grad_(False)  # eval: no dropout, as in jcl's runs
+  model.generation_config = transformers.GenerationConfig()  # penalties of the file, jcl has none
+  return model.to(place).eval().requires_grad_(False)  # eval: no dropout, as in jcl's runs
 
 
-def precision(dtype: str) -> torch.autocast:
+def precision(dtype: str, place: torch.device) -> torch.autocast:
   """Returns the context of the computation: float32, or bfloat16 with float32 parameters."""
-  return torch.autocast(device().type, torch.bfloat16, enabled=dtype == 'bfloat16')
+  return torch.autocast(place.type, torch.bfloat16, enabled=dtype == 'bfloat16')
 
 
 def adamw(model: torch.nn.Module, decay: float, beta2: float, fused: bool) -> torch.optim.Optimizer:

@@ -7,11 +7,13 @@ that are no targets.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch.nn import functional
 
-from jcl.batching.batch import Row
+if TYPE_CHECKING:
+  from jcl.batching.batch import Row
 
 IGNORED = -100
 
@@ -36,7 +38,7 @@ class Plain:
     self._longest, self._temperature = longest, temperature
     self._weights, self._outputs, self._place = weights, outputs, place
 
-  def teach(self, teacher: torch.nn.Module, rows: Sequence[Row]) -> None:
+  def teach(self, teacher: torch.nn.Module, rows: 'Sequence[Row]') -> None:
     """Does nothing: the teacher runs in every step."""
 
   def compile(self, model: torch.nn.Module) -> None:
@@ -45,7 +47,7 @@ class Plain:
   def uncompile(self) -> None:
     """Does nothing."""
 
-  def _padded(self, rows: Sequence[Row]) -> tuple[torch.Tensor, torch.Tensor]:
+  def _padded(self, rows: 'Sequence[Row]') -> tuple[torch.Tensor, torch.Tensor]:
     """Returns ids [B, T] and labels [B, T], the token after each target and else `IGNORED`."""
     width = max(self._longest, *(len(row.tokens) for row in rows))
     ids = torch.zeros((len(rows), width), dtype=torch.long)
@@ -60,7 +62,7 @@ class Plain:
     return model(input_ids=ids, use_cache=False).logits[..., : self._outputs].float()
 
   def loss(
-    self, model: torch.nn.Module, teacher: torch.nn.Module | None, rows: Sequence[Row]
+    self, model: torch.nn.Module, teacher: torch.nn.Module | None, rows: 'Sequence[Row]'
   ) -> torch.Tensor:
     """Returns CE(QA) + λ·CE(GEN) on new rows + the weighted distillation on old rows.
 
@@ -101,7 +103,7 @@ class Plain:
     ).sum(-1)  # fmt: skip
     return temperature**2 * (each * mask).sum() / mask.sum()
 
-  def nats(self, model: torch.nn.Module, rows: Sequence[Row]) -> torch.Tensor:
+  def nats(self, model: torch.nn.Module, rows: 'Sequence[Row]') -> torch.Tensor:
     """Returns the mean cross-entropy of all targets of some rows."""
     ids, labels = self._padded(rows)
     logits = self._logits(model, ids)

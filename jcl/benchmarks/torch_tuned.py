@@ -6,11 +6,13 @@ targets of the old rows are taken once, before the first step, and only projecte
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch.nn import functional
 
-from jcl.batching.batch import Row
+if TYPE_CHECKING:
+  from jcl.batching.batch import Row
 
 TOGETHER = 64  # rows of which the teacher's states are taken at once
 
@@ -45,7 +47,7 @@ class Tuned:
     """Goes back to eager."""
     self._body, self._terms = _body, _terms
 
-  def teach(self, teacher: torch.nn.Module, rows: Sequence[Row]) -> None:
+  def teach(self, teacher: torch.nn.Module, rows: 'Sequence[Row]') -> None:
     """Takes the teacher's states at the targets of rows, rows of like length together.
 
     Args:
@@ -60,7 +62,7 @@ class Tuned:
       self._states |= {row.number: part for row, part in zip(chunk, states, strict=True)}
 
   def _hidden(
-    self, model: torch.nn.Module, rows: Sequence[Row], body: Callable[..., torch.Tensor]
+    self, model: torch.nn.Module, rows: 'Sequence[Row]', body: Callable[..., torch.Tensor]
   ) -> torch.Tensor:
     """Returns the states at the targets of all rows, [M, D], from one forward pass."""
     width = max(len(row.tokens) for row in rows)
@@ -72,7 +74,7 @@ class Tuned:
     return body(model, ids.to(self._place), torch.cat(places).to(self._place))
 
   def loss(
-    self, model: torch.nn.Module, teacher: torch.nn.Module | None, rows: Sequence[Row]
+    self, model: torch.nn.Module, teacher: torch.nn.Module | None, rows: 'Sequence[Row]'
   ) -> torch.Tensor:
     """Returns CE(QA) + λ·CE(GEN) on new rows + the weighted distillation on old rows.
 
@@ -96,7 +98,7 @@ class Tuned:
       self._temperature,
     )  # fmt: skip
 
-  def _weight_of_each(self, new: Sequence[Row], old: Sequence[Row]) -> list[float]:
+  def _weight_of_each(self, new: 'Sequence[Row]', old: 'Sequence[Row]') -> list[float]:
     """Returns the weight of every target: that of its term / the number of the term's targets."""
     terms = [{False: 'qa', True: 'gen'}[row.generative] for row in new]
     terms += [{False: 'kd_qa', True: 'kd_gen'}[row.generative] for row in old]
@@ -110,7 +112,7 @@ class Tuned:
       for _ in range(size)
     ]
 
-  def nats(self, model: torch.nn.Module, rows: Sequence[Row]) -> torch.Tensor:
+  def nats(self, model: torch.nn.Module, rows: 'Sequence[Row]') -> torch.Tensor:
     """Returns the mean cross-entropy of all targets of some rows."""
     hidden = self._hidden(model, rows, self._body)
     wanted = torch.cat([torch.as_tensor(row.wanted).long() for row in rows]).to(self._place)

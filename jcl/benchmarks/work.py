@@ -128,21 +128,24 @@ class Contender:
   notes: list[str] = dataclasses.field(default_factory=list)
 
 
-def tolerance(width: int, layers: int, dtype: str) -> float:
+def tolerance(width: int, layers: int, dtype: str, platform: str = 'cpu') -> float:
   """Returns the relative difference that two right programs may show.
 
   Sums of n numbers in another order differ by about eps·√n of their size; a state passes through
   two sums of `width` numbers in each layer, there and back, so n is 4 · layers · width. In bfloat16
   the programs round at other places too, after each operation, of which a layer has about 16.
+  Accelerators multiply float32 with fewer bits (TF32: eps = 2⁻¹¹).
 
   Args:
     width: D.
     layers: L.
     dtype: of the computation.
+    platform: of the device, as jax calls it.
   """
   if dtype == 'bfloat16':
     return MARGIN * 2.0**-9 * float(np.sqrt(16 * layers))
-  return MARGIN * 2.0**-24 * float(np.sqrt(4 * layers * width))
+  eps = 2.0**-24 if platform == 'cpu' else 2.0**-11
+  return MARGIN * eps * float(np.sqrt(4 * layers * width))
 
 
 def check_same(shown: Mapping[str, Shown], most: float) -> None:

@@ -1,9 +1,14 @@
 """The two objectives of the torch loops are the formula, on a small model of theirs."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
+from support import ROOT
 
 from jcl.batching.batch import Row
+from jcl.errors import UserError
 
 WEIGHTS = {'gen': 0.25, 'kd_qa': 0.5, 'kd_gen': 0.125}
 TEMPERATURE = 2.0
@@ -63,14 +68,13 @@ MIXES = {
 @pytest.mark.parametrize('mix', MIXES)
 @pytest.mark.parametrize('name', ['torch', 'torch-tuned'])
 def test_the_objective_is_the_formula(models, name, mix):
-  from jcl.benchmarks.torch_model import device
   from jcl.benchmarks.torch_plain import Plain
   from jcl.benchmarks.torch_tuned import Tuned
 
-  rest = WEIGHTS, TEMPERATURE, 23, device()
+  rest = WEIGHTS, TEMPERATURE, 23, models[0].device
   objective = Tuned(*rest) if name == 'torch-tuned' else Plain(12, *rest)
   some = rows(MIXES[mix])
-  student, teacher = (model.to(device()) for model in models)
+  student, teacher = models
   objective.teach(teacher.requires_grad_(False), [row for row in some if row.replay])
   found = objective.loss(student, teacher, some).item()
   # float32 sums of at most 23 · 8 numbers in another order; log p are of the size of log 23
@@ -91,3 +95,31 @@ def test_a_fresh_process_of_torch_takes_the_step_of_the_job(tmp_path):
   job = start._job(bench, made.exported(made.parts))
   both = [torch_first_step.take(job, name) for name in ('torch', 'torch-tuned')]
   assert both[0] == pytest.approx(both[1], rel=tolerance(256, 4, 'float32'))
+
+
+def test_a_fresh_process_of_torch_imports_no_jax():
+  pytest.importorskip('torch')
+  code = 'import sys; from jcl.benchmarks import torch_first_step; sys.exit("jax" in sys.modules)'
+  assert subprocess.run([sys.executable, '-c', code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_torch_computes_where_jax_does():
+  pytest.importorskip('torch')
+  from jcl.benchmarks.torch_model import device_like
+
+  assert device_like('cpu').type == 'cpu'
+  with pytest.raises(UserError, match='--against: jax computes on tpu'):
+    device_like('tpu')
+
+
+@pytest.mark.parametrize('how', [{'rows': 2}, {'by_length': True}, {'compiled': True}])
+def test_greedy_tokens_do_not_depend_on_how_prompts_are_put_together(models, how):
+  from jcl.benchmarks.torch_writing import Writer
+  from jcl.benchmarks.work import Prompts
+
+  said = []
+  prompts = Prompts([[5, 6, 7, 8], [9], [4, 3]], 4, 1)
+  alone = Writer(1, 0, 'float32', said.append, rows=1)(models[0], prompts)
+  assert Writer(1, 0, 'float32', said.append, **how)(models[0], prompts) == alone
+  assert all(0 < len(ids) <= 4 for ids in alone)
+  assert bool(said) == bool(how.get('compiled'))
