@@ -59,11 +59,12 @@ class Bench:
     return timing.alternate(works, self.rounds)
 
   @contextlib.contextmanager
-  def learners(self, lesson: Lesson) -> Iterator[dict[str, Learner]]:
-    """Yields the contenders on a lesson, warm, after all have shown the same loss on its rows.
+  def learners(self, lesson: Lesson, warm: bool = True) -> Iterator[dict[str, Learner]]:
+    """Yields the contenders on a lesson, after all have shown the same loss on its rows.
 
     Args:
       lesson: what is learned.
+      warm: make them ready to be timed.
 
     Raises:
       UserError: one shows another loss or gradient norm.
@@ -73,7 +74,7 @@ class Bench:
       for learner in learners.values():
         learner.teach()
       check_same({name: learner.show() for name, learner in learners.items()}, self.tolerance)
-      for learner in learners.values():
+      for learner in learners.values() if warm else ():
         learner.warm()
       yield learners
     finally:

@@ -68,6 +68,8 @@ def run(
     rates = machine.matmul_rates(made.parts.decoder_config, tokens)
     say(table.rates_line(rates))
     bench = Bench(made, choose(made), folder, rates['all'], say)
+    if len(bench.contenders) > 1:
+      training.show(bench)
     cases = [case for name in request.workloads for case in MEASURE[name](bench)]
     notes = [note for contender in bench.contenders for note in contender.notes]
   return table.as_json(made, around, (before, machine.clocks()), rates, cases, notes)

@@ -20,6 +20,16 @@ REPLAYED = 5  # one row of so many comes from the past, in rows that are made up
 WORDS = 200  # of a document
 
 
+def show(bench: Bench) -> None:
+  """Lets all contenders show the loss of a step of the second task, before anything is timed.
+
+  Raises:
+    UserError: one shows another loss or gradient norm.
+  """
+  with bench.learners(lesson(bench, bench.setting.task.train, bench.setting.past), warm=False):
+    return
+
+
 def task(bench: Bench) -> list[Case]:
   """Times the second task: pseudo samples, teacher, steps and evaluation, each apart.
 

@@ -90,8 +90,9 @@ def test_a_contender_with_another_loss_stops_the_benchmark(made):
     mine, name='doctored', learner=lambda lesson: Doctored(mine.learner(lesson))
   )
   bench = Bench(made, [mine, doctored], made.folder, 1.0, said.append)
-  with pytest.raises(UserError, match=r'doctored shows the loss .* nothing was timed'):
-    training.step(bench)
+  for workload in (training.show, training.step):
+    with pytest.raises(UserError, match=r'doctored shows the loss .* nothing was timed'):
+      workload(bench)
   assert not said  # nothing was timed
 
 
