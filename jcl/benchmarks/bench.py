@@ -13,6 +13,7 @@ from jcl.benchmarks import machine, timing
 from jcl.benchmarks.setting import Setting
 from jcl.benchmarks.timing import Case, Work
 from jcl.benchmarks.work import Contender, Learner, Lesson, check_same, tolerance
+from jcl.training.experiment import Experiment
 
 
 @dataclasses.dataclass
@@ -25,6 +26,7 @@ class Bench:
     folder: empty, for files that are removed at the end.
     rate: operations a second of the matmuls of the model.
     say: takes a line for the user.
+    others: parts of other runs on the same model, which contenders know by their identity.
   """
 
   setting: Setting
@@ -32,6 +34,7 @@ class Bench:
   folder: pathlib.Path
   rate: float
   say: Callable[[str], None]
+  others: list[Experiment] = dataclasses.field(default_factory=list)
 
   def __post_init__(self):
     self._numbers = itertools.count()

@@ -70,6 +70,24 @@ def test_a_fresh_process_and_preflight():
   check_schema(suite.run(dataclasses.replace(TINY, workloads=('start',)), lambda line: None), START)
 
 
+@pytest.mark.parametrize('length', [8, 16, 33])
+def test_made_up_rows_are_as_long_as_was_asked(made, length):
+  bench = Bench(made, [], made.folder, 1.0, lambda line: None)
+  new, old = training.made_up(bench, 8, length)
+  assert len(new) + len(old) == 8
+  assert old
+  sizes = [max(len(r.tokens) for r in made.parts.text.rows(e)) for e in [*new, *old]]
+  assert max(sizes) <= length
+  assert min(sizes) >= min(length // 2, 5)
+
+
+@pytest.mark.parametrize('length', [7, 4000])
+def test_rows_that_cannot_be_are_refused(made, length):
+  bench = Bench(made, [], made.folder, 1.0, lambda line: None)
+  with pytest.raises(UserError, match=f'--lengths has {length}; rows of this model have 8 to'):
+    training.made_up(bench, 8, length)
+
+
 class Doctored:
   """A learner whose loss is a little other."""
 
