@@ -115,7 +115,7 @@ def made_up(bench: Bench, size: int, length: int) -> tuple[list[Example], list[E
   marker = int(answer.wanted[-1]), _marker(bench)
   count, found = size * bench.setting.request.steps, []
   for i in range(count):
-    inner = max(int(random.integers(length // 2, length + 1)) - 2 - len(parts.text.start), 2)
+    inner = max(int(random.integers(length // 2, length + 1)) - 3 - len(parts.text.start), 2)
     ids = random.integers(0, parts.added[0] if parts.added else parts.backbone.outputs, inner)
     tokens = (*ids[:-1].tolist(), marker[1], int(ids[-1]), marker[0])
     found.append(Example(settings.PSEUDO + i, '', '', 0, tokens=tokens))

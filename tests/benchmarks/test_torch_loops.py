@@ -83,6 +83,7 @@ def test_the_objective_is_the_formula(models, name, mix):
   )
 
 
+@pytest.mark.slow
 def test_a_fresh_process_of_torch_takes_the_step_of_the_job(tmp_path):
   pytest.importorskip('torch')
   from jcl.benchmarks import ours, request, setting, start, torch_first_step
