@@ -51,7 +51,7 @@ def find(argument: str, name: str, built_in: Mapping[str, str], group: str) -> A
   """
   if ':' in name:
     return load(argument, name)
-  points = _entry_points(group).select(name=name)
+  points = [point for point in _entry_points(group) if point.name == name]
   places = list(dict.fromkeys([*([built_in[name]] if name in built_in else []),
                                *(point.value for point in points)]))  # fmt: skip
   if not places:

@@ -74,7 +74,7 @@ def test_what_can_change_leaves_parameters_and_state_as_they_are(made):
   others = {
     'train__fsdp': True, 'train__microbatches': 2, 'evaluate__batch_size': 3,
     'backbone__remat': True, 'train__learning_rate': 0.0,
-    'train__weight_decay': 0.0,
+    'train__weight_decay': 0.0, 'train__packing': 'on',
   }  # fmt: skip
   assert {f.replace('__', '.') for f in others} >= set(workdirs.ROUNDING) - {'backbone.attention'}
   for field, value in others.items():

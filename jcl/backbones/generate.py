@@ -93,8 +93,8 @@ def generate(
     ValueError: the backbone is an encoder.
     AssertionError: an array has another shape or type.
   """
-  _check(prompt_BP, valid_BP, key_B2, temperature, limit)
   decode, new_cache = _functions(backbone)
+  _check(prompt_BP, valid_BP, key_B2, temperature, limit)
   rows, width = prompt_BP.shape
   valid_BS = jnp.concatenate([valid_BP, jnp.ones((rows, max_new), bool)], 1)
   keys_B = jax.vmap(jax.random.wrap_key_data)(key_B2)

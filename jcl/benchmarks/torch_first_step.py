@@ -27,7 +27,7 @@ def take(job: dict, name: str) -> float:
     job: see `start`.
     name: of the contender.
   """
-  tokenizer = transformers.AutoTokenizer.from_pretrained(job['model'])
+  tokenizer = transformers.AutoTokenizer.from_pretrained(job['model'], trust_remote_code=False)
   tokenizer(job['texts'])
   place = torch.device(job['place'])
   model = load(pathlib.Path(job['model']), place).requires_grad_(True)

@@ -41,7 +41,9 @@ def load(folder: pathlib.Path, place: torch.device) -> torch.nn.Module:
   transformers.utils.logging.set_verbosity_error()
   if place.type == 'cuda':
     torch.set_float32_matmul_precision('high')  # TF32, as jax multiplies float32 there
-  model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+  model = transformers.AutoModelForCausalLM.from_pretrained(
+    folder, dtype=torch.float32, trust_remote_code=False
+  )
   model.generation_config = transformers.GenerationConfig()  # penalties of the file, jcl has none
   return model.to(place).eval().requires_grad_(False)  # eval: no dropout, as in jcl's runs
 

@@ -44,7 +44,7 @@ def define_flags(given: flags.FlagValues, arguments: Sequence[str]) -> None:
   )
   word('against', '', f'contenders beside jcl: {", ".join(benchmarks.CONTENDERS)}')
   word('workloads', ','.join(WORKLOADS), 'what is measured')
-  flags.DEFINE_string('model', '', 'model folder, GGUF file or hub name', given)
+  command_line.define_path(given, 'model', '', 'model folder, GGUF file or hub name')
   page = 'folder of a manifest, or NAME:FOLDER of a benchmark such as clinc150:data/clinc150'
   flags.DEFINE_string('data', '', page, given)
   for name, page in SIZES.items():

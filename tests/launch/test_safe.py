@@ -32,6 +32,9 @@ CALLS = {
 }
 KEYWORDS = {'trust_remote_code': True, 'allow_pickle': True, 'shell': True}
 LOADER = 'config_files.py'  # runs the user's own --config
+# Programs that are started: this Python on code of jcl's own, and the torch contenders.
+STARTERS = {'jcl/commands/jax_settings.py': {'subprocess'}}
+CONTENDERS = 'jcl/benchmarks/'  # read nothing but what the benchmark has written itself
 
 
 def dotted(node) -> str:
@@ -73,7 +76,12 @@ def unsafe(text: str, name: str) -> list[str]:
 
 @pytest.mark.parametrize('path', SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_no_file_can_run_what_it_reads(path):
-  assert unsafe(path.read_text(), path.name) == []
+  name = str(path.relative_to(ROOT))
+  contender = {'torch', 'torch.nn', 'torch.load', 'subprocess'} if CONTENDERS in name else set()
+  allowed = STARTERS.get(name, contender)
+  assert set(unsafe(path.read_text(), path.name)) <= allowed
+  if 'torch.load(' in path.read_text():
+    assert path.read_text().count('torch.load(') == path.read_text().count('weights_only=True')
 
 
 @pytest.mark.parametrize(
@@ -182,7 +190,7 @@ def test_the_hub_is_asked_only_through_the_one_place_that_silences_it():
       names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
       names += [node.module or ''] if isinstance(node, ast.ImportFrom) else []
       if libraries & {name.split('.')[0] for name in names}:
-        assert path.name == 'hub.py', path
+        assert path.name == 'hub.py' or CONTENDERS in str(path), path
 
 
 @pytest.mark.parametrize(

@@ -201,7 +201,7 @@ STEP = (
 DIRECTIONS = (
   Mutant(
     'inner steps move what is frozen', 'step/train_step.py',
-    'gather(join(held(trained, masks), frozen), every)', 'gather(join(trained, frozen), every)',
+    'trained = held(trained, masks)', 'trained = held(trained, {})',
     _cells('masked/(shared)'),
   ),
   Mutant(

@@ -212,7 +212,9 @@ FLAGS = {
   ),
   'benchmark: no rounds': Case('benchmark', ['--rounds=0'], ('--rounds=0', 'positive')),
   'benchmark: a batch of none': Case('benchmark', ['--rows=8,0'], ('--rows has 0', 'at least 1')),
-  'benchmark: no such data': Case('benchmark', ['--data={here}/none'], ('{here}/none',)),
+  'benchmark: no such data': Case(
+    'benchmark', ['--data={here}/none'], ('{here}/none', 'correct the path')
+  ),
   'benchmark: no such model': Case('benchmark', ['--model={here}/m.gguf'], ('m.gguf', 'no such')),
   'benchmark: a folder that is not there': Case(
     'benchmark', ['--json={here}/no/out.json'], ('--json', 'no folder {here}/no')
