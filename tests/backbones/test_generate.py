@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import tiny
+from support import slow, tiny
 
 from jcl.backbones import generate
 from jcl.batching.batch import Row, Shape, layout
@@ -131,7 +131,8 @@ def test_the_loop_stops_when_all_rows_have_ended_or_the_limit_is_reached(greedy)
   assert (out[:, 4:] == tools.text.pad).all()
 
 
-def test_a_batch_shrinks_by_halves_as_its_rows_end_and_gives_the_same(greedy, monkeypatch):
+@pytest.mark.parametrize('k', slow.but([5], [1, 5]))
+def test_a_batch_shrinks_by_halves_as_its_rows_end_and_gives_the_same(k, greedy, monkeypatch):
   tools, params, _ = greedy
   prompts = [[int(t) for t in np.random.default_rng(i).integers(1, 25, 3)] for i in range(66)]
   sizes, decode = [], tools.backbone.decode
@@ -140,7 +141,7 @@ def test_a_batch_shrinks_by_halves_as_its_rows_end_and_gives_the_same(greedy, mo
     jax.debug.callback(lambda: sizes.append(len(tokens)))
     return decode(params, tokens, *rest)
 
-  def sampled(k, eos):
+  def sampled(eos):
     sizes.clear()
     backbone = dataclasses.replace(tools.backbone, decode=counted)
     fn = functools.partial(generate.generate, backbone, LONGEST, k, eos, tools.text.pad)
@@ -149,17 +150,16 @@ def test_a_batch_shrinks_by_halves_as_its_rows_end_and_gives_the_same(greedy, mo
     jax.effects_barrier()
     return out
 
-  for k in (1, 5):
-    eos = int(np.bincount(sampled(k, 99).ravel()).argmax())  # which ends many rows
-    shrunk, computed = sampled(k, eos), list(sizes)
-    with monkeypatch.context() as patched:
-      patched.setattr(generate, 'SHRINKS', 0)
-      np.testing.assert_array_equal(shrunk, sampled(k, eos))
-    left = (np.cumsum(shrunk == eos, 1) == 0).sum(0)[:-1]  # rows that have not ended
-    wanted = [min(size for size in (66, 33, 16) if size >= n) for n in left if n]
-    assert sorted(computed) == sorted([66, *wanted])
-    assert sizes == [66] * len(computed)
-    assert len({*wanted}) >= 2  # or this shows little
+  eos = int(np.bincount(sampled(99).ravel()).argmax())  # which ends many rows
+  shrunk, computed = sampled(eos), list(sizes)
+  with monkeypatch.context() as patched:
+    patched.setattr(generate, 'SHRINKS', 0)
+    np.testing.assert_array_equal(shrunk, sampled(eos))
+  left = (np.cumsum(shrunk == eos, 1) == 0).sum(0)[:-1]  # rows that have not ended
+  wanted = [min(size for size in (66, 33, 16) if size >= n) for n in left if n]
+  assert sorted(computed) == sorted([66, *wanted])
+  assert sizes == [66] * len(computed)
+  assert len({*wanted}) >= 2  # or this shows little
 
 
 def test_samples_are_the_likeliest_tokens_in_their_proportions():

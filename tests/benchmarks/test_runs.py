@@ -102,6 +102,7 @@ class Doctored:
     return Shown(found.loss * 1.001, found.gradient_norm)
 
 
+@pytest.mark.slow
 def test_a_contender_with_another_loss_stops_the_benchmark(made):
   mine, said = ours.contender(made), []
   doctored = dataclasses.replace(

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import rounding, tiny
+from support import rounding, slow, tiny
 from support.scripted import good, scripted
 
 from jcl import methods
@@ -310,7 +310,10 @@ def test_names_and_settings_belong_together(name):
   assert set(chosen.scenarios) <= {'cil', 'til', 'iil', 'dil', 'cpt'}
 
 
-@pytest.mark.parametrize('name', list(methods.BUILT_IN))
+@pytest.mark.parametrize(
+  'name',
+  slow.but([m for m in methods.BUILT_IN if m not in ('olora', 'expand', 'mas')], methods.BUILT_IN),
+)
 def test_neutral_settings_leave_plain_fine_tuning(name):
   """Of the first and the second task, on a batch without replay and generation."""
   chosen = methods.settings_class(name)(**methods.settings_class(name).neutral)

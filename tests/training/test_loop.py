@@ -7,7 +7,7 @@ import chex
 import jax
 import numpy as np
 import pytest
-from support import rounding, runs
+from support import rounding, runs, slow
 from support.launchers import forks
 
 from jcl import methods
@@ -29,7 +29,11 @@ SCHEMA = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope='session', params=list(methods.BUILT_IN))
+# Those of which each file of tests/methods has whole runs too are slow.
+KEPT = ('seq', 'replay', 'derpp', 'lamol_kd', 'lora', 'expand', 'maml', 'ewc')
+
+
+@pytest.fixture(scope='session', params=slow.but(KEPT, methods.BUILT_IN))
 def finished(request, tmp_path_factory):
   """One trained run a method, shared by all tests that look at it."""
   folder = tmp_path_factory.mktemp(request.param)
