@@ -231,11 +231,17 @@ def composed(
     for step in epochs.steps(plan, rows_of, parts.tools.seed, task, epoch, batch_size):
       if len(found) >= count and not missing:
         break
-      found.append(step.rows)
+      found.append([in_memory(row) for row in step.rows])
       missing = missing and len({row.replay for row in step.rows}) < 2
     epoch += 1
     missing = missing and epoch < MOST_EPOCHS
   return found
+
+
+def in_memory(row: Row) -> Row:
+  """Returns a row with arrays of its own; those of raw text lie in a file that is only read."""
+  own = {name: np.array(getattr(row, name)) for name in ('tokens', 'targets', 'wanted')}
+  return dataclasses.replace(row, **own)
 
 
 def lesson(
