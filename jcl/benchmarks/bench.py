@@ -76,7 +76,9 @@ class Bench:
     try:
       for learner in learners.values():
         learner.teach()
-      check_same({name: learner.show() for name, learner in learners.items()}, self.tolerance)
+      shown = {name: learner.show() for name, learner in learners.items()}
+      check_same(shown, self.tolerance)
+      self.say('loss of a step: ' + ', '.join(f'{k} {s.loss:.6f}' for k, s in shown.items()))
       for learner in learners.values() if warm else ():
         learner.warm()
       yield learners
