@@ -240,7 +240,9 @@ def composed(
 
 def in_memory(row: Row) -> Row:
   """Returns a row with arrays of its own; those of raw text lie in a file that is only read."""
-  own = {name: np.array(getattr(row, name)) for name in ('tokens', 'targets', 'wanted')}
+  own: dict[str, Any] = {
+    name: np.array(getattr(row, name)) for name in ('tokens', 'targets', 'wanted')
+  }
   return dataclasses.replace(row, **own)
 
 
