@@ -123,7 +123,7 @@ def load_workdir(path: str, base: str = '', stream: str = '') -> Config:
   """
   file = paths.local(path, 'workdir') / 'config.json'
   try:
-    stored = json.loads(file.read_text('utf-8'))
+    stored = rates.as_before(json.loads(file.read_text('utf-8')))
     name = stored['method'].pop('name')
     config = Config(method=_settings_of_stored_method(file, name))
     _fill(config, stored)
@@ -288,7 +288,7 @@ def _compare_with_run(
   file = workdir / 'config.json'
   if file.exists():
     try:
-      found = json.loads(file.read_text('utf-8'))
+      found = rates.as_before(json.loads(file.read_text('utf-8')))
     except (ValueError, RecursionError):
       raise UserError(f'{file} is not JSON; give another workdir') from None
     if not isinstance(found, dict):

@@ -96,6 +96,22 @@ def test_without_the_flag_a_difference_is_refused_and_the_flag_is_named(made, wo
   assert listing(workdir) == ['config.json']
 
 
+def test_a_run_of_before_there_was_packing_goes_on_unpacked(made, workdir):
+  file = workdir / 'config.json'
+  stored = json.loads(file.read_text())
+  assert stored['train'].pop('packing') == 'auto'
+  file.write_text(json.dumps(stored))
+  assert workdirs.load_workdir(str(workdir)).train.packing == 'off'
+  assert rates.with_stored(workdir, made).train.packing == 'off'
+  workdirs.open_workdir(str(workdir), made)  # by the same command
+  on = other(made, train__packing='on')
+  assert rates.with_stored(workdir, on).train.packing == 'on'
+  with pytest.raises(UserError, match=r"train.packing was 'off', is 'on'.*allow_config_change"):
+    workdirs.open_workdir(str(workdir), on)
+  workdirs.open_workdir(str(workdir), on, ['train.packing'])
+  assert workdirs.load_workdir(str(workdir)).train.packing == 'on'
+
+
 def test_an_allowed_change_is_written_and_the_old_value_kept(made, workdir):
   said, path = [], str(workdir)
   for step in range(2):

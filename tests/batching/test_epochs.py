@@ -220,10 +220,12 @@ def test_length_of_a_task():
       assert f.tokens == np.asarray(f.batch.length).sum()
 
 
+@pytest.mark.parametrize('packing', ['off', 'on'])
 @pytest.mark.parametrize('skip', [1, 3, 4, 7])
-def test_going_on_inside_a_task_yields_the_batches_that_were_left(skip):
-  whole = list(feed(epochs=3).batches())
-  rest = list(feed(epochs=3).batches(skip))
+def test_going_on_inside_a_task_yields_the_batches_that_were_left(skip, packing):
+  whole = list(feed(epochs=3, packing=packing).batches())
+  rest = list(feed(epochs=3, packing=packing).batches(skip))
+  assert (whole[0].batch.segment is None) == (packing == 'off')
   assert len(rest) == len(whole) - skip
   for one, other in zip(rest, whole[skip:], strict=True):
     same(one, other)

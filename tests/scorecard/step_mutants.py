@@ -45,7 +45,7 @@ ROWS = (
   Mutant(
     'positions run on in a line', 'batching/batch.py',
     '= place, np.arange(length)', '= place, first + np.arange(length)',
-    _cells('packed/seq', 'packed/lora'),
+    _cells('packed/seq'),  # rotary positions are relative: a decoder of theirs sees no difference
   ),
   Mutant(
     'the rows of a line are one row', 'batching/batch.py',
