@@ -8,7 +8,7 @@ from jcl.batching.packing import first_fit
 RARE = 0.25  # share of the steps below which a length is not worth a compilation of its own
 SHORTEST = 64  # places of a line at least; shorter lines fill worse, longer ones cost attention
 MUCH = 0.1  # share of padding above which it is worth while to pack
-LESS = 0.95  # share of the unpacked cost that packing may have at most
+LESS = 0.95  # share of a cost below which another layout is worth while
 PRICE = 3  # steps of a task that one more packed shape, which is one more compilation, must save
 SAMPLE = 4096  # steps that are looked at for packed shapes, spread evenly over those given
 
@@ -66,8 +66,8 @@ def packed_rungs(steps: Sequence[Sequence[Row]], blocks: int, rows: int, width: 
   longest = max((n for blocks_of in parts for block in blocks_of for n in block), default=1)
   targets = bucket(max(_fullest(step, blocks) for step in steps), TARGETS)
   shortest = shortest_line(longest)
-  found = [_cheapest(parts, base, width) for base in (shortest, 2 * shortest)]
-  _, sizes = min(found)
+  (short, sizes), (long, others) = (_cheapest(parts, b, width) for b in (shortest, 2 * shortest))
+  sizes = others if long < LESS * short else sizes  # of one base, where nothing speaks for another
   rows = -(-rows // blocks) * blocks
   return [Shape(rows, tokens, targets, lines * blocks) for lines, tokens in sizes]
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from jcl.batching.batch import LENGTHS, TARGETS, Row, Shape, bucket
-from jcl.batching.batch_shapes import LESS, cost_of, holds, shortest_line
+from jcl.batching.batch_shapes import LESS, cost_of, fit, holds, rungs, shortest_line
 
 Chunk = tuple[Shape, list[int]]
 """A shape, and the indices of the rows that it is filled with."""
@@ -67,3 +67,37 @@ def _packed(rows: Sequence[Row], size: int, blocks: int) -> list[Chunk]:
     chunks.append((shape, list(range(first, last))))
     first = last
   return chunks
+
+
+def item_chunks(items: Sequence[Sequence[Row]], size: int, packing: str) -> list[Chunk]:
+  """Returns items, of which each becomes a block of its own, in chunks of at most `size` items.
+
+  All have one shape; or, unless `packing` is `off`, those of about one length have one, where less
+  is padding then. The shape is that of a block.
+
+  Args:
+    items: the rows of each.
+    size: items a chunk, to which each is filled up.
+    packing: as in `chunked`.
+  """
+  rows = max(map(len, items))
+  shapes = rungs(items, 1, rows)
+  targets = max(shape.targets for shape in shapes)
+  whole = _of_shapes(items, size, [Shape(rows, shapes[-1].tokens, targets)])
+  if packing == 'off':
+    return whole
+  apart = _of_shapes(items, size, shapes)
+  places = lambda chunks: sum(shape.places for shape, _ in chunks)
+  return apart if places(apart) < LESS * places(whole) else whole
+
+
+def _of_shapes(items: Sequence[Sequence[Row]], size: int, shapes: Sequence[Shape]) -> list[Chunk]:
+  """Returns chunks of items of one shape each, the smallest that holds them."""
+  groups: dict[Shape, list[int]] = {shape: [] for shape in shapes}
+  for i, item in enumerate(items):
+    groups[fit(item, 1, shapes)].append(i)
+  return [
+    (shape, members[i : i + size])
+    for shape, members in groups.items()
+    for i in range(0, len(members), size)
+  ]

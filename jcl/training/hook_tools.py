@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from jcl.backbones import Backbone, generate
 from jcl.batching import batch as batches
 from jcl.batching import epochs
-from jcl.batching.chunks import chunked
+from jcl.batching.chunks import chunked, item_chunks
 from jcl.batching.text_formats import Text
 from jcl.config import TrainConfig
 from jcl.distributed import fetch
@@ -64,6 +64,11 @@ class RunContext:
   def at(self, task_index: int) -> Self:
     """Returns the same tools while another task is under way."""
     return dataclasses.replace(self, task_index=task_index)
+
+  @property
+  def packing(self) -> str:
+    """`train.packing`; `off` where the backbone cannot keep rows of a line apart."""
+    return self.train.packing if self.backbone.packs else 'off'
 
   @property
   def heads(self) -> batches.Heads | None:
@@ -182,8 +187,8 @@ class HookTools(RunContext):
     """
     params = sharding.place(params, self.mesh)
     starts = np.cumsum([0, *(len(r.targets) for r in rows)])
-    packing = self.train.packing if self.backbone.packs else 'off'
-    chunks = chunked(rows, self.batch_size, self.mesh.size, packing, self.backbone.width)
+    width = self.backbone.width
+    chunks = chunked(rows, self.batch_size, self.mesh.size, self.packing, width)
 
     def part(carry, shape_and_chunk):
       shape, chunk = shape_and_chunk
@@ -261,17 +266,11 @@ class HookTools(RunContext):
     items = [([row for rows in group for row in rows], len(group)) for group in groups]
     most = max(self.batch_size // together, 1)
     size = -(-most // self.mesh.size) * self.mesh.size
-    longest = max(len(r.tokens) for item, _ in items for r in item)
-    targets = max(sum(len(r.targets) for r in item) for item, _ in items)
-    shape = batches.Shape(
-      max(len(item) for item, _ in items),
-      batches.bucket(longest, batches.LENGTHS),
-      batches.bucket(targets, batches.TARGETS),
-    )
     labels = self.key('labels', self.task_index)
 
-    def part(carry, chunk):
-      chunk = chunk + [([], 0)] * (size - len(chunk))
+    def part(carry, shape_and_chunk):
+      shape, members = shape_and_chunk
+      chunk = [items[i] for i in members] + [([], 0)] * (size - len(members))
       batch = self._blocks([item for item, _ in chunk], shape, labels)
       counts = np.array([count for _, count in chunk], np.float32)
       new = self.maps.examples(fn)(
@@ -279,7 +278,8 @@ class HookTools(RunContext):
       )
       return new if carry is None else jax.tree.map(jnp.add, carry, new)
 
-    total = self.fold(getattr(fn, '__name__', 'mean'), part, None, _cut(items, size))
+    chunks = item_chunks([item for item, _ in items], size, self.packing)
+    total = self.fold(getattr(fn, '__name__', 'mean'), part, None, chunks)
     return jax.tree.map(lambda x: x / len(examples), total)
 
   def _blocks(self, items: list, shape: batches.Shape, key: jax.Array) -> batches.Batch:

@@ -7,7 +7,7 @@ from support import tiny
 from jcl.batching import batch as batches
 from jcl.batching import batch_shapes
 from jcl.batching.batch import Row, Shape, layout
-from jcl.batching.chunks import chunked
+from jcl.batching.chunks import chunked, item_chunks
 
 WIDE = 576  # of a model whose attention is cheap beside the rest
 
@@ -155,3 +155,17 @@ def test_packed_chunks_have_one_shape_and_little_padding():
   assert len(set(shapes)) == 1
   assert 1 - tokens / sum(s.places for s in shapes) < 0.08
   assert chunked([], 64, 1, 'on', WIDE) == []
+
+
+def test_items_that_are_blocks_of_their_own_go_by_length_where_that_saves():
+  items = [[row] for seed in range(9) for row in short_rows(seed)] + [[row] for row in long_rows(0)]
+  off, auto = (item_chunks(items, 32, packing) for packing in ('off', 'auto'))
+  assert {shape for shape, _ in off} == {Shape(1, 384, 4)}
+  assert [i for _, members in off for i in members] == list(range(len(items)))
+  assert sorted(i for _, members in auto for i in members) == list(range(len(items)))
+  for shape, members in auto:
+    assert len(members) <= 32
+    assert all(len(items[i][0].tokens) <= shape.tokens for i in members)
+  assert 1 < len({shape for shape, _ in auto}) <= 4
+  assert sum(s.places for s, _ in auto) < 0.6 * sum(s.places for s, _ in off)
+  assert item_chunks(items[:5], 32, 'auto') == item_chunks(items[:5], 32, 'off')
