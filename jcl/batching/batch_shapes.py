@@ -51,7 +51,7 @@ def rungs(steps: Sequence[Sequence[Row]], blocks: int, rows: int) -> list[Shape]
 def packed_rungs(steps: Sequence[Sequence[Row]], blocks: int, rows: int, width: int) -> list[Shape]:
   """Returns the few shapes that packed steps are padded to, the smallest first.
 
-  A block has a power of two of lines, and a line one of eight lengths an octave (`_sizes`), so that
+  A block has a power of two of lines, and a line one of a few lengths (`_sizes`), so that
   tasks whose steps have about as many tokens share their shapes. Of the shapes that steps need,
   those are taken that cost least, where a shape costs as much as `PRICE` steps.
 
@@ -79,13 +79,14 @@ def shortest_line(longest: int) -> int:
 
 
 def _sizes(base: int) -> Iterator[tuple[int, int]]:
-  """Yields (lines, places of a line) of a block, ever larger, in steps of 7 % to 13 %.
+  """Yields (lines, places of a line) of a block, ever larger, in steps of 3 % to 13 %.
 
-  Lines are 1, 2, 4, …; their places are multiples of 8 from `base` to below twice as many.
+  Lines are 1, 2, 4, …; their places are from `base` to below twice as many, in steps of a sixteenth
+  of it that is rounded up to a multiple of 8.
   """
   for power in range(24):
-    for eighths in range(8, 16):
-      yield 2**power, -(-base * eighths // 64) * 8
+    for tokens in range(base, 2 * base, -(-base // 128) * 8):
+      yield 2**power, tokens
 
 
 def _lengths(step: Sequence[Row], blocks: int) -> list[list[int]]:
