@@ -51,9 +51,9 @@ def rungs(steps: Sequence[Sequence[Row]], blocks: int, rows: int) -> list[Shape]
 def packed_rungs(steps: Sequence[Sequence[Row]], blocks: int, rows: int, width: int) -> list[Shape]:
   """Returns the few shapes that packed steps are padded to, the smallest first.
 
-  A block has a power of two of lines, and a line one of a few lengths (`_sizes`), so that tasks whose
-  steps have about as many tokens share their shapes. Of the shapes that steps need those are taken
-  that cost least, where a shape costs as much as `PRICE` steps.
+  A block has a power of two of lines, and a line one of a few lengths (`_sizes`), so that tasks
+  whose steps have about as many tokens share their shapes. Of the shapes that steps need those are
+  taken that cost least, where a shape costs as much as `PRICE` steps.
 
   Args:
     steps: rows of each step.
