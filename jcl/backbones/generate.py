@@ -14,7 +14,8 @@ from jax import lax
 
 from jcl.backbones.backbone import Backbone, Cache, CacheFn, DecodeFn, Params
 
-SHRINKS, FEWEST = 2, 16  # how often a batch is halved, and rows below which it is not
+SHRINKS = 2  # times that a batch is halved at most
+FEWEST = 16  # rows that a halved batch has at least
 
 
 class State(NamedTuple):
@@ -23,10 +24,10 @@ class State(NamedTuple):
   Attributes:
     step: [] int32, new tokens written so far.
     tokens: [B, N] int32, `pad` after the first end-of-sequence.
-    row: [b] int32, which rows are still computed.
-    last: [b] int32, their newest token.
+    row: [b] int32, indices of the rows that are still computed.
+    last: [b] int32, the newest token of each.
     done: [b] bool, whether end-of-sequence has been written.
-    cache: of the backbone, for b rows.
+    cache: keys and values of these b rows.
   """
 
   step: jax.Array
@@ -40,13 +41,13 @@ class State(NamedTuple):
 def top_k_sample(
   key_B: jax.Array, logits_BV: jax.Array, k: int, temperature: jax.Array | float
 ) -> jax.Array:
-  """Draws one token for each row among its k likeliest -> [B] int32.
+  """Draws one token for each row from its k likeliest -> [B] int32.
 
   Args:
     key_B: a key for each row.
     logits_BV: logits of the next token.
-    k: candidates; 1 is greedy.
-    temperature: [] float32 that the logits are divided by.
+    k: number of candidates; 1 is greedy.
+    temperature: [] float32, by which the logits are divided.
 
   Raises:
     AssertionError: an argument has another shape.
@@ -74,17 +75,19 @@ def generate(
 ) -> jax.Array:
   """Continues every prompt by top-k sampling with at most `limit` <= `max_new` tokens.
 
-  It may run inside a shard_map: there is no collective, and each device stops when its own rows
-  have ended.
+  It may run inside a shard_map: it has no collective, and a device stops when its rows have ended.
 
   Args:
-    backbone, max_new, k, eos, pad: static.
+    backbone: a decoder; static, like the next four arguments.
+    max_new: N, new tokens for which the result has room.
+    k: candidates of each token; 1 is greedy.
+    eos, pad: ids of end-of-sequence and of padding.
     params: of the backbone.
     prompt_BP: [B, P] int32 token ids, left-padded.
-    valid_BP: [B, P] bool, real tokens; a row without any is padding and ended from the start.
+    valid_BP: [B, P] bool, real tokens; a row without any is padding and has ended from the start.
     key_B2: [B, 2] uint32, key data of each row; token i draws from fold_in(key, i).
-    temperature: [] float32.
-    limit: [] int32.
+    temperature: [] float32, by which the logits are divided.
+    limit: [] int32, new tokens at most.
 
   Returns:
     [B, max_new] int32, `pad` after the first `eos`.
@@ -101,8 +104,7 @@ def generate(
 
   def write(state: State, logits_bV: jax.Array) -> State:
     key_b = jax.vmap(lambda key: jax.random.fold_in(key, state.step))(keys_B[state.row])
-    token_b = top_k_sample(key_b, logits_bV, k, temperature)
-    token_b = jnp.where(state.done, pad, token_b)
+    token_b = jnp.where(state.done, pad, top_k_sample(key_b, logits_bV, k, temperature))
     tokens_BN = state.tokens.at[state.row, state.step].set(token_b)
     done_b = state.done | (token_b == eos)
     return State(state.step + 1, tokens_BN, state.row, token_b, done_b, state.cache)
@@ -137,7 +139,7 @@ def _first(
 
 
 def _until(most: int, body: Callable[[State], State], state: State, limit: jax.Array) -> State:
-  """Continues until at most `most` rows have not ended, or the limit is reached."""
+  """Repeats `body` until at most `most` rows have not ended, or the limit is reached."""
   more = lambda state: (state.step < limit) & ((~state.done).sum() > most)
   return lax.while_loop(more, body, state)
 
@@ -149,7 +151,7 @@ def halves(rows: int) -> list[int]:
 
 
 def _shrunk(state: State, size: int) -> State:
-  """Returns the state of `size` rows, those first that have not ended."""
+  """Returns the state of `size` rows; rows that have not ended are taken first."""
   kept_b = jnp.argsort(state.done, stable=True)[:size]
   row, last, done = (x[kept_b] for x in (state.row, state.last, state.done))
   cache = jax.tree.map(lambda x: x[:, kept_b], state.cache)  # of [L, b, S, …]

@@ -7,10 +7,15 @@ from jcl.batching.packing import first_fit
 
 RARE = 0.25  # share of the steps below which a length is not worth a compilation of its own
 SHORTEST = 64  # places of a line at least; shorter lines fill worse, longer ones cost attention
-MUCH = 0.1  # share of padding above which it is worth while to pack
+MUCH = 0.1  # share of padding above which `auto` looks at packing
 LESS = 0.95  # share of a cost below which another layout is worth while
 PRICE = 3  # steps of a task that one more packed shape, which is one more compilation, must save
-SAMPLE = 4096  # steps that are looked at for packed shapes, spread evenly over those given
+SAMPLE = 4096  # steps that are looked at, at most, to choose shapes
+
+
+def _sampled(steps: Sequence[Sequence[Row]]) -> Sequence[Sequence[Row]]:
+  """Returns at most `SAMPLE` of the steps, spread evenly over all of them."""
+  return steps[:: -(-len(steps) // SAMPLE)]
 
 
 def _need(step: Sequence[Row], blocks: int) -> tuple[int, int]:
@@ -52,8 +57,8 @@ def packed_rungs(steps: Sequence[Sequence[Row]], blocks: int, rows: int, width: 
   """Returns the few shapes that packed steps are padded to, the smallest first.
 
   A block has a power of two of lines, and a line one of a few lengths (`_sizes`), so that tasks
-  whose steps have about as many tokens share their shapes. Of the shapes that steps need those are
-  taken that cost least, where a shape costs as much as `PRICE` steps.
+  whose steps have about as many tokens share their shapes. Of the shapes that steps need, those are
+  taken that cost least together, where one more shape costs as much as `PRICE` steps.
 
   Args:
     steps: rows of each step.
@@ -61,9 +66,9 @@ def packed_rungs(steps: Sequence[Sequence[Row]], blocks: int, rows: int, width: 
     rows: largest number of rows that a step may have.
     width: D of the model, by which the cost of attention in long lines is weighed.
   """
-  steps = steps[:: -(-len(steps) // SAMPLE)]
+  steps = _sampled(steps)
   parts = [_lengths(step, blocks) for step in steps]
-  longest = max((n for blocks_of in parts for block in blocks_of for n in block), default=1)
+  longest = max((n for step in parts for block in step for n in block), default=1)
   targets = bucket(max(_fullest(step, blocks) for step in steps), TARGETS)
   shortest = shortest_line(longest)
   (short, sizes), (long, others) = (_cheapest(parts, b, width) for b in (shortest, 2 * shortest))
@@ -73,13 +78,17 @@ def packed_rungs(steps: Sequence[Sequence[Row]], blocks: int, rows: int, width: 
 
 
 def shortest_line(longest: int) -> int:
-  """Returns the base of the lines' lengths: a power of two, or one and a half of it."""
+  """Returns the length of the shortest lines: a power of two, or one and a half times one.
+
+  Args:
+    longest: tokens of the longest row, for which a line has room.
+  """
   ladder = sorted(2**e * q // 2 for e in range(6, 20) for q in (2, 3))
   return bucket(max(longest, SHORTEST), ladder)
 
 
 def _sizes(base: int) -> Iterator[tuple[int, int]]:
-  """Yields (lines, places of a line) of a block, ever larger, in steps of 3 % to 13 %.
+  """Yields (lines, places of a line) of a block, ever larger, each 3 % to 13 % above the last.
 
   Lines are 1, 2, 4, …; their places are from `base` to below twice as many, in steps of a sixteenth
   of it that is rounded up to a multiple of 8.
@@ -90,12 +99,12 @@ def _sizes(base: int) -> Iterator[tuple[int, int]]:
 
 
 def _lengths(step: Sequence[Row], blocks: int) -> list[list[int]]:
-  """Returns the tokens of the rows of each block."""
+  """Returns the lengths in tokens of the rows of each block."""
   return [[len(step[i].tokens) for i in block] for block in deal(step, blocks)]
 
 
 def _fits(size: tuple[int, int], lengths: Sequence[Sequence[int]]) -> bool:
-  """Whether blocks of rows of these lengths fit into (lines, places of a line) each."""
+  """Whether each block of rows of these lengths fits into `size`, (lines, places of a line)."""
   lines, tokens = size
   return all(
     sum(block) <= lines * tokens and first_fit(block, lines, tokens) is not None
@@ -117,7 +126,7 @@ def _cheapest(
 
   Args:
     parts: for each step the lengths of the rows of each block.
-    base: of the lines' lengths.
+    base: length of the shortest lines.
     width: D of the model.
   """
   order = {size: i for i, size in enumerate(_sizes(base))}
@@ -138,7 +147,7 @@ def _cheapest(
 
 
 def fit(step: Sequence[Row], blocks: int, shapes: Sequence[Shape]) -> Shape:
-  """Returns the first of `shapes` that holds a step; if none does, a larger one of the ladders."""
+  """Returns the first of `shapes` that holds a step; if none does, a larger shape."""
   if shapes[0].lines:
     return _packed_fit(step, blocks, shapes)
   tokens, targets = _need(step, blocks)
@@ -150,7 +159,7 @@ def fit(step: Sequence[Row], blocks: int, shapes: Sequence[Shape]) -> Shape:
 
 
 def _packed_fit(step: Sequence[Row], blocks: int, shapes: Sequence[Shape]) -> Shape:
-  """Returns what `fit` does, of packed shapes."""
+  """Does the work of `fit` for packed shapes."""
   for shape in shapes:
     if holds(step, blocks, shape):
       return shape
@@ -180,15 +189,15 @@ def chosen(
   if packing == 'off' or padding(steps, blocks, plain) <= MUCH:
     return plain
   packed = packed_rungs(steps, blocks, rows, width)
-  steps = steps[:: -(-len(steps) // SAMPLE)]
+  steps = _sampled(steps)
   cost = lambda shapes: sum(cost_of(fit(step, blocks, shapes), width) for step in steps)
   return packed if cost(packed) < LESS * cost(plain) else plain
 
 
 def cost_of(shape: Shape, width: int) -> float:
-  """Returns the cost of a batch in places, to which attention is added.
+  """Returns the cost of a batch, in places of a batch with short lines.
 
-  Attention costs 4·T·D operations a place and layer, the rest of a layer about 24·D².
+  Attention costs 4·T·D operations for each place and layer, the rest of a layer about 24·D².
   """
   return shape.places * (1 + shape.tokens / (6 * width))
 
@@ -200,7 +209,7 @@ def holds(step: Sequence[Row], blocks: int, shape: Shape) -> bool:
 
 
 def padding(steps: Sequence[Sequence[Row]], blocks: int, shapes: Sequence[Shape]) -> float:
-  """Returns the share of the places of a batch that are padding, over all steps."""
-  steps = steps[:: -(-len(steps) // SAMPLE)]
+  """Returns the share of the places of all steps that is padding."""
+  steps = _sampled(steps)
   places = sum(fit(step, blocks, shapes).places for step in steps)
   return 1 - sum(len(row.tokens) for step in steps for row in step) / places

@@ -1,4 +1,4 @@
-"""Which chat template writes the rows of a run."""
+"""The chat template that writes the rows of a run, and the texts that it makes."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -20,12 +20,12 @@ OWN, FALLBACK = 'model', 'plain'
 
 
 class Choice(NamedTuple):
-  """A chat template, and what is said about it.
+  """The chat template of a run.
 
   Attributes:
-    source: in Jinja; '': rows have the stream's own template.
+    source: template in Jinja; '': no chat template, rows have the stream's own template.
     note: a line for the start of a run; '': nothing to say.
-    date: that the template takes for today; '': it writes none.
+    date: day that the template writes as today's, YYYY-MM-DD; '': it writes none.
   """
 
   source: str = ''
@@ -34,10 +34,11 @@ class Choice(NamedTuple):
 
 
 class Owner(Protocol):
-  """A pretrained model, or the files beside it, with its chat template, in Jinja."""
+  """A pretrained model, or the files that go with it, as the owner of a chat template."""
 
   @property
-  def chat_template(self) -> str | None: ...
+  def chat_template(self) -> str | None:
+    """Its chat template in Jinja; None: it has none."""
 
 
 def choose(
@@ -48,11 +49,11 @@ def choose(
   Args:
     config: settings of the stream.
     stream: whose rows may be conversations.
-    text_format: of the method.
-    model: whose own template it may be; None: it has none.
+    text_format: of the run.
+    model: what may have a template of its own; None: there is no pretrained model.
 
   Raises:
-    UserError: there is no such template, or a setting would be read by nothing.
+    UserError: there is no such template, or a setting is given that nothing would read.
   """
   if config.chat_date:
     check_date(config.chat_date)
@@ -69,7 +70,7 @@ def choose(
 
 
 def _undated(config: StreamConfig, stream: Stream, text_format: str, model: Owner | None) -> Choice:
-  """Returns the chat template of a run; arguments and errors as of `choose`."""
+  """Returns the chat template of a run without its date; arguments and errors as in `choose`."""
   wanted = config.chat_template
   if text_format != 'plain':
     if wanted:
@@ -77,10 +78,10 @@ def _undated(config: StreamConfig, stream: Stream, text_format: str, model: Owne
         f'stream.chat_template is {wanted!r}, but rows of this run are in the format '
         f'{text_format!r}: leave it empty'
       )
-    if text_format in LAMOL_FORMATS and has_talks(stream):
+    if text_format in LAMOL_FORMATS and has_conversations(stream):
       return Choice(note='conversations are read as text and answer, without a chat template')
     return Choice()
-  if not wanted and not has_talks(stream):
+  if not wanted and not has_conversations(stream):
     if config.loss_turns != 'all':
       raise UserError(
         f'stream.loss_turns is {config.loss_turns!r}, but no row is a conversation: leave it out'
@@ -94,7 +95,15 @@ def _undated(config: StreamConfig, stream: Stream, text_format: str, model: Owne
 
 
 def found(wanted: str, own: str | None) -> Choice:
-  """Returns the template that `stream.chat_template` names."""
+  """Returns the template that `stream.chat_template` names.
+
+  Args:
+    wanted: the setting; '' is the model's own template, or `plain` where it has none.
+    own: the model's own template; None: it has none.
+
+  Raises:
+    UserError: there is no such template, or it is no valid Jinja.
+  """
   if wanted in NAMED:
     return Choice(NAMED[wanted], f'rows are written by the chat template {wanted!r}')
   if wanted.endswith('.jinja'):
@@ -123,7 +132,7 @@ def found(wanted: str, own: str | None) -> Choice:
   return Choice(NAMED[FALLBACK], note)
 
 
-def has_talks(stream: Stream) -> bool:
+def has_conversations(stream: Stream) -> bool:
   """Whether a row of a stream is a conversation."""
   return any(e.messages for task in stream.tasks for e in task.train)
 
@@ -132,9 +141,15 @@ def make_text(
   choice: Choice, config: StreamConfig, tokenizer: Tokenizer, special: SpecialTokens,
   stream: Stream, text_format: str, max_length: int, pooling: str,
 ) -> tuple[Text, Stream]:  # fmt: skip
-  """Returns the texts of a run, and its stream without rows that are dropped, with a note.
+  """Returns what makes rows of examples, and the stream that it can read.
 
-  Arguments are those of `Text` and `ChatText`.
+  That stream lacks the rows that `special_tokens_in_text=drop` leaves out, and it has the notes
+  about them and about the chat template. The other arguments are those of `Text` and `ChatText`.
+
+  Args:
+    choice: chat template of the run.
+    config: settings of the stream.
+    stream: of the run.
   """
   in_text, template = config.special_tokens_in_text, stream.template
   if choice.note:
@@ -142,15 +157,9 @@ def make_text(
   text: Text
   if choice.source:
     text = ChatText(
-      tokenizer,
-      special,
-      template,
-      choice.source,
-      config.loss_turns,
-      max_length,
-      in_text,
+      tokenizer, special, template, choice.source, config.loss_turns, max_length, in_text,
       choice.date,
-    )
+    )  # fmt: skip
   else:
     text = Text(tokenizer, special, template, text_format, max_length, pooling, in_text)
   return text, text.readable(stream)
@@ -159,37 +168,32 @@ def make_text(
 def scratch_texts(
   choice: Choice, stream: Stream, text_format: str, reserved: Sequence[str]
 ) -> Iterator[str]:
-  """Returns the texts of a tokenizer from scratch.
+  """Returns the training texts of which a tokenizer from scratch is made.
 
   Args:
     choice: chat template of the run.
-    stream, reserved: as of `training_texts`.
-    text_format: of the method.
+    stream, reserved: as in `training_texts`.
+    text_format: of the run.
   """
   if choice.source:
-    return chat_texts(stream, choice.source, date=choice.date)
+    return chat_texts(stream, choice)
   template = '' if text_format == 'packed' else stream.template
   return training_texts(stream, template, reserved)
 
 
-def chat_texts(
-  stream: Stream, source: str, names: Sequence[str] = (BOS, EOS, PAD), date: str = ''
-) -> Iterator[str]:
-  """Yields the rendered training rows, of which a tokenizer from scratch is made.
+def chat_texts(stream: Stream, choice: Choice) -> Iterator[str]:
+  """Yields the training rows as the chat template writes them, special tokens made spaces.
 
-  Args:
-    stream: of the run.
-    source: of the chat template.
-    names: special tokens of the tokenizer, `bos`, `eos` and `pad` in this order.
-    date: as of `ChatTemplate`.
+  Raises:
+    UserError: the template refuses a conversation; names the row.
   """
-  tokens = dict(zip(('bos_token', 'eos_token', 'pad_token'), names, strict=True))
-  chat = ChatTemplate(source, tokens, date)
+  tokens = {'bos_token': BOS, 'eos_token': EOS, 'pad_token': PAD}
+  chat = ChatTemplate(choice.source, tokens, choice.date)
   for example in (e for task in stream.tasks for e in task.train):
     try:
       text = chat.render(conversation_of(example).messages)
     except UserError as error:
       raise UserError(f'example {example.called}: {error}') from None
-    for name in names:
-      text = text.replace(name, ' ')
+    for token in tokens.values():
+      text = text.replace(token, ' ')
     yield text

@@ -31,7 +31,7 @@ class Chat(NamedTuple):
 
   Attributes:
     ids: all of them.
-    wanted: places in `ids` of the tokens that are targets.
+    wanted: indices in `ids` of the tokens that are to be predicted.
     prompt: number of tokens before the last answer.
   """
 
@@ -51,10 +51,10 @@ class ChatText(Text):
   """A tokenizer and a chat template.
 
   Args:
-    chat: source of the template.
-    turns: `all` or `last`: the assistant's turns that the loss counts.
-    date: as of `ChatTemplate`.
-    Others: as of `Text`.
+    tokenizer, special, template, max_length, special_tokens: as in `Text`.
+    chat: source of the chat template, in Jinja.
+    turns: turns of the assistant that the loss counts, `all` or `last`.
+    date: as in `ChatTemplate`.
   """
 
   def __init__(
@@ -70,7 +70,7 @@ class ChatText(Text):
     self._after, self._before = self._around_answers(names['eos_token'])
 
   def answer(self, ids: Iterable[int]) -> str:
-    """Returns the answer that generated ids are: no reasoning, and no words of the template."""
+    """Returns the answer in generated ids, without reasoning and words of the template."""
     said = self.decode(ids)
     said = said.partition(self._after)[0] if self._after else said
     for found in [m for pattern in self._before for m in pattern.finditer(said)][-1:]:
@@ -114,7 +114,7 @@ class ChatText(Text):
     return Row(tokens, places - 1, tokens[places], 2 * example.number, example.task)
 
   def _chat(self, example: Example) -> Chat:
-    """Returns the tokens of an example; the oldest turns, then the last question are cut to fit."""
+    """Returns the tokens of an example; a long one loses its oldest turns, then question text."""
     where = f'example {example.called}'
     talk, tokens = conversation_of(example), self.encoder.tokens
     talk = talk._replace(messages=mapped(talk.messages, lambda text: guarded(text, tokens)))
@@ -184,12 +184,11 @@ class ChatText(Text):
   def _asked_and_answered(
     self, text: str, start: int, where: str
   ) -> tuple[list[int], list[tuple[int, int]], int]:
-    """Returns the ids of a row, their places in the text, and how many of them are its question.
+    """Returns the ids of a row, their offsets in the text, and the number of ids of its question.
 
-    They begin with the ids of the question alone.
-
-    A tokenizer may join the end of the question to the answer, as a newline to the first word. At
-    test time there is no answer yet to join, so these two are tokenised apart.
+    The ids of the row begin with those of the question alone. A tokenizer may join the end of the
+    question to the answer, such as a newline to the first word. At test time there is no answer yet
+    to join, so in that case the two are tokenised apart.
 
     Args:
       text: of the conversation.
@@ -209,10 +208,10 @@ class ChatText(Text):
     self, text: str, span: Span, ids: Sequence[int], offsets: Sequence[tuple[int, int]],
     places: Sequence[int], last: bool,
   ) -> int:  # fmt: skip
-    """Returns how many of the tokens from the start of an answer on are its turn.
+    """Returns how many of the tokens from the start of an answer on belong to its turn.
 
-    The turn of the last answer ends with end-of-sequence, or with the text where there is none;
-    another one with the special token that follows the answer, or with the answer.
+    The turn of the last answer ends with end-of-sequence, or with the text where there is none. Any
+    other turn ends with the special token that follows the answer, or else with the answer.
     """
     after = [n for n, i in enumerate(places) if offsets[i][0] >= span.content]
     ends = [n for n in after if ids[places[n]] == self.eos]
@@ -228,7 +227,7 @@ class ChatText(Text):
     """Returns what the template writes around an answer.
 
     Returns:
-      What stands after it, up to end-of-sequence; patterns of what stands between the generation
+      The text after an answer, up to end-of-sequence; patterns of the text between the generation
       prompt and an answer, with reasoning and without.
     """
     after, before = around_answers(self.chat)

@@ -1,8 +1,8 @@
-"""Where in a rendered conversation the assistant's turns stand, and where a question ends.
+"""Places of the assistant's turns in a rendered conversation, and the place where a question ends.
 
 A template with `{% generation %}` marks the turns itself, as for transformers'
-`return_assistant_tokens_mask`. In the text of another one a turn begins where the generation prompt
-before it ends, and its content is what changes if another one is put in its place.
+`return_assistant_tokens_mask`. Without such marks a turn begins where the generation prompt before
+it ends, and its content is the part of the text that changes if the message gets other content.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,13 +19,13 @@ Marks = Sequence[tuple[int, int]]
 
 
 class Span(NamedTuple):
-  """Place of a turn of the assistant in a rendered text, in letters.
+  """Place of a turn of the assistant in a rendered text; all numbers count characters.
 
   Attributes:
-    start: of what the assistant writes: reasoning, if any, and content.
+    start: start of what the assistant writes: reasoning, if any, and content.
     content: end of the content.
-    end: end of the turn, or a place behind it.
-    whole: whether `end` is that of the turn.
+    end: end of the turn, or a later place.
+    whole: whether `end` is the end of the turn.
   """
 
   start: int
@@ -40,7 +40,7 @@ class Rendered(NamedTuple):
   Attributes:
     text: of the whole conversation.
     spans: turns that the loss counts, in order.
-    start: where the last turn begins: what stands before it is asked.
+    start: character at which the last turn begins; the text before it is the question.
     marked: whether the template marks the turns itself.
   """
 
@@ -51,15 +51,15 @@ class Rendered(NamedTuple):
 
 
 def rendered(chat: ChatTemplate, talk: Conversation, every: bool) -> Rendered:
-  """Returns a conversation as text, and where its answers stand in it.
+  """Returns a conversation as text, with the places of its answers.
 
   Args:
     chat: the template.
-    talk: whose last answer is known.
-    every: whether the loss counts every turn that it may count; if not, the last.
+    talk: the conversation; its last turn is an answer.
+    every: whether the loss counts every turn that it may count; if not, only the last.
 
   Raises:
-    UserError: the template refuses the conversation, or writes an answer otherwise than it is.
+    UserError: the template refuses the conversation, or changes the text of an answer.
   """
   text, marks = chat.marked(talk.messages)
   counted = [
@@ -87,10 +87,10 @@ def turn(chat: ChatTemplate, text: str, messages: Sequence[Message], i: int) -> 
     chat: the template.
     text: of the whole conversation.
     messages: of the conversation.
-    i: place of the turn among them.
+    i: index of the turn in `messages`.
 
   Raises:
-    UserError: the template writes the answer otherwise than it is.
+    UserError: the template changes the text of the answer.
   """
   last = i == len(messages) - 1
   other = chat.render([*messages[:i], with_marks(messages[i]), *messages[i + 1 :]])
@@ -114,14 +114,14 @@ def turn(chat: ChatTemplate, text: str, messages: Sequence[Message], i: int) -> 
 def marked_turns(
   chat: ChatTemplate, text: str, marks: Marks, messages: Sequence[Message], counted: Sequence[bool]
 ) -> tuple[list[Span], int]:
-  """Returns the counted ones of the spans that a template marks, and where the last turn begins.
+  """Returns those marked spans that the loss counts, and the character where the last turn begins.
 
   Args:
     chat: the template.
     text: of the whole conversation.
-    marks: spans in it.
+    marks: spans of `text` that the template marks.
     messages: of the conversation.
-    counted: of each message, whether the loss counts it.
+    counted: for each message, whether the loss counts it.
 
   Raises:
     UserError: no part of the last answer is marked.
@@ -144,19 +144,19 @@ def marked_turns(
 
 
 def prompted(chat: ChatTemplate, text: str, messages: Sequence[Message]) -> int:
-  """Returns how many letters of a text are messages and their generation prompt.
+  """Returns how many characters of a text are these messages and their generation prompt.
 
   It is 0 where the text does not begin with them, or the template has no generation prompt.
   """
   try:
     prompt = chat.render(messages, prompt=True)
     return len(prompt) * (text.startswith(prompt) and prompt != chat.render(messages))
-  except UserError:  # some templates refuse messages that end in this place
+  except UserError:  # some templates refuse messages that end with this role
     return 0
 
 
 def question(chat: ChatTemplate, messages: Sequence[Message]) -> str:
-  """Returns the text of messages up to where the answer to them begins.
+  """Returns the text of messages, up to the character where the answer to them begins.
 
   Raises:
     UserError: the template refuses the messages, or writes no answer.
@@ -166,13 +166,13 @@ def question(chat: ChatTemplate, messages: Sequence[Message]) -> str:
 
 
 def asked(chat: ChatTemplate, text: str, marks: Marks, messages: Sequence[Message]) -> int:
-  """Returns the letters of a text before its last answer, which is `MARK`.
+  """Returns the number of characters of a text before its last answer, which is `MARK`.
 
   Args:
     chat: the template.
-    text: of messages and the answer.
-    marks: spans of it.
-    messages: before the answer.
+    text: of the messages and the answer.
+    marks: spans of `text` that the template marks.
+    messages: those before the answer.
 
   Raises:
     UserError: the text has no answer.
@@ -186,9 +186,10 @@ def asked(chat: ChatTemplate, text: str, marks: Marks, messages: Sequence[Messag
 
 
 def around_answers(chat: ChatTemplate) -> tuple[str, list[str]]:
-  """Returns what a template writes after an answer, and what it writes before one.
+  """Returns the text that a template writes after an answer, and the texts it writes before one.
 
-  The latter stands between generation prompt and answer: without reasoning, and behind it.
+  The latter stand between the generation prompt and the answer, or between reasoning and answer;
+  blank ones are left out. All are empty if the template refuses the conversation.
   """
   ask: list[Message] = [{'role': 'user', 'content': 'a'}]
   answer = {'role': 'assistant', 'content': MARK}
@@ -204,13 +205,13 @@ def around_answers(chat: ChatTemplate) -> tuple[str, list[str]]:
 
 
 def with_marks(message: Message) -> Message:
-  """Returns a message with another content, and another reasoning where it has one."""
+  """Returns a message with `MARK` for its content, and `THOUGHT` for reasoning if it has some."""
   thoughts = {name: THOUGHT for name in REASONING if message.get(name)}
   return {**message, **thoughts, 'content': MARK}
 
 
 def mapped(value: Any, fn: Callable[[str], str]) -> Any:
-  """Returns a value of JSON with each of its texts changed by a function, keys left alone."""
+  """Returns a JSON value with `fn` applied to each of its texts but keys."""
   if isinstance(value, str):
     return fn(value)
   if isinstance(value, list):
@@ -221,7 +222,7 @@ def mapped(value: Any, fn: Callable[[str], str]) -> Any:
 
 
 def texts_of(value: Any) -> list[str]:
-  """Returns all texts in a value of JSON, keys left out."""
+  """Returns all texts in a JSON value but keys."""
   found: list[str] = []
 
   def keep(text: str) -> str:

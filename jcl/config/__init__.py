@@ -44,7 +44,7 @@ class StreamConfig:
   max_test_per_task: int = number(0, least=0)
   # Order of classes (for own files: of tasks); -1: as in the files.
   order_seed: int = number(-1, least=-1)
-  # Training texts that occur in test; '': the stream's own way.
+  # Training texts that occur in test; '': `refuse` for own files, `keep` for benchmarks.
   overlap: str = choice('', 'refuse', 'drop', 'keep')
   # Share of each class of train that becomes test in tasks without a test split; 0: refuse those.
   test_fraction: float = number(0.0, least=0, below=1)
@@ -211,13 +211,13 @@ class Config:
   adversarial: AdversarialConfig = dataclasses.field(default_factory=AdversarialConfig)
   evaluate: EvaluateConfig = dataclasses.field(default_factory=EvaluateConfig)
   checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
-  # Names of settings that a config file decides, as `train.epochs`; no field, for it is stored
-  # nowhere.
+  # Names of settings that a config file sets, such as `train.epochs`. It has no annotation, so that
+  # it is no field of the dataclass and is not stored.
   from_file = frozenset[str]()
 
   @property
   def text_format(self) -> str:
-    """The text format of the run: the method's, unless scenario or head have one for all."""
+    """The text format of the run: `packed` in cpt, `class` with a head, else the method's."""
     if self.scenario == 'cpt':
       return 'packed'
     return 'class' if self.backbone.head else self.method.text_format

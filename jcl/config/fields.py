@@ -6,7 +6,7 @@ from typing import Any
 
 
 class Given:
-  """The condition that a setting is given: a number above 0, a text, true."""
+  """The condition that a setting is given; it equals every value but 0, '' and false."""
 
   def __eq__(self, value: object) -> bool:
     return bool(value)
@@ -22,7 +22,7 @@ GIVEN = Given()
 
 
 class Other:
-  """The condition that a setting has another value than some."""
+  """The condition that a setting has none of some values; it equals every other value."""
 
   def __init__(self, *values: object):
     self.values = values
@@ -38,17 +38,18 @@ class Other:
 
 
 def only_with(field: Any, *ways: Mapping[str, Any], says: str = '') -> Any:
-  """Returns a field of a settings class that is read only in one of some ways.
+  """Returns a field of a settings class that is read only if one of some conditions holds.
 
       density: float = only_with(number(0.2, above=0), {'merge': ('ties', 'dare')})
 
   Args:
     field: what `number`, `choice` or `dataclasses.field` gives, or a default.
-    *ways: each names settings and the value, or the tuple of values, that each of them must have.
-      A name with a dot, such as `backbone.head`, is looked up in the whole `Config` (its own fields
-      as `config.scenario`), any other in the settings that the field belongs to. `GIVEN` is any
-      value but 0, '' and false; `Other('a')` is any but 'a'.
-    says: what reads the field, in words that complete "it is read with"; empty: the ways.
+    *ways: the conditions. Each is {setting: the value, or the tuple of values, that it must have},
+      and holds if all its settings have such a value. A name with a dot, such as `backbone.head`,
+      is looked up in the whole `Config` (its own fields as `config.scenario`), any other in the
+      settings that the field belongs to. `GIVEN` is any value but 0, '' and false; `Other('a')` is
+      any value but 'a'.
+    says: what reads the field, in words that complete "it is read with"; empty: made of `ways`.
   """
   if not isinstance(field, dataclasses.Field):
     field = dataclasses.field(default=field)
@@ -68,7 +69,7 @@ def number(
   """Returns a field that is a number within bounds; `check_values` refuses all others.
 
   Args:
-    default: an int or a float, as the field's type says; None where it may be that.
+    default: an int or a float, as the field's type says; None if that type allows it.
     least: smallest value.
     above: largest value that is too small.
     most: largest value.

@@ -1,4 +1,4 @@
-"""Settings that nothing reads."""
+"""Settings that are given and that nothing reads in a run: found, and refused."""
 
 import dataclasses
 import operator
@@ -13,8 +13,8 @@ class Unread(NamedTuple):
 
   Attributes:
     name: of the setting, such as `train.learning_rate`.
-    value: that it has.
-    why: nothing reads it.
+    value: of the setting.
+    why: the reason, in words that follow "nothing reads it here:".
   """
 
   name: str
@@ -30,13 +30,14 @@ def refused(found: Iterable[Unread], from_file: Iterable[str] = ()) -> list[str]
 
   Args:
     found: these settings.
-    from_file: names of settings that a config file decides; it serves several runs.
+    from_file: names of settings that a config file sets; they are not refused, since such a file
+      serves several runs.
 
   Returns:
-    A line for each of them that a config file decides.
+    A line for each setting of `found` that a config file sets.
 
   Raises:
-    UserError: the first of the others.
+    UserError: `found` holds a setting that no config file sets; names the first.
   """
   notes = []
   for setting in found:
@@ -52,11 +53,11 @@ def check_read(settings: Any, path: str = '', whole: Any = None) -> None:
   Args:
     settings: a settings dataclass; the dataclasses in its fields are checked too.
     path: what stands before a field's name in a message, such as `train.`.
-    whole: the `Config`; None: conditions on other settings than `settings` are taken to hold.
+    whole: the `Config`; None: conditions on settings of other groups are taken to hold.
 
   Raises:
-    UserError: a field is not at its default and no way in which it is read holds; names the field
-      and what would make it read.
+    UserError: a field is not at its default, and no condition under which it is read holds; names
+      the field and these conditions.
   """
   for name, field, value in unread(settings, path, whole):
     if value != field.default:
@@ -69,7 +70,10 @@ def check_read(settings: Any, path: str = '', whole: Any = None) -> None:
 def unread(
   settings: Any, path: str = '', whole: Any = None
 ) -> Iterator[tuple[str, dataclasses.Field, Any]]:
-  """Yields (dotted name, field, value) of what nothing reads; arguments as in `check_read`."""
+  """Yields (dotted name, field, value) of each field that nothing reads, at its default or not.
+
+  Arguments are those of `check_read`.
+  """
   for field in dataclasses.fields(settings):
     ways = field.metadata.get('read_with')
     value, name = getattr(settings, field.name), f'{path}{field.name}'
@@ -80,7 +84,7 @@ def unread(
 
 
 def _holds(way: Mapping[str, Any], settings: Any, whole: Any) -> bool:
-  """Whether all settings of a way have their values."""
+  """Whether all settings of a condition have one of the values that it names."""
   for name, wanted in way.items():
     if '.' in name and whole is None:
       continue
@@ -92,10 +96,10 @@ def _holds(way: Mapping[str, Any], settings: Any, whole: Any) -> bool:
 
 
 def _words(way: Mapping[str, Any]) -> str:
-  """Returns a way in words: `merge 'ties' or 'dare' and stack False`."""
+  """Returns a condition in words: `merge 'ties' or 'dare' and stack False`."""
   return ' and '.join(f'{n} {" or ".join(map(repr, _values(wanted)))}' for n, wanted in way.items())
 
 
 def _values(wanted: Any) -> tuple[Any, ...]:
-  """Returns the values that a setting may have in a way."""
+  """Returns the values that a condition allows a setting, as a tuple."""
   return wanted if isinstance(wanted, tuple) else (wanted,)

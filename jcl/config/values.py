@@ -23,14 +23,14 @@ def check_values(settings: Any, path: str = '') -> None:
   Raises:
     UserError: the first such value; names the field and what would be right.
   """
-  types = typing.get_type_hints(type(settings))  # annotations may be strings
+  types_of_fields = typing.get_type_hints(type(settings))  # annotations may be strings
   for field in dataclasses.fields(settings):
     value, name = getattr(settings, field.name), f'{path}{field.name}'
     if dataclasses.is_dataclass(value):
       check_values(value, f'{name}.')
       continue
     choices = field.metadata.get('choices')
-    right = _misfit(value, types[field.name])
+    right = _misfit(value, types_of_fields[field.name])
     if not right and choices and value not in choices:
       right = f'one of {", ".join(map(repr, choices))}'
     if not right:
@@ -40,12 +40,12 @@ def check_values(settings: Any, path: str = '') -> None:
 
 
 def set_sequences(settings: Any, path: str = '') -> None:
-  """Replaces what stands for a list in a settings dataclass by the list, in all its groups.
+  """Turns values that stand for a list into lists, in a settings dataclass and all its groups.
 
   A field of type `tuple[X, ...]` or `list[X]` may be given as `'a,b'`, as one entry, or as a list.
 
   Args:
-    settings: the dataclass; it is changed.
+    settings: the dataclass; it is changed in place.
     path: what stands before a field's name in a message, such as `train.`.
 
   Raises:
@@ -78,7 +78,7 @@ def entry_type(kind: Any) -> type | None:
   return entries[0] if entries[0] in notation.KINDS else None
 
 
-HOLDS: dict[str, Callable[[float, float], bool]] = {
+HOLDS: dict[str, Callable[[float, float], bool]] = {  # of the bounds that `number` writes
   'at least': operator.ge,
   'above': operator.gt,
   'at most': operator.le,
@@ -119,7 +119,7 @@ def _misfit(value: Any, kind: Any) -> str:
 
 
 def _fits_float32(value: float) -> bool:
-  """Whether a number becomes neither infinite nor, unless it is 0, zero on the device."""
+  """Whether a number stays finite as float32, and not zero unless it is 0."""
   try:
     with np.errstate(over='ignore', under='ignore'):
       rounded = np.float32(float(value))
@@ -134,7 +134,7 @@ def _is_text(value: object) -> bool:
 
 
 def _short(value: object) -> str:
-  """A value as a message shows it."""
+  """Returns a value as a message shows it, at most 61 characters."""
   try:
     shown = repr(value)
   except ValueError:  # an integer of more digits than Python writes

@@ -1,8 +1,9 @@
 """Adam and clipping, written so that a step passes over each parameter and its moments once.
 
-The updates are computed from the new moments, which have taken the place of the old ones by then:
-a donated state is changed in place. A step that is refused changes no moment, at no cost of its
-own. Source: Kingma and Ba, 2015; the arithmetic is that of `optax.scale_by_adam`.
+The updates are computed from the new moments alone, so that a compiler may write these over the
+old ones, whose memory is donated. A step that is not applied (`good` is false) leaves the moments
+as they are, in the same pass. Source: Kingma and Ba, 2015; the arithmetic is that of
+`optax.scale_by_adam`.
 """
 
 import jax
@@ -24,29 +25,30 @@ def next_moments(
     grads: gradients.
     state: before the step.
     beta2: decay of the second moments.
-    good: whether the step counts; otherwise the state is returned as it is.
+    good: whether the step is applied; if not, the state is returned unchanged.
   """
   _, new = optax.scale_by_adam(B1, beta2, EPSILON).update(grads, state)
   kept = jax.tree.map(lambda n, o: jnp.where(good, n, o), new, state)
-  # Without the barrier a compiler would compute the moments twice, the second time from the old
-  # ones, and copy these.
+  # Without the barrier a compiler computes the moments a second time, for the updates, and to that
+  # end copies the old ones.
   return jax.tree.map(lax.optimization_barrier, kept)
 
 
 def update_of(m: jax.Array, v: jax.Array, beta2: float, count: jax.Array) -> jax.Array:
-  """Returns the update of a parameter before the learning rate.
+  """Returns the update of a parameter, not yet multiplied by the learning rate.
 
   Args:
-    m, v: its moments.
+    m, v: first and second moments, after the step.
     beta2: decay of the second moments.
-    count: steps by which the bias is corrected, 1 or more; one for all entries, or one for each.
+    count: steps that the moments have taken, 1 or more, by which their bias is corrected; [] for
+      all entries, or one for each.
   """
   first, second = ((x / (1 - beta**count)).astype(x.dtype) for x, beta in ((m, B1), (v, beta2)))
   return first / (jnp.sqrt(second) + EPSILON)
 
 
 def scale_by_adam(beta2: float) -> optax.GradientTransformationExtraArgs:
-  """Returns Adam whose `update` takes `good`, whether the step counts; see `next_moments`."""
+  """Returns Adam whose `update` takes `good`, whether the step is applied; see `next_moments`."""
   init = optax.scale_by_adam(B1, beta2, EPSILON).init
 
   def update(
@@ -60,7 +62,7 @@ def scale_by_adam(beta2: float) -> optax.GradientTransformationExtraArgs:
 
 
 def clip(most: float) -> optax.GradientTransformation:
-  """Returns the clipping of gradients to a global norm, by one factor for all."""
+  """Returns the clipping of gradients to a global norm of at most `most`, by one factor for all."""
 
   def update(updates: Tree, state: Tree, params: Params = None) -> tuple[Tree, Tree]:
     norm = optax.tree.norm(updates)

@@ -1,9 +1,9 @@
-"""Adam whose moments go on from task to task, while methods add to the model and freeze parts.
+"""Adam whose moments are carried from task to task, while methods add parameters and freeze others.
 
 An entry that has no moments yet, because its leaf is new or because no gradient ever reached it,
-starts as in a fresh Adam: the correction of its bias counts its own steps. One count for all would
-correct moments of 0 as if they were old, and updates would be up to 6.5 times the learning rate.
-Source of the update: Kingma and Ba, 2015.
+starts as in a fresh Adam: the correction of its bias counts its own steps. With one count for all
+entries its moments, which start at 0, would be corrected as old ones are, and its updates would be
+up to 6.5 times the learning rate. Source of the update: Kingma and Ba, 2015.
 """
 
 import dataclasses
@@ -20,12 +20,13 @@ from jcl.types import Params, Tree
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class CarriedAdamState:
-  """State of `scale_by_carried_adam`; the first three have the paths of `optax.scale_by_adam`.
+  """State of `scale_by_carried_adam`; the first three fields are those of `optax.scale_by_adam`.
 
   Attributes:
     count: steps taken since the start of the run, int32.
     mu, nu: first and second moments.
-    since: {leaf: int32 of its shape}, the count at which the moments of an entry began.
+    since: tree like the parameters, int32 of each leaf's shape: the count at which the moments of
+      an entry began.
   """
 
   count: jax.Array
@@ -69,10 +70,10 @@ def scale_by_carried_adam(beta2: float) -> optax.GradientTransformationExtraArgs
 def surviving(
   optimizer: Mapping[str, Tree] | None, before: Params, after: Params
 ) -> dict[str, Tree] | None:
-  """Returns the optimiser's leaves without those of parameters that a hook has made anew.
+  """Returns the optimiser's leaves without those of parameters whose values a hook has changed.
 
   Args:
-    optimizer: {path: leaf} of the optimiser's state.
+    optimizer: {path: leaf} of the optimiser's state; None: there is none.
     before, after: parameters before the hook and after it.
   """
   if optimizer is None:
@@ -83,6 +84,7 @@ def surviving(
 
 
 def _by_path(params: Params) -> dict[str, jax.Array]:
+  """Returns {path: leaf}."""
   paths = jax.tree_util.tree_leaves_with_path(params)
   return {jax.tree_util.keystr(path): x for path, x in paths}
 
@@ -93,17 +95,21 @@ def _parameter(path: str) -> str:
 
 
 def _same(a: jax.Array, b: jax.Array) -> bool:
+  """Whether two leaves have the same shape and values."""
   return a is b or (jnp.shape(a) == jnp.shape(b) and bool(jnp.array_equal(a, b)))
 
 
 def resumed(state: Tree, carried: Mapping[str, Tree], masks: Tree, step: int) -> Tree:
-  """Returns an optimiser's state whose new entries begin now; a state of another kind as it is.
+  """Returns a carried state in which the moments of entries without any begin now.
+
+  A state of another optimiser is returned as it is.
 
   Args:
-    state: with the leaves of `carried` in it.
+    state: state of the optimiser, which holds the leaves of `carried`.
     carried: {path: leaf} of the earlier state.
-    masks: tree like the trained parameters, 0 where an entry does not train; it keeps no moments.
-    step: steps taken in the task; within a task nothing begins.
+    masks: tree like the trained parameters, 0 where an entry does not train; at the start of a task
+      such an entry loses its moments.
+    step: steps taken in the task; inside a task nothing begins, unless `carried` has no `since`.
   """
   known = any('.since[' in path for path in carried)
   if step and known:

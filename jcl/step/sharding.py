@@ -1,6 +1,6 @@
 """The mesh, and which device holds which part of a tree. Only files in `step/` name an axis.
 
-A leaf is whole on every device or sharded in one dimension; stacked layers stay sharded until a
+A leaf is whole on every device, or sharded in one dimension. Stacked layers stay sharded until a
 module reads its own layer.
 """
 
@@ -51,8 +51,9 @@ def given_mesh(mesh: object) -> Mesh:
 def specs(tree: Tree, mesh: Mesh, fsdp: bool = False) -> Tree:
   """Returns a partition spec for each leaf.
 
-  With `fsdp` a matrix is split in the largest dimension that divides evenly, everything else is
-  whole. The axis of stacked layers is never split: layers are gathered one at a time.
+  With `fsdp` a matrix is split in the largest dimension that the number of devices divides; all
+  other leaves are whole. The axis of stacked layers is never split, since layers are gathered one
+  at a time.
   """
   return jax.tree_util.tree_map_with_path(
     lambda path, x: _spec(_stacked(path), x, mesh.size, fsdp), tree
@@ -60,9 +61,13 @@ def specs(tree: Tree, mesh: Mesh, fsdp: bool = False) -> Tree:
 
 
 def mask_specs(masks: Tree, tree_specs: Tree) -> Tree:
-  """Returns the partition specs of masks whose leaves have the specs `tree_specs`.
+  """Returns the partition specs of masks; {} without masks.
 
-  A mask is split with its leaf, but for a dimension along which it is broadcast. {} without masks.
+  A mask is split as its leaf is, except in a dimension along which it is broadcast.
+
+  Args:
+    masks: tree of arrays that broadcast to the parameters.
+    tree_specs: partition specs of the parameters.
   """
   if not masks:
     return masks
@@ -74,7 +79,7 @@ def mask_specs(masks: Tree, tree_specs: Tree) -> Tree:
 
 
 def _spec(stacked: bool, x: Leaf, count: int, fsdp: bool) -> P:
-  """Returns the partition spec of one leaf on `count` devices."""
+  """Returns the partition spec of one leaf on `count` devices; see `specs`."""
   first = int(stacked)
   dims = [i for i, size in enumerate(jnp.shape(x)) if size % count == 0 and i >= first]
   if not (fsdp and count > 1 and dims and jnp.ndim(x) - first > 1):
@@ -83,21 +88,21 @@ def _spec(stacked: bool, x: Leaf, count: int, fsdp: bool) -> P:
 
 
 def place_leaf(path: str, x: Leaf, mesh: Mesh, fsdp: bool = False) -> jax.Array:
-  """Places one leaf as `place` does by `specs`; its path is written `/layers/q/kernel`."""
+  """Places one leaf on the mesh, sharded as `specs` says; `path` is such as `/layers/q/kernel`."""
   return place(x, mesh, _spec('layers' in path.split('/'), x, mesh.size, fsdp))
 
 
 def _stacked(path: KeyPath) -> bool:
-  """Whether a leaf has one entry a layer on its first axis."""
+  """Whether the first axis of a leaf runs over layers."""
   return any(getattr(key, 'key', None) == 'layers' for key in path)
 
 
 class Shard(struct.PyTreeNode, AxisMetadata):
-  """Part of a leaf of all layers that one device holds; a module that reads a layer gets it whole.
+  """One device's part of a leaf of stacked layers; a module that reads its layer gathers it whole.
 
   Attributes:
     value: the part.
-    dim: the dimension that is split.
+    dim: dimension of the leaf that is split.
   """
 
   value: jax.Array
@@ -112,11 +117,11 @@ class Shard(struct.PyTreeNode, AxisMetadata):
     return self.replace(value=val)
 
   def add_axis(self, index: int, params: dict) -> 'Shard':
-    """Returns the shard whose value has an axis more at `index`."""
+    """Returns the shard whose value has one more axis, at `index`."""
     return self.replace(dim=self.dim + (index <= self.dim))
 
   def remove_axis(self, index: int, params: dict) -> 'Shard':
-    """Returns the shard whose value lacks the axis `index`, as when a scan hands out one layer."""
+    """Returns the shard whose value lacks the axis `index`, as in a scan over layers."""
     return self.replace(dim=self.dim - (index < self.dim))
 
 
@@ -142,13 +147,13 @@ def gather(tree: Tree, tree_specs: Tree) -> Tree:
 
 
 def varying(tree: Tree, tree_specs: Tree) -> Tree:
-  """Marks whole leaves as this device's own, inside a shard_map; their gradients are summed here.
+  """Marks whole leaves as varying over devices, inside a shard_map; gradients are summed here.
 
-  A scan over layers would else mark the leaves of each layer anew, and keep what it has marked a
-  second time for the backward pass.
+  If they were not marked here, a scan over layers would mark the leaves of each layer, and keep the
+  marked copies for the backward pass.
 
   Args:
-    tree: of arrays, none of them marked yet but for shards.
+    tree: of arrays; shards are marked already, other leaves are not.
     tree_specs: their partition specs, as `specs` gives them.
   """
   mark = lambda x, spec: x if AXIS in spec else lax.pcast(x, AXIS, to='varying')
@@ -176,7 +181,7 @@ def place_batch(batch: Batch, mesh: Mesh) -> Batch:
 
 
 def outline(tree: Tree, mesh: Mesh, tree_specs: Tree = WHOLE) -> Tree:
-  """Returns the shapes and shardings of what `place` gives: enough to compile, nothing is held."""
+  """Returns shapes and shardings of the arrays that `place` makes, to compile without memory."""
   if isinstance(tree_specs, P):
     tree_specs = jax.tree.map(lambda x: tree_specs, tree)
   return jax.tree.map(

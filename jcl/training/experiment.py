@@ -49,15 +49,16 @@ class Experiment:
     stream: the tasks.
     text: how examples become rows.
     backbone: the model.
-    decoder_config: shape of the model.
+    decoder_config: shape of the model, a decoder or an encoder.
     method: how forgetting is held off.
     tools: what the method's hooks may ask for.
     weights: pretrained parameters on the host; None: from scratch, or not read.
     added: ids of the tokens that were added to the tokenizer.
     longest_answer: tokens that an answer may have, end-of-sequence included.
-    inputs: digests of what was read; None: of no use.
+    inputs: digests of stream, tokenizer and weights, with which a resumed run is compared; None:
+      they are not stored.
     rate_origin: where `train.learning_rate` comes from, in words.
-    companions: what goes with the pretrained model, such as its chat template.
+    companions: files that go with the pretrained model, such as chat templates.
     notes: a line for each contradiction in its files that was resolved, and for what is unused.
   """
 
@@ -103,7 +104,7 @@ class Experiment:
     return self.method.loss_fn or losses.plain(self.backbone)
 
   def optimizer(self) -> optax.GradientTransformation:
-    """Returns the optimiser, whose updates the step multiplies by the learning rate."""
+    """Returns the optimiser; the step multiplies its updates by the learning rate."""
     return optimizer.make_optimizer(self.config.train, self.added, ('embed', 'unembed'))
 
   def train_step(self) -> Wrapped:
@@ -132,11 +133,11 @@ def check(config: Config, old: bool = False) -> None:
   """Refuses settings that are wrong whatever the data; lists given as text become lists.
 
   Args:
-    config: the settings.
-    old: they are of a run that has begun: what nothing reads is then of no matter.
+    config: the settings; lists are changed in place.
+    old: the run has begun; settings that nothing reads are then not refused.
 
   Raises:
-    UserError: naming the field.
+    UserError: a setting is wrong; names the field.
   """
   set_sequences(config)
   check_values(config)
@@ -184,10 +185,10 @@ def check(config: Config, old: bool = False) -> None:
 
 
 def check_stream(config: Config, stream: Stream) -> None:
-  """Refuses settings that need classes if the answers are free.
+  """Refuses settings that need classes if the stream has free answers, and a head out of place.
 
   Raises:
-    UserError: naming the field.
+    UserError: a setting does not fit the stream; names the field.
   """
   known = config.method.head_scenarios
   if config.backbone.head and (not stream.classes or config.scenario not in known):
@@ -213,15 +214,15 @@ def assemble(
 
   Args:
     config: the settings.
-    mesh: of devices; None: all local ones.
+    mesh: of devices; None: one of all devices.
     weights: read the pretrained parameters too; without them the shapes are right and no run can
       start.
-    stream: a stream that was read or made already; None: `config.stream` is read.
+    stream: the stream, if it has been read or made already; None: `config.stream` is read.
     loaded: a pretrained model (`hf.Loaded`) in place of the one at `config.backbone.path`.
     old: as in `check`.
 
   Raises:
-    UserError: for settings or files that cannot be used.
+    UserError: settings or files cannot be used.
   """
   check(config, old)
   asked = config
@@ -250,14 +251,14 @@ def assemble(
   )  # fmt: skip
   longest = 0 if raw_text else text.prepare(stream.examples)
   config.method.check_run(config.scenario, tools)
-  elder, teacher = _elder(config, text, weights)
-  method = with_knobs(methods.make(backbone, config.method, elder), config, backbone)
+  teacher, teacher_digest = _outside_teacher(config, text, weights)
+  method = with_knobs(methods.make(backbone, config.method, teacher), config, backbone)
   useless = [*stream.unread, *base.unread, *between_tasks(config, stream)]
   useless += optimizer.without_effect(asked.train, trained_params(config, backbone))
   notes = () if old else tuple(refused(useless, asked.from_file))
   read = Inputs(
     stream.template, stream_rows(stream, documents), base.tokenizer_digest, base.weights_digest,
-    teacher,
+    teacher_digest,
   )  # fmt: skip
   return Experiment(
     config, stream, text, backbone, shape, method, tools, base.params, base.added, longest, read,
@@ -268,7 +269,7 @@ def assemble(
 def _text(
   config: Config, base: StartModel, stream: Stream, limit: int, pooling: str
 ) -> tuple[Text, Stream]:
-  """Returns what makes rows of at most `limit` tokens, and the stream that it can read."""
+  """Returns what makes rows of examples, of at most `limit` tokens, and the stream it can read."""
   given = base.tokenizer, base.special
   if config.scenario == 'cpt':
     probe = getattr(config.method, 'probe_path', '')
@@ -279,7 +280,7 @@ def _text(
 
 
 def between_tasks(config: Config, stream: Stream) -> list[Unread]:
-  """Returns the settings of what happens between tasks that are given in a run of one task."""
+  """Returns the given settings that act between tasks, if the run has only one task."""
   names = ('optimizer_between_tasks', 'schedule_between_tasks') if len(stream) == 1 else ()
   given = {name: getattr(config.train, name) for name in names}
   why = 'the run has one task'
@@ -295,7 +296,7 @@ def trained_params(config: Config, backbone: Backbone) -> Tree:
   patterns = config.train.trainable
   whole = jax.eval_shape(backbone.init, jax.random.key(0))
   if 'tree' in config.method.brings:
-    return whole  # which parameters there are, each task decides
+    return whole  # each task of such a method decides which parameters there are
   found = trainable.split(whole, optimizer.trainable_rules(patterns))[0]
   if not jax.tree.leaves(found):
     raise UserError(f'train.trainable {patterns} names no parameter; there are {", ".join(whole)}')
@@ -303,7 +304,7 @@ def trained_params(config: Config, backbone: Backbone) -> Tree:
 
 
 def with_knobs(method: Method, config: Config, backbone: Backbone) -> Method:
-  """Adds to a method what all methods share: norms as penalties, adversarial training.
+  """Returns a method with what all methods share: norms as penalties, adversarial training.
 
   Raises:
     UserError: `train.keep_best` for a method whose evaluated parameters are not those that train.
@@ -324,10 +325,15 @@ def with_knobs(method: Method, config: Config, backbone: Backbone) -> Method:
   return method
 
 
-def _elder(config: Config, text: Text, weights: bool) -> tuple[ExternalTeacher | None, str | None]:
-  """Loads the model that the method's `teacher_path` names, and the digest of its weights.
+def _outside_teacher(
+  config: Config, text: Text, weights: bool
+) -> tuple[ExternalTeacher | None, str | None]:
+  """Returns the model that the method's `teacher_path` names, and the digest of its weights.
 
-  Its vocabulary must be the text's.
+  Both are None without a `teacher_path`.
+
+  Raises:
+    UserError: it is no language model, or its vocabulary or length does not fit the run's rows.
   """
   path = config.method.teacher_path
   if not path:

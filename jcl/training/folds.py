@@ -19,17 +19,18 @@ import numpy as np
 from jcl.failures import explain_oom
 from jcl.types import Tree
 
-LESS = 'evaluate.batch_size or stream.max_length'
+LESS = 'evaluate.batch_size or stream.max_length'  # settings to lower where memory is short
 Chunk = TypeVar('Chunk')
 
 
 @dataclasses.dataclass
 class Journal:
-  """The folds of the phase under way.
+  """The folds of the current phase.
 
   Attributes:
-    entries: [name, chunks done, carry, chunks, rows a chunk] of each fold, in the order asked for.
-    asked: folds asked for since the hook was (re-)entered.
+    entries: [name, chunks done, carry, chunks, rows of a chunk] of each fold, in the order in which
+      the hook asked for them.
+    asked: number of folds that the hook has asked for since it was called, or called again.
   """
 
   entries: list[list] = dataclasses.field(default_factory=list)
@@ -51,10 +52,10 @@ class Journal:
     Args:
       name: name of the fold.
       chunks: number of its chunks.
-      rows: rows a chunk.
+      rows: rows of a chunk.
 
     Raises:
-      RuntimeError: the hook asked for another fold here before it was killed.
+      RuntimeError: before it was killed, the hook asked for another fold at this place.
     """
     self.asked += 1
     if self.asked > len(self.entries):
@@ -70,14 +71,14 @@ class Journal:
 
 @dataclasses.dataclass
 class FoldRunner:
-  """Runs the folds of the phase under way.
+  """Runs the folds of the current phase.
 
   Attributes:
     journal: results and carries of the phase's folds.
-    generated: tokens sampled in the phase, up to the end of each row.
+    generated: number of tokens sampled in the phase, up to the end of each row.
     before_chunk: called before every chunk.
     on_chunk: called as (name, chunks done, chunks) after every chunk.
-    timed: kind of work -> a context whose seconds count as that kind.
+    timed: kind of work -> a context manager that counts the seconds spent in it as that kind.
   """
 
   journal: Journal = dataclasses.field(default_factory=Journal)
@@ -90,7 +91,9 @@ class FoldRunner:
     self, name: str, body: Callable[[Tree, Chunk], Tree], carry: Tree, chunks: Sequence[Chunk],
     rows: int,
   ) -> Tree:  # fmt: skip
-    """Returns carry = body(carry, chunk) over `chunks`, from where a kill left it.
+    """Returns the last carry of carry = body(carry, chunk) over `chunks`.
+
+    A fold that a kill left unfinished goes on from its stored carry.
 
     Args:
       name: of the work, shown by the progress bar and kept in the journal.
@@ -98,7 +101,7 @@ class FoldRunner:
         carry in place.
       carry: a tree of arrays in their final shapes; None: `body` makes it from the first chunk.
       chunks: the pieces of the work.
-      rows: rows a chunk.
+      rows: rows of a chunk.
 
     Raises:
       UserError: a device has too little memory for a chunk.

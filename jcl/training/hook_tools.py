@@ -1,7 +1,7 @@
 """Tools of a method's hooks: rows, keys, maps over targets, means, samples.
 
-Everything here computes in deterministic mode. What takes long is a fold, of which a kill loses no
-chunk; `folds` has the rule that a hook keeps for that.
+Everything here computes without dropout. Long work is a fold, of which a kill loses no chunk; the
+module `folds` says which rule a hook keeps for that.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ from jcl.streams.stream import Example, Reference, Stream, Task, TaskPlan
 from jcl.training.folds import FoldRunner
 from jcl.types import Params, Tree
 
-WIDTHS = tuple(2**e for e in range(18))  # of prompts: few, for each is a compilation
+WIDTHS = tuple(2**e for e in range(18))  # of padded prompts; few, since each is a compilation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,12 +40,12 @@ class RunContext:
     text: how examples become rows.
     stream: the tasks.
     mesh: the devices.
-    seed: the run's seed, of which every draw is a function.
-    batch_size: rows (examples, for `mean_examples`) a chunk of a fold, on all devices together.
+    seed: seed of the run; every draw is a function of it.
+    batch_size: rows of a chunk of a fold (`mean_examples`: examples), on all devices together.
     membership: [tasks, C] bool for a classifier, the classes of each task; else None.
     task_id_given: whether the model is given the task id at test time.
-    train: how tasks are trained, which decides the order of their examples.
-    task_index: index of the task under way.
+    train: how tasks are trained; it decides the order of their examples.
+    task_index: index of the current task.
     reports: {kind: lines} that hooks have reported; the loop takes them when a hook returns.
   """
 
@@ -62,7 +62,7 @@ class RunContext:
   reports: dict[str, list] = dataclasses.field(default_factory=dict)
 
   def at(self, task_index: int) -> Self:
-    """Returns the same tools while another task is under way."""
+    """Returns the same tools for another current task."""
     return dataclasses.replace(self, task_index=task_index)
 
   @property
@@ -72,7 +72,7 @@ class RunContext:
 
   @property
   def heads(self) -> batches.Heads | None:
-    """Classes that may be answered in the task under way; None without a head."""
+    """Classes that may be answered in the current task; None without a head."""
     if self.membership is None:
       return None
     return batches.Heads(self.membership, self.task_index, self.task_id_given)
@@ -100,7 +100,7 @@ class RunContext:
   def trained(self, plan: TaskPlan, task: Task) -> list[Example]:
     """Returns the new examples of a task's plan in the order in which they are first trained on.
 
-    They are fewer than the plan has if `train.steps` ends before each had its turn.
+    If `train.steps` ends the task before every example had its turn, the others are left out.
     """
     plan = plan._replace(new=[self.example(e) for e in plan.new])
     rows_of = lambda example, replay: self.text.rows(self.example(example), replay)
@@ -115,7 +115,7 @@ class CompiledMaps:
   Attributes:
     targets: fn -> `device_maps.map_targets(fn, mesh)`.
     examples: fn -> `device_maps.sum_examples(fn, mesh)`.
-    generate: (tokens, k) -> the sampler of so many tokens at most from the k likeliest.
+    generate: (max_new, k) -> `generate.generate` of at most `max_new` tokens from `k` candidates.
   """
 
   targets: Callable[[Callable], Callable]
@@ -137,9 +137,8 @@ def compiled_maps(backbone: Backbone, eos: int, pad: int, mesh: Mesh) -> Compile
     fn = functools.partial(generate.generate, backbone, max_new, k, eos, pad)
     return device_maps.map_rows(fn, mesh)
 
-  shared = functools.lru_cache(
-    16
-  )  # a function that a method makes anew in each run is not for ever
+  # Bounded, since a method may make a function anew in each run.
+  shared = functools.lru_cache(16)
   return CompiledMaps(
     shared(lambda fn: device_maps.map_targets(fn, mesh)),
     shared(lambda fn: device_maps.sum_examples(fn, mesh)),
@@ -174,14 +173,14 @@ class HookTools(RunContext):
   def map_targets(
     self, fn: Callable, params: Params, rows: Sequence[batches.Row], name: str = ''
   ) -> list[np.ndarray]:
-    """Maps fn(params, batch) -> [M, …] over rows: returns an array [m, …] a row, in their order.
+    """Maps fn(params, batch) -> [M, …] over rows; returns an array [m, …] for each, in their order.
 
-    Rows are packed by the rule of `train.packing`, all in one shape; else every row is computed in
-    its own smallest length bucket with a fixed number of rows.
+    Where `train.packing` says so, rows are packed, all in one shape. Otherwise every row is
+    computed in its own smallest length bucket, with a fixed number of rows.
 
     Args:
-      fn: compiles once for as long as it is the same function, such as `backbone.hidden`.
-      params: what `fn` takes.
+      fn: function such as `backbone.hidden`; give the same one each time, or it compiles again.
+      params: first argument of `fn`.
       rows: of any lengths.
       name: of the fold; empty: that of `fn`.
     """
@@ -208,12 +207,12 @@ class HookTools(RunContext):
   ) -> tuple[dict[str, float], int]:
     """Returns means over the targets of many blocks of raw text, and the number of targets.
 
-    Rows are made a chunk at a time, in one shape for all, and only sums are kept.
+    Rows are made a chunk at a time, all in one shape, and only sums are kept.
 
     Args:
       fn: (params, batch) -> {name: [M]}.
-      params: what `fn` takes.
-      examples: blocks, of one row each.
+      params: first argument of `fn`.
+      examples: blocks; each makes one row.
     """
     most, params = self.text.max_length, sharding.place(params, self.mesh)
     targets = batches.bucket(most * self.batch_size // self.mesh.size, batches.TARGETS)
@@ -250,14 +249,14 @@ class HookTools(RunContext):
   def mean_examples(
     self, fn: Callable, params: Params, examples: Sequence, together: int = 1
   ) -> Tree:
-    """Mean over `examples` of fn(params, batch of the rows of one example) -> tree.
+    """Returns the mean over `examples` of fn(params, batch of the rows of one example) -> tree.
 
     Args:
-      fn: sees one example at a time, whatever the chunk.
-      params: of the backbone.
-      examples: in any order.
-      together: examples that `fn` sees in one batch, drawn by the seed; its value then counts for
-        each of them.
+      fn: function that gets the rows of one example at a time, whatever the size of a chunk.
+      params: first argument of `fn`.
+      examples: examples, in any order.
+      together: number of examples that `fn` gets in one batch, drawn by the seed; its value then
+        counts for each of them.
     """
     order: Sequence[int] = range(len(examples))
     if together > 1:
@@ -283,7 +282,7 @@ class HookTools(RunContext):
     return jax.tree.map(lambda x: x / len(examples), total)
 
   def _blocks(self, items: list, shape: batches.Shape, key: jax.Array) -> batches.Batch:
-    """A batch with one block of `shape` an item."""
+    """Returns a batch with one block of `shape` for each item, the rows of an item."""
     parts = []
     for item in items:
       data = [jax.random.key_data(jax.random.fold_in(key, r.number)) for r in item]
@@ -299,12 +298,12 @@ class HookTools(RunContext):
 
     Args:
       params: of the backbone.
-      prompts: [R] lists of ids.
+      prompts: R lists of token ids.
       key: prompt i draws from fold_in(key, first + i), whatever its chunk or device.
       first: see `key`.
-      k: candidates a token.
-      temperature: of the softmax over them.
-      max_new: tokens at most, end-of-sequence included.
+      k: candidates of each token.
+      temperature: divides the logits of the candidates.
+      max_new: new tokens at most, end-of-sequence included.
       name: of the fold.
 
     Returns:
@@ -351,7 +350,7 @@ def make_tools(
 
   Args:
     backbone, text, stream, mesh, seed: see `RunContext`.
-    batch_size: rows a chunk; rounded up to a multiple of the devices.
+    batch_size: rows of a chunk; it is rounded up to a multiple of the number of devices.
     **more: the other fields of `RunContext`.
   """
   whole = -(-batch_size // mesh.size) * mesh.size
@@ -361,7 +360,7 @@ def make_tools(
 
 @jax.jit
 def _row_keys(key: jax.Array, numbers: jax.Array) -> jax.Array:
-  """[R, 2] uint32 key data of fold_in(key, number)."""
+  """Returns [R, 2] uint32 key data of fold_in(key, number) for each of R numbers."""
   return jax.random.key_data(jax.vmap(jax.random.fold_in, (None, 0))(key, numbers))
 
 

@@ -1,4 +1,4 @@
-"""The model that a run starts from, with its tokenizer: made from scratch, or pretrained."""
+"""The model that a run starts from, with its tokenizer: from scratch, or pretrained."""
 
 import dataclasses
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -35,16 +35,17 @@ class StartModel(NamedTuple):
   """The model that a run starts from.
 
   Attributes:
-    shape: of the model, rows of added tokens and the head included.
-    params: float32 numpy arrays; None: the run draws them, or they were not read.
-    tokenizer: with the tokens that the text format adds.
-    special: ids of beginning- and end-of-sequence and of padding.
+    shape: shape of the model, with rows of added tokens and with the head.
+    params: float32 NumPy arrays; None: the run draws them, or they were not read.
+    tokenizer: tokenizer with the tokens that the text format adds.
+    special: ids of beginning-of-sequence, end-of-sequence and padding.
     added: ids of the tokens that were added.
     chat: chat template of the run.
-    tokenizer_digest, weights_digest: of what was read; no weights: None.
-    companions: what goes with the model, such as its chat templates.
+    tokenizer_digest: digests of the tokenizer before tokens were added.
+    weights_digest: digest of the weights; None: none were read.
+    companions: files that go with the model, such as chat templates.
     notes: a line for each contradiction in its files that was resolved, and for what is unused.
-    unread: settings that are given and that nothing read.
+    unread: settings that are given and that nothing reads.
   """
 
   shape: ModelConfig
@@ -67,12 +68,12 @@ def start_model(
 
   Args:
     config: settings of the run.
-    stream: whose training rows a tokenizer from scratch knows.
+    stream: tasks of the run; a tokenizer from scratch is made of their training rows.
     loaded: a pretrained model in place of the one at `backbone.path`.
     weights: read the parameters too.
 
   Raises:
-    UserError: the files cannot be used, or do not fit the method.
+    UserError: the files cannot be used, or the model does not fit the method.
   """
   if config.backbone.path or loaded:
     return _pretrained(config, stream, loaded, weights)
@@ -86,7 +87,7 @@ def _from_scratch(config: Config, stream: Stream) -> StartModel:
   companions = Companions()
   notes: tuple[str, ...] = ()
   if settings.tokenizer_path:
-    from jcl.backbones.files import hf  # readers of files that other runs from scratch do not need
+    from jcl.backbones.files import hf  # other runs from scratch need no reader of files
 
     _, _, tokenizer, special, companions, notes = hf.load(settings.tokenizer_path, weights=False)
     chat = choose(config.stream, stream, text_format, companions)

@@ -34,21 +34,19 @@ from jcl.backbones.tokenizers import SpecialIds, with_vocabulary
 from jcl.errors import UserError
 
 SHARD = re.compile(r'(?P<name>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf')
-
-
-# Keys on which nothing that is computed depends: names, sources, and what the package itself adds.
+# Keys that change nothing that jcl computes: names, sources, and keys that the package gguf adds.
 HARMLESS = r'^(general|GGUF|quantize|split)\.|^(vocab_size|context_length)$'
 
 
 class Read(NamedTuple):
-  """A GGUF model as its files hold it.
+  """A GGUF model as its files hold it; no tensor is read yet.
 
   Attributes:
-    config: shape, every row of the embedding counted as a token.
-    fields: keys of the metadata, which knows those that were asked for.
-    sources: {name: tensor, not read yet} of all files.
-    where: the file, for messages.
-    table: of the architecture's tensors.
+    config: shape of the model; every row of the embedding counts as a token.
+    fields: keys and values of the metadata; it records which keys were asked for.
+    sources: {name: tensor} of all files.
+    where: the first file, for messages.
+    table: the names of the architecture's tensors.
   """
 
   config: DecoderConfig
@@ -61,15 +59,18 @@ class Read(NamedTuple):
 def load(
   file: pathlib.Path, weights: bool = True
 ) -> tuple[DecoderConfig, Params | None, Tokenizer, SpecialIds, Companions, tuple[str, ...]]:
-  """Reads a GGUF model; without `weights` no tensor, and the parameters are None.
+  """Reads a GGUF model.
 
   Args:
     file: the file, or one of the files that the model is split into.
-    weights: read the tensors too.
+    weights: read the tensors too; without them the parameters are None.
+
+  Returns:
+    The fields of `hf.Loaded`, in their order.
 
   Raises:
-    UserError: the package is absent; a file is missing, truncated, malformed or of unknown kind; or
-      the files contradict each other.
+    UserError: the package gguf is absent; a file is missing, truncated, malformed or of unknown
+      kind; or the files contradict each other.
   """
   config, fields, sources, where, table = _described(file)
   tokenizer, special, named = read_tokenizer(fields, where)
@@ -83,7 +84,7 @@ def load(
 
 
 def load_config(file: pathlib.Path) -> DecoderConfig:
-  """Reads the shape alone; every row of the embedding counts as a token."""
+  """Reads the shape of a model alone; every row of the embedding counts as a token."""
   return _described(file).config
 
 
@@ -92,10 +93,10 @@ def shards(file: pathlib.Path, count: int) -> list[pathlib.Path]:
 
   Args:
     file: one of them.
-    count: how many the metadata says there are.
+    count: number of files, as the metadata of `file` says.
 
   Raises:
-    UserError: the name of `file` is not that of one of several, or one of them is missing.
+    UserError: the name of `file` is not NAME-00001-of-00003.gguf or alike, or a file is missing.
   """
   if count <= 1:
     return [file]
@@ -117,7 +118,7 @@ def shards(file: pathlib.Path, count: int) -> list[pathlib.Path]:
 
 
 def _described(file: pathlib.Path) -> Read:
-  """Reads shape, metadata and tensors of all files of a model; no tensor is read yet."""
+  """Opens all files of a model and reads its shape and metadata."""
   package = _package(file)
   meta, sources = _opened(package, file)
   count = meta.get('split.count', 1)
@@ -147,7 +148,7 @@ def _described(file: pathlib.Path) -> Read:
 def _opened(
   package: types.ModuleType, file: pathlib.Path
 ) -> tuple[dict[str, Any], dict[str, TensorSource]]:
-  """Opens one file: its metadata, and its tensors, not read yet."""
+  """Returns the metadata of one file, and its tensors, which are not read yet."""
   try:
     with np.errstate(all='ignore'):
       reader = _bounded(package)(str(file))
@@ -166,7 +167,11 @@ def _opened(
 def _joined(
   package: types.ModuleType, files: list[pathlib.Path]
 ) -> tuple[dict[str, Any], dict[str, TensorSource]]:
-  """Opens all files of a split model; they must be one model's, in their order, and whole."""
+  """Opens all files of a split model and returns what `_opened` returns, of all together.
+
+  Raises:
+    UserError: a file is out of order or of another model, or a tensor is missing.
+  """
   whole: dict[str, Any] = {}
   sources: dict[str, TensorSource] = {}
   for i, file in enumerate(files):
@@ -194,6 +199,7 @@ def _joined(
 
 
 def _package(file: pathlib.Path) -> types.ModuleType:
+  """Returns the package gguf, which is imported only for GGUF files."""
   try:
     import gguf
     import gguf.quants
@@ -204,7 +210,10 @@ def _package(file: pathlib.Path) -> types.ModuleType:
 
 @functools.cache
 def _bounded(package: types.ModuleType) -> type:
-  """Returns the package's reader made to end where the file does: its own goes on, however far."""
+  """Returns the package's class of readers, made to refuse a place beyond the end of the file.
+
+  The package's own reader returns fewer values there and goes on.
+  """
 
   reader: Any = package.GGUFReader
 
@@ -219,6 +228,8 @@ def _bounded(package: types.ModuleType) -> type:
 
 
 def _source(package: types.ModuleType, file: str, tensor: Any) -> TensorSource:
+  """Returns a tensor of the package's reader as a source; it becomes float32 when it is read."""
+
   def read():
     try:
       return package.quants.dequantize(tensor.data, tensor.tensor_type)
@@ -230,14 +241,15 @@ def _source(package: types.ModuleType, file: str, tensor: Any) -> TensorSource:
 
 
 def _unknown(file: str, tensor: str, kind: str) -> str:
+  """Returns the message about a quantisation that the package gguf cannot read."""
   return (
     f'{file}: tensor {tensor!r} has quantisation {kind}, which the package gguf cannot read; take '
-    'the model in another one, such as Q8_0 or Q4_K'
+    'the model in another quantisation, such as Q8_0 or Q4_K'
   )
 
 
 def _check_quantisations(package: types.ModuleType, sources: Mapping[str, TensorSource]) -> None:
-  """Refuses a quantisation that cannot be read before any tensor is."""
+  """Refuses a quantisation that the package gguf cannot read, before any tensor is read."""
   for source in {source.kind: source for source in sources.values()}.values():
     kind = package.GGMLQuantizationType[source.kind]
     block = np.zeros((1, package.GGML_QUANT_SIZES[kind][1]), np.uint8)
@@ -260,7 +272,7 @@ def _chat_templates(fields: Fields) -> dict[str, str]:
 
 
 def _notes(fields: Fields, where: str) -> tuple[str, ...]:
-  """Returns lines about keys that nothing has read, and about one that is absent."""
+  """Returns a line about keys that nothing has read, and one if `tokenizer.ggml.pre` is absent."""
   unread = [line for line in fields.unread() if not re.search(HARMLESS, line.split(' ')[0])]
   unused = (f'{where}: keys that nothing reads: {", ".join(unread)}',) if unread else ()
   return split_notes(fields, where) + unused

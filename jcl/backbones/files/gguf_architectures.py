@@ -1,8 +1,8 @@
 """The architectures that are read from GGUF: names of tensors and keys of the metadata, as data.
 
-llama.cpp's converter writes them, and its runtime says what stands in no key: that every fourth
-layer of SmolLM3 has no rotary positions, which layers of Gemma have a window, how scores are
-scaled. Sources: `conversion/` and `src/models/` of llama.cpp.
+The converter of llama.cpp writes these names and keys. Some facts stand in no key, only in the code
+of llama.cpp: that every fourth layer of SmolLM3 has no rotary positions, which layers of Gemma have
+a window, how scores are scaled. Sources: `conversion/` and `src/models/` of llama.cpp.
 """
 
 import dataclasses
@@ -35,12 +35,15 @@ Sources = Mapping[str, TensorSource]
 
 
 def _interleave(x: np.ndarray, config: DecoderConfig) -> np.ndarray:
-  """Rows [heads · head, …] from halves of each head to llama.cpp's pairs."""
+  """Returns rows [heads · head_dim, …] in the order of llama.cpp.
+
+  There the two rows that are rotated together are neighbours; in jcl they are half a head apart.
+  """
   return x.reshape(-1, 2, config.head_dim // 2, *x.shape[1:]).swapaxes(1, 2).reshape(x.shape)
 
 
 def _halve(x: np.ndarray, config: DecoderConfig) -> np.ndarray:
-  """The inverse of `_interleave`."""
+  """Returns the rows that `_interleave` was given."""
   return x.reshape(-1, config.head_dim // 2, 2, *x.shape[1:]).swapaxes(1, 2).reshape(x.shape)
 
 
@@ -49,7 +52,7 @@ PAIRS_TRANSPOSED = Rule(
 )
 PAIRS = Rule(lambda x, c: [_halve(x, c)], lambda xs, c: _interleave(xs[0], c))
 LESS_ONE = Rule(lambda x, c: [x - np.float32(1)], lambda xs, c: xs[0] + np.float32(1))
-"""A scale of Gemma's norms: the file holds the whole scale, jcl's tree the scale less 1."""
+"""A scale of Gemma's norms: the file holds the whole scale, jcl's parameters hold the scale - 1."""
 
 NAMES = {
   'embed': 'token_embd',
@@ -79,7 +82,7 @@ PHI3_TABLE = (
 
 
 def _paired(entry: Entry) -> Entry:
-  """Queries and keys as llama.cpp's own Llama has them."""
+  """Returns an entry of queries or keys with rows in the order of llama.cpp; others as they are."""
   if not entry.paths[0].startswith(('layers/q/', 'layers/k/')):
     return entry
   return entry._replace(rule=PAIRS_TRANSPOSED if entry.rule is TRANSPOSED else PAIRS)
@@ -92,14 +95,14 @@ GEMMA_TABLE = tuple(
 )
 
 
-class Head(NamedTuple):
-  """The sizes of a model that its architecture needs to know.
+class Sizes(NamedTuple):
+  """The sizes of a model that `Architecture.read` needs.
 
   Attributes:
-    layers: L.
-    heads: of attention.
-    width: D.
-    head_dim: width of a head.
+    layers: number of layers.
+    heads: number of attention heads.
+    width: of the hidden states.
+    head_dim: width of an attention head.
   """
 
   layers: int
@@ -112,100 +115,111 @@ class Architecture(NamedTuple):
   """One architecture, as GGUF files have it.
 
   Attributes:
-    family: the model_type of its Family, as which it is exported.
+    family: model_type of the Family as which such a model is exported.
     table: one entry for each tensor.
-    read: (keys, sizes) -> fields of a DecoderConfig beside those that all architectures share.
-    epsilon: key of the number that is added inside norms.
+    read: (fields, sizes) -> those fields of a DecoderConfig that not all architectures share.
+    epsilon: key of the number that norms add to the variance.
   """
 
   family: str
   table: tuple[Entry, ...] = PLAIN_TABLE
-  read: Callable[[Fields, Head], dict[str, Any]] = lambda fields, head: {}
+  read: Callable[[Fields, Sizes], dict[str, Any]] = lambda fields, sizes: {}
   epsilon: str = 'attention.layer_norm_rms_epsilon'
 
 
-def _llama(fields: Fields, head: Head) -> dict[str, Any]:
+def _llama(fields: Fields, sizes: Sizes) -> dict[str, Any]:
   """Llama, and Mistral where there is a window."""
   if not fields.values.get('attention.sliding_window'):
     return {}
   return {'family': 'mistral', 'window': fields.get('attention.sliding_window', int)}
 
 
-def _gemma(fields: Fields, head: Head) -> dict[str, Any]:
-  """Settings that Gemma 1, 2 and 3 have alike."""
-  return {'norm_offset': 1.0, 'embedding_scale': head.width**0.5, 'activation': 'gelu_tanh'}
+def _gemma(fields: Fields, sizes: Sizes) -> dict[str, Any]:
+  """Fields that Gemma 1, 2 and 3 share."""
+  return {'norm_offset': 1.0, 'embedding_scale': sizes.width**0.5, 'activation': 'gelu_tanh'}
 
 
-def _windows(fields: Fields, head: Head, period: int, default: int) -> dict[str, Any]:
-  """All layers but every `period`-th have a window, if no key says otherwise."""
+def _windows(fields: Fields, sizes: Sizes, period: int, default: int) -> dict[str, Any]:
+  """Returns the fields of the window; without a key every `period`-th layer has none.
+
+  Args:
+    fields: keys of the metadata.
+    sizes: of the model.
+    period: see above.
+    default: tokens of the window where no key says it; 0: none.
+  """
   key = 'attention.sliding_window_pattern'
   if isinstance(fields.values.get(key), list):
-    windowed = fields.kinds(key, {True: True, False: False}, head.layers)
+    windowed = fields.kinds(key, {True: True, False: False}, sizes.layers)
   else:
     period = fields.get(key, int, period)
-    windowed = tuple((i + 1) % period > 0 for i in range(head.layers))
+    windowed = tuple((i + 1) % period > 0 for i in range(sizes.layers))
   name = 'attention.sliding_window'
   window = 0 if fields.values.get(name, default) == 0 else fields.get(name, int, default)
   return {'window': window, 'windowed': windowed} if window and any(windowed) else {}
 
 
-def _scores(head: Head, largest: int) -> dict[str, Any]:
-  """The largest Gemma, known by its number of layers, scales scores by another width."""
-  return {
-    'query_scale': (head.width / head.heads if head.layers == largest else head.head_dim) ** -0.5
-  }
+def _scores(sizes: Sizes, largest: int) -> dict[str, Any]:
+  """Returns the factor of Gemma's scores: 1/√head_dim, in the largest model 1/√(width / heads).
+
+  Args:
+    sizes: of the model.
+    largest: number of layers of the largest model, by which it is known.
+  """
+  width = sizes.width / sizes.heads if sizes.layers == largest else sizes.head_dim
+  return {'query_scale': width**-0.5}
 
 
-def _gemma2(fields: Fields, head: Head) -> dict[str, Any]:
+def _gemma2(fields: Fields, sizes: Sizes) -> dict[str, Any]:
   theta = fields.get('rope.freq_base', float, 1e4)
   fields.allow_only('rope.freq_base_swa', theta)
   return {
-    **_gemma(fields, head),
-    **_windows(fields, head, 2, 4096),
-    **_scores(head, 46),
+    **_gemma(fields, sizes),
+    **_windows(fields, sizes, 2, 4096),
+    **_scores(sizes, 46),
     'norms': 'both',
     'attention_cap': fields.positive('attn_logit_softcapping', 50.0),
     'logit_cap': fields.positive('final_logit_softcapping', 30.0),
   }
 
 
-def _gemma3(fields: Fields, head: Head) -> dict[str, Any]:
+def _gemma3(fields: Fields, sizes: Sizes) -> dict[str, Any]:
   cap = 'final_logit_softcapping'
   return {
-    **_gemma(fields, head),
-    **_windows(fields, head, 6, 0),
-    **_scores(head, 62),
+    **_gemma(fields, sizes),
+    **_windows(fields, sizes, 6, 0),
+    **_scores(sizes, 62),
     'norms': 'both',
     'local_theta': fields.positive('rope.freq_base_swa', 1e4),
     'logit_cap': fields.positive(cap) if fields.values.get(cap) else 0.0,
   }
 
 
-def _phi3(fields: Fields, head: Head) -> dict[str, Any]:
-  """Phi-3: some dimensions of a head are rotated; a window of 0 is none."""
-  rotated = fields.get('rope.dimension_count', int, head.head_dim)
-  fraction = rotated / head.head_dim
-  fraction = fraction if int(head.head_dim * fraction) == rotated else math.nextafter(fraction, 1)
+def _phi3(fields: Fields, sizes: Sizes) -> dict[str, Any]:
+  """Phi-3: some dimensions of a head are rotated; a window of 0 means no window."""
+  rotated = fields.get('rope.dimension_count', int, sizes.head_dim)
+  fraction = rotated / sizes.head_dim
+  fraction = fraction if int(sizes.head_dim * fraction) == rotated else math.nextafter(fraction, 1)
   name = 'attention.sliding_window'
   window = fields.get(name, int) if fields.values.get(name) else 0
   return {'rope_fraction': fraction, 'window': window}
 
 
-def _starcoder2(fields: Fields, head: Head) -> dict[str, Any]:
+def _starcoder2(fields: Fields, sizes: Sizes) -> dict[str, Any]:
   return {'norm': 'layer', 'gated': False, 'activation': 'gelu_tanh'}
 
 
-def _olmo2(fields: Fields, head: Head) -> dict[str, Any]:
+def _olmo2(fields: Fields, sizes: Sizes) -> dict[str, Any]:
   return {'norms': 'post', 'qk_norm_over': 'all'}
 
 
-def _smollm3(fields: Fields, head: Head) -> dict[str, Any]:
-  unrotated = tuple((i + 1) % 4 == 0 for i in range(head.layers))
+def _smollm3(fields: Fields, sizes: Sizes) -> dict[str, Any]:
+  unrotated = tuple((i + 1) % 4 == 0 for i in range(sizes.layers))
   return {'unrotated': unrotated if any(unrotated) else ()}
 
 
-def _granite(fields: Fields, head: Head) -> dict[str, Any]:
-  """Granite: a factor that is absent or 0 is that of Llama."""
+def _granite(fields: Fields, sizes: Sizes) -> dict[str, Any]:
+  """Granite: for a factor that is absent or 0 the one of Llama is taken."""
   fields.allow_only('rope.scaling.finetuned', True)
   given = lambda key, default: fields.positive(key) if fields.values.get(key) else default
   return {
@@ -248,10 +262,10 @@ CHANGES = {
 
 
 def read_config(fields: Fields, sources: Sources, name: str) -> DecoderConfig:
-  """Returns the config that the metadata and the names of the tensors give.
+  """Returns the shape of a model, as its metadata and the names of its tensors say it.
 
   Args:
-    fields: keys of the metadata, those of the architecture without its name.
+    fields: keys of the metadata; the architecture's own lack its name (`llama.`).
     sources: tensors of the files.
     name: of the architecture.
 
@@ -263,14 +277,14 @@ def read_config(fields: Fields, sources: Sources, name: str) -> DecoderConfig:
     raise UserError(f"{fields.where}: tensor 'token_embd.weight' is missing")
   width, heads = fields.get('embedding_length', int), fields.get('attention.head_count', int)
   head_dim = fields.get('attention.key_length', int, width // heads)
-  head = Head(fields.get('block_count', int), heads, width, head_dim)
+  sizes = Sizes(fields.get('block_count', int), heads, width, head_dim)
   first = {path: entry.tensor.format(0) for entry in kind.table for path in entry.paths}
   has = lambda path: first[path] in sources
   values: dict[str, Any] = {
     'vocabulary': sources['token_embd.weight'].shape[0],
     'width': width,
     'family': kind.family,
-    'layers': head.layers,
+    'layers': sizes.layers,
     'heads': heads,
     'kv_heads': fields.get('attention.head_count_kv', int, heads),
     'head_dim': head_dim,
@@ -285,7 +299,7 @@ def read_config(fields: Fields, sources: Sources, name: str) -> DecoderConfig:
     'qk_norm': has('layers/q_norm/scale'),
     'tied': not has('unembed/embedding'),
   }
-  config = DecoderConfig(**values | kind.read(fields, head))
+  config = DecoderConfig(**values | kind.read(fields, sizes))
   for key, allowed in CHANGES.items():
     if key not in fields.values.asked:
       fields.allow_only(key, *allowed)
@@ -296,7 +310,7 @@ def read_config(fields: Fields, sources: Sources, name: str) -> DecoderConfig:
 
 
 def _check_heads(fields: Fields, config: DecoderConfig) -> None:
-  """Refuses keys and values of other widths than the config's."""
+  """Refuses a model whose keys or values have another width than its queries."""
   wanted = {'rope.dimension_count': config.rotated, 'attention.value_length': config.head_dim}
   for key, right in wanted.items():
     if fields.get(key, int, right) != right:
@@ -307,7 +321,7 @@ def _check_heads(fields: Fields, config: DecoderConfig) -> None:
 
 
 def _scaling(fields: Fields, sources: Sources) -> RopeScaling | None:
-  """Returns the scaling of rotary frequencies that keys and tensors give.
+  """Returns the scaling of rotary frequencies, as keys and tensors say it; None: there is none.
 
   As in llama.cpp a factor without a type is linear, and older files call it rope.scale_linear.
   """
@@ -335,7 +349,7 @@ def _scaling(fields: Fields, sources: Sources) -> RopeScaling | None:
 
 
 def _longrope(fields: Fields, sources: Sources, longest: int, original: int) -> RopeScaling:
-  """The scaling of Phi-3, whose divisors are tensors."""
+  """Returns the scaling of Phi-3, whose divisors are tensors."""
   for name in LONG_FACTORS.values():
     if name not in sources:
       raise UserError(f'{fields.where}: tensor {name!r} of rope scaling longrope is missing')

@@ -23,21 +23,21 @@ def read_tokenizer(fields: Fields, file: str) -> tuple[Tokenizer, SpecialIds, di
     file: for messages.
 
   Returns:
-    The tokenizer, its special ids, and further fields of a tokenizer_config.json.
+    The tokenizer, its special ids, and fields that an export adds to tokenizer_config.json.
 
   Raises:
     UserError: a key is missing or malformed, or the kind of tokenizer is unknown.
   """
   try:
-    return _made(Inner(fields), file)
+    return _made(TokenizerFields(fields), file)
   except UserError:
     raise
-  except Exception as error:  # of any kind, out of the library of tokenizers
+  except Exception as error:  # the package tokenizers raises errors of many kinds
     raise UserError(f'{file}: no valid tokenizer ({error}); fetch it again') from None
 
 
-class Inner:
-  """The keys that begin with `tokenizer.ggml.`, named without that."""
+class TokenizerFields:
+  """The keys of the metadata that begin with `tokenizer.ggml.`, asked for without that prefix."""
 
   def __init__(self, fields: Fields):
     self._fields = fields
@@ -51,12 +51,13 @@ class Inner:
     return self._fields.values.get(PREFIX + name)
 
 
-def _made(fields: Inner, file: str) -> tuple[Tokenizer, SpecialIds, dict[str, Any]]:
+def _made(fields: TokenizerFields, file: str) -> tuple[Tokenizer, SpecialIds, dict[str, Any]]:
+  """Does the work of `read_tokenizer`; errors of the package tokenizers pass through."""
   tokens, kind = fields.get('tokens', list), fields.get('model', str)
   kinds = fields.get('token_type', list, [NORMAL] * len(tokens))
   has_bos = kind == 'llama'
   if kind == 'gpt2':
-    words = _words(fields, file)
+    words = _word_split(fields, file)
     tokenizer, has_bos = _byte_level(fields, tokens, words), words.has_bos
   elif kind == 'llama':
     tokenizer = _sentence_piece(fields, tokens, kinds)
@@ -75,8 +76,12 @@ def _made(fields: Inner, file: str) -> tuple[Tokenizer, SpecialIds, dict[str, An
     tokenizer.post_processor = processors.TemplateProcessing(
       single=[bos, '$A'], pair=[bos, '$A', '$B'], special_tokens=[(bos, special.bos)]
     )
-  if fields.get('add_eos_token', bool, False) or fields.get('add_sep_token', bool, False):
-    raise UserError(f'{file}: add_eos_token is true: texts that end themselves are not supported')
+  for name in ('add_eos_token', 'add_sep_token'):
+    if fields.get(name, bool, False):
+      raise UserError(
+        f'{file}: {PREFIX}{name} is true: a tokenizer that adds a token at the end of every text '
+        'is not supported'
+      )
   unknown = fields.plain('unknown_token_id')
   unknown = (
     next((i for i, k in enumerate(kinds) if k == UNKNOWN), None) if unknown is None else unknown
@@ -85,29 +90,29 @@ def _made(fields: Inner, file: str) -> tuple[Tokenizer, SpecialIds, dict[str, An
   return tokenizer, special, named
 
 
-class Words(NamedTuple):
-  """How byte-level BPE splits a text into words, inside of which pairs are merged.
+class WordSplit(NamedTuple):
+  """How byte-level BPE splits a text into words; pairs are merged inside of a word.
 
   Attributes:
     split: the pre-tokenizer.
-    is_whole: a word that is a token is not made of merges.
+    ignore_merges: a word that is a token becomes that token, whatever the merges would give.
     has_bos: texts begin with the bos token where no key says whether they do.
     normalizer: of texts, before they are split; None: none.
   """
 
   split: pre.PreTokenizer
-  is_whole: bool = False
+  ignore_merges: bool = False
   has_bos: bool = False
   normalizer: normalizers.Normalizer | None = None
 
 
 def _split_by(*patterns: str) -> pre.PreTokenizer:
-  """Splits by each pattern in turn: matches and what stands between them are words."""
+  """Returns a pre-tokenizer that splits by each pattern in turn; matches and the rest are words."""
   splits = [pre.Split(Regex(pattern), 'isolated') for pattern in patterns]
   return pre.Sequence([*splits, pre.ByteLevel(add_prefix_space=False, use_regex=False)])
 
 
-# Patterns as in the tokenizer.json of the models, but for that of `default`.
+# The patterns are those in the tokenizer.json of the models; `_DEFAULT` is llama.cpp's.
 _END = r'|\s*[\r\n]+|\s+(?!\S)|\s+'
 _CONTRACTED = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _LETTERS = r'|[^\r\n\p{L}\p{N}]?\p{L}+|'
@@ -125,49 +130,50 @@ _GPT4O = _split_by(
   rf'{"|".join(f"{word}{_CONTRACTED}?" for word in _CASED)}|\p{{N}}{{1,3}}{_PATHS}{_END}'
 )
 _GPT2 = pre.ByteLevel(add_prefix_space=False)
-_DIGITS = pre.Sequence([pre.Digits(individual_digits=True), _GPT2])  # GPT-2's, of single digits
+_DIGITS = pre.Sequence([pre.Digits(individual_digits=True), _GPT2])  # GPT-2's, digits alone
 _DEFAULT = _split_by(
   r'[\p{P}\$\+<=>\^~\|]+',
   r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)",
   r'\p{N}+',
   r'[0-9][0-9][0-9]',
 )
-WORDS = {
-  'default': Words(_DEFAULT),
+WORD_SPLITS = {
+  'default': WordSplit(_DEFAULT),
   **dict.fromkeys(
-    ('gpt-2', 'phi-2', 'olmo', 'trillion', 'mellum', 'a.x-4.0', 'granite-docling'), Words(_GPT2)
+    ('gpt-2', 'phi-2', 'olmo', 'trillion', 'mellum', 'a.x-4.0', 'granite-docling'), WordSplit(_GPT2)
   ),
-  **dict.fromkeys(('smollm', 'starcoder', 'refact', 'codeshell', 'minerva-7b'), Words(_DIGITS)),
+  **dict.fromkeys(('smollm', 'starcoder', 'refact', 'codeshell', 'minerva-7b'), WordSplit(_DIGITS)),
   **dict.fromkeys(
     ('llama-bpe', 'llama3', 'llama-v3', 'falcon3', 'midm-2.0'),
-    Words(_LLAMA3, is_whole=True, has_bos=True),
+    WordSplit(_LLAMA3, ignore_merges=True, has_bos=True),
   ),
-  **dict.fromkeys(('dbrx', 'smaug-bpe'), Words(_LLAMA3)),
-  'qwen2': Words(_QWEN2, normalizer=normalizers.NFC()),
-  **dict.fromkeys(('deepseek-r1-qwen', 'megrez', 'kormo'), Words(_QWEN2)),
-  'tekken': Words(_TEKKEN, is_whole=True, has_bos=True),
-  'gpt-4o': Words(_GPT4O),
+  **dict.fromkeys(('dbrx', 'smaug-bpe'), WordSplit(_LLAMA3)),
+  'qwen2': WordSplit(_QWEN2, normalizer=normalizers.NFC()),
+  **dict.fromkeys(('deepseek-r1-qwen', 'megrez', 'kormo'), WordSplit(_QWEN2)),
+  'tekken': WordSplit(_TEKKEN, ignore_merges=True, has_bos=True),
+  'gpt-4o': WordSplit(_GPT4O),
 }
-"""{tokenizer.ggml.pre: how words are split}, of the architectures that are read; as in
-llama-vocab.cpp of llama.cpp, which takes `default` where the key is absent."""
+"""{value of tokenizer.ggml.pre: how words are split}, for the architectures that jcl reads.
+
+Source: llama-vocab.cpp of llama.cpp, which takes `default` where the key is absent."""
 
 
-def _words(fields: Inner, file: str) -> Words:
-  """Returns how the file's texts are split into words.
+def _word_split(fields: TokenizerFields, file: str) -> WordSplit:
+  """Returns how the tokenizer of a file splits texts into words.
 
   Raises:
-    UserError: the name is not one of WORDS.
+    UserError: the name is not one of WORD_SPLITS.
   """
   name = fields.get('pre', str, 'default')
-  if name not in WORDS:
-    raise UserError(f'{file}: pre-tokenizer {name!r} is unknown; known: {", ".join(WORDS)}')
-  return WORDS[name]
+  if name not in WORD_SPLITS:
+    raise UserError(f'{file}: pre-tokenizer {name!r} is unknown; known: {", ".join(WORD_SPLITS)}')
+  return WORD_SPLITS[name]
 
 
 def split_notes(fields: Fields, file: str) -> tuple[str, ...]:
   """Returns a line about a byte-level tokenizer whose file does not say how words are split."""
-  inner = Inner(fields)
-  if inner.plain('model') != 'gpt2' or inner.plain('pre') is not None:
+  own = TokenizerFields(fields)
+  if own.plain('model') != 'gpt2' or own.plain('pre') is not None:
     return ()
   return (
     f'{file}: {PREFIX}pre is absent; words are split by the default of llama.cpp, which may not be '
@@ -175,10 +181,11 @@ def split_notes(fields: Fields, file: str) -> tuple[str, ...]:
   )
 
 
-def _byte_level(fields: Inner, tokens: list[str], words: Words) -> Tokenizer:
+def _byte_level(fields: TokenizerFields, tokens: list[str], words: WordSplit) -> Tokenizer:
+  """Returns a byte-level BPE tokenizer, as GPT-2's."""
   merges = [tuple(merge.split(' ', 1)) for merge in fields.get('merges', list)]
   vocabulary = {token: i for i, token in enumerate(tokens)}
-  tokenizer = Tokenizer(models.BPE(vocabulary, merges, ignore_merges=words.is_whole))
+  tokenizer = Tokenizer(models.BPE(vocabulary, merges, ignore_merges=words.ignore_merges))
   tokenizer.pre_tokenizer = words.split
   if words.normalizer is not None:
     tokenizer.normalizer = words.normalizer
@@ -186,9 +193,9 @@ def _byte_level(fields: Inner, tokens: list[str], words: Words) -> Tokenizer:
   return tokenizer
 
 
-def _sentence_piece(fields: Inner, tokens: list[str], kinds: list[int]) -> Tokenizer:
-  """SentencePiece's BPE: the pair that makes the piece of the best score is merged first."""
-  fields.plain('pre')  # words are not split
+def _sentence_piece(fields: TokenizerFields, tokens: list[str], kinds: list[int]) -> Tokenizer:
+  """Returns SentencePiece's BPE: the pair whose piece has the best score is merged first."""
+  fields.plain('pre')  # counts as read: a text is not split into words
   scores, vocabulary = fields.get('scores', list), {token: i for i, token in enumerate(tokens)}
   merges: list[tuple[float, tuple[str, str]]] = []
   for piece, score, kind in zip(tokens, scores, kinds, strict=True):

@@ -1,10 +1,11 @@
 """PEFT adapter folders in and out: adapter_config.json and adapter_model.safetensors. No torch.
 
-Names come from the family's table. Where a family fuses queries, keys and values, so does its
-adapter: one A and a B with the rows of all three, which are read as three adapters of equal A.
-Written, three of equal A are one of their rank; others stand side by side in one of the sum of
-their ranks, whose B is zero where a part does not reach: the same ΔW. GPT-2's Conv1D holds its
-weight as (in, out), but its adapter as every other: A [r, in] and B [out, r].
+Names come from the family's table. Where a family fuses queries, keys and values into one module,
+its adapter has one A [r, in] and one B with the rows of all three. It is read as three adapters
+with the same A. Three adapters with the same A are written as one of the same rank. Three adapters
+whose A differ are written as one whose rank is the sum of theirs, and B is zero where the columns
+of one meet the rows of another, so that ΔW stays the same. GPT-2's Conv1D holds its weight as (in,
+out), but its adapter as A [r, in] and B [out, r], like any other.
 """
 
 import collections
@@ -34,12 +35,12 @@ PREFIX = 'base_model.model.'
 
 
 class Place(NamedTuple):
-  """One module of theirs that can be adapted.
+  """A module of one layer, as the files call it, that can have an adapter.
 
   Attributes:
-    entry: of the family's table: the kernels of ours that the module holds.
-    name: the module, such as `model.layers.0.self_attn.q_proj`.
-    layer: its layer.
+    entry: entry of the family's table; its paths are jcl's kernels that the module holds.
+    name: of the module, such as `model.layers.0.self_attn.q_proj`.
+    layer: index of the layer.
   """
 
   entry: Entry
@@ -48,7 +49,7 @@ class Place(NamedTuple):
 
   @property
   def projections(self) -> list[str]:
-    """The projections of ours that it holds."""
+    """jcl's names of the projections that the module holds, such as `q`."""
     return [path.split('/')[1] for path in self.entry.paths]
 
   def transposed(self, config: DecoderConfig) -> bool:
@@ -57,17 +58,20 @@ class Place(NamedTuple):
     return self.entry.rule.write(one, config).shape[0] == 1
 
   def split(self, b: np.ndarray, config: DecoderConfig) -> list[np.ndarray]:
-    """B [out, r] of the module -> b [r, out] of each projection: it is a kernel with r inputs."""
+    """Returns b [r, out] of each projection from B [out, r] of the module.
+
+    B is read as the module's weight is, since it is a kernel with r inputs.
+    """
     return self.entry.rule.read(b.T if self.transposed(config) else b, config)
 
   def join(self, parts: Sequence[np.ndarray], config: DecoderConfig) -> np.ndarray:
-    """The inverse of `split`."""
+    """Returns B [out, r] of the module from b [r, out] of each projection."""
     b = self.entry.rule.write(list(parts), config)
     return b.T if self.transposed(config) else b
 
 
 def places(config: DecoderConfig, shapes: Mapping[str, Any]) -> list[Place]:
-  """Every module of the family's table that has kernels, layer by layer."""
+  """Returns every module of the family's table that holds kernels, layer by layer."""
   found = tensors.present(find_family(config.family).table, shapes, config.layers)
   return [
     Place(entry, name.removesuffix('.weight'), layer)
@@ -77,21 +81,28 @@ def places(config: DecoderConfig, shapes: Mapping[str, Any]) -> list[Place]:
 
 
 def common_base(folders: Sequence[pathlib.Path]) -> str:
-  """Name or folder of the model that all these adapters were made for.
+  """Returns name or folder of the model that all these adapters were made for.
 
   Raises:
-    UserError: one does not say, or they differ.
+    UserError: an adapter does not say it, or two say different ones.
   """
   first, name = '', ''
   for folder in folders:
-    file = folder / 'adapter_config.json'
-    own = Fields(read_json(file), str(file)).get('base_model_name_or_path', str, '')
+    file, own = _named_base(folder)
     if not own:
       raise UserError(f"{file}: field 'base_model_name_or_path' is empty; give --base")
     if name and own != name:
-      raise UserError(f'{folder} was made for {own}, but {first} for {name}; give --base if alike')
+      raise UserError(
+        f'{folder} was made for {own}, but {first} for {name}; give --base if these are one model'
+      )
     first, name = str(folder), own
   return name
+
+
+def _named_base(folder: pathlib.Path) -> tuple[pathlib.Path, str]:
+  """Returns the file that names the base model of an adapter, and the name; '': it names none."""
+  file = folder / 'adapter_config.json'
+  return file, Fields(read_json(file), str(file)).get('base_model_name_or_path', str, '')
 
 
 def other_bases(folders: Sequence[pathlib.Path], base: str) -> list[str]:
@@ -99,23 +110,22 @@ def other_bases(folders: Sequence[pathlib.Path], base: str) -> list[str]:
 
   Args:
     folders: of the adapters.
-    base: name or folder of the model; a folder of the same name at another place is alike.
+    base: name or folder of the model; folders of the same name in different places count as one.
   """
   lines = []
   for folder in folders:
-    file = folder / 'adapter_config.json'
-    own = Fields(read_json(file), str(file)).get('base_model_name_or_path', str, '')
+    file, own = _named_base(folder)
     if own and pathlib.Path(own).name != pathlib.Path(base).name:
       lines.append(f'{file}: base_model_name_or_path is {own}; {base} is taken, as --base says')
   return lines
 
 
 def read(folder: pathlib.Path, config: DecoderConfig) -> Params:
-  """An adapter, float32 numpy arrays, from a PEFT folder.
+  """Returns the adapter in a PEFT folder, as float32 NumPy arrays.
 
   Args:
     folder: with adapter_config.json and adapter_model.safetensors.
-    config: of the model that it adapts.
+    config: shape of the model that is adapted.
 
   Raises:
     UserError: anything is missing, malformed or not supported; the message names file and field or
@@ -132,13 +142,21 @@ def read(folder: pathlib.Path, config: DecoderConfig) -> Params:
 
 
 def _tensor(place: Place, x: str) -> str:
+  """Returns the name in the file of a module's matrix `A` or `B`."""
   return f'{PREFIX}{place.name}.lora_{x}.weight'
 
 
 def open_adapter(
   folder: pathlib.Path, family: Family, stack: contextlib.ExitStack
 ) -> dict[str, TensorSource]:
-  """The tensors by their names in a model with a head; a bare model's lack the family's prefix."""
+  """Returns {name: tensor} of an adapter's file, which stays open as long as `stack`.
+
+  Names are those in a model with a language-model head. The names of a bare model's adapter lack
+  the family's prefix, and get it here.
+
+  Raises:
+    UserError: there is no safetensors file.
+  """
   file = folder / 'adapter_model.safetensors'
   if not file.is_file():
     if (folder / 'adapter_model.bin').is_file():
@@ -155,7 +173,11 @@ def open_adapter(
 
 
 def _chosen(found: Sequence[Place], fields: Fields) -> list[Place]:
-  """Returns the modules of the layers that the adapter has; every name of a list must be there."""
+  """Returns the modules that the adapter reaches.
+
+  Raises:
+    UserError: `target_modules` names a module that is not there, or none at all.
+  """
   targets = Targets(fields)
   if isinstance(targets.targets, list):
     for target in targets.targets:
@@ -179,7 +201,15 @@ def _filled(
   config: DecoderConfig,
   shapes: Mapping[str, Any],
 ) -> Params:
-  """The adapter. Where a layer's rank is smaller than another's, A and B end in zeros."""
+  """Returns the adapter; in a layer whose rank is smaller than another's, A and B end in zeros.
+
+  Args:
+    chosen: modules that the adapter reaches.
+    scalings: {name of the module: (rank, scale)}.
+    sources: {name: tensor} of the adapter's file.
+    config: shape of the model.
+    shapes: {path: shape} of the model's parameters.
+  """
   layers: dict = {}
   for place in chosen:
     rank, scale = scalings[place.name]
@@ -202,6 +232,7 @@ def _filled(
 
 
 def _array(source: TensorSource, name: str, shape: tuple[int, int]) -> np.ndarray:
+  """Returns a tensor, of which shape and finite values are checked."""
   if tuple(source.shape) != shape:
     raise UserError(
       f'{source.file}: tensor {name!r} has shape {tuple(source.shape)}; model and config want '
@@ -221,10 +252,10 @@ def write(
 
   Args:
     folder: new or empty.
-    config: of the model that the adapter is for.
-    adapter: its tree.
+    config: shape of the model that the adapter is for.
+    adapter: its parameters.
     base: name or folder of that model.
-    dropout: of the adapter's input, for those who train on.
+    dropout: probability for the adapter's input, in training that goes on elsewhere.
 
   Raises:
     UserError: the folder is not empty, or the adapter does not fit the model.
@@ -242,14 +273,15 @@ def write(
       fused[place.entry] = _fused(place, adapter, shapes)
     (a, parts, scale), i = fused[place.entry], place.layer
     if not scale[i] and not a[i].any():
-      continue  # a layer that the adapter leaves out
+      continue  # the adapter does not reach this layer
     arrays[_tensor(place, 'A')] = a[i]
     arrays[_tensor(place, 'B')] = place.join([part[i] for part in parts], config)
-    target = _target(place, found) if _in_all_layers(*fused[place.entry]) else place.name
+    target = _target(place, found) if _in_all_layers(a, scale) else place.name
     scales.setdefault(target, []).append((place.name, a.shape[1], float(scale[i])))
-  # safetensors writes what is not contiguous as garbage, silently.
-  whole = isinstance(config, DecoderConfig) and not config.classes  # else the bare model is loaded
+  # transformers loads a model with its language-model head, or, where jcl has none, the bare model.
+  whole = isinstance(config, DecoderConfig) and not config.classes
   cut = PREFIX if whole else PREFIX + find_family(config.family).prefix
+  # An array must be contiguous: safetensors silently writes any other as garbage.
   arrays = {
     PREFIX + name.removeprefix(cut): np.ascontiguousarray(x, np.float32)
     for name, x in arrays.items()
@@ -271,7 +303,7 @@ def write(
 
 
 def _kernels(shapes: Mapping[str, Any]) -> lora.Kernels:
-  """Returns {projection: (L, in, out)} of a model's tree."""
+  """Returns {projection: (layers, in, out)} of a model's kernels."""
   return {
     path.split('/')[1]: (shape[0], shape[1], shape[2])
     for path, shape in shapes.items()
@@ -279,13 +311,16 @@ def _kernels(shapes: Mapping[str, Any]) -> lora.Kernels:
   }
 
 
-def _in_all_layers(a: np.ndarray, parts: Sequence[np.ndarray], scale: np.ndarray) -> bool:
-  """Whether an adapter reaches a module in every layer."""
+def _in_all_layers(a: np.ndarray, scale: np.ndarray) -> bool:
+  """Whether an adapter reaches a module in every layer; A is [L, R, in], scale [L]."""
   return all(s or x.any() for x, s in zip(a, scale, strict=True))
 
 
 def _target(place: Place, found: Sequence[Place]) -> str:
-  """The module in short: its last part, or what is under the layer where the last is ambiguous."""
+  """Returns the entry of `target_modules` for a module: the shortest name that is its own alone.
+
+  That is the last part of its name (`q_proj`), or all that follows the layer (`self_attn.q_proj`).
+  """
   under = place.entry.tensor.split('{}.')[1].removesuffix('.weight')
   last = under.split('.')[-1]
   same = {p.entry.tensor for p in found if p.name.split('.')[-1] == last}
@@ -295,7 +330,7 @@ def _target(place: Place, found: Sequence[Place]) -> str:
 def _fused(
   place: Place, adapter: Params, shapes: Mapping[str, Any]
 ) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
-  """A module's A [L, R, in], scale [L], and a B [L, R, out] for each projection that it holds."""
+  """Returns A [L, R, in] of a module, b [L, R, out] of each of its projections, and scale [L]."""
   given = adapter['layers']
   parts = {name: given[name] for name in place.projections if name in given}
   parts = {name: {k: np.asarray(x) for k, x in part.items()} for name, part in parts.items()}
@@ -317,7 +352,13 @@ def _fused(
 
 
 def _ranks_and_alphas(modules: Mapping[str, list[tuple[str, int, float]]]) -> dict[str, Any]:
-  """The fields that say so, from {target: [(module, rank, scale)]}."""
+  """Returns the fields of adapter_config.json that tell ranks and scales.
+
+  The most frequent rank and alpha are `r` and `lora_alpha`; the patterns name the exceptions.
+
+  Args:
+    modules: {target: [(module, rank, scale)]}.
+  """
   ranks = {target: rows[0][1] for target, rows in modules.items()}
   alphas = {t: [_alpha(rank, scale) for _, rank, scale in rows] for t, rows in modules.items()}
   rank = collections.Counter(ranks.values()).most_common(1)[0][0]
@@ -338,8 +379,8 @@ def _ranks_and_alphas(modules: Mapping[str, list[tuple[str, int, float]]]) -> di
 
 
 def _alpha(rank: int, scale: float) -> float:
-  """scale · r, rounded where the float32 scale comes back from that all the same."""
-  alpha = scale * rank  # exact: 24 bits and a few
+  """Returns scale · rank, rounded to 6 places where the same float32 scale comes back from that."""
+  alpha = scale * rank  # exact in float64: the scale has 24 bits and the rank a few
   short = round(alpha, 6)
   if np.float32(short / rank) == np.float32(scale):
     alpha = short

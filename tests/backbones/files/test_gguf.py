@@ -238,6 +238,7 @@ def test_what_is_not_read_is_named_or_refused(wide, tmp_path):
     ('llama__final_logit_softcapping', 30.0, 'final_logit_softcapping'),
     ('general__type', 'adapter', "general.type is 'adapter', not a model"),
     ('tokenizer__ggml__add_eos_token', True, 'add_eos_token is true'),
+    ('tokenizer__ggml__add_sep_token', True, 'add_sep_token is true'),
   ):
     with pytest.raises(UserError, match=says):
       hf.load(made(**{key: value}))

@@ -43,7 +43,7 @@ def test_words_are_those_of_llama_cpp(name):
   assert '|'.join(words).replace(' ', '·').replace('\n', '¶') == SPLIT[name]
 
 
-@pytest.mark.parametrize('name', gguf_tokenizer.WORDS)
+@pytest.mark.parametrize('name', gguf_tokenizer.WORD_SPLITS)
 def test_a_whole_word_and_the_first_token_are_those_of_llama_cpp(name):
   """Without merges: Llama 3's and Mistral's take a word that is a token, and begin with bos."""
   whole = name in ('llama-bpe', 'llama3', 'llama-v3', 'falcon3', 'midm-2.0', 'tekken')
