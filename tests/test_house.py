@@ -63,6 +63,13 @@ def test_the_root_has_few_modules():
   assert len(found) <= ROOT_MODULES, found
 
 
+def test_the_page_names_every_room():
+  page = (ROOT / 'docs/architecture.md').read_text()
+  house = page.split('\n## The house\n')[1].split('\n## ')[0]
+  shown = lambda name: any(form in house for form in (f'{name}/', f'{name}.py', f'`{name}`'))
+  assert not [name for name in RANK if not shown(name)]
+
+
 def test_every_room_has_its_place_in_the_order():
   assert {room(m) for m in MODULES} - {'__init__'} <= set(RANK)
 

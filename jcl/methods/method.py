@@ -98,7 +98,7 @@ class Settings:
     neutral: settings under which the objective equals that of `seq` on a batch without replay rows
       and generative rows.
     oracle: of a method from outside, `package.module:function`: given -> float, its objective from
-      the formula in float64 NumPy, with which `launch/check.py` compares it. `given` has the fields
+      the formula in float64 NumPy, with which `jcl check` compares it. `given` has the fields
       of `Given` in tests/oracles/objectives.py. Empty: there is none.
     needs_jcl: least version of jcl that the method works with, such as `0.3`; empty: any.
     text_format: `plain`, `lamol` or `lamol_task`, the format of training rows; `packed` for raw

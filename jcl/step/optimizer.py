@@ -24,7 +24,7 @@ def make_optimizer(
 ) -> optax.GradientTransformationExtraArgs:
   """Clips, applies Adam and decoupled weight decay -> updates before the learning rate.
 
-  Its `update` takes `good`, whether the step counts; one that does not leaves the state as it is.
+  Its `update` takes `good`, whether the step is applied; if not, the state stays as it is.
 
   Args:
     config: the settings.

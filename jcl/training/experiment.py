@@ -103,7 +103,7 @@ class Experiment:
     """The method's loss, or that of plain fine-tuning."""
     return self.method.loss_fn or losses.plain(self.backbone)
 
-  def optimizer(self) -> optax.GradientTransformation:
+  def optimizer(self) -> optax.GradientTransformationExtraArgs:
     """Returns the optimiser; the step multiplies its updates by the learning rate."""
     return optimizer.make_optimizer(self.config.train, self.added, ('embed', 'unembed'))
 
