@@ -96,7 +96,7 @@ class Settings:
       the model that goes on. A hook that changes parameters and is not named here is refused.
     holds_tree: the memory holds trees like the parameters, to which no leaf may then be added.
     neutral: settings under which the objective equals that of `seq` on a batch without replay rows
-      and generative rows.
+      and generative rows; None: there are no such settings.
     oracle: of a method from outside, `package.module:function`: given -> float, its objective from
       the formula in float64 NumPy, with which `jcl check` compares it. `given` has the fields
       of `Given` in tests/oracles/objectives.py. Empty: there is none.
@@ -118,7 +118,7 @@ class Settings:
   brings: ClassVar[tuple[str, ...]] = ()
   changes: ClassVar[tuple[str, ...]] = ()
   holds_tree: ClassVar[bool] = False
-  neutral: ClassVar[Mapping[str, Any]] = {}
+  neutral: ClassVar[Mapping[str, Any] | None] = {}
   oracle: ClassVar[str] = ''
   needs_jcl: ClassVar[str] = ''
 

@@ -378,5 +378,9 @@ class Case:
 
 @functools.lru_cache(maxsize=2)
 def case(name: str, classes_of: Classes = (), told: bool = False) -> Case:
-  """The case of a method; the last ones stay, for cells go method by method."""
-  return Case(name, classes_of, told)
+  """The case of a method; the last ones stay, for cells go method by method.
+
+  A method that needs a head has one in every column.
+  """
+  needs = methods.settings(name).needs
+  return Case(name, classes_of or (APART if 'head' in needs else ()), told)

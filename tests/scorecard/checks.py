@@ -72,7 +72,8 @@ def _wide(case: Case) -> tuple[Callable, Any]:
   wide = lambda tree: jax.tree.map(
     lambda x: np.asarray(x, np.float64) if np.asarray(x).dtype.kind == 'f' else np.asarray(x), tree
   )
-  backbone = cases.model(case.deep, dtype='float64')(case.backbone.vocabulary)
+  classes = len(tiny.CLASSES) if case.classes_of else 0
+  backbone = cases.model(case.deep, classes, 'float64')(case.backbone.vocabulary)
   method, moment = methods.make(backbone, case.settings), case.last
   loss_fn = method.loss_fn or losses.plain(backbone)
   batch = wide(case.batch(moment, case.rows(moment.items)))
@@ -186,6 +187,11 @@ def neutral(case: Case) -> None:
   wanted = case.judge(moment, batch, weights={}, teacher={}, method=SEQ)
   near('objective', found.loss, wanted.loss, case.tolerance)
   near('gradient', found.gradient, wanted.gradient, case.tolerance)
+
+
+def has_neutral(case: Case) -> bool:
+  """Whether any settings make its objective that of `seq`."""
+  return case.settings.neutral is not None
 
 
 def moves(case: Case) -> None:

@@ -34,7 +34,7 @@ CHECKS: dict[str, Check] = {
   'order': Check(checks.order),
   'devices': Check(checks.devices),
   'split': Check(checks.split, checks.accumulates),
-  'neutral': Check(checks.neutral),
+  'neutral': Check(checks.neutral, checks.has_neutral),
   'moves': Check(checks.moves),
   'teacher': Check(past.teacher, past.has_teacher),
   'fisher': Check(past.fisher, past.measures),

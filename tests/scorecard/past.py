@@ -41,8 +41,8 @@ def teacher(case: Case) -> None:
   same('cached', case.judge(moment, batch, params), wanted, VALUE)
   noisy = _in_training(case)
   memory, _ = noisy.before_task(case.moments[LAST - 1].after, moment.start, moment.task, case.tools)
-  near('its states, where training is noisy', cases.flat(memory['tables']),
-       cases.flat(moment.memory['tables']), 1e-6)  # fmt: skip
+  kept = lambda memory: cases.flat((memory['teacher'], memory.get('tables', ())))
+  near('what it keeps, where training is noisy', kept(memory), kept(moment.memory), 1e-6)
   if case.method.after_step is None:
     nothing(
       'what training changes in the teacher',
@@ -90,7 +90,10 @@ def measures(case: Case) -> bool:
 
 
 def direction(case: Case) -> None:
-  """Each term of distillation is T²·KL(teacher ‖ student), target by target, at any T."""
+  """Each term of distillation is T²·KL(teacher ‖ student), target by target, at any T.
+
+  With a head it is taken over the classes that the teacher had learned.
+  """
   moment = case.last
   student, past = case.elsewhere(moment), moment.start
   rows = case.rows(moment.items)
@@ -98,7 +101,14 @@ def direction(case: Case) -> None:
   ordered = [rows[i] for i in batches.deal(rows, 1)[0]]
   given = case.given(moment, student, ordered)
   both = [
-    np.concatenate([objectives.logits(given, params, row) for row in ordered])
+    np.concatenate(
+      [
+        np.array(objectives.logits(given, params, row))[
+          :, objectives.known_classes(given, row.task)
+        ]
+        for row in ordered
+      ]
+    )
     for params in (given.params, given.starts[LAST])
   ]
   for temperature in (1.0, 2.0, 8.0):
