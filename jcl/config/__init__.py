@@ -132,9 +132,9 @@ class TrainConfig:
   batch_size: int = number(32, least=1)  # examples on all devices together
   # Gradient accumulation: a batch is computed in so many parts, one after another.
   microbatches: int = number(1, least=1)
-  # Several rows in one line of a batch: where much of it is padding | always | never.
+  # Several rows in one line of a batch: never | where much of it is padding | always.
   packing: str = only_with(
-    choice('auto', 'on', 'off'),
+    choice('off', 'auto', 'on'),
     {'config.scenario': Other('cpt')},
     says='rows of texts; blocks of raw text are full',
   )
