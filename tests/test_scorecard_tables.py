@@ -9,7 +9,7 @@ import sys
 
 import pytest
 from oracles.objectives import ORACLES
-from scorecard import does_not_apply, names, run, wrong
+from scorecard import cases, does_not_apply, names, run, wrong
 from scorecard.columns import CHECKS, EVERYWHERE, SHARED
 from scorecard.does_not_apply import DOES_NOT_APPLY
 from scorecard.mutants import MUTANTS
@@ -158,6 +158,14 @@ def test_cells_that_are_asked_for_name_the_methods_from_outside(monkeypatch):
   assert names.asked()[1] == ('value', OUTSIDE)
   monkeypatch.delenv(names.CELLS)
   assert names.outside() == names.asked() == []
+
+
+def test_a_method_that_needs_a_head_has_one_in_every_column(monkeypatch):
+  monkeypatch.setattr(methods.settings_class('distill'), 'needs', ('head',))
+  bare = cases.case.__wrapped__  # past the cache
+  assert bare('distill').classes_of == cases.APART
+  assert bare('distill').backbone.classes
+  assert not bare('ewc').backbone.classes
 
 
 @pytest.mark.slow
