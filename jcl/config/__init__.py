@@ -156,7 +156,7 @@ class TrainConfig:
   # multiplies the updates of added tokens' rows
   added_token_rate: float = only_with(
     number(1.0, least=0),
-    {**ADDED, 'method.adapters': (False, None)},
+    {**ADDED, 'method.adapters': (False, None), 'method.block_every': 0},
     says=f'{ADDING} and trains their rows',
   )
   keep_best: bool = False  # a task ends with the parameters of its best dev score

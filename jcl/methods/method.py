@@ -104,7 +104,8 @@ class Settings:
     text_format: `plain`, `lamol` or `lamol_task`, the format of training rows; `packed` for raw
       text. In scenario cpt every method has `packed`, with a head every method has `class`.
     lora_dropout: dropout of the input of adapters, in training.
-    block_every: layers of the base model for each block that the method adds; 0: it adds none.
+    block_every: layers of the base model for each block that the method adds, which trains in place
+      of the model; 0: it adds none.
     teacher_path: path of another model that teaches; empty: no such model.
     teacher_family: `package.module:name` of its Family; empty: found by its model_type.
     adapters: whether adapters train in place of the model, at `train.adapter_learning_rate`; None

@@ -32,7 +32,7 @@ from jcl.step.numerics import computing
 from jcl.storage import paths
 from jcl.streams.stream import Stream, TaskPlan
 from jcl.training.hook_tools import HookTools, make_tools
-from jcl.training.inputs import Inputs, stream_rows, weights_digest
+from jcl.training.inputs import Inputs, stream_rows, template_digest, weights_digest
 from jcl.training.start_model import StartModel, start_model
 from jcl.types import Params, Tree
 
@@ -258,7 +258,7 @@ def assemble(
   notes = () if old else tuple(refused(useless, asked.from_file))
   read = Inputs(
     stream.template, stream_rows(stream, documents), base.tokenizer_digest, base.weights_digest,
-    teacher_digest,
+    teacher_digest, template_digest(base.chat.source),
   )  # fmt: skip
   return Experiment(
     config, stream, text, backbone, shape, method, tools, base.params, base.added, longest, read,

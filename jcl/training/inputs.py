@@ -1,10 +1,10 @@
 """What a run reads, as digests: a run that goes on must read the same.
 
-`inputs.json` in a workdir holds the digests of the stream's splits, of the tokenizer, of the base
-weights and of an external teacher; `inputs.rows` those of the single rows, by which a difference is
-named. They depend on content alone: a folder that was moved, linked, touched or fetched anew has
-the same. Rows are hashed as they are read, weights once they are in memory, on all cores: no file
-is read twice for it.
+`inputs.json` in a workdir holds the digests of the stream's splits, of the chat template, of the
+tokenizer, of the base weights and of an external teacher; `inputs.rows` those of the single rows,
+by which a difference is named. They depend on content alone: a folder that was moved, linked,
+touched or fetched anew has the same. Rows are hashed as they are read, weights once they are in
+memory, on all cores: no file is read twice for it.
 """
 
 import concurrent.futures
@@ -72,6 +72,7 @@ class Inputs:
     tokenizer: {part of the tokenizer: digest}.
     weights: digest of the base weights; None: not read, or from scratch.
     teacher: of an external teacher, likewise.
+    chat_template: digest of the chat template that writes rows, '' where none does; None: not read.
   """
 
   template: str
@@ -79,6 +80,7 @@ class Inputs:
   tokenizer: Mapping[str, str]
   weights: str | None = None
   teacher: str | None = None
+  chat_template: str | None = None
 
   @property
   def tasks(self) -> list[str]:
@@ -93,7 +95,7 @@ class Inputs:
     ]
     return {
       'template': self.template, 'splits': splits, 'tokenizer': dict(self.tokenizer),
-      'weights': self.weights, 'teacher': self.teacher,
+      'weights': self.weights, 'teacher': self.teacher, 'chat_template': self.chat_template,
     }  # fmt: skip
 
 
@@ -156,6 +158,11 @@ def weights_digest(params: Params) -> str:
     return _sha(b''.join(pool.map(one, sorted(leaves_by_path(params).items()))))
 
 
+def template_digest(source: str) -> str:
+  """Returns the digest of a chat template; '' for none."""
+  return _sha(source.encode('utf-8', 'surrogatepass')) if source else ''
+
+
 def digests_of(
   tokenizer: Tokenizer, special: Sequence[int | None], params: Params | None
 ) -> tuple[dict[str, str], str | None]:
@@ -187,8 +194,9 @@ def read(workdir: pathlib.Path) -> Inputs | None:
       for split, part in zip(stored['splits'], digests, strict=True)
     )
     return Inputs(
-      stored['template'], rows, dict(stored['tokenizer']), stored['weights'], stored['teacher']
-    )
+      stored['template'], rows, dict(stored['tokenizer']), stored['weights'], stored['teacher'],
+      stored.get('chat_template'),  # which an earlier jcl did not write
+    )  # fmt: skip
   except (ValueError, KeyError, TypeError, RecursionError):
     raise UserError(
       f'{file} is damaged; delete it, and the run goes on without comparing what it reads'
@@ -230,9 +238,11 @@ def differences(before: Inputs, now: Inputs) -> dict[str, str]:
 
 def _of_stream(before: Inputs, now: Inputs) -> str:
   """Returns what changed in a stream, in words; empty where nothing did."""
-  lines = []
+  lines, chats = [], (before.chat_template, now.chat_template)
   if before.template != now.template:
     lines.append(f'template {now.template!r}, not {before.template!r}')
+  if None not in chats and chats[0] != chats[1]:
+    lines.append("another chat template (stream.chat_template or the model's own)")
   if before.tasks != now.tasks:
     return '; '.join([*lines, f'tasks {", ".join(now.tasks)}, not {", ".join(before.tasks)}'])
   old = {(r.task, r.split): r.digests for r in before.rows}

@@ -463,6 +463,14 @@ def test_the_rate_of_added_tokens_is_refused_where_their_rows_are_frozen():
     experiment.assemble(made)
 
 
+@pytest.mark.parametrize('name', ['lora+lamol', 'lamol+olora', 'expand+lamol'])
+def test_the_rate_of_added_tokens_is_refused_where_adapters_or_blocks_alone_train(name):
+  made = scratch(name, backbone={'layers': 4}, train={'added_token_rate': 2.0})
+  with pytest.raises(UserError, match=r'added_token_rate is 2\.0, .* and trains their rows'):
+    experiment.assemble(made)
+  experiment.check(made, old=True)
+
+
 def test_how_added_tokens_start_is_refused_where_the_model_has_them(places, tmp_path):
   made = own_data.config(places['own'], places['base'], 'lamol')
   made.backbone.added_token_init = 'mean'

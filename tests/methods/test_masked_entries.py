@@ -98,13 +98,16 @@ def wrapped(name, backbone):
     return Method(objective=adversarial(mir, WIDTH, 0.3, 0.7))
   if name == 'maml':
     return methods.make(backbone, methods.settings_class('maml')(inner_lr=0.3, inner_steps=2))
+  if name == 'penalty':  # of the whole parameters, what is frozen included
+    squares = lambda params: sum(jnp.square(x).sum() for x in jax.tree.leaves(params))
+    return Method(penalty_fn=lambda params, teacher_params: {'pull': squares(params)})
   if name == 'first order':
     return methods.make(backbone, methods.settings_class('maml')(inner_lr=0.3, first_order=True))
   return Method()
 
 
 @pytest.mark.parametrize(
-  'name', ['plain', 'maml', 'first order', 'adversarial', 'adversarial of MIR']
+  'name', ['plain', 'penalty', 'maml', 'first order', 'adversarial', 'adversarial of MIR']
 )
 def test_a_masked_leaf_is_two_leaves_of_which_one_is_frozen(name):
   """Objective, terms, norms and gradient are those of a model in which no leaf is masked."""

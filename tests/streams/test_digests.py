@@ -25,6 +25,22 @@ def test_a_digest_covers_what_a_run_reads():
   assert len({row_digest(ROW, 'label'), *others}) == 1 + len(others)
 
 
+# Each field of an example, with another value than in ROW and whether a run reads it.
+FIELDS = {
+  'number': (9, False), 'text': ('more', True), 'answer': ('more', True), 'task': (2, False),
+  'label': (5, False), 'name': ('x', False), 'tokens': ((1,), True),
+  'messages': ('[[], 0]', True), 'place': ('x', False),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('name', [field.name for field in dataclasses.fields(Example)])
+def test_a_digest_covers_each_field_that_a_run_reads_and_no_other(name):
+  """The class of `label` counts by its text, which `row_digest` takes beside the example."""
+  value, read = FIELDS[name]
+  other = dataclasses.replace(ROW, **{name: value})
+  assert (row_digest(other, 'label') != row_digest(ROW, 'label')) == read
+
+
 def test_another_process_gives_the_same():
   code = (
     'from jcl.streams.digests import row_digest as d; from jcl.streams.stream import Example as E;'
