@@ -62,3 +62,9 @@ def test_a_file_that_does_not_say_how_words_are_split_is_named():
 def test_a_tokenizer_of_contradicting_lists_is_refused():
   with pytest.raises(UserError, match=r'x.gguf: no valid tokenizer'):
     read(model='llama', token_type=None, scores=[0.0])
+
+
+def test_accents_are_composed_by_qwen2_alone():
+  found = {name: read(pre=name).normalizer for name in gguf_tokenizer.WORDS}
+  assert found.pop('qwen2').normalize_str('e\u0301') == '\u00e9'
+  assert not any(found.values())
