@@ -65,6 +65,6 @@ def test_a_tokenizer_of_contradicting_lists_is_refused():
 
 
 def test_accents_are_composed_by_qwen2_alone():
-  found = {name: read(pre=name).normalizer for name in gguf_tokenizer.WORDS}
+  found = {name: read(pre=name).normalizer for name in gguf_tokenizer.WORD_SPLITS}
   assert found.pop('qwen2').normalize_str('e\u0301') == '\u00e9'
   assert not any(found.values())
