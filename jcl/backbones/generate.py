@@ -117,7 +117,7 @@ def generate(
   cache = new_cache(params, rows, width + max_new)
   logits_BV, cache = decode(params, prompt_BP, valid_BS, cache, 0)
   state = write(_first(prompt_BP, valid_BP, max_new, pad, cache), logits_BV)
-  for size in halves(rows):
+  for size in _halves(rows):
     state = _shrunk(_until(size, body, state, limit), size)
   return _until(0, body, state, limit).tokens
 
@@ -144,7 +144,7 @@ def _until(most: int, body: Callable[[State], State], state: State, limit: jax.A
   return lax.while_loop(more, body, state)
 
 
-def halves(rows: int) -> list[int]:
+def _halves(rows: int) -> list[int]:
   """Returns the sizes to which a batch shrinks as its rows end; each is a loop of its own."""
   sizes = [rows >> n for n in range(1, SHRINKS + 1)]
   return [size for size in sizes if rows >= 4 * FEWEST and size >= FEWEST]

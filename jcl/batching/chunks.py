@@ -6,6 +6,7 @@ import numpy as np
 
 from jcl.batching.batch import LENGTHS, TARGETS, Row, Shape, bucket
 from jcl.batching.batch_shapes import LESS, cost_of, fit, holds, rungs, shortest_line
+from jcl.batching.epochs import in_parts
 
 Chunk = tuple[Shape, list[int]]
 """A shape, and the indices of the rows that it is filled with."""
@@ -44,7 +45,7 @@ def _by_length(rows: Sequence[Row], size: int, blocks: int) -> list[Chunk]:
   for tokens, members in sorted(groups.items()):
     most = max(len(rows[i].targets) for i in members) * size // blocks
     shape = Shape(size, tokens, bucket(most, TARGETS))
-    chunks += [(shape, members[i : i + size]) for i in range(0, len(members), size)]
+    chunks += [(shape, part) for part in in_parts(members, size)]
   return chunks
 
 
@@ -96,8 +97,4 @@ def _of_shapes(items: Sequence[Sequence[Row]], size: int, shapes: Sequence[Shape
   groups: dict[Shape, list[int]] = {shape: [] for shape in shapes}
   for i, item in enumerate(items):
     groups[fit(item, 1, shapes)].append(i)
-  return [
-    (shape, members[i : i + size])
-    for shape, members in groups.items()
-    for i in range(0, len(members), size)
-  ]
+  return [(shape, part) for shape, members in groups.items() for part in in_parts(members, size)]

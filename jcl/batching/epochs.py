@@ -81,7 +81,7 @@ def _examples(new: Iterable[Example | Reference]) -> Iterable[Example]:
   return cast(Iterable[Example], new)
 
 
-def _cut(items: list[Item], size: int) -> list[list[Item]]:
+def in_parts(items: list[Item], size: int) -> list[list[Item]]:
   """Returns the items in parts of `size`; the last one may be shorter."""
   return [items[i : i + size] for i in range(0, len(items), size)]
 
@@ -103,7 +103,7 @@ def _compose(
     )
   if plan.level == 'batch' and old:
     # Half of a batch is new; as many are drawn from the past, none twice within a batch.
-    halves = _cut(_shuffled(random, new), max(size // 2, 1))
+    halves = in_parts(_shuffled(random, new), max(size // 2, 1))
     return [half + draw(random, old, len(half) * plan.candidates) for half in halves]
   if plan.level == 'task' and old:
     of_task: dict[int, list[Drawn]] = {}
@@ -112,12 +112,12 @@ def _compose(
       of_task.setdefault(task, []).append((example, replay))
     tasks = sorted(of_task)
     made = []
-    for i, part in enumerate(_cut(_shuffled(random, new), size)):
+    for i, part in enumerate(in_parts(_shuffled(random, new), size)):
       made += [part, draw(random, of_task[tasks[i % len(tasks)]], len(part))]
     return made
   if plan.ratio is not None and old:
     old = _mixed_in(plan, plan.ratio, old, rows_of, random)
-  return _cut(_shuffled(random, new + old), size)
+  return in_parts(_shuffled(random, new + old), size)
 
 
 def _compose_online(

@@ -2,7 +2,7 @@
 
 `timing` lets the contenders take turns and makes ratios, `suite` says which workloads there are,
 and `table` writes what was measured. A contender is a record of what it can be asked to do; torch
-is imported by the two modules of its loops alone, when they are asked for.
+is imported by the modules whose names begin with `torch` alone, when their loops are asked for.
 """
 
 CONTENDERS: dict[str, str] = {

@@ -18,7 +18,7 @@ from jcl.training.experiment import Experiment
 
 @dataclasses.dataclass
 class Bench:
-  """What a workload is measured with.
+  """The contenders of a benchmark and the setting in which a workload is measured.
 
   Attributes:
     setting: data, model and weights.

@@ -9,16 +9,13 @@ import json
 import pathlib
 import sys
 
-import jax
-import numpy as np
-
 from jcl.benchmarks import RATE
 from jcl.benchmarks.request import Request
 from jcl.benchmarks.setting import configured
 from jcl.step.numerics import computing
 from jcl.training import experiment
 from jcl.training.batch_loader import BatchLoader
-from jcl.training.step_inputs import place_on_devices, step_inputs
+from jcl.training.step_inputs import inputs_on_devices
 
 
 @computing
@@ -38,12 +35,9 @@ def take(job: dict) -> float:
   memory = parts.method.init(params, parts.stream, parts.tools)
   plan = parts.method.plan(memory, task)
   loader = BatchLoader(plan, 1, parts.tools.at(1), parts.config.train)
-  start = jax.jit(parts.optimizer().init)
-  inputs = step_inputs(parts, params, memory['teacher'], plan, place_on_devices(parts), start)
+  inputs = inputs_on_devices(parts, params, memory['teacher'], plan)
   batches = loader.batches()
-  _, metrics = parts.train_step()(
-    inputs.state, inputs.fixed, inputs.weights, np.float32(RATE), next(batches).batch, inputs.groups
-  )
+  _, metrics = inputs.after(parts.train_step(), RATE, next(batches).batch)
   loss = float(metrics['loss'])
   batches.close()
   return loss

@@ -29,7 +29,7 @@ from jcl.step.numerics import computing
 from jcl.storage.checkpoint import Snapshots
 from jcl.training.batch_loader import BatchLoader, LoadedBatch
 from jcl.training.experiment import Experiment
-from jcl.training.step_inputs import StepInputs, place_on_devices, step_inputs
+from jcl.training.step_inputs import StepInputs, inputs_on_devices
 from jcl.training.task_trainer import IN_FLIGHT
 from jcl.types import Params
 
@@ -44,7 +44,9 @@ def contender(setting: Setting) -> Contender:
 
   def learner(lesson: Lesson) -> Learner:
     own = lesson.parts is parts
-    step = compiled.setdefault(id(lesson.parts), lesson.parts.train_step())
+    if id(lesson.parts) not in compiled:
+      compiled[id(lesson.parts)] = lesson.parts.train_step()
+    step = compiled[id(lesson.parts)]
     return OurLearner(lesson, params if own else lesson.parts.initial_params(), step)
 
   return Contender(
@@ -96,17 +98,12 @@ class OurLearner:
 
   def _start(self, params: Params) -> StepInputs:
     """Returns the inputs of a first step from some parameters."""
-    parts = self._lesson.parts
-    start = jax.jit(parts.optimizer().init)
-    place = place_on_devices(parts)
-    return step_inputs(parts, params, self._memory['teacher'], self._lesson.plan, place, start)
+    lesson = self._lesson
+    return inputs_on_devices(lesson.parts, params, self._memory['teacher'], lesson.plan)
 
   def _step(self, inputs: StepInputs, loaded: LoadedBatch) -> tuple[StepInputs, dict]:
     """Dispatches a step -> the inputs of the next one, and its metrics."""
-    state, metrics = self._compiled(
-      inputs.state, inputs.fixed, inputs.weights, np.float32(RATE), loaded.batch, inputs.groups
-    )
-    return inputs._replace(state=state), metrics
+    return inputs.after(self._compiled, RATE, loaded.batch)
 
   @computing
   def show(self) -> Shown:

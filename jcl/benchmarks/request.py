@@ -23,10 +23,10 @@ WORKLOADS: dict[str, str] = {
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-  """What is to be measured.
+  """The workloads to be measured, their contenders and their sizes.
 
   Attributes:
-    workloads: names of `suite.WORKLOADS`, in their order.
+    workloads: names of `WORKLOADS`, in their order.
     against: names of `CONTENDERS`.
     model: folder, GGUF file or hub name; empty: a small GPT-2 with random weights.
     data: folder of a manifest, or NAME:FOLDER of a benchmark's files; empty: the synthetic stream.

@@ -1,6 +1,7 @@
 """The run that is measured: data, model and settings, and the weights that all contenders get."""
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -27,7 +28,7 @@ from jcl.streams.stream import Example, Task, TaskPlan
 from jcl.training import experiment
 from jcl.training.batch_loader import BatchLoader
 from jcl.training.experiment import Experiment
-from jcl.training.step_inputs import place_on_devices, step_inputs
+from jcl.training.step_inputs import inputs_on_devices
 from jcl.types import Params
 
 SMALL: dict[str, Any] = {
@@ -67,12 +68,7 @@ class Setting:
     """The settings of the method."""
     return self.parts.config.method
 
-  @property
-  def longest(self) -> int:
-    """Tokens of the longest row of the stream."""
-    return longest_row(self.parts)
-
-  @property
+  @functools.cached_property
   def past(self) -> list[Example]:
     """Rows of the first task as pseudo samples, as many as LAMOL draws before the second.
 
@@ -91,14 +87,7 @@ class Setting:
 
   def plan(self, new: Sequence[Example], old: Sequence[Example]) -> TaskPlan:
     """Returns the plan of LAMOL-KD for a task of new and old examples."""
-    return TaskPlan(list(new), list(old), weights=self.weights)
-
-  @property
-  def weights(self) -> dict[str, float]:
-    """The weights of the terms of LAMOL-KD."""
-    s = self.settings
-    kd = s.distill_weight
-    return {'gen': s.lambda_gen, 'kd_qa': kd, 'kd_gen': kd * s.lambda_gen}
+    return TaskPlan(list(new), list(old), weights=self.settings.weights)
 
   def loaded(self, parts: Experiment | None = None) -> hf.Loaded:
     """Returns the model as files would hold it, its tokenizer a copy.
@@ -201,15 +190,11 @@ def learned(parts: Experiment, params: Params, steps: int) -> Params:
   plan = parts.method.plan(memory, task)
   train = dataclasses.replace(parts.config.train, steps=steps)
   loader = BatchLoader(plan, 0, parts.tools, train)
-  start = jax.jit(parts.optimizer().init)
-  inputs = step_inputs(parts, params, memory['teacher'], plan, place_on_devices(parts), start)
-  step, state = parts.train_step(), inputs.state
+  inputs, step = inputs_on_devices(parts, params, memory['teacher'], plan), parts.train_step()
   for loaded in loader.batches():
-    state, metrics = step(
-      state, inputs.fixed, inputs.weights, np.float32(RATE), loaded.batch, inputs.groups
-    )
+    inputs, metrics = inputs.after(step, RATE, loaded.batch)
     jax.block_until_ready(metrics)
-  return experiment.trainable.join(state['params'], inputs.fixed[0])
+  return experiment.trainable.join(inputs.state['params'], inputs.fixed[0])
 
 
 def composed(

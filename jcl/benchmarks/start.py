@@ -63,7 +63,8 @@ def _job(bench: Bench, model: pathlib.Path) -> dict[str, Any]:
   return {
     'model': str(model), 'data': request.data, 'batch_size': request.batch_size,
     'dtype': request.dtype, 'seed': request.seed, 'texts': texts, 'rows': rows,
-    'longest': one.longest, 'outputs': one.parts.backbone.outputs, 'weights': one.weights,
+    'longest': settings.longest_row(one.parts), 'outputs': one.parts.backbone.outputs,
+    'weights': one.settings.weights,
     'place': PLACES.get(jax.default_backend(), 'cpu'),
   }  # fmt: skip
 

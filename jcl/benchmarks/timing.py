@@ -16,7 +16,7 @@ Work = Callable[[], float]
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-  """What was measured of one piece of work.
+  """The times that contenders took for one piece of work.
 
   Attributes:
     name: `workload` for its first case, `workload/case` for the others.

@@ -1,12 +1,17 @@
 """What all torch loops share: the device, the model that transformers reads, AdamW."""
 
 import pathlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 import transformers
 
 from jcl.benchmarks import RATE
 from jcl.errors import UserError
+
+if TYPE_CHECKING:
+  from jcl.batching.batch import Row
 
 
 def device_like(platform: str) -> torch.device:
@@ -46,6 +51,14 @@ def load(folder: pathlib.Path, place: torch.device) -> torch.nn.Module:
   )
   model.generation_config = transformers.GenerationConfig()  # penalties of the file, jcl has none
   return model.to(place).eval().requires_grad_(False)  # eval: no dropout, as in jcl's runs
+
+
+def padded(rows: 'Sequence[Row]', width: int) -> torch.Tensor:
+  """Returns the token ids of rows, right-padded with 0, [B, width] on the host."""
+  ids = torch.zeros((len(rows), width), dtype=torch.long)
+  for place, row in enumerate(rows):
+    ids[place, : len(row.tokens)] = torch.as_tensor(row.tokens)
+  return ids
 
 
 def precision(dtype: str, place: torch.device) -> torch.autocast:

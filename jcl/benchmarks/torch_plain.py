@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional
 
+from jcl.benchmarks.torch_model import padded
+
 if TYPE_CHECKING:
   from jcl.batching.batch import Row
 
@@ -50,12 +52,10 @@ class Plain:
   def _padded(self, rows: 'Sequence[Row]') -> tuple[torch.Tensor, torch.Tensor]:
     """Returns ids [B, T] and labels [B, T], the token after each target and else `IGNORED`."""
     width = max(self._longest, *(len(row.tokens) for row in rows))
-    ids = torch.zeros((len(rows), width), dtype=torch.long)
     labels = torch.full((len(rows), width), IGNORED)
     for place, row in enumerate(rows):
-      ids[place, : len(row.tokens)] = torch.as_tensor(row.tokens)
       labels[place, torch.as_tensor(row.targets).long()] = torch.as_tensor(row.wanted).long()
-    return ids.to(self._place), labels.to(self._place)
+    return padded(rows, width).to(self._place), labels.to(self._place)
 
   def _logits(self, model: torch.nn.Module, ids: torch.Tensor) -> torch.Tensor:
     """Returns the logits at all positions, [B, T, V]. Padding is on the right, behind causality."""

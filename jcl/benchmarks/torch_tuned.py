@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional
 
+from jcl.benchmarks.torch_model import padded
+
 if TYPE_CHECKING:
   from jcl.batching.batch import Row
 
@@ -66,12 +68,9 @@ class Tuned:
   ) -> torch.Tensor:
     """Returns the states at the targets of all rows, [M, D], from one forward pass."""
     width = max(len(row.tokens) for row in rows)
-    ids = torch.zeros((len(rows), width), dtype=torch.long)
-    places = []
-    for place, row in enumerate(rows):
-      ids[place, : len(row.tokens)] = torch.as_tensor(row.tokens)
-      places.append(torch.as_tensor(row.targets).long() + place * width)
-    return body(model, ids.to(self._place), torch.cat(places).to(self._place))
+    places = [torch.as_tensor(row.targets).long() + i * width for i, row in enumerate(rows)]
+    ids = padded(rows, width).to(self._place)
+    return body(model, ids, torch.cat(places).to(self._place))
 
   def loss(
     self, model: torch.nn.Module, teacher: torch.nn.Module | None, rows: 'Sequence[Row]'

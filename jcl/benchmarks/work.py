@@ -76,7 +76,7 @@ class Prompts(NamedTuple):
 
 
 class Shown(NamedTuple):
-  """What a contender shows of one step: the objective and the norm of its whole gradient."""
+  """The objective of one step and the norm of its whole gradient, as a contender has them."""
 
   loss: float
   gradient_norm: float

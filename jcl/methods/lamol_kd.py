@@ -35,6 +35,12 @@ class LamolKd(Lamol):
   published_kd_mask: bool = only_with(False, {'distill_weight': GIVEN})
   holds_tree: ClassVar = True
 
+  @property
+  def weights(self) -> dict[str, float]:
+    """The weights of the terms; `qa` counts 1."""
+    kd = self.distill_weight
+    return {'gen': self.lambda_gen, 'kd_qa': kd, 'kd_gen': kd * self.lambda_gen}
+
   def max_cached_examples(self, stream: Stream) -> int:
     """Returns the number of pseudo samples before the largest task."""
     return int(self.gamma * max(len(task.train) for task in stream.tasks))
@@ -64,8 +70,6 @@ def lamol_kd(backbone: Backbone, settings: LamolKd) -> Method:
     return new | {'kd_qa': (kd_M, old_M & ~gen_M), 'kd_gen': (kd_M, old_M & gen_M)}
 
   def plan(memory, task):
-    kd = s.distill_weight
-    weights = {'gen': s.lambda_gen, 'kd_qa': kd, 'kd_gen': kd * s.lambda_gen}
-    return past.plan(memory, task)._replace(weights=weights)
+    return past.plan(memory, task)._replace(weights=s.weights)
 
   return past._replace(plan=plan, loss_fn=loss_fn)

@@ -261,7 +261,7 @@ class HookTools(RunContext):
     order: Sequence[int] = range(len(examples))
     if together > 1:
       order = generator(self.seed, 'together', self.task_index).permutation(len(examples)).tolist()
-    groups = _cut(self.rows([examples[i] for i in order]), together)
+    groups = epochs.in_parts(self.rows([examples[i] for i in order]), together)
     items = [([row for rows in group for row in rows], len(group)) for group in groups]
     most = max(self.batch_size // together, 1)
     size = -(-most // self.mesh.size) * self.mesh.size
@@ -330,7 +330,7 @@ class HookTools(RunContext):
 
     out = np.full((len(prompts), max_new), self.text.pad, np.int32)
     with self.folds.timed('generate'):
-      return self.fold(name, part, out, _cut(by_length, self.batch_size))
+      return self.fold(name, part, out, epochs.in_parts(by_length, self.batch_size))
 
   def _left_padded(self, prompts: list) -> tuple[np.ndarray, np.ndarray]:
     width = batches.bucket(max(map(len, prompts)), WIDTHS)
@@ -368,7 +368,3 @@ def _writable(array: Tree) -> np.ndarray:
   """Returns the array that a fold fills; a copy of one that was read from a snapshot."""
   own = isinstance(array, np.ndarray) and array.flags.writeable
   return array if own else np.array(array)
-
-
-def _cut(items: Sequence, size: int) -> list:
-  return [items[i : i + size] for i in range(0, len(items), size)]

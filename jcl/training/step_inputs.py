@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from jcl.batching.batch import Batch
 from jcl.step import sharding
 from jcl.step.groups import NO_GROUPS, Groups
 from jcl.step.optimizer import merged
@@ -33,6 +34,19 @@ class StepInputs(NamedTuple):
   def teacher(self) -> Tree:
     """The teacher parameters, wherever they stand."""
     return self.state.get('teacher', self.fixed[2])
+
+  def after(self, step: Callable, rate: float, batch: Batch) -> tuple['StepInputs', dict]:
+    """Dispatches a step and returns the inputs of the next one, and its metrics.
+
+    Args:
+      step: jitted, of `train_step.make_step`; the state is given up to it.
+      rate: learning rate.
+      batch: on the devices.
+    """
+    state, metrics = step(
+      self.state, self.fixed, self.weights, np.float32(rate), batch, self.groups
+    )
+    return self._replace(state=state), metrics
 
 
 def step_inputs(
@@ -75,6 +89,15 @@ def step_inputs(
   weights = {name: np.float32(weight) for name, weight in plan.weights.items()}
   fixed = put(frozen, False), place(masks, sharding.WHOLE, False), theirs
   return StepInputs(state, fixed, weights, Groups.of(plan.groups))
+
+
+def inputs_on_devices(
+  parts: Experiment, params: Tree, teacher: Tree, plan: TaskPlan,
+  carried: dict[str, Tree] | None = None, step: int = 0,
+) -> StepInputs:  # fmt: skip
+  """Returns `step_inputs` on the devices, the optimiser state fresh but for what is carried."""
+  start = jax.jit(parts.optimizer().init)
+  return step_inputs(parts, params, teacher, plan, place_on_devices(parts), start, carried, step)
 
 
 def place_on_devices(parts: Experiment) -> Callable[[Tree, Tree, bool], Tree]:

@@ -25,7 +25,7 @@ from jcl.training.progress_bar import Bar, FoldBars
 from jcl.training.run_output import RunOutput
 from jcl.training.run_state import Run
 from jcl.training.snapshot_policy import SnapshotPolicy
-from jcl.training.step_inputs import StepInputs, place_on_devices, step_inputs
+from jcl.training.step_inputs import StepInputs, inputs_on_devices
 from jcl.types import Params, Tree
 
 IN_FLIGHT = 2  # steps dispatched and not waited for: more deadlock fake CPU devices
@@ -65,7 +65,7 @@ class TaskTrainer:
   ):  # fmt: skip
     self.parts, self.output, self.policy = parts, output, policy
     self._scores, self._save, self._folds = scores, save, folds
-    self.optimizer, self.train_step = parts.optimizer(), parts.train_step()
+    self.train_step = parts.train_step()
     self._refused_last = False  # the newest step read was not applied
 
   def train(self, now: Run, task: Task, tools: HookTools) -> Run:
@@ -130,9 +130,8 @@ class TaskTrainer:
 
   def inputs(self, now: Run, plan: TaskPlan) -> StepInputs:
     """Returns the inputs of the task's next step on the devices; the run keeps its own arrays."""
-    place, start = place_on_devices(self.parts), jax.jit(self.optimizer.init)
-    return step_inputs(
-      self.parts, now.params, now.memory['teacher'], plan, place, start, now.optimizer, now.step
+    return inputs_on_devices(
+      self.parts, now.params, now.memory['teacher'], plan, now.optimizer, now.step
     )
 
   def _step(
@@ -143,11 +142,9 @@ class TaskTrainer:
     train, at = self.parts.config.train, (loaded.number, loader.total, *of_run)
     rate = learning_rate(train, *at, peak=peak_rate(train))
     self.output.counter.says('step')
-    state, metrics = self.train_step(
-      inputs.state, inputs.fixed, inputs.weights, np.float32(rate), loaded.batch, inputs.groups
-    )
+    inputs, metrics = inputs.after(self.train_step, rate, loaded.batch)
     self.output.counter.took(steps=1)
-    return inputs._replace(state=state), (loaded, metrics, learning_rate(train, *at))
+    return inputs, (loaded, metrics, learning_rate(train, *at))
 
   def _due(self, loaded: LoadedBatch) -> Due:
     """Returns the work that is due between this step and the next one."""

@@ -191,7 +191,7 @@ def test_a_run_that_is_killed_ends_in_the_same_bits(kind, case, method, tmp_path
 
 
 def check_frozen(method, ended, base):
-  """What the method freezes is what was in the file, and something else has moved."""
+  """Checks that frozen parameters are as in the file, and that other parameters have moved."""
   params = dict(ended.params)
   params.pop('head', None)
   moved = lambda one, two: any(
