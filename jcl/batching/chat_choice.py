@@ -1,6 +1,7 @@
 """The chat template that writes the rows of a run, and the texts that it makes."""
 
 import dataclasses
+import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
@@ -11,7 +12,16 @@ from jcl.batching.text_formats import LAMOL_FORMATS, SpecialTokens, Text, traini
 from jcl.config import StreamConfig
 from jcl.errors import UserError
 from jcl.storage import paths
-from jcl.streams.chat_templates import NAMED, ChatTemplate, check_date, compiled, today, writes_date
+from jcl.streams.chat import of_json
+from jcl.streams.chat_templates import (
+  NAMED,
+  REASONING,
+  ChatTemplate,
+  check_date,
+  compiled,
+  today,
+  writes_date,
+)
 from jcl.streams.files import read_text
 from jcl.streams.stream import Stream
 
@@ -154,6 +164,9 @@ def make_text(
   in_text, template = config.special_tokens_in_text, stream.template
   if choice.note:
     stream = dataclasses.replace(stream, notes=(*stream.notes, choice.note))
+  if choice.source and (unread := unread_fields(stream, choice.source)):
+    note = f'fields of messages that nothing reads: {", ".join(unread)}'
+    stream = dataclasses.replace(stream, notes=(*stream.notes, note))
   text: Text
   if choice.source:
     text = ChatText(
@@ -163,6 +176,21 @@ def make_text(
   else:
     text = Text(tokenizer, special, template, text_format, max_length, pooling, in_text)
   return text, text.readable(stream)
+
+
+def unread_fields(stream: Stream, source: str) -> list[str]:
+  """Returns the fields of messages in train whose names do not stand in a chat template.
+
+  Args:
+    stream: whose rows may be conversations.
+    source: of the template.
+  """
+  talks = (e.messages for task in stream.tasks for e in task.train if e.messages)
+  fields = {name for talk in talks for m in of_json(talk).messages for name in m}
+  read = {'role', 'content', 'weight', *re.findall(r'\w+', source)}
+  if not read.isdisjoint(REASONING):  # a template that reads one of these names gets them all
+    read |= {*REASONING}
+  return sorted(fields - read)
 
 
 def scratch_texts(

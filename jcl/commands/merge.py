@@ -59,7 +59,7 @@ def run(given: flags.FlagValues) -> None:
   atomic.check_new(out)
   trained_on = base_model.of_adapters([pathlib.Path(name) for name in names])
   base = given.base or peft.common_base([pathlib.Path(name) for name in names])
-  for line in peft.other_bases([pathlib.Path(name) for name in names], base):
+  for line in peft.notes_on([pathlib.Path(name) for name in names], base):
     print(f'note: {line}')
   if given.into == 'weights':
     loaded = hf.load(base, family=given.family)

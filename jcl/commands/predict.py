@@ -15,6 +15,7 @@ import csv
 import io
 import json
 import pathlib
+import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,6 +23,7 @@ from absl import flags
 
 from jcl.commands import command_line, jax_settings
 from jcl.errors import UserError
+from jcl.storage import console
 from jcl.streams.escaping import escaped
 
 if TYPE_CHECKING:
@@ -126,12 +128,15 @@ def _read_texts(given: flags.FlagValues) -> list[str | Sequence[Mapping[str, Any
     raise UserError("give --text='…' or --file=texts.csv, one of the two")
   if given.text:
     return [given.text]
-  from jcl.streams import tables
+  from jcl.streams import files, tables
 
-  path = pathlib.Path(given.file).expanduser()
-  if path.suffix == '.txt':
+  path, notes = pathlib.Path(given.file).expanduser(), list[str]()
+  if files.kind_of(path) == '.txt':
     return [line for line in tables.lines(path, str(path)) if line.strip()]
-  return [_input(record, given.column) for record in tables.table(path, str(path))]
+  records = tables.table(path, str(path), notes=notes)
+  for line in notes:
+    console.show(f'note: {line}', sys.stderr)
+  return [_input(record, given.column) for record in records]
 
 
 def _input(record: 'Record', column: str) -> str | Sequence[Mapping[str, Any]]:

@@ -176,9 +176,12 @@ def checked(message: object, where: str) -> Message:
   if '\0' in content or any('\ud800' <= letter <= '\udfff' for letter in content):
     raise UserError(f'{where}: the content holds a NUL character or half a surrogate pair')
   try:
-    return json.loads(json.dumps(plain({**found, 'content': content})))
+    made = json.loads(json.dumps(plain({**found, 'content': content})))
   except (TypeError, ValueError, RecursionError):
     raise UserError(f'{where}: holds what JSON cannot: give role and content alone') from None
+  if made.get('weight', 1) not in (0, 1):
+    raise UserError(f'{where}: weight is {made["weight"]!r}: give 0 or 1, or leave it out')
+  return made
 
 
 def plain(value: object) -> object:

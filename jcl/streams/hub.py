@@ -87,19 +87,40 @@ def records(data: DataSet, where: Callable[[int], str], lazy: bool) -> Sequence[
   data = data.with_format(None)
   if lazy:
     return Lazy(Mapped(data), lambda place, fields: Record(where(place), fields))
-  names: dict[str, Sequence[str]] = {
-    column: feature.names
-    for column, feature in data.features.items()
-    if hasattr(feature, 'int2str') and hasattr(feature, 'names')
-  }
+  named = {column: feature for column, feature in data.features.items() if has_names(feature)}
   found = []
   for place, fields in enumerate(data):
-    for column, classes in names.items():
-      index = fields[column]
-      known = isinstance(index, int) and 0 <= index < len(classes)
-      fields[column] = classes[cast(int, index)] if known else None
+    for column, feature in named.items():
+      fields[column] = with_names(fields[column], feature)
     found.append(Record(where(place), fields))
   return found
+
+
+def has_names(feature: object) -> bool:
+  """Whether a type of the library is a class with a name, or has one in it."""
+  if isinstance(feature, Mapping):
+    return any(map(has_names, feature.values()))
+  if isinstance(feature, list):
+    return any(map(has_names, feature))
+  inner = getattr(feature, 'feature', None)
+  return has_names(inner) if inner is not None else _is_class(feature)
+
+
+def with_names(value: object, feature: Any) -> object:
+  """Returns a value with the names of classes for their indices, None where there is none."""
+  if _is_class(feature):
+    known = isinstance(value, int) and 0 <= value < len(feature.names)
+    return feature.names[cast(int, value)] if known else None
+  if isinstance(feature, Mapping) and isinstance(value, Mapping):
+    return {k: with_names(x, feature[k]) if k in feature else x for k, x in value.items()}
+  inner = feature[0] if isinstance(feature, list) else getattr(feature, 'feature', None)
+  if inner is not None and isinstance(value, list):
+    return [with_names(entry, inner) for entry in value]
+  return value
+
+
+def _is_class(feature: object) -> bool:
+  return hasattr(feature, 'int2str') and hasattr(feature, 'names')
 
 
 def data_set(
@@ -115,7 +136,7 @@ def data_set(
   Args:
     name: name of the data set in the manifest.
     path: folder of the data set; None: the data set is on the hub.
-    config: variant of the data set; None: the only one.
+    config: variant of the data set; None: the only one. A saved data set has none.
     split: split that is wanted, perhaps a slice: `train[:80%]`. None: `usual`, or all rows of a set
       without splits, which `Dataset.save_to_disk` wrote.
     usual: name of the split in most data sets.
@@ -134,6 +155,11 @@ def data_set(
   if path is None:
     return datasets.load_dataset(name, config, split=split or usual)
   if any((path / file).is_file() for file in SAVED):
+    if config is not None:
+      raise UserError(
+        f"{name}: 'config' is {config!r}, but a data set of save_to_disk has no variants: leave it "
+        'out, or name the folder of the variant'
+      )
     data = datasets.load_from_disk(str(path))
     whole = isinstance(data, datasets.DatasetDict)
     parts = dict(data) if whole else {str(data.split or 'train'): data}

@@ -15,6 +15,7 @@ from jcl.streams.escaping import shortened
 from jcl.streams.raw import RawRow
 from jcl.streams.stream import Lazy
 
+BESIDE = ('system', 'tools')  # columns that belong to the messages beside them
 SHOWN = 60  # letters of a value that an error message quotes
 
 
@@ -48,18 +49,28 @@ def rows_of(records: Sequence[Record], columns: Mapping[str, str]) -> Sequence[R
 
 
 def notes_on(records: Sequence[Record], columns: Mapping[str, str], where: str) -> list[str]:
-  """Returns a line that says so where answers are lists, of which the first entry is read."""
+  """Returns lines on what is read of answers that are lists, and not read beside messages."""
   if 'answer' not in columns or isinstance(records, Lazy):
     return []
   several = sum(
     is_list(field) and len(field) > 1 and as_messages(field) is None
     for field in (found(record, columns['answer']) for record in records)
   )
-  if not several:
-    return []
-  return [
-    f'{where}: {several} rows have several answers in {columns["answer"]!r}: the first counts'
-  ]
+  lines = []
+  if several:
+    answer = columns['answer']
+    lines.append(f'{where}: {several} rows have several answers in {answer!r}: the first counts')
+  first = '{' not in columns['text'] and as_messages(found(records[0], columns['text']))
+  beside = [name for name in BESIDE if any(filled_in(r.fields.get(name)) for r in records)]
+  if first and beside:
+    names = ' and '.join(map(repr, beside))
+    lines.append(f'{where}: {names} beside the messages: not read; put it into the messages')
+  return lines
+
+
+def filled_in(field: object) -> bool:
+  """Whether a value of a table is a text, a list or a dict that is not empty."""
+  return (isinstance(field, str | Mapping) or is_list(field)) and len(field) > 0
 
 
 def row_of(record: Record, columns: Mapping[str, str]) -> RawRow:

@@ -15,7 +15,7 @@ from jcl.streams import hub, splits
 from jcl.streams.checks import check_names, check_overlap, check_rows, check_template
 from jcl.streams.files import reason_of
 from jcl.streams.raw import SPLITS, RawRow, RawStream, RawTask, permutation
-from jcl.streams.records import Record, rows_of, shown
+from jcl.streams.records import Record, notes_on, rows_of, shown
 from jcl.streams.registry import built
 from jcl.streams.stream import Stream
 
@@ -35,10 +35,12 @@ class Given(NamedTuple):
   Attributes:
     rows: {split: {task: its rows}}; a task that has no such split is left out there.
     targets: whether rows have labels or answers; False for raw text.
+    notes: lines on how the rows were read.
   """
 
   rows: Mapping[str, Mapping[str, Sequence[RawRow]]]
   targets: bool
+  notes: Sequence[str] = ()
 
 
 class Carving(NamedTuple):
@@ -81,6 +83,7 @@ def stream(given: Given, name: str, template: str, overlap: str, carving: Carvin
   ]
   check_rows(tasks, given.targets, carve_test=True)
   tasks, notes = splits.with_test(tasks, carving.fraction, carving.seed)
+  notes = [*given.notes, *notes]
   reader = RowsReader(RawStream(name, tasks, template, overlap, given.targets, notes))
   made = built(reader, StreamConfig(name='rows'), need_dev=False, targets=given.targets)
   # The settings say which rows they were: a run with other rows cannot go on in its workdir.
@@ -130,6 +133,7 @@ def raw_rows(given: Splits, id: str) -> Given:
   if not isinstance(id, str):
     raise UserError(f'id is {shown(id)}: give the name of a field')
   columns: dict[str, str] = {}
+  notes: list[str] = []
   rows: dict[str, dict[str, Sequence[RawRow]]] = {split: {} for split in SPLITS}
   for split, tasks in by_task(given).items():
     for task, some in tasks.items():
@@ -142,8 +146,9 @@ def raw_rows(given: Splits, id: str) -> Given:
               f'{record.where} has {target!r}, which the first row of the stream does not have: '
               'give it to every row or to none'
             )
+      notes += notes_on(records, columns, f'{task}, {split}')
       rows[split][task] = rows_of(records, columns)
-  return Given(rows, not columns.keys().isdisjoint(TARGETS))
+  return Given(rows, not columns.keys().isdisjoint(TARGETS), notes)
 
 
 def dict_records(rows: object, task: str, split: str) -> list[Record]:
@@ -230,7 +235,7 @@ def dataset_splits(given: Splits) -> Splits:
 
 def raw_datasets(given: Splits, columns: dict[str, str]) -> Given:
   """Returns the rows of data sets; those of raw text stay on the disk until they are needed."""
-  targets = not columns.keys().isdisjoint(TARGETS)
+  targets, notes = not columns.keys().isdisjoint(TARGETS), list[str]()
   rows: dict[str, dict[str, Sequence[RawRow]]] = {split: {} for split in SPLITS}
   for split in SPLITS:
     for task, data in (given[split] or {}).items():
@@ -242,8 +247,9 @@ def raw_datasets(given: Splits, columns: dict[str, str]) -> Given:
         raise UserError(
           f'task {task!r}: {split} cannot be read ({reason_of(error)}): load it anew'
         ) from error
+      notes += notes_on(records, columns, f'{task}, {split}')
       rows[split][task] = rows_of(records, columns)
-  return Given(rows, targets)
+  return Given(rows, targets, notes)
 
 
 def checked_dataset(data: object, where: str, columns: dict[str, str]) -> hub.DataSet:

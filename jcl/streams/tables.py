@@ -5,6 +5,7 @@ with one; all but parquet may be compressed.
 """
 
 import collections
+import contextlib
 import csv
 import io
 import json
@@ -23,6 +24,9 @@ csv.field_size_limit(2**31 - 1)  # a field may be a document
 SUFFIXES = ('.jsonl', '.json', '.csv', '.tsv', '.parquet', '.txt')
 SEPARATORS = {',': 'a comma', ';': 'a semicolon', '\t': 'a tab', '|': 'a bar'}
 Quoting = Literal[0, 3]
+STARTS_QUOTED = re.compile(r'^"|[\t\r\n]"')
+# A tsv file all of whose quotes stand around fields, or are doubled inside of such fields.
+ALL_QUOTED = re.compile(r'(?:(?:"[^"]*+(?:""[^"]*+)*+"|[^"\t\r\n]*+)(?:[\t\r\n]|\Z))*+')
 
 
 def table(
@@ -32,9 +36,9 @@ def table(
 
   Args:
     path: a `.jsonl` file of objects; a `.json` file, a list of objects; a `.parquet` file; a `.csv`
-      or `.tsv` file whose first line names the columns. In csv, fields may be quoted by `"`; in
-      tsv, quotes are letters like others. A `.txt` file is one record, whose only field is `text`.
-      All but parquet may be compressed: `.jsonl.gz`, `.bz2`, `.xz`, `.zst`.
+      or `.tsv` file whose first line names the columns. Fields may be quoted by `"`; in tsv only
+      if all quotes stand so, else they are letters. A `.txt` file is one record, whose only field
+      is `text`. All but parquet may be compressed: `.jsonl.gz`, `.bz2`, `.xz`, `.zst`.
     called: name of the file in error messages.
     delimiter: separator of csv fields; empty: a comma, or another one that the file clearly has.
     notes: grows by a line for each thing that was decided about the file.
@@ -87,18 +91,24 @@ def parquet_records(path: pathlib.Path, called: str) -> Sequence[Record]:
   parquet = hub.imported('pyarrow.parquet')
   try:
     data = parquet.ParquetFile(path).read()
-    names = data.column_names
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is None:
-      where = lambda place: f'{called}[{place}]'
-      return hub.records(hub.imported('datasets').Dataset(data), where, lazy=False)
   except OSError as error:
     if error.strerror:
       raise UserError(f'{called}: cannot be read ({error.strerror}): correct the path') from None
     raise unread_parquet(called, error) from None
   except Exception as error:  # the library raises many kinds
     raise unread_parquet(called, error) from None
-  raise UserError(f'{called}: two columns are called {twice!r}: rename one')
+  names = data.column_names
+  twice = next((name for name in names if names.count(name) > 1), None)
+  if twice is not None:
+    raise UserError(f'{called}: two columns are called {twice!r}: rename one')
+  try:
+    where = lambda place: f'{called}[{place}]'
+    return hub.records(hub.imported('datasets').Dataset(data), where, lazy=False)
+  except Exception as error:  # such as a type that the library does not have
+    raise UserError(
+      f'{called}: a column is of a type that is not read ({reason_of(error)}): leave it out, or '
+      'write it as text'
+    ) from None
 
 
 def unread_parquet(called: str, error: Exception) -> UserError:
@@ -196,18 +206,42 @@ def csv_records(
   separator = delimiter or sniffed(text, usual)
   if separator != (delimiter or usual):
     notes.append(f'{called}: its fields are separated by {SEPARATORS[separator]}')
-  unquoted = kind == '.tsv' and separator == usual and not delimiter
+  if kind == '.tsv' and separator == usual and not delimiter:
+    return tsv_records(text, called, notes)
+  return list(separated_records(text, called, separator, 0, notes))
+
+
+def tsv_records(text: str, called: str, notes: list[str]) -> list[Record]:
+  """Returns the rows of a tsv file, whose quotes are letters or stand around fields.
+
+  pandas, Excel and R put a field that holds a quote, a tab or a line end into quotes and double the
+  quotes inside. One quote of another kind, as in the files of GLUE, shows that all are letters; so
+  do rows that quotes around fields would join.
+
+  Args:
+    text, called, notes: as in `csv_records`.
+
+  Raises:
+    UserError: a row is malformed in both ways.
+  """
+  if '"' not in text:
+    return list(separated_records(text, called, '\t', 3, notes))
+  quoted, said_of_quoted = None, [f'{called}: quotes stand around fields and are left out']
+  with contextlib.suppress(UserError):
+    quoted = list(separated_records(text, called, '\t', 0, said_of_quoted))
+  said = [f'{called}: quotes are letters'] if STARTS_QUOTED.search(text) else []
   try:
-    return list(separated_records(text, called, separator, 3 if unquoted else 0, notes))
-  except UserError as error:
-    if not unquoted or '"' not in text:
+    letters = list(separated_records(text, called, '\t', 3, said))
+  except UserError:
+    if quoted is None:
       raise
-    try:  # a tsv of pandas: fields that hold a tab or a line end are quoted
-      records = list(separated_records(text, called, separator, 0, notes))
-    except UserError:
-      raise error from None
-    notes.append(f'{called}: quotes stand around fields and are left out')
-    return records
+  else:
+    as_many = quoted and (len(quoted) == len(letters) or len(quoted[0].fields) == 1)
+    if not (as_many and ALL_QUOTED.fullmatch(text)):
+      notes += said
+      return letters
+  notes += said_of_quoted
+  return quoted or []
 
 
 def sniffed(text: str, usual: str) -> str:

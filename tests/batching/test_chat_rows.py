@@ -6,7 +6,7 @@ import pytest
 import transformers
 from support import tokenizer_kinds
 
-from jcl.batching.chat_choice import choose, make_text
+from jcl.batching.chat_choice import Choice, choose, make_text, unread_fields
 from jcl.batching.chat_rows import ChatText
 from jcl.config import StreamConfig
 from jcl.errors import UserError
@@ -184,6 +184,18 @@ def test_a_message_of_weight_0_is_not_counted():
   assert 'blue' not in said(text, text.rows(of(light))[0])
   with pytest.raises(UserError, match=r'^x: the last answer has weight 0'):
     of([TALK[1], TALK[2] | {'weight': 0}])
+
+
+def test_fields_of_messages_that_no_template_reads_are_named():
+  talks = [[TALK[1] | {'content': f'lake {i}'}, *TALK[2:]] for i in range(4)]
+  rows = [{'messages': [m | {'train': False, 'thinking': 'so'} for m in talk]} for talk in talks]
+  stream = Stream.from_rows({'a': rows})
+  assert unread_fields(stream, NAMED['plain']) == ['thinking', 'train']
+  assert unread_fields(stream, MARKED) == ['train']  # its `reasoning_content` is any thought
+  assert unread_fields(stream, '{{ m.train }}{{ m.thinking }}') == []
+  tokenizer, choice = tokenizer_kinds.byte_bpe(TEXTS), Choice(NAMED['plain'])
+  _, said_of = make_text(choice, StreamConfig(), *tokenizer, stream, 'plain', 99, 'last')
+  assert said_of.notes[-1] == 'fields of messages that nothing reads: thinking, train'
 
 
 @pytest.mark.parametrize('template', ['plain', 'marked'])

@@ -1,6 +1,7 @@
 """Predictions of a run and of its export: printed, as lines of JSON and as a table."""
 
 import csv
+import gzip
 import json
 
 import pytest
@@ -89,6 +90,18 @@ def test_files_of_every_kind_give_the_same(name, places, tmp_path):
   for row, expected in zip(rows, result.model.probabilities(TEXTS), strict=True):
     assert row['probabilities'] == pytest.approx(expected, rel=1e-5)
     assert sum(row['probabilities'].values()) == pytest.approx(1)
+
+
+def test_a_packed_file_is_read_by_its_lines_and_what_is_decided_is_said(places, tmp_path, capsys):
+  folder, _ = places
+  with gzip.open(tmp_path / 'a.txt.gz', 'wt') as file:
+    file.write(FILES['a.txt'])
+  (tmp_path / 'a.csv').write_text('id;text\n' + ''.join(f'{i};{x}\n' for i, x in enumerate(TEXTS)))
+  for name in ('a.txt.gz', 'a.csv'):
+    called(f'--model={folder / "exported"}', f'--file={tmp_path / name}')
+    said = capsys.readouterr()
+    assert len(said.out.splitlines()) == len(TEXTS)
+  assert 'a.csv: its fields are separated by a semicolon' in said.err
 
 
 def test_a_table_has_a_column_for_each_label(places, tmp_path):

@@ -51,6 +51,8 @@ def test_share_gpt_and_parts_of_text():
     ([ASK, 'blue'], r'^x: messages\[1\] is a str'),
     ([ASK | {'content': 'a\0'}, SAY], r'^x: messages\[0\]: the content holds a NUL'),
     ([ASK | {'more': object()}, SAY], r'^x: messages\[0\]: holds what JSON cannot'),
+    ([ASK, SAY | {'weight': 0.5}], r'^x: messages\[1\]: weight is 0\.5: give 0 or 1'),
+    ([ASK, SAY | {'weight': '0'}], r"^x: messages\[1\]: weight is '0': give 0 or 1"),
   ],
 )
 def test_malformed_messages_are_one_line(messages, message):

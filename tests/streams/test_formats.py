@@ -90,10 +90,76 @@ def test_what_is_decided_about_a_file_is_said(tmp_path, name):
   assert said in notes[0]
 
 
+SAID = [
+  {'text': 'He said "hi" to us', 'label': 'a'}, {'text': 'plain, with a comma', 'label': 'b'},
+  {'text': '"Wow," she said', 'label': 'a'}, {'text': '"All of it."', 'label': 'b'},
+]  # fmt: skip
+TALK = pandas.DataFrame(SAID)
+LINES = '\n'.join(f'{row["text"]}\t{row["label"]}' for row in SAID)
+TSV = {  # what is in the file, whether quotes stand around fields, and the rows
+  'pandas': (TALK.to_csv(sep='\t', index=False), True, SAID),
+  'all fields': (TALK.to_csv(sep='\t', index=False, quoting=1), True, SAID),
+  'excel': ('text\tlabel\r\n"x, y"\ta\r\n"""z"""\tb\r\n', True, [('x, y', 'a'), ('"z"', 'b')]),
+  'R': ('"text"\t"label"\n"x y"\t1\n"z"\t2\n', True, [('x y', '1'), ('z', '2')]),
+  'letters': (f'text\tlabel\n{LINES}\n', False, SAID),
+  'a lone quote': ('text\tlabel\n"x\ta\n"y"\tb\n', False, [('"x', 'a'), ('"y"', 'b')]),
+  'two lone quotes': ('text\tlabel\n"x\ta\ny"\tb\n', False, [('"x', 'a'), ('y"', 'b')]),
+  'a tab': ('text\tlabel\n"x\ty"\ta\nz\tb\n', True, [('x\ty', 'a'), ('z', 'b')]),
+}
+
+
+@pytest.mark.parametrize('name', TSV)
+def test_quotes_of_a_tsv_stand_around_fields_or_are_letters(tmp_path, name):
+  content, around, rows = TSV[name]
+  rows = [row if isinstance(row, dict) else {'text': row[0], 'label': row[1]} for row in rows]
+  found, notes = written_table(tmp_path, 'a.tsv', lambda p: p.write_bytes(content.encode()))
+  assert found == rows
+  how = 'stand around fields and are left out' if around else 'are letters'
+  assert notes == [f'a.tsv: quotes {how}']
+  quoting = {'sep': '\t', 'quoting': 0 if around else 3, 'dtype': str, 'keep_default_na': False}
+  assert found == pandas.read_csv(tmp_path / 'a.tsv', **quoting).to_dict('records')
+
+
+@pytest.mark.parametrize(('content', 'texts'), [
+  ('text\n"x\ny"\nz\n', ['x\ny', 'z']), ('text\n"x\ny" z\n', ['"x', 'y" z']),
+])  # fmt: skip
+def test_a_line_end_in_quotes_counts_where_there_is_one_column(tmp_path, content, texts):
+  found, _ = written_table(tmp_path, 'a.tsv', lambda p: p.write_bytes(content.encode()))
+  assert [row['text'] for row in found] == texts
+
+
 def test_a_separator_inside_a_column_name_does_not_count(tmp_path):
   (tmp_path / 'a.csv').write_text('text;note,label\nx;y,a\n', 'utf-8')
   (record,) = table(tmp_path / 'a.csv', 'a.csv')
   assert record.fields == {'text;note': 'x;y', 'label': 'a'}
+
+
+CLASS = datasets.ClassLabel(names=['blue', 'green'])
+NESTED = {  # path of the label, its type, and a value for each index
+  'c.d': ({'d': CLASS}, lambda i: {'d': i}),
+  'c.0': (datasets.Sequence(CLASS), lambda i: [i]),
+  'c.0.d': ([{'d': CLASS}], lambda i: [{'d': i}]),
+}
+
+
+@pytest.mark.parametrize('path', NESTED)
+def test_a_nested_class_has_its_name(tmp_path, path):
+  kind, value = NESTED[path]
+  features = datasets.Features({'text': datasets.Value('string'), 'c': kind})
+  rows = [{'text': f'row {i}', 'c': value(i % 2)} for i in range(4)]
+  data = datasets.Dataset.from_list(rows, features=features)
+  made = Stream.from_datasets(
+    {'a': data}, test={'a': data.select([0, 1])}, label=path, overlap='keep'
+  )
+  assert [e.answer for e in made.tasks[0].train] == ['blue', 'green'] * 2
+
+
+def test_a_column_of_an_unknown_type_is_no_damaged_file(tmp_path):
+  kind = pyarrow.map_(pyarrow.string(), pyarrow.string())
+  data = pyarrow.table({'text': ['x'], 'm': pyarrow.array([[('a', 'b')]], kind)})
+  pyarrow.parquet.write_table(data, tmp_path / 'a.parquet')
+  with pytest.raises(UserError, match=r'^a\.parquet: a column is of a type that is not read'):
+    table(tmp_path / 'a.parquet', 'a.parquet')
 
 
 HOSTILE = {
@@ -191,6 +257,21 @@ def test_a_nested_column_is_named_by_its_path(tmp_path, column):
   made = Stream.from_datasets({'x': sets}, test={'x': sets}, text='question', answer=column,
                               overlap='keep')  # fmt: skip
   assert [e.answer for e in made.tasks[0].train] == ['blue', 'green']
+  several = [note for note in made.notes if 'several answers' in note]
+  assert len(several) == 2 * (column == 'answers.text')  # train and test
+
+
+@pytest.mark.parametrize('beside', ['system', 'tools'])
+def test_what_stands_beside_messages_is_said_not_to_be_read(tmp_path, beside):
+  talk = [{'from': 'human', 'value': 'a lake'}, {'from': 'gpt', 'value': 'blue'}]
+  rows = [{'conversations': talk, beside: x} for x in (None, ['so'], '', 'so')]
+  made = Stream.from_rows({'x': rows[:2]}, test={'x': rows[2:3]}, overlap='keep')
+  said = f'x, train: {beside!r} beside the messages: not read; put it into the messages'
+  assert made.notes == (said,)
+  columns = {'text': 'conversations', 'answer': 'conversations'}
+  assert own(tmp_path, rows[:2], rows[2:3], None, {'overlap': 'keep'}, **columns).notes[:1] == (
+    said,
+  )
 
 
 def test_templates_and_names_with_dots(tmp_path):
@@ -294,6 +375,13 @@ def test_a_split_that_is_not_there_is_refused(saved, name, split):
   with pytest.raises(UserError) as error:
     own(saved, [], [], splits, label='label')
   assert str(error.value).startswith(f'{name}[{split}]')
+
+
+@pytest.mark.parametrize('name', ['bare', 'dict'])
+def test_a_saved_set_has_no_variants(saved, name):
+  splits = {'train': {'hf': name, 'config': 'plain'}, 'test': {'hf': 'other'}}
+  with pytest.raises(UserError, match="'config' is 'plain', but a data set of save_to_disk has no"):
+    own(saved, [], [], splits, label='label')
 
 
 def test_a_set_that_has_another_split_is_refused(saved):

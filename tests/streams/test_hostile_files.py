@@ -72,10 +72,32 @@ def separated(text, kind):
         with contextlib.suppress(ValueError, AssertionError, csv.Error):
           if rows := cut(text, csv.QUOTE_MINIMAL, mark):
             return rows
-  try:
-    return cut(text, quoting, usual)
-  except (ValueError, AssertionError, csv.Error):
-    return cut(text, csv.QUOTE_MINIMAL, usual)
+  ways = []
+  for way in (quoting, csv.QUOTE_MINIMAL):
+    with contextlib.suppress(ValueError, AssertionError, csv.Error):
+      ways.append(cut(text, way, usual))
+    if not ways and way == csv.QUOTE_MINIMAL:
+      raise ValueError('malformed')
+  letters, quoted = ways[0], ways[-1]
+  as_many = quoted and (len(quoted) == len(letters) or len(quoted[0]) == 1)
+  return quoted if as_many and around_fields(text) else letters
+
+
+def around_fields(text):
+  """Whether each quote of a tsv begins or ends a field, or is one of two in a field in quotes."""
+  state = 'start'  # of a field, inside quotes, behind a quote in them, or without quotes
+  for x in text:
+    if state == 'inside':
+      state = 'behind' if x == '"' else 'inside'
+    elif x in '\t\r\n':
+      state = 'start'
+    elif state == 'start':
+      state = 'inside' if x == '"' else 'plain'
+    elif state == 'behind' and x == '"':
+      state = 'inside'
+    elif state == 'behind' or x == '"':
+      return False
+  return state != 'inside'
 
 
 def cut(text, quoting, mark):

@@ -16,20 +16,38 @@ from tokenizers import Tokenizer
 from jcl.backbones.files.family import Entry, Family
 from jcl.backbones.files.fields import Fields
 from jcl.backbones.files.tensors import TensorSource
+from jcl.backbones.model_config import ModelConfig
 from jcl.backbones.tokenizers import SpecialIds
 from jcl.errors import UserError
 
 # Fields of a config.json on which nothing that is computed depends.
 HARMLESS = {
-  '_name_or_path', 'architectures', 'auto_map', 'bos_token_id', 'cls_token_id', 'dtype',
-  'eos_token_id', 'finetuning_task', 'gradient_checkpointing', 'id2label', 'initializer_range',
-  'is_decoder', 'label2id', 'mask_token_id', 'model_type', 'n_ctx', 'num_labels', 'pad_token_id',
-  'output_attentions', 'output_hidden_states', 'pretraining_tp', 'problem_type', 'return_dict',
-  'sep_token_id', 'summary_activation',
+  '_attn_implementation_autoset', '_name_or_path', 'architectures', 'auto_map', 'bos_token_id',
+  'classifier_dropout', 'cls_token_id', 'dtype', 'eos_token_id', 'finetuning_task',
+  'gradient_checkpointing', 'id2label', 'initializer_range', 'is_decoder', 'label2id',
+  'mask_token_id', 'max_window_layers', 'model_type', 'n_ctx', 'num_labels', 'output_attentions',
+  'output_hidden_states', 'pad_token_id', 'pretraining_tp', 'problem_type', 'return_dict',
+  'rope_interleaved', 'sep_token_id', 'sinusoidal_pos_embds', 'summary_activation',
   'summary_first_dropout', 'summary_proj_to_labels', 'summary_type', 'summary_use_proj',
-  'task_specific_params', 'tokenizer_class', 'torch_dtype', 'transformers_version', 'unk_token_id',
-  'use_cache', 'max_window_layers', 'sinusoidal_pos_embds', 'rope_interleaved',
-  'classifier_dropout',
+  'task_specific_params', 'tie_word_embeddings', 'tokenizer_class', 'torch_dtype',
+  'transformers_version', 'unk_token_id', 'use_cache',
+}  # fmt: skip
+# Fields of features that no model of jcl has: false, 0 or empty there is what is computed anyway.
+OFF = {
+  'add_cross_attention', 'attention_dropout', 'attention_probs_dropout_prob', 'attn_pdrop',
+  'chunk_size_feed_forward', 'classifier_bias', 'deterministic_flash_attn', 'dropout', 'embd_pdrop',
+  'embedding_dropout', 'hidden_dropout', 'hidden_dropout_prob', 'is_encoder_decoder',
+  'lm_head_bias', 'mlp_dropout', 'pruned_heads', 'qa_dropout', 'reference_compile',
+  'reorder_and_upcast_attn', 'repad_logits_with_grad', 'resid_pdrop', 'residual_dropout',
+  'scale_attn_by_inverse_layer_idx', 'seq_classif_dropout', 'sparse_prediction',
+  'tie_encoder_decoder', 'torchscript', 'use_bfloat16', 'use_mrope',
+}  # fmt: skip
+# {field that says whether a model has a part: fields of its config that say the same}.
+PARTS = {
+  'attention_bias': ('attention_bias', 'qkv_bias', 'o_bias'), 'mlp_bias': ('mlp_bias',),
+  'qk_norm': ('qk_norm',), 'qkv_bias': ('attention_bias', 'qkv_bias'),
+  'use_bias': ('attention_bias', 'qkv_bias', 'o_bias', 'mlp_bias'), 'use_qk_norm': ('qk_norm',),
+  'use_parallel_residual': ('parallel',), 'use_sliding_window': ('window',),
 }  # fmt: skip
 DTYPES = {'F16': 'float16', 'BF16': 'bfloat16', 'F32': 'float32', 'F64': 'float64'}
 # Heads of fine-tuned models, which transformers too leaves out where a bare model is asked for.
@@ -87,9 +105,19 @@ def tensor_families(names: Collection[str]) -> str:
   return ', '.join(name if n == 1 else f'{name} ({n})' for name, n in sorted(count.items()))
 
 
-def of_config(fields: Fields, file: pathlib.Path) -> list[str]:
-  """Returns lines about settings of a config.json that nothing reads or that stand in two forms."""
-  unread, differing = fields.unread(HARMLESS), _rotary_differences(fields.values)
+def of_config(fields: Fields, file: pathlib.Path, config: ModelConfig) -> list[str]:
+  """Returns lines about settings of a config.json that nothing reads or that stand in two forms.
+
+  Args:
+    fields: of the file.
+    file: for messages.
+    config: of the model, as it was read.
+  """
+  lacks = lambda part: not any(getattr(config, name, False) for name in PARTS[part])
+  unread, differing = (
+    fields.unread(HARMLESS, {*OFF, *filter(lacks, PARTS)}),
+    _rotary_differences(fields.values),
+  )
   lines = [f'{file}: settings that nothing reads: {", ".join(unread)}'] if unread else []
   if differing:
     lines.append(
@@ -158,6 +186,43 @@ def of_special_ids(
       'the tokenizer says'
     )
   return lines
+
+
+def of_tokenizer(
+  folder: pathlib.Path, fields: Mapping[str, Any], tokenizer: Tokenizer, special: SpecialIds
+) -> list[str]:
+  """Returns lines about settings of tokenizer_config.json that the tokenizer itself says otherwise.
+
+  Args:
+    folder: of the model.
+    fields: of its tokenizer_config.json.
+    tokenizer: as it was read.
+    special: ids of the special tokens.
+  """
+  normal = lambda text: (
+    tokenizer.normalizer.normalize_str(text) if tokenizer.normalizer is not None else text
+  )
+  split = tokenizer.pre_tokenizer
+  first = split.pre_tokenize_str(normal('a'))[:1] if split is not None else [(normal('a'),)]
+  framed = [-1, *tokenizer.encode('a').ids, -1]
+  does = {
+    'do_lower_case': normal('A').strip() == 'a',
+    'strip_accents': normal('\u00e9').strip() == 'e',
+    'tokenize_chinese_chars': normal('\u4e2d') != '\u4e2d',
+    'add_prefix_space': any(piece[0].startswith((' ', 'Ġ', '▁')) for piece in first),
+    'add_bos_token': framed[1] == special.bos,
+    'add_eos_token': framed[-2] == special.eos,
+  }
+  differing = [
+    name
+    for name, x in does.items()
+    if isinstance(fields.get(name), bool | int) and fields[name] != x
+  ]
+  return [
+    f'{folder / "tokenizer_config.json"}: {name} is {str(bool(fields[name])).lower()}, but '
+    f'{str(does[name]).lower()} in the tokenizer itself, which is read'
+    for name in differing
+  ]
 
 
 def of_files(folder: pathlib.Path) -> list[str]:

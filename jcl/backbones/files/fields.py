@@ -100,11 +100,12 @@ class Fields:
     """Returns these fields with others put over them; what is asked there counts here too."""
     return Fields(Recorded({**self.values, **values}, self.values.asked), self.where)
 
-  def unread(self, harmless: Collection[str] = ()) -> list[str]:
-    """Returns `name value` of each field that nothing has asked for and that is not off.
+  def unread(self, harmless: Collection[str] = (), off: Collection[str] = ()) -> list[str]:
+    """Returns `name value` of each field that nothing has asked for; null counts as absent.
 
     Args:
       harmless: names of fields on which nothing that is computed depends.
+      off: names of features that jcl does not have: false, 0 and empty say what is done anyway.
     """
     known = {*self.values.asked, *harmless}
     found = {name: value for name, value in self.values.items() if name not in known}
@@ -114,7 +115,7 @@ class Fields:
     return [
       f'{name} {short_value(value)}'
       for name, value in sorted(found.items())
-      if value not in (None, False, 0, '', [], {})
+      if not (value is None or (name in off and value in (False, 0, '', [], {})))
     ]
 
   def get(self, name: str, kind: type[Value], default: Value | None = None) -> Value:

@@ -115,11 +115,12 @@ def load_folder(folder: pathlib.Path, weights: bool = True, family: str = '') ->
   tokenizer, special = read_tokenizer(folder, fields.values)
   config = with_vocabulary(config, tokenizer, str(folder))
   companions = read_companions(folder, fields.values)
-  notes = contradictions.of_config(fields, folder / 'config.json')
+  notes = contradictions.of_config(fields, folder / 'config.json', config)
   notes += contradictions.of_files(folder)
   notes += contradictions.of_special_ids(
     folder, fields.values, companions.generation, tokenizer, special
   )
+  notes += contradictions.of_tokenizer(folder, companions.tokenizer, tokenizer, special)
   with contextlib.ExitStack() as stack:
     there = weights or any(folder.glob('model*.safetensors'))
     sources = _prefixed(open_folder(folder, stack), record) if there else {}

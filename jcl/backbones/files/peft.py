@@ -25,7 +25,7 @@ from jcl.backbones.files import tensors
 from jcl.backbones.files.families import find_family
 from jcl.backbones.files.family import Entry, Family
 from jcl.backbones.files.fields import Fields, read_json
-from jcl.backbones.files.peft_config import Targets, read_fields, scalings
+from jcl.backbones.files.peft_config import Targets, read_fields, scalings, unread
 from jcl.backbones.files.tensors import TensorSource
 from jcl.backbones.files.weights import open_file
 from jcl.errors import UserError
@@ -105,8 +105,10 @@ def _named_base(folder: pathlib.Path) -> tuple[pathlib.Path, str]:
   return file, Fields(read_json(file), str(file)).get('base_model_name_or_path', str, '')
 
 
-def other_bases(folders: Sequence[pathlib.Path], base: str) -> list[str]:
+def notes_on(folders: Sequence[pathlib.Path], base: str) -> list[str]:
   """Returns a line for each adapter that names another base model than the one that is given.
+
+  A line more names what stands in an adapter's config and is not read.
 
   Args:
     folders: of the adapters.
@@ -117,6 +119,7 @@ def other_bases(folders: Sequence[pathlib.Path], base: str) -> list[str]:
     file, own = _named_base(folder)
     if own and pathlib.Path(own).name != pathlib.Path(base).name:
       lines.append(f'{file}: base_model_name_or_path is {own}; {base} is taken, as --base says')
+    lines += unread(folder)
   return lines
 
 

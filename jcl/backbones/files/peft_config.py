@@ -13,7 +13,7 @@ from jcl.backbones.files.fields import Fields, read_json
 from jcl.errors import UserError
 
 # Fields that do not change what the tensors mean, or that are read below. Any other that is set
-# changes the model, and is refused.
+# changes the model, and is refused; one that is false is named.
 KNOWN = {
   'alpha_pattern', 'auto_mapping', 'base_model_name_or_path', 'bias', 'corda_config', 'eva_config',
   'exclude_modules', 'fan_in_fan_out', 'inference_mode', 'init_lora_weights', 'layers_pattern',
@@ -29,6 +29,7 @@ KNOWN = {
 MERGED = (
   'ensure_weight_tying', 'lora_bias', 'modules_to_save', 'trainable_token_indices', 'use_dora',
 )  # fmt: skip
+OFF = ('use_bdlora', 'use_qalora')  # switches of PEFT for what jcl does not do
 STARTS = ('gaussian', 'eva', 'orthogonal')  # of an adapter, which leave the base as it is
 RESIDUAL = ('pissa', 'olora')  # which take from the base what the adapter starts with
 
@@ -64,6 +65,18 @@ def read_fields(folder: pathlib.Path, merging: bool = False) -> Fields:
     if name not in KNOWN and name not in MERGED and value is not False:
       fields.allow_only(name, '', [], {})
   return fields
+
+
+def unread(folder: pathlib.Path) -> list[str]:
+  """Returns a line about the fields of adapter_config.json that are false and that nothing reads.
+
+  Raises:
+    UserError: the file is missing or malformed.
+  """
+  file = folder / 'adapter_config.json'
+  known = {*KNOWN, *MERGED, *OFF}
+  names = [name for name, x in read_json(file).items() if x is False and name not in known]
+  return [f'{file}: settings that nothing reads: {", ".join(names)} (false)'] if names else []
 
 
 class Targets:

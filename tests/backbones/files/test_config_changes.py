@@ -38,13 +38,30 @@ def test_rope_scaling_counts_where_rope_parameters_say_otherwise(family):
 
 
 def test_a_line_names_the_rotary_settings_that_two_forms_give_differently():
-  lines = lambda **values: contradictions.of_config(Fields(values, 'config.json'), 'config.json')
+  of = lambda fields: contradictions.of_config(fields, 'config.json', read('llama'))
+  lines = lambda **values: of(Fields(values, 'config.json'))
   found = lines(rope_scaling=LINEAR, rope_parameters=PLAIN | {'rope_type': 'yarn', 'factor': 2.0})
   assert any('rope_scaling and rope_parameters differ in rope_type; rope_s' in x for x in found)
   same = {'type': 'linear', 'factor': 2.0}
   for parameters in (PLAIN | LINEAR, {'full_attention': PLAIN | LINEAR}):
     found = lines(rope_scaling=same, rope_parameters=parameters)
     assert not any('differ' in line for line in found)
+
+
+@pytest.mark.parametrize(
+  ('family', 'named'),
+  [
+    ('qwen2', ['attention_bias false']), ('phi3', []), ('mistral', ['use_sliding_window false']),
+    ('bert', ['attention_bias false', 'mlp_bias false']),
+  ],
+)  # fmt: skip
+def test_a_setting_that_is_false_is_named_where_the_model_has_that_part(family, named):
+  sizes = SIZES | {'attention_bias': False, 'mlp_bias': False, 'use_sliding_window': False}
+  fields = Fields(sizes, 'config.json')
+  config = families.find_family(family).read(fields)
+  found = contradictions.of_config(fields, 'config.json', config)
+  start = 'config.json: settings that nothing reads: '
+  assert found == ([start + ', '.join(named)] if named else [])
 
 
 @pytest.mark.parametrize(

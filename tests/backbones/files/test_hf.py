@@ -204,13 +204,23 @@ def test_a_projection_that_is_not_the_embedding_is_kept_untied(tmp_path):
 def test_what_is_not_used_is_named(tmp_path):
   folder = model_folder.write(tmp_path / 'm', model_folder.golden('llama'))
   assert hf.load(str(folder)).notes == ()
-  edit(attention_dropout=0.1, logit_scale=3.0, dtype='float16', eos_token_id=[3, 2, 9])(folder)
+  edit(attention_dropout=0.0, is_encoder_decoder=False, qk_norm=None)(folder)
+  assert hf.load(str(folder)).notes == ()
+  edit(
+    attention_dropout=0.1,
+    logit_scale=3.0,
+    scale=0,
+    use_rope=False,
+    dtype='float16',
+    eos_token_id=[3, 2, 9],
+  )(folder)
   extra = {f'model.layers.{i}.self_attn.rotary_emb.inv_freq': np.zeros(2, 'f') for i in range(2)}
   reweigh(lambda w: w.update(extra, **{'score.weight': np.zeros((2, 16), 'f')}))(folder)
   (folder / 'generation_config.json').write_text('{"eos_token_id": 2}')
   (folder / 'consolidated.safetensors').write_bytes(b'')
   notes = '\n'.join(hf.load(str(folder)).notes)
-  assert 'config.json: settings that nothing reads: attention_dropout 0.1, logit_scale 3.0' in notes
+  unread = 'attention_dropout 0.1, logit_scale 3.0, scale 0, use_rope false'
+  assert f'config.json: settings that nothing reads: {unread}' in notes
   assert 'not used: model.layers.*.self_attn.rotary_emb.inv_freq (2), score.weight' in notes
   assert 'dtype is float16, but the tensors are float32; they are read as they are' in notes
   assert "config.json: eos_token_id is [3, 2, 9]; a text ends with '<eos>' (3) alone" in notes

@@ -150,9 +150,13 @@ def test_a_written_folder_says_what_it_is(tmp_path):
   ]  # fmt: skip
   assert peft.common_base([tmp_path / 'a']) == 'gpt2'
   for base in ('gpt2', 'models/gpt2', str(tmp_path / 'gpt2')):
-    assert peft.other_bases([tmp_path / 'a'], base) == []
-  (line,) = peft.other_bases([tmp_path / 'a'], 'models/pythia')
+    assert peft.notes_on([tmp_path / 'a'], base) == []
+  (line,) = peft.notes_on([tmp_path / 'a'], 'models/pythia')
   assert line.endswith('base_model_name_or_path is gpt2; models/pythia is taken, as --base says')
+  more = {'use_dora': False, 'use_qalora': False, 'scale_up': False, 'kasa_config': None}
+  (tmp_path / 'a' / 'adapter_config.json').write_text(json.dumps(fields | more))
+  (line,) = peft.notes_on([tmp_path / 'a'], 'gpt2')
+  assert line.endswith('adapter_config.json: settings that nothing reads: scale_up (false)')
 
 
 def test_bare_models_half_precision_and_all_linear_are_read(tmp_path):
