@@ -42,15 +42,15 @@ def written(kind, case, folder):
 
 
 def batch(kind, only=None):
-  """Two rows, or one of them and an empty one; a target at each token, or one class a row."""
+  """Two rows, or one of them without padding; a target at each token, or one class a row."""
   draw, rows = np.random.default_rng(1), []
   for i, n in enumerate(LENGTHS):
     tokens = draw.integers(9, 25, n).astype(np.int32)
     wanted = draw.integers(0, CLASSES if kind == 'encoder' else 25, n).astype(np.int32)
     places = np.arange(1 if kind == 'encoder' else n)
     rows.append(Row(tokens, places, wanted[places], i, 0))
-  rows = rows if only is None else [rows[only]]
-  return layout(rows, 1, Shape(2, 12, 16), keys=np.zeros((len(rows), 2), np.uint32))
+  rows, shape = (rows, (2, 12, 16)) if only is None else ([rows[only]], (1, LENGTHS[only], 16))
+  return layout(rows, 1, Shape(*shape), keys=np.zeros((len(rows), 2), np.uint32))
 
 
 def gradient_of(backbone):
@@ -182,7 +182,7 @@ def test_a_run_that_is_killed_ends_in_the_same_bits(kind, case, method, tmp_path
     loops.append(Loop(parts, tmp_path / name, quiet=True))
   whole, killed, resumed = loops
   whole.run()
-  runs.die_after_step(killed, task=1, step=0)
+  runs.die_after_step(killed, task=1, step=1)  # a snapshot inside the task is there
   assert resumed.run()['resumes']
   wanted, found = whole.last, resumed.last
   jax.tree.map(np.testing.assert_array_equal, found.params, wanted.params)
