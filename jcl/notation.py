@@ -18,6 +18,22 @@ OPENING, CLOSING = '([{', ')]}'
 MAX_COST = 24  # a costlier expression can take minutes to match a name of 40 letters
 
 
+def encodable(text: str, errors: str = 'strict') -> bool:
+  """Whether UTF-8 can hold a text: no half of a surrogate pair, but for those that `errors` allows.
+
+  Args:
+    text: to be looked at.
+    errors: `strict`, or `surrogateescape`, which allows what stands for a byte of a file's name.
+  """
+  if text.isascii():
+    return True
+  try:
+    text.encode('utf-8', errors)
+  except UnicodeEncodeError:
+    return False
+  return True
+
+
 def parse(text: str, kind: type[Entry]) -> tuple[Entry, ...]:
   """Returns the entries of a list that is given as text.
 

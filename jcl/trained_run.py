@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator
 import numpy as np
 
 from jcl import methods
-from jcl.batching.text_formats import LAMOL_FORMATS
+from jcl.batching.batch_reader import LAMOL_FORMATS
 from jcl.config import Config
 from jcl.errors import UserError
 from jcl.model import Model, of_run

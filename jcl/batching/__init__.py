@@ -15,18 +15,13 @@ from jcl.batching.batch import (
   membership,
   table,
 )
+from jcl.batching.batch_reader import LAMOL_FORMATS
 from jcl.batching.batch_shapes import fit, rungs
 from jcl.batching.epochs import Step, draw, steps, trained
 from jcl.batching.packed_epochs import Epoch
 from jcl.batching.packed_text import Blocks, PackedText, cache_folder, pack
-from jcl.batching.text_formats import (
-  ANSWER,
-  GENERATE,
-  LAMOL_FORMATS,
-  SpecialTokens,
-  Text,
-  added_tokens,
-)
+from jcl.batching.special_text import SpecialTokens
+from jcl.batching.text_formats import ANSWER, GENERATE, Text, added_tokens
 
 __all__ = [
   'ANSWER',

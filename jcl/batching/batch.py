@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jcl.batching.outlines import SizedRow
 from jcl.batching.packing import first_fit
 from jcl.errors import UserError
 
@@ -240,7 +241,7 @@ def bucket(size: int, ladder: Sequence[int]) -> int:
   raise UserError(f'{size} tokens or targets are more than a batch can hold ({ladder[-1]})')
 
 
-def deal(rows: Sequence[Row], blocks: int) -> list[list[int]]:
+def deal(rows: Sequence[SizedRow], blocks: int) -> list[list[int]]:
   """Returns the indices of the rows of each block: sorted by number of targets, dealt in turn."""
   order = sorted(range(len(rows)), key=lambda i: -len(rows[i].targets))
   return [order[b::blocks] for b in range(blocks)]

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 
-from jcl.batching.batch import LENGTHS, TARGETS, Row, Shape, bucket, deal
+from jcl.batching.batch import LENGTHS, TARGETS, Shape, bucket, deal
+from jcl.batching.outlines import SizedRow
 from jcl.batching.packing import first_fit
 
 RARE = 0.25  # share of the steps below which a length is not worth a compilation of its own
@@ -13,22 +14,22 @@ PRICE = 3  # steps of a task that one more packed shape, which is one more compi
 SAMPLE = 4096  # steps that are looked at, at most, to choose shapes
 
 
-def _sampled(steps: Sequence[Sequence[Row]]) -> Sequence[Sequence[Row]]:
+def _sampled(steps: Sequence[Sequence[SizedRow]]) -> Sequence[Sequence[SizedRow]]:
   """Returns at most `SAMPLE` of the steps, spread evenly over all of them."""
   return steps[:: -(-len(steps) // SAMPLE)]
 
 
-def _need(step: Sequence[Row], blocks: int) -> tuple[int, int]:
+def _need(step: Sequence[SizedRow], blocks: int) -> tuple[int, int]:
   """Returns the length bucket of a step, and the number of targets of its fullest block."""
   return bucket(max(len(r.tokens) for r in step), LENGTHS), _fullest(step, blocks)
 
 
-def _fullest(step: Sequence[Row], blocks: int) -> int:
+def _fullest(step: Sequence[SizedRow], blocks: int) -> int:
   """Returns the number of targets of a step's fullest block."""
   return max(sum(len(step[i].targets) for i in block) for block in deal(step, blocks))
 
 
-def rungs(steps: Sequence[Sequence[Row]], blocks: int, rows: int) -> list[Shape]:
+def rungs(steps: Sequence[Sequence[SizedRow]], blocks: int, rows: int) -> list[Shape]:
   """Returns the few shapes that unpacked steps are padded to, the smallest first.
 
   Steps whose longest row falls into the same length bucket share one number of targets, that of the
@@ -53,7 +54,9 @@ def rungs(steps: Sequence[Sequence[Row]], blocks: int, rows: int) -> list[Shape]
   return [Shape(rows, tokens, bucket(most[tokens], TARGETS)) for tokens in sorted(most)]
 
 
-def packed_rungs(steps: Sequence[Sequence[Row]], blocks: int, rows: int, width: int) -> list[Shape]:
+def packed_rungs(
+  steps: Sequence[Sequence[SizedRow]], blocks: int, rows: int, width: int
+) -> list[Shape]:
   """Returns the few shapes that packed steps are padded to, the smallest first.
 
   A block has a power of two of lines, and a line one of a few lengths (`_sizes`), so that tasks
@@ -98,7 +101,7 @@ def _sizes(base: int) -> Iterator[tuple[int, int]]:
       yield 2**power, tokens
 
 
-def _lengths(step: Sequence[Row], blocks: int) -> list[list[int]]:
+def _lengths(step: Sequence[SizedRow], blocks: int) -> list[list[int]]:
   """Returns the lengths in tokens of the rows of each block."""
   return [[len(step[i].tokens) for i in block] for block in deal(step, blocks)]
 
@@ -146,7 +149,7 @@ def _cheapest(
   return best[-1][0], sorted(chosen, key=order.__getitem__)
 
 
-def fit(step: Sequence[Row], blocks: int, shapes: Sequence[Shape]) -> Shape:
+def fit(step: Sequence[SizedRow], blocks: int, shapes: Sequence[Shape]) -> Shape:
   """Returns the first of `shapes` that holds a step; if none does, a larger shape."""
   if shapes[0].lines:
     return _packed_fit(step, blocks, shapes)
@@ -158,7 +161,7 @@ def fit(step: Sequence[Row], blocks: int, shapes: Sequence[Shape]) -> Shape:
   return Shape(shapes[-1].rows, longest, bucket(targets, TARGETS))
 
 
-def _packed_fit(step: Sequence[Row], blocks: int, shapes: Sequence[Shape]) -> Shape:
+def _packed_fit(step: Sequence[SizedRow], blocks: int, shapes: Sequence[Shape]) -> Shape:
   """Does the work of `fit` for packed shapes."""
   for shape in shapes:
     if holds(step, blocks, shape):
@@ -171,7 +174,7 @@ def _packed_fit(step: Sequence[Row], blocks: int, shapes: Sequence[Shape]) -> Sh
 
 
 def chosen(
-  steps: Sequence[Sequence[Row]], blocks: int, rows: int, packing: str, width: int
+  steps: Sequence[Sequence[SizedRow]], blocks: int, rows: int, packing: str, width: int
 ) -> list[Shape]:
   """Returns the shapes of a task's steps, packed or unpacked.
 
@@ -202,13 +205,13 @@ def cost_of(shape: Shape, width: int) -> float:
   return shape.places * (1 + shape.tokens / (6 * width))
 
 
-def holds(step: Sequence[Row], blocks: int, shape: Shape) -> bool:
+def holds(step: Sequence[SizedRow], blocks: int, shape: Shape) -> bool:
   """Whether the rows and targets of a step fit into a packed shape."""
   size = shape.lines // blocks, shape.tokens
   return _fullest(step, blocks) <= shape.targets and _fits(size, _lengths(step, blocks))
 
 
-def padding(steps: Sequence[Sequence[Row]], blocks: int, shapes: Sequence[Shape]) -> float:
+def padding(steps: Sequence[Sequence[SizedRow]], blocks: int, shapes: Sequence[Shape]) -> float:
   """Returns the share of the places of all steps that is padding."""
   steps = _sampled(steps)
   places = sum(fit(step, blocks, shapes).places for step in steps)

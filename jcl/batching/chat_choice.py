@@ -1,14 +1,17 @@
 """The chat template that writes the rows of a run, and the texts that it makes."""
 
 import dataclasses
+import functools
 import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 from tokenizers import Tokenizer
 
+from jcl.batching.batch_reader import LAMOL_FORMATS
 from jcl.batching.chat_rows import ChatText, conversation_of
-from jcl.batching.text_formats import LAMOL_FORMATS, SpecialTokens, Text, training_texts
+from jcl.batching.special_text import SpecialTokens
+from jcl.batching.text_formats import Text
 from jcl.config import StreamConfig
 from jcl.errors import UserError
 from jcl.storage import paths
@@ -207,6 +210,25 @@ def scratch_texts(
     return chat_texts(stream, choice)
   template = '' if text_format == 'packed' else stream.template
   return training_texts(stream, template, reserved)
+
+
+def training_texts(stream: Stream, template: str, reserved: Sequence[str]) -> Iterator[str]:
+  """Yields the texts that a tokenizer from scratch is made of: inputs, answers, template.
+
+  Where the template stands beside them without a space, as in `{y}.`, that is the whole row.
+
+  Args:
+    stream: of the run.
+    template: of plain rows; empty: there is none.
+    reserved: tokens that are added later; they are no words of the vocabulary.
+  """
+  apart = template.replace('{x}', ' ').replace('{y}', ' ')
+  for example in (e for task in stream.tasks for e in task.train):
+    whole = template.replace('{x}', example.text).replace('{y}', example.answer)
+    known = {*example.text.split(), *example.answer.split(), *apart.split()}
+    frame = apart if known.issuperset(whole.split()) else whole
+    for text in (example.text, example.answer, frame):
+      yield functools.reduce(lambda t, name: t.replace(name, ' '), reserved, text)
 
 
 def chat_texts(stream: Stream, choice: Choice) -> Iterator[str]:

@@ -8,17 +8,19 @@ that ends it; the last turn always ends with end-of-sequence, which is added whe
 writes none. What the model is asked is the row up to the last turn.
 """
 
-import dataclasses
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from tokenizers import Tokenizer
 
 from jcl.batching.batch import Row
+from jcl.batching.batch_reader import Pieces
 from jcl.batching.chat_turns import Span, around_answers, mapped, question, rendered, texts_of
-from jcl.batching.text_formats import SpecialTokens, Text
+from jcl.batching.row_store import Kept
+from jcl.batching.special_text import SpecialTokens
+from jcl.batching.text_formats import Text
 from jcl.errors import UserError
 from jcl.streams.chat import Conversation, of_json
 from jcl.streams.chat_templates import ChatTemplate
@@ -79,7 +81,7 @@ class ChatText(Text):
 
   def wanted(self, example: Example) -> list[int]:
     """Returns the ids of the last answer, end-of-sequence included."""
-    return self.rows(example)[0].wanted[-self._sizes(example)[1] :].tolist()
+    return self.rows(example)[0].wanted[-self.sizes(example)[1] :].tolist()
 
   def question(self, example: Example) -> Row:
     """Returns the row of an example with the last answer as its only target; it is not cached."""
@@ -90,7 +92,7 @@ class ChatText(Text):
     texts = texts_of(conversation_of(example).messages)
     return next((t for c in texts if (t := self.encoder.special_token(c))), None)
 
-  def _sizes(self, example: Example) -> tuple[int, int]:
+  def sizes(self, example: Example) -> tuple[int, int]:
     row = self.rows(example)[0]
     prompt = self._prompts[example.number]
     return prompt, int(np.sum(row.targets + 1 >= prompt))
@@ -100,11 +102,17 @@ class ChatText(Text):
     chat = self._chat(example)
     return chat.ids[: chat.prompt], [chat.ids[i] for i in chat.wanted if i >= chat.prompt]
 
-  def _make_rows(self, example: Example, replay: bool) -> tuple[Row, ...]:
+  def _read(self, parts: Sequence[Sequence[Example]]) -> Iterator[list[None]]:
+    return ([None] * len(part) for part in parts)  # each by its template
+
+  def _kept(self, example: Example, pieces: Pieces | None = None) -> Kept:
     chat = self._chat(example)
     self._prompts[example.number] = chat.prompt
-    row = self._row(chat, chat.wanted, example)
-    return (dataclasses.replace(row, replay=replay),)
+    answer = sum(i >= chat.prompt for i in chat.wanted)
+    return Kept(chat.ids, [i - 1 for i in chat.wanted], chat.prompt, answer)
+
+  def prompt_text(self, example: Example) -> None:
+    """Says that a prompt has special tokens."""
 
   def _last(self, chat: Chat, example: Example) -> Row:
     return self._row(chat, [i for i in chat.wanted if i >= chat.prompt], example)

@@ -4,18 +4,21 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jcl.batching.batch import LENGTHS, TARGETS, Row, Shape, bucket
+from jcl.batching.batch import LENGTHS, TARGETS, Shape, bucket
 from jcl.batching.batch_shapes import LESS, cost_of, fit, holds, rungs, shortest_line
 from jcl.batching.epochs import in_parts
+from jcl.batching.outlines import SizedRow
 
-Chunk = tuple[Shape, list[int]]
+Chunk = tuple[Shape, Sequence[int]]
 """A shape, and the indices of the rows that it is filled with."""
 
 FILLED = 0.98  # share of the places of a packed chunk up to which it is tried to be filled
 ROOM = 1.2  # places for targets in a packed chunk, by those of rows on average
 
 
-def chunked(rows: Sequence[Row], size: int, blocks: int, packing: str, width: int) -> list[Chunk]:
+def chunked(
+  rows: Sequence[SizedRow], size: int, blocks: int, packing: str, width: int
+) -> list[Chunk]:
   """Returns all rows in chunks, a function of the rows' lengths and targets alone.
 
   Unpacked, a chunk has `size` rows of one length bucket. Packed, it has as many as fit into as many
@@ -36,7 +39,7 @@ def chunked(rows: Sequence[Row], size: int, blocks: int, packing: str, width: in
   return packed if packing == 'on' or cost(packed) < LESS * cost(plain) else plain
 
 
-def _by_length(rows: Sequence[Row], size: int, blocks: int) -> list[Chunk]:
+def _by_length(rows: Sequence[SizedRow], size: int, blocks: int) -> list[Chunk]:
   """Returns chunks of rows of one length bucket."""
   groups: dict[int, list[int]] = {}
   for i, row in enumerate(rows):
@@ -49,7 +52,7 @@ def _by_length(rows: Sequence[Row], size: int, blocks: int) -> list[Chunk]:
   return chunks
 
 
-def _packed(rows: Sequence[Row], size: int, blocks: int) -> list[Chunk]:
+def _packed(rows: Sequence[SizedRow], size: int, blocks: int) -> list[Chunk]:
   """Returns chunks of several rows a line, all in one shape, of rows that follow each other."""
   tokens = np.array([len(row.tokens) for row in rows])
   targets = np.array([len(row.targets) for row in rows])
@@ -58,7 +61,8 @@ def _packed(rows: Sequence[Row], size: int, blocks: int) -> list[Chunk]:
   share = targets.sum() / max(tokens.sum(), 1)
   most = bucket(int(max(targets.max(), ROOM * share * lines * line)), TARGETS)
   shape = Shape(2 * size, line, most, lines * blocks)
-  ends, chunks, first = np.cumsum(tokens), [], 0
+  chunks: list[Chunk] = []
+  ends, first = np.cumsum(tokens), 0
   while first < len(rows):
     done = ends[first - 1] if first else 0
     last = int(np.searchsorted(ends, done + FILLED * shape.places, 'right'))
@@ -70,7 +74,7 @@ def _packed(rows: Sequence[Row], size: int, blocks: int) -> list[Chunk]:
   return chunks
 
 
-def item_chunks(items: Sequence[Sequence[Row]], size: int, packing: str) -> list[Chunk]:
+def item_chunks(items: Sequence[Sequence[SizedRow]], size: int, packing: str) -> list[Chunk]:
   """Returns items, of which each becomes a block of its own, in chunks of at most `size` items.
 
   All have one shape; or, unless `packing` is `off`, those of about one length have one, where less
@@ -92,7 +96,9 @@ def item_chunks(items: Sequence[Sequence[Row]], size: int, packing: str) -> list
   return apart if places(apart) < LESS * places(whole) else whole
 
 
-def _of_shapes(items: Sequence[Sequence[Row]], size: int, shapes: Sequence[Shape]) -> list[Chunk]:
+def _of_shapes(
+  items: Sequence[Sequence[SizedRow]], size: int, shapes: Sequence[Shape]
+) -> list[Chunk]:
   """Returns chunks of items of one shape each, the smallest that holds them."""
   groups: dict[Shape, list[int]] = {shape: [] for shape in shapes}
   for i, item in enumerate(items):

@@ -3,12 +3,13 @@
 A step is composed as a list of rows before anything is known of devices; nothing here has a state.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeVar, cast
 
 import numpy as np
 
 from jcl.batching.batch import Row
+from jcl.batching.outlines import SizedRow
 from jcl.seeds import generator
 from jcl.streams.stream import Example, OnlineBuffer, Reference, TaskPlan
 
@@ -19,6 +20,9 @@ Drawn = tuple[Example | Reference, bool]
 
 RowsOf = Callable[[Example | Reference, bool], Sequence[Row]]
 """(example, replay) -> the rows of the example, which stay in one step."""
+
+SizesOf = Callable[[Example | Reference, bool], Sequence[SizedRow]]
+"""The same, where only the lengths of rows are read."""
 
 
 class Step(NamedTuple):
@@ -44,8 +48,8 @@ def draw(random: np.random.Generator, items: Sequence[Item], count: int) -> list
 
 def steps(
   plan: TaskPlan, rows_of: RowsOf, seed: int, task: int, epoch: int, batch_size: int
-) -> list[Step]:
-  """Returns the steps of one epoch.
+) -> Iterator[Step]:
+  """Yields the steps of one epoch, each composed when it is asked for.
 
   Args:
     plan: new and old examples, and how they are mixed. New examples are given as `Example`, old
@@ -56,20 +60,31 @@ def steps(
     epoch: number of the epoch, from 0.
     batch_size: number of examples of a step, new and old together.
   """
+  noise = generator(seed, 'keys', task, epoch)
+  for items in composed(plan, rows_of, seed, task, epoch, batch_size):
+    rows = [row for example, replay in items for row in rows_of(example, replay)]
+    yield Step(rows, noise.integers(2**32, size=(len(rows), 2), dtype=np.uint32))
+
+
+def composed(
+  plan: TaskPlan, rows_of: SizesOf, seed: int,
+  task: int, epoch: int, batch_size: int,
+) -> Iterator[list[Drawn]]:  # fmt: skip
+  """Yields the examples of each step of one epoch; arguments as in `steps`.
+
+  Args:
+    rows_of: is asked for the lengths of rows alone, where replay is counted in tokens.
+  """
   if plan.online_buffer is not None and epoch:
-    first = steps(plan, rows_of, seed, task, 0, batch_size)
-    filled = plan.online_buffer.take(trained(plan, first), seed)
+    first = composed(plan, rows_of, seed, task, 0, batch_size)
+    order = [example for items in first for example, replay in items if not replay]
+    filled = plan.online_buffer.take(list(_examples(order)), seed)
     plan = plan._replace(old=filled.examples, online_buffer=None)
   random = generator(seed, 'order', task, epoch)
-  noise = generator(seed, 'keys', task, epoch)
-  made = []
-  for items in _compose(plan, rows_of, seed, random, batch_size):
-    rows = [row for example, replay in items for row in rows_of(example, replay)]
-    made.append(Step(rows, noise.integers(2**32, size=(len(rows), 2), dtype=np.uint32)))
-  return made
+  return _compose(plan, rows_of, seed, random, batch_size)
 
 
-def trained(plan: TaskPlan, first: Sequence[Step]) -> list[Example]:
+def trained(plan: TaskPlan, first: Iterable[Step]) -> list[Example]:
   """Returns the new examples of a plan in the order in which the `first` steps train on them."""
   examples = {e.number: e for e in _examples(plan.new)}
   order = dict.fromkeys(r.number // 2 for s in first for r in s.rows if not r.replay)
@@ -81,78 +96,87 @@ def _examples(new: Iterable[Example | Reference]) -> Iterable[Example]:
   return cast(Iterable[Example], new)
 
 
-def in_parts(items: list[Item], size: int) -> list[list[Item]]:
+def in_parts(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
   """Returns the items in parts of `size`; the last one may be shorter."""
   return [items[i : i + size] for i in range(0, len(items), size)]
 
 
-def _shuffled(random: np.random.Generator, items: list[Item]) -> list[Item]:
+def _shuffled(random: np.random.Generator, items: Sequence[Item]) -> list[Item]:
   """Returns the items in a random order."""
-  return [items[i] for i in random.permutation(len(items))]
+  return [items[i] for i in random.permutation(len(items)).tolist()]
+
+
+def _replayed(examples: Iterable[Example | Reference]) -> list[Drawn]:
+  """Returns examples as those that are replayed."""
+  return [(example, True) for example in examples]
+
+
+def _fresh(examples: Iterable[Example | Reference]) -> list[Drawn]:
+  """Returns examples as those that are not replayed."""
+  return [(example, False) for example in examples]
 
 
 def _compose(
-  plan: TaskPlan, rows_of: RowsOf, seed: int, random: np.random.Generator, size: int
-) -> list[list[Drawn]]:
-  """Returns the examples of every step of an epoch."""
-  new: list[Drawn] = [(e, False) for e in plan.new]
-  old: list[Drawn] = [(e, True) for e in plan.old]
+  plan: TaskPlan, rows_of: SizesOf, seed: int,
+  random: np.random.Generator, size: int,
+) -> Iterator[list[Drawn]]:  # fmt: skip
+  """Yields the examples of every step of an epoch."""
+  new, old = plan.new, plan.old
   if plan.online_buffer is not None and plan.online_buffer.every:
-    return _compose_online(
-      plan, plan.online_buffer, [e for e, _ in _shuffled(random, new)], rows_of, seed, random, size
-    )
-  if plan.level == 'batch' and old:
+    order = _shuffled(random, new)
+    yield from _compose_online(plan, plan.online_buffer, order, rows_of, seed, random, size)
+  elif plan.level == 'batch' and old:
     # Half of a batch is new; as many are drawn from the past, none twice within a batch.
-    halves = in_parts(_shuffled(random, new), max(size // 2, 1))
-    return [half + draw(random, old, len(half) * plan.candidates) for half in halves]
-  if plan.level == 'task' and old:
-    of_task: dict[int, list[Drawn]] = {}
-    for example, replay in old:
+    for half in in_parts(_shuffled(random, new), max(size // 2, 1)):
+      yield _fresh(half) + _replayed(draw(random, old, len(half) * plan.candidates))
+  elif plan.level == 'task' and old:
+    of_task: dict[int, list[Example | Reference]] = {}
+    for example in old:
       task = example.task if isinstance(example, Example) else example[0]
-      of_task.setdefault(task, []).append((example, replay))
+      of_task.setdefault(task, []).append(example)
     tasks = sorted(of_task)
-    made = []
     for i, part in enumerate(in_parts(_shuffled(random, new), size)):
-      made += [part, draw(random, of_task[tasks[i % len(tasks)]], len(part))]
-    return made
-  if plan.ratio is not None and old:
-    old = _mixed_in(plan, plan.ratio, old, rows_of, random)
-  return in_parts(_shuffled(random, new + old), size)
+      yield _fresh(part)
+      yield _replayed(draw(random, of_task[tasks[i % len(tasks)]], len(part)))
+  else:
+    if plan.ratio is not None and old:
+      old = _mixed_in(plan, plan.ratio, old, rows_of, random)
+    order_N = random.permutation(len(new) + len(old))
+    for first in range(0, len(order_N), size):
+      places = order_N[first : first + size].tolist()
+      yield [(new[i], False) if i < len(new) else (old[i - len(new)], True) for i in places]
 
 
 def _compose_online(
-  plan: TaskPlan,
-  online_buffer: OnlineBuffer,
-  new: list[Example | Reference],
-  rows_of: RowsOf,
-  seed: int,
-  random: np.random.Generator,
-  size: int,
-) -> list[list[Drawn]]:
-  """Returns the examples of every step of the first epoch of an online buffer.
+  plan: TaskPlan, online_buffer: OnlineBuffer, new: list[Example | Reference],
+  rows_of: SizesOf, seed: int,
+  random: np.random.Generator, size: int,
+) -> Iterator[list[Drawn]]:  # fmt: skip
+  """Yields the examples of every step of the first epoch of an online buffer.
 
   The steps between two updates of the buffer are composed; then the buffer takes in their new
   examples, and the next steps are composed with what it holds.
   """
-  composed: list[list[Drawn]] = []
-  room = online_buffer.every * size
-  while new:
+  room, first = online_buffer.every * size, 0
+  while first < len(new):
     old, count = online_buffer.examples, room
     if old and plan.level == 'batch':
       count = online_buffer.every * max(size // 2, 1)
     elif old and plan.ratio is not None:
       count = max(int(room / (1 + plan.ratio)), 1)
-    part = plan._replace(new=new[:count], old=old, online_buffer=None)
-    some, new = _compose(part, rows_of, seed, random, size), new[count:]
-    composed += some
+    part = plan._replace(new=new[first : first + count], old=old, online_buffer=None)
+    some = list(_compose(part, rows_of, seed, random, size))
+    yield from some
     fresh = [e for step in some for e, replay in step if not replay]
     online_buffer = online_buffer.take(list(_examples(fresh)), seed)
-  return composed
+    first += count
 
 
 def _mixed_in(
-  plan: TaskPlan, ratio: float, old: list[Drawn], rows_of: RowsOf, random: np.random.Generator
-) -> list[Drawn]:
+  plan: TaskPlan, ratio: float, old: Sequence[Example | Reference],
+  rows_of: SizesOf,
+  random: np.random.Generator,
+) -> list[Example | Reference]:  # fmt: skip
   """Returns the old examples of one epoch at level `dataset`: `ratio` for each new one.
 
   Counted in tokens, examples are drawn in the same way while two of the longest fit; the rest of
@@ -160,19 +184,21 @@ def _mixed_in(
   """
   if plan.unit == 'rows':
     return draw(random, old, round(ratio * len(plan.new)))
-  tokens = lambda item: sum(len(r.tokens) for r in rows_of(*item))
-  size_of = {item: tokens(item) for item in old}
-  left = ratio * sum(tokens((e, False)) for e in plan.new)
-  chosen: list[Drawn] = []
-  rest: list[Drawn] = []
+  tokens = lambda *item: sum(len(r.tokens) for r in rows_of(*item))
+  size_of = {example: tokens(example, True) for example in old}
+  left = ratio * sum(tokens(e, False) for e in plan.new)
+  chosen: list[Example | Reference] = []
+  rest: list[Example | Reference] = []
   longest = max(size_of.values())
   while left >= 2 * longest:
     rest = rest or draw(random, old, len(old))
     chosen.append(rest.pop())
     left -= size_of[chosen[-1]]
-  while sum(size_of[item] for item in rest) < 3 * longest:
-    rest += draw(random, old, len(old))
-  return chosen + [rest[i] for i in _nearest([size_of[item] for item in rest], left)]
+  filling = sum(size_of[example] for example in rest)
+  while filling < 3 * longest:
+    more = draw(random, old, len(old))
+    rest, filling = rest + more, filling + sum(size_of[example] for example in more)
+  return chosen + [rest[i] for i in _nearest([size_of[example] for example in rest], left)]
 
 
 def _nearest(sizes: Sequence[int], wanted: float) -> tuple[int, ...]:

@@ -28,7 +28,9 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from jcl.batching.batch import Row
-from jcl.batching.text_formats import SpecialTokens, Text
+from jcl.batching.outlines import Outline, outline
+from jcl.batching.special_text import SpecialTokens
+from jcl.batching.text_formats import Text
 from jcl.config import StreamConfig
 from jcl.errors import UserError
 from jcl.storage import paths
@@ -160,6 +162,12 @@ class PackedText(Text):
     """Returns the one row of a block."""
     blocks, place = self._place(example)
     return (blocks.row(place, replay),)
+
+  def outlines(self, example: Example) -> tuple[Outline, ...]:
+    """Returns the numbers of tokens and targets of the row of a block, which is not read for it."""
+    if self._begin:  # no target: how many there are is in the block
+      return super().outlines(example)
+    return (outline(*[self.size(example)] * 2),)
 
   def size(self, example: Example) -> int:
     """Returns the number of tokens of a block without reading it."""

@@ -4,7 +4,8 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from jcl.batching.text_formats import LAMOL_FORMATS
+from jcl import notation
+from jcl.batching.batch_reader import LAMOL_FORMATS
 from jcl.config import number
 from jcl.errors import UserError
 from jcl.streams import chat
@@ -45,7 +46,7 @@ def text_of(value: object, argument: str) -> str:
   """
   if not isinstance(value, str):
     raise UserError(f'{argument} is a {type(value).__name__}; give text')
-  if any('\ud800' <= letter <= '\udfff' for letter in value):
+  if not notation.encodable(value):
     raise UserError(f'{argument} holds half a surrogate pair; take it out')
   return value
 

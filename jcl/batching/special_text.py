@@ -1,15 +1,23 @@
 """Encodes the texts of rows, and decides what a special token in a text is: a fault, or letters."""
 
-from collections.abc import Callable, Collection, Sequence
-from typing import NamedTuple, TypeVar
+import collections
+import concurrent.futures
+import functools
+import json
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from typing import NamedTuple, Protocol, TypeVar
 
 from tokenizers import Encoding, Tokenizer
+from tokenizers.models import Unigram
 
 from jcl.errors import UserError
 from jcl.streams.special_tokens import GUARD, guarded, pattern_of, unguarded
 
+Item = TypeVar('Item')
 Result = TypeVar('Result')
 
+WORKERS = 16  # threads that tokenise, at most
 FIELD = 'stream.special_tokens_in_text'
 
 
@@ -58,6 +66,19 @@ class TextEncoder:
     rows = zip(encodings, texts, names, strict=True)
     return [self._checked(e, text, name).ids for e, text, name in rows]
 
+  def ahead(self, parts: Iterable[Sequence[str]]) -> Iterator[list[Encoding]]:
+    """Yields the unchecked tokens of the texts of each part; other threads are some parts ahead."""
+    call = lambda texts: self.tokenizer.encode_batch(list(texts), add_special_tokens=False)
+    if self.policy == 'text':  # a setting of the whole tokenizer, which other threads would see
+      for part in parts:
+        yield self._reading_specials(True, functools.partial(call, part))
+      return
+    yield from in_threads(call, parts)
+
+  def is_plain(self, encoding: Encoding) -> bool:
+    """Whether the tokens of a text are none that are forbidden in it."""
+    return self.forbidden.isdisjoint(encoding.ids)
+
   def special_token(self, text: str) -> str | None:
     """Returns a special token that a user's text contains; None: there is none."""
     found = self.forbidden & set(self._raw(text, False).ids)
@@ -80,7 +101,9 @@ class TextEncoder:
 
   def _reading_specials(self, as_text: bool, call: Callable[[], Result]) -> Result:
     """Returns call() while the tokenizer reads special tokens in a text as text, or as tokens."""
-    self.tokenizer.encode_special_tokens = as_text
+    if not as_text:  # as it is otherwise; other threads may be reading
+      return call()
+    self.tokenizer.encode_special_tokens = True
     try:
       return call()
     finally:
@@ -133,6 +156,40 @@ class TextEncoder:
         ids.append(number)
         offsets.append((places[start], places[end]))
     return Encoded(ids, offsets)
+
+
+def in_threads(fn: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+  """Yields fn(item) of each item in order; threads, one a core, are some items ahead."""
+  workers = min(os.cpu_count() or 1, WORKERS)
+  with concurrent.futures.ThreadPoolExecutor(workers, 'jcl-tokens') as pool:
+    waiting: collections.deque[concurrent.futures.Future[Result]] = collections.deque()
+    for item in items:
+      waiting.append(pool.submit(fn, item))
+      if len(waiting) > workers:
+        yield waiting.popleft().result()
+    while waiting:
+      yield waiting.popleft().result()
+
+
+class SpecialTokens(Protocol):
+  """Ids of the special tokens of a tokenizer: beginning, end and padding; None: it has none."""
+
+  @property
+  def bos(self) -> int | None: ...
+
+  @property
+  def eos(self) -> int: ...
+
+  @property
+  def pad(self) -> int | None: ...
+
+
+def unknown_id(tokenizer: Tokenizer) -> int | None:
+  """Returns the id of the unknown token; None if the tokenizer knows all, as byte-level ones do."""
+  if isinstance(tokenizer.model, Unigram):
+    return json.loads(tokenizer.to_str())['model']['unk_id']
+  token = getattr(tokenizer.model, 'unk_token', None)
+  return tokenizer.token_to_id(token) if token else None
 
 
 def _parts(encoding: Encoding) -> tuple[list[int], list[tuple[int, int]]]:

@@ -12,24 +12,24 @@ long the input is cut, never the answer.
 """
 
 import dataclasses
-import functools
-import json
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Protocol
+from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
-from tokenizers.models import Unigram
 
 from jcl.batching.batch import Row
-from jcl.batching.special_text import TextEncoder
+from jcl.batching.batch_reader import LAMOL_FORMATS, BatchReader, Marks, Pieces, Template
+from jcl.batching.epochs import in_parts
+from jcl.batching.outlines import Outline, outline
+from jcl.batching.row_store import PART, Kept, RowStore
+from jcl.batching.special_text import SpecialTokens, TextEncoder, unknown_id
 from jcl.errors import UserError
 from jcl.streams.build import without
 from jcl.streams.special_tokens import cut, guarded, unguarded
 from jcl.streams.stream import Example, Stream
 
 ANSWER, GENERATE = '__ans__', '__gen__'
-LAMOL_FORMATS = ('lamol', 'lamol_task')
 
 
 def added_tokens(text_format: str, tasks: int) -> list[str]:
@@ -39,46 +39,6 @@ def added_tokens(text_format: str, tasks: int) -> list[str]:
   if text_format == 'lamol_task':
     return [ANSWER, *(f'__{i}__' for i in range(tasks))]
   return []
-
-
-def training_texts(stream: Stream, template: str, reserved: Sequence[str]) -> Iterator[str]:
-  """Yields the texts that a tokenizer from scratch is made of: inputs, answers, template.
-
-  Where the template stands beside them without a space, as in `{y}.`, that is the whole row.
-
-  Args:
-    stream: of the run.
-    template: of plain rows; empty: there is none.
-    reserved: tokens that are added later; they are no words of the vocabulary.
-  """
-  apart = template.replace('{x}', ' ').replace('{y}', ' ')
-  for example in (e for task in stream.tasks for e in task.train):
-    whole = template.replace('{x}', example.text).replace('{y}', example.answer)
-    known = {*example.text.split(), *example.answer.split(), *apart.split()}
-    frame = apart if known.issuperset(whole.split()) else whole
-    for text in (example.text, example.answer, frame):
-      yield functools.reduce(lambda t, name: t.replace(name, ' '), reserved, text)
-
-
-class SpecialTokens(Protocol):
-  """Ids of the special tokens of a tokenizer: beginning, end and padding; None: it has none."""
-
-  @property
-  def bos(self) -> int | None: ...
-
-  @property
-  def eos(self) -> int: ...
-
-  @property
-  def pad(self) -> int | None: ...
-
-
-def unknown_id(tokenizer: Tokenizer) -> int | None:
-  """Returns the id of the unknown token; None if the tokenizer knows all, as byte-level ones do."""
-  if isinstance(tokenizer.model, Unigram):
-    return json.loads(tokenizer.to_str())['model']['unk_id']
-  token = getattr(tokenizer.model, 'unk_token', None)
-  return tokenizer.token_to_id(token) if token else None
 
 
 class Text:
@@ -126,14 +86,16 @@ class Text:
     self.cut: set[int] = set()
     self.chat_template = ''
     self.reserve = self.dropped = 0
-    self._rows: dict[int, tuple[Row, ...]] = {}
+    self._store = RowStore()
+    self._rows: dict[int, tuple[Row, ...]] = {}  # of examples that are in no store
     self._special = {i for i, t in tokenizer.get_added_tokens_decoder().items() if t.special}
     self._special |= {self.eos, *(i for i in (special.bos, special.pad) if i is not None)}
     # A text that has unknown words has no special token of its own.
     self.unknown = unknown_id(tokenizer)
     self.encoder = TextEncoder(tokenizer, self._special - {self.unknown}, special_tokens)
     self._answer = self._added(ANSWER) if text_format in LAMOL_FORMATS else -1
-    self._head, self._tail = _split_template(template)
+    self._template = Template.of(template)
+    self._template_meant = any(map(self.encoder.holds_special, self._template))
 
   @property
   def start(self) -> list[int]:
@@ -170,7 +132,7 @@ class Text:
 
   def answer(self, ids: Iterable[int]) -> str:
     """Returns the answer that generated ids are, without the words of the template after it."""
-    said, after = self.decode(ids), self._tail.strip()
+    said, after = self.decode(ids), self._template.after.strip()
     if self.text_format == 'plain' and after and said.endswith(after):
       said = said[: -len(after)].strip()
     return said
@@ -209,10 +171,22 @@ class Text:
     """
     if example.tokens is not None or example.number < 0:  # stands in no table
       return self._make_rows(example, replay)
+    if (entry := self._store.find(example.number)) is not None:
+      return self._rows_of(example, *entry, replay)
     if example.number not in self._rows:
       self._rows[example.number] = self._make_rows(example, False)
     found = self._rows[example.number]
     return tuple(dataclasses.replace(r, replay=True) for r in found) if replay else found
+
+  def outlines(self, example: Example) -> tuple[Outline, ...]:
+    """Returns the numbers of tokens and targets of the rows of an example."""
+    made = example.tokens is not None or example.number < 0
+    sizes = None if made else self._store.sizes(example.number)
+    if sizes is None:
+      return tuple(outline(len(row.tokens), len(row.targets)) for row in self.rows(example))
+    if self.text_format not in LAMOL_FORMATS:
+      return (outline(*sizes),)
+    return outline(*sizes), outline(sizes[0] + 1, sizes[0] - len(self.start))
 
   def prepare(self, examples: Iterable[Example]) -> int:
     """Makes and keeps the rows of all examples; returns the tokens of the longest answer.
@@ -227,15 +201,26 @@ class Text:
     self.reserve = 0
     self.cut.clear()
     self._rows.clear()
-    sizes = [self._sizes(example) for example in examples]
+    store = self._store = RowStore([e.number for e in examples], self.tokenizer.get_vocab_size())
+    longest, prompts = 0, np.zeros(len(examples), np.int32)
+    parts = in_parts(examples, PART)
+    for number, found in enumerate(self._read(parts)):
+      kept = [self._kept(e, x) for e, x in zip(parts[number], found, strict=True)]
+      store.add((row.tokens, row.targets) for row in kept)
+      prompts[number * PART :][: len(kept)] = [row.prompt for row in kept]
+      longest = max(longest, max(row.answer for row in kept))
     if self.text_format == 'class':
       return 0
-    self.reserve = max(answer for _, answer in sizes)
+    self.reserve = longest
     generation = int(self.text_format in LAMOL_FORMATS)  # a token in front of the other row
-    for example, (prompt, _) in zip(examples, sizes, strict=True):
-      room = self.reserve + generation
-      if example.number in self.cut or prompt + room > self.max_length:
-        self._rows[example.number] = self._make_rows(example, False)
+    short = prompts + longest + generation > self.max_length
+    for number, part in enumerate(parts):
+      places = [i for i, e in enumerate(part) if short[number * PART + i] or e.number in self.cut]
+      if places:
+        rows: list[tuple[Any, Any]] = list(store.part(number))
+        for i in places:
+          rows[i] = self._kept(part[i])[:2]
+        store.replace(number, rows)
     return self.reserve
 
   def question(self, example: Example) -> Row:
@@ -247,7 +232,13 @@ class Text:
     if example.number < 0 or example.tokens is not None:
       return list(self._pieces(example)[0])
     row = self.rows(example)[0]
-    return row.tokens[: self._sizes(example)[0]].tolist()
+    return row.tokens[: self.sizes(example)[0]].tolist()
+
+  def prompt_text(self, example: Example) -> str | None:
+    """Returns the text of a plain prompt; None where special tokens stand in prompts too."""
+    if self.text_format != 'plain' or self._template_meant:
+      return None
+    return self._template.around(example.text, '')[0]
 
   def answer_length(self, example: Example) -> int:
     """Returns the number of tokens of the answer, end-of-sequence included."""
@@ -277,10 +268,18 @@ class Text:
     self.dropped = len(stream.examples) - len(kept.examples)
     return kept
 
-  def _sizes(self, example: Example) -> tuple[int, int]:
+  def sizes(self, example: Example) -> tuple[int, int]:
     """Returns the numbers of tokens of the prompt and of the answer of an example of the stream."""
     row = self.rows(example)[0]
     return int(row.targets[0]) + 1, len(row.targets)
+
+  def _read(self, parts: Sequence[Sequence[Example]]) -> Iterator[Sequence[Pieces | None]]:
+    """Yields the ids of prompt and answer of each example of each part; None: read it alone."""
+    if self._template_meant and self.text_format == 'plain':
+      return iter([[None] * len(part) for part in parts])
+    marks = Marks(self.start, self.end, self.eos, self._answer)
+    reader = BatchReader(self.encoder, self.text_format, self._template, marks, self.max_length)
+    return reader.read(parts)
 
   def _added(self, token: str) -> int:
     """Returns the id of a token that the format adds to the tokenizer."""
@@ -311,12 +310,10 @@ class Text:
     is not always tokenised as it would be alone. A space before it belongs to the answer, as in
     most tokenizers.
     """
-    before, between = self._head
     text, said, rendered = self._marked(example)
     encode = lambda text: self.encoder.encode(text, where, rendered)
     while True:
-      head = before + text + between.rstrip()
-      tail = between[len(between.rstrip()) :] + said + self._tail
+      head, tail = self._template.around(text, said)
       prompt = encode(head).ids
       if not rendered or prompt[:1] != self.start:  # a rendered text may have its own
         prompt = self.start + prompt
@@ -341,7 +338,7 @@ class Text:
 
     Those of a template are; the texts that it takes in are then guarded.
     """
-    if not any(map(self.encoder.holds_special, (*self._head, self._tail))):
+    if not self._template_meant:
       return example.text, example.answer, False
     tokens = self.encoder.tokens
     return guarded(example.text, tokens), guarded(example.answer, tokens), True
@@ -364,32 +361,30 @@ class Text:
 
   def _make_rows(self, example: Example, replay: bool) -> tuple[Row, ...]:
     """Returns the rows of an example, which are not cached."""
-    prompt, answer = self._pieces(example)
+    return self._rows_of(example, *self._kept(example)[:2], replay)
+
+  def _kept(self, example: Example, pieces: Pieces | None = None) -> Kept:
+    """Returns the row of an example as it is kept; `pieces` are its ids, if they are known."""
+    prompt, answer = self._pieces(example) if pieces is None else pieces
+    last = len(prompt) - 1
+    if self.text_format == 'class':
+      return Kept(prompt, (0 if self.pooling == 'first' else last,), len(prompt), 0)
+    targets = range(last, last + len(answer))
+    return Kept([*prompt, *answer], targets, len(prompt), len(answer))
+
+  def _rows_of(
+    self, example: Example, ids: Sequence[int] | np.ndarray, at: Sequence[int] | np.ndarray,
+    replay: bool,
+  ) -> tuple[Row, ...]:  # fmt: skip
+    """Returns the rows of an example from the tokens and the targets that are kept of it."""
+    tokens, targets = np.asarray(ids, np.int32), np.asarray(at, np.int64)
     number, task = 2 * example.number, example.task
     if self.text_format == 'class':
-      tokens, place = np.array(prompt, np.int32), 0 if self.pooling == 'first' else len(prompt) - 1
-      return (Row(tokens, np.array([place]), np.array([example.label]), number, task, replay),)
-    question = _row([*prompt, *answer], len(prompt), number, task, replay)
+      return (Row(tokens, targets, np.array([example.label]), number, task, replay),)
+    question = Row(tokens, targets, tokens[targets + 1], number, task, replay)
     if self.text_format not in LAMOL_FORMATS:
       return (question,)
     start = len(self.start)
-    ids = [*self.start, self.generation_token(example.task), *prompt[start:], *answer]
-    return question, _row(ids, start + 1, number + 1, task, replay, generative=True)
-
-
-def _row(
-  ids: list[int], first: int, number: int, task: int, replay: bool, generative: bool = False
-) -> Row:
-  """Returns a row whose targets are its tokens from position `first` on."""
-  tokens = np.array(ids, np.int32)
-  targets = np.arange(first - 1, len(ids) - 1)
-  return Row(tokens, targets, tokens[first:], number, task, replay, generative)
-
-
-def _split_template(template: str) -> tuple[tuple[str, str], str]:
-  """Returns (('a', 'b'), 'c') for the template 'a{x}b{y}c'."""
-  before, found_x, rest = template.partition('{x}')
-  between, found_y, after = rest.partition('{y}')
-  if not (found_x and found_y) or '{x}' in rest or '{y}' in after:
-    raise UserError(f'stream.template: {template!r} needs {{x}} once and, after it, {{y}} once')
-  return (before, between), after
+    whole = np.insert(tokens, start, self.generation_token(example.task))
+    targets = np.arange(start, len(whole) - 1)
+    return question, Row(whole, targets, whole[start + 1 :], number + 1, task, replay, True)

@@ -130,7 +130,7 @@ def _fits_float32(value: float) -> bool:
 
 def _is_text(value: object) -> bool:
   """Whether a value is text that a file can hold: no NUL and no half of a surrogate pair."""
-  return isinstance(value, str) and not any(x == '\0' or '\ud800' <= x <= '\udfff' for x in value)
+  return isinstance(value, str) and '\0' not in value and notation.encodable(value)
 
 
 def _short(value: object) -> str:

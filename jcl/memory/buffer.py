@@ -24,7 +24,7 @@ from jcl.batching.batch import Batch, Row
 from jcl.memory.tools import Tools
 from jcl.seeds import generator
 from jcl.step import losses
-from jcl.streams.stream import Example, Reference
+from jcl.streams.stream import Example, Lazy, Reference
 from jcl.types import Memory, Params
 
 POLICIES = ('reservoir', 'fifo', 'class_balanced', 'herding', 'importance')
@@ -143,7 +143,7 @@ class OnlineBuffer:
 
 def keys_of(
   policy: str, backbone: Backbone, params: Params, examples: Sequence[Example], tools: Tools,
-  keep_hard: bool = False,
+  size: int, keep_hard: bool = False,
 ) -> list[float]:  # fmt: skip
   """Returns a key for each example of one task; empty where the policy is none of `BY_MODEL`.
 
@@ -153,13 +153,14 @@ def keys_of(
     params: at the end of the task.
     examples: of the task.
     tools: of the run.
+    size: largest number of examples in the buffer.
     keep_hard: `importance` prefers examples of high loss.
   """
-  rows = [row for item in tools.rows(examples) for row in item[:1]]
+  rows = Lazy(tools.rows(examples), lambda _, item: item[0])
   if policy == 'herding':
-    features = tools.map_targets(backbone.hidden, params, list(map(asked, rows)), name='features')
-    features_ND = np.concatenate(features)
-    return herding_keys(features_ND, [e.label for e in examples])
+    final = Lazy(rows, lambda _, row: asked(row))
+    features = tools.map_targets(backbone.hidden, params, final, name='features')
+    return herding_keys(np.concatenate(features), [e.label for e in examples], size)
   if policy == 'importance':
     nats = [x_m.mean() for x_m in tools.map_targets(_nats(backbone), params, rows)]
     return importance_keys(np.array(nats), [e.number for e in examples], tools.seed, keep_hard)
@@ -173,8 +174,11 @@ def asked(row: Row) -> Row:
   return dataclasses.replace(row, targets=row.targets[place], wanted=row.wanted[place])
 
 
-def herding_keys(features_ND: np.ndarray, labels: Sequence[int]) -> list[float]:
+def herding_keys(features_ND: np.ndarray, labels: Sequence[int], size: int) -> list[float]:
   """Returns −place of each example in the herding order of its class.
+
+  The order of a class ends at its quota, the most examples of it that a buffer of `size` keeps;
+  those behind all have the place of the quota.
 
   In the order of iCaRL (Rebuffi et al. 2017) the k-th example is
   argmin_x ‖μ − (φ(x) + Σ_{j<k} φ(p_j)) / k‖, with features φ on the unit sphere and their mean μ. A
@@ -185,24 +189,30 @@ def herding_keys(features_ND: np.ndarray, labels: Sequence[int]) -> list[float]:
     features_ND: the final state at the first target of each answer, or the state that a head
       reads.
     labels: [N] classes.
+    size: largest number of examples in the buffer.
   """
   length_N1 = np.linalg.norm(features_ND.astype(np.float64), axis=1, keepdims=True)
   unit_ND = features_ND / np.maximum(length_N1, 1e-12)
-  keys = np.zeros(len(labels))
-  for label in set(labels):
-    members = np.flatnonzero(np.equal(labels, label))
-    keys[members[herding_order(unit_ND[members])]] = -np.arange(len(members))
+  by_class = np.argsort(labels, kind='stable')
+  ends = np.flatnonzero(np.diff(np.asarray(labels)[by_class])) + 1
+  classes = np.split(by_class, ends)
+  quota = size // len(classes)
+  keys = np.full(len(labels), -float(quota))
+  for members in classes:
+    order = herding_order(unit_ND[members], quota)
+    keys[members[order]] = -np.arange(len(order))
   return keys.tolist()
 
 
-def herding_order(unit_ND: np.ndarray) -> list[int]:
-  """Returns the order of `herding_keys` for one class; of equal examples the first comes first.
+def herding_order(unit_ND: np.ndarray, count: int) -> list[int]:
+  """Returns the first `count` places in the order of `herding_keys` for one class.
 
-  For unit vectors the argmin is that of −φ(x)·(kμ − Σ_{j<k} φ(p_j)).
+  Of equal examples the first comes first. For unit vectors the argmin is that of
+  −φ(x)·(kμ − Σ_{j<k} φ(p_j)).
   """
   mean_D, total_D, order = unit_ND.mean(0), np.zeros(unit_ND.shape[1]), []
   left_N = np.ones(len(unit_ND), bool)
-  for k in range(1, len(unit_ND) + 1):
+  for k in range(1, min(count, len(unit_ND)) + 1):
     nearness_N = np.where(left_N, unit_ND @ (k * mean_D - total_D), -np.inf)
     order.append(int(nearness_N.argmax()))
     total_D, left_N[order[-1]] = total_D + unit_ND[order[-1]], False

@@ -20,11 +20,11 @@ import numpy as np
 
 from jcl.backbones import Backbone
 from jcl.batching import batch as batches
-from jcl.batching.batch import Batch
+from jcl.batching.batch import Batch, Row
 from jcl.errors import UserError
 from jcl.memory.tools import Tools
 from jcl.step import losses
-from jcl.streams.stream import Example, Reference, Stream
+from jcl.streams.stream import Example, Lazy, Reference, Stream
 from jcl.types import Memory, Params, Tree
 
 HIDDEN, LOGITS, FAMILIAR = 'teacher_hidden', 'teacher_logits', 'familiar'
@@ -135,13 +135,14 @@ def freeze(
   tables = memory['tables']
   if LOGITS in tables:
     return {'tables': tables}
-  rows = [row for item in tools.rows(examples) for row in item]
+  rows = every_row(examples, tools)
   if FAMILIAR in tables:
     of_row = {row.number: np.ones(len(row.targets), np.float32) for row in rows}
     return {'teacher': params, 'tables': {FAMILIAR: batches.table(of_row, ())}}
   if not tables:
     return {'teacher': params, 'tables': {}}
-  moved = [dataclasses.replace(row, targets=row.targets + later) for row in rows]
+  move = lambda _, row: dataclasses.replace(row, targets=row.targets + later)
+  moved = Lazy(rows, move) if later else rows
   states = tools.map_targets(backbone.hidden, params, moved, name='teacher_states')
   of_row = {row.number: hidden_mD for row, hidden_mD in zip(rows, states, strict=True)}
   table = batches.table(of_row, (backbone.width,))
@@ -170,7 +171,7 @@ def store(
   """
   if LOGITS not in memory['tables']:
     return {'tables': memory['tables']}
-  rows = [row for item in tools.rows(held) for row in item]
+  rows = every_row(held, tools)
   kept: dict[str, dict] = {}
   for name, entries in memory['tables'].items():
     found = {row.number: batches.look_up(entries, row.number) for row in rows}
@@ -245,8 +246,17 @@ def check_stored(tools: Tools, settings: StoresLogits) -> None:
 
 def longest_targets(tools: Tools) -> int:
   """Returns the largest number of targets that the rows of one training example have together."""
-  items = tools.rows([e for t in tools.stream.tasks for e in t.train])
-  return len(items[0]) * max(len(row.targets) for item in items for row in item)
+  items = (tools.text.outlines(e) for task in tools.stream.tasks for e in task.train)
+  return max(len(item) * len(row.targets) for item in items for row in item)
+
+
+def every_row(examples: Sequence[Example | Reference], tools: Tools) -> Sequence[Row]:
+  """Returns the rows of examples one after another, each made when it is asked for."""
+  if not examples:
+    return ()
+  items = tools.rows(examples)
+  width = len(tools.text.outlines(tools.example(examples[0])))
+  return Lazy(range(width * len(items)), lambda _, i: items[i // width][i % width])
 
 
 def compare(

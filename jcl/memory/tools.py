@@ -87,8 +87,11 @@ class Tools(Protocol):
 
   def rows(
     self, examples: Sequence[Example | Reference], replay: bool = False
-  ) -> list[tuple[Row, ...]]:
+  ) -> Sequence[tuple[Row, ...]]:
     """Returns the rows of each example in the method's text format, in the order given.
+
+    The rows of an example are made each time they are asked for: not all of them are in memory at
+    once. Their lengths alone are known without them, by `text.outlines`.
 
     Args:
       examples: examples or references.

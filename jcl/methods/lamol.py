@@ -63,7 +63,7 @@ def lamol(backbone: Backbone, settings: Lamol) -> Method:
 
   def before_task(memory, params, task, tools):
     samples = pseudo.draw(params, task, tools, memory['longest'], settings)
-    longest = max(len(generation.targets) for _, generation in tools.rows(task.train))
+    longest = max(len(tools.text.outlines(e)[1].targets) for e in task.train)
     return memory | {'pseudo': samples, 'longest': max(longest, memory['longest'])}, params
 
   def plan(memory, task):

@@ -108,7 +108,7 @@ def replay(backbone: Backbone, settings: Replay, term: str = 'ce') -> Method:
 
   def after_task(memory, params, task, tools):
     new = tools.trained(plan(memory, task), task)
-    keys = buffer.keys_of(s.policy, backbone, params, new, tools, s.keep_hard)
+    keys = buffer.keys_of(s.policy, backbone, params, new, tools, s.buffer_size, s.keep_hard)
     kept = buffer.add(memory['buffer'], new, s.buffer_size, s.policy, tools.seed, keys)
     tools.report(buffer={'after': task.name, **buffer.shares(kept, tools)})
     return memory | {'buffer': kept}, params

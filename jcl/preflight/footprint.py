@@ -172,7 +172,7 @@ def _states(parts: Experiment) -> Callable[[Memory], int]:
   """Returns a function: memory -> most bytes of the states and logits in its tables."""
   items = [0]
   if not isinstance(parts.text, PackedText):
-    rows_of = lambda example: sum(len(row.targets) for row in parts.text.rows(example))
+    rows_of = lambda example: sum(len(row.targets) for row in parts.text.outlines(example))
     items = [rows_of(e) for task in parts.stream.tasks for e in task.train]
   targets = sum(items) / len(items)  # of an example
 

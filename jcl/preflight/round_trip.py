@@ -1,9 +1,13 @@
 """What the tokenizer makes of a run's answers and inputs: each is encoded and decoded again."""
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from jcl.batching.epochs import in_parts
+from jcl.batching.row_store import PART
+from jcl.batching.special_text import in_threads
 from jcl.batching.text_formats import Text
 from jcl.errors import UserError
 from jcl.streams.escaping import quoted
@@ -134,13 +138,32 @@ def changed_inputs(text: Text, inputs: Sequence[str]) -> tuple[int, int]:
     How many come back changed, and how many of them without letters that they had; those with a
     token of what the tokenizer does not know are not among these.
   """
-  ids = text.encode_all(inputs, ['input'] * len(inputs))
-  backs = text.tokenizer.decode_batch(ids, skip_special_tokens=False)
   changed = lossy = 0
-  for before, back, row in zip(inputs, backs, ids, strict=True):
-    changed += before != back.strip()
-    lossy += letters(before) != letters(back) and text.unknown not in row
+  for some in in_parts(inputs, PART):
+    ids = text.encode_all(some, ['input'] * len(some))
+    backs = text.tokenizer.decode_batch(ids, skip_special_tokens=False)
+    for before, back, row in zip(some, backs, ids, strict=True):
+      if before != back.strip():
+        changed += 1
+        lossy += letters(before) != letters(back) and text.unknown not in row
   return changed, lossy
+
+
+def not_given_back(text: Text, examples: Sequence[Example]) -> list[str]:
+  """Returns the inputs of a split whose prompts the tokenizer does not give back as they were.
+
+  A prompt that comes back as it was has its input unchanged, so that it need not be read alone.
+  """
+  if text.prompt_text(examples[0]) is None:
+    return [example.text for example in examples]
+  parts, start, found = in_parts(examples, PART), len(text.start), list[str]()
+  ids = ([text.prompt(e)[start:] for e in part] for part in parts)
+  decode = functools.partial(text.tokenizer.decode_batch, skip_special_tokens=False)
+  for part, backs in zip(parts, in_threads(decode, ids), strict=True):
+    for example, back in zip(part, backs, strict=True):
+      if back.strip() != (text.prompt_text(example) or '').strip():
+        found.append(example.text)
+  return found
 
 
 def named(answers: Iterable[str]) -> str:

@@ -1,13 +1,13 @@
 """Counts of the splits of a stream, as a method reads them."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from jcl.batching.packed_text import Blocks
 from jcl.batching.text_formats import Text
-from jcl.preflight.round_trip import changed_inputs
+from jcl.preflight.round_trip import changed_inputs, not_given_back
 from jcl.streams.raw import SPLITS, normalized_text
 from jcl.streams.stream import Example, Stream, Task
 
@@ -65,40 +65,64 @@ def counted(stream: Stream, text: Text, task_id_given: bool) -> Iterator[Split]:
     text: whose rows are counted.
     told: whether the task is told at test time, so that a text may have an answer in each task.
   """
-  trained: dict[str, int] = {}  # the tasks that train on a text, a bit each
-  answers: dict[tuple[int, str], set[str]] = {}
+  trained = Trained(task_id_given)
   for task in stream.tasks if text.text_format != 'packed' else ():
-    for example in task.train:
-      words = normalized_text(example.text)
-      trained[words] = trained.get(words, 0) | 1 << task.index
-      answers.setdefault((task.index if task_id_given else -1, words), set()).add(example.answer)
+    trained.add(task)
   for task in stream.tasks:
     for name in SPLITS:
       examples = getattr(task, name)
       if isinstance(examples, Blocks):
         yield _of_blocks(task, name, examples, text.unknown)
       elif examples:
-        scope = task.index if task_id_given else -1
-        said = [answers.get((scope, normalized_text(e.text)), set()) - {e.answer} for e in examples]
-        yield _of_examples(task, name, text, trained, sum(map(bool, said)))
+        yield _of_examples(task, name, text, trained)
 
 
-def _of_examples(
-  task: Task, name: str, text: Text, trained: Mapping[str, int], conflicting: int
-) -> Split:
+class Trained:
+  """The texts that tasks train on, without case and spacing, and their answers.
+
+  Args:
+    task_id_given: whether a text may have an answer in each task.
+
+  Attributes:
+    tasks: {text: the tasks that train on it, a bit each}.
+  """
+
+  def __init__(self, task_id_given: bool):
+    self.tasks: dict[str, int] = {}
+    self._apart = task_id_given
+    self._first: dict[int, dict[str, str]] = {}  # by task, or all under -1
+    self._others: dict[int, dict[str, set[str]]] = {}  # of the few texts with several answers
+
+  def add(self, task: Task) -> None:
+    """Adds the training split of a task."""
+    bit, scope = 1 << task.index, task.index if self._apart else -1
+    first, others = self._first.setdefault(scope, {}), self._others.setdefault(scope, {})
+    for example in task.train:
+      words = normalized_text(example.text)
+      self.tasks[words] = self.tasks.get(words, 0) | bit
+      if (known := first.setdefault(words, example.answer)) != example.answer:
+        others.setdefault(words, {known}).add(example.answer)
+
+  def conflicts(self, task: int, words: str, answer: str) -> bool:
+    """Whether a text of a task is trained with another answer."""
+    scope = task if self._apart else -1
+    return self._first.get(scope, {}).get(words, answer) != answer or bool(
+      self._others.get(scope, {}).get(words, set()) - {answer}
+    )
+
+
+def _of_examples(task: Task, name: str, text: Text, trained: Trained) -> Split:
   examples: Sequence[Example] = getattr(task, name)
-  items = [text.rows(e) if name == 'train' else text.rows(e)[:1] for e in examples]
-  rows = [row for item in items for row in item]
-  tokens = np.concatenate([row.tokens for row in rows])
+  read = Counts(text, whole=name == 'train')
+  for example in examples:
+    read.add(example)
   texts = [normalized_text(e.text) for e in examples]
-  own, every = 1 << task.index, [trained.get(words, 0) for words in texts]
-  whole = text.text_format == 'class'
-  changed, lossy = changed_inputs(text, [e.text for e in examples])
-  prompts = {tuple(i[0].tokens.tolist() if whole else text.prompt(e))
-             for e, i in zip(examples, items, strict=True)}  # fmt: skip
+  own, every = 1 << task.index, [trained.tasks.get(words, 0) for words in texts]
+  pairs = zip(examples, texts, strict=True)
+  conflicting = sum(trained.conflicts(task.index, words, e.answer) for e, words in pairs)
+  changed, lossy = changed_inputs(text, not_given_back(text, examples))
   return Split(
-    task.name, name, len(examples), len(tokens), sum(len(row.targets) for row in rows),
-    0 if text.unknown is None else int(np.count_nonzero(tokens == text.unknown)),
+    task.name, name, len(examples), read.tokens, read.targets, read.unknown,
     classes=len({e.label for e in examples} - {-1}),
     cut=sum(e.number in text.cut for e in examples),
     repeated=len(texts) - len(set(texts)),
@@ -107,9 +131,39 @@ def _of_examples(
     conflicting=conflicting,
     changed=changed,
     lossy=lossy,
-    different=len(prompts),
+    different=len(read.prompts),
     texts=len(set(texts)),
   )  # fmt: skip
+
+
+class Counts:
+  """Counts of the rows of a split, added one by one.
+
+  Args:
+    text: whose rows are counted.
+    whole: whether all rows of an example count, or its question alone.
+
+  Attributes:
+    tokens, targets, unknown: as in `Split`.
+    prompts: the different prompts, as bytes.
+  """
+
+  def __init__(self, text: Text, whole: bool):
+    self._text, self._rows = text, None if whole else 1
+    self._answers = text.text_format != 'class'
+    self.tokens = self.targets = self.unknown = 0
+    self.prompts: set[bytes] = set()
+
+  def add(self, example: Example) -> None:
+    """Counts the rows of an example."""
+    rows = self._text.rows(example)[: self._rows]
+    for row in rows:
+      self.tokens += len(row.tokens)
+      self.targets += len(row.targets)
+      if self._text.unknown is not None:
+        self.unknown += int(np.count_nonzero(row.tokens == self._text.unknown))
+    size = self._text.sizes(example)[0] if self._answers else None
+    self.prompts.add(rows[0].tokens[:size].tobytes())
 
 
 def _of_blocks(task: Task, name: str, blocks: Blocks, unknown: int | None) -> Split:

@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
+from jcl import notation
 from jcl.errors import UserError
 
 LONGEST_NAME = 255  # bytes of the name of a file or folder
@@ -87,7 +88,7 @@ def check(text: str, argument: str) -> None:
     raise UserError(f'{argument} is a {type(text).__name__}; give a path as text')
   if '\0' in text:
     raise UserError(f'{argument} is {text!r}; a path holds no NUL')
-  if any('\ud800' <= letter < '\udc80' or '\udcff' < letter <= '\udfff' for letter in text):
+  if not notation.encodable(text, 'surrogateescape'):
     raise UserError(f'{argument} is {text!r}; a path holds no half of a surrogate pair')
   found = SCHEME.fullmatch(text)
   if found is None:

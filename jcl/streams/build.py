@@ -133,11 +133,12 @@ def numbered(
   times = collections.Counter(row.where for row in rows) if not isinstance(rows, Lazy) else {}
   twice = {where for where, count in times.items() if count > 1}
 
+  written = {label: label_text(label) for label in class_of}
+
   def example(place: int, row: RawRow) -> Example:
     label = -1 if row.label is None else class_of[row.label]
-    text, answer = row.text.strip(), row.answer.strip()
-    if row.label is not None:
-      answer = label_text(row.label)
+    text = row.text.strip()
+    answer = row.answer.strip() if row.label is None else written[row.label]
     where = f'{row.where}[{place}]' if row.where in twice else row.where
     name, number = row.id or where, first + place
     return Example(number, text, answer, task, label, name, None, row.messages, where)

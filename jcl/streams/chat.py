@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 
+from jcl import notation
 from jcl.errors import UserError
 from jcl.streams.raw import Number
 
@@ -173,7 +174,7 @@ def checked(message: object, where: str) -> Message:
       f'{where}: the content is a {type(content).__name__}: give text (images and calls of tools '
       'are not read)'
     )
-  if '\0' in content or any('\ud800' <= letter <= '\udfff' for letter in content):
+  if '\0' in content or not notation.encodable(content):
     raise UserError(f'{where}: the content holds a NUL character or half a surrogate pair')
   try:
     made = json.loads(json.dumps(plain({**found, 'content': content})))

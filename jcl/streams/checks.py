@@ -3,6 +3,7 @@
 import unicodedata
 from collections.abc import Iterable, Sequence
 
+from jcl import notation
 from jcl.errors import UserError
 from jcl.streams.raw import SPLITS, RawRow, RawStream, RawTask, class_form, label_text
 from jcl.streams.records import shown
@@ -123,7 +124,7 @@ def check_fields(row: RawRow, targets: bool = True) -> None:
       raise UserError(f'{row.where}: the {field} is empty: fill it in, or leave the row out')
     if '\0' in value:
       raise UserError(f'{row.where}: the {field} holds a NUL character: take it out')
-    if any('\ud800' <= letter <= '\udfff' for letter in value):
+    if not notation.encodable(value):
       raise UserError(f'{row.where}: the {field} holds half a surrogate pair: take it out')
 
 

@@ -32,15 +32,12 @@ def row_digests(examples: Iterable[Example], labels: Sequence[str]) -> bytes:
 
 def row_digest(example: Example, label: str | None) -> bytes:
   """Returns the digest of one row, the same in every process and version of Python."""
-  read = {
-    field.name: value for field in _READ
-    if (value := getattr(example, field.name)) != field.default
-  }  # fmt: skip
-  text = json.dumps([label, read], default=dataclasses.asdict)
-  return hashlib.blake2b(text.encode(), digest_size=BYTES).digest()
+  read = {name: value for name, default in _READ if (value := getattr(example, name)) != default}
+  return hashlib.blake2b(_encode([label, read]).encode(), digest_size=BYTES).digest()
 
 
-_READ = tuple(field for field in dataclasses.fields(Example) if field.name not in UNREAD)
+_READ = tuple((f.name, f.default) for f in dataclasses.fields(Example) if f.name not in UNREAD)
+_encode = json.JSONEncoder(default=dataclasses.asdict).encode
 
 
 class Difference(NamedTuple):

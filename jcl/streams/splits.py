@@ -51,8 +51,10 @@ def class_tasks(
 
 def count_overlap(tasks: Sequence[RawTask]) -> dict[str, int]:
   """Maps each task to the number of its test examples whose text stands in any train split."""
-  trained = {text_digest(row) for task in tasks for row in task.train}
-  return {task.name: sum(text_digest(row) in trained for row in task.test) for task in tasks}
+  tested = {task.name: [text_digest(row) for row in task.test] for task in tasks}
+  every = {digest for digests in tested.values() for digest in digests}
+  trained = {d for task in tasks for row in task.train if (d := text_digest(row)) in every}
+  return {name: sum(d in trained for d in digests) for name, digests in tested.items()}
 
 
 def text_digest(row: RawRow) -> bytes:

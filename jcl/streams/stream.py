@@ -23,7 +23,7 @@ Reference = tuple[int, int]
 """An example of the stream as plain data: (task, number)."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Example:
   """One pair of input and target text.
 

@@ -1,5 +1,6 @@
 """The batches of a task: composed, laid out and placed before the step that takes them."""
 
+import itertools
 import queue
 import threading
 from collections.abc import Generator, Iterator, Sequence
@@ -11,6 +12,7 @@ from jcl.batching import batch as batches
 from jcl.batching import batch_shapes, packed_epochs
 from jcl.batching import epochs as rows
 from jcl.batching.batch import Batch
+from jcl.batching.outlines import Outline
 from jcl.batching.packed_text import PackedText
 from jcl.config import TrainConfig
 from jcl.step import sharding
@@ -20,6 +22,7 @@ from jcl.training.hook_tools import HookTools
 
 AHEAD = 2  # batches that wait on the devices
 LOOKED_AT = 8  # epochs whose steps decide which shapes a task has
+ENOUGH = 2**16  # steps after which no other epoch is looked at
 
 
 class LoadedBatch(NamedTuple):
@@ -73,18 +76,21 @@ class BatchLoader:
       sizes = lambda blocks: np.array([text.size(e) for e in blocks], np.int64)
       self._sizes = sizes(new), sizes(old)
     else:
-      new, old = list(new), list(old)
+      new = list(new)
     self.plan = plan._replace(new=new, old=old)
-    self._first = self._compose(0)
-    self.per_epoch = len(self._first)
-    self.total = train.steps or self._steps(train.epochs)
     self._blocks = tools.mesh.size * train.microbatches
     if self._lazy:
+      self.per_epoch = len(self._blocks_of(0))
+      self.total = train.steps or self._steps(train.epochs)
       self._shapes = [self._whole_blocks()]
       return
-    looked_at = range(1, min(-(-self.total // self.per_epoch), LOOKED_AT))
-    steps = [step.rows for step in self._first]
-    steps += [step.rows for epoch in looked_at for step in self._compose(epoch)]
+    steps = self._outlines(0)
+    self.per_epoch = len(steps)
+    self.total = train.steps or self._steps(train.epochs)
+    for epoch in range(1, min(-(-self.total // self.per_epoch), LOOKED_AT)):
+      if len(steps) >= ENOUGH:
+        break
+      steps += self._outlines(epoch)
     packing = train.packing if tools.backbone.packs else 'off'
     rest = self._blocks, self._rows(), packing, tools.backbone.width
     self._shapes = batch_shapes.chosen(steps, *rest)
@@ -96,32 +102,74 @@ class BatchLoader:
 
   def padding(self) -> tuple[float, float]:
     """Returns the share of padding in the steps of the first epoch, as they are and unpacked."""
-    if isinstance(self._first, packed_epochs.Epoch):  # too many blocks to read
-      share = 1 - sum(self._first.tokens) / (len(self._first) * self.largest.places)
+    if self._lazy:  # too many blocks to read
+      first = self._blocks_of(0)
+      share = 1 - sum(first.tokens) / (len(first) * self.largest.places)
       return share, share
-    steps = [step.rows for step in self._first]
+    steps = self._outlines(0)
     plain = self._shapes
     if plain[0].lines:
       plain = batch_shapes.rungs(steps, self._blocks, self._rows())
     of = lambda shapes: batch_shapes.padding(steps, self._blocks, shapes)
     return of(self._shapes), of(plain)
 
-  def _compose(self, epoch: int) -> Sequence[rows.Step]:
-    tools = self._tools
-    rows_of = lambda example, replay: tools.text.rows(tools.example(example), replay)
-    size = self._train.batch_size
+  def _rows_of(self, example: Example | Reference, replay: bool) -> Sequence[batches.Row]:
+    return self._tools.text.rows(self._tools.example(example), replay)
+
+  def _outlines_of(self, example: Example | Reference, replay: bool) -> Sequence[Outline]:
+    return self._tools.text.outlines(self._tools.example(example))
+
+  def _steps_from(self, epoch: int, first: int) -> Iterator[tuple[rows.Step, bool]]:
+    """Yields (step, whether it is the last) of an epoch from step `first` on, composed as asked."""
     if self._lazy:
-      return packed_epochs.Epoch(
-        self.plan, self._sizes, rows_of, tools.seed, self._task, epoch, size
-      )
-    return rows.steps(self.plan, rows_of, tools.seed, self._task, epoch, size)
+      of_epoch = self._blocks_of(epoch)
+      for i in range(first, len(of_epoch)):
+        yield of_epoch[i], i == len(of_epoch) - 1
+      return
+    rest = self._tools.seed, self._task, epoch, self._train.batch_size
+    steps = rows.steps(self.plan, self._rows_of, *rest)
+    before = None
+    for step in itertools.islice(steps, first, None):
+      if before is not None:
+        yield before, False
+      before = step
+    if before is not None:
+      yield before, True
+
+  def _blocks_of(self, epoch: int) -> packed_epochs.Epoch:
+    """Returns the steps of an epoch of raw text."""
+    rest = self._tools.seed, self._task, epoch, self._train.batch_size
+    return packed_epochs.Epoch(self.plan, self._sizes, self._rows_of, *rest)
+
+  def _composed(self, epoch: int) -> Iterator[list[rows.Drawn]]:
+    """Yields the examples of each step of an epoch."""
+    rest = self._tools.seed, self._task, epoch, self._train.batch_size
+    return rows.composed(self.plan, self._outlines_of, *rest)
+
+  def _outlines(self, epoch: int) -> list[list[Outline]]:
+    """Returns the lengths of the rows of each step of an epoch."""
+    each = self._outlines_of
+    return [[row for item in items for row in each(*item)] for items in self._composed(epoch)]
 
   def _steps(self, epochs: int) -> int:
     """Number of steps in `epochs` epochs, which differ in length if replay is counted in tokens."""
+    if self._alike:
+      return epochs * self.per_epoch
+    return sum(map(self._length, range(epochs)))
+
+  @property
+  def _alike(self) -> bool:
+    """Whether all epochs have as many steps as the first."""
     plan = self.plan
-    if (self._lazy and plan.old) or plan.online_buffer is not None or plan.unit == 'tokens':
-      return self.per_epoch + sum(len(self._compose(epoch)) for epoch in range(1, epochs))
-    return epochs * self.per_epoch
+    if self._lazy:
+      return not plan.old
+    return plan.online_buffer is None and plan.unit != 'tokens'
+
+  def _length(self, epoch: int) -> int:
+    """Returns the number of steps of an epoch."""
+    if not epoch or self._alike:
+      return self.per_epoch
+    return len(self._blocks_of(epoch)) if self._lazy else sum(1 for _ in self._composed(epoch))
 
   def _whole_blocks(self) -> batches.Shape:
     """The shape of a step whose blocks of raw text are all full; every step of a run has it."""
@@ -140,26 +188,31 @@ class BatchLoader:
 
   def _laid_out(self, skip: int) -> Iterator[LoadedBatch]:
     """Yields the batches from step `skip` on."""
-    number, epoch = 0, 0
+    number, epoch = 0, 0  # of the first step of the epoch
     while number < self.total:
-      steps = self._compose(epoch) if epoch else self._first
-      if number + len(steps) > skip:
-        for i in range(len(steps)):
-          if skip <= number + i < self.total:
-            step = steps[i]
-            shape = batch_shapes.fit(step.rows, self._blocks, self._shapes)
-            batch = batches.layout(
-              step.rows, self._blocks, shape, step.keys, self.plan.tables, self._tools.heads
-            )
-            batch = sharding.place_batch(batch, self._tools.mesh)
-            tokens = sum(len(r.tokens) for r in step.rows)
-            old = sum(len(r.tokens) for r in step.rows if r.replay)
-            rows = tuple(dict.fromkeys((r.task, r.number // 2) for r in step.rows))
-            last = number + i + 1 == self.total
-            yield LoadedBatch(
-              number + i, batch, tokens, old, rows, epoch, i == len(steps) - 1, last
-            )
-      number, epoch = number + len(steps), epoch + 1
+      if number < skip and number + self._length(epoch) <= skip:
+        number, epoch = number + self._length(epoch), epoch + 1
+        continue
+      done = max(skip - number, 0)
+      for i, (step, ends_epoch) in enumerate(self._steps_from(epoch, done), number + done):
+        if i == self.total:
+          return
+        yield self._loaded(step, i, epoch, ends_epoch)
+      number, epoch = i + 1, epoch + 1
+
+  def _loaded(self, step: rows.Step, number: int, epoch: int, ends_epoch: bool) -> LoadedBatch:
+    """Returns the batch of one step, on the devices; arguments as in `LoadedBatch`."""
+    shape = batch_shapes.fit(step.rows, self._blocks, self._shapes)
+    batch = batches.layout(
+      step.rows, self._blocks, shape, step.keys, self.plan.tables, self._tools.heads
+    )
+    tokens = sum(len(r.tokens) for r in step.rows)
+    old = sum(len(r.tokens) for r in step.rows if r.replay)
+    of_rows = tuple(dict.fromkeys((r.task, r.number // 2) for r in step.rows))
+    return LoadedBatch(
+      number, sharding.place_batch(batch, self._tools.mesh), tokens, old, of_rows, epoch,
+      ends_epoch, number + 1 == self.total,
+    )  # fmt: skip
 
   def batches(self, skip: int = 0) -> Generator[LoadedBatch, None, None]:
     """Yields the batches from step `skip` on; a thread makes them, at most two ahead."""

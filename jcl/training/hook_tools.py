@@ -6,6 +6,7 @@ module `folds` says which rule a hook keeps for that.
 
 import dataclasses
 import functools
+import itertools
 import zlib
 from collections.abc import Callable, Sequence
 from typing import Any, Self
@@ -19,12 +20,13 @@ from jcl.backbones import Backbone, generate
 from jcl.batching import batch as batches
 from jcl.batching import epochs
 from jcl.batching.chunks import chunked, item_chunks
+from jcl.batching.outlines import outline
 from jcl.batching.text_formats import Text
 from jcl.config import TrainConfig
 from jcl.distributed import fetch
 from jcl.seeds import generator
 from jcl.step import device_maps, sharding
-from jcl.streams.stream import Example, Reference, Stream, Task, TaskPlan
+from jcl.streams.stream import Example, Lazy, Reference, Stream, Task, TaskPlan
 from jcl.training.folds import FoldRunner
 from jcl.types import Params, Tree
 
@@ -93,9 +95,11 @@ class RunContext:
     """Returns an example, given as itself or as its reference."""
     return one if isinstance(one, Example) else self.stream.example(one)
 
-  def rows(self, examples: Sequence[Example | Reference], replay: bool = False) -> list[tuple]:
-    """Returns the rows of each example in the method's text format."""
-    return [self.text.rows(self.example(e), replay) for e in examples]
+  def rows(
+    self, examples: Sequence[Example | Reference], replay: bool = False
+  ) -> Sequence[tuple[batches.Row, ...]]:
+    """Returns the rows of each example in the method's text format, made as they are asked for."""
+    return Lazy(examples, lambda _, one: self.text.rows(self.example(one), replay))
 
   def trained(self, plan: TaskPlan, task: Task) -> list[Example]:
     """Returns the new examples of a task's plan in the order in which they are first trained on.
@@ -105,7 +109,7 @@ class RunContext:
     plan = plan._replace(new=[self.example(e) for e in plan.new])
     rows_of = lambda example, replay: self.text.rows(self.example(example), replay)
     first = epochs.steps(plan, rows_of, self.seed, task.index, 0, self.train.batch_size)
-    return epochs.trained(plan, first[: self.train.steps or None])
+    return epochs.trained(plan, itertools.islice(first, self.train.steps or None))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,9 +189,10 @@ class HookTools(RunContext):
       name: of the fold; empty: that of `fn`.
     """
     params = sharding.place(params, self.mesh)
-    starts = np.cumsum([0, *(len(r.targets) for r in rows)])
+    sizes = [outline(len(r.tokens), len(r.targets)) for r in rows]
+    starts = np.cumsum([0, *(len(r.targets) for r in sizes)])
     width = self.backbone.width
-    chunks = chunked(rows, self.batch_size, self.mesh.size, self.packing, width)
+    chunks = chunked(sizes, self.batch_size, self.mesh.size, self.packing, width)
 
     def part(carry, shape_and_chunk):
       shape, chunk = shape_and_chunk
@@ -261,34 +266,40 @@ class HookTools(RunContext):
     order: Sequence[int] = range(len(examples))
     if together > 1:
       order = generator(self.seed, 'together', self.task_index).permutation(len(examples)).tolist()
-    groups = epochs.in_parts(self.rows([examples[i] for i in order]), together)
-    items = [([row for rows in group for row in rows], len(group)) for group in groups]
+    groups = epochs.in_parts(Lazy(order, lambda _, i: self.example(examples[i])), together)
+    sizes = [[size for e in group for size in self.text.outlines(e)] for group in groups]
     most = max(self.batch_size // together, 1)
     size = -(-most // self.mesh.size) * self.mesh.size
     labels = self.key('labels', self.task_index)
 
     def part(carry, shape_and_chunk):
       shape, members = shape_and_chunk
-      chunk = [items[i] for i in members] + [([], 0)] * (size - len(members))
-      batch = self._blocks([item for item, _ in chunk], shape, labels)
-      counts = np.array([count for _, count in chunk], np.float32)
+      chunk = [*(groups[i] for i in members), *[()] * (size - len(members))]
+      batch = self._blocks([self._all_rows(group) for group in chunk], shape, labels)
+      counts = np.array(list(map(len, chunk)), np.float32)
       new = self.maps.examples(fn)(
         params, *sharding.place((batch, counts), self.mesh, sharding.ROWS)
       )
       return new if carry is None else jax.tree.map(jnp.add, carry, new)
 
-    chunks = item_chunks([item for item, _ in items], size, self.packing)
+    chunks = item_chunks(sizes, size, self.packing)
     total = self.fold(getattr(fn, '__name__', 'mean'), part, None, chunks)
     return jax.tree.map(lambda x: x / len(examples), total)
 
   def _blocks(self, items: list, shape: batches.Shape, key: jax.Array) -> batches.Batch:
     """Returns a batch with one block of `shape` for each item, the rows of an item."""
-    parts = []
+    numbers = np.zeros(shape.rows * len(items), np.int32)  # of one length, so that it compiles once
+    found = [r.number for item in items for r in item]
+    numbers[: len(found)] = found
+    keys, first, parts = np.asarray(_row_keys(key, numbers)), 0, []
     for item in items:
-      data = [jax.random.key_data(jax.random.fold_in(key, r.number)) for r in item]
-      keys = np.array(data, np.uint32).reshape(-1, 2)
-      parts.append(batches.layout(item, 1, shape, keys, heads=self.heads))
+      own, first = keys[first : first + len(item)], first + len(item)
+      parts.append(batches.layout(item, 1, shape, own, heads=self.heads))
     return jax.tree.map(lambda *x: np.concatenate(x), *parts)
+
+  def _all_rows(self, examples: Sequence[Example]) -> list[batches.Row]:
+    """Returns the rows of some examples, one after another."""
+    return [row for example in examples for row in self.text.rows(example)]
 
   def sample(
     self, params: Params, prompts: Sequence[Sequence[int]], key: jax.Array, first: int = 0,

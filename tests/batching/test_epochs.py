@@ -21,7 +21,7 @@ OLD = [Example(100 + i, 'x', 'y', i % 2) for i in range(7)]
 
 
 def epoch(plan, number=0, seed=0, task=2, size=4):
-  return epochs.steps(plan, rows_of, seed, task, number, size)
+  return list(epochs.steps(plan, rows_of, seed, task, number, size))
 
 
 def counts(steps):
@@ -267,14 +267,15 @@ def test_half_batches_and_candidates_have_room():
 
 def test_what_goes_wrong_in_the_thread_reaches_the_loop(monkeypatch):
   loaded = feed(epochs=3)
-  compose = loaded._compose
+  rows_of, asked = loaded._tools.text.rows, []
 
-  def fail(number):
-    if number == 1:
+  def fail(example, replay):
+    asked.append(example)
+    if len(asked) > 10:  # in the second epoch
       raise RuntimeError('no more data')
-    return compose(number)
+    return rows_of(example, replay)
 
-  monkeypatch.setattr(loaded, '_compose', fail)
+  monkeypatch.setattr(loaded._tools.text, 'rows', fail)
   taken = []
   with pytest.raises(RuntimeError, match='no more data'):
     taken.extend(f.number for f in loaded.batches())

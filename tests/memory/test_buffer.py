@@ -148,7 +148,7 @@ def test_herding_takes_what_brings_the_mean_nearest():
   features_ND = random.standard_normal((23, 5)) + 1.5 * random.standard_normal(5)
   features_ND *= random.uniform(0.1, 9, (23, 1))  # of any length
   labels = [0] * 12 + [7] * 11
-  found = np.array(buffer.herding_keys(features_ND, labels))
+  found = np.array(buffer.herding_keys(features_ND, labels, 46))
   for label in (0, 7):
     members = [i for i in range(23) if labels[i] == label]
     unit = {i: features_ND[i] / np.linalg.norm(features_ND[i]) for i in members}
@@ -170,7 +170,7 @@ def test_herding_looks_at_the_state_before_the_last_answer():
 
 
 def test_herding_of_equal_features_takes_the_first_and_smaller_quotas_cut():
-  found = buffer.herding_keys(np.ones((4, 3)), [0, 0, 0, 0])
+  found = buffer.herding_keys(np.ones((4, 3)), [0, 0, 0, 0], 9)
   assert found == [0, -1, -2, -3]
   one = [Example(n, 'x', 'y', 0, 0) for n in range(6)]
   order = [-3.0, 0.0, -1.0, -5.0, -2.0, -4.0]
@@ -235,9 +235,9 @@ def test_features_are_states_at_the_first_target_and_losses_means_over_targets()
   assert min(len(r.targets) for r in rows) >= 2
   states = tools.map_targets(backbone.hidden, params, rows)
   first_ND, last_ND = (np.stack([x_mD[i] for x_mD in states]) for i in (0, -1))
-  wanted = buffer.herding_keys(first_ND, [e.label for e in examples])
-  assert buffer.keys_of('herding', backbone, params, examples, tools) == wanted
-  assert buffer.herding_keys(last_ND, [e.label for e in examples]) != wanted
+  wanted = buffer.herding_keys(first_ND, [e.label for e in examples], 99)
+  assert buffer.keys_of('herding', backbone, params, examples, tools, 99) == wanted
+  assert buffer.herding_keys(last_ND, [e.label for e in examples], 99) != wanted
   log = lambda z: z - np.log(np.exp(z).sum(-1, keepdims=True))
   logits = tools.map_targets(backbone.logits, params, rows)
   nats = [
@@ -245,11 +245,11 @@ def test_features_are_states_at_the_first_target_and_losses_means_over_targets()
     for r, z in zip(rows, logits, strict=True)
   ]
   for hard in (False, True):
-    found = buffer.keys_of('importance', backbone, params, examples, tools, hard)
+    found = buffer.keys_of('importance', backbone, params, examples, tools, 99, hard)
     wanted = buffer.importance_keys(np.array(nats), [e.number for e in examples], 0, hard)
     # Float32 nats, means over six targets of sums over the vocabulary; the keys add noise to them.
     rounding.assert_close(found, wanted, terms=backbone.outputs, depth=4)
-  assert buffer.keys_of('reservoir', backbone, params, examples, tools) == []
+  assert buffer.keys_of('reservoir', backbone, params, examples, tools, 99) == []
 
 
 # Refusals, before anything is compiled.

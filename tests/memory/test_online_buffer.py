@@ -108,7 +108,7 @@ def test_new_examples_enter_every_so_many_steps(every, level):
 def test_after_the_task_the_buffer_is_the_one_that_was_drawn_from(policy, every):
   """Each example was offered once, in the order first trained on; nothing replayed came again."""
   made = plan(policy, every, past=9, size=10)
-  first = epochs.steps(made, by_reference, 0, 2, 0, 4)
+  first = list(epochs.steps(made, by_reference, 0, 2, 0, 4))
   order = epochs.trained(made, first)
   assert [e.number for e in order] == split([examples(s) for s in first])[0]
   after = made.online_buffer.take(order, 0).buffer
