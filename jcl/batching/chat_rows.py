@@ -93,9 +93,9 @@ class ChatText(Text):
     return next((t for c in texts if (t := self.encoder.special_token(c))), None)
 
   def sizes(self, example: Example) -> tuple[int, int]:
-    row = self.rows(example)[0]
+    targets = self.first_row(example).targets
     prompt = self._prompts[example.number]
-    return prompt, int(np.sum(row.targets + 1 >= prompt))
+    return prompt, int(np.sum(targets + 1 >= prompt))
 
   def _pieces(self, example: Example) -> tuple[list[int], list[int]]:
     """Returns the ids of the prompt and of the last answer."""

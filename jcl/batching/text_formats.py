@@ -22,7 +22,7 @@ from jcl.batching.batch import Row
 from jcl.batching.batch_reader import LAMOL_FORMATS, BatchReader, Marks, Pieces, Template
 from jcl.batching.epochs import in_parts
 from jcl.batching.outlines import Outline, outline
-from jcl.batching.row_store import PART, Kept, RowStore
+from jcl.batching.row_store import PART, Entry, Kept, RowStore
 from jcl.batching.special_text import SpecialTokens, TextEncoder, unknown_id
 from jcl.errors import UserError
 from jcl.streams.build import without
@@ -178,6 +178,13 @@ class Text:
     found = self._rows[example.number]
     return tuple(dataclasses.replace(r, replay=True) for r in found) if replay else found
 
+  def first_row(self, example: Example) -> Entry:
+    """Returns the tokens and targets of the first row of an example of the stream."""
+    if (entry := self._store.find(example.number)) is not None:
+      return entry
+    row = self.rows(example)[0]
+    return Entry(row.tokens, row.targets)
+
   def outlines(self, example: Example) -> tuple[Outline, ...]:
     """Returns the numbers of tokens and targets of the rows of an example."""
     made = example.tokens is not None or example.number < 0
@@ -231,8 +238,7 @@ class Text:
     """Returns the tokens that the model is given at test time: the row up to the answer."""
     if example.number < 0 or example.tokens is not None:
       return list(self._pieces(example)[0])
-    row = self.rows(example)[0]
-    return row.tokens[: self.sizes(example)[0]].tolist()
+    return self.first_row(example).tokens[: self.sizes(example)[0]].tolist()
 
   def prompt_text(self, example: Example) -> str | None:
     """Returns the text of a plain prompt; None where special tokens stand in prompts too."""
@@ -270,8 +276,8 @@ class Text:
 
   def sizes(self, example: Example) -> tuple[int, int]:
     """Returns the numbers of tokens of the prompt and of the answer of an example of the stream."""
-    row = self.rows(example)[0]
-    return int(row.targets[0]) + 1, len(row.targets)
+    targets = self.first_row(example).targets
+    return int(targets[0]) + 1, len(targets)
 
   def _read(self, parts: Sequence[Sequence[Example]]) -> Iterator[Sequence[Pieces | None]]:
     """Yields the ids of prompt and answer of each example of each part; None: read it alone."""

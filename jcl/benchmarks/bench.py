@@ -56,10 +56,19 @@ class Bench:
     made.mkdir()
     return made
 
-  def alternate(self, name: str, works: Mapping[str, Work]) -> dict[str, list[float]]:
-    """Lets contenders take turns -> {contender: seconds a unit, one number a round}."""
-    self.say(f'{name}: {", ".join(works)}, {self.rounds} rounds')
-    return timing.alternate(works, self.rounds)
+  def alternate(
+    self, name: str, works: Mapping[str, Work], most: int | None = None
+  ) -> dict[str, list[float]]:
+    """Lets contenders take turns -> {contender: seconds a unit, one number a round}.
+
+    Args:
+      name: of the case.
+      works: the work of each contender.
+      most: rounds at most; None: those of the request.
+    """
+    rounds = self.rounds if most is None else min(self.rounds, most)
+    self.say(f'{name}: {", ".join(works)}, {rounds} rounds')
+    return timing.alternate(works, rounds)
 
   @contextlib.contextmanager
   def learners(self, lesson: Lesson, warm: bool = True) -> Iterator[dict[str, Learner]]:

@@ -61,7 +61,7 @@ class Request:
   rows: Sequence[int] = (8, 64)
   evaluate_rows: int = EvaluateConfig.batch_size
   held: Sequence[int] = (1_000, 10_000, 100_000, 1_000_000)
-  examples: Sequence[int] = (10_000, 100_000)
+  examples: Sequence[int] = (10_000, 100_000, 1_000_000)
   block: int = 2048
   dtype: str = 'float32'
   compiled: bool = True

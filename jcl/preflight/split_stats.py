@@ -156,14 +156,15 @@ class Counts:
 
   def add(self, example: Example) -> None:
     """Counts the rows of an example."""
-    rows = self._text.rows(example)[: self._rows]
+    rows = self._text.outlines(example)[: self._rows]
     for row in rows:
       self.tokens += len(row.tokens)
       self.targets += len(row.targets)
-      if self._text.unknown is not None:
-        self.unknown += int(np.count_nonzero(row.tokens == self._text.unknown))
+    ids = self._text.first_row(example).tokens
+    if self._text.unknown is not None:  # a second row has the same tokens and a special one
+      self.unknown += len(rows) * int(np.count_nonzero(ids == self._text.unknown))
     size = self._text.sizes(example)[0] if self._answers else None
-    self.prompts.add(rows[0].tokens[:size].tobytes())
+    self.prompts.add(ids[:size].tobytes())
 
 
 def _of_blocks(task: Task, name: str, blocks: Blocks, unknown: int | None) -> Split:
