@@ -4,10 +4,12 @@ What needs more than one look is left to the reader of single examples (`text_fo
 that is too long, or that holds a special token.
 """
 
+import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 from tokenizers import Encoding, Tokenizer
 from tokenizers.models import BPE
 
@@ -17,8 +19,6 @@ from jcl.streams.special_tokens import unguarded
 from jcl.streams.stream import Example
 
 LAMOL_FORMATS = ('lamol', 'lamol_task')
-Pieces = tuple[list[int], list[int]]
-"""The ids of a prompt, and those of its answer."""
 
 
 class Template(NamedTuple):
@@ -43,77 +43,105 @@ class Template(NamedTuple):
     return self.before + text + words, self.between[len(words) :] + answer + self.after
 
 
-class Marks(NamedTuple):
-  """Ids around the texts of a row.
+class Read(NamedTuple):
+  """The ids of N examples, tokenised in a batch; nothing stands between them yet.
 
   Attributes:
-    start: before every row.
-    end: at the end of rows of `class`.
-    eos: at the end of every answer.
-    answer: between input and answer in the formats of LAMOL; else -1.
+    ids: [n] of the input and, after it, of the answer of each example, one after another.
+    inputs, answers: [N] number of ids of each.
+    alone: places of examples that must be read by themselves; they have no ids here.
   """
 
-  start: list[int]
-  end: list[int]
-  eos: int
-  answer: int
+  ids: np.ndarray
+  inputs: np.ndarray
+  answers: np.ndarray
+  alone: list[int]
+
+
+def unread(count: int) -> Read:
+  """Returns what was read of examples that are all read by themselves."""
+  none = np.zeros(count, np.int64)
+  return Read(np.zeros(0, np.int32), none, none, list(range(count)))
 
 
 class BatchReader:
-  """Reads the prompts and the answers of examples.
+  """Reads the inputs and the answers of examples.
 
   Args:
     encoder: reads the texts of users.
     text_format: of the run.
     template: of plain rows.
-    marks: ids around the texts.
-    max_length: tokens of a row at most.
+    room: ids that the texts of an example may have together.
   """
 
-  def __init__(
-    self, encoder: TextEncoder, text_format: str, template: Template, marks: Marks, max_length: int
-  ):
+  def __init__(self, encoder: TextEncoder, text_format: str, template: Template, room: int):
     self._encoder, self._format, self._template = encoder, text_format, template
-    self._marks, self._max_length = marks, max_length
+    self._room = room
     self._alike = text_format == 'plain' and begins_alike(encoder.tokenizer)
+    self._forbidden = np.zeros(max(encoder.forbidden, default=0) + 2, bool)
+    self._forbidden[list(encoder.forbidden)] = True
 
-  def read(self, parts: Sequence[Sequence[Example]]) -> Iterator[list[Pieces | None]]:
-    """Yields the ids of prompt and answer of each example of each part; None: read it alone."""
+  def read(self, parts: Sequence[Sequence[Example]]) -> Iterator[Read]:
+    """Yields the ids of the examples of each part."""
     texts = ([text for e in part for text in self._texts(e)] for part in parts)
     for part, found in zip(parts, self._encoder.ahead(texts), strict=True):
-      width = len(found) // len(part)
-      each = (found[i : i + width] for i in range(0, len(found), width))
-      yield [self._pieces(e, some) for e, some in zip(part, each, strict=True)]
+      yield self._of_part(part, found)
 
   def _texts(self, example: Example) -> tuple[str, ...]:
     """Returns the texts that the ids of an example are read from."""
-    text, answer = unguarded(example.text), unguarded(example.answer)
+    text = unguarded(example.text)
     if self._format == 'class':
       return (text,)
+    answer = unguarded(example.answer)
     if self._format in LAMOL_FORMATS:
       return text, answer
     head, tail = self._template.around(text, answer)
     return (head + tail,) if self._alike else (head + tail, head)
 
-  def _pieces(self, example: Example, found: Sequence[Encoding]) -> Pieces | None:
-    """Returns the prompt and the answer of an example from the tokens of its `_texts`."""
-    if not all(map(self._encoder.is_plain, found)):
-      return None
-    start, end, eos, mark = self._marks
-    ids, room = found[0].ids, 0
+  def _of_part(self, part: Sequence[Example], found: Sequence[Encoding]) -> Read:
+    """Returns the ids of some examples from the tokens of their `_texts`."""
+    ids, inputs = self._divided(part, found)
+    sizes = np.array([*map(len, ids)])
+    flat = np.fromiter(itertools.chain.from_iterable(ids), np.int32, sizes.sum())
+    last = len(self._forbidden) - 1  # stands for all greater ids, which may stand in a text
+    bad = self._forbidden[np.minimum(flat, last)]
+    alone = (inputs < 0) | (sizes > self._room)
+    if bad.any():
+      alone[np.repeat(np.arange(len(part)), sizes)[bad]] = True
+    if alone.any():
+      flat = flat[np.repeat(~alone, sizes)]
+    inputs, sizes = np.where(alone, 0, inputs), np.where(alone, 0, sizes)
+    return Read(flat, inputs, sizes - inputs, np.flatnonzero(alone).tolist())
+
+  def _divided(
+    self, part: Sequence[Example], found: Sequence[Encoding]
+  ) -> tuple[list[list[int]], np.ndarray]:
+    """Returns the ids of each example, and how many of them are the input's; -1: read it alone."""
     if self._format == 'class':
-      prompt, answer = [*start, *ids, *end], list[int]()
-    elif self._format in LAMOL_FORMATS:
-      prompt, answer, room = [*start, *ids, mark], [*found[1].ids, eos], 1  # a generation token
-    else:
-      border = len(self._template.around(unguarded(example.text), '')[0])
-      first = found[0].char_to_token(border)
-      place = None if first is None else found[0].token_to_chars(first)
-      if place is None or place[0] < border:  # nothing follows, or a token straddles the border
-        return None
-      prompt = [*start, *(ids[:first] if self._alike else found[1].ids)]
-      answer = [*ids[first:], eos]
-    return None if len(prompt) + len(answer) + room > self._max_length else (prompt, answer)
+      ids = [one.ids for one in found]
+      return ids, np.array([*map(len, ids)])
+    if self._format in LAMOL_FORMATS:
+      texts = [one.ids for one in found[::2]]
+      both = [a + b.ids for a, b in zip(texts, found[1::2], strict=True)]
+      return both, np.array([*map(len, texts)])
+    whole = found if self._alike else found[::2]
+    borders = [self._border(e, one) for e, one in zip(part, whole, strict=True)]
+    if self._alike:
+      return [one.ids for one in whole], np.array(borders)
+    # Each is tokenised twice, since the end of a text may change how its beginning is.
+    ids, inputs = [], []
+    for one, before, border in zip(whole, found[1::2], borders, strict=True):
+      head, clean = before.ids, border >= 0 and self._encoder.is_plain(one)
+      ids.append(head + one.ids[border:] if clean else [])
+      inputs.append(len(head) if clean else -1)
+    return ids, np.array(inputs)
+
+  def _border(self, example: Example, whole: Encoding) -> int:
+    """Returns the first token of the answer in a row; -1 if there is none, or it begins before."""
+    border = len(self._template.around(unguarded(example.text), '')[0])
+    first = whole.char_to_token(border)
+    place = None if first is None else whole.token_to_chars(first)
+    return -1 if first is None or place is None or place[0] < border else first
 
 
 def begins_alike(tokenizer: Tokenizer) -> bool:

@@ -16,9 +16,9 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from jcl.batching.batch import Row
-from jcl.batching.batch_reader import Pieces
+from jcl.batching.batch_reader import Read, unread
 from jcl.batching.chat_turns import Span, around_answers, mapped, question, rendered, texts_of
-from jcl.batching.row_store import Kept
+from jcl.batching.row_store import Frame, Kept
 from jcl.batching.special_text import SpecialTokens
 from jcl.batching.text_formats import Text
 from jcl.errors import UserError
@@ -102,10 +102,10 @@ class ChatText(Text):
     chat = self._chat(example)
     return chat.ids[: chat.prompt], [chat.ids[i] for i in chat.wanted if i >= chat.prompt]
 
-  def _read(self, parts: Sequence[Sequence[Example]]) -> Iterator[list[None]]:
-    return ([None] * len(part) for part in parts)  # each by its template
+  def _read(self, parts: Sequence[Sequence[Example]], frame: Frame) -> Iterator[Read]:
+    return map(unread, map(len, parts))  # each is rendered by its template
 
-  def _kept(self, example: Example, pieces: Pieces | None = None) -> Kept:
+  def _kept(self, example: Example) -> Kept:
     chat = self._chat(example)
     self._prompts[example.number] = chat.prompt
     answer = sum(i >= chat.prompt for i in chat.wanted)

@@ -13,16 +13,15 @@ long the input is cut, never the answer.
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
 
 from jcl.batching.batch import Row
-from jcl.batching.batch_reader import LAMOL_FORMATS, BatchReader, Marks, Pieces, Template
+from jcl.batching.batch_reader import LAMOL_FORMATS, BatchReader, Read, Template, unread
 from jcl.batching.epochs import in_parts
 from jcl.batching.outlines import Outline, outline
-from jcl.batching.row_store import PART, Entry, Kept, RowStore
+from jcl.batching.row_store import PART, Entry, Frame, Kept, RowStore
 from jcl.batching.special_text import SpecialTokens, TextEncoder, unknown_id
 from jcl.errors import UserError
 from jcl.streams.build import without
@@ -209,25 +208,25 @@ class Text:
     self.cut.clear()
     self._rows.clear()
     store = self._store = RowStore([e.number for e in examples], self.tokenizer.get_vocab_size())
+    frame, parts = self._frame(), in_parts(examples, PART)
+    one = (0 if self.pooling == 'first' else -1) if self.text_format == 'class' else None
     longest, prompts = 0, np.zeros(len(examples), np.int32)
-    parts = in_parts(examples, PART)
-    for number, found in enumerate(self._read(parts)):
-      kept = [self._kept(e, x) for e, x in zip(parts[number], found, strict=True)]
-      store.add((row.tokens, row.targets) for row in kept)
-      prompts[number * PART :][: len(kept)] = [row.prompt for row in kept]
-      longest = max(longest, max(row.answer for row in kept))
+    for number, read in enumerate(self._read(parts, frame)):
+      store.add(read.ids, read.inputs, read.answers, frame, one)
+      size = prompts[number * PART :][: len(parts[number])]
+      size[:] = read.inputs + len(frame.before) + len(frame.between)
+      longest = max(longest, int(read.answers.max()) + len(frame.after))
+      made = {place: self._kept(parts[number][place]) for place in read.alone}
+      store.replace(number, made)
+      for place, row in made.items():
+        size[place], longest = row.prompt, max(longest, row.answer)
     if self.text_format == 'class':
       return 0
     self.reserve = longest
-    generation = int(self.text_format in LAMOL_FORMATS)  # a token in front of the other row
-    short = prompts + longest + generation > self.max_length
+    short = prompts + longest + int(self.text_format in LAMOL_FORMATS) > self.max_length
     for number, part in enumerate(parts):
       places = [i for i, e in enumerate(part) if short[number * PART + i] or e.number in self.cut]
-      if places:
-        rows: list[tuple[Any, Any]] = list(store.part(number))
-        for i in places:
-          rows[i] = self._kept(part[i])[:2]
-        store.replace(number, rows)
+      store.replace(number, {place: self._kept(part[place]) for place in places})
     return self.reserve
 
   def question(self, example: Example) -> Row:
@@ -279,13 +278,18 @@ class Text:
     targets = self.first_row(example).targets
     return int(targets[0]) + 1, len(targets)
 
-  def _read(self, parts: Sequence[Sequence[Example]]) -> Iterator[Sequence[Pieces | None]]:
-    """Yields the ids of prompt and answer of each example of each part; None: read it alone."""
+  def _frame(self) -> Frame:
+    """Returns the ids around the texts of a row."""
+    if self.text_format == 'class':
+      return Frame(self.start, self.end, ())
+    return Frame(self.start, [self._answer] if self._answer >= 0 else (), [self.eos])
+
+  def _read(self, parts: Sequence[Sequence[Example]], frame: Frame) -> Iterator[Read]:
+    """Yields the ids of the examples of each part, tokenised in batches."""
     if self._template_meant and self.text_format == 'plain':
-      return iter([[None] * len(part) for part in parts])
-    marks = Marks(self.start, self.end, self.eos, self._answer)
-    reader = BatchReader(self.encoder, self.text_format, self._template, marks, self.max_length)
-    return reader.read(parts)
+      return map(unread, map(len, parts))
+    room = self.max_length - sum(map(len, frame)) - int(self.text_format in LAMOL_FORMATS)
+    return BatchReader(self.encoder, self.text_format, self._template, room).read(parts)
 
   def _added(self, token: str) -> int:
     """Returns the id of a token that the format adds to the tokenizer."""
@@ -369,9 +373,9 @@ class Text:
     """Returns the rows of an example, which are not cached."""
     return self._rows_of(example, *self._kept(example)[:2], replay)
 
-  def _kept(self, example: Example, pieces: Pieces | None = None) -> Kept:
-    """Returns the row of an example as it is kept; `pieces` are its ids, if they are known."""
-    prompt, answer = self._pieces(example) if pieces is None else pieces
+  def _kept(self, example: Example) -> Kept:
+    """Returns the row of an example as it is kept."""
+    prompt, answer = self._pieces(example)
     last = len(prompt) - 1
     if self.text_format == 'class':
       return Kept(prompt, (0 if self.pooling == 'first' else last,), len(prompt), 0)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from support import tokenizer_kinds
 
-from jcl.batching.batch_reader import begins_alike
-from jcl.batching.row_store import PART, RowStore
+from jcl.batching.batch_reader import begins_alike, unread
+from jcl.batching.row_store import PART, Frame, Kept, RowStore
 from jcl.batching.special_text import in_threads
 from jcl.errors import UserError
 from jcl.streams.stream import Example
@@ -97,20 +97,21 @@ def test_the_first_example_that_cannot_be_a_row_is_the_one_that_is_named():
 def test_a_store_gives_back_what_was_added(numbers):
   numbers = list(numbers)
   store = RowStore(numbers, 70_000)
-  row = lambda n: ([n, 69_999, *range(n % 5)], range(n % 3))
+  row = lambda n: Kept([n, 69_999, *range(n % 5)], range(n % 3), 1, 1)
   for first in range(0, len(numbers), PART):
-    store.add(row(n) for n in numbers[first : first + PART])
+    some = numbers[first : first + PART]
+    ids, inputs, answers, _ = unread(len(some))
+    store.add(ids, inputs, answers, Frame([], [], [0]), None)
+    store.replace(first // PART, {i: row(n) for i, n in enumerate(some)})
   for number in numbers:
     tokens, targets = store.find(number)
-    assert (tokens.tolist(), targets.tolist()) == (row(number)[0], list(row(number)[1]))
-    assert store.sizes(number) == tuple(map(len, row(number)))
+    assert (tokens.tolist(), targets.tolist()) == (row(number).tokens, list(row(number).targets))
+    assert store.sizes(number) == tuple(map(len, row(number)[:2]))
   assert store.find(max(numbers) + 1) is None
   assert store.find(min(numbers) - 1) is None
-  rows = store.part(0)
-  rows[1] = ([1, 2], [0])
-  store.replace(0, rows)
+  store.replace(0, {1: Kept([1, 2], [0], 1, 1)})
   assert store.find(numbers[1])[0].tolist() == [1, 2]
-  assert store.find(numbers[2])[0].tolist() == row(numbers[2])[0]
+  assert store.find(numbers[2])[0].tolist() == row(numbers[2]).tokens
   assert RowStore(numbers, 256)._dtype == np.uint8
 
 
