@@ -5,7 +5,7 @@ import pytest
 from support import tiny
 
 from jcl.batching import batch as batches
-from jcl.batching import batch_shapes
+from jcl.batching import batch_shapes, outlines
 from jcl.batching.batch import Row, Shape, layout
 from jcl.batching.chunks import chunked, item_chunks
 
@@ -169,3 +169,16 @@ def test_items_that_are_blocks_of_their_own_go_by_length_where_that_saves():
   assert 1 < len({shape for shape, _ in auto}) <= 4
   assert sum(s.places for s, _ in auto) < 0.6 * sum(s.places for s, _ in off)
   assert item_chunks(items[:5], 32, 'auto') == item_chunks(items[:5], 32, 'off')
+
+
+def test_outlines_choose_the_shapes_that_rows_choose():
+  random = np.random.default_rng(0)
+  sizes = [(int(n), int(random.integers(1, n))) for n in random.integers(4, 90, 160)]
+  row = lambda n, m: Row(np.zeros(n, np.int32), np.arange(m), np.zeros(m, np.int32), 0, 0)
+  made = [[row(*size) for size in sizes[i : i + 8]] for i in range(0, 160, 8)]
+  outlined = [[outlines.outline(*size) for size in sizes[i : i + 8]] for i in range(0, 160, 8)]
+  for packing in ('off', 'auto', 'on'):
+    of_rows = batch_shapes.chosen(made, 2, 8, packing, 16)
+    assert batch_shapes.chosen(outlined, 2, 8, packing, 16) == of_rows
+    fits = [[batch_shapes.fit(step, 2, of_rows) for step in steps] for steps in (made, outlined)]
+    assert fits[0] == fits[1]
