@@ -6,6 +6,7 @@ that is too long, or that holds a special token.
 
 import itertools
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -19,6 +20,8 @@ from jcl.streams.special_tokens import unguarded
 from jcl.streams.stream import Example
 
 LAMOL_FORMATS = ('lamol', 'lamol_task')
+BYTE = re.compile('<0x([0-9A-F]{2})>')  # a token that stands for one byte
+NO_TEXT = -(2**40)
 
 
 class Template(NamedTuple):
@@ -64,6 +67,65 @@ def unread(count: int) -> Read:
   return Read(np.zeros(0, np.int32), none, none, list(range(count)))
 
 
+class Pieces(NamedTuple):
+  """How many letters of a text each token stands for, in a tokenizer that `begins_alike`.
+
+  Attributes:
+    letters: [V] letters of each token; of one that does not say it, fewer than any text has.
+    ahead: letters that are put in front of every text.
+  """
+
+  letters: np.ndarray
+  ahead: int
+
+  @classmethod
+  def of(cls, tokenizer: Tokenizer) -> 'Pieces | None':
+    """Returns the pieces of a tokenizer; None where a letter may become several."""
+    steps = _steps(tokenizer)
+    if any(len(step['content']) != 1 for step in steps if step['type'] == 'Replace'):
+      return None
+    ids = tokenizer.get_vocab(with_added_tokens=True)
+    letters = np.full(max(ids.values()) + 1, NO_TEXT)
+    for piece, i in ids.items():
+      byte = BYTE.fullmatch(piece)
+      letters[i] = len(piece) if byte is None else 1 if int(byte[1], 16) < 128 else NO_TEXT
+    for i in tokenizer.get_added_tokens_decoder():
+      letters[i] = NO_TEXT
+    unknown = tokenizer.model.unk_token
+    if unknown in ids:
+      letters[ids[unknown]] = NO_TEXT
+    return cls(letters, sum(len(s['prepend']) for s in steps if s['type'] == 'Prepend'))
+
+  def size(self, text: str) -> int:
+    """Returns the letters of a text as the tokens have them."""
+    return len(text) + self.ahead
+
+  def borders(
+    self, whole: Sequence[list[int]], heads: np.ndarray, sizes: np.ndarray
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the number of tokens before a place in each text, and where that is known.
+
+    Args:
+      whole: tokens of N texts.
+      heads, sizes: [N] letters before the place, and of the whole text.
+
+    Returns:
+      [N] numbers of tokens, -1 where a token straddles the place; [N] bool, the tokens make up the
+      text.
+    """
+    counts = np.array([*map(len, whole)])
+    flat = np.fromiter(itertools.chain.from_iterable(whole), np.int32, counts.sum())
+    ends = np.concatenate([[0], np.cumsum(self.letters[flat])])
+    last = np.cumsum(counts)
+    begun = ends[last - counts]
+    known = ends[last] - begun == sizes
+    at = np.repeat(begun + heads, counts)
+    before = np.concatenate([[0], np.cumsum(ends[1:] <= at)])
+    border = before[last] - before[last - counts]
+    reached = ends[last - counts + border] - begun == heads
+    return np.where(reached & (border < counts), border, -1), known
+
+
 class BatchReader:
   """Reads the inputs and the answers of examples.
 
@@ -78,6 +140,7 @@ class BatchReader:
     self._encoder, self._format, self._template = encoder, text_format, template
     self._room = room
     self._alike = text_format == 'plain' and begins_alike(encoder.tokenizer)
+    self._pieces = Pieces.of(encoder.tokenizer) if self._alike else None
     self._forbidden = np.zeros(max(encoder.forbidden, default=0) + 2, bool)
     self._forbidden[list(encoder.forbidden)] = True
 
@@ -122,23 +185,40 @@ class BatchReader:
       return ids, np.array([*map(len, ids)])
     if self._format in LAMOL_FORMATS:
       texts = [one.ids for one in found[::2]]
-      both = [a + b.ids for a, b in zip(texts, found[1::2], strict=True)]
-      return both, np.array([*map(len, texts)])
-    whole = found if self._alike else found[::2]
-    borders = [self._border(e, one) for e, one in zip(part, whole, strict=True)]
+      pairs = [a + b.ids for a, b in zip(texts, found[1::2], strict=True)]
+      return pairs, np.array([*map(len, texts)])
+    whole = [one.ids for one in (found if self._alike else found[::2])]
+    borders = self._borders(part, whole)
     if self._alike:
-      return [one.ids for one in whole], np.array(borders)
+      return whole, borders
     # Each is tokenised twice, since the end of a text may change how its beginning is.
-    ids, inputs = [], []
-    for one, before, border in zip(whole, found[1::2], borders, strict=True):
-      head, clean = before.ids, border >= 0 and self._encoder.is_plain(one)
-      ids.append(head + one.ids[border:] if clean else [])
+    both, inputs = [], []
+    for row, head, border in zip(whole, found[1::2], borders.tolist(), strict=True):
+      clean = border >= 0 and self._encoder.forbidden.isdisjoint(row)
+      both.append(head.ids + row[border:] if clean else [])
       inputs.append(len(head) if clean else -1)
-    return ids, np.array(inputs)
+    return both, np.array(inputs)
 
-  def _border(self, example: Example, whole: Encoding) -> int:
-    """Returns the first token of the answer in a row; -1 if there is none, or it begins before."""
-    border = len(self._template.around(unguarded(example.text), '')[0])
+  def _borders(self, part: Sequence[Example], whole: Sequence[list[int]]) -> np.ndarray:
+    """Returns the first token of the answer in each row; -1 if there is none, or it begins before.
+
+    Where the pieces that tokens stand for make up the text, they are counted; the tokenizer is
+    asked for the places of the others.
+    """
+    heads = [self._template.around(unguarded(e.text), unguarded(e.answer)) for e in part]
+    borders = np.full(len(part), -1)
+    left: Sequence[int] = range(len(part))
+    if self._pieces is not None:
+      wanted = np.array([[self._pieces.size(a), self._pieces.size(a + b)] for a, b in heads])
+      borders, known = self._pieces.borders(whole, wanted[:, 0], wanted[:, 1])
+      left = np.flatnonzero(~known).tolist()
+    if left:
+      for i, one in zip(left, self._encoder.placed([''.join(heads[i]) for i in left]), strict=True):
+        borders[i] = self._border(len(heads[i][0]), one)
+    return borders
+
+  def _border(self, border: int, whole: Encoding) -> int:
+    """Returns the first token from a letter of a text on; -1 if none does, or it begins before."""
     first = whole.char_to_token(border)
     place = None if first is None else whole.token_to_chars(first)
     return -1 if first is None or place is None or place[0] < border else first
@@ -150,7 +230,7 @@ def begins_alike(tokenizer: Tokenizer) -> bool:
   That is so for byte-pair encoding without words: of the merges within the beginning none depends
   on what follows, if none joins the two. Others are not looked into.
   """
-  model, normalizer = tokenizer.model, tokenizer.normalizer
+  model = tokenizer.model
   if not isinstance(model, BPE) or tokenizer.pre_tokenizer is not None:
     return False
   if model.dropout or model.ignore_merges:
@@ -160,10 +240,15 @@ def begins_alike(tokenizer: Tokenizer) -> bool:
   added = tokenizer.get_added_tokens_decoder().values()
   if any(not t.special or t.lstrip or t.rstrip or t.single_word for t in added):
     return False
-  steps = [] if normalizer is None else [json.loads(normalizer.__getstate__())]
-  if steps and steps[0]['type'] == 'Sequence':
-    steps = steps[0]['normalizers']
-  return all(_by_letter(step) for step in steps)
+  return all(map(_by_letter, _steps(tokenizer)))
+
+
+def _steps(tokenizer: Tokenizer) -> list[dict[str, Any]]:
+  """Returns the steps of a tokenizer's normaliser as its file has them."""
+  if (normalizer := tokenizer.normalizer) is None:
+    return []
+  found = json.loads(normalizer.__getstate__())
+  return found['normalizers'] if found['type'] == 'Sequence' else [found]
 
 
 def _by_letter(normalizer: Mapping[str, Any]) -> bool:

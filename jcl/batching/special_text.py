@@ -61,23 +61,25 @@ class TextEncoder:
 
   def encode_all(self, texts: Sequence[str], names: Sequence[str]) -> list[list[int]]:
     """Returns the ids of several texts of users; `names` are their names in error messages."""
-    call = lambda: self.tokenizer.encode_batch(list(texts), add_special_tokens=False)
-    encodings = self._reading_specials(self.policy == 'text', call)
-    rows = zip(encodings, texts, names, strict=True)
+    rows = zip(self.placed(texts), texts, names, strict=True)
     return [self._checked(e, text, name).ids for e, text, name in rows]
 
   def ahead(self, parts: Iterable[Sequence[str]]) -> Iterator[list[Encoding]]:
-    """Yields the unchecked tokens of the texts of each part; other threads are some parts ahead."""
-    call = lambda texts: self.tokenizer.encode_batch(list(texts), add_special_tokens=False)
+    """Yields the unchecked tokens of the texts of each part; other threads are some parts ahead.
+
+    Where in the text they stand is not known of them.
+    """
+    call = lambda texts: self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
     if self.policy == 'text':  # a setting of the whole tokenizer, which other threads would see
       for part in parts:
         yield self._reading_specials(True, functools.partial(call, part))
       return
     yield from in_threads(call, parts)
 
-  def is_plain(self, encoding: Encoding) -> bool:
-    """Whether the tokens of a text are none that are forbidden in it."""
-    return self.forbidden.isdisjoint(encoding.ids)
+  def placed(self, texts: Sequence[str]) -> list[Encoding]:
+    """Returns the unchecked tokens of some texts, with their places in the text."""
+    call = lambda: self.tokenizer.encode_batch(list(texts), add_special_tokens=False)
+    return self._reading_specials(self.policy == 'text', call)
 
   def special_token(self, text: str) -> str | None:
     """Returns a special token that a user's text contains; None: there is none."""

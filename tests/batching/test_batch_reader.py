@@ -67,6 +67,21 @@ def test_a_text_without_words_is_tokenised_once_and_the_other_kinds_twice():
   assert found == {kind: kind == 'llama_bpe' for kind in KINDS}
 
 
+def test_pieces_that_make_up_the_text_say_where_the_answer_begins(monkeypatch):
+  """The tokenizer is asked for places in the other texts alone, whose letters are bytes here."""
+  batch, alone = (tokenizer_kinds.text('llama_bpe', [*TEXTS, *ANSWERS]) for _ in range(2))
+  asked, placed = [], batch.encoder.placed
+  monkeypatch.setattr(batch.encoder, 'placed', lambda some: asked.extend(some) or placed(some))
+  plain = [e for e in EXAMPLES if e.text.isascii() and e.answer.isascii()]
+  examples = [dataclasses.replace(e, number=i) for i, e in enumerate(plain)]
+  batch.prepare(examples)
+  assert asked == []
+  for example, rows in zip(examples, one_by_one(alone, examples, batch.reserve), strict=True):
+    same(batch.rows(example), rows)
+  batch.prepare([dataclasses.replace(examples[0], text='a ☃', number=0), *examples[1:]])
+  assert ['☃' in text for text in asked] == [True]
+
+
 @pytest.mark.parametrize('policy', ['text', 'refuse'])
 @pytest.mark.parametrize('kind', ['llama_bpe', 'byte_bpe'])
 def test_special_tokens_in_a_batch_are_read_or_refused_as_in_a_single_row(kind, policy):
