@@ -463,8 +463,8 @@ def test_the_rate_of_added_tokens_is_refused_where_their_rows_are_frozen():
     experiment.assemble(made)
 
 
-@pytest.mark.parametrize('name', ['lora+lamol', 'lamol+olora', 'expand+lamol'])
-def test_the_rate_of_added_tokens_is_refused_where_adapters_or_blocks_alone_train(name):
+@pytest.mark.parametrize('name', ['seq', 'lora+lamol', 'lamol+olora', 'expand+lamol'])
+def test_the_rate_of_added_tokens_is_refused_where_there_are_none_or_they_are_frozen(name):
   made = scratch(name, backbone={'layers': 4}, train={'added_token_rate': 2.0})
   with pytest.raises(UserError, match=r'added_token_rate is 2\.0, .* and trains their rows'):
     experiment.assemble(made)

@@ -88,6 +88,11 @@ def test_an_edited_chat_template_is_refused(kind, tmp_path):
   opened(tmp_path / 'run', made)
 
 
+def test_the_digest_of_no_chat_template_is_empty():
+  assert inputs.template_digest('') == ''
+  assert len(inputs.template_digest('{{ x }}')) == 64
+
+
 def test_a_run_whose_chat_template_an_earlier_jcl_did_not_note_goes_on(tmp_path):
   made = own_data.config(own_data.write(tmp_path / 'data'))
   opened(tmp_path / 'run', made)
