@@ -23,6 +23,7 @@ from jcl.preflight.round_trip import RoundTrip, round_trip
 from jcl.preflight.split_stats import Split, counted
 from jcl.reports.formatting import one_line
 from jcl.streams.escaping import shortened
+from jcl.streams.many_objects import uncollected
 from jcl.streams.raw import SPLITS
 from jcl.streams.stream import Stream
 from jcl.streams.task_order import describe_order
@@ -56,6 +57,7 @@ class Checkup:
     return round_trip(self.parts.stream, self.parts.text)
 
 
+@uncollected()
 def checkup(parts: Experiment) -> Checkup:
   """Counts the rows, tokens and bytes of a run."""
   splits = tuple(counted(parts.stream, parts.text, parts.task_id_given))

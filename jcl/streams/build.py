@@ -130,8 +130,10 @@ def numbered(
   """
 
   # A reader may name many rows alike, such as by their file alone.
-  times = collections.Counter(row.where for row in rows) if not isinstance(rows, Lazy) else {}
-  twice = {where for where, count in times.items() if count > 1}
+  twice = set[str]()
+  if not isinstance(rows, Lazy) and len({row.where for row in rows}) < len(rows):
+    times = collections.Counter(row.where for row in rows)
+    twice = {where for where, count in times.items() if count > 1}
 
   written = {label: label_text(label) for label in class_of}
 

@@ -14,6 +14,7 @@ from jcl.config import StreamConfig
 from jcl.errors import UserError
 from jcl.streams.build import build
 from jcl.streams.checks import check_raw
+from jcl.streams.many_objects import uncollected
 from jcl.streams.raw import RawStream
 from jcl.streams.stream import Stream
 
@@ -101,6 +102,7 @@ def rebuild(
   return built(stream.reader, config, need_dev, targets)
 
 
+@uncollected()
 def built(
   reader: Callable[..., RawStream], config: StreamConfig, need_dev: bool, targets: bool
 ) -> Stream:

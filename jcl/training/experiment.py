@@ -30,6 +30,7 @@ from jcl.step import losses, optimizer, rates, sharding, train_step, trainable
 from jcl.step.adversarial import adversarial
 from jcl.step.numerics import computing
 from jcl.storage import paths
+from jcl.streams.many_objects import uncollected
 from jcl.streams.stream import Stream, TaskPlan
 from jcl.training.hook_tools import HookTools, make_tools
 from jcl.training.inputs import Inputs, stream_rows, template_digest, weights_digest
@@ -206,6 +207,7 @@ def check_stream(config: Config, stream: Stream) -> None:
 
 
 @computing
+@uncollected()
 def assemble(
   config: Config, mesh: Mesh | None = None, weights: bool = True, stream: Stream | None = None,
   loaded: 'Loaded | None' = None, old: bool = False,
