@@ -1,9 +1,13 @@
 """LAMOL's pseudo samples: drawn from the generation token alone, kept where well formed."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any, Protocol, TypedDict
 
 from jcl.batching.answers import Answers
+from jcl.batching.epochs import in_parts
+from jcl.batching.row_store import PART
+from jcl.batching.special_text import in_threads
 from jcl.batching.text_formats import Text
 from jcl.memory.tools import Tools
 from jcl.streams.raw import normalized_text
@@ -149,7 +153,7 @@ def _counts(
   pairs = [pair for pair in parsed if pair is not None]
   said = [classes.class_of(answer) for _, answer in pairs]
   known = [labels[label] for label in said if label in labels]
-  trained = {_input_form(text, e) for old in olds for e in old.train}
+  trained = set[str]().union(*(_input_forms(text, old.train) for old in olds))
   counts: dict[str, Any] = {
     'kept': len(samples),
     'distinct': len({tuple(s['tokens']) for s in samples}),
@@ -165,6 +169,8 @@ def _counts(
   return counts
 
 
-def _input_form(text: Text, example: Example) -> str:
-  """Returns the input of an example as a sample with the same tokens would decode, normalised."""
-  return normalized_text(text.decode(text.input_ids(example)))
+def _input_forms(text: Text, examples: Sequence[Example]) -> set[str]:
+  """Returns the inputs of examples as samples with the same tokens would decode, normalised."""
+  ids = ([text.input_ids(e) for e in part] for part in in_parts(examples, PART))
+  decode = functools.partial(text.tokenizer.decode_batch, skip_special_tokens=False)
+  return {normalized_text(back) for backs in in_threads(decode, ids) for back in backs}
