@@ -32,8 +32,8 @@ PAST = (
   ),
   Mutant(
     'the Fisher is the square of a mean over a chunk', 'training/hook_tools.py',
-    'in_parts(self.rows([examples[i] for i in order]), together)',
-    'in_parts(self.rows([examples[i] for i in order]), max(together, self.batch_size // 4))',
+    'self.example(examples[i])), together)',
+    'self.example(examples[i])), max(together, self.batch_size // 4))',
     _cells('fisher/ewc', 'fisher/mas'),
   ),
   Mutant(

@@ -6,7 +6,7 @@ from scorecard.mutant import cells as _cells
 ROWS = (
   Mutant(
     'targets shifted by one', 'batching/text_formats.py',
-    'np.arange(first - 1, len(ids) - 1)', 'np.arange(first - 2, len(ids) - 2)',
+    'Row(tokens, targets, tokens[targets + 1]', 'Row(tokens, targets - 1, tokens[targets + 1]',
     _cells('value/seq', 'tasks/seq'),
   ),
   Mutant(
