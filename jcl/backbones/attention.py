@@ -4,13 +4,32 @@ Letters in shapes: B rows, T tokens, S places that are attended to, H attention 
 heads, G attention heads for each of those, d width of a head.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jcl.backbones.decoder_config import DecoderConfig
 from jcl.backbones.model_config import ModelConfig
+
+
+class Place(NamedTuple):
+  """Where the tokens of a call stand.
+
+  Attributes:
+    position_BT: position of each token in its text.
+    length_BT: tokens that each token's text has or, with a cache, may come to have; [B, 1] where a
+      line is one text.
+    mask_B1TS: which places each token sees; None: all up to its own.
+    first: cache position of the first token.
+    position_BS: position in its text of the token at each cache position; None: there is no cache.
+  """
+
+  position_BT: jax.Array
+  length_BT: jax.Array
+  mask_B1TS: jax.Array | None
+  first: jax.Array | int
+  position_BS: jax.Array | None = None
 
 
 def near(
@@ -21,12 +40,15 @@ def near(
   Args:
     config: of the model.
     layer: number of the layer.
-    place_T: place of each token that attends.
-    place_S: places that are attended to, as many as a row has.
+    place_T: place of each token that attends, [T], or [B, T] where rows differ.
+    place_S: places that are attended to, as many as a row has, [S] or [B, S].
+
+  Returns:
+    [T, S] or [B, T, S] bool.
   """
-  if not any(config.windowed_layers) or len(place_S) <= config.window:
+  if not any(config.windowed_layers) or place_S.shape[-1] <= config.window:
     return None
-  near_TS = jnp.abs(place_T[:, None] - place_S[None]) < config.window
+  near_TS = jnp.abs(place_T[..., None] - place_S[..., None, :]) < config.window
   if all(config.windowed_layers):
     return near_TS
   return near_TS | ~jnp.asarray(config.windowed_layers)[layer]
@@ -38,8 +60,7 @@ def causal_attention(
   k_BSKd: jax.Array,
   v_BSKd: jax.Array,
   layer: jax.Array,
-  mask_B1TS: jax.Array | None,
-  index: jax.Array | int,
+  place: Place,
 ) -> jax.Array:
   """Returns the attended values [B, T, H, d].
 
@@ -49,16 +70,18 @@ def causal_attention(
     k_BSKd: keys.
     v_BSKd: values.
     layer: number of the layer.
-    mask_B1TS: which cache positions each token sees; None: there is no cache, and S = T.
-    index: cache position of the first token.
+    place: where the tokens stand; without a cache S = T.
   """
-  length = q_BTHd.shape[1]
-  place_T = jnp.asarray(index, jnp.int32) + jnp.arange(length, dtype=jnp.int32)
-  near_TS = near(config, layer, place_T, jnp.arange(k_BSKd.shape[1], dtype=jnp.int32))
+  length, mask_B1TS = q_BTHd.shape[1], place.mask_B1TS
+  place_T = place_S = jnp.arange(length, dtype=jnp.int32)
+  if place.position_BS is not None:
+    place_T, place_S = place.position_BT, place.position_BS
+  near_TS = near(config, layer, place_T, place_S)
   kwargs: dict[str, Any] = {'scale': config.query_scale or None}
   cached = mask_B1TS is not None
   if mask_B1TS is not None:
-    mask_B1TS = mask_B1TS if near_TS is None else mask_B1TS & near_TS[None, None]
+    near_1TS = None if near_TS is None else near_TS.reshape(-1, *near_TS.shape[-2:])
+    mask_B1TS = mask_B1TS if near_1TS is None else mask_B1TS & near_1TS[:, None]
   elif near_TS is not None and all(config.windowed_layers) and not config.attention_cap:
     kwargs['local_window_size'] = (config.window - 1, 0)
   elif near_TS is not None:

@@ -90,6 +90,8 @@ class Backbone:
     vocabulary: V, token ids that can be predicted (padding rows never are); 0 for an encoder.
     packs: whether `hidden` keeps apart the rows of a line by `batch.segment`; False: it is given
       unpacked batches alone.
+    shares: whether the beginning of a text is computed alike however long the text is; False: some
+      rotary scalings depend on the length.
   """
 
   init: InitFn
@@ -102,6 +104,7 @@ class Backbone:
   classes: int
   vocabulary: int
   packs: bool = False
+  shares: bool = False
 
   @property
   def outputs(self) -> int:

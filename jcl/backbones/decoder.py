@@ -17,14 +17,14 @@ first V belong to tokens and the others are padding.
 """
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from jcl.backbones import heads
-from jcl.backbones.attention import cap, causal_attention
+from jcl.backbones.attention import Place, cap, causal_attention
 from jcl.backbones.backbone import Backbone, Cache, Params
 from jcl.backbones.decoder_config import DecoderConfig
 from jcl.backbones.layers import (
@@ -96,6 +96,7 @@ def decoder(config: DecoderConfig) -> Backbone:
     classes=config.classes,
     vocabulary=config.vocabulary,
     packs=config.attention == 'xla',
+    shares=not (config.rope_scaling and config.rope_scaling.by_length),
   )
 
 
@@ -128,7 +129,7 @@ class Decoder(nn.Module):
   def __call__(
     self,
     tokens_BT: jax.Array,
-    place: 'Place',
+    place: Place,
     cache: Cache | None = None,
     keys: RowKeys | None = None,
     delta_BTD: jax.Array | None = None,
@@ -164,23 +165,6 @@ class Decoder(nn.Module):
     return Norm(config, name='final_norm')(x_BTD), cache
 
 
-class Place(NamedTuple):
-  """Where the tokens of a call stand.
-
-  Attributes:
-    position_BT: position of each token in its text.
-    length_BT: tokens that each token's text has or, with a cache, may come to have; [B, 1] where a
-      line is one text.
-    mask_B1TS: which places each token sees; None: all up to its own.
-    first: cache position of the first token.
-  """
-
-  position_BT: jax.Array
-  length_BT: jax.Array
-  mask_B1TS: jax.Array | None
-  first: jax.Array | int
-
-
 def _place(batch: Batch) -> Place:
   """Returns where the tokens of a batch stand.
 
@@ -208,7 +192,7 @@ def _cached_place(length: int, valid_BS: jax.Array, index: jax.Array | int) -> P
   position_BT = jax.lax.dynamic_slice_in_dim(count_BS, index, length, 1)
   past_TS = jnp.arange(valid_BS.shape[1])[None] <= (index + jnp.arange(length))[:, None]
   mask_B1TS = past_TS[None, None] & valid_BS[:, None, None]
-  return Place(position_BT, valid_BS.sum(-1, keepdims=True), mask_B1TS, index)
+  return Place(position_BT, valid_BS.sum(-1, keepdims=True), mask_B1TS, index, count_BS)
 
 
 class Block(nn.Module):
@@ -279,7 +263,7 @@ def attention(
     write = lambda old, new: jax.lax.dynamic_update_slice(old, new[None], start)
     cache = write(cache[0], k_BSKd), write(cache[1], v_BSKd)
     k_BSKd, v_BSKd = (jax.lax.dynamic_index_in_dim(c, layer, keepdims=False) for c in cache)
-  out_BTHd = causal_attention(config, q_BTHd, k_BSKd, v_BSKd, layer, place.mask_B1TS, place.first)
+  out_BTHd = causal_attention(config, q_BTHd, k_BSKd, v_BSKd, layer, place)
   out = Dense(config.width, config.o_bias, config, output=True, name='o')
   return out(out_BTHd.reshape(*out_BTHd.shape[:2], -1), keys), cache
 

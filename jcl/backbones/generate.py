@@ -1,7 +1,8 @@
 """Sampling with a key-value cache in one compiled loop: greedy answers and pseudo samples.
 
-Letters in shapes: B rows, b of them still computed, P prompt tokens, N new tokens, S = P + N cache
-positions, V token ids, K candidates.
+Letters in shapes: B rows, b of them still computed, C tokens of the beginning that all prompts
+share, P tokens of the rest of a prompt, N new tokens, S = C + P + N cache positions, V token ids, K
+candidates, G blocks of W token ids.
 """
 
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from jcl.backbones.backbone import Backbone, Cache, CacheFn, DecodeFn, Params
 
 SHRINKS = 2  # times that a batch is halved at most
 FEWEST = 16  # rows that a halved batch has at least
+BLOCK = 128  # token ids of which the largest logit is taken before the likeliest are looked for
 
 
 class State(NamedTuple):
@@ -55,9 +57,32 @@ def top_k_sample(
   chex.assert_rank(logits_BV, 2, custom_message='logits_BV: [B, V]')
   chex.assert_shape(key_B, (logits_BV.shape[0],), custom_message='key_B: [B], a key for each row')
   chex.assert_rank(temperature, 0, custom_message='temperature: one number')
-  values_BK, ids_BK = lax.top_k(logits_BV.astype(jnp.float32), k)
+  values_BK, ids_BK = top_k(logits_BV.astype(jnp.float32), k)
   choice_B = jax.vmap(jax.random.categorical)(key_B, values_BK / temperature)
   return jnp.take_along_axis(ids_BK, choice_B[:, None], 1)[:, 0]
+
+
+def top_k(logits_BV: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+  """Returns what `lax.top_k` returns, the lower id first where logits are equal, but sooner.
+
+  The K likeliest ids lie in the K blocks with the largest maxima, the earlier ones of equals: any
+  other block has K ids before it that are as likely as all of its own.
+
+  Args:
+    logits_BV: no NaN.
+    k: number of candidates, at most V.
+  """
+  rows, width = logits_BV.shape
+  blocks = -(-width // BLOCK)
+  if blocks < 2 * k:
+    return lax.top_k(logits_BV, k)
+  filled = jnp.pad(logits_BV, ((0, 0), (0, blocks * BLOCK - width)), constant_values=-jnp.inf)
+  logits_BGW = filled.reshape(rows, blocks, BLOCK)
+  block_BK = jnp.sort(lax.top_k(logits_BGW.max(-1), k)[1], -1)  # in order, so that equals are too
+  found_BKW = jnp.take_along_axis(logits_BGW, block_BK[..., None], 1)
+  values_BK, place_BK = lax.top_k(found_BKW.reshape(rows, k * BLOCK), k)
+  first_BK = jnp.take_along_axis(block_BK, place_BK // BLOCK, 1) * BLOCK
+  return values_BK, first_BK + place_BK % BLOCK
 
 
 def generate(
@@ -69,7 +94,10 @@ def generate(
   params: Params,
   prompt_BP: jax.Array,
   valid_BP: jax.Array,
+  real_B: jax.Array,
   key_B2: jax.Array,
+  shared_1C: jax.Array,
+  valid_1C: jax.Array,
   temperature: jax.Array,
   limit: jax.Array,
 ) -> jax.Array:
@@ -83,9 +111,13 @@ def generate(
     k: candidates of each token; 1 is greedy.
     eos, pad: ids of end-of-sequence and of padding.
     params: of the backbone.
-    prompt_BP: [B, P] int32 token ids, left-padded.
-    valid_BP: [B, P] bool, real tokens; a row without any is padding and has ended from the start.
+    prompt_BP: [B, P] int32 token ids after the shared ones, left-padded; P is 0 where all prompts
+      are the shared tokens alone.
+    valid_BP: [B, P] bool, real tokens.
+    real_B: [B] bool; a row that is not real is padding and has ended from the start.
     key_B2: [B, 2] uint32, key data of each row; token i draws from fold_in(key, i).
+    shared_1C: [1, C] int32 token ids with which every prompt begins, left-padded; computed once.
+    valid_1C: [1, C] bool, real tokens of them.
     temperature: [] float32, by which the logits are divided.
     limit: [] int32, new tokens at most.
 
@@ -97,10 +129,24 @@ def generate(
     AssertionError: an array has another shape or type.
   """
   decode, new_cache = _functions(backbone)
-  _check(prompt_BP, valid_BP, key_B2, temperature, limit)
-  rows, width = prompt_BP.shape
-  valid_BS = jnp.concatenate([valid_BP, jnp.ones((rows, max_new), bool)], 1)
+  _check(prompt_BP, valid_BP, real_B, key_B2, shared_1C, valid_1C, temperature, limit)
+  rows, width = len(prompt_BP), shared_1C.shape[1] + prompt_BP.shape[1]
   keys_B = jax.vmap(jax.random.wrap_key_data)(key_B2)
+  valid_BC = jnp.repeat(valid_1C, rows, 0)
+  valid_BS = jnp.concatenate([valid_BC, valid_BP, jnp.ones((rows, max_new), bool)], 1)
+
+  def prefilled() -> tuple[jax.Array, Cache]:
+    """Returns the logits of the first new token [B, V] and the cache of all prompts."""
+    cache, shared = new_cache(params, 1, valid_BS.shape[1]), shared_1C.shape[1]
+    logits_BV = jnp.zeros((rows, backbone.vocabulary))  # stays where every prompt is empty
+    if shared:
+      valid_1S = jnp.pad(valid_1C, ((0, 0), (0, valid_BS.shape[1] - shared)), constant_values=True)
+      logits_BV, cache = decode(params, shared_1C, valid_1S, cache, 0)
+      logits_BV = jnp.repeat(logits_BV, rows, 0)
+    cache = jax.tree.map(lambda x: jnp.repeat(x, rows, 1), cache)  # of [L, 1, S, …]
+    if width > shared:
+      logits_BV, cache = decode(params, prompt_BP, valid_BS, cache, shared)
+    return logits_BV, cache
 
   def write(state: State, logits_bV: jax.Array) -> State:
     key_b = jax.vmap(lambda key: jax.random.fold_in(key, state.step))(keys_B[state.row])
@@ -114,9 +160,8 @@ def generate(
     logits_bV, cache = decode(params, state.last[:, None], valid_bS, state.cache, index)
     return write(state._replace(cache=cache), logits_bV)
 
-  cache = new_cache(params, rows, width + max_new)
-  logits_BV, cache = decode(params, prompt_BP, valid_BS, cache, 0)
-  state = write(_first(prompt_BP, valid_BP, max_new, pad, cache), logits_BV)
+  logits_BV, cache = prefilled()
+  state = write(_first(real_B, max_new, pad, cache), logits_BV)
   for size in _halves(rows):
     state = _shrunk(_until(size, body, state, limit), size)
   return _until(0, body, state, limit).tokens
@@ -129,13 +174,11 @@ def _functions(backbone: Backbone) -> tuple[DecodeFn, CacheFn]:
   return backbone.decode, backbone.cache
 
 
-def _first(
-  prompt_BP: jax.Array, valid_BP: jax.Array, max_new: int, pad: int, cache: Cache
-) -> State:
+def _first(real_B: jax.Array, max_new: int, pad: int, cache: Cache) -> State:
   """Returns the state of all rows before the first new token."""
-  rows = len(prompt_BP)
+  rows = len(real_B)
   blank_BN, row_B = jnp.full((rows, max_new), pad, jnp.int32), jnp.arange(rows, dtype=jnp.int32)
-  return State(jnp.int32(0), blank_BN, row_B, prompt_BP[:, -1], ~valid_BP.any(1), cache)
+  return State(jnp.int32(0), blank_BN, row_B, jnp.zeros(rows, jnp.int32), ~real_B, cache)
 
 
 def _until(most: int, body: Callable[[State], State], state: State, limit: jax.Array) -> State:
@@ -161,17 +204,25 @@ def _shrunk(state: State, size: int) -> State:
 def _check(
   prompt_BP: jax.Array,
   valid_BP: jax.Array,
+  real_B: jax.Array,
   key_B2: jax.Array,
+  shared_1C: jax.Array,
+  valid_1C: jax.Array,
   temperature: jax.Array,
   limit: jax.Array,
 ) -> None:
   """Checks shapes and types of the arguments of `generate`."""
+  rows = prompt_BP.shape[0]
   chex.assert_rank(prompt_BP, 2, custom_message='prompt_BP: [B, P]')
-  chex.assert_type(prompt_BP, int, custom_message='prompt_BP: token ids')
   chex.assert_equal_shape([prompt_BP, valid_BP], custom_message='valid_BP: [B, P] as prompt_BP')
-  chex.assert_type(valid_BP, bool, custom_message='valid_BP: bool')
-  shape = (prompt_BP.shape[0], 2)
-  chex.assert_shape(key_B2, shape, custom_message='key_B2: [B, 2], key data of each row')
+  chex.assert_shape(shared_1C, (1, None), custom_message='shared_1C: [1, C], for all rows')
+  chex.assert_equal_shape([shared_1C, valid_1C], custom_message='valid_1C: [1, C] as shared_1C')
+  chex.assert_shape(real_B, (rows,), custom_message='real_B: [B]')
+  chex.assert_shape(key_B2, (rows, 2), custom_message='key_B2: [B, 2], key data of each row')
+  for name, ids in (('prompt_BP', prompt_BP), ('shared_1C', shared_1C)):
+    chex.assert_type(ids, int, custom_message=f'{name}: token ids')
+  for name, x in (('valid_BP', valid_BP), ('valid_1C', valid_1C), ('real_B', real_B)):
+    chex.assert_type(x, bool, custom_message=f'{name}: bool')
   chex.assert_type(key_B2, jnp.uint32, custom_message='key_B2: uint32')
   chex.assert_rank(temperature, 0, custom_message='temperature: one number')
   chex.assert_rank(limit, 0, custom_message='limit: one number')

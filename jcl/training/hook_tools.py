@@ -321,18 +321,20 @@ class HookTools(RunContext):
       [R, max_new] int32, the padding token after the first end-of-sequence.
     """
     rung = batches.bucket(max_new, batches.TARGETS)
+    common = _shared(prompts, self.backbone.shares)
+    shared = self._left_padded([prompts[0][:common]] if prompts else [[]], 1)
     by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     run = self.maps.generate(rung, min(k, self.backbone.vocabulary))
 
     def part(out, chunk):
-      ids, valid = self._left_padded([prompts[i] for i in chunk])
+      ids, valid = self._left_padded([prompts[i][common:] for i in chunk], self.batch_size)
       numbers = np.zeros(self.batch_size, np.int32)
       numbers[: len(chunk)] = np.array(chunk) + first
+      real = np.zeros(self.batch_size, bool)
+      real[: len(chunk)] = [len(prompts[i]) > 0 for i in chunk]
       keys = np.asarray(_row_keys(key, numbers))
-      scalars = (np.float32(temperature), np.int32(max_new))
-      tokens = fetch(
-        run(params, sharding.place((ids, valid, keys), self.mesh, sharding.ROWS), scalars)
-      )
+      rows = sharding.place((ids, valid, real, keys), self.mesh, sharding.ROWS)
+      tokens = fetch(run(params, rows, (*shared, np.float32(temperature), np.int32(max_new))))
       out = _writable(out)
       out[chunk] = tokens[: len(chunk), :max_new]
       ended = np.cumsum(out[chunk] == self.text.eos, 1) - (out[chunk] == self.text.eos)
@@ -343,14 +345,39 @@ class HookTools(RunContext):
     with self.folds.timed('generate'):
       return self.fold(name, part, out, epochs.in_parts(by_length, self.batch_size))
 
-  def _left_padded(self, prompts: list) -> tuple[np.ndarray, np.ndarray]:
-    width = batches.bucket(max(map(len, prompts)), WIDTHS)
-    ids = np.full((self.batch_size, width), self.text.pad, np.int32)
-    valid = np.zeros((self.batch_size, width), bool)
+  def _left_padded(self, prompts: list, rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns ids and real tokens of prompts, both [rows, width]; a width of 0 where all are empty.
+
+    Args:
+      prompts: lists of token ids, at most `rows`; the rows after them are empty.
+      rows: of the arrays.
+    """
+    longest = max(map(len, prompts))
+    width = batches.bucket(longest, WIDTHS) if longest else 0
+    ids = np.full((rows, width), self.text.pad, np.int32)
+    valid = np.zeros((rows, width), bool)
     for i, prompt in enumerate(prompts):
-      ids[i, width - len(prompt) :] = prompt
-      valid[i, width - len(prompt) :] = True
+      start = width - len(prompt)
+      ids[i, start:], valid[i, start:] = prompt, True
     return ids, valid
+
+
+def _shared(prompts: Sequence[Sequence[int]], beginnings: bool) -> int:
+  """Returns with how many tokens all prompts begin alike, less than each has unless all are equal.
+
+  The first new token is predicted from the last token of a prompt, which must be computed.
+
+  Args:
+    prompts: lists of token ids.
+    beginnings: whether prompts that go on differently may share their beginning.
+  """
+  if not prompts:
+    return 0
+  first, last = (list(x) for x in (min(prompts, key=list), max(prompts, key=list)))
+  if first == last or not beginnings:
+    return len(first) if first == last else 0
+  alike = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+  return max(min(alike, min(map(len, prompts)) - 1), 0)
 
 
 def make_tools(

@@ -8,13 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from support import slow, tiny
+from support.decoders import TINY
 
 from jcl.backbones import generate
+from jcl.backbones.decoder import decoder
+from jcl.backbones.decoder_config import RopeScaling
 from jcl.batching.batch import Row, Shape, layout
 from jcl.training.hook_tools import make_tools
 
 PROMPTS = [[5, 6, 7], [8], [9, 5, 6, 7, 8, 9, 10], [6, 6], [11, 5, 7, 9, 6]]
 LONGEST = 12
+NOTHING_SHARED = np.zeros((1, 0), np.int32), np.zeros((1, 0), bool)
 
 
 @functools.cache
@@ -80,6 +84,78 @@ def test_rows_are_the_same_alone_and_together(greedy):
     assert ids[: len(new)] == new
 
 
+@pytest.mark.parametrize(
+  'prompts',
+  [[[9, 5, 6]] * 3, [[5, 6, 7, 8, 9], [5, 6, 7, 10], [5, 6, 7, 8]], [[5, 6], [5, 6, 6], [5, 6]]],
+  ids=['all of them', 'a beginning', 'all of one'],
+)
+def test_what_all_prompts_share_is_computed_once_and_changes_nothing(prompts, greedy):
+  tools, params, _ = greedy
+  asked, run = [], tools.maps.generate
+
+  def noted(*static):
+    def call(params, rows, scalars):
+      asked.append((rows[0], scalars[0]))
+      return run(*static)(params, rows, scalars)
+
+    return call
+
+  noting = dataclasses.replace(tools, maps=dataclasses.replace(tools.maps, generate=noted))
+  found = noting.sample(params, prompts, tools.key('x'), max_new=LONGEST).tolist()
+  wanted = [by_hand(p, tools.text.eos, LONGEST) for p in prompts]
+  assert found == [w + [tools.text.pad] * (LONGEST - len(w)) for w in wanted]
+  ((rows_BP, shared_1C),) = asked
+  alike = 3 if len(set(map(tuple, prompts))) == 1 else min(3, min(map(len, prompts)) - 1)
+  assert alike <= shared_1C.shape[1] < 2 * alike
+  assert rows_BP.shape[1] < max(map(len, prompts))
+
+
+def test_windows_count_tokens_where_padding_stands_between_shared_ones_and_the_rest():
+  config = dataclasses.replace(TINY, window=4, windowed=(True, False, True))
+  backbone, shared = decoder(config), [5, 6, 7, 8, 9]
+  params = jax.tree.map(lambda x: 1.5 * x, backbone.init(jax.random.key(0)))
+  rests = [[3], [4, 11, 12, 13, 2, 1, 3], [10, 9]]
+  logits = jax.jit(backbone.logits)
+
+  def following(ids):
+    row = Row(np.array(ids, np.int32), np.array([len(ids) - 1]), np.array([0]), 0, 0)
+    return int(np.asarray(logits(params, layout([row], 1, Shape(1, 24, 1))))[0].argmax())
+
+  wanted = [[*shared, *rest] for rest in rests]
+  for ids in wanted:
+    ids += [following(ids)]
+    ids += [following(ids)]
+  ids, valid = np.zeros((4, 8), np.int32), np.zeros((4, 8), bool)
+  for row, rest in enumerate(rests):
+    ids[row, 8 - len(rest) :], valid[row, 8 - len(rest) :] = rest, True
+  beginning = np.array([[0, 0, 0, *shared]], np.int32), np.arange(8)[None] >= 3
+  call = jax.jit(functools.partial(generate.generate, backbone, 2, 1, -1, 0))
+  rows = ids, valid, valid.any(1), tiny.keys(4)
+  found = np.asarray(call(params, *rows, *beginning, jnp.float32(1), jnp.int32(2)))
+  assert found[:3].tolist() == [ids[-2:] for ids in wanted]
+
+
+def test_beginnings_are_not_shared_where_their_states_depend_on_the_length_of_the_text():
+  scaled = dataclasses.replace(TINY, rope_scaling=RopeScaling('dynamic', 2.0, original=4))
+  assert decoder(TINY).shares
+  assert not decoder(scaled).shares
+  params = decoder(scaled).init(jax.random.key(0))
+  of = lambda size: make_tools(decoder(scaled), tools.text, tools.stream, tools.mesh, 0, size)
+  tools, prompts = tiny.tools(), [[5, 6, 7, 8], [5, 6, 7, 9, 10, 11, 12]]
+  found = of(2).sample(params, prompts, tools.key('x'), max_new=6)
+  for prompt, ids in zip(prompts, found, strict=True):
+    alone = of(1).sample(params, [prompt], tools.key('x'), max_new=6)
+    np.testing.assert_array_equal(ids, alone[0])
+
+
+@pytest.mark.parametrize('prompts', [[[], []], [[], [5, 6]]], ids=['all', 'one'])
+def test_an_empty_prompt_is_not_continued(prompts, greedy):
+  tools, params, _ = greedy
+  found = tools.sample(params, prompts, tools.key('x'), max_new=3)
+  assert (found[0] == tools.text.pad).all()
+  assert (found[1] == tools.text.pad).all() == (not prompts[1])
+
+
 @pytest.mark.parametrize('limit', [1, 5, 9])
 def test_no_more_tokens_than_asked_for_though_there_is_room(greedy, limit):
   tools, params, wanted = greedy
@@ -110,8 +186,8 @@ def run(tools, params, prompts, limit, max_new=LONGEST):
   fn = jax.jit(
     functools.partial(generate.generate, backbone, max_new, 1, tools.text.eos, tools.text.pad)
   )
-  one = jnp.float32(1)
-  out = np.asarray(fn(params, ids, valid, tiny.keys(len(prompts)), one, jnp.int32(limit)))
+  rows = ids, valid, valid.any(1), tiny.keys(len(prompts))
+  out = np.asarray(fn(params, *rows, *NOTHING_SHARED, jnp.float32(1), jnp.int32(limit)))
   jax.effects_barrier()
   return out, len(calls)
 
@@ -145,8 +221,9 @@ def test_a_batch_shrinks_by_halves_as_its_rows_end_and_gives_the_same(k, greedy,
     sizes.clear()
     backbone = dataclasses.replace(tools.backbone, decode=counted)
     fn = functools.partial(generate.generate, backbone, LONGEST, k, eos, tools.text.pad)
-    args = np.array(prompts, np.int32), np.ones((66, 3), bool), tiny.keys(66)
-    out = np.asarray(jax.jit(fn)(params, *args, jnp.float32(2), jnp.int32(LONGEST)))
+    rows = np.array(prompts, np.int32), np.ones((66, 3), bool), np.ones(66, bool), tiny.keys(66)
+    rest = *NOTHING_SHARED, jnp.float32(2), jnp.int32(LONGEST)
+    out = np.asarray(jax.jit(fn)(params, *rows, *rest))
     jax.effects_barrier()
     return out
 
@@ -160,6 +237,18 @@ def test_a_batch_shrinks_by_halves_as_its_rows_end_and_gives_the_same(k, greedy,
   assert sorted(computed) == sorted([66, *wanted])
   assert sizes == [66] * len(computed)
   assert len({*wanted}) >= 2  # or this shows little
+
+
+@pytest.mark.parametrize('width', [40, 255, 256, 1000])
+@pytest.mark.parametrize('k', [1, 3, 20])
+def test_the_likeliest_are_found_by_blocks_as_by_a_sort_equal_ones_included(width, k, monkeypatch):
+  monkeypatch.setattr(generate, 'BLOCK', 8)
+  draws = np.random.default_rng(0).integers(-3, 4, (6, width)).astype(np.float32)
+  draws[1], draws[2], draws[3, width // 2 :] = 0, -np.inf, -np.inf
+  draws[4] = np.arange(width)
+  wanted, found = jax.lax.top_k(draws, k), generate.top_k(draws, k)
+  for one, other in zip(found, wanted, strict=True):
+    np.testing.assert_array_equal(one, other)
 
 
 def test_samples_are_the_likeliest_tokens_in_their_proportions():

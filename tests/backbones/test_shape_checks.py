@@ -36,7 +36,9 @@ def continued(**changes):
   """Calls `generate` under jit with one argument that is wrong."""
   arguments = {
     'prompt_BP': np.ones((2, 3), np.int32), 'valid_BP': np.ones((2, 3), bool),
-    'key_B2': np.ones((2, 2), np.uint32), 'temperature': np.float32(1), 'limit': np.int32(2),
+    'real_B': np.ones(2, bool), 'key_B2': np.ones((2, 2), np.uint32),
+    'shared_1C': np.ones((1, 2), np.int32), 'valid_1C': np.ones((1, 2), bool),
+    'temperature': np.float32(1), 'limit': np.int32(2),
   } | changes  # fmt: skip
   call = lambda params, arguments: generate(decoder(CONFIG), 2, 2, 1, 0, params, *arguments)
   return jax.jit(call)(params(), tuple(arguments.values()))
@@ -93,6 +95,15 @@ CALLS = {
   'validity of another length': (
     lambda: continued(valid_BP=np.ones((2, 4), bool)),
     r'valid_BP: \[B, P\]',
+  ),
+  'rows that may be padding': (
+    lambda: continued(real_B=np.ones(3, bool)), r'real_B: \[B\]'
+  ),
+  'shared tokens of each row': (
+    lambda: continued(shared_1C=np.ones((2, 2), np.int32)), r'shared_1C: \[1, C\]'
+  ),
+  'validity of other shared tokens': (
+    lambda: continued(valid_1C=np.ones((1, 3), bool)), r'valid_1C: \[1, C\]'
   ),
   'validity in numbers': (lambda: continued(valid_BP=np.ones((2, 3), np.int32)), 'valid_BP: bool'),
   'keys of other rows': (
@@ -172,6 +183,6 @@ def test_values_that_have_no_shape_are_refused_by_name():
     heads.init(KEY, CONFIG)
   blind = dataclasses.replace(decoder(CONFIG), decode=None, cache=None)
   with pytest.raises(ValueError, match='backbone: an encoder cannot generate'):
-    generate(blind, 2, 2, 1, 0, {}, *[None] * 5)
+    generate(blind, 2, 2, 1, 0, {}, *[None] * 8)
   with pytest.raises(ValueError, match='every is 0; a group has at least 1 layer'):
     block_expansion.group_sizes(params(), 0)
