@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 
 from jcl.backbones import Backbone, generate
 from jcl.batching import batch as batches
-from jcl.batching import epochs
+from jcl.batching import epochs, prompt_arrays
 from jcl.batching.chunks import chunked, item_chunks
 from jcl.batching.outlines import outline
 from jcl.batching.text_formats import Text
@@ -29,8 +29,6 @@ from jcl.step import device_maps, sharding
 from jcl.streams.stream import Example, Lazy, Reference, Stream, Task, TaskPlan
 from jcl.training.folds import FoldRunner
 from jcl.types import Params, Tree
-
-WIDTHS = tuple(2**e for e in range(18))  # of padded prompts; few, since each is a compilation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -321,13 +319,15 @@ class HookTools(RunContext):
       [R, max_new] int32, the padding token after the first end-of-sequence.
     """
     rung = batches.bucket(max_new, batches.TARGETS)
-    common = _shared(prompts, self.backbone.shares)
-    shared = self._left_padded([prompts[0][:common]] if prompts else [[]], 1)
+    common = prompt_arrays.shared(prompts, self.backbone.shares)
+    shared = prompt_arrays.left_padded([prompts[0][:common]] if prompts else [[]], 1, self.text.pad)
     by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     run = self.maps.generate(rung, min(k, self.backbone.vocabulary))
 
     def part(out, chunk):
-      ids, valid = self._left_padded([prompts[i][common:] for i in chunk], self.batch_size)
+      ids, valid = prompt_arrays.left_padded(
+        [prompts[i][common:] for i in chunk], self.batch_size, self.text.pad
+      )
       numbers = np.zeros(self.batch_size, np.int32)
       numbers[: len(chunk)] = np.array(chunk) + first
       real = np.zeros(self.batch_size, bool)
@@ -344,40 +344,6 @@ class HookTools(RunContext):
     out = np.full((len(prompts), max_new), self.text.pad, np.int32)
     with self.folds.timed('generate'):
       return self.fold(name, part, out, epochs.in_parts(by_length, self.batch_size))
-
-  def _left_padded(self, prompts: list, rows: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns ids and real tokens of prompts, both [rows, width]; a width of 0 where all are empty.
-
-    Args:
-      prompts: lists of token ids, at most `rows`; the rows after them are empty.
-      rows: of the arrays.
-    """
-    longest = max(map(len, prompts))
-    width = batches.bucket(longest, WIDTHS) if longest else 0
-    ids = np.full((rows, width), self.text.pad, np.int32)
-    valid = np.zeros((rows, width), bool)
-    for i, prompt in enumerate(prompts):
-      start = width - len(prompt)
-      ids[i, start:], valid[i, start:] = prompt, True
-    return ids, valid
-
-
-def _shared(prompts: Sequence[Sequence[int]], beginnings: bool) -> int:
-  """Returns with how many tokens all prompts begin alike, less than each has unless all are equal.
-
-  The first new token is predicted from the last token of a prompt, which must be computed.
-
-  Args:
-    prompts: lists of token ids.
-    beginnings: whether prompts that go on differently may share their beginning.
-  """
-  if not prompts:
-    return 0
-  first, last = (list(x) for x in (min(prompts, key=list), max(prompts, key=list)))
-  if first == last or not beginnings:
-    return len(first) if first == last else 0
-  alike = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
-  return max(min(alike, min(map(len, prompts)) - 1), 0)
 
 
 def make_tools(
