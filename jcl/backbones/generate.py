@@ -86,21 +86,10 @@ def top_k(logits_BV: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
 
 
 def generate(
-  backbone: Backbone,
-  max_new: int,
-  k: int,
-  eos: int,
-  pad: int,
-  params: Params,
-  prompt_BP: jax.Array,
-  valid_BP: jax.Array,
-  real_B: jax.Array,
-  key_B2: jax.Array,
-  shared_1C: jax.Array,
-  valid_1C: jax.Array,
-  temperature: jax.Array,
-  limit: jax.Array,
-) -> jax.Array:
+  backbone: Backbone, max_new: int, k: int, eos: int, pad: int, params: Params,
+  prompt_BP: jax.Array, valid_BP: jax.Array, real_B: jax.Array, key_B2: jax.Array,
+  shared_1C: jax.Array, valid_1C: jax.Array, temperature: jax.Array, limit: jax.Array,
+) -> jax.Array:  # fmt: skip
   """Continues every prompt by top-k sampling with at most `limit` <= `max_new` tokens.
 
   It may run inside a shard_map: it has no collective, and a device stops when its rows have ended.
@@ -128,25 +117,12 @@ def generate(
     ValueError: the backbone is an encoder.
     AssertionError: an array has another shape or type.
   """
-  decode, new_cache = _functions(backbone)
+  decode, _ = _functions(backbone)
   _check(prompt_BP, valid_BP, real_B, key_B2, shared_1C, valid_1C, temperature, limit)
   rows, width = len(prompt_BP), shared_1C.shape[1] + prompt_BP.shape[1]
   keys_B = jax.vmap(jax.random.wrap_key_data)(key_B2)
   valid_BC = jnp.repeat(valid_1C, rows, 0)
   valid_BS = jnp.concatenate([valid_BC, valid_BP, jnp.ones((rows, max_new), bool)], 1)
-
-  def prefilled() -> tuple[jax.Array, Cache]:
-    """Returns the logits of the first new token [B, V] and the cache of all prompts."""
-    cache, shared = new_cache(params, 1, valid_BS.shape[1]), shared_1C.shape[1]
-    logits_BV = jnp.zeros((rows, backbone.vocabulary))  # stays where every prompt is empty
-    if shared:
-      valid_1S = jnp.pad(valid_1C, ((0, 0), (0, valid_BS.shape[1] - shared)), constant_values=True)
-      logits_BV, cache = decode(params, shared_1C, valid_1S, cache, 0)
-      logits_BV = jnp.repeat(logits_BV, rows, 0)
-    cache = jax.tree.map(lambda x: jnp.repeat(x, rows, 1), cache)  # of [L, 1, S, …]
-    if width > shared:
-      logits_BV, cache = decode(params, prompt_BP, valid_BS, cache, shared)
-    return logits_BV, cache
 
   def write(state: State, logits_bV: jax.Array) -> State:
     key_b = jax.vmap(lambda key: jax.random.fold_in(key, state.step))(keys_B[state.row])
@@ -160,7 +136,7 @@ def generate(
     logits_bV, cache = decode(params, state.last[:, None], valid_bS, state.cache, index)
     return write(state._replace(cache=cache), logits_bV)
 
-  logits_BV, cache = prefilled()
+  logits_BV, cache = _prefilled(backbone, params, prompt_BP, shared_1C, valid_BS, valid_1C)
   state = write(_first(real_B, max_new, pad, cache), logits_BV)
   for size in _halves(rows):
     state = _shrunk(_until(size, body, state, limit), size)
@@ -172,6 +148,30 @@ def _functions(backbone: Backbone) -> tuple[DecodeFn, CacheFn]:
   if backbone.decode is None or backbone.cache is None:
     raise ValueError('backbone: an encoder cannot generate; give a decoder')
   return backbone.decode, backbone.cache
+
+
+def _prefilled(
+  backbone: Backbone, params: Params, prompt_BP: jax.Array, shared_1C: jax.Array,
+  valid_BS: jax.Array, valid_1C: jax.Array,
+) -> tuple[jax.Array, Cache]:  # fmt: skip
+  """Returns the logits of the first new token [B, V], and the cache of all prompts.
+
+  Args:
+    valid_BS: bool, cache positions that hold, or will hold, real tokens.
+    backbone, params, prompt_BP, shared_1C, valid_1C: as in `generate`.
+  """
+  decode, new_cache = _functions(backbone)
+  (rows, positions), shared = valid_BS.shape, shared_1C.shape[1]
+  cache = new_cache(params, 1, positions)
+  logits_BV = jnp.zeros((rows, backbone.vocabulary))  # stays where every prompt is empty
+  if shared:
+    valid_1S = jnp.pad(valid_1C, ((0, 0), (0, positions - shared)), constant_values=True)
+    logits_1V, cache = decode(params, shared_1C, valid_1S, cache, 0)
+    logits_BV = jnp.repeat(logits_1V, rows, 0)
+  cache = jax.tree.map(lambda x: jnp.repeat(x, rows, 1), cache)  # of [L, 1, S, …]
+  if prompt_BP.shape[1]:
+    logits_BV, cache = decode(params, prompt_BP, valid_BS, cache, shared)
+  return logits_BV, cache
 
 
 def _first(real_B: jax.Array, max_new: int, pad: int, cache: Cache) -> State:
