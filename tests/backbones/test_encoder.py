@@ -31,6 +31,9 @@ LIKE_ROBERTA = dataclasses.replace(
   TINY, first_position=2, types=0, pooling='mean', head='cosine', activation='gelu_tanh'
 )
 BOTH = pytest.mark.parametrize('config', [TINY, LIKE_ROBERTA], ids=['first', 'mean'])
+MEAN_FAST = pytest.mark.parametrize(
+  'config', [pytest.param(TINY, marks=pytest.mark.slow), LIKE_ROBERTA], ids=['first', 'mean']
+)
 MINILM = pathlib.Path(os.environ.get('JCL_MODELS', ''), 'minilm-l6')
 needs_minilm = pytest.mark.skipif(
   not os.environ.get('JCL_MODELS') or not MINILM.is_dir(),
@@ -168,13 +171,13 @@ def test_order_matters(config):
   assert not np.allclose(one_MD, other_MD, atol=1e-2)
 
 
-@BOTH
+@MEAN_FAST
 def test_remat_changes_no_loss_and_no_gradient(config):
   batch = every_position(tokens(), [8, 5])
   check_remat(encoder, config, made(config)[1], batch, logits=13 * config.classes)
 
 
-@BOTH
+@MEAN_FAST
 def test_dropout_follows_the_row_and_is_off_in_evaluation(config):
   backbone, params = made(dataclasses.replace(config, dropout=0.3))
   batch = every_position(tokens())

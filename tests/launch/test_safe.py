@@ -151,6 +151,7 @@ def heard(tmp_path_factory):
   return json.loads((folder / 'heard.json').read_text()), marker.exists()
 
 
+@pytest.mark.slow
 def test_a_run_reaches_no_network_starts_no_program_and_unpickles_nothing(heard):
   events, _ = heard
   assert events == []

@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 import pytest
-from support import rounding, runs, slow, tiny
+from support import rounding, runs, tiny
 from support.buffers import offered
 
 from jcl import methods
@@ -286,9 +286,8 @@ def test_quotas_are_refused_where_answers_are_free(policy):
 # Whole runs.
 
 
-@pytest.mark.parametrize(
-  ('policy', 'head'), slow.but([('herding', '')], [('herding', ''), ('importance', 'linear')])
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(('policy', 'head'), [('herding', ''), ('importance', 'linear')])
 def test_runs_with_a_policy_that_asks_the_model(policy, head, tmp_path):
   """Killed where the buffer is filled, they end in the same bits."""
   made = runs.config(

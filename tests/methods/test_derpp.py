@@ -245,12 +245,13 @@ def test_what_does_not_go_together_is_refused(given, scenario, head, message):
 # Whole runs.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('given', 'scenario', 'head'),
   [
     ({'targets': 'stored', 'policy': 'class_balanced', 'buffer_size': 24}, 'cil', ''),
-    pytest.param({'targets': 'stored', 'buffer_size': 30}, 'til', 'cosine', marks=pytest.mark.slow),
-    pytest.param({'update': 'every_steps', 'update_steps': 1}, 'cil', '', marks=pytest.mark.slow),
+    ({'targets': 'stored', 'buffer_size': 30}, 'til', 'cosine'),
+    ({'update': 'every_steps', 'update_steps': 1}, 'cil', ''),
   ],
 )
 def test_a_killed_run_ends_in_the_same_bits(given, scenario, head, tmp_path):

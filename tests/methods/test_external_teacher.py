@@ -79,6 +79,7 @@ def large(tmp_path_factory):
   return written(tmp_path_factory.mktemp('large') / 'model')
 
 
+@pytest.mark.slow
 def test_a_run_reads_its_teacher_and_goes_on_in_the_same_bits(large, tmp_path):
   """The rows of the student's embedding are padded, the teacher's are not."""
   made = config(large, backbone={'vocabulary_multiple': 64})

@@ -156,7 +156,7 @@ def test_a_method_that_computes_before_its_first_task_is_refused_in_words(tmp_pa
     cost.outline(config(folder(tmp_path, SMALL)), sharding.make_mesh(1), 16)
 
 
-OUTLINED = ('lamol', 'ewc', 'olora')  # the other methods are slow
+OUTLINED = ('lamol', 'ewc')  # the other methods are slow
 
 
 @pytest.mark.parametrize(

@@ -222,9 +222,8 @@ def test_no_update_of_what_is_new_exceeds_that_of_a_fresh_adam(method, head, sta
     assert 0 < update <= most(step) + 4 * np.finfo(np.float32).eps / RATE
 
 
-@pytest.mark.parametrize(
-  'kill', [('olora', 1, 2), pytest.param(('lora', 0, 4), marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('kill', [('olora', 1, 2), ('lora', 0, 4)])
 def test_a_killed_run_carries_the_same_moments_on(kill, tmp_path):
   method, task, step = kill
   made = config(method)
@@ -294,6 +293,7 @@ def test_a_head_trains_at_its_own_rate_where_the_learning_rate_is_0(rate, schedu
   assert max(logged) == rate
 
 
+@pytest.mark.slow
 def test_adapters_train_at_their_own_rate_where_the_learning_rate_is_0():
   start, end, logged = ends(0.0, method='lora')
   chex.assert_trees_all_equal({k: end[k] for k in start}, start)

@@ -183,6 +183,7 @@ def test_maps_and_means_of_tools_are_the_same_on_all_devices(eight_devices):
     assert np.abs(one - many).max() <= ROUNDING * np.abs(one).max()
 
 
+@pytest.mark.slow
 def test_long_work_of_hooks_drops_nothing():
   """Sampling, evaluation, a teacher's states and a Fisher are those of a model without dropout."""
   config = lambda vocabulary, rate: DecoderConfig(

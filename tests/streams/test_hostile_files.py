@@ -171,6 +171,7 @@ def test_lines_of_megabytes(here):
     table(here / 'open.csv', 'open.csv')
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_classes(here):
   """Hours, where anything counts the rows of one class after another."""
   count = 100_000

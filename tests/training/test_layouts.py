@@ -29,7 +29,7 @@ CELLS = [
   (8, 'cut', 'sharded', SHARDED, 0),
   (1, 'cut', 'one', {'evaluate.batch_size': 10}, 0),
 ]
-# There and back again, for slow tests.
+# There and back again.
 MORE = [
   (1, 'cut', 'one cut', {}, 3),
   (2, 'cut', 'two sharded', HALVES, 3),
@@ -80,6 +80,7 @@ def to_their_end(cells):
   return [to for _, source, to, _, cut in cells if source and not cut]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', to_their_end(CELLS))
 def test_a_run_ends_where_the_uninterrupted_one_does_within_rounding(folder, name):
   ends_alike(folder, name)
@@ -110,6 +111,7 @@ def ends_alike(folder, name):
   assert [(x['task'], x['step']) for x in log] == [(t, s) for t in (0, 1) for s in range(1, 6)]
 
 
+@pytest.mark.slow
 def test_it_says_that_it_is_within_rounding(folder):
   said = json.loads((folder / 'said.json').read_text())
   check_said(CELLS, said)

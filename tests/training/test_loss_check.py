@@ -120,6 +120,7 @@ def test_runs_that_learn_are_not_warned_of(method, changes, tmp_path):
   assert not [line for line in done.results['warnings'] if 'uniform guess' in line]
 
 
+@pytest.mark.slow
 def test_a_badly_initialised_model_that_learns_is_not_warned_of():
   made = runs.config('seq', stream={'max_tasks': 1}, train={'epochs': 8, 'learning_rate': 0.1})
   parts = experiment.assemble(made)

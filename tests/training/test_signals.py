@@ -90,7 +90,8 @@ def test_snapshots_come_by_minutes_too(tmp_path):
   assert config('seq').checkpoint.every_minutes == 15
 
 
-@pytest.mark.parametrize('every', [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 5))])
+@pytest.mark.slow
+@pytest.mark.parametrize('every', [1, 2, 5])
 def test_a_slow_disk_makes_no_kill_dearer(every, tmp_path):
   """Whenever it struck: what is sealed is never further behind than the settings say."""
   made = config('seq', every_steps=every, every_chunks=every)
