@@ -99,7 +99,7 @@ def test_without_the_flag_a_difference_is_refused_and_the_flag_is_named(made, wo
 def test_a_run_of_before_there_was_packing_goes_on_unpacked(made, workdir):
   file = workdir / 'config.json'
   stored = json.loads(file.read_text())
-  assert stored['train'].pop('packing') == 'off'
+  assert stored['train'].pop('packing') == 'auto'
   file.write_text(json.dumps(stored))
   assert workdirs.load_workdir(str(workdir)).train.packing == 'off'
   assert rates.with_stored(workdir, made).train.packing == 'off'

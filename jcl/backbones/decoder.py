@@ -34,6 +34,7 @@ from jcl.backbones.layers import (
   RowKeys,
   Table,
   add_delta,
+  attended,
   depth,
   dropout,
   dropout_keys,
@@ -154,7 +155,7 @@ class Decoder(nn.Module):
       )
     x_BTD = dropout(x_BTD, fold_in_rows(keys, 0), config.dropout)
     scanned = nn.scan(
-      with_remat(Block, config.remat, self.boxed),
+      with_remat(Block, config.remat),
       variable_axes={'params': 0, 'lora': 0},
       split_rngs={'params': True},
       in_axes=(0, nn.broadcast, nn.broadcast),
@@ -265,7 +266,7 @@ def attention(
     k_BSKd, v_BSKd = (jax.lax.dynamic_index_in_dim(c, layer, keepdims=False) for c in cache)
   out_BTHd = causal_attention(config, q_BTHd, k_BSKd, v_BSKd, layer, place)
   out = Dense(config.width, config.o_bias, config, output=True, name='o')
-  return out(out_BTHd.reshape(*out_BTHd.shape[:2], -1), keys), cache
+  return out(attended(out_BTHd).reshape(*out_BTHd.shape[:2], -1), keys), cache
 
 
 def feed_forward(config: DecoderConfig, x_BTD: jax.Array, keys: RowKeys | None) -> jax.Array:

@@ -35,6 +35,7 @@ from jcl.backbones.layers import (
   RowKeys,
   Table,
   add_delta,
+  attended,
   depth,
   dropout,
   dropout_keys,
@@ -196,7 +197,7 @@ class Encoder(nn.Module):
       )
       bias_1HTT = jnp.moveaxis(bias_TTH, -1, 0)[None]
     scanned = nn.scan(
-      with_remat(Block, config.remat, self.boxed),
+      with_remat(Block, config.remat),
       variable_axes={'params': 0, 'lora': 0},
       split_rngs={'params': True},
       in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
@@ -299,7 +300,7 @@ def attention(
     key_value_seq_lengths=jnp.maximum(place.length_R, 1) if place.segment_BT is None else None,
     implementation=config.attention,
   )
-  return dense('o', out_BTHd.reshape(x_BTD.shape))
+  return dense('o', attended(out_BTHd).reshape(x_BTD.shape))
 
 
 def feed_forward(config: EncoderConfig, x_BTD: jax.Array, keys: RowKeys | None) -> jax.Array:

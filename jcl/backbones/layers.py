@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.special
+from jax.ad_checkpoint import checkpoint_name
 from jax.extend.random import threefry_2x32
 
 from jcl.backbones.backbone import Params
@@ -60,7 +61,8 @@ ACTIVATIONS = {
   'relu': nn.relu,
 }
 
-GATHERING = ('all_gather', 'convert_element_type')  # primitives that make a shard a whole weight
+
+ATTENDED = 'attended'
 
 
 def is_boxed(tree: Any) -> bool:
@@ -69,21 +71,30 @@ def is_boxed(tree: Any) -> bool:
   return any(map(box, jax.tree.leaves(tree, is_leaf=box)))
 
 
-def with_remat(block: type[nn.Module], everything: bool, boxed: bool) -> type[nn.Module]:
-  """Returns a layer's module that recomputes in the backward pass what it would otherwise keep.
+def with_remat(block: type[nn.Module], everything: bool) -> type[nn.Module]:
+  """Returns a layer's module that recomputes in the backward pass what it does not keep.
+
+  The products of states and weights are kept, and what attention returns. All else takes longer to
+  write and to read again than to compute: norms, activations, the scores of attention, and whole
+  weights that were gathered from shards.
 
   Args:
     block: the module.
-    everything: recompute all but the layer's input.
-    boxed: the weights are sharded; recompute the whole weights that were gathered from the shards,
-      which would fill the memory that sharding saves.
+    everything: keep the layer's input alone.
   """
-  if everything:
-    return nn.remat(block, prevent_cse=False)
-  if boxed:
-    keep = lambda primitive, *_, **__: primitive.name not in GATHERING
-    return nn.remat(block, prevent_cse=False, policy=keep)
-  return block
+  return nn.remat(block, prevent_cse=False, policy=None if everything else _is_kept)
+
+
+def _is_kept(primitive: Any, *args: Any, **params: Any) -> bool:
+  """Whether the result of an operation is kept for the backward pass."""
+  product = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+  attended = params.get('name') == ATTENDED or 'dot_product_attention' in primitive.name
+  return attended or product(primitive, *args, **params)
+
+
+def attended(x: jax.Array) -> jax.Array:
+  """Marks the result of attention, which `with_remat` keeps."""
+  return checkpoint_name(x, ATTENDED)
 
 
 class RowKeys(NamedTuple):

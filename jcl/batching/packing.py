@@ -2,6 +2,20 @@
 
 from collections.abc import Sequence
 
+WIDE = 256  # D: a step of a narrower model takes about as long whatever its tokens
+
+
+def mode(asked: str, packs: bool, width: int) -> str:
+  """Returns how the rows of a model may be packed: `on`, `off`, or `auto`, where it pays.
+
+  Args:
+    asked: `train.packing`. With `auto` a model narrower than `WIDE` is not packed: to compile for
+      the shapes of packed batches takes longer than its steps.
+    packs: whether the model's attention keeps rows of a line apart.
+    width: D of the model.
+  """
+  return 'off' if not packs or (asked == 'auto' and width < WIDE) else asked
+
 
 def first_fit(lengths: Sequence[int], lines: int, tokens: int) -> list[tuple[int, int]] | None:
   """Returns (line, token of the line) at which each row starts; None where the rows do not fit.

@@ -134,7 +134,7 @@ class TrainConfig:
   microbatches: int = number(1, least=1)
   # Several rows in one line of a batch: never | where much of it is padding | always.
   packing: str = only_with(
-    choice('off', 'auto', 'on'),
+    choice('auto', 'off', 'on'),
     {'config.scenario': Other('cpt')},
     says='rows of texts; blocks of raw text are full',
   )

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jcl.backbones import Backbone
@@ -265,6 +266,7 @@ def compare(
   teacher_params: Tree,
   batch: Batch,
   difference: Callable[..., jax.Array],
+  where_M: jax.Array | bool = True,
   teacher_backbone: Backbone | None = None,
   train: bool = True,
 ) -> tuple[jax.Array, jax.Array]:
@@ -277,26 +279,34 @@ def compare(
       empty, where `batch.fields` has its logits.
     batch: rows of any kind.
     difference: (logits_MV, teacher_MV, where=known) -> [M].
+    where_M: [M] bool, or one for all: the targets whose difference is read.
     teacher_backbone: of the teacher; None: that of the model.
     train: whether dropout is on.
 
   Returns:
-    ce_M in nats per target, and difference_M, whose mean is over the targets that `knows` names.
+    ce_M in nats per target, and difference_M, whose mean is over the targets in `where_M` that
+    `knows` names; elsewhere it has no meaning.
   """
   teacher_backbone = backbone if teacher_backbone is None else teacher_backbone
   stored_MV, states_MD = (batch.fields.get(name) for name in (LOGITS, HIDDEN))
   if stored_MV is None and states_MD is None:
     states_MD = teacher_backbone.hidden(teacher_params, batch.replace(embedding_delta=None))
 
-  def each(logits_MV, token_M, allowed_MC, known_MC, stored_MV, states_MD):
+  def apart(logits_MV, known_MC, stored_MV, states_MD):
     teacher_MV = stored_MV
     if stored_MV is None:
       teacher_MV = teacher_backbone.project(teacher_params, states_MD)
+    return difference(logits_MV, teacher_MV, where=known_MC)
+
+  def each(logits_MV, token_M, allowed_MC, read_M, *past):
     ce_M = losses.cross_entropy(logits_MV, token_M, allowed_MC)
-    return ce_M, difference(logits_MV, teacher_MV, where=known_MC)
+    if read_M is None:
+      return ce_M, apart(logits_MV, *past)
+    return ce_M, losses.where_it_counts(apart, read_M, logits_MV, *past)
 
   hidden_MD = backbone.hidden(params, batch, train=train)
-  rest = (batch.target_token, batch.allowed, batch.known, stored_MV, states_MD)
+  read_M = None if where_M is True else jnp.logical_and(where_M, batch.target_weight > 0)
+  rest = (batch.target_token, batch.allowed, read_M, batch.known, stored_MV, states_MD)
   return losses.per_target(each, backbone, params, hidden_MD, *rest)
 
 

@@ -73,8 +73,8 @@ def derpp(backbone: Backbone, settings: Derpp) -> Method:
   def loss_fn(params, teacher_params, batch):
     batch = batch.replace(known=batch.allowed) if published else batch
     apart, old_M = losses.mean_squared_error, batch.replay_M
-    ce_M, mse_M = teacher.compare(backbone, params, teacher_params, batch, apart)
     seen_M = (old_M | published) & teacher.knows(batch)
+    ce_M, mse_M = teacher.compare(backbone, params, teacher_params, batch, apart, seen_M)
     return {'new': (ce_M, ~old_M), 'old': (ce_M, old_M), 'mse': (mse_M, seen_M)}
 
   def plan(memory, task):

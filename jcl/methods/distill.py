@@ -67,8 +67,11 @@ def distill(
   knowing = lambda params: params if external_teacher is None else external_teacher.params()
 
   def loss_fn(params, teacher_params, batch):
-    ce_M, kd_M = teacher.compare(backbone, params, teacher_params, batch, divergence, theirs)
-    return {'ce': (ce_M, True), 'kd': (kd_M, teacher.knows(batch))}
+    known_M = teacher.knows(batch)
+    ce_M, kd_M = teacher.compare(
+      backbone, params, teacher_params, batch, divergence, known_M, theirs
+    )
+    return {'ce': (ce_M, True), 'kd': (kd_M, known_M)}
 
   def init(params, stream, tools):
     most, cache_mb = settings.max_cached_examples(stream), settings.teacher_cache_mb

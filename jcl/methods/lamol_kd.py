@@ -64,8 +64,8 @@ def lamol_kd(backbone: Backbone, settings: LamolKd) -> Method:
     # Only old rows move, and these have no cross-entropy.
     moved_M = batch.target_position + later * batch.replay_M.astype('int32')
     batch = batch.replace(target_position=moved_M)
-    ce_M, kd_M = teacher.compare(backbone, params, teacher_params, batch, divergence)
     old_M, gen_M = batch.replay_M, batch.generative_M
+    ce_M, kd_M = teacher.compare(backbone, params, teacher_params, batch, divergence, old_M)
     new = {'qa': (ce_M, ~old_M & ~gen_M), 'gen': (ce_M, ~old_M & gen_M)}
     return new | {'kd_qa': (kd_M, old_M & ~gen_M), 'kd_gen': (kd_M, old_M & gen_M)}
 

@@ -5,10 +5,13 @@ bool says which classes count; None: all of them. Shapes and types are checked w
 traced.
 """
 
+import functools
+import os
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.tree_util import KeyPath
 
 from jcl.backbones import Backbone
@@ -21,7 +24,8 @@ FAR = -1e9  # in place of -inf, which would turn a masked difference into NaN
 CROSS_ENTROPIES = frozenset({'ce', 'qa', 'gen', 'new', 'old'})
 Terms = dict[str, tuple[jax.Array, jax.Array | bool]]
 """{term: (value_M, where_M)}: a value for each target, and the targets that it is the mean of."""
-HELD = 2**24  # logits that are held at once, 64 MB of float32: a longer batch goes in chunks
+LOGITS_SHARE = 2**-6  # of a device's memory: one array of logits that may stand at once
+FEW = 2**22  # logits: fewer are computed for all targets, without a look at which of them count
 
 
 def _check_logits(logits_MV: jax.Array, where: jax.Array | None, **others: jax.Array) -> None:
@@ -85,13 +89,25 @@ def mean_squared_error(
   return jnp.square(jnp.where(where, apart_MV, 0)).sum(-1) / jnp.maximum(where.sum(-1), 1)
 
 
+@functools.cache
+def held_logits() -> int:
+  """Returns how many logits may be held at once: more of them go in chunks.
+
+  They are float32 numbers that take `LOGITS_SHARE` of the memory that a device reports; where it
+  reports none, of its share of the machine's memory.
+  """
+  stats = jax.local_devices()[0].memory_stats() or {}
+  machine = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') // jax.local_device_count()
+  return int(stats.get('bytes_limit', machine) * LOGITS_SHARE) // 4
+
+
 def per_target(
   fn: Callable[..., Tree], backbone: Backbone, params: Params, hidden_MD: jax.Array, *rest_M: Tree
 ) -> Tree:
   """Applies fn(logits_mV, *rest_m) -> tree of [m, …] to all targets -> tree of [M, …].
 
-  Where M·V is more than `HELD` the targets go in chunks, whose logits are computed again in the
-  backward pass: memory never holds the logits of more than one chunk.
+  Where M·V is more than `held_logits()` the targets go in chunks, whose logits are computed again
+  in the backward pass: memory never holds the logits of more than one chunk.
 
   Args:
     fn: function of some targets' logits; may project a teacher's states, given in `rest_M`.
@@ -105,7 +121,7 @@ def per_target(
     check_array(f'rest_M, leaf {number}', values, (len(hidden_MD), *[None] * (values.ndim - 1)))
   part = backbone.unembedding(params)
   call = lambda hidden_mD, *rest_m: fn(backbone.project(part, hidden_mD), *rest_m)
-  count, size = len(hidden_MD), max(HELD // backbone.outputs, 1)
+  count, size = len(hidden_MD), max(held_logits() // backbone.outputs, 1)
   if count <= size:
     return call(hidden_MD, *rest_M)
   size = -(-count // -(-count // size))  # as even as can be
@@ -115,10 +131,43 @@ def per_target(
     padded = jnp.pad(x, [(0, chunks * size - count)] + [(0, 0)] * (x.ndim - 1))
     return padded.reshape(chunks, size, *x.shape[1:])
 
-  values = jax.lax.map(
+  values = lax.map(
     lambda xs: jax.checkpoint(call, prevent_cse=False)(*xs), jax.tree.map(cut, (hidden_MD, *rest_M))
   )
   return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:count], values)
+
+
+def where_it_counts(
+  fn: Callable[..., jax.Array], where_M: jax.Array, logits_MV: jax.Array, *rest_M: Tree
+) -> jax.Array:
+  """Computes a value at the targets that count, where they are few at their cost alone -> [M].
+
+  The targets that count are gathered into a quarter or a half of M where they fit; `fn` is computed
+  for those, again in the backward pass. The values of the others have no meaning.
+
+  Args:
+    fn: (logits_mV, *rest_m) -> [m], a value for each target by itself; without collectives, for
+      each device chooses the size for itself.
+    where_M: [M] bool, the targets that count.
+    logits_MV: logits at all targets.
+    *rest_M: trees of [M, …] (or None) that `fn` is given after the logits.
+  """
+  check_array('where_M', where_M, logits_MV.shape[:1], jnp.bool_)
+  count = len(where_M)
+  if logits_MV.size <= FEW:
+    return fn(logits_MV, *rest_M)
+
+  def gathered(size: int, args: Tree) -> jax.Array:
+    index_m = jnp.nonzero(where_M, size=size, fill_value=count)[0]
+    value_m = fn(*jax.tree.map(lambda x: x.at[index_m].get(mode='clip'), args))
+    return jnp.zeros(count, value_m.dtype).at[index_m].set(value_m, mode='drop')
+
+  sizes = [-(-count // 4), -(-count // 2)]
+  ways: list[Callable[[Tree], jax.Array]] = [functools.partial(gathered, n) for n in sizes]
+  ways.append(lambda args: fn(*args))
+  fits = jnp.searchsorted(jnp.array(sizes), where_M.sum())
+  # Of a branch that is not recomputed all others would return what it keeps, as zeros.
+  return lax.switch(fits, [jax.checkpoint(way) for way in ways], (logits_MV, *rest_M))
 
 
 def target_cross_entropy(

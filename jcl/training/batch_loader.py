@@ -14,6 +14,7 @@ from jcl.batching import epochs as rows
 from jcl.batching.batch import Batch
 from jcl.batching.outlines import Outline
 from jcl.batching.packed_text import PackedText
+from jcl.batching.packing import mode
 from jcl.config import TrainConfig
 from jcl.step import sharding
 from jcl.step.numerics import computing
@@ -91,8 +92,9 @@ class BatchLoader:
       if len(steps) >= ENOUGH:
         break
       steps += self._outlines(epoch)
-    packing = train.packing if tools.backbone.packs else 'off'
-    rest = self._blocks, self._rows(), packing, tools.backbone.width
+    width = tools.backbone.width
+    packing = mode(train.packing, tools.backbone.packs, width)
+    rest = self._blocks, self._rows(), packing, width
     self._shapes = batch_shapes.chosen(steps, *rest)
 
   @property

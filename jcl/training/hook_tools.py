@@ -21,6 +21,7 @@ from jcl.batching import batch as batches
 from jcl.batching import epochs, prompt_arrays
 from jcl.batching.chunks import chunked, item_chunks
 from jcl.batching.outlines import outline
+from jcl.batching.packing import mode
 from jcl.batching.text_formats import Text
 from jcl.config import TrainConfig
 from jcl.distributed import fetch
@@ -67,8 +68,8 @@ class RunContext:
 
   @property
   def packing(self) -> str:
-    """`train.packing`; `off` where the backbone cannot keep rows of a line apart."""
-    return self.train.packing if self.backbone.packs else 'off'
+    """`on`, `off` or `auto`: how the rows of the backbone may be packed, see `packing.mode`."""
+    return mode(self.train.packing, self.backbone.packs, self.backbone.width)
 
   @property
   def heads(self) -> batches.Heads | None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 
 import flax.linen as nn
 import jax
@@ -251,6 +252,21 @@ class Half(struct.PyTreeNode, nn.meta.AxisMetadata):
 
 
 opened = []
+
+
+@pytest.mark.parametrize('remat', [False, True])
+def test_the_backward_pass_keeps_products_with_weights_alone(remat):
+  """And the result of attention; no gradient needs the last of the seven products."""
+  config = dataclasses.replace(TINY, remat=remat, feed_forward=40)
+  backbone, params = made(config)
+  batch = every_position(random_tokens(1, 7))
+  _, backward = jax.vjp(lambda p: backbone.hidden(p, batch), params)
+  weights = {x.shape for x in jax.tree.leaves(params['layers'])}
+  shapes = [x.shape for x in jax.tree.leaves(backward) if x.shape[:1] == (config.layers,)]
+  kept = sorted(math.prod(s) // 21 for s in shapes if s not in weights and 7 in s)
+  states, keys = config.width, config.kv_heads * config.head_dim
+  products = [states, keys, keys, states, states, 40, 40]  # q, k, v, attention, o, gate, up
+  assert kept == sorted([states, *([] if remat else products)])
 
 
 @pytest.mark.parametrize('remat', [False, True])

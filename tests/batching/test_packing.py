@@ -8,11 +8,22 @@ from support import tiny
 
 from jcl.batching import batch as batches
 from jcl.batching.batch import Heads, Shape, layout
-from jcl.batching.packing import first_fit
+from jcl.batching.packing import WIDE, first_fit, mode
 
 # Fields that say nothing of where a token stands, so that packing leaves them as they are.
 OF_ROWS = ('length', 'replay', 'generative', 'task', 'key')
 OF_TARGETS = ('target_row', 'target_token', 'target_weight', 'allowed', 'known')
+
+
+@pytest.mark.parametrize(
+  ('asked', 'packs', 'width', 'wanted'),
+  [
+    ('auto', True, WIDE, 'auto'), ('auto', True, WIDE - 1, 'off'), ('auto', False, WIDE, 'off'),
+    ('on', True, 16, 'on'), ('off', True, WIDE, 'off'), ('on', False, WIDE, 'off'),
+  ],
+)  # fmt: skip
+def test_rows_are_packed_where_it_pays_or_is_asked_for(asked, packs, width, wanted):
+  assert mode(asked, packs, width) == wanted
 
 
 def test_rows_go_from_the_longest_to_the_shortest_into_the_first_line_with_room():

@@ -102,8 +102,8 @@ def test_drift_holds_no_logits_of_all_tokens(tmp_path, monkeypatch):
   """In chunks of a few targets it says the same."""
   tools = text_tools(tmp_path)
   params, other = (tiny.params(tools.backbone, seed) for seed in (0, 1))
-  for held in (losses.HELD, 5 * tools.backbone.outputs):
-    monkeypatch.setattr(losses, 'HELD', held)
+  for held in (losses.held_logits(), 5 * tools.backbone.outputs):
+    monkeypatch.setattr(losses, 'held_logits', lambda held=held: held)
     method = methods.make(tools.backbone, methods.settings('pretrain'))
     memory = method.init(params, tools.stream, tools)
     method.after_task(memory, other, tools.stream.tasks[0], tools)

@@ -4,6 +4,7 @@ The formulas are compared with and without jit, with and without arrays on a dev
 """
 
 import functools
+import os
 
 import chex
 import jax
@@ -241,7 +242,7 @@ def test_chunks_change_neither_value_nor_gradient(held, monkeypatch):
   fn = lambda params: jax.value_and_grad(objective, has_aux=True)(params, teacher, batch)
   (wanted, values_M), gradient = jax.jit(fn)(params)
   assert values_M.shape == (64,)
-  monkeypatch.setattr(losses, 'HELD', held)
+  monkeypatch.setattr(losses, 'held_logits', lambda: held)
   (found, chunked_M), chunked = jax.jit(lambda p: fn(p))(params)
   wide = functools.partial(rounding.assert_close, terms=500, depth=4)  # sums over 500 tokens
   wide((found, chunked_M), (wanted, values_M))
@@ -259,5 +260,48 @@ def test_a_long_batch_never_holds_all_its_logits(monkeypatch):
     return jax.jit(fn).lower(params, teacher, batch).compile().memory_analysis().temp_size_in_bytes
 
   assert temporary() > 2 * whole
-  monkeypatch.setattr(losses, 'HELD', 500 * 128)
+  monkeypatch.setattr(losses, 'held_logits', lambda: 500 * 128)
   assert temporary() < whole / 3
+
+
+def test_logits_of_a_share_of_the_memory_are_held(monkeypatch):
+  class Device:
+    @staticmethod
+    def memory_stats():
+      return {'bytes_limit': 2**36}
+
+  held = losses.held_logits.__wrapped__  # the function without its cache
+  monkeypatch.setattr(jax, 'local_devices', lambda: [Device])
+  assert held() == 2**28  # a sixty-fourth of 64 GB, in float32
+  monkeypatch.undo()
+  machine = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
+  assert held() == pytest.approx(machine / 64 / 4 / jax.local_device_count(), abs=1)
+
+
+@pytest.mark.parametrize('counting', [0, 3, 4, 5, 8, 9, 16])
+def test_a_value_is_computed_where_it_counts_with_the_same_gradient(counting, monkeypatch):
+  """Of 16 targets a quarter, a half or all are computed, whichever holds those that count."""
+  random, tokens, seen = np.random.default_rng(counting), 50, []
+  logits, states = (random.standard_normal((16, tokens)).astype(np.float32) for _ in range(2))
+  where = np.zeros(16, bool)
+  where[random.permutation(16)[:counting]] = True
+
+  def kd(logits_MV, known_MV, states_MV):
+    assert known_MV is None
+    jax.debug.callback(lambda: seen.append(len(logits_MV)))
+    return losses.distillation(logits_MV, states_MV, 2.0)
+
+  def loss(logits):
+    value_M = losses.where_it_counts(kd, jnp.asarray(where), logits, None, jnp.asarray(states))
+    return jnp.where(where, value_M, 0).sum()
+
+  wanted, wanted_gradient = jax.value_and_grad(loss)(jnp.asarray(logits))
+  assert set(seen) == {16}
+  seen.clear()
+  monkeypatch.setattr(losses, 'FEW', 0)
+  found, gradient = jax.jit(jax.value_and_grad(loss))(jnp.asarray(logits))
+  jax.effects_barrier()
+  assert set(seen) == {4 if counting <= 4 else 8 if counting <= 8 else 16}
+  rounding.assert_close(found, wanted, terms=16 * tokens, depth=4)
+  rounding.assert_close(gradient, wanted_gradient, terms=tokens, depth=4)
+  assert not np.asarray(gradient)[~where].any()
