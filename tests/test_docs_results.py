@@ -63,6 +63,7 @@ def check(results: dict, lines: list[dict]) -> None:
   assert {key for line in lines for key in line} - {'task', 'step'} - logged.keys() == set()
 
 
+@pytest.mark.slow
 def test_a_run_with_pseudo_samples_and_a_penalty(tmp_path):
   results, lines = learned(tmp_path, 'lamol+ewc', killed=True, evaluate={'every_epochs': 1})
   check(results, lines)

@@ -70,6 +70,7 @@ def log(folder):
   return [json.loads(line) for line in (folder / 'metrics.jsonl').read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(tmp_path):
   """The run ends as if it had never been taken; a kill afterwards loses no count."""
   loop = Poisoned(config(), tmp_path / 'a', steps=(2, 9))

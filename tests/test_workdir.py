@@ -207,6 +207,7 @@ def test_a_field_that_is_gone_is_refused(made, workdir):
     workdirs.open_workdir(str(workdir), made)
 
 
+@pytest.mark.slow
 def test_a_launcher_goes_on_with_what_it_is_allowed_to_change(tmp_path):
   command = QUICKSTART + ':seq', *SMALL, f'--workdir={tmp_path / "run"}'
   assert call('train', *command).returncode == 0

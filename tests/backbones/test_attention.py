@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from support import rounding
 
-from jcl.backbones.attention import causal_attention
+from jcl.backbones.attention import Place, causal_attention
 from jcl.backbones.decoder_config import DecoderConfig
 
 PLAIN = DecoderConfig(9, width=16, layers=2, heads=4, kv_heads=2, feed_forward=8)
@@ -49,12 +49,13 @@ def test_attention_is_softmax_over_what_a_token_sees(windows, cap, scale):
   )
   q, k, v = drawn(2, ROW, 4, 4), drawn(2, ROW, 2, 4), drawn(2, ROW, 2, 4)[::-1]
   for layer in (0, 1):
-    found = causal_attention(config, q, jnp.asarray(k), jnp.asarray(v), layer, None, 0)
+    place = Place(jnp.arange(ROW)[None], None, None, 0)
+    found = causal_attention(config, q, jnp.asarray(k), jnp.asarray(v), layer, place)
     wanted = written_out(config, q, k, v, layer, 0)
     rounding.assert_close(found, wanted, terms=ROW, depth=4)
     for start in (0, 2, ROW - 1):  # the queries from there on, with a cache
       seen = np.tri(ROW, dtype=bool)[None, None, start:]
-      found = causal_attention(
-        config, q[:, start:], jnp.asarray(k), jnp.asarray(v), layer, seen, start
-      )
+      places = jnp.broadcast_to(jnp.arange(ROW), (2, ROW))
+      place = Place(places[:, start:], None, jnp.asarray(seen), start, places)
+      found = causal_attention(config, q[:, start:], jnp.asarray(k), jnp.asarray(v), layer, place)
       rounding.assert_close(found, wanted[:, start:], terms=ROW, depth=4)

@@ -130,6 +130,7 @@ def test_a_config_survives_its_file(name, tmp_path):
   assert workdirs.load_workdir(str(workdir)) == made
 
 
+@pytest.mark.slow
 def test_runs_trained_apart_come_into_one_table_and_page(trained, tmp_path):
   """A composition, its parts set by flags, beside the run of `trained`."""
   more = tmp_path / 'runs' / 'two'

@@ -9,6 +9,7 @@ from support import rounding, tiny
 
 from jcl import methods
 from jcl.batching.batch import Row, Shape, layout
+from jcl.batching.outlines import outline
 from jcl.memory import fisher
 from jcl.step import losses, sharding, train_step, trainable
 from jcl.streams.stream import Example
@@ -38,6 +39,9 @@ class OneRow:
 
   def rows(self, example, replay=False):
     return (rows()[example.number],)
+
+  def outlines(self, example):
+    return tuple(outline(len(row.tokens), len(row.targets)) for row in self.rows(example))
 
 
 def measured(name, chosen, params):

@@ -319,6 +319,7 @@ def test_attention_of_a_gpu_is_planned_as_its_plain_form_or_refused(tmp_path):
   assert made.backbone.attention == 'cudnn'
 
 
+@pytest.mark.slow
 def test_the_launcher_divides_by_eight_devices_under_fsdp(tmp_path):
   done = call(
     f'--config.backbone.path={folder(tmp_path, SMALL)}', '--tokens=16', '--devices=8', '--json',

@@ -65,6 +65,7 @@ def test_labels_that_wordpiece_changes_are_learned_by_heart(tmp_path, answer, ca
   assert loaded.answer(texts) == [label for _, label in CHINESE]
 
 
+@pytest.mark.slow
 def test_answers_with_line_breaks_are_learned_by_heart(tmp_path, capsys):
   """A word tokenizer makes a space of the line break; what is printed stands on one line."""
   rows = [
