@@ -58,10 +58,12 @@ ONLY_EVERY = (
   'seq', 'adversarial', 'inner step', 'taught', 'decoder combined', 'distill', 'lamol_kd',
   'lamol_kd cached', 'lamol_kd published', 'decoder elder', 'decoder inner step', 'decoder taught',
   'ewc', 'maml', 'interfered', 'decoder adversarial', 'decoder lamol_kd', 'decoder adapter', 'head',
+  'lamol_kd gathered',
 )  # fmt: skip
 CELLS = (*QUICK, *ONLY_EVERY)
 SOME = ('1', '3', '8 fsdp', '1 k4', '8 fsdp k4')
 HEADS = Heads(tiny.OWN, 2, True)
+FEW_LOGITS = losses.FEW
 BACKBONE = tiny.recurrent(tiny.CONFIG.vocabulary)
 HEAD = tiny.recurrent(tiny.CONFIG.vocabulary, classes=6)
 DECODER = decoder(dataclasses.replace(tiny.CONFIG, dropout=0.3))
@@ -90,6 +92,7 @@ class Cell:
   rules: tuple = (('.*', True),)
   tables: dict = dataclasses.field(default_factory=dict)
   groups: Groups = NO_GROUPS
+  gathers: bool = False  # logits are few, but the targets that count are gathered all the same
 
 
 @functools.cache
@@ -126,6 +129,9 @@ def cells() -> dict[str, Cell]:
     'lamol_kd': compared('lamol_kd', BACKBONE, params, other),
     'derpp cached': cached(compared('derpp', BACKBONE, params, other), BACKBONE),
     'lamol_kd cached': cached(compared('lamol_kd', BACKBONE, params, other), BACKBONE),
+    'lamol_kd gathered': dataclasses.replace(
+      compared('lamol_kd', BACKBONE, params, other), gathers=True
+    ),
     'decoder lamol_kd': compared('lamol_kd', DECODER, layered, other_layers, FEW),
     'lamol_kd published': compared('lamol_kd', BACKBONE, params, other, published_kd_mask=True),
     'derpp stored': stored(compared('derpp', BACKBONE, params, other, targets='stored'), BACKBONE),
@@ -281,6 +287,7 @@ def gradients(out: dict, name: str, way: str) -> None:
   A term's gradient is taken apart, with the weights of all others 0.
   """
   cell = cells()[name]
+  losses.FEW = 0 if cell.gathers else FEW_LOGITS
   fn = None
   for count in (13, 3):
     mesh, how, trained, frozen, masks, teacher, batch = ready(cell, way, count)
