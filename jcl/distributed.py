@@ -63,6 +63,11 @@ def machine(mesh: Mesh) -> dict[str, str | int | list[int] | None]:
   }
 
 
+def memory_limit(device: jax.Device) -> int | None:
+  """Returns the memory of a device in bytes; None if the device does not report it."""
+  return (device.memory_stats() or {}).get('bytes_limit')
+
+
 def fetch(x: jax.Array | np.ndarray) -> np.ndarray:
   """Returns the whole array on the host, its shards gathered from all processes."""
   if isinstance(x, jax.Array) and not x.is_fully_addressable:

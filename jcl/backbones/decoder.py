@@ -39,7 +39,6 @@ from jcl.backbones.layers import (
   dropout,
   dropout_keys,
   fold_in_rows,
-  is_boxed,
   linen_variables,
   with_remat,
 )
@@ -57,7 +56,7 @@ def decoder(config: DecoderConfig) -> Backbone:
   """
 
   def apply(params: Params, tokens: jax.Array, place: Place, **kwargs: Any) -> Any:
-    module = Decoder(config.with_depth(depth(params)), is_boxed(params))
+    module = Decoder(config.with_depth(depth(params)))
     return module.apply(linen_variables(params), tokens, place, **kwargs)
 
   def hidden(params: Params, batch: Batch, train: bool = False) -> jax.Array:
@@ -120,11 +119,9 @@ class Decoder(nn.Module):
 
   Attributes:
     config: of the model.
-    boxed: whether the leaves of the layers are boxed.
   """
 
   config: DecoderConfig
-  boxed: bool = False
 
   @nn.compact
   def __call__(

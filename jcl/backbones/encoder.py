@@ -40,7 +40,6 @@ from jcl.backbones.layers import (
   dropout,
   dropout_keys,
   fold_in_rows,
-  is_boxed,
   linen_variables,
   with_remat,
 )
@@ -132,7 +131,7 @@ def states(
     delta_BTD: added to the embeddings of the tokens; None: nothing.
   """
   deep = config.with_depth(depth(params))
-  model = Encoder(deep, is_boxed(params))
+  model = Encoder(deep)
   out = model.apply(linen_variables(params), tokens_BT, place, keys, delta_BTD)
   return cast(jax.Array, out)
 
@@ -164,11 +163,9 @@ class Encoder(nn.Module):
 
   Attributes:
     config: of the model.
-    boxed: whether the leaves of the layers are boxed.
   """
 
   config: EncoderConfig
-  boxed: bool = False
 
   @nn.compact
   def __call__(

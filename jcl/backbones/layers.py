@@ -60,15 +60,7 @@ ACTIVATIONS = {
   'gelu_tanh': lambda x: nn.gelu(x, approximate=True),
   'relu': nn.relu,
 }
-
-
-ATTENDED = 'attended'
-
-
-def is_boxed(tree: Any) -> bool:
-  """Whether a leaf of the tree is boxed: sharded, and whole only where a module reads it."""
-  box = lambda x: isinstance(x, nn.meta.AxisMetadata)
-  return any(map(box, jax.tree.leaves(tree, is_leaf=box)))
+ATTENDED = 'attended'  # name of the result of attention
 
 
 def with_remat(block: type[nn.Module], everything: bool) -> type[nn.Module]:

@@ -112,7 +112,7 @@ class ChatText(Text):
     return Kept(chat.ids, [i - 1 for i in chat.wanted], chat.prompt, answer)
 
   def prompt_text(self, example: Example) -> None:
-    """Says that a prompt has special tokens."""
+    """Returns None, for special tokens stand in every prompt."""
 
   def _last(self, chat: Chat, example: Example) -> Row:
     return self._row(chat, [i for i in chat.wanted if i >= chat.prompt], example)

@@ -26,3 +26,8 @@ class Outline(NamedTuple):
 def outline(tokens: int, targets: int) -> Outline:
   """Returns the outline of a row with some numbers of tokens and targets."""
   return Outline(range(tokens), range(targets))
+
+
+def outline_of(row: SizedRow) -> Outline:
+  """Returns the outline of a row."""
+  return outline(len(row.tokens), len(row.targets))

@@ -20,7 +20,7 @@ from tokenizers import Tokenizer
 from jcl.batching.batch import Row
 from jcl.batching.batch_reader import LAMOL_FORMATS, BatchReader, Read, Template, unread
 from jcl.batching.epochs import in_parts
-from jcl.batching.outlines import Outline, outline
+from jcl.batching.outlines import Outline, outline, outline_of
 from jcl.batching.row_store import PART, Entry, Frame, Kept, RowStore
 from jcl.batching.special_text import SpecialTokens, TextEncoder, unknown_id
 from jcl.errors import UserError
@@ -189,7 +189,7 @@ class Text:
     made = example.tokens is not None or example.number < 0
     sizes = None if made else self._store.sizes(example.number)
     if sizes is None:
-      return tuple(outline(len(row.tokens), len(row.targets)) for row in self.rows(example))
+      return tuple(map(outline_of, self.rows(example)))
     if self.text_format not in LAMOL_FORMATS:
       return (outline(*sizes),)
     return outline(*sizes), outline(sizes[0] + 1, sizes[0] - len(self.start))

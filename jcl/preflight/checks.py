@@ -17,6 +17,7 @@ from typing import NamedTuple
 import jax
 from jax.sharding import Mesh
 
+from jcl.distributed import memory_limit
 from jcl.errors import UserError
 from jcl.preflight.footprint import Footprint, footprint, short
 from jcl.preflight.round_trip import RoundTrip, round_trip
@@ -118,8 +119,7 @@ def free_space(folder: str | os.PathLike) -> int:
 
 def device_limit(mesh: Mesh) -> int | None:
   """Returns the memory of a device in bytes; None if the device does not report it."""
-  stats = mesh.local_devices[0].memory_stats() or {}
-  return stats.get('bytes_limit')
+  return memory_limit(mesh.local_devices[0])
 
 
 class Fault(NamedTuple):

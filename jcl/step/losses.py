@@ -16,6 +16,7 @@ from jax.tree_util import KeyPath
 
 from jcl.backbones import Backbone
 from jcl.batching.batch import Batch
+from jcl.distributed import memory_limit
 from jcl.step.shapes import check_array, check_batch
 from jcl.types import Params, Tree
 
@@ -96,9 +97,10 @@ def held_logits() -> int:
   They are float32 numbers that take `LOGITS_SHARE` of the memory that a device reports; where it
   reports none, of its share of the machine's memory.
   """
-  stats = jax.local_devices()[0].memory_stats() or {}
-  machine = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') // jax.local_device_count()
-  return int(stats.get('bytes_limit', machine) * LOGITS_SHARE) // 4
+  limit = memory_limit(jax.local_devices()[0])
+  if limit is None:
+    limit = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') // jax.local_device_count()
+  return int(limit * LOGITS_SHARE) // 4
 
 
 def per_target(

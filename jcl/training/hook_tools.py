@@ -20,7 +20,7 @@ from jcl.backbones import Backbone, generate
 from jcl.batching import batch as batches
 from jcl.batching import epochs, prompt_arrays
 from jcl.batching.chunks import chunked, item_chunks
-from jcl.batching.outlines import outline
+from jcl.batching.outlines import outline_of
 from jcl.batching.packing import mode
 from jcl.batching.text_formats import Text
 from jcl.config import TrainConfig
@@ -188,7 +188,7 @@ class HookTools(RunContext):
       name: of the fold; empty: that of `fn`.
     """
     params = sharding.place(params, self.mesh)
-    sizes = [outline(len(r.tokens), len(r.targets)) for r in rows]
+    sizes = [outline_of(row) for row in rows]
     starts = np.cumsum([0, *(len(r.targets) for r in sizes)])
     width = self.backbone.width
     chunks = chunked(sizes, self.batch_size, self.mesh.size, self.packing, width)

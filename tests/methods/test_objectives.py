@@ -9,7 +9,7 @@ from support import rounding, tiny
 
 from jcl import methods
 from jcl.batching.batch import Row, Shape, layout
-from jcl.batching.outlines import outline
+from jcl.batching.outlines import outline_of
 from jcl.memory import fisher
 from jcl.step import losses, sharding, train_step, trainable
 from jcl.streams.stream import Example
@@ -41,7 +41,7 @@ class OneRow:
     return (rows()[example.number],)
 
   def outlines(self, example):
-    return tuple(outline(len(row.tokens), len(row.targets)) for row in self.rows(example))
+    return tuple(map(outline_of, self.rows(example)))
 
 
 def measured(name, chosen, params):
