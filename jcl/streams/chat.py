@@ -12,7 +12,7 @@ import numpy as np
 
 from jcl import notation
 from jcl.errors import UserError
-from jcl.streams.raw import Number
+from jcl.streams.raw import Number, written
 
 ROLES = {'human': 'user', 'gpt': 'assistant', 'chatgpt': 'assistant', 'bing': 'assistant'}
 """Roles as ShareGPT writes them; others stay as they are."""
@@ -169,10 +169,12 @@ def checked(message: object, where: str) -> Message:
   role = found.get('role')
   if not isinstance(role, str) or not role:
     raise UserError(f'{where}: the role is {role!r}: give system, user or assistant')
+  if isinstance(content, Number | int | float) and not isinstance(content, bool):
+    content = written(content)
   if not isinstance(content, str):
+    is_what = 'missing' if content is None else f'a {type(content).__name__}'
     raise UserError(
-      f'{where}: the content is a {type(content).__name__}: give text (images and calls of tools '
-      'are not read)'
+      f'{where}: the content is {is_what}: give text (images and calls of tools are not read)'
     )
   if '\0' in content or not notation.encodable(content):
     raise UserError(f'{where}: the content holds a NUL character or half a surrogate pair')

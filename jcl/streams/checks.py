@@ -8,7 +8,11 @@ from jcl.errors import UserError
 from jcl.streams.raw import SPLITS, RawRow, RawStream, RawTask, class_form, label_text
 from jcl.streams.records import shown
 
-INVISIBLE = dict.fromkeys(map(ord, '\u200b\u2060\ufeff\xad'))  # spaces and hyphens of no width
+# Spaces and hyphens of no width, marks of direction, and selectors of how a letter is drawn.
+INVISIBLE = dict.fromkeys([
+  0xAD, 0x61C, 0x200B, 0x200E, 0x200F, *range(0x202A, 0x202F), 0x2060, *range(0x2066, 0x206A),
+  *range(0xFE00, 0xFE10), 0xFEFF,
+])  # fmt: skip
 
 
 def check_raw(raw: object, reader: str) -> RawStream:
@@ -148,14 +152,19 @@ def check_kind(row: RawRow, kinds: dict[bool, str]) -> None:
 
 
 def check_labels(labels: Iterable[str], answers: dict[str, str]) -> None:
-  """Refuses two labels that the model would write alike.
+  """Refuses two labels that the model would write alike, or that readers see alike.
 
   Args:
     labels: labels of one task.
-    answers: maps the normalised answer of each label so far to the label; grows.
+    answers: maps the form of each label so far (`seen_form`) to the label; grows.
   """
   for label in labels:
-    other = answers.setdefault(class_form(label), label)
+    other = answers.setdefault(seen_form(label), label)
+    if other != label and class_form(other) != class_form(label):
+      raise UserError(
+        f'labels {other!a} and {label!a} look the same and are two texts: write both in one form '
+        'of Unicode, without signs that are not seen'
+      )
     if other != label:
       raise UserError(
         f'labels {shown(other)} and {shown(label)} read the same in an answer: rename one'
@@ -174,7 +183,7 @@ def unknown_label(row: RawRow, classes: Sequence[str], of: str = '') -> UserErro
   if alike and class_form(alike[0]) != class_form(str(row.label)):
     return UserError(
       f'{row.where}: label {row.label!a} looks as {alike[0]!a} of the train split{of}, '
-      'and is another text: write both in one form of Unicode'
+      'and is another text: write both in one form of Unicode, without signs that are not seen'
     )
   return UserError(
     f'{row.where}: label {shown(row.label)} is not in the train split{of}, which has {some}: '

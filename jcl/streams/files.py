@@ -24,6 +24,7 @@ KINDS = {  # the first bytes of a file -> what it is, and what to do
   b'PK\x03\x04': 'a zip archive or an Excel workbook: unpack it, or save it as csv',
   b'ARROW1': 'Arrow: save it as parquet',
 }
+POINTER = b'version https://git-lfs'  # first bytes of a file that Git LFS stands in for
 MARKS = {  # byte-order marks, the longer ones first
   codecs.BOM_UTF32_LE: 'utf-32', codecs.BOM_UTF32_BE: 'utf-32',
   codecs.BOM_UTF16_LE: 'utf-16', codecs.BOM_UTF16_BE: 'utf-16',
@@ -101,6 +102,7 @@ def read_text(path: pathlib.Path, called: str, least: str = 'give at least one r
     UserError: as `read_bytes`, and for a file that is no text in UTF-8, or in UTF-16 with a mark.
   """
   data = read_bytes(path, called)
+  refuse_pointer(data, called)
   encoding = next((name for mark, name in MARKS.items() if data.startswith(mark)), 'utf-8-sig')
   try:
     text = data.decode(encoding)
@@ -122,3 +124,11 @@ def _refuse_other_kinds(data: bytes, called: str) -> None:
   for first, what in KINDS.items():
     if data.startswith(first):
       raise UserError(f'{called}: the file is {what}') from None
+
+
+def refuse_pointer(data: bytes, called: str) -> None:
+  """Raises a UserError for a file of Git LFS that was cloned and never fetched."""
+  if data.startswith(POINTER):
+    raise UserError(
+      f'{called}: a pointer of Git LFS, not the file itself: fetch it with `git lfs pull`'
+    )

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, cast, overload, runtime_checkable
 
 from jcl.errors import UserError
+from jcl.streams.raw import narrow
 from jcl.streams.records import Record
 from jcl.streams.stream import Lazy
 
@@ -82,45 +83,55 @@ def records(data: DataSet, where: Callable[[int], str], lazy: bool) -> Sequence[
     data: data set of the library.
     where: returns the place of a row as error messages name it, from its index.
     lazy: whether rows stay on the disk until they are needed. If not, the index of a class becomes
-      the name of the class, None where it has none.
+      the name of the class, None where it has none, and float16 and float32 keep their digits.
   """
   data = data.with_format(None)
   if lazy:
     return Lazy(Mapped(data), lambda place, fields: Record(where(place), fields))
-  named = {column: feature for column, feature in data.features.items() if has_names(feature)}
+  changed = {column: feature for column, feature in data.features.items() if has_other(feature)}
   found = []
   for place, fields in enumerate(data):
-    for column, feature in named.items():
-      fields[column] = with_names(fields[column], feature)
+    for column, feature in changed.items():
+      fields[column] = as_meant(fields[column], feature)
     found.append(Record(where(place), fields))
   return found
 
 
-def has_names(feature: object) -> bool:
-  """Whether a type of the library is a class with a name, or has one in it."""
+def has_other(feature: object) -> bool:
+  """Whether `as_meant` changes values of a type of the library."""
   if isinstance(feature, Mapping):
-    return any(map(has_names, feature.values()))
+    return any(map(has_other, feature.values()))
   if isinstance(feature, list):
-    return any(map(has_names, feature))
+    return any(map(has_other, feature))
   inner = getattr(feature, 'feature', None)
-  return has_names(inner) if inner is not None else _is_class(feature)
+  return has_other(inner) if inner is not None else _is_class(feature) or _is_narrow(feature)
 
 
-def with_names(value: object, feature: Any) -> object:
-  """Returns a value with the names of classes for their indices, None where there is none."""
+def as_meant(value: object, feature: Any) -> object:
+  """Returns a value as its type means it.
+
+  The name of a class stands for its index, None where it has none; a float of 16 or 32 bits has its
+  own digits.
+  """
   if _is_class(feature):
     known = isinstance(value, int) and 0 <= value < len(feature.names)
     return feature.names[cast(int, value)] if known else None
+  if _is_narrow(feature):
+    return narrow(value, feature.dtype)
   if isinstance(feature, Mapping) and isinstance(value, Mapping):
-    return {k: with_names(x, feature[k]) if k in feature else x for k, x in value.items()}
+    return {k: as_meant(x, feature[k]) if k in feature else x for k, x in value.items()}
   inner = feature[0] if isinstance(feature, list) else getattr(feature, 'feature', None)
   if inner is not None and isinstance(value, list):
-    return [with_names(entry, inner) for entry in value]
+    return [as_meant(entry, inner) for entry in value]
   return value
 
 
 def _is_class(feature: object) -> bool:
   return hasattr(feature, 'int2str') and hasattr(feature, 'names')
+
+
+def _is_narrow(feature: object) -> bool:
+  return getattr(feature, 'dtype', None) in ('float16', 'float32')
 
 
 def data_set(

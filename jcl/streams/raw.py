@@ -1,5 +1,9 @@
 """Raw streams: what a stream reader returns, before `build` checks and assembles it."""
 
+import datetime
+import decimal
+import math
+import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -65,14 +69,54 @@ class RawStream(NamedTuple):
   notes: Sequence[str] = ()
 
 
+def written(value: object) -> str | None:
+  """Returns a value of a table as text: a text as it is, else as Python writes it.
+
+  Booleans are `true` and `false`.
+
+  Args:
+    value: of a field.
+
+  Returns:
+    The text; None where the value is no text, finite number, boolean, date or time.
+  """
+  if isinstance(value, str):
+    return str(value)
+  if isinstance(value, bool | np.bool_):
+    return 'true' if value else 'false'
+  if isinstance(value, datetime.date | datetime.time):
+    return str(value) if value == value else None  # NaT of pandas is a date
+  if isinstance(value, int | float | np.integer | np.floating | decimal.Decimal):
+    try:
+      return str(value) if math.isfinite(value) else None
+    except (OverflowError, ValueError):  # an integer of more digits than a float or a text has
+      return None
+  return None
+
+
+def narrow(value: object, kind: str) -> object:
+  """Returns a number of a narrow type with the digits that it has there.
+
+  A float32 of 0.1 is read as 0.10000000149011612 by what knows float64 alone, and is 0.1 again.
+
+  Args:
+    value: as it was read.
+    kind: `float16` or `float32`.
+  """
+  return float(str(np.dtype(kind).type(value))) if isinstance(value, float) else value
+
+
 def label_text(label: str) -> str:
   """Returns a label as the model writes it: `_` becomes a space, white space one space."""
   return ' '.join(label.replace('_', ' ').split())
 
 
 def normalized_text(text: str) -> str:
-  """Returns a text without its case and spacing: two texts are the same if these are equal."""
-  return ' '.join(text.split()).casefold()
+  """Returns a text without its case and spacing: two texts are the same if these are equal.
+
+  Letters are in one form of Unicode (NFC): `é` is the same as `e` with an accent behind it.
+  """
+  return unicodedata.normalize('NFC', ' '.join(text.split()).casefold())
 
 
 def answer_form(answer: str) -> str:

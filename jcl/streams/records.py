@@ -1,7 +1,6 @@
 """Records, rows of any table by column, and how their columns become the row of a task."""
 
 import json
-import math
 import re
 import string
 from collections.abc import Mapping, Sequence
@@ -12,7 +11,7 @@ import numpy as np
 from jcl.errors import UserError
 from jcl.streams.chat import Conversation, as_messages, conversation, is_list
 from jcl.streams.escaping import shortened
-from jcl.streams.raw import RawRow
+from jcl.streams.raw import RawRow, written
 from jcl.streams.stream import Lazy
 
 BESIDE = ('system', 'tools')  # columns that belong to the messages beside them
@@ -141,7 +140,7 @@ def filled(record: Record, text: str) -> str:
 def value(record: Record, column: str, first: bool = False) -> str:
   """Returns the value of a column as text.
 
-  Numbers become the text that Python writes, booleans `true` and `false`.
+  Numbers, dates and times become the text that Python writes, booleans `true` and `false`.
 
   Args:
     record: one row of a table.
@@ -154,16 +153,9 @@ def value(record: Record, column: str, first: bool = False) -> str:
   field = found(record, column)
   if first and isinstance(field, list | tuple | np.ndarray) and len(field):
     field = field[0]
-  if isinstance(field, str):
-    return str(field)
-  if isinstance(field, bool | np.bool_):
-    return 'true' if field else 'false'
-  if isinstance(field, int | float | np.integer | np.floating):
-    try:
-      if math.isfinite(field):
-        return str(field)
-    except (OverflowError, ValueError):  # an integer of more digits than a float or a text has
-      pass
+  text = written(field)
+  if text is not None:
+    return text
   raise UserError(
     f'{record.where}: {record.noun} {column!r} is {shown(field, record.noun)}: '
     f'{wanted(field, column)}'

@@ -7,14 +7,14 @@ reader of files returns, and `build` checks and assembles both.
 import dataclasses
 import functools
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jcl.config import StreamConfig
 from jcl.errors import UserError
 from jcl.streams import hub, splits
 from jcl.streams.checks import check_names, check_overlap, check_rows, check_template
 from jcl.streams.files import reason_of
-from jcl.streams.raw import SPLITS, RawRow, RawStream, RawTask, permutation
+from jcl.streams.raw import SPLITS, RawRow, RawStream, RawTask, narrow, permutation
 from jcl.streams.records import Record, notes_on, rows_of, shown
 from jcl.streams.registry import built
 from jcl.streams.stream import Stream
@@ -23,6 +23,10 @@ TARGETS = ('label', 'answer')
 CONVERSATIONS = (  # fields of input and answer of rows without a field `text`
   ('messages', 'messages'), ('conversations', 'conversations'), ('prompt', 'completion'),
 )  # fmt: skip
+NARROW = {  # types of columns of pandas -> those of NumPy
+  'float32': 'float32', 'float16': 'float16', 'float[pyarrow]': 'float32',
+  'halffloat[pyarrow]': 'float16',
+}  # fmt: skip
 OWN_SPLITS = {'train': 'train', 'test': 'test', 'validation': 'dev', 'dev': 'dev'}
 
 Splits = Mapping[str, Mapping[str, object] | None]
@@ -156,12 +160,8 @@ def dict_records(rows: object, task: str, split: str) -> list[Record]:
   where = f'task {task!r}: {split}'
   if hasattr(rows, 'features'):
     raise UserError(f'{where} is a data set: use Stream.from_datasets')
-  if hasattr(rows, 'to_dict') and hasattr(rows, 'columns'):  # a table of pandas
-    names = list(rows.columns)
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-      raise UserError(f'{where}: two columns are called {shown(twice)}: rename one')
-    rows = rows.to_dict('records')
+  if hasattr(rows, 'to_dict') and hasattr(rows, 'iloc'):  # a table of pandas
+    rows = pandas_rows(rows, where)
   if not isinstance(rows, Iterable) or isinstance(rows, str | bytes | Mapping):
     raise UserError(f'{where} is a {type(rows).__name__}: give a list of dicts')
   records = []
@@ -174,6 +174,20 @@ def dict_records(rows: object, task: str, split: str) -> list[Record]:
   if not records:
     raise UserError(f'{where} has no rows: give at least one, or leave the task out of {split}')
   return records
+
+
+def pandas_rows(table: Any, where: str) -> list[dict[str, object]]:
+  """Returns the rows of a table of pandas, if its columns have names of their own."""
+  names = list(table.columns)
+  twice = next((name for name in names if names.count(name) > 1), None)
+  if twice is not None:
+    raise UserError(f'{where}: two columns are called {shown(twice)}: rename one')
+  rows = table.to_dict('records')
+  for name, kind in table.dtypes.items():
+    if str(kind).lower() in NARROW:  # pandas gives the digits of float64
+      for row in rows:
+        row[name] = narrow(row[name], NARROW[str(kind).lower()])
+  return rows
 
 
 def columns_of(record: Record, id: str) -> dict[str, str]:

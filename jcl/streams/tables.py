@@ -12,11 +12,11 @@ import json
 import pathlib
 import re
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from jcl.errors import UserError
 from jcl.streams import hub
-from jcl.streams.files import PACKED, kind_of, read_text, reason_of
+from jcl.streams.files import PACKED, POINTER, kind_of, read_text, reason_of, refuse_pointer
 from jcl.streams.raw import Number
 from jcl.streams.records import Record
 
@@ -25,6 +25,9 @@ SUFFIXES = ('.jsonl', '.json', '.csv', '.tsv', '.parquet', '.txt')
 SEPARATORS = {',': 'a comma', ';': 'a semicolon', '\t': 'a tab', '|': 'a bar'}
 Quoting = Literal[0, 3]
 STARTS_QUOTED = re.compile(r'^"|[\t\r\n]"')
+SEPARATOR_LINE = re.compile(
+  r'"?sep=([^\s"\w]|\t)"?[,;\t|]*(?:\r\n|\r|\n)', re.IGNORECASE
+)  # Excel's
 # A tsv file all of whose quotes stand around fields, or are doubled inside of such fields.
 ALL_QUOTED = re.compile(r'(?:(?:"[^"]*+(?:""[^"]*+)*+"|[^"\t\r\n]*+)(?:[\t\r\n]|\Z))*+')
 
@@ -40,7 +43,8 @@ def table(
       if all quotes stand so, else they are letters. A `.txt` file is one record, whose only field
       is `text`. All but parquet may be compressed: `.jsonl.gz`, `.bz2`, `.xz`, `.zst`.
     called: name of the file in error messages.
-    delimiter: separator of csv fields; empty: a comma, or another one that the file clearly has.
+    delimiter: separator of csv fields; empty: a comma, or another one that the file clearly has or
+      that its first line names as Excel reads it, `sep=;`.
     notes: grows by a line for each thing that was decided about the file.
 
   Returns:
@@ -94,25 +98,55 @@ def parquet_records(path: pathlib.Path, called: str) -> Sequence[Record]:
   except OSError as error:
     if error.strerror:
       raise UserError(f'{called}: cannot be read ({error.strerror}): correct the path') from None
-    raise unread_parquet(called, error) from None
+    raise unread_parquet(path, called, error) from None
   except Exception as error:  # the library raises many kinds
-    raise unread_parquet(called, error) from None
+    raise unread_parquet(path, called, error) from None
   names = data.column_names
   twice = next((name for name in names if names.count(name) > 1), None)
   if twice is not None:
     raise UserError(f'{called}: two columns are called {twice!r}: rename one')
   try:
-    where = lambda place: f'{called}[{place}]'
-    return hub.records(hub.imported('datasets').Dataset(data), where, lazy=False)
-  except Exception as error:  # such as a type that the library does not have
+    return arrow_records(data, called)
+  except Exception as error:  # a value that Python does not have
     raise UserError(
-      f'{called}: a column is of a type that is not read ({reason_of(error)}): leave it out, or '
-      'write it as text'
+      f'{called}: a column holds what is not read ({reason_of(error)}): leave it out, or write it '
+      'as text'
     ) from None
 
 
-def unread_parquet(called: str, error: Exception) -> UserError:
+def arrow_records(data: Any, called: str) -> Sequence[Record]:
+  """Returns the rows of a table of Arrow; `datasets` reads the columns of types that it has."""
+  others = {
+    name: data[name].to_pylist(maps_as_pydicts='lossy')
+    for name in data.column_names
+    if not known_type(data.schema.field(name))
+  }
+  where = lambda place: f'{called}[{place}]'
+  known = hub.imported('datasets').Dataset(data.drop_columns([*others]))
+  found = hub.records(known, where, lazy=False)
+  if not others:
+    return found
+  rows = zip(*others.values(), strict=True)
+  return [
+    Record(where(place), {**found[place].fields, **dict(zip(others, row, strict=True))})
+    for place, row in enumerate(rows)
+  ]
+
+
+def known_type(field: Any) -> bool:
+  """Whether `datasets` has the type of a column of Arrow."""
+  schema = hub.imported('pyarrow').schema([field])
+  try:
+    hub.imported('datasets').Features.from_arrow_schema(schema)
+  except Exception:  # the library raises many kinds
+    return False
+  return True
+
+
+def unread_parquet(path: pathlib.Path, called: str, error: Exception) -> UserError:
   """Returns the error for a file that is no parquet."""
+  with contextlib.suppress(OSError), open(path, 'rb') as file:
+    refuse_pointer(file.read(len(POINTER)), called)
   return UserError(f'{called}: no whole parquet file ({reason_of(error)}): write or fetch it again')
 
 
@@ -203,12 +237,40 @@ def csv_records(
 ) -> list[Record]:
   """Returns the rows of a csv or tsv file; arguments as in `table`."""
   usual = '\t' if kind == '.tsv' else ','
-  separator = delimiter or sniffed(text, usual)
+  said = None if delimiter else SEPARATOR_LINE.match(text)
+  if said:
+    text = '\n' + text[said.end() :]  # rows keep the numbers of their lines
+  separator = delimiter or (said[1] if said else sniffed(text, usual))
   if separator != (delimiter or usual):
-    notes.append(f'{called}: its fields are separated by {SEPARATORS[separator]}')
+    name = SEPARATORS.get(separator, repr(separator))
+    notes.append(f'{called}: its fields are separated by {name}')
   if kind == '.tsv' and separator == usual and not delimiter:
     return tsv_records(text, called, notes)
-  return list(separated_records(text, called, separator, 0, notes))
+  return quoted_records(text, called, separator, notes)
+
+
+def quoted_records(text: str, called: str, delimiter: str, notes: list[str]) -> list[Record]:
+  """Returns the rows of a table whose quotes stand around fields, perhaps behind blanks.
+
+  Args:
+    text, called, delimiter, notes: as in `separated_records`.
+
+  Raises:
+    UserError: a row is malformed.
+  """
+  if re.search(rf'(?:^|[\r\n]|{re.escape(delimiter)}) +"', text) is None:
+    return list(separated_records(text, called, delimiter, 0, notes))
+  said: list[str] = []
+  try:
+    found = list(separated_records(text, called, delimiter, 0, said, blanks=False))
+  except UserError:  # a quote that is a letter
+    return list(separated_records(text, called, delimiter, 0, notes))
+  with contextlib.suppress(UserError):
+    if found == list(separated_records(text, called, delimiter, 0, [])):  # all inside of fields
+      notes += said
+      return found
+  notes += [*said, f'{called}: blanks before fields are left out, for quotes follow them']
+  return found
 
 
 def tsv_records(text: str, called: str, notes: list[str]) -> list[Record]:
@@ -258,7 +320,7 @@ def sniffed(text: str, usual: str) -> str:
   for separator in SEPARATORS:
     if cuts(separator):
       try:
-        if list(separated_records(text, '', separator, 0, [])):
+        if quoted_records(text, '', separator, []):
           return separator
       except UserError:
         continue
@@ -266,14 +328,32 @@ def sniffed(text: str, usual: str) -> str:
 
 
 def separated_records(
-  text: str, called: str, delimiter: str, quoting: Quoting, notes: list[str]
+  text: str,
+  called: str,
+  delimiter: str,
+  quoting: Quoting,
+  notes: list[str],
+  blanks: bool = True,
 ) -> Iterator[Record]:
   """Yields the rows of a csv or tsv file below its column names; skips blank lines.
 
   A first column without a name, which pandas writes for its index, is left out, with a note.
+
+  Args:
+    text, called, notes: as in `table`.
+    delimiter: separator of fields.
+    quoting: of the module `csv`.
+    blanks: whether blanks behind a separator belong to the field.
+
+  Raises:
+    UserError: a row is malformed, or is the column names again.
   """
   reader = csv.reader(
-    io.StringIO(text, newline=''), delimiter=delimiter, quoting=quoting, strict=True
+    io.StringIO(text, newline=''),
+    delimiter=delimiter,
+    quoting=quoting,
+    skipinitialspace=not blanks,
+    strict=True,
   )
   columns: list[str] = []
   while True:
@@ -299,6 +379,8 @@ def separated_records(
         f'{where}: {len(values)} fields where the column names are {len(columns)}: '
         'quote a field that holds the separator, or fill in what is missing'
       )
+    elif len(columns) > 1 and [value.strip('\ufeff ') for value in values] == columns:
+      raise UserError(f'{where}: the column names stand here again: take the line out')
     else:
       named = zip(columns, values, strict=True)
       yield Record(where, {column: value for column, value in named if column})

@@ -45,7 +45,7 @@ def test_share_gpt_and_parts_of_text():
     ([ASK, SAY, ASK], "^x: the conversation ends with a message of 'user'"),
     ([SAY], '^x: nothing stands before the answer'),
     ([ASK, SAY | {'content': ' '}], '^x: the last answer is empty'),
-    ([ASK, SAY | {'content': None}], r'^x: messages\[1\]: the content is a NoneType'),
+    ([ASK, SAY | {'content': None}], r'^x: messages\[1\]: the content is missing'),
     ([ASK | {'content': [{'type': 'image'}]}, SAY], r'^x: messages\[0\]: the content is a list'),
     ([ASK | {'role': 3}, SAY], r'^x: messages\[0\]: the role is 3'),
     ([ASK, 'blue'], r'^x: messages\[1\] is a str'),
@@ -83,6 +83,17 @@ def test_rows_of_conversations_in_python_and_in_files(tmp_path, kind):
   read = load(StreamConfig(name='files', path=str(tmp_path), overlap='keep'))
   found = read.tasks[0].train[0]
   assert (found.text, found.answer, found.messages) == ('a lake', 'blue', example.messages)
+
+
+def test_a_number_is_a_content_as_it_is_written(tmp_path):
+  rows = '{"m": [{"role": "user", "content": 1.50}, {"role": "assistant", "content": 3}]}'
+  (tmp_path / 'a.jsonl').write_text(rows, 'utf-8')
+  task = {'name': 'x', 'train': 'a.jsonl', 'test': 'a.jsonl', 'text': 'm', 'answer': 'm'}
+  (tmp_path / 'manifest.json').write_text(json.dumps({'tasks': [task]}), 'utf-8')
+  (read,) = load(StreamConfig(name='files', path=str(tmp_path), overlap='keep')).tasks[0].train
+  assert (read.text, read.answer) == ('1.50', '3')
+  assert [m['content'] for m in of_json(read.messages).messages] == ['1.50', '3']
+  assert conversation([ASK, SAY | {'content': 3}], None, 'x').answer == '3'
 
 
 AS_COLUMNS = {'role': ['user', 'assistant'], 'content': ['a lake', 'blue']}

@@ -1,6 +1,8 @@
 """Files that people have, written by the library that usually writes them, and hostile ones."""
 
 import bz2
+import datetime
+import decimal
 import gzip
 import json
 import lzma
@@ -14,6 +16,7 @@ import pytest
 from jcl.config import StreamConfig
 from jcl.errors import UserError
 from jcl.streams import Stream, files, load
+from jcl.streams.records import value
 from jcl.streams.tables import table
 
 TRAIN = [
@@ -154,12 +157,108 @@ def test_a_nested_class_has_its_name(tmp_path, path):
   assert [e.answer for e in made.tasks[0].train] == ['blue', 'green'] * 2
 
 
-def test_a_column_of_an_unknown_type_is_no_damaged_file(tmp_path):
+def arrow(folder, **columns):
+  """The rows of a parquet file with these columns of Arrow."""
+  pyarrow.parquet.write_table(pyarrow.table(columns), folder / 'a.parquet')
+  return table(folder / 'a.parquet', 'a.parquet')
+
+
+def test_columns_of_types_that_datasets_does_not_have(tmp_path):
   kind = pyarrow.map_(pyarrow.string(), pyarrow.string())
-  data = pyarrow.table({'text': ['x'], 'm': pyarrow.array([[('a', 'b')]], kind)})
-  pyarrow.parquet.write_table(data, tmp_path / 'a.parquet')
-  with pytest.raises(UserError, match=r'^a\.parquet: a column is of a type that is not read'):
-    table(tmp_path / 'a.parquet', 'a.parquet')
+  ids = pyarrow.array([b'0' * 16], pyarrow.uuid())
+  (record,) = arrow(tmp_path, text=['x'], m=pyarrow.array([[('a', 'b')]], kind), id=ids)
+  assert value(record, 'text') == 'x'
+  assert value(record, 'm.a') == 'b'
+  with pytest.raises(UserError, match=r"^a\.parquet\[0\]: column 'm' is .*: 'm\.a'"):
+    value(record, 'm')
+  with pytest.raises(UserError, match=r"^a\.parquet\[0\]: column 'id' is .*UUID.*: give text"):
+    value(record, 'id')
+
+
+SINGLE = pyarrow.float32()
+NARROW = {  # path of the label -> its type, and the values
+  'c': (SINGLE, [0.1, 1e10]),
+  'c.0': (pyarrow.list_(SINGLE), [[0.1], [1e10]]),
+  'c.d': (pyarrow.struct([('d', SINGLE)]), [{'d': 0.1}, {'d': 1e10}]),
+}
+
+
+@pytest.mark.parametrize('path', NARROW)
+def test_a_float_of_32_bits_has_its_own_digits(tmp_path, path):
+  kind, values = NARROW[path]
+  records = arrow(tmp_path, text=['x', 'y'], c=pyarrow.array(values, kind))
+  assert [value(record, path) for record in records] == ['0.1', '10000000000.0']
+
+
+@pytest.mark.parametrize('kind', ['float32', 'float16', 'Float32', 'float[pyarrow]'])
+def test_a_float_of_32_bits_in_a_frame_or_a_data_set(kind):
+  frame = pandas.DataFrame({'text': ['x', 'y'], 'label': pandas.Series([0.1, 0.7], dtype=kind)})
+  assert Stream.from_rows({'x': frame}, test={'x': frame}, overlap='keep').labels == ('0.1', '0.7')
+  data = datasets.Dataset.from_pandas(frame)
+  made = Stream.from_datasets({'x': data}, test={'x': data}, overlap='keep')
+  assert made.labels == ('0.1', '0.7')
+
+
+WRITTEN_AS = {  # text of a value -> the value
+  '1.10': decimal.Decimal('1.10'), '2024-01-02': datetime.date(2024, 1, 2),
+  '2024-01-02 03:04:05': datetime.datetime(2024, 1, 2, 3, 4, 5), '03:04:05': datetime.time(3, 4, 5),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('text', WRITTEN_AS)
+def test_decimals_and_dates_are_read_as_python_writes_them(tmp_path, text):
+  rows = [{'text': 'x', 'label': WRITTEN_AS[text]}]
+  assert Stream.from_rows({'x': rows}, test={'x': rows}, overlap='keep').labels == (text,)
+  (record,) = arrow(tmp_path, text=['x'], label=[WRITTEN_AS[text]])
+  assert value(record, 'label') == text
+
+
+def test_a_date_that_is_missing_is_no_label():
+  frame = pandas.DataFrame({'text': ['x'], 'label': pandas.to_datetime([None])})
+  with pytest.raises(UserError, match=r'x/train\[0\]: field .label. is NaT'):
+    Stream.from_rows({'x': frame})
+
+
+EXCEL = {  # what a csv file holds -> what is said about it
+  'sep=;\r\ntext;label\r\n"a; b";x\r\n': 'its fields are separated by a semicolon',
+  '\ufeffsep=;\ntext;label\n"a; b";x\n': 'its fields are separated by a semicolon',
+  '"sep=\t"\ntext\tlabel\na; b\tx\n': 'its fields are separated by a tab',
+  'sep=^\ntext^label\na; b^x\n': "its fields are separated by '^'",
+  'text, label\n"a; b", "x"\n': 'blanks before fields are left out, for quotes follow them',
+  'label, text\nx, "a; b"\n': 'blanks before fields are left out, for quotes follow them',
+  '"label"; "text"\n"x"; "a; b"\n': 'its fields are separated by a semicolon',
+}
+
+
+@pytest.mark.parametrize('content', EXCEL)
+def test_a_separator_is_named_and_blanks_stand_before_quotes(tmp_path, content):
+  rows, notes = written_table(tmp_path, 'a.csv', lambda p: p.write_bytes(content.encode()))
+  assert rows == [{'text': 'a; b', 'label': 'x'}]
+  assert notes[0] == f'a.csv: {EXCEL[content]}'
+
+
+def test_blanks_before_quotes_inside_of_a_field_are_its_own(tmp_path):
+  content = 'text,label\n"he said, ""no"" to it", x\n" ""a"" b",y\n'
+  rows, notes = written_table(tmp_path, 'a.csv', lambda p: p.write_text(content))
+  assert [row['text'] for row in rows] == ['he said, "no" to it', ' "a" b']
+  assert [row['label'].strip() for row in rows] == ['x', 'y']
+  content = 'text,label\n "a" said b,x\n'
+  rows, notes = written_table(tmp_path, 'a.csv', lambda p: p.write_text(content))
+  assert (rows, notes) == ([{'text': ' "a" said b', 'label': 'x'}], [])
+
+
+def test_column_names_in_the_middle_are_no_row(tmp_path):
+  (tmp_path / 'a.csv').write_text('text,label\na,x\n\ufefftext,label\nb,y\n', 'utf-8')
+  with pytest.raises(UserError, match=r'^a\.csv:3: the column names stand here again: take'):
+    table(tmp_path / 'a.csv', 'a.csv')
+
+
+@pytest.mark.parametrize('kind', ['csv', 'jsonl', 'txt', 'parquet'])
+def test_a_pointer_of_git_lfs_is_no_data(tmp_path, kind):
+  pointer = 'version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n'
+  (tmp_path / f'a.{kind}').write_text(pointer)
+  with pytest.raises(UserError, match=rf'^a\.{kind}: a pointer of Git LFS, .* `git lfs pull`'):
+    table(tmp_path / f'a.{kind}', f'a.{kind}')
 
 
 HOSTILE = {

@@ -70,8 +70,10 @@ def separated(text, kind):
     for mark in ',;\t|':
       if columns(mark) > 1:
         with contextlib.suppress(ValueError, AssertionError, csv.Error):
-          if rows := cut(text, csv.QUOTE_MINIMAL, mark):
+          if rows := behind_blanks(text, mark):
             return rows
+  if kind == 'csv':
+    return behind_blanks(text, usual)
   ways = []
   for way in (quoting, csv.QUOTE_MINIMAL):
     with contextlib.suppress(ValueError, AssertionError, csv.Error):
@@ -100,14 +102,23 @@ def around_fields(text):
   return state != 'inside'
 
 
-def cut(text, quoting, mark):
+def behind_blanks(text, mark):
+  """The rows of a table whose quotes may stand behind blanks, where all that do are quotes."""
+  if re.search(rf'(^|[\r\n{re.escape(mark)}]) +"', text):
+    with contextlib.suppress(ValueError, AssertionError, csv.Error):
+      return cut(text, csv.QUOTE_MINIMAL, mark, skipinitialspace=True)
+  return cut(text, csv.QUOTE_MINIMAL, mark)
+
+
+def cut(text, quoting, mark, **more):
   """The rows of a table with this separator; a first column without a name is left out."""
   source = io.StringIO(text, newline='')
-  lines = csv.reader(source, delimiter=mark, quoting=quoting, strict=True)
+  lines = csv.reader(source, delimiter=mark, quoting=quoting, strict=True, **more)
   header, *lines = [line for line in lines if ''.join(line).strip()] or [[]]
   header = [name.strip() for name in header]
   assert '' not in header[1 if len(header) > 1 else 0 :]
   assert len(set(header)) == len(header)
+  assert len(header) < 2 or all([x.strip('\ufeff ') for x in line] != header for line in lines)
   rows = [dict(zip(header, line, strict=True)) for line in lines]
   return [{name: value for name, value in row.items() if name} for row in rows]
 

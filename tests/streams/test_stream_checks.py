@@ -4,7 +4,7 @@ import pytest
 from support.raw_streams import rows, stream
 
 from jcl.errors import UserError
-from jcl.streams import RawRow, RawTask, checks
+from jcl.streams import RawRow, RawTask, checks, normalized_text
 
 TASK = RawTask('t', rows('train', ('x', 'a')), rows('test', ('y', 'a')))
 
@@ -44,6 +44,24 @@ def test_labels_are_told_apart_over_tasks():
   checks.check_labels(['data_loss'], answers)  # tasks may share a class
   with pytest.raises(UserError, match="'refund' and ' Refund' read the same"):
     checks.check_labels([' Refund'], answers)
+
+
+@pytest.mark.parametrize(
+  'other', ['cafe\u0301', 'caf\u00e9\u200b', 'caf\u00e9\u200e', 'Cafe\u0301', 'caf\u00e9\ufe0f']
+)
+def test_labels_that_look_the_same_are_refused(other):
+  with pytest.raises(
+    UserError, match=r"labels 'caf\\xe9' and '.*' look the same and are two texts"
+  ):
+    checks.check_labels(['caf\u00e9', other], {})
+
+
+def test_labels_that_differ_by_what_is_seen_are_two():
+  checks.check_labels(['\uff21', 'A', 'é', 'e', '\u0645\u0640', '\u0645', '👩\u200d👦', '👩👦'], {})
+
+
+def test_a_text_is_the_same_in_both_forms_of_unicode():
+  assert normalized_text('Cafe\u0301  x') == normalized_text('caf\u00e9 x')
 
 
 def test_targets_count_where_they_are_needed():
