@@ -112,7 +112,7 @@ def load_config(path: str, family: str = '') -> ModelConfig:
 def load_folder(folder: pathlib.Path, weights: bool = True, family: str = '') -> Loaded:
   """Reads a model folder; arguments and errors as in `load`."""
   fields, record, config = _described(folder, family)
-  tokenizer, special = read_tokenizer(folder, fields.values)
+  tokenizer, special, resolved = read_tokenizer(folder, fields.values)
   config = with_vocabulary(config, tokenizer, str(folder))
   companions = read_companions(folder, fields.values)
   notes = contradictions.of_config(fields, folder / 'config.json', config)
@@ -120,7 +120,7 @@ def load_folder(folder: pathlib.Path, weights: bool = True, family: str = '') ->
   notes += contradictions.of_special_ids(
     folder, fields.values, companions.generation, tokenizer, special
   )
-  notes += contradictions.of_tokenizer(folder, companions.tokenizer, tokenizer, special)
+  notes += resolved + contradictions.of_tokenizer(folder, companions.tokenizer, tokenizer, special)
   with contextlib.ExitStack() as stack:
     there = weights or any(folder.glob('model*.safetensors'))
     sources = _prefixed(open_folder(folder, stack), record) if there else {}

@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from jcl.backbones.files.companions import tokenizer_fields
 from jcl.backbones.files.fields import read_json
@@ -14,27 +14,103 @@ from jcl.errors import UserError
 from jcl.streams import hub
 
 
-def read_tokenizer(folder: pathlib.Path, model: Mapping[str, Any]) -> tuple[Tokenizer, SpecialIds]:
+# Classes of transformers that take settings from tokenizer_config.json and not from tokenizer.json:
+# {model_type of a model that has no other: class}, `Fast` left out.
+WORD_PIECE = {
+  'bert': 'BertTokenizer', 'distilbert': 'DistilBertTokenizer', 'mpnet': 'MPNetTokenizer',
+  'electra': 'ElectraTokenizer',
+}  # fmt: skip
+BYTE_LEVEL = {
+  'gpt2': 'GPT2Tokenizer', 'roberta': 'RobertaTokenizer', 'gpt_neox': 'GPTNeoXTokenizer',
+  'codegen': 'CodeGenTokenizer',
+}  # fmt: skip
+USUAL = {
+  'do_lower_case': True, 'strip_accents': None, 'tokenize_chinese_chars': True,
+  'add_prefix_space': False,
+}  # fmt: skip
+
+
+def read_tokenizer(
+  folder: pathlib.Path, model: Mapping[str, Any]
+) -> tuple[Tokenizer, SpecialIds, list[str]]:
   """Reads the tokenizer of a model folder; it neither truncates nor pads.
 
   Args:
     folder: with tokenizer.json, or with the older files that transformers can convert.
     model: its config.json, which names special ids where tokenizer_config.json does not.
 
+  Returns:
+    The tokenizer, its special ids, and a line for each setting that its files contradict.
+
   Raises:
     UserError: there is no tokenizer, it is malformed, or nothing says which token ends a text.
   """
-  file = folder / 'tokenizer.json'
+  file, notes = folder / 'tokenizer.json', list[str]()
   if file.is_file():
     try:
       tokenizer = Tokenizer.from_file(str(file))
     except Exception as error:  # the library raises bare exceptions
       raise UserError(f'{file}: no valid tokenizer ({error})') from None
+    notes = use_class(tokenizer, tokenizer_fields(folder), model, folder)
   else:
     tokenizer = _converted(folder)
   tokenizer.no_truncation()
   tokenizer.no_padding()
-  return tokenizer, _special_ids(folder, model, tokenizer)
+  return tokenizer, _special_ids(folder, model, tokenizer), notes
+
+
+def use_class(
+  tokenizer: Tokenizer, fields: Mapping[str, Any], model: Mapping[str, Any], folder: pathlib.Path
+) -> list[str]:
+  """Gives a tokenizer the settings that its class in transformers has, in place.
+
+  Such a class builds what normalises and splits a text anew, from tokenizer_config.json.
+
+  Args:
+    tokenizer: as tokenizer.json has it.
+    fields: of tokenizer_config.json.
+    model: the config.json.
+    folder: of the model, for messages.
+
+  Returns:
+    A line for each setting that changes.
+  """
+  named, kind = fields.get('tokenizer_class'), model.get('model_type')
+  name = named.removesuffix('Fast') if isinstance(named, str) else ''
+  name = name or {**WORD_PIECE, **BYTE_LEVEL}.get(str(kind), '')
+  normal, split = tokenizer.normalizer, tokenizer.pre_tokenizer
+  pieces = name in WORD_PIECE.values() and isinstance(tokenizer.model, models.WordPiece)
+  held: dict[str, bool | None] = {}
+  if pieces and isinstance(normal, normalizers.BertNormalizer):
+    held = {
+      'do_lower_case': normal.lowercase,
+      'strip_accents': normal.strip_accents,
+      'tokenize_chinese_chars': normal.handle_chinese_chars,
+    }
+  elif name in BYTE_LEVEL.values() and isinstance(split, pre_tokenizers.ByteLevel):
+    held = {'add_prefix_space': split.add_prefix_space}
+  if not (isinstance(named, str) or held.keys() & fields.keys()):
+    return []  # no file says so but tokenizer.json
+  given = {field: fields.get(field) for field in held}
+  said = {field: x if isinstance(x, bool) else USUAL[field] for field, x in given.items()}
+  if held == said:
+    return []
+  if isinstance(split, pre_tokenizers.ByteLevel):
+    prefix = bool(said['add_prefix_space'])
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(prefix, split.trim_offsets, split.use_regex)
+  else:
+    lower, strip, chinese = said.values()
+    tokenizer.normalizer = normalizers.BertNormalizer(
+      normal.clean_text, bool(chinese), strip, bool(lower)
+    )
+  written = lambda x: 'null' if x is None else str(x).lower()
+  return [
+    f'{folder / "tokenizer_config.json"}: {field} is {written(x)}'
+    f'{"" if field in fields else " where it is absent"}, and {written(held[field])} in '
+    f'tokenizer.json; {written(x)} counts, as in transformers for a {name}'
+    for field, x in said.items()
+    if x != held[field]
+  ]
 
 
 def _converted(folder: pathlib.Path) -> Tokenizer:
