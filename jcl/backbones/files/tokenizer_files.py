@@ -13,7 +13,6 @@ from jcl.backbones.tokenizers import SpecialIds, vocabulary_size
 from jcl.errors import UserError
 from jcl.streams import hub
 
-
 # Classes of transformers that take settings from tokenizer_config.json and not from tokenizer.json:
 # {model_type of a model that has no other: class}, `Fast` left out.
 WORD_PIECE = {
