@@ -11,6 +11,8 @@ SHORTEST = 64  # places of a line at least; shorter lines fill worse, longer one
 MUCH = 0.1  # share of padding above which `auto` looks at packing
 LESS = 0.95  # share of a cost below which another layout is worth while
 PRICE = 3  # steps of a task that one more packed shape, which is one more compilation, must save
+# Targets of a packed block: models are packed whose projection onto the vocabulary costs much.
+FINE_TARGETS = (*range(8, 64, 8), *(2**e * q // 8 for e in range(6, 24) for q in range(8, 16)))
 SAMPLE = 4096  # steps that are looked at, at most, to choose shapes
 
 
@@ -60,7 +62,8 @@ def packed_rungs(
   """Returns the few shapes that packed steps are padded to, the smallest first.
 
   A block has a power of two of lines, and a line one of a few lengths (`_sizes`), so that tasks
-  whose steps have about as many tokens share their shapes. Of the shapes that steps need, those are
+  whose steps have about as many tokens share their shapes; all have the targets of the fullest
+  block, which at most an eighth more, or 8, pad. Of the shapes that steps need, those are
   taken that cost least together, where one more shape costs as much as `PRICE` steps.
 
   Args:
@@ -72,7 +75,7 @@ def packed_rungs(
   steps = _sampled(steps)
   parts = [_lengths(step, blocks) for step in steps]
   longest = max((n for step in parts for block in step for n in block), default=1)
-  targets = bucket(max(_fullest(step, blocks) for step in steps), TARGETS)
+  targets = bucket(max(_fullest(step, blocks) for step in steps), FINE_TARGETS)
   shortest = shortest_line(longest)
   (short, sizes), (long, others) = (_cheapest(parts, b, width) for b in (shortest, 2 * shortest))
   sizes = others if long < LESS * short else sizes  # of one base, where nothing speaks for another
@@ -169,7 +172,7 @@ def _packed_fit(step: Sequence[SizedRow], blocks: int, shapes: Sequence[Shape]) 
   lengths, targets = _lengths(step, blocks), _fullest(step, blocks)
   longest = max((n for block in lengths for n in block), default=1)
   lines, tokens = _smallest(lengths, shortest_line(longest))
-  targets = max(bucket(targets, TARGETS), shapes[-1].targets)
+  targets = max(bucket(targets, FINE_TARGETS), shapes[-1].targets)
   return Shape(shapes[-1].rows, tokens, targets, lines * blocks)
 
 

@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec as P
 
 from jcl.batching.batch import Batch
 from jcl.step.shapes import check_array, check_batch, check_divisible
-from jcl.step.sharding import AXIS
+from jcl.step.sharding import AXIS, mapped, summed
 from jcl.types import Params, Tree
 
 HELD = 2**26  # numbers of single examples held at once on a device, 256 MB of float32
@@ -94,11 +94,9 @@ def sum_examples(fn: Callable, mesh: Mesh) -> Callable:
       blank = lax.pcast(
         jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like), AXIS, to='varying'
       )
-      return lax.psum(lax.scan(add, blank, chunks)[0], AXIS)
+      return summed(lax.scan(add, blank, chunks)[0])
 
-    return jax.shard_map(
-      per_device, mesh=mesh, in_specs=(P(), P(AXIS), P(AXIS)), out_specs=P()
-    )(params, batch, counts)  # fmt: skip
+    return mapped(per_device, mesh, (P(), P(AXIS), P(AXIS)), P())(params, batch, counts)
 
   return call
 

@@ -4,6 +4,7 @@ A leaf is whole on every device, or sharded in one dimension. Stacked layers sta
 module reads its own layer.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import chex
@@ -158,6 +159,28 @@ def varying(tree: Tree, tree_specs: Tree) -> Tree:
   """
   mark = lambda x, spec: x if AXIS in spec else lax.pcast(x, AXIS, to='varying')
   return jax.tree.map(mark, tree, tree_specs)
+
+
+def summed(tree: Tree) -> Tree:
+  """Sums arrays over all devices, inside a `mapped` function; of one device nothing is copied."""
+  return lax.psum(tree, AXIS) if lax.axis_size(AXIS) > 1 else tree
+
+
+def mapped(fn: Callable, mesh: Mesh, in_specs: Any, out_specs: Any) -> Callable:
+  """Returns the `jax.shard_map` of `fn`, in which JAX checks what varies over devices.
+
+  On one device nothing varies and nothing is checked: the gradients of whole leaves would be
+  summed, and XLA copies what it sums, over one device too.
+
+  Args:
+    fn: of one device's parts; it sums over devices by `summed`.
+    mesh: of devices.
+    in_specs, out_specs: partition specs of what `fn` takes and returns.
+  """
+  several = mesh.size > 1
+  return jax.shard_map(
+    fn, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=several
+  )  # fmt: skip
 
 
 def place(tree: Tree, mesh: Mesh, tree_specs: Tree = WHOLE) -> Tree:

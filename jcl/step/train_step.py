@@ -21,7 +21,7 @@ from jcl.errors import UserError
 from jcl.step import losses
 from jcl.step.groups import ALL, NO_GROUPS, Groups, check_like, combined, gradients
 from jcl.step.shapes import check_array, check_batch
-from jcl.step.sharding import AXIS, gather, mask_specs, specs, varying
+from jcl.step.sharding import AXIS, gather, mapped, mask_specs, specs, summed, varying
 from jcl.step.trainable import counted, held, is_none, join
 from jcl.types import Tree
 
@@ -70,7 +70,7 @@ def _whole(plain: Callable, objective: Callable, tasks: int, groups: Groups) -> 
   def call(params, weights, batch):
     def value(params, batch):
       terms = plain(params, batch)
-      sums, counts = lax.psum(_totals(terms, batch, tasks), AXIS)
+      sums, counts = summed(_totals(terms, batch, tasks))
       means = {k: _ratio(sums[k], counts[k]) for k in sums}
       return weighted(weights, means), (means, terms)
 
@@ -99,7 +99,7 @@ def _accumulated(
     marked = varying(params, own)
     # The forward pass in here is dead code: only where_M and the weights reach the counts.
     per_part = lax.map(lambda part: _totals(plain(params, part), part, tasks)[1], parts)
-    counts = lax.psum(jax.tree.map(lambda x: x.sum(0), per_part), AXIS)
+    counts = summed(jax.tree.map(lambda x: x.sum(0), per_part))
     weigh = functools.partial(weighted, weights)
 
     def by_group(part, params):
@@ -113,10 +113,8 @@ def _accumulated(
     blank = jax.tree.map(jnp.zeros_like, (counts, marked))
     blank = lax.pcast(blank[0], AXIS, to='varying'), dict.fromkeys(groups.names, blank[1])
     (sums, grads), _ = lax.scan(add, blank, parts)
-    sums = lax.psum(sums, AXIS)
-    whole = lambda tree: jax.tree.map(
-      lambda g, spec: g if AXIS in spec else lax.psum(g, AXIS), tree, own
-    )
+    sums = summed(sums)
+    whole = lambda tree: jax.tree.map(lambda g, spec: g if AXIS in spec else summed(g), tree, own)
     grads = {name: whole(tree) for name, tree in grads.items()}
     means = {k: _ratio(sums[k], counts[k]) for k in sums}
     return (weigh(means), means), grads
@@ -187,9 +185,9 @@ def _data_gradients(
         value_and_grad = _whole(plain, method.objective, tasks, groups)
       return value_and_grad(trained, weights, batch)
 
-    return jax.shard_map(
+    return mapped(
       per_device,
-      mesh=mesh,
+      mesh,
       in_specs=(own, rest, of_masks, theirs, P(), P(AXIS)),
       out_specs=((P(), P()), dict.fromkeys(groups.names, own)),
     )(trained, frozen, masks, teacher_params, weights, batch)

@@ -64,6 +64,18 @@ def test_padding_is_little_where_it_was_half():
   assert batch_shapes.padding(steps, 1, packed) == pytest.approx(by_hand)
 
 
+@pytest.mark.parametrize('count', [3, 9, 17, 33, 64])
+@pytest.mark.parametrize('blocks', [1, 2])
+def test_at_most_an_eighth_of_the_targets_is_padding(count, blocks):
+  steps = [short_rows(seed, count) for seed in range(9)]
+  wanted = -(-count // blocks) * 4
+  for shape in batch_shapes.packed_rungs(steps, blocks, 64, WIDE):
+    assert wanted <= shape.targets <= max(wanted * 9 / 8, wanted + 7)
+  beyond = batch_shapes.fit(short_rows(99, count + 30), blocks, [Shape(64, 64, 8, blocks)])
+  wanted = -(-(count + 30) // blocks) * 4
+  assert wanted <= beyond.targets <= wanted * 9 / 8
+
+
 def test_tasks_of_about_as_many_tokens_share_their_shapes():
   found = [
     batch_shapes.packed_rungs(

@@ -38,7 +38,7 @@ PAST = (
   ),
   Mutant(
     'the Fisher sums the examples of one device', 'step/device_maps.py',
-    'return lax.psum(lax.scan(add, blank, chunks)[0], AXIS)',
+    'return summed(lax.scan(add, blank, chunks)[0])',
     'return lax.pmax(lax.scan(add, blank, chunks)[0], AXIS)',
     _cells('fisher/ewc'),
   ),

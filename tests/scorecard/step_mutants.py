@@ -142,7 +142,7 @@ LOSSES = (
 STEP = (
   Mutant(
     'a mean of the means of devices', 'step/train_step.py',
-    '      sums, counts = lax.psum(_totals(terms, batch, tasks), AXIS)\n',
+    '      sums, counts = summed(_totals(terms, batch, tasks))\n',
     '      sums, counts = _totals(terms, batch, tasks)\n'
     '      sums = {k: lax.pmean(_ratio(s, counts[k]), AXIS) for k, s in sums.items()}\n'
     '      counts = {k: jnp.ones_like(s) for k, s in sums.items()}\n',
@@ -150,7 +150,7 @@ STEP = (
   ),
   Mutant(
     'targets are counted per device', 'step/train_step.py',
-    '      sums, counts = lax.psum(_totals(terms, batch, tasks), AXIS)\n',
+    '      sums, counts = summed(_totals(terms, batch, tasks))\n',
     '      sums, counts = _totals(terms, batch, tasks)\n'
     '      sums, counts = lax.psum(sums, AXIS), lax.pmax(counts, AXIS)\n',
     _cells('devices/replay'),
@@ -226,7 +226,7 @@ DIRECTIONS = (
   ),
   Mutant(
     'groups of microbatches are combined as the largest of the devices', 'step/train_step.py',
-    'g if AXIS in spec else lax.psum(g, AXIS), tree, own',
+    'g if AXIS in spec else summed(g), tree, own',
     'g if AXIS in spec else lax.pmax(g, AXIS), tree, own',
     _cells('combine/agem', 'split/seq'),
   ),

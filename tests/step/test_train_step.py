@@ -23,7 +23,7 @@ from jcl.config import TrainConfig
 from jcl.errors import UserError
 from jcl.memory import fisher
 from jcl.methods import Method
-from jcl.step import losses, sharding, train_step, trainable
+from jcl.step import device_maps, losses, sharding, train_step, trainable
 from jcl.step.optimizer import check, learning_rate, make_optimizer, trainable_rules
 
 BACKBONE = tiny.recurrent(tiny.CONFIG.vocabulary)
@@ -585,3 +585,24 @@ def test_no_scan_keeps_the_weights_of_the_layers_a_second_time(microbatches, rul
     giving = [e for e in scans(found.jaxpr) if any(v.aval.shape == shape for v in e.outvars)]
     # With microbatches the scan over these sums the gradients of the scan over the layers.
     assert len(giving) == (0 if rules is not ALL else microbatches), name
+
+
+@pytest.mark.parametrize('microbatches', [1, 2])
+def test_one_device_has_no_collective(microbatches):
+  """XLA copies what it sums over devices, over one too: all gradients, in each step."""
+  trained, frozen, _ = trainable.split(tiny.params(BACKBONE), ALL)
+  how = {'microbatches': microbatches}
+  fn = train_step.make_gradient(Method(), losses.plain(BACKBONE), sharding.make_mesh(1), **how)
+  batch = layout(tiny.rows(4), 2, Shape(4, 20, 16))
+  program = jax.jit(fn).lower(trained, frozen, {}, {}, batch).as_text()
+  assert 'dot_general' in program
+  assert 'all_reduce' not in program
+
+
+def test_a_sum_over_examples_has_no_collective_on_one_device():
+  nats = fisher.answer_nats(BACKBONE)
+  batch = layout(tiny.rows(4), 4, Shape(4, 20, 16))
+  sums = device_maps.sum_examples(nats, sharding.make_mesh(1))
+  program = sums.lower(tiny.params(BACKBONE), batch, np.ones(4, np.float32)).as_text()
+  assert 'dot_general' in program
+  assert 'all_reduce' not in program
