@@ -17,13 +17,13 @@ os.environ['JAX_COMPILATION_CACHE_DIR'] = os.path.join(
   os.environ['JAX_COMPILATION_CACHE_DIR'], os.environ.get('PYTEST_XDIST_WORKER', '')
 )
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.1')
-# Most of the time goes to compiling, and each program runs for milliseconds. The scorecard, which
-# checks the numbers, compiles as users do, and so do all tests with both variables given:
-# JAX_DISABLE_MOST_OPTIMIZATIONS=0 XLA_FLAGS= python -m pytest
+# Most of the time goes to compiling, and each program runs for milliseconds. The scorecard chooses
+# by column what is optimised. All tests, and all of its cells, compile as users do with both
+# variables given: JAX_DISABLE_MOST_OPTIMIZATIONS=0 XLA_FLAGS= python -m pytest
 if 'JCL_SCORECARD' not in os.environ:
   os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
-  if tuple(map(int, importlib.metadata.version('jaxlib').split('.')[:2])) < (0, 11):
-    os.environ.setdefault('XLA_FLAGS', '--xla_cpu_use_fusion_emitters=false')  # later: gone
+if tuple(map(int, importlib.metadata.version('jaxlib').split('.')[:2])) < (0, 11):
+  os.environ.setdefault('XLA_FLAGS', '--xla_cpu_use_fusion_emitters=false')  # later: gone
 os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
 
 import jax

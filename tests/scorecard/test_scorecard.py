@@ -1,15 +1,26 @@
 """Every registered method against every check: `python launch/check.py`."""
 
+import os
+
+import jax
 import pytest
 
 from jcl.errors import UserError
 from jcl.methods import BUILT_IN
 from scorecard import cases, names
-from scorecard.columns import CHECKS, SHARED
+from scorecard.columns import CHECKS, OPTIMISED, SHARED
 from scorecard.does_not_apply import DOES_NOT_APPLY, OUTSIDE
 from scorecard.wrong import Wrong
 
 pytestmark = pytest.mark.scorecard
+
+
+@pytest.fixture(autouse=True)
+def _optimised_by_column(request):
+  """Sets whether XLA optimises what a cell compiles, unless the environment says it for all."""
+  check = request.node.callspec.params['check']
+  if 'JAX_DISABLE_MOST_OPTIMIZATIONS' not in os.environ:
+    jax.config.update('jax_disable_most_optimizations', check not in OPTIMISED)
 
 
 @pytest.mark.parametrize('check', list(CHECKS))
