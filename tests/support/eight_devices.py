@@ -10,6 +10,7 @@ fake devices.
 import dataclasses
 import functools
 import sys
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -45,20 +46,20 @@ FEW = ('1', '8 fsdp')
 # What the default tests compute beside `FEW` of each cell.
 MORE = {
   'lamol': ('3', '8', '1 k4', '8 fsdp k4', PACKED, MANY_PACKED, PARTS_PACKED),
-  'decoder': (PARTS_PACKED,), 'encoder': (LONGER, MANY_PACKED),
-  'interfered': (MANY_PACKED,), 'decoder adversarial': (PACKED,), 'derpp': (PACKED,),
+  'decoder': (PARTS_PACKED,), 'derpp': (PACKED,),
   'derpp cached': ('8 fsdp k4',), 'derpp stored': ('8 fsdp k4',), 'combined': ('8 fsdp k4',),
+  'encoder': (MANY_PACKED,),
 }  # fmt: skip
 # The cells that are computed without `every`; the parts of the others stand in these too.
 QUICK = (
-  'lamol', 'combined', 'derpp', 'derpp cached', 'derpp stored', 'decoder', 'decoder ewc',
-  'masked maml', 'decoder masked', 'encoder',
+  'lamol', 'combined', 'derpp', 'derpp cached', 'derpp stored', 'decoder', 'ewc', 'masked maml',
+  'encoder',
 )  # fmt: skip
 ONLY_EVERY = (
   'seq', 'adversarial', 'inner step', 'taught', 'decoder combined', 'distill', 'lamol_kd',
   'lamol_kd cached', 'lamol_kd published', 'decoder elder', 'decoder inner step', 'decoder taught',
-  'ewc', 'maml', 'interfered', 'decoder adversarial', 'decoder lamol_kd', 'decoder adapter', 'head',
-  'lamol_kd gathered',
+  'maml', 'interfered', 'decoder ewc', 'decoder masked', 'decoder adversarial',
+  'decoder lamol_kd', 'decoder adapter', 'head', 'lamol_kd gathered',
 )  # fmt: skip
 CELLS = (*QUICK, *ONLY_EVERY)
 SOME = ('1', '3', '8 fsdp', '1 k4', '8 fsdp k4')
@@ -96,78 +97,95 @@ class Cell:
 
 
 @functools.cache
-def cells() -> dict[str, Cell]:
-  """Methods by name; all but the deep ones on a model that is quick to compile."""
-  params, other = (tiny.params(BACKBONE, seed) for seed in (0, 1))
+def params_of(backbone, seed: int = 0) -> dict:
+  """Returns parameters, made once; a step that gives its arguments up takes copies."""
+  return tiny.params(backbone, seed)
+
+
+@functools.cache
+def cell_of(name: str) -> Cell:
+  """Returns a cell; its parts are made when it is first asked for."""
+  return makers()[name]()
+
+
+@functools.cache
+def makers() -> dict[str, Callable[[], Cell]]:
+  """What makes each cell, by name; all but the deep ones on a model that is quick to compile."""
+  params, other = (params_of(BACKBONE, seed) for seed in (0, 1))
   rows, plain = tiny.rows(), losses.plain(BACKBONE)
   lamol, deep = (methods.make(b, methods.settings('lamol')) for b in (BACKBONE, DECODER))
   ewc, deep_ewc = (methods.make(b, methods.settings('ewc')) for b in (BACKBONE, DECODER))
   taught = tiny.taught(BACKBONE)
   half = {'gen': 0.5}
-  layered, adapted = tiny.params(DECODER), adapters(DECODER)
-  other_layers = tiny.params(DECODER, 1)
+  layered, other_layers = (lambda: params_of(DECODER)), (lambda: params_of(DECODER, 1))
   deep_taught, deep_plain = tiny.taught(DECODER), losses.plain(DECODER)
   made = {
-    'seq': Cell(Method(), plain, {}, {}, params, rows),
-    'lamol': Cell(lamol, lamol.loss_fn, {}, half, params, rows),
-    'ewc': Cell(ewc, ewc.loss_fn or plain, tiny.past(other), {'ewc': 0.3}, params, rows),
-    'maml': wrapped(methods.make(BACKBONE, methods.settings_class('maml')(inner_lr=0.3))),
-    'interfered': wrapped(Method(objective=most_interfered('ce', 2, 0.5))),
-    'adversarial': wrapped(Method(objective=adversarial(Method().objective, BACKBONE.width, 2, 1))),
-    'decoder adversarial': wrapped(
+    'seq': lambda: Cell(Method(), plain, {}, {}, params, rows),
+    'lamol': lambda: Cell(lamol, lamol.loss_fn, {}, half, params, rows),
+    'ewc': lambda: Cell(ewc, ewc.loss_fn or plain, tiny.past(other), {'ewc': 0.3}, params, rows),
+    'maml': lambda: wrapped(methods.make(BACKBONE, methods.settings_class('maml')(inner_lr=0.3))),
+    'interfered': lambda: wrapped(Method(objective=most_interfered('ce', 2, 0.5))),
+    'adversarial': lambda: wrapped(
+      Method(objective=adversarial(Method().objective, BACKBONE.width, 2, 1))
+    ),
+    'decoder adversarial': lambda: wrapped(
       Method(objective=adversarial(Method().objective, DECODER.width, 0.5, 1)), DECODER, FEW
     ),
-    'inner step': Cell(tiny.inner_step(BACKBONE), plain, {}, {}, params, rows),
-    'taught': Cell(taught, taught.loss_fn, other, {'mse': 0.5}, params, rows),
-    'combined': grouped(BACKBONE, params, other),
-    'decoder combined': grouped(DECODER, layered, other_layers, FEW),
-    'head': Cell(
+    'inner step': lambda: Cell(tiny.inner_step(BACKBONE), plain, {}, {}, params, rows),
+    'taught': lambda: Cell(taught, taught.loss_fn, other, {'mse': 0.5}, params, rows),
+    'combined': lambda: grouped(BACKBONE, params, other),
+    'decoder combined': lambda: grouped(DECODER, layered(), other_layers(), FEW),
+    'head': lambda: Cell(
       Method(), losses.plain(HEAD), {}, {}, tiny.params(HEAD), tiny.class_rows(), 3, HEADS
     ),
-    'derpp': compared('derpp', BACKBONE, params, other),
-    'distill': compared('distill', BACKBONE, params, other),
-    'lamol_kd': compared('lamol_kd', BACKBONE, params, other),
-    'derpp cached': cached(compared('derpp', BACKBONE, params, other), BACKBONE),
-    'lamol_kd cached': cached(compared('lamol_kd', BACKBONE, params, other), BACKBONE),
-    'lamol_kd gathered': dataclasses.replace(
+    'derpp': lambda: compared('derpp', BACKBONE, params, other),
+    'distill': lambda: compared('distill', BACKBONE, params, other),
+    'lamol_kd': lambda: compared('lamol_kd', BACKBONE, params, other),
+    'derpp cached': lambda: cached(compared('derpp', BACKBONE, params, other), BACKBONE),
+    'lamol_kd cached': lambda: cached(compared('lamol_kd', BACKBONE, params, other), BACKBONE),
+    'lamol_kd gathered': lambda: dataclasses.replace(
       compared('lamol_kd', BACKBONE, params, other), gathers=True
     ),
-    'decoder lamol_kd': compared('lamol_kd', DECODER, layered, other_layers, FEW),
-    'lamol_kd published': compared('lamol_kd', BACKBONE, params, other, published_kd_mask=True),
-    'derpp stored': stored(compared('derpp', BACKBONE, params, other, targets='stored'), BACKBONE),
-    'decoder elder': compared(
+    'decoder lamol_kd': lambda: compared('lamol_kd', DECODER, layered(), other_layers(), FEW),
+    'lamol_kd published': lambda: compared(
+      'lamol_kd', BACKBONE, params, other, published_kd_mask=True
+    ),
+    'derpp stored': lambda: stored(
+      compared('derpp', BACKBONE, params, other, targets='stored'), BACKBONE
+    ),
+    'decoder elder': lambda: compared(
       'distill',
       DECODER,
-      layered,
+      layered(),
       tiny.params(ELDER),
       FEW,
       external_teacher=ExternalTeacher(ELDER, lambda: None),
       teacher_path='elder',
     ),
     # Models whose layers are stacked: each layer's shards become whole inside the scan.
-    'decoder': Cell(
-      deep, deep.loss_fn, {}, half, layered, rows, ways=('1', '8', '8 fsdp', '8 fsdp k4', LONGER)
+    'decoder': lambda: Cell(
+      deep, deep.loss_fn, {}, half, layered(), rows, ways=('1', '8', '8 fsdp', '8 fsdp k4', LONGER)
     ),
-    'decoder ewc': Cell(
-      deep_ewc, deep_plain, tiny.past(other_layers), {'ewc': 0.3}, layered, rows, ways=FEW
+    'decoder ewc': lambda: Cell(
+      deep_ewc, deep_plain, tiny.past(other_layers()), {'ewc': 0.3}, layered(), rows, ways=FEW
     ),
-    'decoder inner step': Cell(
-      tiny.inner_step(DECODER), deep_plain, {}, {}, layered, rows, ways=FEW
+    'decoder inner step': lambda: Cell(
+      tiny.inner_step(DECODER), deep_plain, {}, {}, layered(), rows, ways=FEW
     ),
-    'decoder taught': Cell(
-      deep_taught, deep_taught.loss_fn, other_layers, {'mse': 0.5}, layered, rows, ways=FEW
+    'decoder taught': lambda: Cell(
+      deep_taught, deep_taught.loss_fn, other_layers(), {'mse': 0.5}, layered(), rows, ways=FEW
     ),
     # Masks along the dimension that is split, and along the layers.
-    'masked maml': dataclasses.replace(
+    'masked maml': lambda: dataclasses.replace(
       wrapped(methods.make(BACKBONE, methods.settings_class('maml')(inner_lr=0.3))),
       rules=(('mix', np.arange(16) < 5), ('embed', np.arange(32) % 3 == 0), ('.*', True)),
     ),
-    'decoder masked': Cell(
+    'decoder masked': lambda: Cell(
       tiny.inner_step(DECODER),
       deep_plain,
       {},
       {},
-      layered,
+      layered(),
       rows,
       ways=FEW,
       rules=(
@@ -175,10 +193,17 @@ def cells() -> dict[str, Cell]:
         ('.*', True),
       ),
     ),
-    'decoder adapter': Cell(
-      Method(), deep_plain, {}, {}, adapted, rows, ways=FEW, rules=(('lora/.*/[ab]$', True),)
+    'decoder adapter': lambda: Cell(
+      Method(),
+      deep_plain,
+      {},
+      {},
+      adapters(DECODER),
+      rows,
+      ways=FEW,
+      rules=(('lora/.*/[ab]$', True),),
     ),
-    'encoder': Cell(
+    'encoder': lambda: Cell(
       Method(),
       losses.plain(ENCODER),
       {},
@@ -196,7 +221,7 @@ def cells() -> dict[str, Cell]:
 
 def wrapped(method: Method, backbone=BACKBONE, ways=('1', '3', '8', '8 fsdp')) -> Cell:
   """A method that wraps the objective of plain fine-tuning; it refuses microbatches."""
-  plain, params = losses.plain(backbone), tiny.params(backbone)
+  plain, params = losses.plain(backbone), params_of(backbone)
   return Cell(method, plain, {}, {}, params, tiny.rows(), ways=ways)
 
 
@@ -286,7 +311,7 @@ def gradients(out: dict, name: str, way: str) -> None:
 
   A term's gradient is taken apart, with the weights of all others 0.
   """
-  cell = cells()[name]
+  cell = cell_of(name)
   losses.FEW = 0 if cell.gathers else FEW_LOGITS
   fn = None
   for count in (13, 3):
@@ -325,7 +350,7 @@ def memory(out: dict) -> None:
 
 def training(out: dict, way: str) -> None:
   """Parameters and a moving teacher after three steps, clipping, decay and a projection on."""
-  cell = cells()['lamol']
+  cell = cell_of('lamol')
   blend = lambda t, p: jax.tree.map(lambda a, b: 0.9 * a + 0.1 * b, t, p)
 
   def project(updates, params, teacher_params):
@@ -390,7 +415,7 @@ def folds(out: dict, devices: int) -> None:
 
 def ways_of(name: str, every: bool) -> tuple[str, ...]:
   """The ways in which a cell is computed."""
-  ways = cells()[name].ways if every else (*FEW, *MORE.get(name, ()))
+  ways = cell_of(name).ways if every else (*FEW, *MORE.get(name, ()))
   if every:
     ways += (PACKED, *(f'{way} packed' for way in ('8 fsdp k4',) if way in ways))
   if name == 'inner step':  # which refuses microbatches
