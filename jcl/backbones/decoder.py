@@ -57,7 +57,7 @@ def decoder(config: DecoderConfig) -> Backbone:
 
   def apply(params: Params, tokens: jax.Array, place: Place, **kwargs: Any) -> Any:
     module = Decoder(config.with_depth(depth(params)))
-    return module.apply(linen_variables(params), tokens, place, **kwargs)
+    return module.apply(linen_variables(params, config), tokens, place, **kwargs)
 
   def hidden(params: Params, batch: Batch, train: bool = False) -> jax.Array:
     keys, delta_BTD = dropout_keys(config, batch, train), batch.embedding_delta

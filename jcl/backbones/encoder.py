@@ -132,7 +132,7 @@ def states(
   """
   deep = config.with_depth(depth(params))
   model = Encoder(deep)
-  out = model.apply(linen_variables(params), tokens_BT, place, keys, delta_BTD)
+  out = model.apply(linen_variables(params, config), tokens_BT, place, keys, delta_BTD)
   return cast(jax.Array, out)
 
 

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.special
+from flax.core.meta import AxisMetadata
 from jax.ad_checkpoint import checkpoint_name
 from jax.extend.random import threefry_2x32
 
@@ -289,11 +290,15 @@ def depth(params: Params) -> int:
   return jax.tree.leaves(params['layers'])[0].shape[0]
 
 
-def linen_variables(params: Params) -> dict[str, Params]:
+def linen_variables(params: Params, config: ModelConfig) -> dict[str, Params]:
   """Returns the variable collections of the Linen module: `params` and, with an adapter, `lora`.
 
-  The head and an output projection of its own are read outside the module and left out.
+  The head and an output projection of its own are read outside the module and left out. Kernels
+  that are sharded are gathered in the type that they are multiplied in.
   """
   outside = ('head', 'unembed', 'lora')
-  collections: dict[str, Params] = {'params': {k: v for k, v in params.items() if k not in outside}}
+  boxed = lambda x: isinstance(x, AxisMetadata)
+  narrow = lambda path, x: x.astype(config.dtype) if boxed(x) and path[-1].key == 'kernel' else x
+  own = {k: v for k, v in params.items() if k not in outside}
+  collections = {'params': jax.tree_util.tree_map_with_path(narrow, own, is_leaf=boxed)}
   return collections | {k: v for k, v in params.items() if k == 'lora'}

@@ -6,6 +6,7 @@ of devices: XLA reports the size of its temporaries, and `flops` counts its oper
 
 import copy
 import dataclasses
+import functools
 import math
 
 import jax
@@ -75,6 +76,11 @@ class Outline:
     state, fixed, weights, groups = self.inputs
     return state, fixed, dict.fromkeys(weights, scalar), scalar, self.batch, groups
 
+  @functools.cached_property
+  def compiled(self) -> jax.stages.Compiled:
+    """The train step, compiled for the devices of the mesh."""
+    return self.parts.train_step().lower(*self.arguments).compile()
+
 
 @computing
 def page(
@@ -105,7 +111,17 @@ def page(
 
 def outline(config: Config, mesh: Mesh, tokens: int = 0, targets: int = 0) -> Outline:
   """Outlines the first step of a run; arguments as in `page`."""
-  parts = _parts(config, mesh, textless=_is_textless(config, tokens))
+  return outline_of(assembled(config, mesh, tokens), tokens, targets)
+
+
+def assembled(config: Config, mesh: Mesh, tokens: int = 0) -> Experiment:
+  """Assembles a run without weights; arguments as in `page`."""
+  return _parts(config, mesh, textless=_is_textless(config, tokens))
+
+
+def outline_of(parts: Experiment, tokens: int = 0, targets: int = 0) -> Outline:
+  """Outlines the first step of a run that is assembled, on its mesh; the rest as in `page`."""
+  mesh = parts.tools.mesh
   whole = jax.eval_shape(parts.backbone.init, jax.random.key(0))
   task, plan, whole, teacher = _first_task(parts, whole)
   padding = None
@@ -301,7 +317,7 @@ def memory(now: Outline, largest: dict[str, int] | None = None) -> Section:
     now: the first step.
     largest: `Footprint.device`, that of the task which takes most; None: not known.
   """
-  stats = now.parts.train_step().lower(*now.arguments).compile().memory_analysis()
+  stats = now.compiled.memory_analysis()
   assert stats is not None, 'XLA reports the memory of every program that it compiles'
   # Results that do not take the place of donated arguments stand beside the temporaries.
   beside = stats.output_size_in_bytes - stats.alias_size_in_bytes

@@ -4,6 +4,7 @@ A leaf is whole on every device, or sharded in one dimension. Stacked layers sta
 module reads its own layer.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -98,20 +99,48 @@ def _stacked(path: KeyPath) -> bool:
   return any(getattr(key, 'key', None) == 'layers' for key in path)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _gathered_as(part: jax.Array, dim: int, dtype: Any) -> jax.Array:
+  """Gathers a whole leaf in another type; its gradient is summed in the type of the part."""
+  return lax.all_gather(part.astype(dtype), AXIS, axis=dim, tiled=True)
+
+
+def _gathered_forward(part: jax.Array, dim: int, dtype: Any) -> tuple[jax.Array, jax.Array]:
+  """Also returns an array of no entries that has the type of the part."""
+  return _gathered_as(part, dim, dtype), jnp.zeros(0, part.dtype)
+
+
+def _gathered_backward(dim: int, dtype: Any, like: jax.Array, slope: jax.Array) -> tuple[jax.Array]:
+  """What is sent back is wide: a sum over devices in the narrow type would lose its digits."""
+  wide = slope.astype(like.dtype)
+  return (lax.psum_scatter(wide, AXIS, scatter_dimension=dim, tiled=True),)
+
+
+_gathered_as.defvjp(_gathered_forward, _gathered_backward)
+
+
 class Shard(struct.PyTreeNode, AxisMetadata):
   """One device's part of a leaf of stacked layers; a module that reads its layer gathers it whole.
 
   Attributes:
     value: the part.
     dim: dimension of the leaf that is split.
+    dtype: of the whole leaf; None: that of the part.
   """
 
   value: jax.Array
   dim: int = struct.field(pytree_node=False)
+  dtype: Any = struct.field(pytree_node=False, default=None)
+
+  def astype(self, dtype: Any) -> 'Shard':
+    """Returns the shard of which a whole leaf of another type is gathered."""
+    return self.replace(dtype=jnp.dtype(dtype))
 
   def unbox(self) -> jax.Array:
-    """Gathers the whole leaf."""
-    return lax.all_gather(self.value, AXIS, axis=self.dim, tiled=True)
+    """Gathers the whole leaf; of a narrower type, it is narrowed before it is sent."""
+    if self.dtype in (None, self.value.dtype):
+      return lax.all_gather(self.value, AXIS, axis=self.dim, tiled=True)
+    return _gathered_as(self.value, self.dim, self.dtype)
 
   def replace_boxed(self, val: Any) -> 'Shard':
     """Returns the shard with another value."""

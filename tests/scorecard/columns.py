@@ -24,8 +24,8 @@ class Check(NamedTuple):
   could: Callable[[Case], bool] = lambda case: True
 
 
-# Columns that hold figures against an oracle, finite differences or the loop's own programs: these
-# are compiled with XLA's optimisations, the others, which compare programs with each other, without.
+# Columns that hold figures against an oracle, finite differences or the loop's own programs are
+# compiled with XLA's optimisations; the others, which compare programs with each other, without.
 OPTIMISED = ('value', 'gradient', 'tasks', 'moves', 'traces')
 EVERYWHERE = ('value', 'gradient', 'padding', 'packed', 'order', 'devices', 'split', 'tasks')
 CHECKS: dict[str, Check] = {
