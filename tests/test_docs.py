@@ -19,7 +19,7 @@ TEXTS = {name: pages.text_of(name) for name in pages.PAGES}
 BLOCKS = {name: pages.blocks(name, text) for name, text in TEXTS.items()}
 RUN = [name for name, found in BLOCKS.items() if any(b.language == 'python' for b in found)]
 GROUPS = {'families'}  # of entry points that no module has the name of
-SLOW = ('docs/extending.md',)  # pages whose code takes more than seconds
+SLOW = ('README.md', 'docs/extending.md')  # pages whose code takes more than seconds
 
 
 def refused(words: list[str]) -> str:

@@ -99,6 +99,7 @@ def test_a_folder_without_a_run_is_refused(tmp_path):
   assert 'config.json' in done.stderr
 
 
+@pytest.mark.slow
 def test_a_comparison_trains_every_method_and_seed(tmp_path):
   done = call(
     'compare', QUICKSTART, '--methods=seq,joint', '--seeds=0,1', *SMALL, f'--workdir={tmp_path}'

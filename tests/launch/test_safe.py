@@ -157,6 +157,7 @@ def test_a_run_reaches_no_network_starts_no_program_and_unpickles_nothing(heard)
   assert events == []
 
 
+@pytest.mark.slow
 def test_programs_in_a_model_or_data_folder_are_not_run(heard):
   _, ran = heard
   assert not ran

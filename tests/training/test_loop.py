@@ -31,7 +31,7 @@ SCHEMA = {
 
 
 # Those of which each file of tests/methods has whole runs too are slow.
-KEPT = ('seq', 'replay', 'derpp', 'lamol_kd', 'lora', 'ewc')
+KEPT = ('seq', 'lamol_kd', 'lora')
 
 
 @pytest.fixture(scope='session', params=slow.but(KEPT, methods.BUILT_IN))
@@ -181,6 +181,7 @@ def test_eight_devices_learn_what_one_does(method, sharded, tmp_path):
   chex.assert_trees_all_close(params[8], params[1], rtol=0, atol=drift)
 
 
+@pytest.mark.slow
 def test_another_seed_is_another_run(tmp_path):
   one, two = (
     runs.run(
@@ -236,6 +237,7 @@ def test_evaluating_inside_a_task_changes_nothing(finished, tmp_path):
   assert again['params_sha256'] == results['params_sha256']
 
 
+@pytest.mark.slow
 def test_a_carried_optimiser_differs_from_a_fresh_one(tmp_path):
   """Task 1 is the same, task 2 starts with moments."""
   made = [
