@@ -80,11 +80,11 @@ def page(config: Config, most: int, tokens: int, targets: int, speeds: Speeds) -
   Raises:
     UserError: for settings or files that cannot be used, or a stream that cannot be learned.
   """
-  parts, points, first = cost.assembled(config, sharding.make_mesh(1), tokens), [], None
+  parts, points = cost.assembled(config, sharding.make_mesh(1), tokens), []
+  first = cost.outline_of(parts, tokens, targets)
   for devices in tqdm.tqdm(doubling(most), 'devices', delay=2, leave=False):
     tools = dataclasses.replace(parts.tools, mesh=sharding.make_mesh(devices))
     now = cost.outline_of(dataclasses.replace(parts, tools=tools), tokens, targets)
-    first = first or now
     points.append(point(now))
   made = section(points, speeds, config.train.batch_size)
   if first.parts.decoder_config.dtype != 'float32':
@@ -102,7 +102,7 @@ def point(now: cost.Outline) -> Point:
     now.parts.tools.mesh.size,
     cost.memory(now).values['per_device']['total'],
     cost.operations(now).values['per_device']['total'],
-    collectives.count(now.compiled.as_text()),
+    collectives.count(now.compiled.as_text() or ''),
   )
 
 
