@@ -69,8 +69,10 @@ class Soak:
     more = variants[int(random.integers(len(variants)))]
     more = {**more, 'checkpoint': every | more.get('checkpoint', {})}
     made = kills.config(method, seed=int(random.integers(2**31)), **more)
-    if random.random() < OWN and made.scenario != 'cpt':
-      made = self._on_own_files(made, folder)
+    if made.scenario != 'cpt':  # whose blocks have no place left
+      made.train.packing = str(random.choice(['on', 'off']))
+      if random.random() < OWN:
+        made = self._on_own_files(made, folder)
     start = time.monotonic()
     try:
       life = kills.whole(made, folder / 'alone')
@@ -85,7 +87,9 @@ class Soak:
       kills.check_same(folder / 'killed', folder / 'alone')
       self.rounds[method] += 1
     except AssertionError as error:
-      self.wrong.append(f'{method}, {more}: {" ".join(str(error).split())[:400]}')
+      self.wrong.append(
+        f'{method}, {more}, packing {made.train.packing}: {" ".join(str(error).split())[:400]}'
+      )
 
   def _on_own_files(self, made: Config, folder: pathlib.Path) -> Config:
     """Writes tables and a base model of their own for a pair of runs; returns its config."""
