@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import adapter_folder, rounding, slow
+from support import adapter_folder, rounding, tiny
 from support.decoders import BOTH, TINY, random_tokens
 from support.tiny import every_position
 
@@ -19,8 +19,8 @@ from jcl.errors import UserError
 
 @functools.cache
 def made(config):
-  """The initial parameters."""
-  return decoder(config).init(jax.random.key(0))
+  """Random parameters."""
+  return tiny.params(decoder(config))
 
 
 def hidden(config, params, batch, train=False):
@@ -29,7 +29,7 @@ def hidden(config, params, batch, train=False):
 
 
 def with_random(config, names=None, seed=0, rank=3):
-  """The initial parameters with a random adapter."""
+  """The parameters with a random adapter."""
   shapes = lora.kernels(made(config))
   shapes = {name: shape for name, shape in shapes.items() if names is None or name in names}
   return {**made(config), 'lora': adapter_folder.adapter(shapes, rank, seed, scale=0.3)}
@@ -139,8 +139,9 @@ def test_an_adapter_decodes_with_a_cache():
   params, backbone = with_random(TINY), decoder(TINY)
   tokens_BT, real_BT = random_tokens(2, 6), np.ones((2, 6), bool)
   params = jax.tree.map(jnp.asarray, params)
-  wanted_MV = backbone.logits(params, every_position(tokens_BT))
-  logits_BV, _ = backbone.decode(params, tokens_BT, real_BT, backbone.cache(params, 2, 6), 0)
+  wanted_MV = jax.jit(backbone.logits)(params, every_position(tokens_BT))
+  cache = backbone.cache(params, 2, 6)
+  logits_BV, _ = jax.jit(backbone.decode)(params, tokens_BT, real_BT, cache, 0)
   wanted_BV = wanted_MV.reshape(2, 6, -1)[:, -1]
   rounding.assert_close(logits_BV, wanted_BV, **rounding.of_model(TINY))
 
@@ -156,7 +157,7 @@ def test_dropout_of_adapters_is_of_training_and_of_adapters_alone():
   assert not np.allclose(hidden(DROPPED, params, batch, train=True), plain, atol=0.05)
   base = hidden(TINY, made(TINY), batch)
   np.testing.assert_array_equal(hidden(DROPPED, made(TINY), batch, train=True), base)
-  fresh = lora.init_adapter(made(TINY), jax.random.key(0), 4, 8, ['q', 'down'])
+  fresh = lora.init_adapter(made(TINY), jax.random.key(0), 3, 8, list(lora.kernels(made(TINY))))
   params = {**made(TINY), 'lora': fresh}
   np.testing.assert_array_equal(hidden(DROPPED, params, batch, train=True), base)
 
@@ -176,20 +177,20 @@ def test_dropout_of_adapters_follows_the_row():
   dropped_MD = apply(batch)
   np.testing.assert_array_equal(dropped_MD, apply(batch))
   longer = every_position(random_tokens(2, 8), bucket=12)
-  rounding.assert_close(dropped_MD, apply(longer), **rounding.of_model(TINY))
-  second = jax.tree.map(lambda x: x[len(x) // 2 :], batch)  # alone, as on another device
+  second = jax.tree.map(lambda x: x[len(x) // 2 :], longer)  # alone, as on another device
   second = second.replace(
-    target_row=second.target_row - 1, target_position=second.target_position - 8
+    target_row=second.target_row - 1, target_position=second.target_position - 12
   )
   rounding.assert_close(dropped_MD[8:], apply(second), **rounding.of_model(TINY))
   assert not np.allclose(apply(batch.replace(key=batch.key + 2)), dropped_MD, atol=0.05)
 
 
-@pytest.mark.parametrize(
-  'name', slow.but(('q', 'down'), ('q', 'k', 'v', 'o', 'gate', 'up', 'down'))
-)
+@pytest.mark.parametrize('name', ['q', 'k', 'v', 'o', 'gate', 'up', 'down'])
 def test_every_projection_is_dropped_out_in_the_model(name):
-  batch, params = every_position(random_tokens(2, 8)), with_random(TINY, [name])
+  """The adapters of the others add nothing, dropped out or not."""
+  batch, params = every_position(random_tokens(2, 8)), with_random(TINY)
+  for other, part in params['lora']['layers'].items():
+    part['b'] *= other == name
   plain = hidden(DROPPED, params, batch)
   assert np.abs(hidden(DROPPED, params, batch, train=True) - plain).max() > 1e-3
 
@@ -221,14 +222,3 @@ def test_masks_differ_by_projection_and_row_and_keep_the_mean():
   for i, name in enumerate(names):
     for other in names[:i]:
       assert 0.4 < (seen[name] != seen[other]).mean() < 0.56
-
-
-def test_remat_keeps_the_masks():
-  params, batch = jax.tree.map(jnp.asarray, with_random(TINY)), every_position(random_tokens(2, 8))
-
-  def loss(remat):
-    backbone = decoder(dataclasses.replace(DROPPED, remat=remat))
-    f = lambda p: jnp.square(backbone.hidden(p, batch, train=True)).mean()
-    return jax.jit(jax.value_and_grad(f))(params)
-
-  rounding.assert_close(loss(True), loss(False), **rounding.of_model(TINY, gradient=True))

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 from goldens import make_decoder_goldens as decoders
-from support import adapter_folder, launchers, rounding
+from support import adapter_folder, launchers, rounding, tiny
 
 from jcl.backbones import lora, lora_merging
 from jcl.backbones.decoder import decoder
@@ -88,7 +88,7 @@ def test_a_merge_grows_with_its_weights(how):
 
 @ALL
 def test_the_model_is_the_base_and_the_product(how):
-  base = jax.tree.map(np.asarray, decoder(CONFIG).init(jax.random.key(0)))
+  base = jax.device_get(tiny.params(decoder(CONFIG)))
   adapters, recipe = some(2, 2), Recipe(how, (0.3, 0.4), rank=3 if how in RANKED else 0)
   merged = lora_merging.merge(adapters, recipe)
   folded = lora_merging.merge_into(base, adapters, recipe)
@@ -165,7 +165,7 @@ def ties_by_hand(deltas, weights, density):
 
 @pytest.mark.parametrize('weights', [(1 / 3, 1 / 3, 1 / 3), (0.2, 0.9, 0.3)])
 def test_ties_is_that_of_the_paper(weights):
-  adapters, base = some(3, 4, 2), decoder(CONFIG).init(jax.random.key(0))
+  adapters, base = some(3, 4, 2), tiny.params(decoder(CONFIG))
   folded = lora_merging.merge_into(base, adapters, Recipe('ties', weights, density=0.2))
   ranked = lora_merging.merge(adapters, Recipe('ties', weights, rank=3, density=0.2))
   exact = lora_merging.merge(adapters, Recipe('ties', weights, rank=16, density=0.2))

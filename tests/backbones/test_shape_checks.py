@@ -4,11 +4,13 @@ Each of these calls gave wrong numbers without a word before: JAX broadcasts, cl
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support import tiny
 
 from jcl.backbones import block_expansion, heads, layers, lora, new_tokens
 from jcl.backbones.decoder import decoder
@@ -24,7 +26,7 @@ KEY = jax.random.key(0)
 
 
 def params(config=CONFIG):
-  return decoder(config).init(KEY)
+  return tiny.params(decoder(config))
 
 
 def batch():
@@ -33,7 +35,7 @@ def batch():
 
 
 def continued(**changes):
-  """Calls `generate` under jit with one argument that is wrong."""
+  """Traces `generate` with one argument that is wrong."""
   arguments = {
     'prompt_BP': np.ones((2, 3), np.int32), 'valid_BP': np.ones((2, 3), bool),
     'real_B': np.ones(2, bool), 'key_B2': np.ones((2, 2), np.uint32),
@@ -41,17 +43,18 @@ def continued(**changes):
     'temperature': np.float32(1), 'limit': np.int32(2),
   } | changes  # fmt: skip
   call = lambda params, arguments: generate(decoder(CONFIG), 2, 2, 1, 0, params, *arguments)
-  return jax.jit(call)(params(), tuple(arguments.values()))
+  return jax.eval_shape(call, params(), tuple(arguments.values()))
 
 
 def hidden(**changes):
   config = dataclasses.replace(CONFIG, dropout=0.1, lora_dropout=0.1)
-  return decoder(config).hidden(params(), batch().replace(**changes), train=True)
+  call = functools.partial(decoder(config).hidden, train=True)
+  return jax.eval_shape(call, params(), batch().replace(**changes))
 
 
 def adapted(**changes):
   layer = {'layers': {'q': ADAPTER | changes}}
-  return decoder(CONFIG).hidden({**params(), 'lora': layer}, batch())
+  return jax.eval_shape(decoder(CONFIG).hidden, {**params(), 'lora': layer}, batch())
 
 
 CALLS = {

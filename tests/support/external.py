@@ -3,11 +3,11 @@
 import dataclasses
 
 import jax
-import numpy as np
 
+from jcl.backbones.decoder import decoder
 from jcl.backbones.files import hf
 from jcl.training import experiment
-from support import runs
+from support import runs, tiny
 
 WIDE = 24  # the student's width is 16
 
@@ -25,6 +25,6 @@ def written(folder, method='seq', tasks=2, **changes):
   made.stream = dataclasses.replace(config('').stream, max_tasks=tasks)
   parts = experiment.assemble(made)
   shape = dataclasses.replace(parts.decoder_config, **changes)
-  params = jax.tree.map(np.asarray, parts.initial_params())
+  params = jax.device_get(tiny.params(decoder(shape)))
   hf.save(folder, hf.Loaded(shape, params, parts.text.tokenizer, parts.text.special))
   return folder

@@ -1,6 +1,8 @@
 """A method taken through its hooks by hand, for the tests of teachers."""
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from jcl import methods
 from jcl.batching.batch import Shape, layout
@@ -15,6 +17,11 @@ def chosen(name, **given):
   """The method's settings; every old task gets a pseudo sample for each new example."""
   more = {'gamma': 1.0} if name == 'lamol_kd' else {}
   return methods.settings_class(name)(**{**more, **given})
+
+
+def moved(leaf, move):
+  """The leaf moved by three tenths of another one, without a compiled program."""
+  return jnp.asarray(np.asarray(leaf) + np.float32(0.3) * np.asarray(move))
 
 
 class Life:
@@ -41,7 +48,7 @@ class Life:
       self.memories.append(memory)
       self.plans.append(method.plan(memory, task))
       move = tiny.params(tools.backbone, 10 + task.index)
-      params = jax.tree.map(lambda p, m: p + 0.3 * m, params, move)
+      params = jax.tree.map(moved, params, move)
       self.ends.append(params)
       memory, params = method.after_task(memory, params, task, tools)
     self.last = memory

@@ -1,6 +1,7 @@
 """Tiny models, uneven rows and a stream of three tasks, for tests of what holds for all."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jcl.backbones import Backbone
+from jcl.backbones import Backbone, heads
 from jcl.backbones.decoder import decoder
 from jcl.backbones.decoder_config import DecoderConfig
 from jcl.backbones.layers import add_delta
@@ -70,15 +71,35 @@ def keys(count: int, seed: int = 0) -> np.ndarray:
 
 
 def params(backbone: Backbone, seed: int = 0) -> dict:
-  """Initial parameters, the leaves that start as constants moved off them."""
-  leaves, structure = jax.tree.flatten(backbone.init(jax.random.key(seed)))
-  random = np.random.default_rng(seed)
-  noisy = [x + jnp.asarray(0.1 * random.standard_normal(x.shape), x.dtype) for x in leaves]
-  return jax.tree.unflatten(structure, noisy)
+  """Random parameters as large as initial ones; none is the constant that it starts at.
+
+  NumPy draws those of a decoder or encoder, whose `init` takes a second to compile.
+  """
+  random, key = np.random.default_rng(seed), jax.random.key(seed)
+  shapes = jax.eval_shape(backbone.init, key)
+  if 'mix' in shapes:  # of `recurrent`
+    noisy = lambda x: jnp.asarray(x + (0.1 * random.standard_normal(x.shape)).astype(x.dtype))
+    return jax.tree.map(noisy, jax.device_get(backbone.init(key)))
+
+  def draw(path, leaf):
+    part, kind, noise = path[0].key, path[-1].key, random.standard_normal(leaf.shape)
+    if kind == 'embedding':
+      noise *= leaf.shape[-1] ** -0.5
+    elif kind == 'kernel':
+      noise *= leaf.shape[-2] ** -0.5
+    else:
+      noise = {'bias': 0, 'scale': heads.SCALE if part == 'head' else 1}[kind] + 0.1 * noise
+    return jnp.asarray(noise.astype(leaf.dtype))
+
+  return jax.tree.map_with_path(draw, shapes)
 
 
+@functools.cache
 def recurrent(vocabulary: int, classes: int = 0, width: int = 16) -> Backbone:
-  """A model of three small matrices, causal and quick to compile: a state mixes token and past."""
+  """A model of three small matrices, causal and quick to compile: a state mixes token and past.
+
+  Equal arguments give the same record: what is compiled for one is compiled for all.
+  """
 
   def init(key):
     shapes = {'embed': (-(-vocabulary // 8) * 8, width), 'mix': (width, width), 'bias': (width,)}

@@ -6,7 +6,7 @@ import sys
 import jax
 import numpy as np
 import pytest
-from support import model_folder, rounding
+from support import model_folder, rounding, tiny
 from support.gguf_files import byte_level, gguf, write
 from support.model_folder import STORIES, needs_stories
 
@@ -23,7 +23,7 @@ def wide():
   config = DecoderConfig(
     40, width=32, layers=2, heads=4, kv_heads=2, feed_forward=64, tied=False, max_positions=64
   )
-  params = jax.tree.map(np.asarray, decoder(config).init(jax.random.key(0)))
+  params = jax.device_get(tiny.params(decoder(config)))
   return config, params
 
 
@@ -156,7 +156,7 @@ def test_quantisations_of_llama_cpp_are_read(formula, tmp_path):
 
   kind = formula.__name__.upper()
   config = DecoderConfig(10, width=256, layers=1, heads=4, feed_forward=64, max_positions=64)
-  params = jax.tree.map(np.asarray, decoder(config).init(jax.random.key(0)))
+  params = jax.device_get(tiny.params(decoder(config)))
   numbers, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
   rows = 64 * 256 // numbers
   blocks = np.random.default_rng(0).integers(0, 256, (rows, size), dtype=np.uint8)

@@ -3,10 +3,9 @@
 import json
 
 import hypothesis
-import jax
 import pytest
 from hypothesis import strategies as st
-from support import adapter_folder, bad_files, gguf_files, model_folder, runs, slow
+from support import adapter_folder, bad_files, gguf_files, model_folder, runs, slow, tiny
 from support.hostile import BYTES, PIECES, TEXT, damaged, many, mutated, outcome
 from support.launchers import forks
 
@@ -129,10 +128,9 @@ def gguf_bytes(tmp_path_factory):
   config = DecoderConfig(
     vocabulary=len(gguf_files.TOKENS), width=8, layers=1, heads=2, feed_forward=8, tied=False
   )
-  params = decoder(config).init(jax.random.key(0))
+  params = tiny.params(decoder(config))
   folder, found = tmp_path_factory.mktemp('gguf'), {}
   for arch in ('llama', 'qwen2'):
-    params = decoder(config).init(jax.random.key(0))
     gguf_files.write(folder / f'{arch}.gguf', params, config, arch)
     found[arch] = (folder / f'{arch}.gguf').read_bytes()
     assert gguf.load(folder / f'{arch}.gguf')[1] is not None
