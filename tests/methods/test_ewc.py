@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import functools
+import re
 
 import chex
 import jax
@@ -12,6 +13,7 @@ import pytest
 from oracles import penalties
 from support import eight_devices as cells
 from support import rounding, tiny
+from support.scripted import good, scripted
 
 from jcl import config, methods
 from jcl.backbones.decoder import decoder
@@ -55,10 +57,16 @@ def plain():
   return tiny.tools('plain', examples=7)
 
 
+@functools.cache
+def made(backbone, name, **settings):
+  """A method; what is compiled for one is compiled for all of its settings."""
+  return methods.make(backbone, methods.settings_class(name)(**settings))
+
+
 def through(name, tools=None, tasks=3, **settings):
   """-> method, memory after each of the tasks, the parameters at which each ended."""
   tools = tools or plain()
-  method = methods.make(tools.backbone, methods.settings_class(name)(**settings))
+  method = made(tools.backbone, name, **settings)
   ends = [tiny.params(tools.backbone, seed) for seed in range(tasks)]
   memory, memories = method.init(ends[0], tools.stream, tools), []
   for task, params in zip(tools.stream.tasks, ends, strict=False):
@@ -113,7 +121,8 @@ def test_chunks_of_any_width_give_the_same(monkeypatch):
     tools = tiny.tools('plain', examples=7, batch_size=8)
     params = tiny.params(tools.backbone)
     examples = tools.stream.tasks[0].train
-    found.append(cells.flat(tools.mean_examples(FISHER, params, examples)))
+    fn = fisher.squared_gradient(fisher.answer_nats(tools.backbone))  # compiled anew
+    found.append(cells.flat(tools.mean_examples(fn, params, examples)))
   for other in found[1:]:
     rounding.assert_close(other, found[0], **tiny.GRADIENT)
 
@@ -139,11 +148,11 @@ def test_classes_that_may_not_be_answered_have_no_importance():
   assert np.asarray(batch.allowed).tolist() == [[True] * 4 + [False] * 2]
   params = tiny.params(cells.HEAD)
   for labels in ('empirical', 'sampled'):
-    squared = fisher.squared_gradient(fisher.answer_nats(cells.HEAD, labels))
+    squared = jax.jit(fisher.squared_gradient(fisher.answer_nats(cells.HEAD, labels)))
     head = np.asarray(squared(params, batch)['head']['kernel'])
     assert (head[:, 4:] == 0).all()
     assert (head[:, :4] > 0).any(0).all()
-  outputs = fisher.absolute_gradient(fisher.output_size(cells.HEAD))
+  outputs = jax.jit(fisher.absolute_gradient(fisher.output_size(cells.HEAD)))
   found = outputs(params, batch)
   assert (np.asarray(found['head']['kernel'])[:, 4:] == 0).all()
   without = leaves(params)
@@ -157,18 +166,28 @@ def test_classes_that_may_not_be_answered_have_no_importance():
 
 
 def test_dropout_has_no_part_in_what_is_important():
-  """At rate 0.5 the Fisher, its sampled labels and the importance are those of rate 0."""
+  """At rate 0.5 the programs of the Fisher, sampled labels and importance are those of rate 0."""
   shape = dict(width=16, layers=2, heads=4, feed_forward=24)
+  batch = layout(tiny.rows(3), 1, Shape(3, 24, 24), tiny.keys(3))
   found = []
   for rate in (0.0, 0.5):
     make = lambda vocabulary, rate=rate: decoder(DecoderConfig(vocabulary, dropout=rate, **shape))
-    tools = tiny.tools('plain', make=make, examples=3)
+    tools = scripted(tiny.tools('plain', make=make, examples=3), good)
+    # The functions are what counts: nothing is computed.
+    maps = dataclasses.replace(
+      tools.maps, examples=lambda fn: lambda params, *_: jax.device_get(params)
+    )
+    tools = dataclasses.replace(tools, maps=maps)
+    training = lambda params, batch, backbone=tools.backbone: backbone.hidden(params, batch, True)
     for name, settings in (('ewc', {}), ('ewc', {'labels': 'sampled'}), ('mas', {})):
-      _, (memory,), _ = through(name, tools, 1, **settings)
-      found.append(cells.flat(memory['teacher']['fisher']))
-  for still, dropping in zip(found[:3], found[3:], strict=True):
-    assert still.max() > 0
-    np.testing.assert_array_equal(still, dropping)
+      through(name, tools, 1, **settings)
+    params = tiny.params(tools.backbone)
+    programs = [jax.make_jaxpr(fn)(params, batch) for fn in (*tools.measured, training)]
+    found.append([re.sub(r'0x[0-9a-f]+', '', str(program)) for program in programs])
+  (*still, one), (*dropping, other) = found
+  assert len(still) == 3
+  assert still == dropping
+  assert one != other  # in training it does drop
 
 
 # Labels drawn from the model.
@@ -282,7 +301,7 @@ def test_penalty_after_each_of_three_tasks_is_the_formula_in_value_and_gradient(
   method, memories, _ = through(name, **settings)
   params = tiny.params(plain().backbone, 9)
   theta = penalties.flat(leaves(params))
-  both = jax.jit(jax.value_and_grad(lambda p, t: method.penalty_fn(p, t)[name]))
+  both = penalty_and_slope(method, name)
   fishers, ends = left_by_three_tasks(kept)
   for tasks, memory in enumerate(memories, 1):
     value, gradient = both(params, memory['teacher'])
@@ -307,16 +326,25 @@ def test_where_nothing_was_ever_important_the_anchor_is_the_last_model():
   assert float(found['constant']) == 3
 
 
-def objective(name, memory, batch, params, **settings):
-  """-> values, gradient of the whole objective under the method's own weights, and of its term."""
-  tools = plain()
-  method = methods.make(tools.backbone, methods.settings_class(name)(**settings))
-  weights = method.plan(memory, tools.stream.tasks[1]).weights
-  call = jax.jit(
-    train_step.make_gradient(method, losses.plain(tools.backbone), sharding.make_mesh(1))
-  )
+@functools.cache
+def whole_gradient(method):
+  """The compiled gradient of a method's objective."""
+  loss_fn = losses.plain(plain().backbone)
+  return jax.jit(train_step.make_gradient(method, loss_fn, sharding.make_mesh(1)))
+
+
+@functools.cache
+def penalty_and_slope(method, name):
+  """The compiled penalty of parameters and memory, and its gradient."""
+  return jax.jit(jax.value_and_grad(lambda p, t: method.penalty_fn(p, t)[name]))
+
+
+def objective(method, memory, batch, params, weights):
+  """-> objective, values of its terms and its gradient under these weights."""
   trained, frozen, _ = trainable.split(params, (('.*', True),))
-  (loss, values), gradient = call(trained, frozen, memory['teacher'], weights, batch)
+  (loss, values), gradient = whole_gradient(method)(
+    trained, frozen, memory['teacher'], weights, batch
+  )
   return float(loss), values, cells.flat(gradient)
 
 
@@ -335,13 +363,15 @@ def test_objective_after_a_task_is_cross_entropy_and_the_weighted_penalty(name, 
   _, (memory,), _ = through(name, tasks=1, **settings)
   examples, params = tools.stream.tasks[1].train, tiny.params(tools.backbone, 9)
   batch = layout([r for e in examples for r in tools.text.rows(e)], 1, Shape(8, 24, 64))
-  loss, values, gradient = objective(name, memory, batch, params, **settings)
+  method, default = made(tools.backbone, name, **settings), made(tools.backbone, name)
+  weights = method.plan(memory, tools.stream.tasks[1]).weights
+  loss, values, gradient = objective(method, memory, batch, params, weights)
   assert set(values) == {'ce', name}
   assert loss == tiny.nearly(float(values['ce']) + weight * float(values[name]))
-  free = methods.settings_class(name).neutral
-  *_, alone = objective(name, memory, batch, params, **free)
-  method = methods.make(tools.backbone, methods.settings(name))
-  slope = jax.grad(lambda p: method.penalty_fn(p, memory['teacher'])[name])(params)
+  neutral = made(tools.backbone, name, **methods.settings_class(name).neutral)
+  free = neutral.plan(memory, tools.stream.tasks[1]).weights
+  *_, alone = objective(default, memory, batch, params, free)
+  _, slope = penalty_and_slope(default, name)(params, memory['teacher'])
   assert np.abs(cells.flat(slope)).max() > 0
   close(gradient - alone, weight * cells.flat(slope).astype(np.float64), np.abs(gradient).max())
 
@@ -353,12 +383,11 @@ def test_a_stronger_penalty_keeps_the_parameters_nearer():
   examples = tools.stream.tasks[1].train
   batch = layout([r for e in examples for r in tools.text.rows(e)], 1, Shape(8, 24, 64))
   distance, moved = [], []
+  optimizer = make_optimizer(config.TrainConfig(weight_decay=0.0))
+  loss_fn, mesh = losses.plain(tools.backbone), sharding.make_mesh(1)
+  step = train_step.make_step(made(tools.backbone, 'ewc'), loss_fn, optimizer, mesh)
   for weight in (0.0, 100.0, 10000.0):
-    chosen = methods.settings_class('ewc')(lambda_ewc=weight)
-    method = methods.make(tools.backbone, chosen)
-    optimizer = make_optimizer(config.TrainConfig(weight_decay=0.0))
-    loss_fn, mesh = losses.plain(tools.backbone), sharding.make_mesh(1)
-    step = train_step.make_step(method, loss_fn, optimizer, mesh)
+    method = made(tools.backbone, 'ewc', lambda_ewc=weight)
     own, frozen, masks = trainable.split(jax.tree.map(jnp.array, end), (('.*', True),))
     state = {'params': own, 'optimizer': optimizer.init(own), 'step': np.int32(0)}
     weights = method.plan(memory, tools.stream.tasks[1]).weights

@@ -44,21 +44,22 @@ def batch():
 def test_new_blocks_change_nothing_until_they_are_trained(kind):
   """To the bit: 0 is added to the residual. Once trained a little they do something."""
   backbone = decoder(KINDS[kind])
-  params = tiny.params(backbone)  # biases and scales are off their constants
+  params = jax.device_get(tiny.params(backbone))  # biases and scales are off their constants
   grown, new_L = block_expansion.expand(params, block_expansion.group_sizes(params, 2))
   assert depth(grown) == 8
   assert new_L.tolist() == [0, 0, 1, 0, 0, 1, 0, 1]
   hidden = jax.jit(backbone.hidden)
   np.testing.assert_array_equal(hidden(grown, batch()), hidden(params, batch()))
-  gradient = jax.grad(lambda p: hidden(p, batch()).std())(grown)['layers']
+  gradient = jax.jit(jax.grad(lambda p: hidden(p, batch()).std()))(grown)['layers']
   for name in block_expansion.OUTPUTS:
     assert np.abs(np.asarray(gradient[name]['kernel'])[new_L > 0]).max((1, 2)).min() > 0
-  moved = jax.tree.map(lambda p, g: p - 0.1 * g, grown['layers'], gradient)
+  step = lambda p, g: p - np.float32(0.1) * np.asarray(g)
+  moved = jax.tree.map(step, grown['layers'], gradient)
   assert np.abs(hidden({**grown, 'layers': moved}, batch()) - hidden(params, batch())).max() > 1e-4
 
 
 def test_a_new_block_is_a_copy_of_the_one_before_but_for_its_outputs():
-  params = tiny.params(decoder(KINDS['gpt2']))
+  params = jax.device_get(tiny.params(decoder(KINDS['gpt2'])))
   grown, new_L = block_expansion.expand(params, [4, 1])
   old, new = params['layers'], grown['layers']
   for before, after in ((3, 4), (4, 6)):
@@ -78,7 +79,7 @@ def through(every=1, tasks=3):
   """-> method, memory, parameters after each task; training moves whatever may move."""
   tools = tiny.tools('plain', make=tiny.small_decoder)
   method = methods.make(tools.backbone, methods.settings_class('expand')(every=every))
-  params = tiny.params(tools.backbone)
+  params = jax.device_get(tiny.params(tools.backbone))
   memory, seen = method.init(params, tools.stream, tools), []
   for task in tools.stream.tasks[:tasks]:
     memory, params = method.before_task(memory, params, task, tools)

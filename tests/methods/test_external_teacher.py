@@ -1,6 +1,7 @@
 """Distillation from another model: of another size, of the same vocabulary, from task 1 on."""
 
 import dataclasses
+import functools
 import json
 import runpy
 
@@ -23,6 +24,7 @@ from jcl.trained_run import TrainedRun
 from jcl.training import experiment
 
 
+@functools.cache
 def life(cache_mb, **given):
   """-> tools, method, the elder's params and the memory before each task."""
   tools = tiny.tools('plain', examples=7)
@@ -42,6 +44,11 @@ def life(cache_mb, **given):
   return tools, method, external_teacher, past, memories
 
 
+@functools.cache
+def gradient_of(method):
+  return jax.jit(train_step.make_gradient(method, method.loss_fn, sharding.make_mesh(1)))
+
+
 @pytest.mark.parametrize('cache_mb', [0, 2048])
 @pytest.mark.parametrize('task', [0, 2])
 def test_the_objective_is_the_oracles_in_every_task(task, cache_mb):
@@ -50,10 +57,9 @@ def test_the_objective_is_the_oracles_in_every_task(task, cache_mb):
   rows = [r for item in tools.rows(plan.new) for r in item]
   batch = layout(rows, 1, Shape(8, 24, 64), tables=plan.tables)
   params = tiny.params(tools.backbone, 5)
-  gradient = train_step.make_gradient(method, method.loss_fn, sharding.make_mesh(1))
   trained, frozen, _ = trainable.split(params, (('.*', True),))
   arguments = (trained, frozen, memories[task]['teacher'], plan.weights, batch)
-  (loss, _), found = jax.jit(gradient)(*arguments)
+  (loss, _), found = gradient_of(method)(*arguments)
   vocabulary = tools.backbone.vocabulary
   wanted = distillation.distill(params, past, rows, vocabulary, 0.7, 3.0)
   assert float(loss) == tiny.nearly(wanted)

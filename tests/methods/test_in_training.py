@@ -1,5 +1,7 @@
 """What is scored inside a task depends on the parameters in training, whatever the method."""
 
+import types
+
 import jax
 import numpy as np
 import pytest
@@ -72,15 +74,17 @@ def test_dev_scores_of_a_merge_follow_the_adapter_in_training():
   )  # fmt: skip
   made.method.merge, made.method.r = 'linear', 2
   loop = Loop(experiment.assemble(made), None, quiet=True)
-  seen, real = [], loop.score
+  seen = []
 
   def scored(params, task, examples, tools):
     if examples is task.dev and tools.task_index == 1:
       seen.append(jax.device_get(params['lora']['layers']['q']['b']))
-    return real(params, task, examples, tools)
+    return types.SimpleNamespace(merit=0.5)
 
   loop.score = scored
-  loop.run()
+  now = loop.init(loop._start(), None)
+  for task in loop.parts.stream.tasks:
+    now = loop.after_task(loop.train(loop.before_task(now, task), task), task)
   assert len(seen) == 6  # two tasks in each of three epochs
   assert not np.allclose(seen[0], seen[2])
   assert not np.allclose(seen[2], seen[4])

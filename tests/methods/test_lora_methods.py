@@ -13,8 +13,8 @@ from jcl.backbones.files import hf
 from jcl.batching.batch import Shape, layout
 from jcl.errors import UserError
 from jcl.step import sharding, train_step, trainable
-from jcl.trained_run import TrainedRun
 from jcl.training import experiment
+from jcl.training.loop import Loop
 
 flat = hf.tensors.flatten
 
@@ -23,7 +23,7 @@ def through(name, tasks=3, **settings):
   """A method over the tasks of the tiny stream; training adds noise to what the plan lets train."""
   chosen = methods.settings_class(name)(**{'r': 2, **settings})
   tools = tiny.tools('plain', make=tiny.small_decoder)
-  method, params = methods.make(tools.backbone, chosen), tiny.params(tools.backbone)
+  method, params = methods.make(tools.backbone, chosen), jax.device_get(tiny.params(tools.backbone))
   memory, seen = method.init(params, tools.stream, tools), []
   for task in tools.stream.tasks[:tasks]:
     memory, params = method.before_task(memory, params, task, tools)
@@ -116,16 +116,17 @@ def test_the_penalty_pulls_the_own_columns_and_nothing_is_nan_at_empty_ones():
     assert not np.abs(jax.grad(own)(seen[-1])['lora']['layers'][way]['a'][:, 4:]).any()
 
 
-def test_the_first_step_moves_b_alone_and_by_the_adapters_rate(tmp_path):
+def test_the_first_step_moves_b_alone_and_by_the_adapters_rate():
   """B is zero, so A has no gradient yet; the plan freezes everything else."""
   made = runs.config(
     'lora', train={'steps': 1, 'epochs': 5, 'adapter_learning_rate': 3e-3, 'weight_decay': 0.0},
     stream={'max_tasks': 1},
   )  # fmt: skip
   made.method.r = 2
-  runs.run(made, tmp_path / 'run')
-  params = TrainedRun(made, tmp_path / 'run').now.params
   parts = experiment.assemble(made)
+  loop, (task,) = Loop(parts, None, quiet=True), parts.stream.tasks
+  now = loop.before_task(loop.init(loop._start(), None), task)
+  params = jax.device_get(loop.train(now, task).params)
   assert parts.decoder_config.lora_dropout == 0.05
   start = parts.initial_params()
   for path, x in flat(start).items():
@@ -146,6 +147,7 @@ def test_frozen_stacks_cost_no_gradient_of_theirs():
     method, experiment.losses.plain(tools.backbone), sharding.make_mesh(1)
   )
   (_, values), gradient = jax.jit(fn)(trained, frozen, memory['teacher'], {'overlap': 0.5}, batch)
+  gradient = jax.device_get(gradient)
   assert set(values) == {'ce', 'overlap'}
   masked = jax.tree.map(lambda g, m: g * m, gradient, masks)
   for path, x in flat(masked).items():

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -310,34 +311,46 @@ def test_names_and_settings_belong_together(name):
   assert set(chosen.scenarios) <= {'cil', 'til', 'iil', 'dil', 'cpt'}
 
 
+@functools.cache
+def gradient_of_plain(backbone):
+  """The compiled gradient of plain fine-tuning."""
+  gradient = train_step.make_gradient(Method(), losses.plain(backbone), sharding.make_mesh(1))
+  return jax.jit(gradient)
+
+
 @pytest.mark.parametrize(
   'name',
   slow.but([m for m in methods.BUILT_IN if m not in ('olora', 'expand', 'mas')], methods.BUILT_IN),
 )
 def test_neutral_settings_leave_plain_fine_tuning(name):
-  """Of the first and the second task, on a batch without replay and generation."""
+  """Of the first and the second task, on a batch without replay and generation.
+
+  One program serves both tasks.
+  """
   chosen = methods.settings_class(name)(**methods.settings_class(name).neutral)
   make = tiny.small_decoder if 'tree' in chosen.brings else tiny.recurrent
   tools = tiny.tools(chosen.text_format, make=make)
   tools = scripted(tools, lambda old, draw: '<eos>')
-  backbone, mesh = tools.backbone, sharding.make_mesh(1)
-  method, params = methods.make(backbone, chosen), tiny.params(backbone)
+  method, params = methods.make(tools.backbone, chosen), tiny.params(tools.backbone)
+  plain_gradient = gradient_of_plain(tools.backbone)
+  own = method.loss_fn or losses.plain(tools.backbone)
+  own_gradient = jax.jit(train_step.make_gradient(method, own, sharding.make_mesh(1)))
   memory = method.init(params, tools.stream, tools)
   for task in tools.stream.tasks[:2]:
     memory, params = method.before_task(memory, params, task, tools)
     items = [r for e in task.train for r in tools.text.rows(e) if not r.generative]
     plan = method.plan(memory, task)
-    batch = layout(items, 1, Shape(8, 32, 32), tiny.keys(len(items)), plan.tables)
+    batch, plain_batch = (
+      layout(items, 1, Shape(8, 32, 32), tiny.keys(len(items)), tables)
+      for tables in (plan.tables, {})
+    )
     trained, frozen, _ = trainable.split(params, (('.*', True),))
-    found = []
-    for one, teacher, weights, groups in (
-      (method, memory['teacher'], plan.weights, Groups.of(plan.groups)),
-      (Method(), {}, {}, Groups()),
-    ):
-      gradient = train_step.make_gradient(one, one.loss_fn or losses.plain(backbone), mesh)
-      found.append(jax.jit(gradient)(trained, frozen, teacher, weights, batch, groups))
-    ((mine, _), gradient), ((wanted, _), plain) = found
+    groups = Groups.of(plan.groups)
+    (mine, _), gradient = own_gradient(
+      trained, frozen, memory['teacher'], plan.weights, batch, groups
+    )
+    (wanted, _), plain = plain_gradient(trained, frozen, {}, {}, plain_batch, Groups())
     assert float(mine) == tiny.nearly(float(wanted))
     rounding.assert_close(gradient, plain, **tiny.GRADIENT)
-    params = jax.tree.map(lambda p, g: p - 0.1 * g, params, gradient)
+    params = jax.tree.map(lambda p, g: p - np.float32(0.1) * np.asarray(g), params, gradient)
     memory, params = method.after_task(memory, params, task, tools)

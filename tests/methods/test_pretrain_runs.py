@@ -13,6 +13,7 @@ from jcl import methods
 from jcl.config import BackboneConfig
 from jcl.preflight import cost
 from jcl.preflight import page as sections
+from jcl.step import sharding
 from jcl.storage.checkpoint import Snapshots
 from jcl.training import evaluate, experiment
 from jcl.training.batch_loader import BatchLoader
@@ -21,13 +22,27 @@ CPT = ('seq', 'joint', 'single', 'replay', 'ewc', 'distill', 'lora')
 
 
 @pytest.fixture(scope='module')
-def trained(tmp_path_factory):
-  """A run of three tasks, two epochs each, with snapshots inside tasks."""
-  folder = tmp_path_factory.mktemp('pretrain') / 'run'
+def finished(tmp_path_factory):
+  """A loop that ran three tasks, two epochs each, with snapshots inside tasks; its results."""
+  folder = tmp_path_factory.mktemp('pretrain')
   made = config(
     checkpoint={'every_steps': 3}, evaluate={'every_epochs': 1}, train={'batch_size': 2}
   )
-  return folder, made, runs.run(made, folder)
+  loop = runs.Loop(experiment.assemble(made), folder, quiet=True)
+  return made, loop, loop.run()
+
+
+@pytest.fixture(scope='module')
+def trained(finished):
+  """-> its folder, its config and its results."""
+  made, loop, results = finished
+  return loop.workdir, made, results
+
+
+@pytest.fixture(scope='module')
+def steps_compiled(finished):
+  """The number of programs that its train step was compiled to."""
+  return finished[1].trainer.train_step._cache_size()
 
 
 def test_results_are_nats_and_metrics_follow_from_them(trained):
@@ -142,10 +157,8 @@ def test_methods_that_need_no_answers_learn_raw_text(method, tmp_path):
   assert (sum(old.values()) > 0) == (method == 'replay')
 
 
-def test_one_shape_serves_all_steps_of_all_tasks(tmp_path):
-  loop = runs.Loop(experiment.assemble(config()), tmp_path, quiet=True)
-  loop.run()
-  assert loop.trainer.train_step._cache_size() == 1
+def test_one_shape_serves_all_steps_of_all_tasks(steps_compiled):
+  assert steps_compiled == 1
 
 
 def test_the_steps_of_a_task_are_those_of_its_epochs(tmp_path):
@@ -175,7 +188,7 @@ def test_a_probe_of_ones_own_is_what_drift_is_measured_on(tmp_path):
   text = parts.text.tokenizer.decode(words.tokens[1:60].tolist())
   probe = tmp_path / 'probe.txt'
   probe.write_text(text)
-  made = config(train={'epochs': 3})
+  made = config(train={'epochs': 3}, stream={'max_tasks': 2})
   made.method.probe_path = str(probe)
   results = runs.run(made, tmp_path / 'run')
   parts = experiment.assemble(made)
@@ -188,9 +201,9 @@ def test_a_probe_of_ones_own_is_what_drift_is_measured_on(tmp_path):
 
 def test_a_plan_says_what_blocks_would_take_without_text_too(tmp_path):
   made = config(train={'batch_size': 16})
-  values = json.loads(sections.as_json(cost.page(made, 1)))
-  assert (values['assumed']['rows'], values['assumed']['tokens_per_row']) == (16, 48)
-  assert values['assumed']['targets'] == 16 * 48
+  values = cost.assumed(cost.outline(made, sharding.make_mesh(1))).values
+  assert (values['rows'], values['tokens_per_row']) == (16, 48)
+  assert values['targets'] == 16 * 48
   made.backbone = BackboneConfig(path=model_folder(tmp_path, SMALL))
   values = json.loads(sections.as_json(cost.page(made, 1, tokens=128)))
   assert values['assumed']['targets'] == 16 * 128
