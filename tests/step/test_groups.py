@@ -33,6 +33,7 @@ def total(gradients, teacher_params):
   return jax.tree.map(lambda *leaves: sum(leaves), *gradients.values())
 
 
+@functools.cache
 def taught(combine=None, **fields):
   return tiny.taught(BACKBONE)._replace(combine=combine, **fields)
 
@@ -48,8 +49,12 @@ def gradient_of(method, rules=ALL, weights=WEIGHTS, groups=GROUPS, loss_fn=None,
   """-> (loss, values), gradient."""
   trained, frozen, masks, teacher, batch = given(rules)
   loss_fn = loss_fn or method.loss_fn or losses.plain(BACKBONE)
-  fn = train_step.make_gradient(method, loss_fn, sharding.make_mesh(1), **how)
-  return jax.jit(fn)(trained, frozen, teacher, weights, batch, groups, masks)
+  return compiled(method, loss_fn, **how)(trained, frozen, teacher, weights, batch, groups, masks)
+
+
+@functools.cache
+def compiled(method, loss_fn, **how):
+  return jax.jit(train_step.make_gradient(method, loss_fn, sharding.make_mesh(1), **how))
 
 
 def seen(rules=ALL, **more):
@@ -115,8 +120,9 @@ def test_penalties_and_norms_are_added_to_what_combine_returns():
   (_, values), gradient = gradient_of(method, weights=weights, norms=losses.norms)
   assert {'ce', 'mse', 'pull', 'l1_norm', 'l2_norm'} == set(values)
   params = tiny.params(BACKBONE)
-  _, old = gradient_of(taught(), weights={'ce': 0.0}, groups=NO_GROUPS)
-  norms = jax.grad(lambda p: losses.norms(p)['l1_norm'] + 0.25 * losses.norms(p)['l2_norm'])(params)
+  _, old = gradient_of(taught(), weights={'ce': 0.0, 'mse': 1.0}, groups=NO_GROUPS)
+  norm = lambda p: losses.norms(p)['l1_norm'] + 0.25 * losses.norms(p)['l2_norm']
+  norms = jax.jit(jax.grad(norm))(params)
   wanted = jax.tree.map(lambda g, n: 100 * g + n, old, norms)
   wanted['bias']['kernel'] += params['bias']['kernel']
   CLOSE(gradient, wanted)

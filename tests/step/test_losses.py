@@ -235,15 +235,20 @@ def objective(params, teacher, batch):
   return (value_M * batch.target_weight).sum(), value_M
 
 
+@functools.cache
+def value_and_gradient(held):
+  """The compiled objective, for logits of `held` entries at a time; None: of all."""
+  return jax.jit(jax.value_and_grad(objective, has_aux=True))
+
+
 @pytest.mark.parametrize('held', [500, 500 * 7, 500 * 33])  # chunks of 1, 7 and 32 targets
 def test_chunks_change_neither_value_nor_gradient(held, monkeypatch):
   params, teacher = (tiny.params(BACKBONE, seed) for seed in (0, 1))
   batch = layout(tiny.rows(13), 1, Shape(13, 20, 64))
-  fn = lambda params: jax.value_and_grad(objective, has_aux=True)(params, teacher, batch)
-  (wanted, values_M), gradient = jax.jit(fn)(params)
+  (wanted, values_M), gradient = value_and_gradient(None)(params, teacher, batch)
   assert values_M.shape == (64,)
   monkeypatch.setattr(losses, 'held_logits', lambda: held)
-  (found, chunked_M), chunked = jax.jit(lambda p: fn(p))(params)
+  (found, chunked_M), chunked = value_and_gradient(held)(params, teacher, batch)
   wide = functools.partial(rounding.assert_close, terms=500, depth=4)  # sums over 500 tokens
   wide((found, chunked_M), (wanted, values_M))
   wide(chunked, gradient)
@@ -278,30 +283,43 @@ def test_logits_of_a_share_of_the_memory_are_held(monkeypatch):
   assert held() == pytest.approx(machine / 64 / 4 / jax.local_device_count(), abs=1)
 
 
-@pytest.mark.parametrize('counting', [0, 3, 4, 5, 8, 9, 16])
-def test_a_value_is_computed_where_it_counts_with_the_same_gradient(counting, monkeypatch):
-  """Of 16 targets a quarter, a half or all are computed, whichever holds those that count."""
-  random, tokens, seen = np.random.default_rng(counting), 50, []
-  logits, states = (random.standard_normal((16, tokens)).astype(np.float32) for _ in range(2))
-  where = np.zeros(16, bool)
-  where[random.permutation(16)[:counting]] = True
+@functools.cache
+def of_those_that_count(few):
+  """The compiled sum and its gradient where `losses.FEW` is `few`, and what notes its sizes."""
+  seen = []
 
   def kd(logits_MV, known_MV, states_MV):
     assert known_MV is None
     jax.debug.callback(lambda: seen.append(len(logits_MV)))
     return losses.distillation(logits_MV, states_MV, 2.0)
 
-  def loss(logits):
-    value_M = losses.where_it_counts(kd, jnp.asarray(where), logits, None, jnp.asarray(states))
+  def loss(logits, where, states):
+    value_M = losses.where_it_counts(kd, where, logits, None, states)
     return jnp.where(where, value_M, 0).sum()
 
-  wanted, wanted_gradient = jax.value_and_grad(loss)(jnp.asarray(logits))
-  assert set(seen) == {16}
-  seen.clear()
+  return jax.jit(jax.value_and_grad(loss)), seen
+
+
+@pytest.mark.parametrize('counting', [0, 3, 4, 5, 8, 9, 16])
+def test_a_value_is_computed_where_it_counts_with_the_same_gradient(counting, monkeypatch):
+  """Of 16 targets a quarter, a half or all are computed, whichever holds those that count."""
+  random, tokens = np.random.default_rng(counting), 50
+  logits, states = (random.standard_normal((16, tokens)).astype(np.float32) for _ in range(2))
+  where = np.zeros(16, bool)
+  where[random.permutation(16)[:counting]] = True
+
+  def computed(few):
+    fn, seen = of_those_that_count(few)
+    seen.clear()
+    value_and_gradient = fn(logits, where, states)
+    jax.effects_barrier()
+    return *value_and_gradient, set(seen)
+
+  wanted, wanted_gradient, seen = computed(losses.FEW)
+  assert seen == {16}
   monkeypatch.setattr(losses, 'FEW', 0)
-  found, gradient = jax.jit(jax.value_and_grad(loss))(jnp.asarray(logits))
-  jax.effects_barrier()
-  assert set(seen) == {4 if counting <= 4 else 8 if counting <= 8 else 16}
+  found, gradient, seen = computed(0)
+  assert seen == {4 if counting <= 4 else 8 if counting <= 8 else 16}
   rounding.assert_close(found, wanted, terms=16 * tokens, depth=4)
   rounding.assert_close(gradient, wanted_gradient, terms=tokens, depth=4)
   assert not np.asarray(gradient)[~where].any()
