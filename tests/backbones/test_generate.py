@@ -209,7 +209,9 @@ def test_the_loop_stops_when_all_rows_have_ended_or_the_limit_is_reached(greedy)
 
 @pytest.mark.parametrize('k', slow.but([5], [1, 5]))
 def test_a_batch_shrinks_by_halves_as_its_rows_end_and_gives_the_same(k, greedy, monkeypatch):
-  tools, params, _ = greedy
+  tools, _, _ = greedy
+  # Of a model whose samples have one token so often that it ends most rows.
+  params = jax.tree.map(lambda x: 1.5 * np.asarray(x), tiny.params(tools.backbone, seed=4))
   prompts = [[int(t) for t in np.random.default_rng(i).integers(1, 25, 3)] for i in range(66)]
   sizes, decode = [], tools.backbone.decode
 
