@@ -19,6 +19,7 @@ from jcl.storage.checkpoint import Snapshots
 from jcl.streams.stream import Task
 from jcl.training import evaluate as evaluation
 from jcl.training import inputs
+from jcl.training.answer_format import AnswerFormat
 from jcl.training.experiment import assemble
 from jcl.training.run_state import Run
 from jcl.types import Params
@@ -53,6 +54,9 @@ class TrainedRun:
       console.show(line, sys.stderr)
     known = {field.name for field in dataclasses.fields(Run)}
     self.now = Run(**{name: value for name, value in found.items() if name in known})
+    learned = max(len(self.now.record['matrix']) - 1, 0)
+    if line := AnswerFormat.of(self.parts, learned).unfinished:
+      console.show(line, sys.stderr)
     self.tools = self.parts.tools.at(max(len(self.now.record['matrix']) - 2, 0))
 
   @computing

@@ -85,6 +85,8 @@ def run(given: flags.FlagValues) -> None:
   model = jcl.load_model(
     place, base=given.base or None, special_tokens_in_text=reading, family=given.family
   )
+  if model.answers.unfinished:
+    console.show(model.answers.unfinished, sys.stderr)
   if dropping:
     kept = [text for text in texts if model.special_token(text) is None]
     print(f'{len(texts) - len(kept)} of {len(texts)} texts hold a special token and are left out')

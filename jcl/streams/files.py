@@ -2,6 +2,7 @@
 
 import bz2
 import codecs
+import contextlib
 import gzip
 import io
 import lzma
@@ -53,6 +54,7 @@ def read_bytes(path: pathlib.Path, called: str) -> bytes:
   is_file = os.path.isfile(path) or os.path.isdir(path)
   if os.path.exists(path) and not is_file:  # it may never end
     raise UserError(f'{called}: a pipe or a device, which jcl does not read: give a file')
+  refuse_pointer(path, called)
   try:
     if suffix not in PACKED:
       return path.read_bytes()
@@ -102,7 +104,6 @@ def read_text(path: pathlib.Path, called: str, least: str = 'give at least one r
     UserError: as `read_bytes`, and for a file that is no text in UTF-8, or in UTF-16 with a mark.
   """
   data = read_bytes(path, called)
-  refuse_pointer(data, called)
   encoding = next((name for mark, name in MARKS.items() if data.startswith(mark)), 'utf-8-sig')
   try:
     text = data.decode(encoding)
@@ -126,9 +127,17 @@ def _refuse_other_kinds(data: bytes, called: str) -> None:
       raise UserError(f'{called}: the file is {what}') from None
 
 
-def refuse_pointer(data: bytes, called: str) -> None:
-  """Raises a UserError for a file of Git LFS that was cloned and never fetched."""
-  if data.startswith(POINTER):
+def refuse_pointer(file: pathlib.Path, called: str) -> None:
+  """Raises a UserError for a file of Git LFS that was cloned and never fetched.
+
+  Args:
+    file: that could not be read, or may hold any text; missing ones pass.
+    called: name of the file in error messages.
+  """
+  first = b''
+  with contextlib.suppress(OSError), open(file, 'rb') as opened:
+    first = opened.read(len(POINTER))
+  if first == POINTER:
     raise UserError(
       f'{called}: a pointer of Git LFS, not the file itself: fetch it with `git lfs pull`'
-    )
+    ) from None

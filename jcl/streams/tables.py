@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from jcl.errors import UserError
 from jcl.streams import hub
-from jcl.streams.files import PACKED, POINTER, kind_of, read_text, reason_of, refuse_pointer
+from jcl.streams.files import PACKED, kind_of, read_text, reason_of, refuse_pointer
 from jcl.streams.raw import Number
 from jcl.streams.records import Record
 
@@ -145,8 +145,7 @@ def known_type(field: Any) -> bool:
 
 def unread_parquet(path: pathlib.Path, called: str, error: Exception) -> UserError:
   """Returns the error for a file that is no parquet."""
-  with contextlib.suppress(OSError), open(path, 'rb') as file:
-    refuse_pointer(file.read(len(POINTER)), called)
+  refuse_pointer(path, called)
   return UserError(f'{called}: no whole parquet file ({reason_of(error)}): write or fetch it again')
 
 

@@ -68,6 +68,16 @@ class AnswerFormat:
       text.encoder.policy, text.chat_template, parts.config.stream.chat_date,
     )  # fmt: skip
 
+  @property
+  def unfinished(self) -> str:
+    """A line that the run has more tasks than the model has learned; empty where it has none."""
+    if self.seen >= len(self.tasks):
+      return ''
+    return (
+      f'note: this run is not finished: its model has learned {self.seen} of {len(self.tasks)} '
+      'tasks; jcl train goes on with it'
+    )
+
   def beside(self, companions: Companions) -> Companions:
     """Returns what goes with a model, with this format and the labels of its classes."""
     answers, labels = dataclasses.asdict(self), tuple(self.labels)

@@ -10,6 +10,7 @@ from jcl.config import Config
 from jcl.errors import UserError
 from jcl.storage.atomic import write_json
 from jcl.training.inputs import WEIGHTS, differences, digests_of, lines, read, weights_digest
+from jcl.training.model_shape import shape_fields
 from jcl.types import Params
 
 BASE = 'jcl_base.json'  # beside an adapter: digests of the model that it was trained on
@@ -21,7 +22,9 @@ def check_model(workdir: pathlib.Path, loaded: Loaded, config: Config) -> None:
   if before is None:
     return
   tokenizer, weights = digests_of(loaded.tokenizer, loaded.special, loaded.params)
-  found = differences(before, dataclasses.replace(before, tokenizer=tokenizer, weights=weights))
+  shapes = {**before.shapes, 'weights': shape_fields(loaded.config)}
+  now = dataclasses.replace(before, tokenizer=tokenizer, weights=weights, shapes=shapes)
+  found = differences(before, now)
   if found:
     raise UserError(
       f'{workdir} is a run on another base model ({"; ".join(lines(found, config))}); give its own '

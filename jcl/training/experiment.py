@@ -34,8 +34,9 @@ from jcl.streams.many_objects import uncollected
 from jcl.streams.stream import Stream, TaskPlan
 from jcl.training.hook_tools import HookTools, make_tools
 from jcl.training.inputs import Inputs, stream_rows, template_digest, weights_digest
+from jcl.training.model_shape import shape_fields
 from jcl.training.start_model import StartModel, start_model
-from jcl.types import Params, Tree
+from jcl.types import Json, Params, Tree
 
 if TYPE_CHECKING:
   from jcl.backbones.files.hf import Loaded
@@ -253,14 +254,16 @@ def assemble(
   )  # fmt: skip
   longest = 0 if raw_text else text.prepare(stream.examples)
   config.method.check_run(config.scenario, tools)
-  teacher, teacher_digest = _outside_teacher(config, text, weights)
+  teacher, teacher_digest, teacher_shape = _outside_teacher(config, text, weights)
   method = with_knobs(methods.make(backbone, config.method, teacher), config, backbone)
   useless = [*stream.unread, *base.unread, *between_tasks(config, stream)]
   useless += optimizer.without_effect(asked.train, trained_params(config, backbone))
   notes = () if old else tuple(refused(useless, asked.from_file))
+  shapes = {'weights': shape_fields(base.shape)} if config.backbone.path or loaded else {}
+  shapes |= {'teacher': teacher_shape} if teacher else {}
   read = Inputs(
     stream.template, stream_rows(stream, documents), base.tokenizer_digest, base.weights_digest,
-    teacher_digest, template_digest(base.chat.source),
+    teacher_digest, template_digest(base.chat.source), shapes,
   )  # fmt: skip
   return Experiment(
     config, stream, text, backbone, shape, method, tools, base.params, base.added, longest, read,
@@ -329,17 +332,17 @@ def with_knobs(method: Method, config: Config, backbone: Backbone) -> Method:
 
 def _outside_teacher(
   config: Config, text: Text, weights: bool
-) -> tuple[ExternalTeacher | None, str | None]:
-  """Returns the model that the method's `teacher_path` names, and the digest of its weights.
+) -> tuple[ExternalTeacher | None, str | None, Json]:
+  """Returns the model that the method's `teacher_path` names, its weights' digest and its shape.
 
-  Both are None without a `teacher_path`.
+  The first two are None without a `teacher_path`, and the shape is empty.
 
   Raises:
     UserError: it is no language model, or its vocabulary or length does not fit the run's rows.
   """
   path = config.method.teacher_path
   if not path:
-    return None, None
+    return None, None, {}
   from jcl.backbones.files import hf
 
   shape, params, tokenizer, *_ = hf.load(path, weights, config.method.teacher_family)
@@ -354,4 +357,4 @@ def _outside_teacher(
   backbone = make_backbone(with_settings(shape, config.backbone))
   digest = None if params is None else weights_digest(params)
   made = lambda: params if weights else backbone.init(jax.random.key(0))
-  return ExternalTeacher(backbone, made), digest
+  return ExternalTeacher(backbone, made), digest, shape_fields(shape)

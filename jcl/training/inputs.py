@@ -28,6 +28,7 @@ from jcl.storage.encoding import leaves_by_path
 from jcl.streams.digests import BYTES, difference, row_digests
 from jcl.streams.raw import SPLITS
 from jcl.streams.stream import Example, Stream
+from jcl.training.model_shape import changed_fields
 from jcl.types import Json, Params
 
 FILE, ROWS = 'inputs.json', 'inputs.rows'
@@ -73,6 +74,8 @@ class Inputs:
     weights: digest of the base weights; None: not read, or from scratch.
     teacher: of an external teacher, likewise.
     chat_template: digest of the chat template that writes rows, '' where none does; None: not read.
+    shapes: fields of the configs of the base model (`weights`) and the teacher (`teacher`), where
+      these were read from files; see `model_shape.shape_fields`.
   """
 
   template: str
@@ -81,6 +84,7 @@ class Inputs:
   weights: str | None = None
   teacher: str | None = None
   chat_template: str | None = None
+  shapes: Mapping[str, Json] = dataclasses.field(default_factory=dict)
 
   @property
   def tasks(self) -> list[str]:
@@ -96,6 +100,7 @@ class Inputs:
     return {
       'template': self.template, 'splits': splits, 'tokenizer': dict(self.tokenizer),
       'weights': self.weights, 'teacher': self.teacher, 'chat_template': self.chat_template,
+      'shapes': dict(self.shapes),
     }  # fmt: skip
 
 
@@ -195,7 +200,7 @@ def read(workdir: pathlib.Path) -> Inputs | None:
     )
     return Inputs(
       stored['template'], rows, dict(stored['tokenizer']), stored['weights'], stored['teacher'],
-      stored.get('chat_template'),  # which an earlier jcl did not write
+      stored.get('chat_template'), dict(stored.get('shapes', {})),  # not of an earlier jcl
     )  # fmt: skip
   except (ValueError, KeyError, TypeError, RecursionError):
     raise UserError(
@@ -231,8 +236,11 @@ def differences(before: Inputs, now: Inputs) -> dict[str, str]:
     found[TOKENIZER] = f'another {", ".join(part.replace("_", " ") for part in parts)}'
   for word, field in ((WEIGHTS, 'weights'), (TEACHER, 'teacher')):
     old, new = getattr(before, field), getattr(now, field)
+    differing = changed_fields(before.shapes.get(field, {}), now.shapes.get(field, {}))
     if None not in (old, new) and old != new:
-      found[word] = f'weights of the digest {new[:8]}…, not {old[:8]}…'
+      differing.insert(0, f'weights of the digest {new[:8]}…, not {old[:8]}…')
+    if differing:
+      found[word] = ', '.join(differing)
   return found
 
 

@@ -1,8 +1,10 @@
 """Predictions of a run and of its export: printed, as lines of JSON and as a table."""
 
 import csv
+import dataclasses
 import gzip
 import json
+import shutil
 
 import pytest
 from absl import flags
@@ -30,6 +32,21 @@ def places(tmp_path_factory):
   )  # fmt: skip
   result.model.save(folder / 'exported')
   return folder, result
+
+
+def test_a_model_of_a_run_that_is_not_finished_says_so(places, capsys):
+  folder, result = places
+  called(f'--model={folder}/exported', '--text=open datalink')
+  assert capsys.readouterr().err == ''
+  answers = dataclasses.replace(result.model.answers, tasks=('disk', 'more'))
+  half = folder / 'half'
+  shutil.copytree(folder / 'exported', half)
+  file = half / 'jcl.json'
+  file.write_text(json.dumps(json.loads(file.read_text()) | {
+    'tasks': answers.tasks, 'classes_of': [*answers.classes_of, []]
+  }))  # fmt: skip
+  called(f'--model={half}', '--text=open datalink')
+  assert 'its model has learned 1 of 2 tasks' in capsys.readouterr().err
 
 
 def called(*arguments: str) -> None:

@@ -82,6 +82,14 @@ def edit_weights(folder: pathlib.Path) -> None:
   rewrite(folder, loaded._replace(params=params))
 
 
+def edit_shape(folder: pathlib.Path) -> None:
+  """Changes what config.json of a model folder says beside the weights."""
+  file = folder / 'config.json'
+  values = json.loads(file.read_text())
+  values['rope_parameters']['rope_theta'] = values['rope_theta'] = 2e4
+  file.write_text(json.dumps(values))
+
+
 def edit_tokenizer(folder: pathlib.Path) -> None:
   """Exchanges two words of the vocabulary of a model folder."""
   file = folder / 'tokenizer.json'

@@ -130,6 +130,7 @@ def test_a_vocabulary_of_another_size_never_goes_on(data, tmp_path):
   [
     (own_data.edit_weights, 'backbone.weights', 'weights of the digest'),
     (own_data.edit_tokenizer, 'backbone.tokenizer', 'another vocabulary'),
+    (own_data.edit_shape, 'backbone.weights', 'rope_theta 20000.0, not 10000.0'),
   ],
 )
 def test_an_edited_model_is_refused(edit, word, words, data, base, tmp_path):
@@ -147,6 +148,9 @@ def test_an_edited_teacher_is_refused(data, base, tmp_path):
   made = own_data.config(data, base, 'distill')
   made.method.teacher_path = str(shutil.copytree(base, tmp_path / 'teacher'))
   opened(tmp_path / 'run', made)
+  own_data.edit_shape(tmp_path / 'teacher')
+  with pytest.raises(UserError, match=f'method.teacher of {tmp_path}/teacher: rope_theta'):
+    opened(tmp_path / 'run', made)
   own_data.edit_weights(tmp_path / 'teacher')
   with pytest.raises(UserError, match=f'method.teacher of {tmp_path}/teacher: weights'):
     opened(tmp_path / 'run', made)
@@ -266,6 +270,7 @@ def finished(tmp_path_factory) -> tuple[pathlib.Path, Config]:
   own_data.edit(edited / 'travel-test.jsonl', lambda rows: rows[0].update(text='travel new'))
   own_data.edit_weights(shutil.copytree(folder / 'base2', folder / 'weights'))
   own_data.edit_tokenizer(shutil.copytree(folder / 'base2', folder / 'tokenizer'))
+  own_data.edit_shape(shutil.copytree(folder / 'base2', folder / 'shape'))
   return folder, made
 
 
@@ -297,7 +302,7 @@ def test_evaluate_after_a_move(finished):
 def test_export_after_a_move(format, finished, tmp_path):
   folder, _ = finished
   out = f'--out={tmp_path}/out', f'--format={format}', '--task=travel'
-  for other, word in (('weights', 'weights'), ('tokenizer', 'tokenizer')):
+  for other, word in (('weights', 'weights'), ('shape', 'weights'), ('tokenizer', 'tokenizer')):
     done = ended('export', folder, *out, f'--base={folder}/{other}')
     assert f'backbone.{word} of {folder}/{other}' in done.stderr
     assert not (tmp_path / 'out').exists()

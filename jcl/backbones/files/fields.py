@@ -9,6 +9,7 @@ from typing import Any, TypeVar, get_args
 
 from jcl.backbones.decoder_config import RopeKind, RopeScaling
 from jcl.errors import UserError
+from jcl.streams.files import refuse_pointer
 
 # Names of activations in transformers, and what `layers.ACTIVATIONS` calls them.
 ACTIVATION_NAMES = {
@@ -48,6 +49,7 @@ def read_json(file: pathlib.Path) -> dict[str, Any]:
   try:
     values = json.loads(text.decode('utf-8'))
   except (ValueError, RecursionError) as error:
+    refuse_pointer(file, str(file))
     raise UserError(f'{file}: not valid JSON ({error}); fetch it again') from None
   if not isinstance(values, dict):
     raise UserError(f'{file}: a JSON object is wanted, not {type(values).__name__}')

@@ -32,6 +32,7 @@ from jcl.backbones.files.gguf_tokenizer import TEMPLATE, read_tokenizer, split_n
 from jcl.backbones.files.tensors import TensorSource
 from jcl.backbones.tokenizers import SpecialIds, with_vocabulary
 from jcl.errors import UserError
+from jcl.streams.files import refuse_pointer
 
 SHARD = re.compile(r'(?P<name>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf')
 # Keys that change nothing that jcl computes: names, sources, and keys that the package gguf adds.
@@ -160,6 +161,7 @@ def _opened(
         f'{file}: quantisation number {str(error).split(" ")[0]} is unknown to the package gguf; '
         'take a newer gguf, or the model in another quantisation such as Q8_0'
       ) from None
+    refuse_pointer(file, str(file))
     raise UserError(f'{file}: truncated or no GGUF file ({error}); fetch it again') from None
   return meta, sources
 

@@ -171,7 +171,7 @@ def _held(
 def _unused(name: str, config: ModelConfig, record: Family) -> bool:
   """Whether a tensor is known and not read: constants, heads, a repeated output projection."""
   tied = isinstance(config, DecoderConfig) and config.tied
-  repeats = tied and name.startswith(record.output_names)
+  repeats = tied and name.startswith(record.output_names) and name.endswith('weight')
   return repeats or bool(re.search(f'{record.ignored}|{contradictions.HEADS}', name))
 
 

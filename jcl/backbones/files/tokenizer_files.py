@@ -12,6 +12,7 @@ from jcl.backbones.files.fields import read_json
 from jcl.backbones.tokenizers import SpecialIds, vocabulary_size
 from jcl.errors import UserError
 from jcl.streams import hub
+from jcl.streams.files import refuse_pointer
 
 # Classes of transformers that take settings from tokenizer_config.json and not from tokenizer.json:
 # {model_type of a model that has no other: class}, `Fast` left out.
@@ -49,6 +50,7 @@ def read_tokenizer(
     try:
       tokenizer = Tokenizer.from_file(str(file))
     except Exception as error:  # the library raises bare exceptions
+      refuse_pointer(file, str(file))
       raise UserError(f'{file}: no valid tokenizer ({error})') from None
     notes = use_class(tokenizer, tokenizer_fields(folder), model, folder)
   else:

@@ -15,6 +15,7 @@ import safetensors.numpy
 from jcl.backbones.files.fields import existing_file, read_json
 from jcl.backbones.files.tensors import TensorSource
 from jcl.errors import UserError
+from jcl.streams.files import refuse_pointer
 
 PICKLES = ('*.bin', '*.pt', '*.pth', '*.ckpt', '*.pkl')
 FOREIGN = ('*.h5', '*.msgpack', '*.onnx', '*.npz')
@@ -40,6 +41,10 @@ def open_folder(folder: pathlib.Path, stack: contextlib.ExitStack) -> dict[str, 
     return open_file(folder / 'model.safetensors', stack)
   if not index.is_file():
     _refuse_other_formats(folder)
+    if parts := sorted(file.name for file in folder.glob('model-*-of-*.safetensors')):
+      raise UserError(
+        f'{index}: no such file, beside {parts[0]}: fetch it, for it says which tensors there are'
+      )
     raise UserError(f'{folder}: no model.safetensors; give a folder that has one, or a .gguf file')
   placed = read_json(index).get('weight_map')
   if not isinstance(placed, dict) or not all(isinstance(v, str) for v in placed.values()):
@@ -86,6 +91,7 @@ def open_file(file: pathlib.Path, stack: contextlib.ExitStack) -> dict[str, Tens
   try:
     opened = stack.enter_context(safetensors.safe_open(str(file), framework='numpy'))
   except (safetensors.SafetensorError, OSError) as error:
+    refuse_pointer(file, str(file))
     raise UserError(f'{file}: truncated or no safetensors file ({error})') from None
   sources = {}
   for name in opened.keys():  # noqa: SIM118  # not a dict

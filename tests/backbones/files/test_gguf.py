@@ -320,6 +320,7 @@ def test_bad_files_are_refused(wide, tmp_path, monkeypatch):
     'half.gguf': (data[: len(data) // 2], 'truncated or no GGUF file'),
     'text.gguf': (b'hello, this is text' * 9, 'truncated or no GGUF file'),
     'empty.gguf': (b'', 'truncated or no GGUF file'),
+    'pointer.gguf': (b'version https://git-lfs.github.com/spec/v1', 'a pointer of Git LFS'),
   }
   for name, (content, says) in bad.items():
     (tmp_path / name).write_bytes(content)

@@ -23,6 +23,21 @@ def lost_shard(folder):
   (folder / 'model.safetensors.index.json').write_text(json.dumps({'weight_map': placed}))
 
 
+def pointer(name):
+  """Leaves what a clone without Git LFS has in place of a file."""
+  text = 'version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n'
+  return lambda folder: (folder / name).write_text(text)
+
+
+def lost_index(folder):
+  (folder / 'model.safetensors').rename(folder / 'model-00001-of-00001.safetensors')
+
+
+def tied_and_biased(weights):
+  weights['lm_head.weight'] = weights['model.embed_tokens.weight']
+  weights['lm_head.bias'] = np.ones(40, np.float32)
+
+
 NORM = 'model.norm.weight'
 
 
@@ -50,6 +65,10 @@ BAD = {
   'no weights': (lambda f: (f / 'model.safetensors').unlink(), 'no model.safetensors'),
   'pickle': (pickled, r'pytorch_model.bin: pickled weights can run code'),
   'truncated': (cut, 'model.safetensors: truncated'),
+  'pointer': (pointer('model.safetensors'), 'model.safetensors: a pointer of Git LFS'),
+  'pointer of words': (pointer('tokenizer.json'), 'tokenizer.json: a pointer of Git LFS'),
+  'pointer of a config': (pointer('config.json'), 'config.json: a pointer of Git LFS'),
+  'index': (lost_index, 'model.safetensors.index.json: no such file, beside model-00001-of-00001'),
   'shard': (lost_shard, 'model-00001-of-00001.safetensors: no such file'),
   'missing': (reweigh(lambda w: w.pop(NORM)), f"tensor '{NORM}' is missing"),
   'unknown': (
@@ -80,6 +99,10 @@ BAD = {
   'no projection': (
     reweigh(lambda w: w.pop('lm_head.weight')),
     "tensor 'lm_head.weight' is missing, and the config does not tie it",
+  ),
+  'bias of a tied projection': (
+    lambda f: (edit(tie_word_embeddings=True)(f), reweigh(tied_and_biased)(f)),
+    r"tensor 'lm_head.bias' is unknown|tensor 'model.lm_head.bias' is unknown",
   ),
   'an adapter': (
     lambda f: (f / 'config.json').rename(f / 'adapter_config.json'),
