@@ -1,16 +1,19 @@
 """What a run reads besides its rows: each part is compared, and named where it differs."""
 
+import dataclasses
 import json
 import pathlib
 
+import numpy as np
 import pytest
 from support import own_data, runs
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from jcl import workdir as workdirs
+from jcl.backbones.decoder_config import DecoderConfig, RopeScaling
 from jcl.errors import UserError
 from jcl.streams.chat_templates import NAMED
-from jcl.training import experiment, inputs
+from jcl.training import experiment, inputs, model_shape
 
 WORDS = ('<s>', 'a', 'b', 'c', 'ab', 'bc')
 CHANGES = {
@@ -26,6 +29,19 @@ OF_MODEL = {
   'vocab': {word: i for i, word in enumerate(WORDS)}, 'merges': [('a', 'b'), ('b', 'c')],
   'unk_token': '<s>',
 }  # fmt: skip
+
+
+def test_a_shape_is_what_the_weights_do_not_say():
+  one = DecoderConfig(8, 8, 1, 2, 8, rope_scaling=RopeScaling('linear', 2.0), norm_epsilon=1e-5)
+  fields = model_shape.shape_fields(one)
+  chosen = dataclasses.replace(one, dropout=0.1, rows=16, dtype='bfloat16', max_positions=9)
+  assert model_shape.shape_fields(chosen) == fields
+  in_single = dataclasses.replace(one, norm_epsilon=float(np.float32(1e-5)))  # as GGUF has it
+  assert model_shape.changed_fields(fields, model_shape.shape_fields(in_single)) == []
+  other = dataclasses.replace(one, rope_scaling=RopeScaling('linear', 4.0), window=3)
+  changed = model_shape.changed_fields(fields, model_shape.shape_fields(other))
+  assert [line.split()[0] for line in changed] == ['window', 'rope_scaling']
+  assert model_shape.changed_fields({}, fields) == []  # of an earlier jcl
 
 
 def of_pairs(**changed) -> Tokenizer:

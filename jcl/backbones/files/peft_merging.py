@@ -127,6 +127,9 @@ def _merge(given: Arrays, weights: Arrays, fields: Fields, flat: set[str], embed
     weight = _residual(weight, fields, rank, s, where, module in flat) + s * (b @ a)
     magnitude = take(f'{module}.lora_magnitude_vector')
     magnitude = take(f'{module}.lora_magnitude_vector.weight') if magnitude is None else magnitude
+    if module != embedding:
+      _check_said(fields, where, 'use_dora', 'magnitudes', magnitude)
+      _check_said(fields, where, 'lora_bias', 'biases of lora_B', left.get(f'{module}.lora_B.bias'))
     if magnitude is not None:
       if module == embedding or magnitude.size != len(weight):
         raise UserError(f'{where}: use_dora is not supported for this module')
@@ -141,6 +144,18 @@ def _merge(given: Arrays, weights: Arrays, fields: Fields, flat: set[str], embed
   _replace_tokens(left, weights, fields)
   for name, value in left.items():
     _replace(weights, name, value, fields)
+
+
+def _check_said(
+  fields: Fields, where: str, field: str, tensors: str, found: np.ndarray | None
+) -> None:
+  """Refuses a field of the config that says of tensors what the file does not hold."""
+  said = bool(fields.values.get(field))
+  if said != (found is not None):
+    raise UserError(
+      f'{where}: {field} is {str(said).lower()}, but the file holds {"no " if said else ""}'
+      f'{tensors}: one of the two is of another adapter'
+    )
 
 
 def _residual(

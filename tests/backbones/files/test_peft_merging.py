@@ -81,6 +81,19 @@ def test_dora_scales_every_output_to_its_magnitude(tmp_path):
     peft.read(folder, loaded.config)
 
 
+@pytest.mark.parametrize('said', [True, False])
+@pytest.mark.parametrize(
+  ('field', 'name', 'width'),
+  [('use_dora', 'lora_magnitude_vector', 16), ('lora_bias', 'lora_B.bias', 16)],
+)
+def test_a_field_that_the_tensors_contradict_is_refused(said, field, name, width, tmp_path):
+  loaded = adapter_folder.model('llama', tmp_path / 'm')
+  more = {} if said else {f'{Q.format(i)}.{name}': np.ones(width) for i in (0, 1)}
+  folder = write(tmp_path / 'a', {**factors([0, 1]), **more}, **{field: said})
+  with pytest.raises(UserError, match=f'{field} is {str(said).lower()}, but the file holds'):
+    peft_merging.merge_one(folder, loaded.config, loaded.params)
+
+
 def test_what_is_in_a_part_of_the_layers_goes_there_and_back(tmp_path):
   loaded = adapter_folder.model('llama', tmp_path / 'm')
   folder = write(tmp_path / 'a', factors([1]), layers_to_transform=[1])
