@@ -19,6 +19,7 @@ import scipy.special
 from flax.core.meta import AxisMetadata
 from jax.ad_checkpoint import checkpoint_name
 from jax.extend.random import threefry_2x32
+from jax.tree_util import DictKey, KeyPath
 
 from jcl.backbones.backbone import Params
 from jcl.backbones.decoder_config import DecoderConfig
@@ -298,7 +299,11 @@ def linen_variables(params: Params, config: ModelConfig) -> dict[str, Params]:
   """
   outside = ('head', 'unembed', 'lora')
   boxed = lambda x: isinstance(x, AxisMetadata)
-  narrow = lambda path, x: x.astype(config.dtype) if boxed(x) and path[-1].key == 'kernel' else x
+
+  def narrow(path: KeyPath, x: Any) -> Any:
+    kernel = path[-1] == DictKey('kernel')
+    return x.astype(config.dtype) if boxed(x) and kernel and hasattr(x, 'astype') else x
+
   own = {k: v for k, v in params.items() if k not in outside}
   collections = {'params': jax.tree_util.tree_map_with_path(narrow, own, is_leaf=boxed)}
   return collections | {k: v for k, v in params.items() if k == 'lora'}

@@ -29,7 +29,7 @@ def test_texts_and_conversations_become_examples():
     ([ASK], '^x is a conversation, on which this model was not trained'),
     ([], '^x is an empty list'),
     ([SAY], '^x: nothing stands before the answer'),
-    ([{'role': 'user'}], r'^x\[0\]: the content is a NoneType'),
+    ([{'role': 'user'}], r'^x\[0\]: the content is missing: give text'),
   ],
 )
 def test_what_cannot_be_asked_is_refused(given, says):
