@@ -43,17 +43,17 @@ SETTINGS = {
   'PRNG unsafe_rbg': Setting({'JAX_DEFAULT_PRNG_IMPL': 'unsafe_rbg'}),
   'debug_nans': Setting({'JAX_DEBUG_NANS': '1'}),
   'tracer leaks are checked': Setting({'JAX_CHECK_TRACER_LEAKS': '1'}),
-  'transfers are guarded': Setting({'JAX_TRANSFER_GUARD': 'disallow'}),
   'highest precision': Setting({'JAX_DEFAULT_MATMUL_PRECISION': 'highest'}),
   'LC_ALL=C, ASCII': Setting({**ASCII, 'PYTHONIOENCODING': 'ascii'}),
   'cp1252': Setting({'PYTHONIOENCODING': 'cp1252'}),
-  'latin-1': Setting({'PYTHONIOENCODING': 'latin-1'}),
-  'utf-16': Setting({'PYTHONIOENCODING': 'utf-16'}),
   'a home that cannot be written': Setting({'HOME': NOWHERE, 'JAX_COMPILATION_CACHE_DIR': ''}),
   'no HOME': Setting({'HOME': '', 'JAX_COMPILATION_CACHE_DIR': ''}),
-  'a backend of pictures that is not known': Setting({'MPLBACKEND': 'nonsense'}),
-  'no TMPDIR': Setting({'TMPDIR': NOWHERE}),
-  'a current folder that cannot be written': Setting({}, cwd='/proc'),
+  'utf-16, no TMPDIR, a backend of pictures that is not known': Setting(
+    {'PYTHONIOENCODING': 'utf-16', 'TMPDIR': NOWHERE, 'MPLBACKEND': 'nonsense'}
+  ),
+  'latin-1, guarded transfers, a current folder that cannot be written': Setting(
+    {'PYTHONIOENCODING': 'latin-1', 'JAX_TRANSFER_GUARD': 'disallow'}, cwd='/proc'
+  ),
 }
 
 
