@@ -18,7 +18,7 @@ SENT = {
   'all-to-all': lambda n, result: (n - 1) / n * result,
   'collective-permute': lambda n, result: result,
 }
-BITS = {'pred': 8, 'bf16': 16, 'tf32': 32}  # of element types whose name does not end in their bits
+PRED_BITS = 8  # of a boolean, the one element type whose name has no bits
 _COMPUTATION = re.compile(r'^(ENTRY )?%?([\w.\-]+) .*\{$')
 _INSTRUCTION = re.compile(r'^\s+(?:ROOT )?%?[\w.\-]+ = (\(.*?\)|\S+) ([\w\-]+)\(')
 _SHAPE = re.compile(r'\b([a-z]+\d*\w*)\[([\d,]*)\]')
@@ -112,7 +112,7 @@ def _sends(
 def _bytes(element: str, dimensions: str) -> int:
   """Returns the bytes of an array: `f32`, `16,32`."""
   digits = re.search(r'\d+', element)
-  bits = BITS.get(element) or (int(digits[0]) if digits else 0)
+  bits = PRED_BITS if element == 'pred' else int(digits[0]) if digits else 0
   return math.prod(map(int, filter(None, dimensions.split(',')))) * bits // 8
 
 

@@ -23,7 +23,7 @@ from jcl.types import Json
 
 @dataclasses.dataclass(frozen=True)
 class Speeds:
-  """What the devices are said to do.
+  """Rates of computing and sending that a prediction takes for granted.
 
   Attributes:
     rate: floating-point operations a second that a device reaches in a step.
@@ -80,9 +80,10 @@ def page(config: Config, most: int, tokens: int, targets: int, speeds: Speeds) -
   Raises:
     UserError: for settings or files that cannot be used, or a stream that cannot be learned.
   """
-  parts, points = cost.assembled(config, sharding.make_mesh(1), tokens), []
+  parts = cost.assembled(config, sharding.make_mesh(1), tokens)
   first = cost.outline_of(parts, tokens, targets)
-  for devices in tqdm.tqdm(doubling(most), 'devices', delay=2, leave=False):
+  points = [point(first)]
+  for devices in tqdm.tqdm(doubling(most)[1:], 'devices', delay=2, leave=False):
     tools = dataclasses.replace(parts.tools, mesh=sharding.make_mesh(devices))
     now = cost.outline_of(dataclasses.replace(parts, tools=tools), tokens, targets)
     points.append(point(now))

@@ -111,7 +111,7 @@ def _gathered_forward(part: jax.Array, dim: int, dtype: Any) -> tuple[jax.Array,
 
 
 def _gathered_backward(dim: int, dtype: Any, like: jax.Array, slope: jax.Array) -> tuple[jax.Array]:
-  """What is sent back is wide: a sum over devices in the narrow type would lose its digits."""
+  """Sums the gradient over devices in the type of the part, for the narrow type loses digits."""
   wide = slope.astype(like.dtype)
   return (lax.psum_scatter(wide, AXIS, scatter_dimension=dim, tiled=True),)
 

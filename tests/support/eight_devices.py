@@ -110,7 +110,7 @@ def cell_of(name: str) -> Cell:
 
 @functools.cache
 def makers() -> dict[str, Callable[[], Cell]]:
-  """What makes each cell, by name; all but the deep ones on a model that is quick to compile."""
+  """Returns a function for each cell, by name, that makes it; most models compile quickly."""
   params, other = (params_of(BACKBONE, seed) for seed in (0, 1))
   rows, plain = tiny.rows(), losses.plain(BACKBONE)
   lamol, deep = (methods.make(b, methods.settings('lamol')) for b in (BACKBONE, DECODER))
