@@ -10,12 +10,13 @@ from support.scripted import good, scripted
 
 from jcl import methods
 from jcl.backbones import lora_merging
+from jcl.methods import settings
 from jcl.step import trainable
 from jcl.training import experiment
 from jcl.training.loop import Loop
 
 WAYS = [
-  *((name, {}) for name in methods.BUILT_IN if name not in ('pretrain', 'reptile')),
+  *((n, {}) for n in methods.BUILT_IN if n != 'pretrain' and 'slow' not in settings(n).brings),
   *(('lora', {'merge': how}) for how in lora_merging.WAYS),
   ('lora', {'stack': True}), ('lora+replay', {}), ('joint', {'every_task': True}),
 ]  # fmt: skip
@@ -34,11 +35,11 @@ def moved(method, memory, params, task):
 @pytest.mark.parametrize(('name', 'given'), WAYS)
 def test_what_answers_inside_a_task_is_what_trains(name, given, told):
   """After each task it is what answers then, too."""
-  settings = methods.settings(name)
+  chosen = settings(name)
   for field, value in given.items():
-    setattr(settings, field, value)
-  tools = scripted(tiny.tools(settings.text_format, make=tiny.small_decoder, examples=7), good)
-  method, params = methods.make(tools.backbone, settings), tiny.params(tools.backbone)
+    setattr(chosen, field, value)
+  tools = scripted(tiny.tools(chosen.text_format, make=tiny.small_decoder, examples=7), good)
+  method, params = methods.make(tools.backbone, chosen), tiny.params(tools.backbone)
   memory = method.init(params, tools.stream, tools)
   if method.params_for is methods.Method._field_defaults['params_for']:
     return  # the parameters themselves

@@ -31,6 +31,7 @@ class Given(NamedTuple):
     classes_of: of a head the classes of each task, which may share some; None: a vocabulary.
     told: a row is answered with the classes of its own task, and the means of tasks are summed;
       else with those of all tasks so far.
+    updates: the parameters after every update of the run so far, float32.
   """
 
   settings: dict[str, Any]
@@ -44,6 +45,7 @@ class Given(NamedTuple):
   head_dim: int
   classes_of: Sequence[Sequence[int]] | None = None
   told: bool = False
+  updates: Sequence[dict] = ()
 
 
 def logits(given: Given, params: dict, row: Row) -> np.ndarray:
@@ -124,6 +126,33 @@ def derpp(given: Given) -> float:
 def agem(given: Given) -> float:
   """CE(new) + CE(old); the step follows another direction, see `directions`."""
   return ce(given, lambda row: not row.replay) + ce(given, lambda row: row.replay)
+
+
+def cls_er(given: Given) -> float:
+  """CE + lambda_cls · MSE(old) to the one of two averages that finds the target likelier."""
+  s, found = given.settings, []
+  both = [moving_average(given, s[f'{name}_decay']) for name in ('fast', 'slow')]
+  for row in (row for row in given.rows if row.replay):
+    classes = allowed_classes(given, row.task, given.task)
+    every = [logits(given, params, row)[:, classes] for params in (given.params, *both)]
+    for z, fast, slow, wanted in zip(*every, row.wanted, strict=True):
+      nats = [surprise(y, classes.index(wanted)) for y in (fast, slow)]
+      found.append((row.task, distance(z, slow if nats[1] < nats[0] else fast)))
+  return ce(given) + s['lambda_cls'] * mean(given, found)
+
+
+def moving_average(given: Given, decay: float) -> dict:
+  """Of the parameters after every update; the n-th has the share max(1 / (n + 1), 1 - decay)."""
+  blend = lambda tree, other, share: {
+    name: blend(leaf, other[name], share)
+    if isinstance(leaf, dict)
+    else (1 - share) * leaf + share * np.asarray(other[name], np.float64)
+    for name, leaf in tree.items()
+  }
+  average = given.starts[0]
+  for number, params in enumerate(given.updates, 1):
+    average = blend(average, params, max(1 / (number + 1), 1 - decay))
+  return average
 
 
 def distill(given: Given) -> float:
@@ -254,6 +283,7 @@ ORACLES: dict[str, Callable[[Given], float]] = {
   'replay': plain,
   'derpp': derpp,
   'agem': agem,
+  'cls_er': cls_er,
   'distill': distill,
   'lamol': lamol,
   'lamol_kd': lamol_kd,
@@ -262,8 +292,14 @@ ORACLES: dict[str, Callable[[Given], float]] = {
   'olora': olora,
   'expand': plain,
   'reptile': plain,
+  'ema': plain,
   'maml': maml,
   'ewc': ewc,
   'l2': l2,
   'mas': mas,
+}
+
+AVERAGES: dict[str, Callable[[Given], dict]] = {
+  'ema': lambda given: moving_average(given, given.settings['decay']),
+  'cls_er': lambda given: moving_average(given, given.settings['slow_decay']),
 }

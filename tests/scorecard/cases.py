@@ -45,7 +45,8 @@ MORE = {  # of any settings that have the field: every term is as large as cross
   'gamma': 1.0, 'replay_ratio': 1.0, 'replay_share': 0.4, 'alpha': 0.3, 'beta': 0.7,
   'lambda_gen': 0.4, 'distill_weight': 0.6, 'distill_temperature': 3.0, 'lambda_ewc': 30.0,
   'lambda_mas': 0.2, 'lambda_olora': 0.3, 'r': 2, 'lora_alpha': 2.0, 'lora_dropout': 0.0,
-  'every': 1, 'inner_lr': 0.3, 'inner_steps': 2,
+  'every': 1, 'inner_lr': 0.3, 'inner_steps': 2, 'decay': 0.8, 'fast_decay': 0.6,
+  'slow_decay': 0.9, 'fast_rate': 1.0, 'slow_rate': 1.0, 'lambda_cls': 0.6,
 }  # fmt: skip
 TRAIN = TrainConfig(
   learning_rate=3e-2, adapter_learning_rate=3e-2, head_learning_rate=3e-2, epochs=3, batch_size=16
@@ -144,6 +145,11 @@ class Moment:
   seen: list[Seen]
   after: dict
   items: list[tuple[Example, bool]]
+
+  @property
+  def updates(self) -> list[Any]:
+    """The parameters after each step."""
+    return [seen.params for seen in self.seen[1:]] + [self.end] * bool(self.seen)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -292,24 +298,27 @@ class Case:
     draw = lambda x: np.asarray(x + 0.3 * random.standard_normal(x.shape), x.dtype)
     return jax.tree.map(draw, moment.end)
 
-  def given(self, moment: Moment, params: Any, rows: Sequence[texts.Row]) -> objectives.Given:
-    """Returns the arguments of the oracle."""
+  def given(
+    self, moment: Moment, params: Any, rows: Sequence[texts.Row], steps: int = 0
+  ) -> objectives.Given:
+    """Returns the arguments of the oracle after so many steps of the task."""
     wide = lambda tree: jax.tree.map(lambda x: np.asarray(x, np.float64), tree)
     past = self.moments[: moment.task.index]
     examples = [[self.oracle_rows([(e, False)]) for e in m.task.train] for m in past]
     starts = [wide(m.start) for m in self.moments[: moment.task.index + 1]]
+    updates = [p for m in past for p in m.updates] + moment.updates[:steps]
     return objectives.Given(
       dataclasses.asdict(self.settings), moment.task.index, wide(params), rows, starts,
       [wide(m.end) for m in past], examples, self.backbone.outputs, 4,
-      self.classes_of or None, self.told,
+      self.classes_of or None, self.told, updates,
     )  # fmt: skip
 
   def wanted(
-    self, moment: Moment, params: Any, items: Items, only: Callable | None = None
+    self, moment: Moment, params: Any, items: Items, only: Callable | None = None, steps: int = 0
   ) -> float:
-    """The oracle's objective; `only` chooses rows."""
+    """The oracle's objective after `steps` steps of the task; `only` chooses rows."""
     rows = [row for row in self.oracle_rows(items) if only is None or only(row)]
-    return names.oracle(self.name)(self.given(moment, params, rows))
+    return names.oracle(self.name)(self.given(moment, params, rows, steps))
 
   # Batches and objectives.
 

@@ -226,7 +226,7 @@ def three_tasks(case: Case) -> None:
     steps = case.steps(moment.plan, moment.task) if moment.plan.new else []
     equal(f'steps of task {moment.task.index + 1}', len(moment.seen), len(steps))
     for number, (seen, items) in enumerate(zip(moment.seen, steps, strict=True), 1):
-      wanted = case.wanted(moment, seen.params, items)
+      wanted = case.wanted(moment, seen.params, items, steps=number - 1)
       near(f'loss of task {moment.task.index + 1}, step {number}', seen.loss, wanted, VALUE)
 
 

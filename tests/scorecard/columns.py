@@ -41,6 +41,7 @@ CHECKS: dict[str, Check] = {
   'moves': Check(checks.moves),
   'teacher': Check(past.teacher, past.has_teacher),
   'fisher': Check(past.fisher, past.measures),
+  'average': Check(past.average, past.averages),
   'tasks': Check(checks.three_tasks),
   'kd': Check(past.direction, past.distils),
   'empty': Check(checks.empty),

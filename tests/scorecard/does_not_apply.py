@@ -12,18 +12,25 @@ has an oracle of its own (column `combine`).
 LINES: tuple[tuple[str, str, str], ...] = (
   (
     'teacher',
-    'seq joint single replay agem lamol pretrain lora olora expand reptile maml ewc l2 mas',
+    'seq joint single replay agem lamol pretrain lora olora expand reptile ema maml ewc l2 mas',
     'no term of data looks at a teacher',
   ),
   (
     'fisher',
-    'seq joint single replay derpp agem distill lamol lamol_kd pretrain lora olora expand reptile '
-    'maml l2',
+    'seq joint single replay derpp agem cls_er distill lamol lamol_kd pretrain lora olora expand '
+    'reptile ema maml l2',
     'it does not measure what its parameters matter to',
   ),
   (
+    'average',
+    'seq joint single replay derpp agem distill lamol lamol_kd pretrain lora olora expand reptile '
+    'maml ewc l2 mas',
+    'it evaluates no moving average',
+  ),
+  (
     'kd',
-    'seq joint single replay derpp agem lamol pretrain lora olora expand reptile maml ewc l2 mas',
+    'seq joint single replay derpp agem cls_er lamol pretrain lora olora expand reptile ema maml '
+    'ewc l2 mas',
     'it does not distil',
   ),
   ('head', 'lamol lamol_kd', 'it writes its answers'),
@@ -40,14 +47,14 @@ LINES: tuple[tuple[str, str, str], ...] = (
   ),
   (
     'expansion',
-    'seq joint single replay derpp agem distill lamol lamol_kd pretrain lora olora reptile maml '
-    'ewc l2 mas',
+    'seq joint single replay derpp agem cls_er distill lamol lamol_kd pretrain lora olora reptile '
+    'ema maml ewc l2 mas',
     'it adds no blocks',
   ),
   (
     'combine',
-    'seq joint single replay derpp distill lamol lamol_kd pretrain lora olora expand reptile maml '
-    'ewc l2 mas',
+    'seq joint single replay derpp cls_er distill lamol lamol_kd pretrain lora olora expand '
+    'reptile ema maml ewc l2 mas',
     'it follows the gradient of its objective and combines none',
   ),
   ('project', '*', 'the projection is of the step: checked once, in the last row'),

@@ -126,6 +126,34 @@ METHODS = (
   ),
 )  # fmt: skip
 
+AVERAGES = (
+  Mutant(
+    'the average is of its last two parameters', 'methods/ema.py',
+    'share = jnp.maximum(1 / (updates + 1), 1 - decay)', 'share = jnp.float32(0.5) + 0 * updates',
+    _cells('average/ema', 'tasks/cls_er'),
+  ),
+  Mutant(
+    'the parameters in training are evaluated', 'methods/ema.py',
+    "return memory['teacher']['average']", 'return params',
+    _cells('average/ema'),
+  ),
+  Mutant(
+    'the fast average is evaluated', 'methods/cls_er.py',
+    "return memory['teacher']['slow']", "return memory['teacher']['fast']",
+    _cells('average/cls_er'),
+  ),
+  Mutant(
+    'CLS-ER takes the average that is less sure', 'methods/cls_er.py',
+    '(slow_M < fast_M)', '(slow_M > fast_M)',
+    _cells('value/cls_er', 'tasks/cls_er'),
+  ),
+  Mutant(
+    'new rows stay near the averages too', 'methods/cls_er.py',
+    "'mse': (mse_M, old_M)", "'mse': (mse_M, True)",
+    _cells('neutral/cls_er', 'value/cls_er'),
+  ),
+)  # fmt: skip
+
 SHELLS = (
   Mutant(
     'MAML steps down the loss of all rows', 'methods/maml.py',

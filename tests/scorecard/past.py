@@ -33,12 +33,15 @@ def teacher(case: Case) -> None:
     return sum(total / (count + 1) for total, count in sums)
 
   held = cases.host(moment.memory['teacher'])
-  into = jax.jit(jax.grad(objective))
-  nothing('gradient into the teacher', cases.flat(into(held, batch)))
-  whole = case.batch(dataclasses.replace(moment, plan=moment.plan._replace(tables={})), rows)
-  wanted = case.judge(moment, whole, params, teacher=moment.start)
-  nothing('gradient into the whole teacher', cases.flat(into(moment.start, whole)))
-  same('cached', case.judge(moment, batch, params), wanted, VALUE)
+  grads = jax.jit(jax.grad(objective, allow_int=True))
+  real = lambda leaf: leaf.dtype != jax.dtypes.float0  # counts and keys have no gradient
+  into = lambda *given: cases.flat(list(filter(real, jax.tree.leaves(grads(*given)))))
+  nothing('gradient into the teacher', into(held, batch))
+  if moment.plan.tables:
+    whole = case.batch(dataclasses.replace(moment, plan=moment.plan._replace(tables={})), rows)
+    wanted = case.judge(moment, whole, params, teacher=moment.start)
+    nothing('gradient into the whole teacher', into(moment.start, whole))
+    same('cached', case.judge(moment, batch, params), wanted, VALUE)
   noisy = _in_training(case)
   memory, _ = noisy.before_task(case.moments[LAST - 1].after, moment.start, moment.task, case.tools)
   kept = lambda memory: cases.flat((memory['teacher'], memory.get('tables', ())))
@@ -60,6 +63,26 @@ def _in_training(case: Case) -> methods.Method:
 def has_teacher(case: Case) -> bool:
   """Whether a data term looks at what the past left."""
   return case.method.loss_fn is not None and bool(jax.tree.leaves(case.last.memory['teacher']))
+
+
+def average(case: Case) -> None:
+  """The parameters that are evaluated after each task are the oracle's average of all updates."""
+  oracle, updates = objectives.AVERAGES[case.name], []
+  for moment in case.moments:
+    updates += moment.updates
+    given = case.given(moment, moment.end, ())._replace(updates=updates)
+    found = case.method.params_for(moment.after, moment.end, None)
+    wanted = oracle(given)
+    near(
+      f'average after task {moment.task.index + 1}', cases.flat(found), cases.flat(wanted), VALUE
+    )
+    apart = cases.flat(wanted) - cases.flat(moment.end)
+    above('what averaging changes', np.abs(apart).max(), 1e-3)
+
+
+def averages(case: Case) -> bool:
+  """Whether it evaluates a moving average that has an oracle."""
+  return case.name in objectives.AVERAGES
 
 
 def fisher(case: Case) -> None:

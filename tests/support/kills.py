@@ -58,7 +58,7 @@ def variants(method: str) -> list[dict[str, dict[str, Any]]]:
   ]  # fmt: skip
   if not settings.starts_afresh:
     found.append({'train': {'optimizer_between_tasks': 'carried'}})
-  if method != 'reptile':  # what it evaluates follows what trains
+  if 'slow' not in settings.brings:  # what it evaluates follows what trains
     found.append({'train': {'keep_best': True}})
   return found
 
