@@ -154,6 +154,7 @@ def test_a_head_answers_with_probabilities():
   assert max(one, key=one.get) == 'data_loss'
 
 
+@pytest.mark.slow
 def test_raw_text_is_continued_and_not_answered():
   texts = [{'text': 'the cat sat on the mat and the dog ran off'}] * 8
   stream = jcl.Stream.from_rows({'tales': texts}, test={'tales': texts}, overlap='keep')

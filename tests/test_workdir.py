@@ -375,7 +375,8 @@ def test_a_rate_that_is_left_open_is_that_of_the_run_in_the_workdir(stored, tmp_
 
 
 def test_the_config_of_a_run_has_the_rate_that_it_trains_with(tmp_path):
-  config = runs.config('seq', train={'learning_rate': None, 'epochs': 1}, stream={'max_tasks': 1})
+  small = {'max_tasks': 1, 'max_train_per_task': 4, 'max_test_per_task': 3}
+  config = runs.config('seq', train={'learning_rate': None, 'epochs': 1}, stream=small)
   learning.run(config, tmp_path / 'run', quiet=True)
   assert workdirs.load_workdir(str(tmp_path / 'run')).train.learning_rate == rates.SCRATCH
   learning.run(config, tmp_path / 'run', quiet=True)  # the same goes on

@@ -172,6 +172,7 @@ def test_order_matters(config):
 
 
 @MEAN_FAST
+@pytest.mark.slow
 def test_remat_changes_no_loss_and_no_gradient(config):
   batch = every_position(tokens(), [8, 5])
   check_remat(encoder, config, made(config)[1], batch, logits=13 * config.classes)

@@ -50,7 +50,7 @@ CONFIGS = {
 }  # fmt: skip
 ROWS = tiny.rows()
 FIRST = [dataclasses.replace(r, targets=np.zeros(1, int), wanted=r.wanted[:1]) for r in ROWS]
-FAST = ('windows, capped, by length', 'bert mean', 'modernbert')
+FAST = ('windows, capped, by length', 'bert mean')
 
 
 def kinds():

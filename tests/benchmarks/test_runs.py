@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from support import ROOT
+from support import ROOT, slow
 
 from jcl.benchmarks import first_step, ours, request, setting, start, suite, training
 from jcl.benchmarks.bench import Bench
@@ -70,7 +70,7 @@ def test_a_fresh_process_and_preflight():
   check_schema(suite.run(dataclasses.replace(TINY, workloads=('start',)), lambda line: None), START)
 
 
-@pytest.mark.parametrize('length', [8, 16, 33])
+@pytest.mark.parametrize('length', slow.but([16], [8, 16, 33]))
 def test_made_up_rows_are_as_long_as_was_asked(made, length):
   bench = Bench(made, [], made.folder, 1.0, lambda line: None)
   new, old = training.made_up(bench, 8, length)

@@ -242,6 +242,7 @@ def refusal(made, whole):
   return ''
 
 
+@pytest.mark.slow
 def test_the_loop_reads_what_is_left_to_it(tmp_path):
   made = scratch('seq', stream={'max_tasks': 1}, train={'steps': 1, 'epochs': 5})
   with recorded.recorded() as found:

@@ -133,7 +133,8 @@ def test_a_classifier_is_exported_and_learns_on(finished, tmp_path):
     experiment.assemble(made)
 
 
-@pytest.mark.parametrize('pooling', ['', pytest.param('mean', marks=pytest.mark.slow)])
+@pytest.mark.parametrize('pooling', ['', 'mean'])
+@pytest.mark.slow
 def test_an_encoder_trains_whole(pooling, tmp_path, monkeypatch):
   """Two epochs move every leaf that a gradient reaches: all, where nothing is frozen."""
   # Its 40 words are hardly any of the stream's, which a run is refused for.

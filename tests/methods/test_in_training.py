@@ -67,6 +67,7 @@ def test_the_slow_parameters_answer_inside_a_task_of_reptile():
   assert method.params_for({'teacher': slow}, params, None) is slow
 
 
+@pytest.mark.slow
 def test_dev_scores_of_a_merge_follow_the_adapter_in_training():
   """In the second task a merge of the first adapter alone would score the same in every epoch."""
   made = runs.config(

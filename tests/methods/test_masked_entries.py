@@ -154,6 +154,7 @@ def stacked():
   return tools.backbone, method, memory, method.plan(memory, tools.stream.tasks[1]), params, rows
 
 
+@pytest.mark.slow
 def test_maml_of_stacked_adapters_steps_in_the_columns_of_the_task_alone():
   """Loss and gradient are those of a function of these columns, all else being constant."""
   backbone, method, memory, plan, params, rows = stacked()

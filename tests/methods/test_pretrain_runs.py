@@ -126,6 +126,7 @@ def test_a_run_killed_inside_a_task_ends_in_the_same_bits(trained, steps, tmp_pa
     assert resumed[key] == whole[key], key
 
 
+@pytest.mark.slow
 def test_keep_best_takes_the_parameters_with_the_lowest_perplexity(tmp_path):
   """A rate that grows bad: the first epoch is the best, though all scores are far below 0."""
   train = {'keep_best': True, 'epochs': 3, 'learning_rate': 1.0, 'warmup_fraction': 1.0}
@@ -143,10 +144,8 @@ def test_keep_best_takes_the_parameters_with_the_lowest_perplexity(tmp_path):
   assert results['matrix'][1][0] is not None
 
 
-@pytest.mark.parametrize(
-  'method',
-  [pytest.param(m, marks=() if m == 'replay' else pytest.mark.slow) for m in CPT],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('method', CPT)
 def test_methods_that_need_no_answers_learn_raw_text(method, tmp_path):
   made = config(method, stream={'max_tasks': 2}, train={'epochs': 1})
   results = runs.run(made, tmp_path / 'run')
@@ -181,6 +180,7 @@ def test_the_steps_of_a_task_are_those_of_its_epochs(tmp_path):
   assert len(lengths) > 1  # epochs whose old text is cut at other places have more pieces or fewer
 
 
+@pytest.mark.slow
 def test_a_probe_of_ones_own_is_what_drift_is_measured_on(tmp_path):
   """The probe has the words of the second task, so it is known once that task is learned."""
   parts = experiment.assemble(config())
@@ -199,6 +199,7 @@ def test_a_probe_of_ones_own_is_what_drift_is_measured_on(tmp_path):
   assert results['drift'][1]['perplexity'] != math.exp(results['matrix'][2][0])
 
 
+@pytest.mark.slow
 def test_a_plan_says_what_blocks_would_take_without_text_too(tmp_path):
   made = config(train={'batch_size': 16})
   values = cost.assumed(cost.outline(made, sharding.make_mesh(1))).values

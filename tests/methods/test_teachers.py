@@ -303,10 +303,11 @@ def test_the_cache_is_kept_up_to_its_size_and_no_further():
   ('name', 'sizes_mb'),
   [
     ('derpp', (0, 2048)),
-    pytest.param('distill', (0,), marks=pytest.mark.slow),
-    pytest.param('lamol_kd', (2048,), marks=pytest.mark.slow),
+    ('distill', (0,)),
+    ('lamol_kd', (2048,)),
   ],
 )
+@pytest.mark.slow
 def test_no_task_compiles_anew_and_the_cache_changes_no_run(name, sizes_mb):
   """The step compiles once a shape of its batches; losses agree to rounding."""
   sizes = {'max_tasks': 2, 'max_train_per_task': 24, 'max_test_per_task': 4}

@@ -56,7 +56,8 @@ def test_its_memory_its_reports_and_its_penalty_are_there(trained):
   assert any(values[1])
 
 
-@pytest.mark.parametrize('phase', ['train', pytest.param('after_task', marks=pytest.mark.slow)])
+@pytest.mark.parametrize('phase', ['train', 'after_task'])
+@pytest.mark.slow
 def test_a_killed_run_ends_in_the_same_bits(trained, phase, tmp_path):
   with pytest.raises(runs.Killed):
     runs.run(config(NAME), tmp_path / 'killed', kill=(phase, 1))

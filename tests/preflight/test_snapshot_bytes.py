@@ -29,7 +29,7 @@ def held(workdir):
   return sizes, sum(p.stat().st_size for p in folder.rglob('*') if p.is_file())
 
 
-KEPT = ('lamol',)  # the others are slow
+KEPT = ('replay',)  # the others are slow
 
 
 @pytest.mark.parametrize(

@@ -203,7 +203,7 @@ def largest_updates(made):
   [
     pytest.param('lora', '', False, marks=pytest.mark.slow),  # as the leaf of an Adam above
     ('olora', '', True),
-    ('seq', 'linear', False),
+    pytest.param('seq', 'linear', False, marks=pytest.mark.slow),
     pytest.param('lora', '', True, marks=pytest.mark.slow),
     pytest.param('lora', 'cosine', False, marks=pytest.mark.slow),
     pytest.param('expand', '', False, marks=pytest.mark.slow),

@@ -78,6 +78,7 @@ def test_a_step_of_every_method_is_traced(method, strict):
   assert [section.name for section in cost.page(made, 1)]
 
 
+@pytest.mark.slow
 def test_a_run_is_the_same_to_the_bit(request):
   """The whole front door: training, answers, probabilities, sampling and a second run."""
   made = runs.config('lamol', stream={'max_tasks': 2, 'max_train_per_task': 8}).backbone

@@ -229,6 +229,7 @@ def test_the_line_of_a_full_disk_names_the_file_and_what_to_do():
   )
 
 
+@pytest.mark.slow
 def test_a_finished_task_is_kept_though_a_kill_came_before_the_copy(tmp_path, monkeypatch):
   made = runs.config('seq', checkpoint={'keep_tasks': True}, stream={'max_tasks': 2})
   real = Snapshots.keep

@@ -54,7 +54,7 @@ def learn(method, scenario, labels, head='linear', **given):
   [
     ('seq', 'dil', EVERYWHERE, 'linear', {}),
     pytest.param('seq', 'til', EVERYWHERE, 'linear', {}, marks=pytest.mark.slow),
-    ('single', 'dil', EVERYWHERE, 'linear', {}),
+    pytest.param('single', 'dil', EVERYWHERE, 'linear', {}, marks=pytest.mark.slow),
     ('derpp', 'til', PARTLY, 'cosine', {'targets': 'stored'}),
     pytest.param('seq', 'til', PARTLY, 'cosine', {}, marks=pytest.mark.slow),
     pytest.param('ewc', 'til', PARTLY, 'linear', {}, marks=pytest.mark.slow),

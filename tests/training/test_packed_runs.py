@@ -45,6 +45,7 @@ def folder(tmp_path_factory):
   return root
 
 
+@pytest.mark.slow
 def test_it_ends_where_the_unpacked_one_does(folder):
   (losses, plain), (packed_losses, packed) = ended(folder / 'off'), ended(folder / 'on')
   deep = rounding.layers(1, gradient=True)

@@ -81,6 +81,7 @@ def test_a_request_to_stop_is_met_at_the_next_chunk(whole, tmp_path):
   assert len(loop.chunks) + len(again.chunks) == len(chunks)
 
 
+@pytest.mark.slow
 def test_snapshots_come_by_minutes_too(tmp_path):
   """With such a limit every step leaves a snapshot: a kill after the fifth repeats nothing."""
   made = config('seq', every_minutes=1e-9)
