@@ -15,6 +15,7 @@ ALL = ('cil', 'til', 'iil', 'dil', 'cpt')
 BROUGHT = {
   'loss': 'a loss', 'rows': 'old rows', 'objective': 'an objective (a wrapper of the loss)',
   'combine': 'combined gradients', 'slow': 'slow parameters', 'tree': 'adapters or blocks',
+  'trainable': 'rules of what trains',
 }  # fmt: skip
 INHERITS = re.compile(r'^All settings of \[`(\w+)`\]\(#\w+\)', re.MULTILINE)
 

@@ -109,6 +109,9 @@ class Tools(Protocol):
       task: the task that the plan trains.
     """
 
+  def steps_per_epoch(self, examples: int) -> int:
+    """Returns the number of steps of an epoch over so many new examples, without old ones."""
+
   def fold(
     self, name: str, body: Callable[[Any, Any], Any], carry: Any, chunks: Sequence[Any]
   ) -> Any:

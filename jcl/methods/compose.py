@@ -112,13 +112,13 @@ def _same(found: Params, given: Params) -> bool:
   return paths[0] == paths[1] and all(a is b for (_, a), (_, b) in zip(some, others, strict=True))
 
 
-def _projected(parts: Parts) -> Callable[[Tree, Params, Tree], Tree] | None:
+def _projected(parts: Parts) -> Callable[[Tree, Params, Tree, jax.Array], Tree] | None:
   """Returns the projections of all parts as one, in the order of names; None without any."""
   projections = {name: part.project for name, part in parts.items() if part.project}
 
-  def project(updates, params, teacher_params):
+  def project(updates, params, teacher_params, step):
     for name, one in projections.items():
-      updates = one(updates, params, teacher_params[name])
+      updates = one(updates, params, teacher_params[name], step)
     return updates
 
   return project if projections else None

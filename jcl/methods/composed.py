@@ -13,6 +13,7 @@ SIGN = '+'
 WORDS = {
   'loss': 'a loss', 'rows': 'old rows', 'objective': 'an objective', 'slow': 'slow parameters',
   'tree': 'adapters or blocks', 'combine': 'a combination of gradients',
+  'trainable': 'rules of what trains',
 }  # fmt: skip
 
 

@@ -22,7 +22,7 @@ class Expand(Settings):
 
   every: int = number(4, least=1)  # layers of the base model for each new block
   needs: ClassVar = ('pre_norm',)
-  brings: ClassVar = ('tree',)
+  brings: ClassVar = ('tree', 'trainable')
   changes: ClassVar = ('before_task',)
   adapters: ClassVar = False
 

@@ -31,7 +31,7 @@ class Lora(Settings):
   merge: str = choice('', *lora_merging.WAYS)
   # share of the entries that `ties` and `dare` keep
   density: float = only_with(number(0.2, above=0, most=1), {'merge': ('ties', 'dare')})
-  brings: ClassVar = ('tree',)
+  brings: ClassVar = ('tree', 'trainable')
   changes: ClassVar = ('before_task',)
   adapters: ClassVar = True
 

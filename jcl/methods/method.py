@@ -49,9 +49,9 @@ class Method(NamedTuple):
       entry does not train, None where a leaf is frozen; it costs one forward pass and a backward
       pass a group. Gradients of penalties and norms belong to no group: they are added to what it
       returns. A method that combines wraps no objective. None: one group of all terms.
-    project: (updates, params, teacher_params) -> updates, after optimiser, learning rate and masks
-      and before they are applied, in the global view; leaves of `updates` are None where a leaf is
-      frozen. None: updates are applied as they are.
+    project: (updates, params, teacher_params, step) -> updates, after optimiser, learning rate and
+      masks and before they are applied, in the global view; leaves of `updates` are None where a
+      leaf is frozen, `step` counts those of the task from 0. None: updates are applied as they are.
     after_step: (teacher_params, params, step) -> teacher_params, params. None: the teacher does not
       change within a task.
     after_task: (memory, params, task, tools) -> memory, params.
@@ -67,7 +67,7 @@ class Method(NamedTuple):
   penalty_fn: Callable[[Params, Tree], dict[str, jax.Array]] = lambda params, teacher_params: {}
   objective: Callable[[Callable], Callable] = lambda plain: plain
   combine: Callable[[Mapping[str, Tree], Tree], Tree] | None = None
-  project: Callable[[Tree, Params, Tree], Tree] | None = None
+  project: Callable[[Tree, Params, Tree, jax.Array], Tree] | None = None
   after_step: Callable[[Tree, Params, jax.Array], tuple[Tree, Params]] | None = None
   after_task: Hook = _unchanged
   params_for: Callable[[Memory, Params, Task | None], Params] = lambda memory, params, task: params
@@ -88,7 +88,8 @@ class Settings:
       classes; `pre_norm`, a pre-norm decoder, whose blocks can be added without effect.
     starts_afresh: every task trains a fresh model, so that no optimiser state can be carried on.
     brings: parts of which a composition has one at most: `loss`, `rows` (replay), `objective`,
-      `combine` (gradients), `slow` (parameters), `tree` (the method adds leaves to the parameters).
+      `combine` (gradients), `slow` (parameters), `tree` (the method adds leaves to the parameters),
+      `trainable` (the plan says what trains).
     changes: hooks that return other parameters than they are given, of `before_task` and
       `after_task`. They give a composition its order, whatever the order of names: before a task
       the hooks that change parameters run last, so that teachers, draws and anchors of all others

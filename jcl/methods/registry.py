@@ -16,6 +16,7 @@ BUILT_IN: dict[str, str] = {
   'seq': 'jcl.methods.seq:Seq',
   'joint': 'jcl.methods.joint:Joint',
   'single': 'jcl.methods.single:Single',
+  'seq_star': 'jcl.methods.seq_star:SeqStar',
   'replay': 'jcl.methods.replay:Replay',
   'derpp': 'jcl.methods.derpp:Derpp',
   'agem': 'jcl.methods.agem:Agem',
@@ -74,7 +75,7 @@ WORDS = {
   'scenarios': ('cil', 'til', 'iil', 'dil', 'cpt'),
   'head_scenarios': ('cil', 'til', 'dil'),
   'needs': ('task_id', 'head', 'pre_norm'),
-  'brings': ('loss', 'rows', 'objective', 'combine', 'slow', 'tree'),
+  'brings': ('loss', 'rows', 'objective', 'combine', 'slow', 'tree', 'trainable'),
   'changes': HOOKS,
 }
 

@@ -291,7 +291,8 @@ def make_step(
     updates, opt = optimizer.update(grads, state['optimizer'], params, good=good)
     updates = jax.tree.map(lambda u, m: -rate * u * m, updates, masks)
     if method.project is not None:
-      projected = method.project(updates, join(params, frozen), teacher_params)
+      whole = join(params, frozen)
+      projected = method.project(updates, whole, teacher_params, state['step'])
       check_like('Method.project', projected, updates, 'updates')
       updates = projected
     new = {'params': optax.apply_updates(params, updates)}

@@ -110,6 +110,10 @@ class RunContext:
     first = epochs.steps(plan, rows_of, self.seed, task.index, 0, self.train.batch_size)
     return epochs.trained(plan, itertools.islice(first, self.train.steps or None))
 
+  def steps_per_epoch(self, examples: int) -> int:
+    """Returns the number of steps of an epoch over so many new examples, without old ones."""
+    return -(-examples // self.train.batch_size)
+
 
 @dataclasses.dataclass(frozen=True)
 class CompiledMaps:

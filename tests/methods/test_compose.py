@@ -133,7 +133,7 @@ def test_what_a_method_says_that_it_brings_is_what_it_brings(name):
   shape = jax.tree.structure(params)
   for task in tools.stream.tasks[:2]:
     memory, params = method.before_task(memory, params, task, tools)
-    old = method.plan(memory, task).old
+    old, rules = (getattr(method.plan(memory, task), field) for field in ('old', 'trainable'))
     grew = jax.tree.structure(params) != shape or any(
       a.shape != b.shape
       for a, b in zip(*map(jax.tree.leaves, (params, tiny.params(tools.backbone))), strict=False)
@@ -142,7 +142,7 @@ def test_what_a_method_says_that_it_brings_is_what_it_brings(name):
   found = {
     'loss': method.loss_fn is not None, 'rows': len(old) > 0, 'tree': grew,
     'objective': method.objective is not plain.objective, 'combine': method.combine is not None,
-    'slow': method.after_step is not None,
+    'slow': method.after_step is not None, 'trainable': bool(rules),
   }  # fmt: skip
   assert {what for what, yes in found.items() if yes} == set(chosen.brings)
 

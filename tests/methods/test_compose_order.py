@@ -56,7 +56,7 @@ def stand_in(name):
       task.train, weights={name: factor}, **({'old': (name,)} if 'rows' in brings else {})
     ),
     penalty_fn=lambda params, teacher_params: {name: factor * params['w'].sum()},
-    project=lambda updates, params, teacher_params: factor * updates + 1,
+    project=lambda updates, params, teacher_params, step: factor * updates + 1,
     after_task=hook('after_task'),
   )
   brought = {
@@ -82,7 +82,7 @@ def noted(names):
   seen.append(whole.loss_fn and whole.loss_fn(params, memory['teacher'], None))
   seen.append(whole.objective(lambda params, batch: params['w'])(params, None))
   seen.append(whole.combine and whole.combine({}, memory['teacher']))
-  seen.append(whole.project(np.ones(2), params, memory['teacher']))
+  seen.append(whole.project(np.ones(2), params, memory['teacher'], 0))
   if whole.after_step:
     memory['teacher'], params = whole.after_step(memory['teacher'], params, 0)
   memory, params = whole.after_task(memory, params, TASK, None)

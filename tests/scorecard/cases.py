@@ -40,7 +40,9 @@ from jcl.training.run_state import Run
 from scorecard import names
 
 DEEP = ('lora', 'olora', 'expand')  # methods whose model has stacked layers
-GROWING = ('expand',)  # methods whose parameters grow in a task, which compiles once more
+GROWING = ('expand',)  # methods whose parameters grow in a task
+# The program of the step that trains each task; other methods have one for all.
+PROGRAMS = {'expand': (0, 1, 2), 'seq_star': (0, 1, 1)}
 MORE = {  # of any settings that have the field: every term is as large as cross-entropy, none is 1
   'gamma': 1.0, 'replay_ratio': 1.0, 'replay_share': 0.4, 'alpha': 0.3, 'beta': 0.7,
   'lambda_gen': 0.4, 'distill_weight': 0.6, 'distill_temperature': 3.0, 'lambda_ewc': 30.0,
@@ -104,17 +106,17 @@ class Seen(NamedTuple):
 class Watch:
   """Stands before the train step and keeps what passes; what tools measured stands beside it."""
 
-  def __init__(self, step: Callable, measured: list[Callable], grows: bool):
-    self.step, self.measured, self.grows = step, measured, grows
+  def __init__(self, step: Callable, measured: list[Callable], programs: tuple[int, ...]):
+    self.step, self.measured, self.programs = step, measured, programs
     self.task = 0
     self.seen: list[Seen] = []
-    self.shapes: set = set()  # of batches; of a method that grows in each task
+    self.shapes: set = set()  # of batches, and the program of their task
     self.kinds: set = set()  # of all else that the step is given
 
   def train_step(self, state, fixed, weights, rate, batch, groups):
     """As the step."""
     params = host(trainable.join(state['params'], fixed[0]))
-    own = self.task if self.grows else None
+    own = self.programs[self.task]
     self.shapes.add((batch.tokens.shape, batch.target_token.shape, own))
     leaves, structure = jax.tree.flatten((state, fixed, weights, groups))
     self.kinds.add((structure, *((x.shape, str(x.dtype)) for x in leaves)))
@@ -211,7 +213,8 @@ class Case:
       self.method, self.tools, tiny.params(self.backbone), (), 8,
     )  # fmt: skip
     loop = Loop(parts, None, quiet=True)
-    watch = Watch(loop.trainer.train_step, self.tools.measured, self.name in GROWING)
+    programs = PROGRAMS.get(self.name, (0, 0, 0))
+    watch = Watch(loop.trainer.train_step, self.tools.measured, programs)
     loop.trainer.train_step = watch.train_step
     now, moments = loop.init(Run(parts.initial_params()), None), []
     for task in self.stream.tasks:

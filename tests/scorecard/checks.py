@@ -280,11 +280,10 @@ def empty(case: Case) -> None:
 
 
 def traces(case: Case) -> None:
-  """The step compiles at most once a bucket and rung over three tasks (once a task if it grows)."""
+  """The step compiles at most once a bucket and rung, for each program that its tasks have."""
   moments, watch, compiled = case.life
-  learned = sum(bool(moment.seen) for moment in moments)
-  kinds = learned if watch.grows else 1
-  equal('kinds of what the step is given beside batches', len(watch.kinds), kinds)
+  programs = {watch.programs[moment.task.index] for moment in moments if moment.seen}
+  equal('kinds of what the step is given beside batches', len(watch.kinds), len(programs))
   equal('compilations of the step', compiled, len(watch.shapes))
 
 

@@ -42,6 +42,7 @@ CHECKS: dict[str, Check] = {
   'teacher': Check(past.teacher, past.has_teacher),
   'fisher': Check(past.fisher, past.measures),
   'average': Check(past.average, past.averages),
+  'freeze': Check(past.freeze, past.warms_up),
   'tasks': Check(checks.three_tasks),
   'kd': Check(past.direction, past.distils),
   'empty': Check(checks.empty),

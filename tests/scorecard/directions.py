@@ -61,7 +61,7 @@ LENGTH = 0.5  # of all updates together, at most
 RULES = (('embed', False), ('mix', np.arange(16) < 5), ('.*', True))
 
 
-def project(updates: Any, params: Any, teacher_params: Any) -> Any:
+def project(updates: Any, params: Any, teacher_params: Any, step: Any) -> Any:
   """Takes the share along the teacher out, shortens the rest to `LENGTH`, pulls along the teacher.
 
   Every factor is a sum over whole leaves; the pull is as strong as the parameters lie along it.
@@ -88,7 +88,7 @@ def projected() -> None:
   updates = jax.tree.map(np.subtract, plain, wide(trained))
   masked = updates['mix']['kernel'][5:]
   nothing('updates of masked entries', masked)
-  change = project(updates, wide(start), wide(teacher))
+  change = project(updates, wide(start), wide(teacher), 0)
   above('what the projection changes', np.abs(flat(change) - flat(updates)).max(), 1e-2)
   wanted = flat(jax.tree.map(np.add, wide(trained), host(change)))
   for way in WAYS:

@@ -126,6 +126,29 @@ METHODS = (
   ),
 )  # fmt: skip
 
+FREEZING = (
+  Mutant(
+    'the model goes on training after the warm-up', 'methods/seq_star.py',
+    "warm = step < teacher_params['warm_up']", "warm = step < 2 * teacher_params['warm_up']",
+    _cells('freeze/seq_star'),
+  ),
+  Mutant(
+    'the model trains in later tasks', 'methods/seq_star.py',
+    "task.index == 0 and settings.warmup_epochs > 0", "settings.warmup_epochs > 0",
+    _cells('freeze/seq_star', 'traces/seq_star'),
+  ),
+  Mutant(
+    'the rows of old classes train on', 'methods/seq_star.py',
+    "if c not in earlier]", 'if c not in earlier] + sorted(earlier)',
+    _cells('freeze/seq_star'),
+  ),
+  Mutant(
+    'only the classes so far compete', 'methods/seq_star.py',
+    "allowed=batch.allowed | teacher_params['all']", "allowed=batch.allowed",
+    _cells('value/seq_star', 'tasks/seq_star'),
+  ),
+)  # fmt: skip
+
 AVERAGES = (
   Mutant(
     'the average is of its last two parameters', 'methods/ema.py',

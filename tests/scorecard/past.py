@@ -80,6 +80,32 @@ def average(case: Case) -> None:
     above('what averaging changes', np.abs(apart).max(), 1e-3)
 
 
+def freeze(case: Case) -> None:
+  """The model trains in the epochs of warm-up alone, and of a head only what is new in a task."""
+  first = case.moments[0]
+  epoch = len(case.steps(first.plan, first.task)) // cases.TRAIN.epochs
+  kept = lambda params: cases.flat({k: x for k, x in params.items() if k != 'head'})
+  course = [kept(params) for params in (first.start, *(p for m in case.moments for p in m.updates))]
+  warm = epoch * case.settings.warmup_epochs
+  for number in range(warm):
+    moved = np.abs(course[number + 1] - course[number]).max()
+    above(f'what step {number + 1} of the warm-up moves', moved, 1e-4)
+  above('steps after the warm-up', len(course) - 1 - warm, 0)
+  for found in course[warm + 1 :]:
+    nothing('what moves after the warm-up', found - course[warm])
+  for moment in case.moments:
+    off_DC = moment.end['head']['kernel'] - moment.start['head']['kernel']
+    own = list(moment.task.classes)
+    what = f'what task {moment.task.index + 1} moves of'
+    above(f'{what} its classes', np.abs(off_DC[:, own]).max(), 1e-3)
+    nothing(f'{what} others', np.delete(off_DC, own, 1))
+
+
+def warms_up(case: Case) -> bool:
+  """Whether it freezes the model after some epochs."""
+  return hasattr(case.settings, 'warmup_epochs')
+
+
 def averages(case: Case) -> bool:
   """Whether it evaluates a moving average that has an oracle."""
   return case.name in objectives.AVERAGES

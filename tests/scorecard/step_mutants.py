@@ -242,18 +242,17 @@ DIRECTIONS = (
   ),
   Mutant(
     'updates are projected before the learning rate', 'step/train_step.py',
-    'projected = method.project(updates, join(params, frozen), teacher_params)\n',
-    'projected = method.project(\n'
-    '        jax.tree.map(lambda u: -u / rate, updates), join(params, frozen), teacher_params\n'
-    '      )\n'
+    "projected = method.project(updates, whole, teacher_params, state['step'])\n",
+    'raw = jax.tree.map(lambda u: -u / rate, updates)\n'
+    "      projected = method.project(raw, whole, teacher_params, state['step'])\n"
     '      projected = jax.tree.map(lambda u: -rate * u, projected)\n',
     _cells('project/(shared)'),
   ),
   Mutant(
     'updates are projected on shards', 'step/train_step.py',
-    'projected = method.project(updates, join(params, frozen), teacher_params)\n',
+    "projected = method.project(updates, whole, teacher_params, state['step'])\n",
     'own = lambda tree: specs(tree, mesh, how.get("fsdp", False))\n'
-    '      trees = updates, join(params, frozen), teacher_params\n'
+    "      trees = updates, whole, teacher_params, state['step']\n"
     '      projected = jax.shard_map(\n'
     '        method.project, mesh=mesh, in_specs=tuple(map(own, trees)), out_specs=own(updates),\n'
     '        check_vma=False,\n'

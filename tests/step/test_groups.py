@@ -197,7 +197,7 @@ def test_a_projection_sees_updates_after_rate_and_masks_and_whole_parameters():
   rules = (('embed', False), ('mix', some), ('.*', True))
   kept = {}
 
-  def project(updates, params, teacher_params):
+  def project(updates, params, teacher_params, step):
     kept.update(updates=updates, params=params, teacher=teacher_params)
     jax.debug.callback(lambda **x: kept.update(x), found=updates)
     return jax.tree.map(lambda u: 3 * u, updates)
@@ -217,7 +217,7 @@ def test_a_projection_sees_updates_after_rate_and_masks_and_whole_parameters():
 
 
 def test_a_projection_that_returns_another_tree_is_refused():
-  for bad in (lambda u, p, t: u['mix'], lambda u, p, t: jax.tree.map(jnp.sum, u)):
+  for bad in (lambda u, p, t, s: u['mix'], lambda u, p, t, s: jax.tree.map(jnp.sum, u)):
     with pytest.raises(UserError, match=r'Method\.project must return updates of the structure'):
       stepped(taught(project=bad))
 
@@ -252,7 +252,7 @@ def test_a_composition_combines_by_one_and_projects_by_all_in_the_order_of_names
   order = []
 
   def scaling(name, factor):
-    def project(updates, params, teacher_params):
+    def project(updates, params, teacher_params, step):
       order.append((name, teacher_params))
       return jax.tree.map(lambda u: factor * u, updates)
 
@@ -271,7 +271,7 @@ def test_a_composition_combines_by_one_and_projects_by_all_in_the_order_of_names
   task = tiny.stream().tasks[0]
   assert whole.plan(memory, task).groups == {'ce': 'all'}
   assert whole.combine({'all': {'x': 2.0}}, memory['teacher']) == {'x': 10.0}
-  assert whole.project({'x': 1.0}, {}, memory['teacher']) == {'x': 6.0}
+  assert whole.project({'x': 1.0}, {}, memory['teacher'], 0) == {'x': 6.0}
   assert order == [('a', 'of a'), ('z', 'of z')]
   without = methods.compose({'a': Method(), 'b': Method()})
   assert without.combine is without.project is None

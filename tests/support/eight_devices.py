@@ -348,7 +348,7 @@ def training(out: dict, way: str) -> None:
   cell = cell_of('lamol')
   blend = lambda t, p: jax.tree.map(lambda a, b: 0.9 * a + 0.1 * b, t, p)
 
-  def project(updates, params, teacher_params):
+  def project(updates, params, teacher_params, step):
     share = product(updates, teacher_params) / product(teacher_params, teacher_params)
     share = share + 1e-3 * product(params, teacher_params)
     return jax.tree.map(lambda u, t: u - share * t, updates, teacher_params)

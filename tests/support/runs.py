@@ -25,14 +25,14 @@ def config(method: str, **sections: dict[str, Any]) -> Config:
       name='synthetic', order_seed=0, max_tasks=3, max_train_per_task=40, max_test_per_task=16,
       max_length=48 if method == 'pretrain' else 16,  # rows of one length: one program
     ),
-    backbone=from_scratch(),
+    backbone=from_scratch('cosine' if 'head' in settings.needs else ''),
     train=TrainConfig(
       learning_rate=None if settings.adapters else 1e-2, epochs=2, batch_size=16, log_every=1
     ),
     evaluate=EvaluateConfig(batch_size=16),
   )  # fmt: skip
   if sections.get('backbone', {}).get('path'):
-    made.backbone = BackboneConfig()
+    made.backbone = BackboneConfig(head=made.backbone.head)
   if sections.get('train', {}).get('steps'):
     made.train.epochs = TrainConfig.epochs
   for section, fields in sections.items():
@@ -43,9 +43,9 @@ def config(method: str, **sections: dict[str, Any]) -> Config:
   return made
 
 
-def from_scratch() -> BackboneConfig:
+def from_scratch(head: str = '') -> BackboneConfig:
   """A decoder of one small layer."""
-  return BackboneConfig(width=16, layers=1, heads=2, feed_forward=24)
+  return BackboneConfig(width=16, layers=1, heads=2, feed_forward=24, head=head)
 
 
 class Killed(BaseException):
