@@ -132,6 +132,7 @@ def test_a_state_depends_on_its_past_alone(config):
 
 
 @LLAMA_FAST
+@pytest.mark.slow
 def test_remat_changes_no_loss_and_no_gradient(config):
   """With an adapter, whose input is dropped out too."""
   params = made(config)[1]

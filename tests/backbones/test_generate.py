@@ -287,6 +287,7 @@ def test_first_sampled_token_has_the_frequencies_of_the_models_softmax():
   assert ((seen - wanted) ** 2 / wanted).sum() < 13.8  # 2 degrees of freedom, once in a thousand
 
 
+@pytest.mark.slow
 def test_samples_depend_on_key_and_number_and_not_on_chunks_or_company():
   tools, params = talker()
   prompts = PROMPTS * 4

@@ -36,7 +36,8 @@ def test_devices_and_compile_cache(folder, tmp_path):
   ('name', 'value', 'says'),
   [('JAX_DISABLE_JIT', '1', "JAX_DISABLE_JIT is '1', .* unset it"),
    ('XLA_FLAGS', '--xla_nonsense=3', 'XLA_FLAGS is .*Unknown flag in XLA_FLAGS: --xla_nonsense=3'),
-   ('XLA_FLAGS', 'nonsense', 'XLA_FLAGS is .*Could not open file "nonsense"')],
+   pytest.param('XLA_FLAGS', 'nonsense', 'XLA_FLAGS is .*Could not open file "nonsense"',
+                marks=pytest.mark.slow)],
 )  # fmt: skip
 def test_settings_with_which_no_command_can_end_are_refused(name, value, says):
   done = subprocess.run(

@@ -163,6 +163,7 @@ def test_programs_in_a_model_or_data_folder_are_not_run(heard):
   assert not ran
 
 
+@pytest.mark.slow
 def test_the_libraries_of_the_hub_say_nothing_of_their_users():
   code = (
     'from jcl.streams import hub\n'

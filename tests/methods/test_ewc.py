@@ -165,6 +165,7 @@ def test_classes_that_may_not_be_answered_have_no_importance():
     close(found[name], parts[name])
 
 
+@pytest.mark.slow
 def test_dropout_has_no_part_in_what_is_important():
   """At rate 0.5 the programs of the Fisher, sampled labels and importance are those of rate 0."""
   shape = dict(width=16, layers=2, heads=4, feed_forward=24)

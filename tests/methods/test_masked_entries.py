@@ -109,7 +109,7 @@ def wrapped(name, backbone):
 @pytest.mark.parametrize(
   'name',
   slow.but(
-    ['penalty', 'maml', 'adversarial of MIR'],
+    ['penalty', 'maml'],
     ['plain', 'penalty', 'maml', 'first order', 'adversarial', 'adversarial of MIR'],
   ),
 )

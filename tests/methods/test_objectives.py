@@ -104,6 +104,7 @@ def test_golden_values_are_what_torch_gives_now(golden):
     rounding.assert_close(value, golden[name], dtype=np.float64, margin=64, **tiny.GRADIENT)
 
 
+@pytest.mark.slow
 def test_the_methods_differ_from_each_other(golden):
   found = {name: round(float(golden[f'{name}/loss']), 4) for name in goldens.CASES}
   assert found.pop('replay') == found['seq']

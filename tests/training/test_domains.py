@@ -55,7 +55,7 @@ def learn(method, scenario, labels, head='linear', **given):
     ('seq', 'dil', EVERYWHERE, 'linear', {}),
     pytest.param('seq', 'til', EVERYWHERE, 'linear', {}, marks=pytest.mark.slow),
     pytest.param('single', 'dil', EVERYWHERE, 'linear', {}, marks=pytest.mark.slow),
-    ('derpp', 'til', PARTLY, 'cosine', {'targets': 'stored'}),
+    pytest.param('derpp', 'til', PARTLY, 'cosine', {'targets': 'stored'}, marks=pytest.mark.slow),
     pytest.param('seq', 'til', PARTLY, 'cosine', {}, marks=pytest.mark.slow),
     pytest.param('ewc', 'til', PARTLY, 'linear', {}, marks=pytest.mark.slow),
     pytest.param('replay', 'til', PARTLY, 'linear', {}, marks=pytest.mark.slow),

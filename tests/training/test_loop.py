@@ -106,11 +106,12 @@ def test_nothing_compiles_after_the_first_batch_of_a_shape(tmp_path):
   ('finished', 'phase'),
   [
     ('lamol_kd', 'before_task'),
-    pytest.param('olora', 'after_task', marks=pytest.mark.slow),
-    pytest.param('single', 'train', marks=pytest.mark.slow),
+    ('olora', 'after_task'),
+    ('single', 'train'),
   ],
   indirect=['finished'],
 )
+@pytest.mark.slow
 def test_a_run_killed_after_a_task_ends_in_the_same_bits(finished, phase, tmp_path):
   method, folder, whole = finished
   made = runs.config(method)
