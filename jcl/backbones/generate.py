@@ -136,7 +136,7 @@ def generate(
     logits_bV, cache = decode(params, state.last[:, None], valid_bS, state.cache, index)
     return write(state._replace(cache=cache), logits_bV)
 
-  logits_BV, cache = _prefilled(backbone, params, prompt_BP, shared_1C, valid_BS, valid_1C)
+  logits_BV, cache = _prefilled(backbone, params, prompt_BP, shared_1C, valid_BS, valid_1C, real_B)
   state = write(_first(real_B, max_new, pad, cache), logits_BV)
   for size in _halves(rows):
     state = _shrunk(_until(size, body, state, limit), size)
@@ -152,26 +152,45 @@ def _functions(backbone: Backbone) -> tuple[DecodeFn, CacheFn]:
 
 def _prefilled(
   backbone: Backbone, params: Params, prompt_BP: jax.Array, shared_1C: jax.Array,
-  valid_BS: jax.Array, valid_1C: jax.Array,
+  valid_BS: jax.Array, valid_1C: jax.Array, real_B: jax.Array,
 ) -> tuple[jax.Array, Cache]:  # fmt: skip
   """Returns the logits of the first new token [B, V], and the cache of all prompts.
 
+  A large batch is computed a quarter at a time, up to the last row that is real: a batch of few
+  prompts costs little, and a full one holds the activations of a quarter.
+
   Args:
     valid_BS: bool, cache positions that hold, or will hold, real tokens.
-    backbone, params, prompt_BP, shared_1C, valid_1C: as in `generate`.
+    backbone, params, prompt_BP, shared_1C, valid_1C, real_B: as in `generate`.
   """
   decode, new_cache = _functions(backbone)
   (rows, positions), shared = valid_BS.shape, shared_1C.shape[1]
   cache = new_cache(params, 1, positions)
-  logits_BV = jnp.zeros((rows, backbone.vocabulary))  # stays where every prompt is empty
+  logits_BV = jnp.zeros(
+    (rows, backbone.vocabulary), jnp.float32
+  )  # stays where every prompt is empty
   if shared:
     valid_1S = jnp.pad(valid_1C, ((0, 0), (0, positions - shared)), constant_values=True)
     logits_1V, cache = decode(params, shared_1C, valid_1S, cache, 0)
-    logits_BV = jnp.repeat(logits_1V, rows, 0)
-  cache = jax.tree.map(lambda x: jnp.repeat(x, rows, 1), cache)  # of [L, 1, S, …]
-  if prompt_BP.shape[1]:
-    logits_BV, cache = decode(params, prompt_BP, valid_BS, cache, shared)
-  return logits_BV, cache
+    logits_BV = jnp.repeat(logits_1V.astype(jnp.float32), rows, 0)
+  copies = lambda count: jax.tree.map(lambda x: jnp.repeat(x, count, 1), cache)  # of [L, 1, S, …]
+  if not prompt_BP.shape[1]:
+    return logits_BV, copies(rows)
+  size = min(_halves(rows), default=rows)
+  if size == rows:
+    return decode(params, prompt_BP, valid_BS, copies(rows), shared)
+
+  def part(number: jax.Array, filled: tuple[jax.Array, Cache]) -> tuple[jax.Array, Cache]:
+    start = jnp.minimum(number * size, rows - size)
+    cut = lambda x: lax.dynamic_slice_in_dim(x, start, size)
+    put = lambda axis: lambda x, own: lax.dynamic_update_slice_in_dim(x, own, start, axis)
+    logits_bV, own = decode(params, cut(prompt_BP), cut(valid_BS), copies(size), shared)
+    return put(0)(filled[0], logits_bV.astype(filled[0].dtype)), jax.tree.map(
+      put(1), filled[1], own
+    )
+
+  end = jnp.max(jnp.where(real_B, jnp.arange(rows) + 1, 0))
+  return lax.fori_loop(0, -(-end // size), part, (logits_BV, copies(rows)))
 
 
 def _first(real_B: jax.Array, max_new: int, pad: int, cache: Cache) -> State:

@@ -241,9 +241,20 @@ def test_a_batch_shrinks_by_halves_as_its_rows_end_and_gives_the_same(k, greedy,
     np.testing.assert_array_equal(shrunk, sampled(eos, compiled()))
   left = (np.cumsum(shrunk == eos, 1) == 0).sum(0)[:-1]  # rows that have not ended
   wanted = [min(size for size in (66, 33, 16) if size >= n) for n in left if n]
-  assert sorted(computed) == sorted([66, *wanted])
-  assert sizes == [66] * len(computed)
+  assert sorted(computed) == sorted([16] * 5 + wanted)  # prompts are computed 16 at a time
+  assert sizes == [66] * (1 + len(wanted))
   assert len({*wanted}) >= 2  # or this shows little
+
+
+@pytest.mark.parametrize('real', [{3}, {0, 16}, {65}])
+def test_prompts_are_computed_up_to_the_last_that_is_real(real, greedy):
+  tools, params, _ = greedy
+  prompts = [PROMPTS[i % 5] if i in real else [] for i in range(66)]
+  out, calls = run(tools, params, prompts, 4)
+  alone, steps = run(tools, params, [prompts[i] for i in sorted(real)], 4)
+  np.testing.assert_array_equal(out[sorted(real)], alone)
+  assert calls == -(-(max(real) + 1) // 16) + steps - 1
+  assert (np.delete(out, sorted(real), 0) == tools.text.pad).all()
 
 
 @pytest.mark.parametrize('width', [40, 255, 256, 1000])

@@ -108,7 +108,7 @@ def test_a_method_twice_under_two_names_is_refused(tmp_path, monkeypatch):
 
 
 def test_a_method_of_heads_is_refused_without_one():
-  made = runs.config('jcl_outside.wrong:HeadOnly')
+  made = runs.config('jcl_outside.wrong:HeadOnly', backbone={'head': ''})
   with pytest.raises(
     UserError, match=r"backbone\.head is '', but jcl_outside\.wrong:HeadOnly trai"
   ):
