@@ -143,6 +143,7 @@ class BatchReader:
     self._pieces = Pieces.of(encoder.tokenizer) if self._alike else None
     self._forbidden = np.zeros(max(encoder.forbidden, default=0) + 2, bool)
     self._forbidden[list(encoder.forbidden)] = True
+    self._unknown = -1 if encoder.unknown is None else encoder.unknown
 
   def read(self, parts: Sequence[Sequence[Example]]) -> Iterator[Read]:
     """Yields the ids of the examples of each part."""
@@ -169,8 +170,12 @@ class BatchReader:
     last = len(self._forbidden) - 1  # stands for all greater ids, which may stand in a text
     bad = self._forbidden[np.minimum(flat, last)]
     alone = (inputs < 0) | (sizes > self._room)
-    if bad.any():
-      alone[np.repeat(np.arange(len(part)), sizes)[bad]] = True
+    unknown = flat == self._unknown
+    if bad.any() or unknown.any():
+      places = np.repeat(np.arange(len(part)), sizes)
+      alone[places[bad]] = True
+      for place in np.unique(places[unknown]).tolist():  # few: words that no training row has
+        alone[place] |= any(map(self._encoder.writes_unknown, self._texts(part[place])))
     if alone.any():
       flat = flat[np.repeat(~alone, sizes)]
     inputs, sizes = np.where(alone, 0, inputs), np.where(alone, 0, sizes)

@@ -36,12 +36,23 @@ class TextEncoder:
     forbidden: ids of special tokens that no text of a user may have.
     policy: `stream.special_tokens_in_text`: `text` reads a special token in a text as ordinary
       text; with `refuse` and `drop` such a text is an error.
+    unknown: id of what the tokenizer does not know, which a text may have unless the token itself
+      is written out in it; None: there is none.
+
+  Attributes:
+    tokens: the special tokens, that of `unknown` among them.
   """
 
-  def __init__(self, tokenizer: Tokenizer, forbidden: Collection[int], policy: str = 'refuse'):
-    self.tokenizer, self.forbidden, self.policy = tokenizer, frozenset(forbidden), policy
-    self.tokens = [t for i in sorted(forbidden) if (t := tokenizer.id_to_token(i)) is not None]
+  def __init__(
+    self, tokenizer: Tokenizer, forbidden: Collection[int], policy: str = 'refuse',
+    unknown: int | None = None,
+  ):  # fmt: skip
+    self.tokenizer, self.policy, self.unknown = tokenizer, policy, unknown
+    self.forbidden = frozenset(forbidden) - {unknown}
+    ids = sorted(self.forbidden if unknown is None else {*self.forbidden, unknown})
+    self.tokens = [t for i in ids if (t := tokenizer.id_to_token(i)) is not None]
     self._pattern = pattern_of(self.tokens)
+    self._unknown = '' if unknown is None else tokenizer.id_to_token(unknown) or ''
 
   def encode(self, text: str, where: str, rendered: bool = False) -> Encoded:
     """Returns the tokens of a text, without beginning- and end-of-sequence.
@@ -83,8 +94,15 @@ class TextEncoder:
 
   def special_token(self, text: str) -> str | None:
     """Returns a special token that a user's text contains; None: there is none."""
-    found = self.forbidden & set(self._raw(text, False).ids)
+    found = self._special_in(self._raw(text, False).ids, text)
     return self._named(found) if found else None
+
+  def writes_unknown(self, text: str) -> bool:
+    """Returns whether a user's text writes the unknown token out, as it stands or normalised."""
+    if not self._unknown or self._unknown in text:
+      return bool(self._unknown)
+    normalizer = self.tokenizer.normalizer
+    return normalizer is not None and self._unknown in normalizer.normalize_str(text)
 
   def holds_special(self, text: str) -> bool:
     """Returns whether a special token is written out in a text."""
@@ -113,7 +131,7 @@ class TextEncoder:
 
   def _checked(self, encoding: Encoding, text: str, where: str) -> Encoded:
     """Returns the tokens of a text; special ones in it are refused, or read as text."""
-    found = self.forbidden & set(encoding.ids)
+    found = self._special_in(encoding.ids, text)
     if not found:
       return Encoded(encoding.ids, encoding.offsets)
     token = self._named(found)
@@ -121,6 +139,14 @@ class TextEncoder:
       raise self.refused(where, token)
     # Some vocabularies hold their special tokens as words, which the model itself then finds.
     return self._broken(guarded(text, self.tokens), where)
+
+  def _special_in(self, ids: Sequence[int], text: str) -> set[int]:
+    """Returns the special ids among those of a user's text."""
+    held = set(ids)
+    found = self.forbidden & held
+    if self.unknown is not None and self.unknown in held and self.writes_unknown(text):
+      return {*found, self.unknown}
+    return set(found)
 
   def _rendered(self, text: str, where: str) -> Encoded:
     if GUARD not in text:

@@ -89,9 +89,8 @@ class Text:
     self._rows: dict[int, tuple[Row, ...]] = {}  # of examples that are in no store
     self._special = {i for i, t in tokenizer.get_added_tokens_decoder().items() if t.special}
     self._special |= {self.eos, *(i for i in (special.bos, special.pad) if i is not None)}
-    # A text that has unknown words has no special token of its own.
     self.unknown = unknown_id(tokenizer)
-    self.encoder = TextEncoder(tokenizer, self._special - {self.unknown}, special_tokens)
+    self.encoder = TextEncoder(tokenizer, self._special, special_tokens, self.unknown)
     self._answer = self._added(ANSWER) if text_format in LAMOL_FORMATS else -1
     self._template = Template.of(template)
     self._template_meant = any(map(self.encoder.holds_special, self._template))

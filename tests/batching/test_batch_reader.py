@@ -1,6 +1,7 @@
 """Rows that are tokenised in batches: those that are made one by one, whatever the tokenizer."""
 
 import dataclasses
+import re
 import threading
 
 import chex
@@ -96,6 +97,22 @@ def test_special_tokens_in_a_batch_are_read_or_refused_as_in_a_single_row(kind, 
   for example, rows in zip(examples, one_by_one(alone, examples, batch.reserve), strict=True):
     same(batch.rows(example), rows)
   assert not batch.tokenizer.encode_special_tokens
+
+
+@pytest.mark.parametrize('text_format', ['plain', 'lamol', 'class'])
+@pytest.mark.parametrize('kind', ['word', 'wordpiece', 'unigram'])
+def test_in_a_batch_unknown_words_are_read_and_the_written_token_is_refused(kind, text_format):
+  text = tokenizer_kinds.text(kind, ['one two', 'yes'], text_format)
+  unknown = text.tokenizer.id_to_token(text.unknown)
+  some = [Example(0, 'one', 'yes', 0, 0), Example(1, 'ж two', 'yes', 0, 0)]
+  text.prepare(some)
+  assert text.unknown in text.rows(some[1])[0].tokens.tolist()
+  written = Example(2, f'one {unknown} two', 'yes', 0, 0)
+  with pytest.raises(UserError, match=rf'example 2: the text contains {re.escape(unknown)}, a spec'):
+    text.prepare([*some, written])
+  if text_format != 'class':
+    with pytest.raises(UserError, match='example 3: '):
+      text.prepare([*some, Example(3, 'one', unknown, 0, 0)])
 
 
 def test_the_first_example_that_cannot_be_a_row_is_the_one_that_is_named():

@@ -8,9 +8,9 @@ from jcl.errors import UserError
 from jcl.streams.special_tokens import GUARD, cut, guarded, unguarded
 from jcl.streams.stream import Example
 
-OTHERS = {'bert': ('[SEP]', '[CLS]', '[MASK]'), 'llama': ('<s>', '</s>')}
+OTHERS = {'bert': ('[SEP]', '[CLS]', '[UNK]', '[MASK]'), 'llama': ('<s>', '<unk>', '</s>')}
 OWN = {
-  'word': ('<eos>', '<bos>', '<pad>'), 'byte_bpe': ('<eos>', '<bos>'), 'nfc_bpe': ('<eos>',),
+  'word': ('<eos>', '<bos>', '<unk>', '<pad>'), 'byte_bpe': ('<eos>', '<bos>'), 'nfc_bpe': ('<eos>',),
   'wordpiece': OTHERS['bert'], 'uncased': OTHERS['bert'],
   'unigram': OTHERS['llama'], 'llama_bpe': OTHERS['llama'],
 }  # fmt: skip
