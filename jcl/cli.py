@@ -49,6 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     if error.filename == 'stdout':
       console.give_up(sys.stdout)
     _refuse(atomic.describe_error(error))
+  except MemoryError as error:
+    more = f' ({error})' if str(error) else ''
+    _refuse(f'this machine has too little memory for it{more}; free some, or give less at once')
   except RuntimeError as error:
     if not str(error).startswith(NO_BACKEND):
       raise

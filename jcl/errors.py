@@ -1,4 +1,4 @@
-"""The error that a user can mend."""
+"""What the user reads: the error that they can mend, and counts in the words of a message."""
 
 
 class UserError(ValueError):
@@ -9,3 +9,20 @@ class UserError(ValueError):
 
   def __init__(self, message: str):
     super().__init__(' '.join(message.splitlines()))  # the message may quote a text of many lines
+
+
+def count_of(number: int, noun: str, several: str = '') -> str:
+  """Returns a count with its noun: '1 row', '2 rows', '1,200 classes'.
+
+  Args:
+    number: how many there are.
+    noun: of one; words may stand before it, as in `training row`.
+    several: of more than one, where the plural is none of the rules or further words follow it.
+  """
+  if number == 1:
+    return f'1 {noun}'
+  if not several and noun.endswith(('s', 'x', 'ch', 'sh')):
+    several = f'{noun}es'
+  elif not several and noun.endswith('y') and noun[-2] not in 'aeiou':
+    several = f'{noun[:-1]}ies'
+  return f'{number:,} {several or f"{noun}s"}'

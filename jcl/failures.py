@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jcl.errors import UserError
+from jcl.errors import UserError, count_of
 
 ROWS_SHOWN = 8  # rows that a message names at most
 
@@ -90,8 +90,8 @@ def describe_batch(batch: HasRows, mesh: Mesh) -> str:
     mesh: the devices of the run.
   """
   (lines, tokens), rows = batch.tokens.shape, batch.length.shape[0]
-  where = '' if lines == rows else f'in {lines} lines '
+  where = '' if lines == rows else f'in {count_of(lines, "line")} '
   return (
-    f'a batch of {rows} rows {where}of {tokens} tokens with {batch.target_token.shape[0]} targets, '
-    f'on {mesh.size} device(s)'
+    f'a batch of {count_of(rows, "row")} {where}of {count_of(tokens, "token")} with '
+    f'{count_of(batch.target_token.shape[0], "target")}, on {count_of(mesh.size, "device")}'
   )

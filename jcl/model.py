@@ -21,7 +21,7 @@ from jcl.batching.batch import membership
 from jcl.batching.chat_choice import Choice, make_text
 from jcl.batching.questions import Input
 from jcl.config import StreamConfig, check_values
-from jcl.errors import UserError
+from jcl.errors import UserError, count_of
 from jcl.step import sharding
 from jcl.step.numerics import computing
 from jcl.storage import paths
@@ -247,7 +247,7 @@ class Model:
     numbers = sum(np.size(x) for x in jax.tree.leaves(self.params))
     return (
       f'Model({type(self.config).__name__}, {numbers / 1e6:.2f} million parameters, '
-      f'{self.answers.seen} tasks, {len(self.labels)} labels)'
+      f'{count_of(self.answers.seen, "task")}, {count_of(len(self.labels), "label")})'
     )
 
 

@@ -141,7 +141,7 @@ def test_memory_that_does_not_suffice_is_told_with_the_batch(tmp_path):
   """The runtime's own error, of a train step and of a chunk."""
   loop = Poisoned(config(), tmp_path / 'a')
   loop.trainer.train_step = lambda *_: (jnp.zeros(2**46), {})
-  shape = r'a batch of \d+ rows of \d+ tokens with \d+ targets, on 1 device\(s\)'
+  shape = r'a batch of \d+ rows of \d+ tokens with \d+ targets, on 1 device'
   wanted = rf'out of memory in task kitchen, step 1: {shape}: RESOURCE_EXHAUSTED.*; lower train\.b'
   with pytest.raises(UserError, match=wanted) as error:
     loop.run()
@@ -214,7 +214,7 @@ def test_a_log_that_was_shortened_and_snapshots_that_are_gone_are_told(tmp_path)
   loop = Poisoned(made, tmp_path, die_in=1)
   with pytest.raises(runs.Killed):
     loop.run()
-  assert 'warning: metrics.jsonl was shortened: 30 bytes of lines are lost' in loop.said
+  assert 'warning: metrics.jsonl was shortened: lines of 30 bytes are lost' in loop.said
   (tmp_path / 'checkpoints').rename(tmp_path / 'elsewhere')
   (tmp_path / 'checkpoints').mkdir()
   (tmp_path / 'checkpoints' / '7').write_text('not a snapshot')

@@ -5,7 +5,7 @@ from typing import Literal, Self
 
 from jcl.backbones.model_config import ModelConfig, with_settings
 from jcl.config import BackboneConfig
-from jcl.errors import UserError
+from jcl.errors import UserError, count_of
 
 RopeKind = Literal['linear', 'llama3', 'yarn', 'dynamic', 'longrope']
 
@@ -85,7 +85,7 @@ class DecoderConfig(ModelConfig):
     self.fill('kv_heads', self.heads)
     self.fill('head_dim', self.width // self.heads)
     if self.head_dim < 1:
-      raise UserError(f'a width of {self.width} is too small for {self.heads} heads')
+      raise UserError(f'a width of {self.width} is too small for {count_of(self.heads, "head")}')
     if not 0 < self.rope_fraction <= 1:
       raise UserError(
         f'{self.rope_fraction} of each head is rotated (partial_rotary_factor); it must be above '
@@ -93,8 +93,8 @@ class DecoderConfig(ModelConfig):
       )
     if self.heads % self.kv_heads:
       raise UserError(
-        f'{self.heads} heads are no multiple of {self.kv_heads} heads of keys and values '
-        '(num_attention_heads, num_key_value_heads)'
+        f'{count_of(self.heads, "head")} of queries: no multiple of {self.kv_heads} of keys and '
+        'values (num_attention_heads, num_key_value_heads)'
       )
     if self.positions == 'rotary':
       self._check_rotary()
@@ -121,7 +121,8 @@ class DecoderConfig(ModelConfig):
       for name in ('short', 'long'):
         if (count := len(getattr(scaling, name))) != pairs:
           raise UserError(
-            f'{name}_factor has {count} numbers; {self.rotated} rotated dimensions need {pairs}'
+            f'{name}_factor has {count_of(count, "number")}; {self.rotated} rotated dimensions '
+            f'need {pairs}'
           )
 
   @property

@@ -4,7 +4,7 @@ import dataclasses
 from typing import ClassVar, Literal
 
 from jcl.backbones.model_config import ModelConfig
-from jcl.errors import UserError
+from jcl.errors import UserError, count_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +37,7 @@ class EncoderConfig(ModelConfig):
   def __post_init__(self):
     super().__post_init__()
     if self.width % self.heads:
-      raise UserError(f'a width of {self.width} is no multiple of {self.heads} heads')
+      raise UserError(f'a width of {self.width} is no multiple of {count_of(self.heads, "head")}')
     if self.positions == 'rotary' and self.rotated % 2:
       raise UserError(
         f'rotary positions need an even number of dimensions a head, not {self.rotated}'
@@ -46,8 +46,8 @@ class EncoderConfig(ModelConfig):
       raise UserError("backbone.attention 'cudnn' takes no relative positions; use 'xla'")
     if self.max_positions < 1:
       raise UserError(
-        f'a table of {self.position_rows} positions, of which {self.first_position} are kept for '
-        'padding, has none left for tokens'
+        f'a table of {count_of(self.position_rows, "position")}, of which '
+        f'{self.first_position} are kept for padding, has none left for tokens'
       )
 
   @property

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jcl.backbones.backbone import Params
-from jcl.errors import UserError
+from jcl.errors import UserError, count_of
 
 Kernels = Mapping[str, tuple[int, int, int]]
 """{projection: (L, in, out)}."""
@@ -62,7 +62,8 @@ def init_adapter(
     if name not in known:
       raise UserError(f'the model has no projection {name!r}; it has {", ".join(known)}')
   if not names or rank < 1:
-    raise UserError(f'an adapter of rank {rank} for {len(names)} projections: give one or more')
+    places = count_of(len(names), 'projection')
+    raise UserError(f'an adapter of rank {rank} for {places}: give one or more')
   chex.assert_rank(key, 0, custom_message='key: one typed key, of jax.random.key')
   layers = {}
   for name in names:

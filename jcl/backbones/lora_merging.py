@@ -29,7 +29,7 @@ import scipy.linalg
 
 from jcl.backbones import lora
 from jcl.backbones.backbone import Params
-from jcl.errors import UserError
+from jcl.errors import UserError, count_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,7 +137,8 @@ def _checked(adapters: Mapping[str, Params], recipe: Recipe) -> tuple[float, ...
   count = len(adapters)
   weights = recipe.weights or (1 / count,) * count
   if len(weights) != count:
-    raise UserError(f'{len(weights)} weights for {count} adapters; give one each')
+    given = count_of(len(weights), 'weight')
+    raise UserError(f'{given} for {count_of(count, "adapter")}; give one each')
   if not all(abs(weight) < 1e38 for weight in weights):  # nor NaN
     raise UserError(f'weights {weights}: every one must be finite, below 1e38')
   if recipe.how in ('factors', 'ties') and min(weights) <= 0:

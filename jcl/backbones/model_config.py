@@ -6,7 +6,7 @@ from typing import Literal, Self, TypeVar, cast
 import jax.numpy as jnp
 
 from jcl.config import BackboneConfig
-from jcl.errors import UserError
+from jcl.errors import UserError, count_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +46,10 @@ class ModelConfig:
   def __post_init__(self):
     self.fill('rows', self.vocabulary)
     if self.rows < self.vocabulary:
-      raise UserError(f'{self.rows} rows of the embedding are fewer than {self.vocabulary} tokens')
+      raise UserError(
+        f'the embedding has {count_of(self.rows, "row")}, fewer than the '
+        f'{count_of(self.vocabulary, "token")}'
+      )
     if self.attention == 'cudnn' and self.dtype != 'bfloat16':
       raise UserError("backbone.attention 'cudnn' needs backbone.dtype 'bfloat16'")
     self.check_pattern('windowed')
@@ -60,7 +63,8 @@ class ModelConfig:
     pattern = getattr(self, name)
     if pattern and len(pattern) != self.layers:
       raise UserError(
-        f'{len(pattern)} layers have a kind of attention; the model has {self.layers}'
+        f'kinds of attention are given for {count_of(len(pattern), "layer")}; the model has '
+        f'{self.layers}'
       )
 
   def with_depth(self, layers: int) -> Self:

@@ -8,7 +8,7 @@ import tokenizers
 from tokenizers import Tokenizer
 
 from jcl.backbones.model_config import Config
-from jcl.errors import UserError
+from jcl.errors import UserError, count_of
 
 UNKNOWN, PAD, BOS, EOS = '<unk>', '<pad>', '<bos>', '<eos>'
 
@@ -136,7 +136,8 @@ def with_vocabulary(config: Config, tokenizer: Tokenizer, where: str) -> Config:
   """
   real = vocabulary_size(tokenizer)
   if real > config.rows:
-    raise UserError(f'{where}: the tokenizer has {real} ids, the embedding only {config.rows} rows')
+    rows = count_of(config.rows, 'row')
+    raise UserError(f'{where}: the tokenizer has {real} ids, the embedding only {rows}')
   return dataclasses.replace(config, vocabulary=real)
 
 

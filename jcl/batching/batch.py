@@ -16,7 +16,7 @@ import numpy as np
 
 from jcl.batching.outlines import SizedRow
 from jcl.batching.packing import first_fit
-from jcl.errors import UserError
+from jcl.errors import UserError, count_of
 
 # Tokens of a row: multiples of 8, from 128 on quarters of powers of two.
 LENGTHS = (*range(8, 128, 8), *(2**e * q // 4 for e in range(7, 20) for q in (4, 5, 6, 7)))
@@ -168,7 +168,7 @@ class Heads(NamedTuple):
     if not 0 <= task < len(self.membership):
       raise UserError(
         f'a row has task {task}; where the task id is given it must be the index of one of the '
-        f'{len(self.membership)} tasks'
+        f'{count_of(len(self.membership), "task")}'
       )
     return self.membership[task]
 
@@ -200,9 +200,10 @@ class Shape(NamedTuple):
   @property
   def words(self) -> str:
     """Rows, lines and tokens in words."""
+    rows, tokens = count_of(self.rows, 'row'), count_of(self.tokens, 'token')
     if not self.lines:
-      return f'{self.rows} rows of {self.tokens} tokens'
-    return f'{self.rows} rows in {self.lines} lines of {self.tokens} tokens'
+      return f'{rows} of {tokens}'
+    return f'{rows} in {count_of(self.lines, "line")} of {tokens}'
 
 
 Table = Mapping[str, np.ndarray]

@@ -13,6 +13,7 @@ from jcl.benchmarks import machine, timing
 from jcl.benchmarks.setting import Setting
 from jcl.benchmarks.timing import Case, Work
 from jcl.benchmarks.work import Contender, Learner, Lesson, check_same, tolerance
+from jcl.errors import count_of
 from jcl.training.experiment import Experiment
 
 
@@ -67,7 +68,7 @@ class Bench:
       most: rounds at most; None: those of the request.
     """
     rounds = self.rounds if most is None else min(self.rounds, most)
-    self.say(f'{name}: {", ".join(works)}, {rounds} rounds')
+    self.say(f'{name}: {", ".join(works)}, {count_of(rounds, "round")}')
     return timing.alternate(works, rounds)
 
   @contextlib.contextmanager

@@ -10,6 +10,7 @@ from jcl.benchmarks.request import Request, check
 from jcl.benchmarks.setting import Setting
 from jcl.benchmarks.timing import Case
 from jcl.benchmarks.work import Contender
+from jcl.errors import count_of
 from jcl.step.numerics import computing
 from jcl.types import Json
 
@@ -55,7 +56,7 @@ def run(
   before = machine.clocks()
   with tempfile.TemporaryDirectory(prefix='jcl-benchmark-') as scratch:
     folder = pathlib.Path(scratch)
-    say(f'reading model and data; {request.learned} steps on the first task')
+    say(f'reading model and data; {count_of(request.learned, "step")} on the first task')
     made = setting.make(request, folder)
     around = machine.described()
     if request.against:

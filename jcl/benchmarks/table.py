@@ -8,6 +8,7 @@ import jax
 
 from jcl.benchmarks.setting import Setting
 from jcl.benchmarks.timing import OURS, Case
+from jcl.errors import count_of
 from jcl.reports.report import align_columns
 from jcl.types import Json
 
@@ -17,7 +18,8 @@ def head(made: Setting, around: Json, clocks: Json) -> list[str]:
   parts = made.parts
   count = sum(x.size for x in jax.tree.leaves(made.params))
   stream = parts.stream
-  threads = f', torch {around["torch_threads"]} threads' if 'torch_threads' in around else ''
+  torch = around.get('torch_threads')
+  threads = '' if torch is None else f', torch {count_of(torch, "thread")}'
   versions = ', '.join(f'{k} {around[k]}' for k in ('jcl', 'jax', 'torch') if k in around)
   mhz = clocks['mhz']
   clock = f', {min(mhz)}–{max(mhz)} MHz' if mhz else ''
@@ -25,8 +27,8 @@ def head(made: Setting, around: Json, clocks: Json) -> list[str]:
     f'model: {made.request.model or "a small GPT-2, random weights"}, {count:,} parameters, '
     f'{parts.decoder_config.dtype}',
     f'data: {made.request.data or "the synthetic stream"}, task {made.task.name} after '
-    f'{stream.tasks[0].name}, {len(made.task.train)} training rows',
-    f'machine: {around["processor"]}, {around["cores"]} cores{threads}, devices '
+    f'{stream.tasks[0].name}, {count_of(len(made.task.train), "training row")}',
+    f'machine: {around["processor"]}, {count_of(around["cores"], "core")}{threads}, devices '
     f'{around["devices"][0]} x {around["device"]}{clock}, load {clocks["load"]}',
     f'versions: {versions}, python {around["python"]}; {clocks["date"]}',
   ]

@@ -9,6 +9,7 @@ import torch
 
 from jcl.benchmarks.torch_model import wait
 from jcl.benchmarks.work import Prompts
+from jcl.errors import count_of
 
 
 class Writer:
@@ -62,7 +63,7 @@ class Writer:
         seconds[static] = float('inf')
         self._say(f'a static cache failed: {" ".join(str(error).split())[:160]}')
     chosen = 'a static cache, compiled,' if seconds[True] < seconds[False] else 'a growing cache'
-    self._say(f'{rows} rows: {chosen} is faster and is timed')
+    self._say(f'{count_of(rows, "row")}: {chosen} is faster and is timed')
     return seconds[True] < seconds[False]
 
   def _written(

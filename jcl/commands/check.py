@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from jcl.commands import command_line, repository
-from jcl.errors import UserError
+from jcl.errors import UserError, count_of
 
 
 def define_flags(given: flags.FlagValues, arguments: Sequence[str]) -> None:
@@ -79,7 +79,7 @@ def _check_methods(out: pathlib.Path, names: list[str]) -> int:
   for name in sorted(missing):
     print(f'FAIL  {name} has no row')
   ran = sum(line['outcome'] != 'does not apply' for line in card.lines.values())
-  print(f'{ran} cells ran, {len(card.red)} red, {seconds:.0f} s; {out}')
+  print(f'{count_of(ran, "cell")} ran, {len(card.red)} red, {seconds:.0f} s; {out}')
   return 0 if green else 1
 
 
@@ -110,5 +110,5 @@ def _check_mutants(out: pathlib.Path) -> int:
   }  # fmt: skip
   write_json(out, {'green': not wrong, 'seconds': round(seconds), 'mutants': mutants})
   count = sum(bool(v.caught) for v in verdicts)
-  print(f'{count} of {len(verdicts)} mutants caught, {seconds:.0f} s; {out}')
+  print(f'{count} of {count_of(len(verdicts), "mutant")} caught, {seconds:.0f} s; {out}')
   return 1 if wrong else 0

@@ -12,7 +12,7 @@ from absl import flags
 
 from jcl.commands import command_line, jax_settings
 from jcl.config import Config
-from jcl.errors import UserError
+from jcl.errors import UserError, count_of
 from jcl.streams.escaping import quoted
 
 
@@ -59,7 +59,7 @@ def run(given: flags.FlagValues) -> None:
     if score.right is None:
       print(
         f'{task.name}: {score.value:.3f} nats per token, perplexity {math.exp(score.value):.2f}, '
-        f'{score.targets} tokens'
+        f'{count_of(score.targets, "token")}'
       )
       continue
     invalid = '' if score.invalid is None else f', {100 * score.invalid:.1f} % invalid'

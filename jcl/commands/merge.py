@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from jcl.commands import command_line
-from jcl.errors import UserError
+from jcl.errors import UserError, count_of
 from jcl.step.numerics import computing
 
 
@@ -83,4 +83,4 @@ def run(given: flags.FlagValues) -> None:
     adapters = {name: peft.read(pathlib.Path(name), config) for name in names}
     peft.write(out, config, lora_merging.merge(adapters, recipe), base)
     base_model.write_beside(out, trained_on)
-  print(f'{len(names)} adapters, merged by {recipe.how}, are in {out}')
+  print(f'{count_of(len(names), "adapter")}, merged by {recipe.how}: {out}')

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from absl import flags
 
 from jcl.commands import command_line, jax_settings
-from jcl.errors import UserError
+from jcl.errors import UserError, count_of
 from jcl.storage import console
 from jcl.streams.escaping import escaped
 
@@ -89,7 +89,8 @@ def run(given: flags.FlagValues) -> None:
     console.show(model.answers.unfinished, sys.stderr)
   if dropping:
     kept = [text for text in texts if model.special_token(text) is None]
-    print(f'{len(texts) - len(kept)} of {len(texts)} texts hold a special token and are left out')
+    left = f'{len(texts) - len(kept)} of {count_of(len(texts), "text")}'
+    print(f'{left} left out for a special token')
     texts = kept
   answers = model.answer(texts, task)
   labelled = model.probabilities(texts, task) if model.labels else [{} for _ in texts]
@@ -103,7 +104,7 @@ def run(given: flags.FlagValues) -> None:
 
   written = _as_csv(found) if out.suffix == '.csv' else _as_jsonl(found)
   atomic.write_atomically(out, written.encode())
-  print(f'{len(found)} answers are in {out}')
+  print(f'{count_of(len(found), "answer")}: {out}')
 
 
 def _check_out(out: pathlib.Path, source: str) -> None:

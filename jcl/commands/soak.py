@@ -21,7 +21,7 @@ from absl import flags
 
 from jcl.commands import command_line, jax_settings, repository
 from jcl.config import Config
-from jcl.errors import UserError
+from jcl.errors import UserError, count_of
 
 KILLS = (3, 9)  # kills of a run, at least and at most
 GENTLE = 0.1  # fraction of the kills that are requests to stop
@@ -197,8 +197,8 @@ def _soak(soak: Soak, names: Sequence[str], seconds: float, at_once: bool) -> fl
     soak.round(names[soak.started % len(names)])
     passed = time.monotonic() - start
     print(
-      f'{passed / 60:5.1f} min: {soak.started} runs, {soak.kills} kills, '
-      f'{len(soak.wrong)} differences', flush=True,
+      f'{passed / 60:5.1f} min: {count_of(soak.started, "run")}, {count_of(soak.kills, "kill")}, '
+      f'{count_of(len(soak.wrong), "difference")}', flush=True,
     )  # fmt: skip
     if soak.wrong and at_once:
       print(soak.wrong[-1])

@@ -9,6 +9,7 @@ from jcl.batching.epochs import in_parts
 from jcl.batching.row_store import PART
 from jcl.batching.special_text import in_threads
 from jcl.batching.text_formats import Text
+from jcl.errors import count_of
 from jcl.memory.tools import Tools
 from jcl.streams.raw import normalized_text
 from jcl.streams.stream import Example, Task
@@ -123,8 +124,8 @@ def _warn(task: Task, asked: int, drawn: int, kept: int, tools: Tools) -> None:
   """Reports a warning where fewer samples are well formed than were asked for."""
   if kept == asked:
     return
-  rate = f'{kept} of {drawn} drawn samples are well formed'
-  what = f'{kept} of {asked} rows are replayed' if kept else 'nothing is replayed'
+  rate = f'{kept} of {count_of(drawn, "drawn sample")} well formed'
+  what = f'{kept} of {count_of(asked, "row")} replayed' if kept else 'nothing is replayed'
   tools.report(warnings=f'before {task.name}: {rate}, so {what}; train longer, or at a higher rate')
 
 

@@ -22,7 +22,7 @@ import numpy as np
 from jcl.backbones import Backbone
 from jcl.batching import batch as batches
 from jcl.batching.batch import Batch, Row
-from jcl.errors import UserError
+from jcl.errors import UserError, count_of
 from jcl.memory.tools import Tools
 from jcl.step import losses
 from jcl.streams.stream import Example, Lazy, Reference, Stream
@@ -240,8 +240,9 @@ def check_stored(tools: Tools, settings: StoresLogits) -> None:
   wanted = -(-examples * targets * outputs * 4 // 2**20)
   if wanted > most_mb:
     raise UserError(
-      f'method.stored_logits_mb is {most_mb}; logits of {examples} examples, {targets} targets and '
-      f"{outputs} outputs take {wanted} MiB: raise it, or use method.targets='teacher'"
+      f'method.stored_logits_mb is {most_mb}; logits of '
+      f'{count_of(examples, "example")}, {count_of(targets, "target")} and '
+      f"{count_of(outputs, 'output')} take {wanted} MiB: raise it, or use method.targets='teacher'"
     )
 
 

@@ -8,6 +8,7 @@ depend on the stream, the settings and the free space only.
 import collections
 import dataclasses
 import functools
+import math
 import os
 import pathlib
 import shutil
@@ -18,7 +19,7 @@ import jax
 from jax.sharding import Mesh
 
 from jcl.distributed import memory_limit
-from jcl.errors import UserError
+from jcl.errors import UserError, count_of
 from jcl.preflight.footprint import Footprint, footprint, short
 from jcl.preflight.round_trip import RoundTrip, round_trip
 from jcl.preflight.split_stats import Split, counted
@@ -86,9 +87,9 @@ def refuse(checkup: Checkup, workdir: str | os.PathLike | None = None) -> None:
       )
     if split.name == 'train' and split.different == 1 < split.texts:
       raise UserError(
-        f'{where}: {split.texts} different texts read the same, {split.cut} rows are cut to '
-        f'{checkup.parts.text.max_length} tokens; raise stream.max_length, or take another '
-        'tokenizer'
+        f'{where}: {split.texts} different texts read the same, {split.cut} of them cut to '
+        f'{count_of(checkup.parts.text.max_length, "token")}; raise stream.max_length, or '
+        'take another tokenizer'
       )
   checkup.round_trip.refuse()
   if workdir is None:
@@ -180,7 +181,7 @@ def warnings(checkup: Checkup, workdir: str | os.PathLike | None = None) -> list
   found += [*_of_classes(checkup.parts.stream), *_of_sizes(checkup), *checkup.round_trip.lines()]
   if dropped := checkup.parts.text.dropped:
     rows = dropped + sum(s.rows for s in splits)
-    line = f'{dropped:,} rows hold a special token of the tokenizer and are left out'
+    line = f'left out for a special token of the tokenizer: {count_of(dropped, "row")}'
     found.append((dropped / rows, f'{line} (stream.special_tokens_in_text=drop)'))
   if workdir is not None:
     found += _of_room(checkup, free_space(workdir))
@@ -213,6 +214,16 @@ def _of_classes(stream: Stream) -> Iterator[tuple[float, str]]:
     every += len(task.classes)
     untested += [shown(c) for c in task.classes if c not in tested]
     few += [(trained[c], shown(c)) for c in task.classes if trained[c] < FEW]
+  numbers: dict[float, list[int]] = {}
+  for label, written in enumerate(stream.labels):
+    if (number := _number(written)) is not None:
+      numbers.setdefault(number, []).append(label)
+  if alike := [labels for labels in numbers.values() if len(labels) > 1]:
+    names = ' and '.join(map(shown, alike[0][:3]))
+    yield (
+      sum(map(len, alike)) / len(stream.classes),
+      f'labels {names} are one number and several classes: write it in one way if one is meant',
+    )
   if untested:
     names = ', '.join(untested[:3]) + (', …' if len(untested) > 3 else '')
     yield (
@@ -229,6 +240,15 @@ def _of_classes(stream: Stream) -> Iterator[tuple[float, str]]:
     )
 
 
+def _number(label: str) -> float | None:
+  """Returns the number that a label is; None: it is no finite number."""
+  try:
+    number = float(label) if label.isascii() and '_' not in label else math.nan
+  except ValueError:
+    return None
+  return number if math.isfinite(number) else None
+
+
 def _of_sizes(checkup: Checkup) -> Iterator[tuple[float, str]]:
   """Yields a line if the tasks are of very uneven size."""
   unit = 'tokens' if checkup.parts.score == 'log_perplexity' else 'rows'
@@ -237,7 +257,7 @@ def _of_sizes(checkup: Checkup) -> Iterator[tuple[float, str]]:
   if most < UNEVEN * least:
     return
   steps = checkup.parts.config.train.steps
-  how = f'both train for {steps} steps' if steps else 'it trains for as many more steps'
+  how = f'both train for {count_of(steps, "step")}' if steps else 'it trains for as many more steps'
   yield (
     least / sum(size for size, _ in sizes),
     f'{large} has {most / least:.1f} times the training {unit} of {small} ({most:,} and '
@@ -326,14 +346,17 @@ def _summary(checkup: Checkup) -> str:
   unit = 'targets' if text else 'rows'
   count = lambda name: sum(getattr(s, unit) for s in splits if s.name == name)
   kinds = ('training', 'train'), ('dev', 'dev'), ('test', 'test')
-  counts = [f'{count(name):,} {words}' for words, name in kinds if count(name)]
-  what = f'{", ".join(counts)} {"tokens" if text else "rows"}'
-  what = what if text else f'{len(stream.classes)} classes, {what}'
+  counts = [(number, words) for words, name in kinds if (number := count(name))]
+  number, words = counts.pop()
+  last = count_of(number, f'{words} {"token" if text else "row"}')
+  what = ', '.join([*(f'{number:,} {words}' for number, words in counts), last])
+  what = what if text else f'{count_of(len(stream.classes), "class")}, {what}'
   shapes = jax.eval_shape(checkup.parts.backbone.init, jax.random.key(0))
   params = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+  devices = count_of(checkup.parts.tools.mesh.size, f'{jax.devices()[0].platform} device')
   return (
-    f'{stream.name}: {len(stream)} tasks, {what}; {params / 1e6:.2f} million parameters on '
-    f'{checkup.parts.tools.mesh.size} {jax.devices()[0].platform} device(s)'
+    f'{stream.name}: {count_of(len(stream), "task")}, {what}; {params / 1e6:.2f} million '
+    f'parameters on {devices}'
   )
 
 
@@ -343,13 +366,13 @@ def _totals(checkup: Checkup) -> str:
   total = lambda field: sum(getattr(s, field) for s in splits)
   unknown = f'{_percent(total("unknown") / total("tokens"))} unknown'
   if checkup.parts.score == 'log_perplexity':
-    blocks = f'{total("rows"):,} blocks of {checkup.parts.text.max_length} tokens'
-    return f'{total("tokens"):,} tokens in {blocks}, {unknown}'
+    blocks = f'{count_of(total("rows"), "block")} of {checkup.parts.text.max_length} tokens'
+    return f'{count_of(total("tokens"), "token")} in {blocks}, {unknown}'
   leaked = sum(s.leaked + s.elsewhere for s in splits if s.name != 'train')
   return (
     f'{total("tokens"):,} tokens, {total("targets"):,} of them targets, {unknown}; of '
-    f'{total("rows"):,} rows {total("cut"):,} are cut, {total("repeated"):,} repeat a text, '
-    f'{leaked:,} stand in train too, {total("conflicting"):,} conflict'
+    f'{count_of(total("rows"), "row")}: {total("cut"):,} cut, {total("repeated"):,} with a '
+    f'repeated text, {leaked:,} in train too, {total("conflicting"):,} in conflict'
   )
 
 

@@ -21,7 +21,7 @@ from jcl.backbones.tokenizers import add_tokens, word_tokenizer
 from jcl.batching import batch as batches
 from jcl.batching.text_formats import Text, added_tokens
 from jcl.config import BackboneConfig, Config
-from jcl.errors import UserError
+from jcl.errors import UserError, count_of
 from jcl.preflight import checks, flops
 from jcl.preflight import page as sections
 from jcl.preflight.footprint import (
@@ -237,9 +237,9 @@ def _given_shape(parts: Experiment, tokens: int, targets: int) -> batches.Shape:
   """Returns the shape of a batch whose rows have `tokens` tokens, in the buckets of a run."""
   most = parts.decoder_config.max_positions
   if tokens > most:
-    raise UserError(f'--tokens={tokens} is more than the {most} positions of the model')
+    raise UserError(f'--tokens={tokens} is more than the model reads: {count_of(most, "position")}')
   if targets > tokens:
-    raise UserError(f'--targets={targets} is more than the {tokens} tokens of a row')
+    raise UserError(f'--targets={targets} is more than a row has: {count_of(tokens, "token")}')
   train, example = parts.config.train, parts.stream.tasks[0].train[0]
   blocks = parts.tools.mesh.size * train.microbatches
   a_block = -(-len(parts.text.rows(example)) * train.batch_size // blocks)
@@ -282,10 +282,11 @@ def assumed(now: Outline, left_out: bool = False) -> Section:
   how = 'FSDP, parameters sharded' if train.fsdp else 'data parallel, parameters on every device'
   rows = [
     ['model', f'{whole / 1e6:,.2f} million parameters, {trained / 1e6:,.2f} of them train; '
-     f'{config.layers} layers, {config.rows} rows of the embedding, computes in {config.dtype}'],
+     f'{count_of(config.layers, "layer")}, {config.rows:,} rows of the embedding, computes in '
+     f'{config.dtype}'],
     ['devices', f'{devices}, {how}'],
-    ['batch', f'{shape.words}, {shape.targets * blocks} targets, '
-     f'in {blocks} blocks (devices × microbatches)'],
+    ['batch', f'{shape.words}, {count_of(shape.targets * blocks, "target")}, '
+     f'in {count_of(blocks, "block")} (devices × microbatches)'],
     ['from', now.source],
     ['rate', checks.learning_rates(parts)],
   ]  # fmt: skip

@@ -9,7 +9,7 @@ from jcl.batching.epochs import in_parts
 from jcl.batching.row_store import PART
 from jcl.batching.special_text import in_threads
 from jcl.batching.text_formats import Text
-from jcl.errors import UserError
+from jcl.errors import UserError, count_of
 from jcl.streams.escaping import quoted
 from jcl.streams.raw import SPLITS, answer_form, class_form
 from jcl.streams.stream import Example, Stream
@@ -74,7 +74,7 @@ class RoundTrip:
     """
     if self.classes and (groups := self.alike):
       group = groups[0]
-      more = f' (and {len(groups) - 1} more such groups)' if len(groups) > 1 else ''
+      more = f' (and {count_of(len(groups) - 1, "more such group")})' if len(groups) > 1 else ''
       raise UserError(
         f'labels {named(s.answer for s in group)} all come back from the tokenizer as '
         f'{brief(group[0].back)}{more}, so that no answer could tell them apart: rename them, or '

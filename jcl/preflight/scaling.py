@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import tqdm
 
 from jcl.config import Config
+from jcl.errors import count_of
 from jcl.preflight import collectives, cost
 from jcl.preflight.footprint import short
 from jcl.preflight.page import Section
@@ -134,9 +135,9 @@ def section(points: Sequence[Point], speeds: Speeds, batch_size: int) -> Section
     units = short(now.bytes, 'B'), short(now.flops, 'FLOP'), short(now.sent, 'B')
     rows.append([str(now.devices), *units, *cells])
   notes = [
-    f'efficiency: the time of one device / (devices × time), for the same {batch_size} examples a '
-    'step on all devices together; it falls where a device has few rows, so ask with the '
-    'train.batch_size of the run',
+    'efficiency: the time of one device / (devices × time), for the same '
+    f'{count_of(batch_size, "example")} a step on all devices together; it falls where a '
+    'device has few rows, so ask with the train.batch_size of the run',
     f'a device computes {short(speeds.rate, "FLOP/s")} (--device_rate) and sends at the speed of '
     'the column (--links): first what is computed and what is sent one after the other, then both '
     'at once',

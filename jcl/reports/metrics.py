@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from jcl.errors import UserError
+from jcl.errors import UserError, count_of
 
 Score = Literal['accuracy', 'log_perplexity']
 Matrix = Sequence[Sequence[float | None]]
@@ -109,7 +109,7 @@ def negative_flips(right_after: Right, at_end: Right) -> list[tuple[int, int]]:
   """
   if len(right_after) != len(at_end):
     raise UserError(
-      f'negative flips: {len(right_after)} tasks before and {len(at_end)} at the end; '
+      f'negative flips: {count_of(len(right_after), "task")} before and {len(at_end)} at the end; '
       'they must be the same'
     )
   flips = []
@@ -118,8 +118,8 @@ def negative_flips(right_after: Right, at_end: Right) -> list[tuple[int, int]]:
       continue
     if len(before) != len(after):
       raise UserError(
-        f'negative flips: task {task} has {len(before)} examples before and {len(after)} at the '
-        'end; they must be the same'
+        f'negative flips: task {task} has {count_of(len(before), "example")} before and '
+        f'{len(after)} at the end; they must be the same'
       )
     flips += [(task, i) for i in range(len(before)) if before[i] and not after[i]]
   return flips
@@ -186,11 +186,13 @@ def _checked(matrix: Matrix, score: Score) -> np.ndarray:
   rows = len(matrix)
   if rows < 2:
     raise UserError(
-      f'the matrix has {rows} rows; it must have one before training and one after every task'
+      f'the matrix has {count_of(rows, "row")}; it must have one before training and one after '
+      'every task'
     )
   for i, row in enumerate(matrix):
     if len(row) != rows - 1:
-      raise UserError(f'row {i} of the matrix has {len(row)} cells; {rows} rows need {rows - 1}')
+      cells = count_of(len(row), 'cell')
+      raise UserError(f'row {i} of the matrix has {cells}; {rows} rows need {rows - 1}')
     for j, cell in enumerate(row):
       _check_cell(cell, f'row {i}, column {j} of the matrix', score)
   return np.array([[math.nan if x is None else float(x) for x in row] for row in matrix])
@@ -212,7 +214,8 @@ def _check_cell(cell: object, where: str, score: Score) -> None:
 def _checked_sizes(sizes: Sequence[int], tasks: int) -> Sequence[int]:
   """Returns the sizes, one for each task and none of them 0."""
   if len(sizes) != tasks:
-    raise UserError(f'{len(sizes)} sizes for {tasks} tasks; there must be one for each')
+    given = count_of(len(sizes), 'size')
+    raise UserError(f'{given} for {count_of(tasks, "task")}; there must be one for each')
   if any(size < 1 for size in sizes):
     raise UserError(f'sizes are {list(sizes)}; every task must have at least one test example')
   return sizes

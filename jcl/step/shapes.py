@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
 from jcl.batching.batch import Batch
+from jcl.errors import count_of
 
 Size = int | None
 
@@ -43,7 +44,7 @@ def check_divisible(name: str, size: int, parts: int) -> None:
   Raises:
     AssertionError: naming the argument, its size and the parts.
   """
-  words = f'the leading axis of argument {name} must divide into {parts} equal parts'
+  words = f'the leading axis of argument {name} must divide into {count_of(parts, "equal part")}'
   chex.assert_is_divisible(size, parts, custom_message=words)
 
 

@@ -15,6 +15,7 @@ old runs is no such change. A snapshot of another format is refused.
 """
 
 import contextlib
+import errno
 import json
 import os
 import pathlib
@@ -29,9 +30,10 @@ import numpy as np
 import jcl
 from jcl import distributed
 from jcl.errors import UserError
+from jcl.failures import explain_oom
 from jcl.storage import paths
 from jcl.storage.encoding import Array, Place, checksum, decode, encode, on_host
-from jcl.storage.orbax import failure_reason, load_orbax
+from jcl.storage.orbax import failure_reason, load_orbax, system_number
 from jcl.storage.sealed_folder import (
   Damaged,
   check_files,
@@ -48,6 +50,11 @@ FORMAT = 2  # of snapshots; see above when it goes up
 KEPT = 2  # snapshots at a time
 UNFINISHED = '.orbax-checkpoint-tmp'  # ending of the folders that Orbax has not finished
 STRUCTURE = '/structure'  # path of the array that holds the structure
+SURROUNDINGS = (  # errors of the system that say nothing about a file's content
+  errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE,
+  errno.ETIMEDOUT,
+)  # fmt: skip
+FULL = 'what else the device holds'  # so that a snapshot has room on it
 
 
 class Snapshots:
@@ -229,15 +236,22 @@ class Snapshots:
     while numbers := [n for n in self._sealed() if n not in unusable]:
       number = max(numbers)
       try:
-        found = self._load(number, place)
+        arrays = self._arrays(number)
       except (MemoryError, UserError):
         raise
       except Exception as error:  # whatever a damaged file makes Orbax raise
+        if system_number(error) in SURROUNDINGS:
+          raise UserError(
+            f'{self.folder / str(number)} cannot be read: {failure_reason(error)}; it may be '
+            'whole: mend that, and the same command goes on'
+          ) from None
         unusable[number] = ' '.join(str(error).split())[:120]
       else:
         self._put_away(unusable)
         self.loaded = self.committed = number
-        return found
+        structure = json.loads(arrays.pop(STRUCTURE).tobytes())
+        with explain_oom(lambda: f'reading snapshot {self.loaded} of {self.folder}', FULL):
+          return decode(structure, arrays, place)
     for path in numbered(self.folder).values():
       if _is_of_format_1(path):
         raise _other_format(path, 1, 'an earlier jcl')
@@ -246,8 +260,8 @@ class Snapshots:
       raise UserError(f'{self.folder}: no snapshot can be read ({reasons}); start a new workdir')
     return None
 
-  def _load(self, number: int, place: Place) -> Json:
-    """Reads a snapshot and compares it with its seal.
+  def _arrays(self, number: int) -> dict[str, np.ndarray]:
+    """Reads the arrays of a snapshot, on the host, and compares them with its seal.
 
     Raises:
       Damaged: a file or an array is not what was sealed.
@@ -272,7 +286,7 @@ class Snapshots:
       self.messages.append(
         f'snapshot {number} was made by jcl {content["jcl"]}, this is jcl {jcl.__version__}'
       )
-    return decode(json.loads(arrays.pop(STRUCTURE).tobytes()), arrays, place)
+    return arrays
 
   def _put_away(self, unusable: Mapping[int, str]) -> None:
     """Adds a message for each snapshot that was passed over, and moves it out of the way.

@@ -43,10 +43,16 @@ def _unless_late(hook: Callable[[Any], object], error: Any) -> None:
     hook(error)
 
 
-def failure_reason(error: BaseException) -> str:
-  """Returns why a write failed, in the system's words if the error holds a system's number."""
+def system_number(error: BaseException) -> int | None:
+  """Returns the system's number of an error; None where it has none."""
   number = getattr(error, 'errno', None)
   if not isinstance(number, int):
     found = re.search(r"(?:Errno |os_error_code=')(\d+)", str(error))
     number = int(found[1]) if found else None
+  return number
+
+
+def failure_reason(error: BaseException) -> str:
+  """Returns why a write failed, in the system's words if the error holds a system's number."""
+  number = system_number(error)
   return os.strerror(number) if number else ' '.join(f'{type(error).__name__}: {error}'.split())

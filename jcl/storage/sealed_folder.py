@@ -12,6 +12,7 @@ import shutil
 import zlib
 from collections.abc import Mapping
 
+from jcl.errors import count_of
 from jcl.storage.atomic import write_atomically
 from jcl.types import Json
 
@@ -75,7 +76,7 @@ def check_files(folder: pathlib.Path, content: Json) -> list[str]:
       raise Damaged(f'{name} is missing')
     found, checksum = _size_and_checksum(folder / name)
     if found != size:
-      raise Damaged(f'{name} has {found} bytes and had {size}')
+      raise Damaged(f'{name} has {count_of(found, "byte")} and had {size:,}')
     if checksum != wanted:
       raise Damaged(f'the checksum of {name} is wrong')
   return [name for name in there if name not in content['files']]

@@ -11,13 +11,14 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeGuard
 
 from jcl.config import StreamConfig
-from jcl.errors import UserError
+from jcl.errors import UserError, count_of
 from jcl.storage import paths
 from jcl.streams.files import read_text
+from jcl.streams.json_tables import json_value
 from jcl.streams.raw import TEMPLATE, RawRow, RawStream, RawTask, permutation
 from jcl.streams.records import value
 from jcl.streams.splits import class_tasks
-from jcl.streams.tables import json_value, lines, table
+from jcl.streams.tables import lines, table
 
 QUESTION = 'Question: {x}\n Short Answer: {y}'
 RELATION = '{x}\n The relation: {y}'
@@ -127,7 +128,7 @@ def snips(path: pathlib.Path) -> Splits:
     texts, labels = (lines(path / split / f, str(path / split / f)) for f in ('seq.in', 'label'))
     if len(texts) != len(labels):
       raise UserError(
-        f'{path / split}: {len(texts)} lines in seq.in and {len(labels)} in label: '
+        f'{path / split}: {count_of(len(texts), "line")} in seq.in and {len(labels)} in label: '
         'they belong together line by line'
       )
     splits[split] = [
@@ -195,7 +196,8 @@ def concept1k(path: pathlib.Path, config: StreamConfig) -> list[RawTask]:
     facts.setdefault(triple[1], []).append((trained, tested))
   concepts = list(facts)
   if len(concepts) < CONCEPT_TASKS:
-    raise UserError(f'{path}: {len(concepts)} concepts: {CONCEPT_TASKS} tasks need as many')
+    found = count_of(len(concepts), 'concept')
+    raise UserError(f'{path}: {found}: {CONCEPT_TASKS} tasks need as many')
   order = permutation(len(concepts), config.order_seed)
   tasks = []
   for index in range(CONCEPT_TASKS):

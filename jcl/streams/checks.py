@@ -66,14 +66,17 @@ def check_names(names: Sequence[str]) -> None:
   """Refuses a stream without tasks, and task names that clash or cannot name a folder."""
   if not names:
     raise UserError('the stream has no tasks: give at least one')
-  seen = set()
+  seen: dict[str, str] = {}
   for name in names:
     named = isinstance(name, str) and name.strip(' .') and name.isprintable() and len(name) <= 80
     if not named or set(name) & set('/\\'):
       raise UserError(f'task name {shown(name)}: give 1 to 80 characters without / and \\')
-    if name in seen:
+    look = visible(name)
+    if seen.get(look) == name:
       raise UserError(f'task name {name!r} is given twice: names are unique in a stream')
-    seen.add(name)
+    if look in seen:
+      raise UserError(f'task names {seen[look]!a} and {name!a} look the same: rename one')
+    seen[look] = name
 
 
 def check_rows(tasks: Sequence[RawTask], targets: bool = True, carve_test: bool = False) -> None:
@@ -124,7 +127,7 @@ def check_fields(row: RawRow, targets: bool = True) -> None:
   for field, value in values.items():
     if not isinstance(value, str):
       raise UserError(f'{row.where}: the {field} is {shown(value)}: give text')
-    if not value.strip():
+    if not (value if value.isascii() else value.translate(INVISIBLE)).strip():
       raise UserError(f'{row.where}: the {field} is empty: fill it in, or leave the row out')
     if '\0' in value:
       raise UserError(f'{row.where}: the {field} holds a NUL character: take it out')
@@ -173,7 +176,12 @@ def check_labels(labels: Iterable[str], answers: dict[str, str]) -> None:
 
 def seen_form(label: str) -> str:
   """Returns a label as readers see it: one form of Unicode (NFC), nothing that has no width."""
-  return unicodedata.normalize('NFC', class_form(label).translate(INVISIBLE))
+  return visible(class_form(label))
+
+
+def visible(text: str) -> str:
+  """Returns a text in one form of Unicode (NFC) and without what has no width."""
+  return unicodedata.normalize('NFC', text.translate(INVISIBLE))
 
 
 def unknown_label(row: RawRow, classes: Sequence[str], of: str = '') -> UserError:

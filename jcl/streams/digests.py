@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jcl.errors import count_of
 from jcl.streams.stream import Example
 
 BYTES = 8  # of a row's digest
@@ -58,7 +59,7 @@ class Difference(NamedTuple):
   def __str__(self) -> str:
     kinds = ('changed', 'added', 'removed', 'moved')
     counts = [(getattr(self, kind), kind) for kind in kinds if getattr(self, kind)]
-    return ', '.join(f'{n} {"row" if n == 1 else "rows"} {kind}' for n, kind in counts)
+    return ', '.join(f'{count_of(n, "row")} {kind}' for n, kind in counts)
 
 
 def difference(before: bytes, now: bytes) -> Difference | None:

@@ -56,9 +56,10 @@ from jcl.storage import paths
 from jcl.streams import hub
 from jcl.streams.checks import check_template
 from jcl.streams.files import read_text, reason_of
+from jcl.streams.json_tables import json_value
 from jcl.streams.raw import SPLITS, TEMPLATE, RawRow, RawStream, RawTask, permutation
 from jcl.streams.records import Record, notes_on, row_of, rows_of, value
-from jcl.streams.tables import json_value, known_kind, table
+from jcl.streams.tables import known_kind, table
 
 COLUMNS = ('text', 'label', 'answer', 'id')
 TASK_KEYS = ('name', *COLUMNS, *SPLITS)
@@ -282,6 +283,8 @@ def hub_records(manifest: Manifest, source: Mapping[str, str], split: str) -> Se
     found = hub.records(data, lambda place: f'{called}:{place}', lazy=not manifest.targets)
   except UserError as error:
     raise UserError(f'{manifest.called}: {error}') from None
+  except MemoryError:
+    raise
   except Exception as error:  # the library raises many kinds
     raise UserError(
       f'{called}: cannot be loaded ({reason_of(error)}): correct name, config or split'

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jcl.errors import UserError
+from jcl.errors import UserError, count_of
 from jcl.streams.chat import Conversation, as_messages, conversation, is_list
 from jcl.streams.escaping import shortened
 from jcl.streams.raw import RawRow, written
@@ -58,7 +58,8 @@ def notes_on(records: Sequence[Record], columns: Mapping[str, str], where: str) 
   lines = []
   if several:
     answer = columns['answer']
-    lines.append(f'{where}: {several} rows have several answers in {answer!r}: the first counts')
+    rows = count_of(several, 'row')
+    lines.append(f'{where}: {rows} with several answers in {answer!r}: the first counts')
   first = '{' not in columns['text'] and as_messages(found(records[0], columns['text']))
   beside = [name for name in BESIDE if any(filled_in(r.fields.get(name)) for r in records)]
   if first and beside:
@@ -166,7 +167,7 @@ def wanted(field: object, column: str) -> str:
   """Returns what would be right where a column holds neither text nor a number."""
   if isinstance(field, Mapping) and field:
     return f'give text or a number, or name what is in it: {f"{column}.{next(iter(field))}"!r}'
-  if isinstance(field, list | tuple | np.ndarray) and len(field):
+  if isinstance(field, list | tuple | np.ndarray) and np.shape(field)[:1] not in ((), (0,)):
     return f'give text or a number, or name one of its entries: {f"{column}.0"!r}'
   return 'give text or a number'
 

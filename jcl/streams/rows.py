@@ -160,7 +160,7 @@ def dict_records(rows: object, task: str, split: str) -> list[Record]:
   where = f'task {task!r}: {split}'
   if hasattr(rows, 'features'):
     raise UserError(f'{where} is a data set: use Stream.from_datasets')
-  if hasattr(rows, 'to_dict') and hasattr(rows, 'iloc'):  # a table of pandas
+  if hasattr(rows, 'to_dict') and hasattr(rows, 'columns'):  # a table of pandas
     rows = pandas_rows(rows, where)
   if not isinstance(rows, Iterable) or isinstance(rows, str | bytes | Mapping):
     raise UserError(f'{where} is a {type(rows).__name__}: give a list of dicts')
@@ -257,6 +257,8 @@ def raw_datasets(given: Splits, columns: dict[str, str]) -> Given:
       where = functools.partial('{}/{}[{}]'.format, task, split)
       try:
         records = hub.records(checked, where, lazy=not targets)
+      except MemoryError:
+        raise
       except Exception as error:  # the library raises many kinds
         raise UserError(
           f'task {task!r}: {split} cannot be read ({reason_of(error)}): load it anew'

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from jcl.config import StreamConfig, Unread
-from jcl.errors import UserError
+from jcl.errors import UserError, count_of
 from jcl.seeds import generator
 from jcl.streams.checks import unknown_label
 from jcl.streams.raw import OWN, SPLITS, RawRow, RawTask, classes_of, normalized_text, permutation
@@ -69,7 +69,7 @@ def refuse_overlap(tasks: Sequence[RawTask]) -> None:
     normalized_text(row.text): row.where for task in reversed(tasks) for row in reversed(task.test)
   }
   found = [row for task in tasks for row in task.train if normalized_text(row.text) in tested]
-  more = f' (and {len(found) - 1} more training rows)' if len(found) > 1 else ''
+  more = f' (and {count_of(len(found) - 1, "more training row")})' if len(found) > 1 else ''
   raise UserError(
     f'{found[0].where}: this training text stands also in the test split at '
     f'{tested[normalized_text(found[0].text)]}{more}: take it out of one, or set stream.overlap '
@@ -182,8 +182,8 @@ def with_test(
   made = carved(tasks, 'test', fraction, seed)
   count = sum(len(task.test) for task in made if task.name in set(without))
   line = (
-    f'no test split in {names}: {count} rows of train are test, of each class a share of '
-    f'{fraction:g}, chosen by seed {seed}'
+    f'no test split in {names}: {count_of(count, "row")} of train for test, of each class a share '
+    f'of {fraction:g}, chosen by seed {seed}'
   )
   return made, [line]
 

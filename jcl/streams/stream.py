@@ -13,6 +13,7 @@ from typing import Generic, NamedTuple, Protocol, Self, TypeVar, overload
 import numpy as np
 
 from jcl.config import StreamConfig, Unread
+from jcl.errors import count_of
 from jcl.streams.raw import SPLITS, TEMPLATE, RawStream
 
 ROWS = 'jcl.streams.rows'  # builds streams, so it imports this module
@@ -227,7 +228,7 @@ class Stream:
     sizes = ', '.join(
       f'{task.name} {len(task.train)}/{len(task.dev)}/{len(task.test)}' for task in self.tasks
     )
-    what = f'{len(self.classes)} classes' if self.classes else 'no classes'
+    what = count_of(len(self.classes), 'class') if self.classes else 'no classes'
     return f'Stream({self.name!r}, {what}, train/dev/test: {sizes})'
 
   @property

@@ -4,20 +4,19 @@ Every error names the file and the row. Text is UTF-8, with or without a byte-or
 with one; all but parquet may be compressed.
 """
 
-import collections
 import contextlib
 import csv
 import io
-import json
 import pathlib
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
-from jcl.errors import UserError
+from jcl.errors import UserError, count_of
 from jcl.streams import hub
+from jcl.streams.escaping import shortened
 from jcl.streams.files import PACKED, kind_of, read_text, reason_of, refuse_pointer
-from jcl.streams.raw import Number
+from jcl.streams.json_tables import json_records, list_records
 from jcl.streams.records import Record
 
 csv.field_size_limit(2**31 - 1)  # a field may be a document
@@ -38,10 +37,11 @@ def table(
   """Reads a table of any kind.
 
   Args:
-    path: a `.jsonl` file of objects; a `.json` file, a list of objects; a `.parquet` file; a `.csv`
-      or `.tsv` file whose first line names the columns. Fields may be quoted by `"`; in tsv only
-      if all quotes stand so, else they are letters. A `.txt` file is one record, whose only field
-      is `text`. All but parquet may be compressed: `.jsonl.gz`, `.bz2`, `.xz`, `.zst`.
+    path: a `.jsonl` file of objects; a `.json` file, a list of objects or lists by column; a
+      `.parquet` file; a `.csv` or `.tsv` file whose first line names the columns. Fields may be
+      quoted by `"`; in tsv only if all quotes stand so, else they are letters. A `.txt` file is one
+      record, whose only field is `text`. All but parquet may be compressed: `.jsonl.gz`, `.bz2`,
+      `.xz`, `.zst`.
     called: name of the file in error messages.
     delimiter: separator of csv fields; empty: a comma, or another one that the file clearly has or
       that its first line names as Excel reads it, `sep=;`.
@@ -61,7 +61,7 @@ def table(
   elif kind == '.jsonl':
     records = list(json_records(read_text(path, called), called))
   elif kind == '.json':
-    records = list_records(read_text(path, called), called)
+    records = list_records(read_text(path, called), called, notes)
   else:
     records = csv_records(read_text(path, called), called, kind, delimiter, notes)
   if not records:
@@ -99,6 +99,8 @@ def parquet_records(path: pathlib.Path, called: str) -> Sequence[Record]:
     if error.strerror:
       raise UserError(f'{called}: cannot be read ({error.strerror}): correct the path') from None
     raise unread_parquet(path, called, error) from None
+  except MemoryError:
+    raise
   except Exception as error:  # the library raises many kinds
     raise unread_parquet(path, called, error) from None
   names = data.column_names
@@ -107,6 +109,8 @@ def parquet_records(path: pathlib.Path, called: str) -> Sequence[Record]:
     raise UserError(f'{called}: two columns are called {twice!r}: rename one')
   try:
     return arrow_records(data, called)
+  except MemoryError:
+    raise
   except Exception as error:  # a value that Python does not have
     raise UserError(
       f'{called}: a column holds what is not read ({reason_of(error)}): leave it out, or write it '
@@ -147,88 +151,6 @@ def unread_parquet(path: pathlib.Path, called: str, error: Exception) -> UserErr
   """Returns the error for a file that is no parquet."""
   refuse_pointer(path, called)
   return UserError(f'{called}: no whole parquet file ({reason_of(error)}): write or fetch it again')
-
-
-def json_value(text: str, called: str, constant: Callable[[str], object] | None = None) -> object:
-  """Returns the value of a JSON document, numbers as text; refuses repeated keys.
-
-  Args:
-    text: the document.
-    called: name of the file in error messages.
-    constant: value of NaN and the infinities, from their names; None: they are refused.
-  """
-  try:
-    return json.loads(
-      text,
-      parse_int=Number,
-      parse_float=Number,
-      parse_constant=constant or refuse_constant,
-      object_pairs_hook=unique_keys,
-    )
-  except json.JSONDecodeError as error:
-    where = f'{called}:{error.lineno}' if '\n' in text.strip() else called
-    raise UserError(
-      f'{where}: malformed JSON ({error.msg}, column {error.colno}): mend it'
-    ) from None
-  except RecursionError:
-    raise UserError(f'{called}: malformed JSON (nested too deeply): mend it') from None
-  except ValueError as error:
-    raise UserError(f'{called}: malformed JSON ({error}): mend it') from None
-
-
-def refuse_constant(name: str) -> None:
-  """Raises for NaN and the infinities, which are not JSON."""
-  raise ValueError(f'{name} is no number')
-
-
-def unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
-  """Returns the pairs as a dict, if no key stands twice."""
-  result = dict(pairs)
-  if len(result) < len(pairs):
-    times = collections.Counter(key for key, _ in pairs)
-    raise ValueError(f'key {next(k for k, count in times.items() if count > 1)!r} stands twice')
-  return result
-
-
-def json_records(text: str, called: str) -> Iterator[Record]:
-  """Yields the objects of a jsonl file, one a line; skips blank lines."""
-  for number, line in enumerate(text.split('\n'), 1):
-    if line.strip():
-      where = f'{called}:{number}'
-      if number == 1 and line.lstrip().startswith('['):
-        raise UserError(f'{where}: a JSON list, not an object a line: let its name end in .json')
-      value = json_value(line.strip(), where, float)
-      if not isinstance(value, dict):
-        raise UserError(f'{where}: not a JSON object: write {{"column": "value", …}} on each line')
-      yield Record(where, value)
-
-
-def list_records(text: str, called: str) -> list[Record]:
-  """Returns the rows of a json file: a list of objects, alone or under the only key of an object.
-
-  A file of an object a line is read too: many are called `.json`.
-  """
-  first, _, rest = text.strip().partition('\n')
-  if first.startswith('{') and first.rstrip().endswith('}') and rest.lstrip().startswith('{'):
-    return list(json_records(text, called))
-  value = json_value(text, called, float)
-  name = ''
-  if isinstance(value, dict):
-    if len(value) != 1 or not isinstance(next(iter(value.values())), list):
-      some = ', '.join(map(repr, list(value)[:5])) or 'no keys'
-      raise UserError(
-        f'{called}: an object with {some}: write a list of rows, [{{"column": "value"}}, …], or '
-        'one list under one key'
-      )
-    name, value = next((f'.{key}', rows) for key, rows in value.items())
-  if not isinstance(value, list):
-    raise UserError(f'{called}: not a list of rows: write [{{"column": "value", …}}, …]')
-  for place, row in enumerate(value):
-    if not isinstance(row, dict):
-      raise UserError(
-        f'{called}{name}[{place}]: not a JSON object: write {{"column": "value", …}} for each row'
-      )
-  return [Record(f'{called}{name}[{place}]', row) for place, row in enumerate(value)]
 
 
 def csv_records(
@@ -355,6 +277,7 @@ def separated_records(
     strict=True,
   )
   columns: list[str] = []
+  spare = 0  # columns at the end without a name, as Excel writes empty ones
   while True:
     line = reader.line_num + 1
     where = f'{called}:{line}'
@@ -368,18 +291,28 @@ def separated_records(
       continue
     if not columns:
       columns = names = [value.strip() for value in values]
+      spare = next(i for i, name in enumerate(reversed(columns)) if name)
+      if spare:
+        columns = names = columns[:-spare]
+        notes.append(f'{called}: {count_of(spare, "column")} at the end without a name: left out')
       if len(columns) > 1 and not columns[0] and all(columns[1:]):
         notes.append(f'{called}: its first column has no name, as the index of pandas: left out')
         names = columns[1:]
       if '' in names or len(set(columns)) < len(columns):
         raise UserError(f'{where}: column names {columns} are not distinct and filled: mend them')
-    elif len(values) != len(columns):
+      continue
+    if spare and len(values) == len(columns) + spare:
+      if filled := [value for value in values[-spare:] if value.strip()]:
+        raise UserError(
+          f'{where}: {shortened(filled[0])!r} stands below a column without a name: give it one'
+        )
+      values = values[:-spare]
+    if len(values) != len(columns):
       raise UserError(
-        f'{where}: {len(values)} fields where the column names are {len(columns)}: '
+        f'{where}: {count_of(len(values), "field")} below {count_of(len(columns), "column name")}: '
         'quote a field that holds the separator, or fill in what is missing'
       )
-    elif len(columns) > 1 and [value.strip('\ufeff ') for value in values] == columns:
+    if len(columns) > 1 and [value.strip('\ufeff ') for value in values] == columns:
       raise UserError(f'{where}: the column names stand here again: take the line out')
-    else:
-      named = zip(columns, values, strict=True)
-      yield Record(where, {column: value for column, value in named if column})
+    named = zip(columns, values, strict=True)
+    yield Record(where, {column: value for column, value in named if column})

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from jcl.backbones.files.companions import ANSWERS, DEFAULT, Companions
 from jcl.backbones.tokenizers import SpecialIds
-from jcl.errors import UserError
+from jcl.errors import UserError, count_of
 from jcl.streams.stream import Stream, Task
 from jcl.training.experiment import Experiment
 
@@ -74,8 +74,8 @@ class AnswerFormat:
     if self.seen >= len(self.tasks):
       return ''
     return (
-      f'note: this run is not finished: its model has learned {self.seen} of {len(self.tasks)} '
-      'tasks; jcl train goes on with it'
+      f'note: this run is not finished: its model has learned {self.seen} of '
+      f'{count_of(len(self.tasks), "task")}; jcl train goes on with it'
     )
 
   def beside(self, companions: Companions) -> Companions:

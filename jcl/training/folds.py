@@ -16,6 +16,7 @@ from typing import TypeVar
 import jax
 import numpy as np
 
+from jcl.errors import count_of
 from jcl.failures import explain_oom
 from jcl.types import Tree
 
@@ -111,7 +112,7 @@ class FoldRunner:
       carry = entry[2]
     for i in range(entry[1], len(chunks)):
       self.before_chunk()
-      with explain_oom(lambda: f'{name or "a fold"}, {rows} rows a chunk', LESS):
+      with explain_oom(lambda: f'{name or "a fold"}, {count_of(rows, "row")} a chunk', LESS):
         carry = body(carry, chunks[i])
       entry[1:3] = i + 1, carry
       self.on_chunk(name, i + 1, len(chunks))

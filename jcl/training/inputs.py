@@ -21,7 +21,7 @@ from tokenizers import Tokenizer
 
 from jcl.batching.packed_text import Blocks
 from jcl.config import Config
-from jcl.errors import UserError
+from jcl.errors import UserError, count_of
 from jcl.storage import paths
 from jcl.storage.atomic import write_atomically, write_json
 from jcl.storage.encoding import leaves_by_path
@@ -261,7 +261,7 @@ def _of_stream(before: Inputs, now: Inputs) -> str:
     if (change := difference(old.get(key, b''), rows.digests)) is not None:
       where = f'task {key[0]!r}, {key[1]}' if key[0] else 'method.probe_path'
       found.append(f'{where}: {change}, first {_called(rows, change.first)}')
-  more = [f'{len(found) - SHOWN} more splits'] if len(found) > SHOWN else []
+  more = [count_of(len(found) - SHOWN, 'more split')] if len(found) > SHOWN else []
   return '; '.join([*lines, *found[:SHOWN], *more])
 
 

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from jcl import distributed, failures
+from jcl.errors import count_of
 from jcl.reports.results import Results
 from jcl.step import sharding
 from jcl.step.carried import surviving
@@ -105,7 +106,8 @@ class Loop:
     if self.workdir is not None:
       self.output.log = MetricsLog(self.workdir / 'metrics.jsonl', now.log_length)
     if lost := self.output.log.lost:
-      self.output.say(f'warning: metrics.jsonl was shortened: {lost} bytes of lines are lost')
+      lines = f'lines of {count_of(lost, "byte")}'
+      self.output.say(f'warning: metrics.jsonl was shortened: {lines} are lost')
     results = None
     try:
       with self._listening:

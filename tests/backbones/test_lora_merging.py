@@ -324,7 +324,7 @@ def test_the_launcher_merges_folders(folders, tmp_path):
   names = ','.join(str(folders / f'a{i}') for i in (0, 1))
   done = call(f'--adapters={names}', '--weights=0.25,0.5', '--rank=4', f'--out={out}')
   assert done.returncode == 0, done.stderr
-  assert done.stdout == f'2 adapters, merged by linear, are in {out}\n'
+  assert done.stdout == f'2 adapters, merged by linear: {out}\n'
   config = hf.load_config(str(folders / 'model'))
   adapters = {str(i): peft.read(folders / f'a{i}', config) for i in (0, 1)}
   wanted = lora_merging.merge(adapters, Recipe(weights=(0.25, 0.5), rank=4))

@@ -108,7 +108,7 @@ def test_in_a_batch_unknown_words_are_read_and_the_written_token_is_refused(kind
   text.prepare(some)
   assert text.unknown in text.rows(some[1])[0].tokens.tolist()
   written = Example(2, f'one {unknown} two', 'yes', 0, 0)
-  with pytest.raises(UserError, match=rf'example 2: the text contains {re.escape(unknown)}, a spec'):
+  with pytest.raises(UserError, match=rf'example 2: the text contains {re.escape(unknown)}, a '):
     text.prepare([*some, written])
   if text_format != 'class':
     with pytest.raises(UserError, match='example 3: '):

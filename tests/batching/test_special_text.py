@@ -10,7 +10,8 @@ from jcl.streams.stream import Example
 
 OTHERS = {'bert': ('[SEP]', '[CLS]', '[UNK]', '[MASK]'), 'llama': ('<s>', '<unk>', '</s>')}
 OWN = {
-  'word': ('<eos>', '<bos>', '<unk>', '<pad>'), 'byte_bpe': ('<eos>', '<bos>'), 'nfc_bpe': ('<eos>',),
+  'word': ('<eos>', '<bos>', '<unk>', '<pad>'),
+  'byte_bpe': ('<eos>', '<bos>'), 'nfc_bpe': ('<eos>',),
   'wordpiece': OTHERS['bert'], 'uncased': OTHERS['bert'],
   'unigram': OTHERS['llama'], 'llama_bpe': OTHERS['llama'],
 }  # fmt: skip

@@ -92,6 +92,16 @@ def test_a_setting_of_jax_in_the_environment_is_one_line(name, message, capsys, 
     cli.main(['train'])
 
 
+def test_too_little_memory_is_one_line(capsys, monkeypatch):
+  def call(arguments):
+    raise MemoryError
+
+  monkeypatch.setattr(cli, '_call', call)
+  status, _, err = called(capsys, 'train')
+  assert (status, err.count('\n')) == (2, 1)
+  assert err.startswith('error: this machine has too little memory')
+
+
 def test_the_version_is_that_of_the_package(capsys):
   assert called(capsys, '--version') == (0, f'jcl {jcl.__version__}\n', '')
 

@@ -78,7 +78,7 @@ def test_a_special_token_in_a_text_is_refused_read_or_left_out(places, tmp_path,
   assert len(capsys.readouterr().out.splitlines()) == 2
   called(*arguments, '--special_tokens_in_text=drop')
   said = capsys.readouterr().out.splitlines()
-  assert said[0] == '1 of 2 texts hold a special token and are left out'
+  assert said[0] == '1 of 2 texts left out for a special token'
   assert len(said) == 2
 
 

@@ -96,8 +96,8 @@ def test_no_more_is_drawn_than_allowed(attempts, retry, limit):
 @pytest.mark.parametrize(
   ('broken', 'words'),
   [
-    (range(20), '0 of 21 drawn samples are well formed, so nothing is replayed'),
-    (range(1, 20), '2 of 21 drawn samples are well formed, so 2 of 7 rows are replayed'),
+    (range(20), '0 of 21 drawn samples well formed, so nothing is replayed'),
+    (range(1, 20), '2 of 21 drawn samples well formed, so 2 of 7 rows replayed'),
   ],
 )
 def test_too_few_samples_are_said_with_their_rate(broken, words):

@@ -150,6 +150,10 @@ WARNED = {
     (more(CLEAN[0], train=[(f'first {c} z', 'c') for c in COLOURS]), CLEAN[1]), {},
     '33.3 % (1 of 3) classes have no test row (c)',
   ),
+  'one number': (
+    (task('first', '1'), task('second', '1.0')), {},
+    'labels 1 and 1.0 are one number and several classes: write it in one way if one is meant',
+  ),
   'few rows': (
     (more(CLEAN[0], train=[('first so few', 'c')] * 1, test=[('first so red', 'c')]), CLEAN[1]), {},
     '33.3 % (1 of 3) classes have fewer than 5 training rows (least: c, 1)',
@@ -226,7 +230,7 @@ REFUSED = {
   'all read the same': (
     (CLEAN[0]._replace(train=rows('t', *((f'{LONG} {c}', 'a') for c in COLOURS))), CLEAN[1]),
     {'max_length': 20},
-    r"task 'first', train: 6 different texts read the same, 6 rows are cut to 20.*max_length",
+    r"task 'first', train: 6 different texts read the same, 6 of them cut to 20.*max_length",
   ),
 }  # fmt: skip
 

@@ -223,8 +223,8 @@ def test_a_batch_is_that_of_the_stream_or_the_one_given(tmp_path):
   ('changes', 'tokens', 'targets', 'message'),
   [
     ({'model_type': 'mamba'}, 16, 0, "model_type 'mamba' is unknown"),
-    ({}, 5000, 0, '--tokens=5000 is more than the 4096 positions'),
-    ({}, 16, 17, '--targets=17 is more than the 16 tokens'),
+    ({}, 5000, 0, '--tokens=5000 is more than the model reads: 4,096 positions'),
+    ({}, 16, 17, '--targets=17 is more than a row has: 16 tokens'),
     ({}, 0, 0, 'no tokenizer.json.*; or give --tokens=T'),
   ],
 )

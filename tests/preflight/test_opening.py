@@ -80,7 +80,7 @@ def test_the_opening_has_the_figures_of_the_stream(tmp_path, monkeypatch):
     'synthetic: 3 tasks, 12 classes, 120 training, 48 dev, 48 test rows; 0.01'
   )
   assert second.startswith(f'{tokens:,} tokens, ')
-  assert 'of 216 rows 0 are cut, 0 repeat a text, 0 stand in train too, 0 conflict' in second
+  assert 'of 216 rows: 0 cut, 0 with a repeated text, 0 in train too, 0 in conflict' in second
   size = checks.checkup(made).footprint
   assert (
     f'{footprint.short(size.disk, "B")} ({footprint.short(size.snapshot["total"], "B")}' in third

@@ -140,7 +140,7 @@ def test_inputs_that_come_back_changed_are_counted():
 def test_rows_that_special_tokens_leave_out_are_counted():
   found = checkup(classed('a', 'b'), 'byte_bpe')
   found.parts.text.dropped = 2
-  line = '2 rows hold a special token of the tokenizer and are left out'
+  line = 'left out for a special token of the tokenizer: 2 rows'
   assert any(warning.startswith(line) for warning in checks.warnings(found))
 
 

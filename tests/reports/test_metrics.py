@@ -126,9 +126,9 @@ def test_rate_leaves_out_what_was_never_learned():
   ('matrix', 'words'),
   [
     ([], '0 rows'),
-    ([[]], '1 rows'),
+    ([[]], '1 row;'),
     ([[0.1, 0.2], [0.1, 0.2]], 'row 0 of the matrix has 2 cells; 2 rows need 1'),
-    ([[0.1, 0.2], [0.1], [0.1, 0.2]], 'row 1 of the matrix has 1 cells'),
+    ([[0.1, 0.2], [0.1], [0.1, 0.2]], 'row 1 of the matrix has 1 cell; 3 rows need 2'),
     ([[0.1], ['a']], "row 1, column 0 of the matrix is 'a'"),
     ([[0.1], [True]], 'is True; it must be a number or null'),
     ([[math.nan], [0.5]], 'row 0, column 0 of the matrix is nan'),

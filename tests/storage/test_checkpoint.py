@@ -1,6 +1,8 @@
 """Snapshots come back bit for bit, or are known to be damaged."""
 
+import errno
 import json
+import os
 import shutil
 
 import jax
@@ -166,7 +168,9 @@ def test_a_truncated_or_missing_file_is_noticed_whichever_it_is(written, workdir
     good = (folder / name).read_bytes()
     for length in {0, len(good) // 2} if good else ():
       (folder / name).write_bytes(good[:length])
-      how = 'is damaged' if name == 'snapshot.json' else f'has {length} bytes and had {len(good)}'
+      how = (
+        'is damaged' if name == 'snapshot.json' else f'has {length:,} bytes and had {len(good):,}'
+      )
       noticed(workdir, written[1], f'{name} {how}')
     (folder / name).unlink()
     if name == 'snapshot.json':  # then it was never finished
@@ -235,6 +239,23 @@ def test_a_damaged_snapshot_is_put_away_and_is_none_of_the_two(written, workdir)
   shutil.rmtree(workdir / 'checkpoints' / '3')
   assert Snapshots(workdir).save({'step': 4}) == 3
   assert latest(workdir)[1] == []
+
+
+def test_what_the_machine_lacks_is_no_damage(written, workdir, monkeypatch):
+  def few_files(path, content):
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(path))
+
+  def full(name, array):
+    raise jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: out of memory')
+
+  with monkeypatch.context() as patch:
+    patch.setattr(checkpoint, 'check_files', few_files)
+    with pytest.raises(UserError, match='2 cannot be read: Too many open files; it may be whole'):
+      Snapshots(workdir).latest()
+  with pytest.raises(UserError, match='out of memory in reading snapshot 2'):
+    Snapshots(workdir).latest(full)
+  assert names(workdir) == ['1', '2']
+  equal(written[1][2], Snapshots(workdir).latest())
 
 
 def test_no_number_comes_twice(workdir):

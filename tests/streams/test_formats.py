@@ -62,6 +62,8 @@ WRITTEN = {
   'a.jsonl.bz2': packed(bz2),
   'a.jsonl.xz': packed(lzma),
   'a.json.zst': zstd,
+  'pandas.json': lambda path: FRAME.to_json(path),
+  'lists.json': lambda path: path.write_text(json.dumps(FRAME.to_dict('list'))),
   'a.parquet': lambda path: FRAME.to_parquet(path),
   'set.parquet': lambda path: datasets.Dataset.from_list(TRAIN).to_parquet(str(path)),
   'arrow.parquet': lambda p: pyarrow.parquet.write_table(pyarrow.Table.from_pylist(TRAIN), p),
@@ -82,6 +84,15 @@ NOTED = {
   'bar.csv': (lambda p: FRAME.to_csv(p, index=False, sep='|'), 'separated by a bar'),
   'a.tsv': (lambda p: FRAME.to_csv(p, index=False, sep='\t'), 'quotes stand around fields'),
   'comma.tsv': (lambda p: FRAME.to_csv(p, index=False), 'separated by a comma'),
+  'data.json': (
+    lambda p: p.write_text(json.dumps({'version': '1.1', 'data': TRAIN, 'tags': ['a']})),
+    "data.json: the rows are those of 'data'; not read: version, tags",
+  ),
+  'table.json': (lambda p: FRAME.to_json(p, orient='table', index=False), "those of 'data'"),
+  'empty.csv': (
+    lambda p: FRAME.assign(a='', b='').to_csv(p, index=False, header=['text', 'label', '', '']),
+    'empty.csv: 2 columns at the end without a name: left out',
+  ),
 }
 
 
@@ -274,7 +285,10 @@ HOSTILE = {
   'empty.parquet': (b'', 'no whole parquet file'),
   'a.parquet.gz': (b'', 'parquet is compressed inside: unpack'),
   'deep.json': (b'[' * 10**6, 'nested too deeply'),
-  'columns.json': (b'{"text": {"0": "x"}, "label": {"0": "a"}}', "an object with 'text', 'label'"),
+  'uneven.json': (b'{"text": {"0": "x"}, "label": {"1": "a"}}', "an object with 'text', 'label'"),
+  'shorter.json': (b'{"text": ["x", "y"], "label": ["a"]}', "an object with 'text', 'label'"),
+  'two.json': (b'{"a": [{"text": "x"}], "b": [{"text": "x"}, {"text": "y"}]}', "with 'a', 'b'"),
+  'unnamed.csv': (b'text,label,\na,b,c\n', r"unnamed\.csv:2: 'c' stands below a column without"),
   'numbers.json': (b'[1, 2]', r'numbers\.json\[0\]: not a JSON object'),
   'text.json': (b'"x"', 'not a list of rows'),
   'none.json': (b'[]', 'the file has no rows'),
@@ -308,6 +322,16 @@ def test_parquet_that_is_cut_off(tmp_path):
   data = (tmp_path / 'a.parquet').read_bytes()
   (tmp_path / 'a.parquet').write_bytes(data[: len(data) // 2])
   with pytest.raises(UserError, match=r'^a\.parquet: no whole parquet file'):
+    table(tmp_path / 'a.parquet', 'a.parquet')
+
+
+def test_too_little_memory_is_no_fault_of_the_file(tmp_path, monkeypatch):
+  def read(path):
+    raise MemoryError('malloc of size 64 failed')
+
+  FRAME.to_parquet(tmp_path / 'a.parquet')
+  monkeypatch.setattr(pyarrow.parquet, 'ParquetFile', read)
+  with pytest.raises(MemoryError, match='malloc'):
     table(tmp_path / 'a.parquet', 'a.parquet')
 
 
@@ -422,7 +446,7 @@ def test_a_test_split_is_carved_of_each_class(tmp_path):
   counts = [sum(e.label == c for e in task.test) for c in range(3)]
   assert counts == [10, 2, 1]
   assert {e.text for e in task.test} | {e.text for e in task.train} == {r['text'] for r in train}
-  assert 'no test split in x: 13 rows of train are test' in made.notes[0]
+  assert 'no test split in x: 13 rows of train for test' in made.notes[0]
   again = own(tmp_path, train, label='label', settings={'test_fraction': 0.2})
   assert again.digest == made.digest
   settings = {'test_fraction': 0.2, 'test_seed': 1}
@@ -434,7 +458,7 @@ def test_a_test_split_is_carved_of_each_class(tmp_path):
 
 def test_rows_in_python_say_what_was_carved():
   made = Stream.from_rows({'x': labelled('aabb')})
-  assert 'no test split in x: 2 rows of train are test' in made.notes[0]
+  assert 'no test split in x: 2 rows of train for test' in made.notes[0]
 
 
 @pytest.fixture(scope='module')

@@ -224,8 +224,14 @@ REFUSED = {
     r'train\.jsonl:1: this training text stands also in the test split at test\.jsonl:1',
   ),
   'csv without rows': (csv('text,label\n'), r'train\.csv: the file has no rows'),
-  'csv with a short row': (csv('text,label\na,b\nc\n'), r'train\.csv:3: 1 fields where'),
-  'csv with a long row': (csv('text,label\na,b,c\n'), r'train\.csv:2: 3 fields where'),
+  'csv with a short row': (
+    csv('text,label\na,b\nc\n'),
+    r'train\.csv:3: 1 field below 2 column names',
+  ),
+  'csv with a long row': (
+    csv('text,label\na,b,c\n'),
+    r'train\.csv:2: 3 fields below 2 column names',
+  ),
   'csv with an open quote': (csv('text,label\na,b\n"c,d\ne,f\n'), r'train\.csv:3: malformed row'),
   'csv with a stray quote': (csv('text,label\n"a"b,c\n'), r'train\.csv:2: malformed row'),
   'csv with two columns of a name': (csv('text,text\na,b\n'), r'train\.csv:1: column names'),

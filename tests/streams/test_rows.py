@@ -108,6 +108,21 @@ def test_numbers_are_labels_as_in_files():
   assert made.labels == ('3', '1.5', '4')
 
 
+def test_an_array_of_one_number_is_a_label_and_one_of_several_is_none():
+  of = [np.array(3), np.array(0.1, np.float32), np.array(True), np.array('a')]
+  rows = [{'text': f'{i}', 'label': label} for i, label in enumerate(of)]
+  made = Stream.from_rows({'t': rows}, test={'t': [{'text': 'x', 'label': 3}]})
+  assert made.labels == ('3', '0.1', 'true', 'a')
+  with pytest.raises(UserError, match=r"name one of its entries: 'label\.0'"):
+    Stream.from_rows({'t': [{'text': 'x', 'label': np.arange(3)}]}, test_fraction=0.5)
+
+
+def test_a_column_of_pandas_is_no_table():
+  pandas = pytest.importorskip('pandas')
+  with pytest.raises(UserError, match=r't/train\[0\] is a str: give a dict'):
+    Stream.from_rows({'t': pandas.Series(['a', 'b'])}, test_fraction=0.5)
+
+
 @pytest.mark.parametrize(
   ('one', 'other'), [('caf\xe9', 'cafe\u0301'), ('a', 'a\u200b'), ('\uac00', '\u1100\u1161')]
 )

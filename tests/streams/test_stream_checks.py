@@ -29,6 +29,20 @@ def test_names_that_no_folder_can_have(name):
     checks.check_names(['good', name])
 
 
+@pytest.mark.parametrize('other', ['cafe\u0301', 'caf\u00e9\ufe0f'])
+def test_names_of_tasks_that_look_the_same(other):
+  with pytest.raises(UserError, match=r"task names 'caf\\xe9' and '.*' look the same"):
+    checks.check_names(['caf\u00e9', other])
+
+
+@pytest.mark.parametrize('nothing', ['\u200b', ' \u2060\ufeff ', '\ufe0f'])
+def test_what_nobody_sees_is_empty(nothing):
+  for row in (RawRow('f:1', nothing, label='a'), RawRow('f:1', 'x', label=nothing)):
+    with pytest.raises(UserError, match=r'f:1: the \w+ is empty'):
+      checks.check_fields(row)
+  checks.check_fields(RawRow('f:1', f'x{nothing}', label='❤\ufe0f'))
+
+
 def test_ids_are_unique_over_calls():
   places = {}
   checks.check_id(RawRow('f:1', 'x', id='7'), places)

@@ -18,7 +18,7 @@ from jcl.backbones.files.fields import Fields
 from jcl.backbones.files.tensors import TensorSource
 from jcl.backbones.model_config import ModelConfig
 from jcl.backbones.tokenizers import SpecialIds
-from jcl.errors import UserError
+from jcl.errors import UserError, count_of
 
 # Fields of a config.json on which nothing that is computed depends.
 HARMLESS = {
@@ -94,8 +94,8 @@ def check_layers(table: Sequence[Entry], names: Iterable[str], layers: int, said
   }
   if found and max(found) + 1 != layers:
     raise UserError(
-      f'{said} is {layers}, but the tensors are those of {max(found) + 1} layers; the '
-      'config is of another model, or files are missing'
+      f'{said} is {layers}, but the tensors are those of {count_of(max(found) + 1, "layer")}; '
+      'the config is of another model, or files are missing'
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any, TypeVar, get_args
 
 from jcl.backbones.decoder_config import RopeKind, RopeScaling
-from jcl.errors import UserError
+from jcl.errors import UserError, count_of
 from jcl.streams.files import refuse_pointer
 
 # Names of activations in transformers, and what `layers.ACTIVATIONS` calls them.
@@ -305,5 +305,6 @@ class Fields:
         known = ', '.join(map(str, kinds))
         raise UserError(f'{self.where}: {name} {kind!r} is not supported; known: {known}')
     if given and len(found) != count:
-      raise UserError(f'{self.where}: {name} has {len(found)} entries; there are {count} layers')
+      entries, layers = count_of(len(found), 'entry'), count_of(count, 'layer')
+      raise UserError(f'{self.where}: {name} has {entries}; the model has {layers}')
     return tuple(kinds[kind] for kind in found)

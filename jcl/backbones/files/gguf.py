@@ -31,7 +31,7 @@ from jcl.backbones.files.gguf_architectures import (
 from jcl.backbones.files.gguf_tokenizer import TEMPLATE, read_tokenizer, split_notes
 from jcl.backbones.files.tensors import TensorSource
 from jcl.backbones.tokenizers import SpecialIds, with_vocabulary
-from jcl.errors import UserError
+from jcl.errors import UserError, count_of
 from jcl.streams.files import refuse_pointer
 
 SHARD = re.compile(r'(?P<name>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf')
@@ -155,6 +155,8 @@ def _opened(
       reader = _bounded(package)(str(file))
       meta = {name: field.contents() for name, field in reader.fields.items()}
       sources = {tensor.name: _source(package, str(file), tensor) for tensor in reader.tensors}
+  except MemoryError:
+    raise
   except Exception as error:  # whatever damaged bytes make the package raise
     if 'GGMLQuantizationType' in str(error):
       raise UserError(
@@ -194,8 +196,8 @@ def _joined(
   total = whole.get('split.tensors.count')
   if total is not None and total != len(sources):
     raise UserError(
-      f'{files[0]}: split.tensors.count is {total}; the {len(files)} files hold {len(sources)} '
-      'tensors; fetch them again'
+      f'{files[0]}: split.tensors.count is {total}; {count_of(len(sources), "tensor")} in '
+      f'{count_of(len(files), "file")}; fetch them again'
     )
   return whole, sources
 

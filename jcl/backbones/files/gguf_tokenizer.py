@@ -30,7 +30,7 @@ def read_tokenizer(fields: Fields, file: str) -> tuple[Tokenizer, SpecialIds, di
   """
   try:
     return _made(TokenizerFields(fields), file)
-  except UserError:
+  except (MemoryError, UserError):
     raise
   except Exception as error:  # the package tokenizers raises errors of many kinds
     raise UserError(f'{file}: no valid tokenizer ({error}); fetch it again') from None

@@ -14,7 +14,7 @@ from jcl.backbones.backbone import Params
 from jcl.backbones.files.family import NOTHING, Entry
 from jcl.backbones.model_config import ModelConfig
 from jcl.backbones.models import make_backbone
-from jcl.errors import UserError
+from jcl.errors import UserError, count_of
 
 Shape = tuple[int, ...]
 
@@ -97,8 +97,8 @@ def check_table(table: Sequence[Entry], paths: Mapping[str, Any], family: str) -
   for path in paths:
     if count[path] != 1:
       raise UserError(
-        f'backbone.family: {family}: its table has {count[path] or "no"} entries for {path}; '
-        'give one'
+        f'backbone.family: {family}: for {path} its table has '
+        f'{count_of(count[path], "entry")}; give one'
       )
   for path in count:
     if path not in paths:

@@ -49,6 +49,8 @@ def read_tokenizer(
   if file.is_file():
     try:
       tokenizer = Tokenizer.from_file(str(file))
+    except MemoryError:
+      raise
     except Exception as error:  # the library raises bare exceptions
       refuse_pointer(file, str(file))
       raise UserError(f'{file}: no valid tokenizer ({error})') from None
@@ -124,6 +126,8 @@ def _converted(folder: pathlib.Path) -> Tokenizer:
     return transformers.AutoTokenizer.from_pretrained(
       str(folder), use_fast=True, trust_remote_code=False
     ).backend_tokenizer
+  except MemoryError:
+    raise
   except Exception as error:  # of any kind, out of its converters
     alone = not any((folder / name).is_file() for name in known[:2])
     if alone and importlib.util.find_spec('sentencepiece') is None:
