@@ -253,6 +253,9 @@ def test_blanks_before_quotes_inside_of_a_field_are_its_own(tmp_path):
   rows, notes = written_table(tmp_path, 'a.csv', lambda p: p.write_text(content))
   assert [row['text'] for row in rows] == ['he said, "no" to it', ' "a" b']
   assert [row['label'].strip() for row in rows] == ['x', 'y']
+  content = 'text,label\n"he said, ""no"" to it",x\n'
+  rows, notes = written_table(tmp_path, 'a.csv', lambda p: p.write_text(content))
+  assert (rows, notes) == ([{'text': 'he said, "no" to it', 'label': 'x'}], [])
   content = 'text,label\n "a" said b,x\n'
   rows, notes = written_table(tmp_path, 'a.csv', lambda p: p.write_text(content))
   assert (rows, notes) == ([{'text': ' "a" said b', 'label': 'x'}], [])
