@@ -54,7 +54,21 @@ def define(
       _check_field(config, field)
     elif field not in given:
       flags.DEFINE_multi_string(field, [], 'a field of the methods', flag_values=given)
-  _define_fields(given, config, _without_method(arguments) if several_methods else arguments)
+  known = _without_method(arguments) if several_methods else arguments
+  _define_fields(given, config, known)
+  _note_repeats(config, known)
+
+
+def _note_repeats(config: Config, arguments: Sequence[str]) -> None:
+  """Says where a field of one value is given twice; the last counts, for scripts add to a line."""
+  seen: dict[str, str] = {}
+  for argument in arguments:
+    name, equals, value = argument.lstrip('-').partition('=')
+    if not equals or not name.startswith('config.') or _entry_type(config, name):
+      continue
+    if (before := seen.get(name, value)) != value:
+      console.show(f'note: --{name} is {before!r} and then {value!r}: the last counts', sys.stderr)
+    seen[name] = value
 
 
 def _define_fields(given: flags.FlagValues, config: Config, arguments: Sequence[str]) -> None:

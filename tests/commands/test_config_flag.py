@@ -140,3 +140,16 @@ def test_a_field_of_no_method_and_a_value_of_the_wrong_type_are_refused(argument
 def test_a_config_with_a_method_is_refused_where_there_are_several():
   with pytest.raises(UserError, match='give --config=quickstart --methods=lamol,'):
     parsed('--config=quickstart:lamol', several=True)
+
+
+def test_a_field_twice_is_noted_and_the_last_counts(capsys):
+  arguments = [
+    '--config=quickstart:lora', '--config.train.epochs=3', '--config.train.epochs=3',
+    '--config.method.targets=q', '--config.method.targets=k',
+  ]  # fmt: skip
+  parsed(*arguments)
+  assert capsys.readouterr().err == ''
+  found = config_flag.read(parsed(*arguments, '--config.train.epochs=4'))
+  assert found.train.epochs == 4
+  said = "note: --config.train.epochs is '3' and then '4': the last counts\n"
+  assert capsys.readouterr().err.startswith(said)
