@@ -24,6 +24,7 @@ BYTE_LEVEL = {
   'gpt2': 'GPT2Tokenizer', 'roberta': 'RobertaTokenizer', 'gpt_neox': 'GPTNeoXTokenizer',
   'codegen': 'CodeGenTokenizer',
 }  # fmt: skip
+SENTENCE_PIECE = ('tokenizer.model', 'sentencepiece.bpe.model')  # the second of XLM-R's likes
 USUAL = {
   'do_lower_case': True, 'strip_accents': None, 'tokenize_chinese_chars': True,
   'add_prefix_space': False,
@@ -117,8 +118,8 @@ def use_class(
 
 
 def _converted(folder: pathlib.Path) -> Tokenizer:
-  """Lets transformers convert vocab.json and merges.txt, vocab.txt, or tokenizer.model."""
-  known = ('vocab.json', 'vocab.txt', 'tokenizer.model')
+  """Lets transformers convert vocab.json and merges.txt, vocab.txt, or what SentencePiece wrote."""
+  known = ('vocab.json', 'vocab.txt', *SENTENCE_PIECE)
   if not any((folder / name).is_file() for name in known):
     raise UserError(f'{folder}: no tokenizer.json (nor {" or ".join(known)})')
   transformers = hub.imported('transformers')
@@ -129,10 +130,11 @@ def _converted(folder: pathlib.Path) -> Tokenizer:
   except MemoryError:
     raise
   except Exception as error:  # of any kind, out of its converters
-    alone = not any((folder / name).is_file() for name in known[:2])
+    pieces = [folder / name for name in SENTENCE_PIECE if (folder / name).is_file()]
+    alone = pieces and not any((folder / name).is_file() for name in known[:2])
     if alone and importlib.util.find_spec('sentencepiece') is None:
       raise UserError(
-        f'{folder / "tokenizer.model"}: reading it needs the package sentencepiece (pip install '
+        f'{pieces[0]}: reading it needs the package sentencepiece (pip install '
         'sentencepiece protobuf); or convert it once where that is installed: '
         'transformers.AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)'
       ) from None

@@ -130,15 +130,14 @@ def test_bad_folders_are_refused_in_one_line(name, tmp_path):
   assert str(tmp_path) in str(caught.value) or 'heads' in str(caught.value)
 
 
-def test_a_lone_sentence_piece_model_says_what_to_do(tmp_path, monkeypatch):
+@pytest.mark.parametrize('name', ['tokenizer.model', 'sentencepiece.bpe.model'])
+def test_a_lone_sentence_piece_model_says_what_to_do(name, tmp_path, monkeypatch):
   folder = model_folder.write(tmp_path / 'm', model_folder.golden('llama'))
-  (folder / 'tokenizer.json').rename(folder / 'tokenizer.model')
+  (folder / 'tokenizer.json').rename(folder / name)
   find = importlib.util.find_spec
-  lacking = lambda name, *more: None if name == 'sentencepiece' else find(name, *more)
+  lacking = lambda asked, *more: None if asked == 'sentencepiece' else find(asked, *more)
   monkeypatch.setattr(importlib.util, 'find_spec', lacking)
-  with pytest.raises(
-    UserError, match=r'tokenizer.model: reading it needs the package sentencepiece'
-  ):
+  with pytest.raises(UserError, match=f'{name}: reading it needs the package sentencepiece'):
     hf.load(str(folder))
 
 
