@@ -92,6 +92,16 @@ def test_a_setting_of_jax_in_the_environment_is_one_line(name, message, capsys, 
     cli.main(['train'])
 
 
+def test_a_message_that_quotes_a_very_long_value_is_cut_in_its_middle(capsys):
+  status, _, err = called(
+    capsys, 'plan', '--config=quickstart:seq', f'--config.stream.name={"x" * 10**5}'
+  )
+  assert (status, err.count('\n')) == (2, 1)
+  assert err.startswith('error: stream.name: nothing is called')
+  assert err.endswith('for one of your own\n')
+  assert len(err) < 4000
+
+
 def test_too_little_memory_is_one_line(capsys, monkeypatch):
   def call(arguments):
     raise MemoryError
