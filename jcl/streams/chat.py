@@ -78,8 +78,8 @@ def as_messages(value: object) -> list[object] | None:
 
 
 def is_list(value: object) -> TypeGuard[Sequence[Any]]:
-  """Whether a value of a table is a list."""
-  return isinstance(value, list | tuple | np.ndarray)
+  """Whether a value of a table is a list; an array of one number without an axis is none."""
+  return isinstance(value, list | tuple) or (isinstance(value, np.ndarray) and value.ndim > 0)
 
 
 def fields_of(value: Mapping[Any, object]) -> bool:

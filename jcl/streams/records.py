@@ -6,8 +6,6 @@ import string
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import numpy as np
-
 from jcl.errors import UserError, count_of
 from jcl.streams.chat import Conversation, as_messages, conversation, is_list
 from jcl.streams.escaping import shortened
@@ -152,7 +150,7 @@ def value(record: Record, column: str, first: bool = False) -> str:
     UserError: there is no such column, or it holds neither text nor a number.
   """
   field = found(record, column)
-  if first and isinstance(field, list | tuple | np.ndarray) and len(field):
+  if first and is_list(field) and len(field):
     field = field[0]
   text = written(field)
   if text is not None:
@@ -167,7 +165,7 @@ def wanted(field: object, column: str) -> str:
   """Returns what would be right where a column holds neither text nor a number."""
   if isinstance(field, Mapping) and field:
     return f'give text or a number, or name what is in it: {f"{column}.{next(iter(field))}"!r}'
-  if isinstance(field, list | tuple | np.ndarray) and np.shape(field)[:1] not in ((), (0,)):
+  if is_list(field) and len(field):
     return f'give text or a number, or name one of its entries: {f"{column}.0"!r}'
   return 'give text or a number'
 
@@ -212,7 +210,7 @@ def stepped(field: object, parts: Sequence[str]) -> tuple[object, int]:
     for taken in range(len(parts), 0, -1):  # keys may have dots
       if (key := '.'.join(parts[:taken])) in field:
         return field[key], taken
-  elif isinstance(field, list | tuple | np.ndarray):
+  elif is_list(field):
     place = int(parts[0]) if re.fullmatch('[0-9]{1,9}', parts[0]) else len(field)
     if place < len(field):
       return field[place], 1
