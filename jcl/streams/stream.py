@@ -225,11 +225,9 @@ class Stream:
     return len(self.tasks)
 
   def __repr__(self) -> str:
-    sizes = ', '.join(
-      f'{task.name} {len(task.train)}/{len(task.dev)}/{len(task.test)}' for task in self.tasks
-    )
+    sizes = (f'{t.name} {len(t.train)}/{len(t.dev)}/{len(t.test)}' for t in self.tasks)
     what = count_of(len(self.classes), 'class') if self.classes else 'no classes'
-    return f'Stream({self.name!r}, {what}, train/dev/test: {sizes})'
+    return f'Stream({self.name!r}, {what}, train/dev/test: {", ".join(sizes)})'
 
   @property
   def examples(self) -> list[Example]:
