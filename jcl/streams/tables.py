@@ -290,21 +290,12 @@ def separated_records(
     if not any(value.strip() for value in values):
       continue
     if not columns:
-      columns = names = [value.strip() for value in values]
-      spare = next(i for i, name in enumerate(reversed(columns)) if name)
-      if spare:
-        columns = names = columns[:-spare]
-        notes.append(f'{called}: {count_of(spare, "column")} at the end without a name: left out')
-      if len(columns) > 1 and not columns[0] and all(columns[1:]):
-        notes.append(f'{called}: its first column has no name, as the index of pandas: left out')
-        names = columns[1:]
-      if '' in names or len(set(columns)) < len(columns):
-        raise UserError(f'{where}: column names {columns} are not distinct and filled: mend them')
+      columns, spare = column_names(values, called, where, notes)
       continue
     if spare and len(values) == len(columns) + spare:
-      if filled := [value for value in values[-spare:] if value.strip()]:
+      if below := [value for value in values[-spare:] if value.strip()]:
         raise UserError(
-          f'{where}: {shortened(filled[0])!r} stands below a column without a name: give it one'
+          f'{where}: {shortened(below[0])!r} stands below a column without a name: give it one'
         )
       values = values[:-spare]
     if len(values) != len(columns):
@@ -316,3 +307,30 @@ def separated_records(
       raise UserError(f'{where}: the column names stand here again: take the line out')
     named = zip(columns, values, strict=True)
     yield Record(where, {column: value for column, value in named if column})
+
+
+def column_names(
+  values: Sequence[str], called: str, where: str, notes: list[str]
+) -> tuple[list[str], int]:
+  """Returns the names of columns, and how many columns at the end have none.
+
+  Args:
+    values: fields of the line of column names.
+    called, where: names of the file and of the line in error messages.
+    notes: as in `table`.
+
+  Raises:
+    UserError: another name is missing, or stands twice.
+  """
+  columns = [value.strip() for value in values]
+  spare = next(i for i, name in enumerate(reversed(columns)) if name)
+  if spare:
+    columns = columns[:-spare]
+    notes.append(f'{called}: {count_of(spare, "column")} at the end without a name: left out')
+  names = columns
+  if len(columns) > 1 and not columns[0] and all(columns[1:]):
+    notes.append(f'{called}: its first column has no name, as the index of pandas: left out')
+    names = columns[1:]
+  if '' in names or len(set(columns)) < len(columns):
+    raise UserError(f'{where}: column names {columns} are not distinct and filled: mend them')
+  return columns, spare
