@@ -8,12 +8,15 @@
     ties     Yadav et al., 2023: keep the largest entries of each ΔW_k (`density`), elect a sign for
              each entry by the sum of the weighted entries, take the weighted mean of the entries
              of that sign
+    magmax   Marczak et al., 2024: of each entry the w_k ΔW_k of the largest magnitude, its ΔW_k
+             times Σ w_k
     dare     Yu et al., 2024: keep a random share `density` of the entries of each ΔW_k, divide by
              the density, sum
 
 The published ties and dare trim all matrices of a model together; these trim each matrix by itself,
-as PEFT does. They give a matrix of full rank, which is added to the weights as it is or replaced by
-the nearest matrix of a lower rank. With weights c times as large the result is c times as large.
+as PEFT does. They and magmax give a matrix of full rank, which is added to the weights as it is or
+replaced by the nearest matrix of a lower rank. With weights c times as large the result is c times
+as large.
 
 Letters in shapes: K adapters, L layers, I inputs and O outputs of a projection, R rank.
 """
@@ -40,7 +43,7 @@ class Recipe:
     how: one of WAYS.
     weights: one for each adapter; empty: 1/K each.
     rank: of the result; where it is lower than the exact rank, the result is the nearest matrix. 0:
-      for `linear` the exact rank, for `svd`, `ties` and `dare` the largest rank among the adapters.
+      for `linear` the exact rank, for `svd` and what is in FULL the largest rank of an adapter.
       For `cat` and `factors` the rank follows from the adapters, and must be 0 here.
     density: share of the entries that `ties` and `dare` keep, in (0, 1].
     seed: of the draws of `dare`, which also depend on the order of the adapters.
@@ -99,7 +102,7 @@ def merge(adapters: Mapping[str, Params], recipe: Recipe) -> dict[str, Any]:
 def merge_into(params: Params, adapters: Mapping[str, Params], recipe: Recipe) -> Params:
   """Returns a model's parameters with the merged adapters added to the kernels.
 
-  With rank 0 the matrices of `ties` and `dare` are added at full rank; in every other case what is
+  With rank 0 the matrices of FULL are added at full rank; in every other case what is
   added is the adapter of `merge`.
 
   Args:
@@ -141,8 +144,8 @@ def _checked(adapters: Mapping[str, Params], recipe: Recipe) -> tuple[float, ...
     raise UserError(f'{given} for {count_of(count, "adapter")}; give one each')
   if not all(abs(weight) < 1e38 for weight in weights):  # nor NaN
     raise UserError(f'weights {weights}: every one must be finite, below 1e38')
-  if recipe.how in ('factors', 'ties') and min(weights) <= 0:
-    raise UserError(f'{recipe.how} takes weighted means: weights must be positive, not {weights}')
+  if recipe.how in ('factors', 'ties', 'magmax') and min(weights) <= 0:
+    raise UserError(f'{recipe.how} shares out weights: they must be positive, not {weights}')
   if not 0 < recipe.density <= 1:
     raise UserError(f'density {recipe.density} is not in (0, 1]')
   if recipe.rank < 0:
@@ -274,6 +277,15 @@ def _trimmed(delta_IO: np.ndarray, density: float) -> np.ndarray:
   return np.where(size >= np.partition(size, -count, axis=None)[-count], delta_IO, 0)
 
 
+def _magmax(parts: Sequence[Part], recipe: Recipe, name: str, layer: int) -> np.ndarray:
+  """`magmax` -> [I, O]; see the formula above."""
+  weights_K = np.array([part.weight for part in parts])
+  delta_KIO = np.stack([part.delta_IO for part in parts])
+  weighted_KIO = weights_K[:, None, None] * delta_KIO
+  largest_1IO = np.abs(weighted_KIO).argmax(0)[None]
+  return weights_K.sum() * np.take_along_axis(delta_KIO, largest_1IO, 0)[0]
+
+
 def _dare(parts: Sequence[Part], recipe: Recipe, name: str, layer: int) -> np.ndarray:
   """`dare` -> [I, O]; the draws depend on the seed, the adapter's place, projection and layer."""
   total = np.zeros((parts[0].a_RI.shape[1], parts[0].b_RO.shape[1]))
@@ -286,5 +298,5 @@ def _dare(parts: Sequence[Part], recipe: Recipe, name: str, layer: int) -> np.nd
 
 
 FACTORED = {'linear': _sum, 'cat': _side_by_side, 'svd': _nearest, 'factors': _means}
-FULL = {'ties': _ties, 'dare': _dare}
+FULL = {'ties': _ties, 'magmax': _magmax, 'dare': _dare}
 WAYS = (*FACTORED, *FULL)

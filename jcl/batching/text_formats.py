@@ -240,9 +240,8 @@ class Text:
 
   def prompt_text(self, example: Example) -> str | None:
     """Returns the text of a plain prompt; None where special tokens stand in prompts too."""
-    if self.text_format != 'plain' or self._template_meant:
-      return None
-    return self._template.around(example.text, '')[0]
+    plain = self.text_format == 'plain' and not self._template_meant
+    return self._template.around(example.text, '')[0] if plain else None
 
   def answer_length(self, example: Example) -> int:
     """Returns the number of tokens of the answer, end-of-sequence included."""
@@ -370,6 +369,8 @@ class Text:
 
   def _make_rows(self, example: Example, replay: bool) -> tuple[Row, ...]:
     """Returns the rows of an example, which are not cached."""
+    if (ids := example.tokens) is not None and (size := example.prompt_size):
+      return self._rows_of(example, ids, range(size - 1, len(ids) - 1), replay)
     return self._rows_of(example, *self._kept(example)[:2], replay)
 
   def _kept(self, example: Example) -> Kept:

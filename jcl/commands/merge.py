@@ -22,7 +22,7 @@ def define_flags(given: flags.FlagValues, arguments: Sequence[str]) -> None:
   command_line.define_list(
     given, 'adapters', '', 'folders of adapters, with commas', once='folder', of_paths=True
   )
-  flags.DEFINE_string('how', 'linear', 'linear, cat, svd, factors, ties or dare', given)
+  flags.DEFINE_string('how', 'linear', 'linear, cat, svd, factors, ties, magmax or dare', given)
   command_line.define_list(
     given, 'weights', '', 'numbers, with commas; empty: 1/K each, of K', float
   )

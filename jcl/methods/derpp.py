@@ -27,6 +27,8 @@ class Derpp(Replay):
   beta: float = number(0.5, least=0)  # weight of cross-entropy on old rows
   # Old rows make up half of every batch (`batch`), or are mixed into each epoch (`dataset`).
   level: str = choice('batch', 'dataset')
+  # Answers of old rows: the past is known at the stored ones.
+  answers: str = choice('stored')
   # Logits of the past: of the model before the task, or of the model when an example was stored.
   targets: str = choice('teacher', 'stored')
   # MiB that the teacher's states may take; where they take more, the teacher runs in the step.

@@ -2,7 +2,8 @@
 
     L = (1 − alpha) · CE(new) + alpha · KD_T(new),    KD_T = T² · KL(teacher ‖ model)
 
-T is distill_temperature. The teacher is the model before the task, or another model.
+T is distill_temperature. The teacher is the model before the task, the one that the run started
+from (`anchor`), or another model.
 """
 
 import dataclasses
@@ -10,13 +11,14 @@ import functools
 from typing import ClassVar
 
 from jcl.backbones import Backbone
-from jcl.config import GIVEN, number, only_with
+from jcl.config import GIVEN, choice, number, only_with
 from jcl.memory import teacher
 from jcl.memory.teacher import ExternalTeacher
 from jcl.memory.tools import Tools
 from jcl.methods.method import Method, Settings, require
 from jcl.step import losses
 from jcl.streams.stream import Stream, TaskPlan
+from jcl.types import Memory, Params
 
 
 @dataclasses.dataclass
@@ -27,6 +29,8 @@ class Distill(Settings):
   alpha: float = number(0.5, least=0, most=1)
   # of the two softmaxes
   distill_temperature: float = only_with(number(2.0, above=0), {'alpha': GIVEN})
+  # The model of the run that teaches: before the task (`last`), or before the first task (`base`).
+  anchor: str = only_with(choice('last', 'base'), {'teacher_path': '', 'backbone.head': ''})
   # Another model that teaches, as in backbone.path; empty: the model before the task.
   teacher_path: str = ''
   # package.module:name of a Family; empty: found by the model_type of `teacher_path`
@@ -55,7 +59,7 @@ class Distill(Settings):
 def distill(
   backbone: Backbone, settings: Distill, external_teacher: ExternalTeacher | None = None
 ) -> Method:
-  """Returns the method; the first task has cross-entropy alone unless another model teaches.
+  """Returns the method; the model before the first task teaches nothing in it.
 
   Args:
     backbone: the model that learns.
@@ -64,7 +68,15 @@ def distill(
   """
   divergence = functools.partial(losses.distillation, temperature=settings.distill_temperature)
   theirs = backbone if external_teacher is None else external_teacher.backbone
-  knowing = lambda params: params if external_teacher is None else external_teacher.params()
+  always = external_teacher is not None or settings.anchor == 'base'
+
+  def knowing(memory: Memory, params: Params) -> Params:
+    """Returns the teacher of the coming task; `params` are the model before it."""
+    if external_teacher is not None:
+      return external_teacher.params()
+    if settings.anchor == 'base':
+      return memory['base'] if memory['tables'] else memory['teacher']
+    return params
 
   def loss_fn(params, teacher_params, batch):
     known_M = teacher.knows(batch)
@@ -75,14 +87,18 @@ def distill(
 
   def init(params, stream, tools):
     most, cache_mb = settings.max_cached_examples(stream), settings.teacher_cache_mb
-    return teacher.start(theirs, knowing(params), tools, most, cache_mb)
+    first = params if external_teacher is None else external_teacher.params()
+    memory = teacher.start(theirs, first, tools, most, cache_mb)
+    kept = settings.anchor == 'base' and bool(memory['tables'])  # else `teacher` is the whole base
+    return memory | ({'base': params} if kept else {})
 
   def before_task(memory, params, task, tools):
-    looked_at = task.train if task.index or external_teacher else ()
-    return memory | teacher.freeze(memory, theirs, knowing(params), looked_at, tools), params
+    looked_at = task.train if task.index or always else ()
+    taught_by = knowing(memory, params)
+    return memory | teacher.freeze(memory, theirs, taught_by, looked_at, tools), params
 
   def plan(memory, task):
-    alpha = settings.alpha if task.index or external_teacher else 0.0
+    alpha = settings.alpha if task.index or always else 0.0
     return TaskPlan(task.train, weights={'ce': 1 - alpha, 'kd': alpha}, tables=memory['tables'])
 
   return Method(init, before_task, plan, loss_fn)

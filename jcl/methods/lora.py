@@ -11,7 +11,7 @@ import numpy as np
 
 from jcl.backbones import Backbone, lora_merging
 from jcl.backbones import lora as adapters
-from jcl.config import choice, number, only_with
+from jcl.config import GIVEN, choice, number, only_with
 from jcl.memory.teacher import ExternalTeacher
 from jcl.methods.method import Method, Settings, require
 from jcl.streams.stream import Task, TaskPlan
@@ -31,6 +31,8 @@ class Lora(Settings):
   merge: str = choice('', *lora_merging.WAYS)
   # share of the entries that `ties` and `dare` keep
   density: float = only_with(number(0.2, above=0, most=1), {'merge': ('ties', 'dare')})
+  # a of θ_0 + a · ΔW, ΔW being the merge: 0 is the base, 1 the merge itself
+  merge_scale: float = only_with(number(1.0, least=0), {'merge': GIVEN})
   brings: ClassVar = ('tree', 'trainable')
   changes: ClassVar = ('before_task',)
   adapters: ClassVar = True
@@ -61,7 +63,10 @@ def lora(backbone: Backbone, settings: Lora) -> Method:
 
   def merged(adapters, seed):
     recipe = lora_merging.Recipe(settings.merge, density=settings.density, seed=seed)
-    return lora_merging.merge(adapters, recipe)
+    scale = np.float32(settings.merge_scale)
+    whole = lora_merging.merge(adapters, recipe)
+    scaled = lambda part: {**part, 'scale': part['scale'] * scale}
+    return {**whole, 'layers': {name: scaled(part) for name, part in whole['layers'].items()}}
 
   def before_task(memory, params, task, tools):
     if settings.stack and task.index:

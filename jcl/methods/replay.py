@@ -2,6 +2,8 @@
 
     L = CE(new and old rows)
 
+With `answers` `own` (on-policy replay) the model of the last task answers the prompts of the buffer
+anew before each task, and an old row has that answer where it is kept (`jcl.memory.own_answers`).
 Policies of the buffer: reservoir sampling (Vitter 1985), herding (Rebuffi et al. 2017), first in
 first out, quotas by class, importance sampling. With `select`
 `adversarial` the method is MIR (Aljundi et al. 2019).
@@ -11,12 +13,15 @@ import dataclasses
 from typing import ClassVar
 
 from jcl.backbones import Backbone
-from jcl.config import choice, number, only_with
-from jcl.memory import buffer, interference
+from jcl.config import GIVEN, choice, number, only_with
+from jcl.memory import buffer, interference, own_answers
 from jcl.memory.teacher import ExternalTeacher
 from jcl.memory.tools import Tools
 from jcl.methods.method import Method, Settings, require
+from jcl.step import losses
 from jcl.streams.stream import Stream, TaskPlan
+
+OWN = {'answers': 'own'}
 
 
 @dataclasses.dataclass
@@ -41,6 +46,17 @@ class Replay(Settings):
   candidates: int = only_with(number(3, least=1), {'select': 'adversarial'})
   # Rate of the virtual step that shows which rows are harmed, with `adversarial`.
   virtual_lr: float = only_with(number(1e-2, least=0), {'select': 'adversarial'})
+  # Answers of old rows: as they are stored, or those of the model before the task (on-policy).
+  answers: str = only_with(choice('stored', 'own'), {'backbone.head': ''})
+  # Own answers that are kept: those that are right, those that the model is sure of, or all.
+  keep: str = only_with(choice('right', 'confident', 'all'), OWN)
+  # What replays in place of an own answer that is not kept: the stored answer, or nothing.
+  rejected: str = only_with(choice('stored', 'drop'), OWN)
+  temperature: float = only_with(number(0.0, least=0), OWN)  # of own answers; 0: greedy
+  # likeliest tokens that a token of an own answer is drawn from
+  top_k: int = only_with(number(20, least=1), {**OWN, 'temperature': GIVEN})
+  # least mean log-probability of the tokens of an answer that the model is sure of, nats
+  least_log_probability: float = only_with(number(-0.1, most=0), {**OWN, 'keep': 'confident'})
   brings: ClassVar[tuple[str, ...]] = ('rows',)
 
   def max_cached_examples(self, stream: Stream) -> int:
@@ -61,9 +77,13 @@ class Replay(Settings):
     require(right, 'update_steps', self.update_steps, words)
     right = self.select == 'random' or self.level == 'batch'
     require(right, 'select', self.select, "'random' unless level is 'batch'")
+    right = self.answers == 'stored' or self.update == 'after_task'
+    require(right, 'answers', self.answers, "'stored' unless update is 'after_task'")
 
   def check_run(self, scenario: str, tools: Tools) -> None:
-    """Refuses class quotas where answers are free, and a buffer with fewer places than classes."""
+    """Refuses own answers to raw text, and class quotas of free answers or of too few places."""
+    words = "'stored' with raw text, which has no answers"
+    require(self.answers == 'stored' or scenario != 'cpt', 'answers', self.answers, words)
     if self.policy in buffer.BY_CLASS:
       classes = len(tools.stream.classes)
       right = classes > 0 and scenario in ('cil', 'til', 'dil')
@@ -85,16 +105,26 @@ def replay(backbone: Backbone, settings: Replay, term: str = 'ce') -> Method:
     settings: settings of this method or of one that builds on it.
     term: name of the loss term that old rows have, for `select` `adversarial`.
   """
-  s = settings
+  s, own = settings, settings.answers == 'own'
+
+  def nats(params, batch):
+    return losses.target_cross_entropy(backbone, params, batch, train=False)
 
   def init(params, stream, tools):
-    return {'teacher': {}, 'buffer': buffer.empty()}
+    memory = {'teacher': {}, 'buffer': buffer.empty()}
+    return memory | ({'own': [], 'stored': []} if own else {})
+
+  def before_task(memory, params, task, tools):
+    if not own:
+      return memory, params
+    kept, rest = own_answers.make(params, buffer.held(memory), task, tools, nats, s)
+    return memory | {'own': kept, 'stored': rest}, params
 
   def plan(memory, task):
     held, online_buffer = memory['buffer'], None
     if s.update != 'after_task':
       online_buffer = buffer.OnlineBuffer(held, s.buffer_size, s.policy, s.update_steps)
-    old = held['examples']
+    old = [*own_answers.examples(memory['own']), *memory['stored']] if own else held['examples']
     candidates = s.candidates if s.select == 'adversarial' else 1
     return TaskPlan(
       task.train,
@@ -113,7 +143,7 @@ def replay(backbone: Backbone, settings: Replay, term: str = 'ce') -> Method:
     tools.report(buffer={'after': task.name, **buffer.shares(kept, tools)})
     return memory | {'buffer': kept}, params
 
-  made = Method(init, plan=plan, after_task=after_task)
+  made = Method(init, before_task, plan, after_task=after_task)
   if s.select == 'random':
     return made
   harmed = interference.most_interfered(term, s.candidates, s.virtual_lr)

@@ -17,6 +17,7 @@ from jax.tree_util import KeyPath
 from jcl.backbones import Backbone
 from jcl.batching.batch import Batch
 from jcl.distributed import memory_limit
+from jcl.errors import UserError
 from jcl.step.shapes import check_array, check_batch
 from jcl.types import Params, Tree
 
@@ -188,6 +189,34 @@ def plain(backbone: Backbone) -> Callable[[Params, Tree, Batch], Terms]:
     return {'ce': (target_cross_entropy(backbone, params, batch), True)}
 
   return loss_fn
+
+
+def by_probability(loss_fn: Callable[[Params, Tree, Batch], Terms]) -> Callable:
+  """Returns a loss whose cross-entropies are weighed, target by target: dynamic fine-tuning, DFT.
+
+      −sg(p) · log p     nats per target;    p = probability of the target, sg: it has no gradient
+
+  Other terms stay as they are. Source: Wu et al. 2025, On the Generalization of SFT.
+
+  Args:
+    loss_fn: (params, teacher_params, batch) -> {term: (value_M, where_M)}, with terms that
+      `CROSS_ENTROPIES` names.
+  """
+
+  def weighed(params: Params, teacher_params: Tree, batch: Batch) -> Terms:
+    terms = loss_fn(params, teacher_params, batch)
+    if not CROSS_ENTROPIES & terms.keys():
+      raise UserError(
+        f'train.dft is true, but the loss has no term called {", ".join(sorted(CROSS_ENTROPIES))}; '
+        f'it has {", ".join(sorted(terms))}'
+      )
+    probable = lambda nats_M: lax.stop_gradient(jnp.exp(-nats_M)) * nats_M
+    return {
+      term: (probable(value_M) if term in CROSS_ENTROPIES else value_M, where_M)
+      for term, (value_M, where_M) in terms.items()
+    }
+
+  return weighed
 
 
 def norms(params: Params) -> dict[str, jax.Array]:

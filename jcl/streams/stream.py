@@ -40,6 +40,7 @@ class Example:
       generation token, with answer token and end-of-sequence; None for a real example.
     messages: as in `RawRow`.
     place: where the row stands in its source, such as `file:line`; '' where it has none.
+    prompt_size: number of `tokens` that are the prompt, if these are a whole row; 0: else.
   """
 
   number: int
@@ -51,6 +52,7 @@ class Example:
   tokens: tuple[int, ...] | None = None
   messages: str = ''
   place: str = dataclasses.field(default='', compare=False)
+  prompt_size: int = 0
 
   @property
   def called(self) -> str:
@@ -250,12 +252,11 @@ class Stream:
 
   def called(self, reference: Reference) -> str:
     """Returns task, split, name and number of an example, as messages give them."""
-    task, number = reference
     with contextlib.suppress(KeyError):
-      if task >= 0:
+      if (task := reference[0]) >= 0:
         split, example = self._found(reference)
-        return f'{self.tasks[task].name}, {split}, {example.called} #{number}'
-    return f'pseudo sample #{number}'
+        return f'{self.tasks[task].name}, {split}, {example.called} #{reference[1]}'
+    return f'pseudo sample #{reference[1]}'
 
   @property
   def written_labels(self) -> tuple[str, ...]:

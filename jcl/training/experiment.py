@@ -309,7 +309,7 @@ def trained_params(config: Config, backbone: Backbone) -> Tree:
 
 
 def with_knobs(method: Method, config: Config, backbone: Backbone) -> Method:
-  """Returns a method with what all methods share: norms as penalties, adversarial training.
+  """Returns a method with what all methods share: norms, weighed targets, adversarial training.
 
   Raises:
     UserError: `train.keep_best` for a method whose evaluated parameters are not those that train.
@@ -324,6 +324,9 @@ def with_knobs(method: Method, config: Config, backbone: Backbone) -> Method:
     plan = method.plan
     weighted = lambda p: p._replace(weights={**p.weights, **weights})
     method = method._replace(plan=lambda memory, task: weighted(plan(memory, task)))
+  if config.train.dft:
+    loss_fn = losses.by_probability(method.loss_fn or losses.plain(backbone))
+    method = method._replace(loss_fn=loss_fn)
   if config.adversarial.epsilon:
     worse = config.adversarial.epsilon, config.adversarial.weight
     method = method._replace(objective=adversarial(method.objective, backbone.width, *worse))

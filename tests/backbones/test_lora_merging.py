@@ -19,7 +19,7 @@ from jcl.errors import UserError
 CONFIG = DecoderConfig(40, width=16, layers=2, heads=4, kv_heads=2, feed_forward=24)
 SHAPES = {'q': (2, 16, 16), 'v': (2, 16, 8), 'down': (2, 24, 16)}
 ALL = pytest.mark.parametrize('how', lora_merging.WAYS)
-RANKED = ('linear', 'svd', 'ties', 'dare')  # those that a rank can be asked of
+RANKED = ('linear', 'svd', 'ties', 'magmax', 'dare')  # those that a rank can be asked of
 DENSE = {'density': 1.0}
 
 
@@ -232,8 +232,9 @@ WRONG = {
   'count': (Recipe(weights=(1.0,)), '1 weights for 2 adapters'),
   'finite': (Recipe(weights=(1.0, float('nan'))), 'must be finite'),
   'float32': (Recipe(weights=(1.0, 1e39)), 'must be finite, below 1e38'),
-  'positive': (Recipe('ties', (1.0, -1.0)), 'ties takes weighted means'),
-  'mean': (Recipe('factors', (1.0, 0.0)), 'factors takes weighted means'),
+  'positive': (Recipe('ties', (1.0, -1.0)), 'ties shares out weights'),
+  'magnitude': (Recipe('magmax', (1.0, 0.0)), 'magmax shares out weights'),
+  'mean': (Recipe('factors', (1.0, 0.0)), 'factors shares out weights'),
   'none': (Recipe('dare', density=0), r'density 0 is not in \(0, 1\]'),
   'more': (Recipe('ties', density=1.5), 'density 1.5 is not in'),
   'rank': (Recipe(rank=-1), 'rank -1 is negative'),

@@ -60,7 +60,7 @@ def test_a_told_task_gets_its_adapter_and_an_untold_one_the_last():
   assert new is seen[-1]  # of a task not learned yet
 
 
-@pytest.mark.parametrize('how', ['linear', 'svd', 'ties', 'dare'])
+@pytest.mark.parametrize('how', ['linear', 'svd', 'ties', 'magmax', 'dare'])
 def test_a_merge_answers_where_no_task_is_told(how):
   _, method, memory, seen = through('lora', merge=how)
   found = method.params_for(memory, seen[-1], None)['lora']
@@ -71,6 +71,17 @@ def test_a_merge_answers_where_no_task_is_told(how):
     for name, delta in lora.weight_deltas(found):
       # The merge takes a singular value decomposition: three products of at most 24 terms.
       rounding.assert_close(delta, sum(d[name] for d in each) / 3, terms=24, depth=4)
+
+
+@pytest.mark.parametrize('scale', [0.0, 0.5])
+def test_a_scaled_merge_is_part_of_the_way_from_the_base(scale):
+  _, method, memory, seen = through('lora', merge='magmax', merge_scale=scale)
+  found = dict(lora.weight_deltas(method.params_for(memory, seen[-1], None)['lora']))
+  whole = lora_merging.merge(memory['adapters'], lora_merging.Recipe('magmax'))
+  for name, delta in lora.weight_deltas(whole):
+    rounding.assert_close(
+      found[name], scale * np.asarray(delta), scale=np.abs(delta).max(), terms=4
+    )
 
 
 @pytest.mark.parametrize('name', ['lora', 'olora'])

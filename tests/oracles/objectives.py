@@ -164,9 +164,11 @@ def moving_average(given: Given, decay: float) -> dict:
 
 
 def distill(given: Given) -> float:
-  """(1 − alpha)·CE + alpha·KD over all rows; CE in the first task."""
+  """(1 − alpha)·CE + alpha·KD over all rows; CE in the first task, unless the base teaches."""
   s = given.settings
-  if not given.task:
+  if s['anchor'] == 'base':
+    given = given._replace(starts=[given.starts[0]] * len(given.starts))
+  elif not given.task:
     return ce(given)
   softened = functools.partial(divergence, temperature=s['distill_temperature'])
   value = apart(given, softened, lambda row: True)

@@ -170,10 +170,11 @@ class Case:
     name: of the method.
     classes_of: classes of each task, for a model that classifies; empty: a model that writes.
     told: with a head, a row is answered with the classes of its own task.
+    **given: settings.
   """
 
-  def __init__(self, name: str, classes_of: Classes = (), told: bool = False):
-    self.name, self.settings, self.deep = name, chosen(name), name in DEEP
+  def __init__(self, name: str, classes_of: Classes = (), told: bool = False, **given: Any):
+    self.name, self.settings, self.deep = name, chosen(name, **given), name in DEEP
     head = bool(classes_of)
     text_format = 'class' if head else self.settings.text_format
     make = model(self.deep, len(tiny.CLASSES) if head else 0)

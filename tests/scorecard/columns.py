@@ -7,7 +7,7 @@ where it belongs to no method).
 from collections.abc import Callable
 from typing import NamedTuple
 
-from scorecard import checks, directions, past, shared
+from scorecard import anchors, checks, directions, own_answers, past, shared
 from scorecard.cases import Case
 
 
@@ -58,6 +58,9 @@ SHARED: dict[str, Callable[[], None]] = {
   'reservoir': shared.reservoir,
   'quota': shared.quota,
   'merges': shared.merged,
+  'dft': shared.dft,
+  'anchor': anchors.base,
+  'own_answers': own_answers.replayed,
   'project': directions.projected,
   'masked': directions.masked,
 }

@@ -41,6 +41,9 @@ LINES: tuple[tuple[str, str, str], ...] = (
   ('masked', '*', 'masks are of the step: checked once, with MAML, in the last row'),
   ('reservoir', '*', 'the buffer is of no method: checked once, in the last row'),
   ('quota', '*', 'places in the buffer are of no method: checked once, in the last row'),
+  ('dft', '*', 'weighed targets are of every loss: checked once, in the last row'),
+  ('anchor', '*', 'of distill with another anchor: checked once, in the last row'),
+  ('own_answers', '*', 'of replay with own answers: checked once, in the last row'),
   ('merges', '*', 'merges are of no method: checked once, in the last row'),
 )
 

@@ -102,8 +102,8 @@ METHODS = (
   ),
   Mutant(
     'the first task is distilled, later ones are not', 'methods/distill.py',
-    'alpha = settings.alpha if task.index or external_teacher else 0.0',
-    'alpha = 0.0 if task.index or external_teacher else settings.alpha',
+    'alpha = settings.alpha if task.index or always else 0.0',
+    'alpha = 0.0 if task.index or always else settings.alpha',
     _cells('tasks/distill', 'value/distill'),
   ),
   Mutant(
@@ -146,6 +146,56 @@ FREEZING = (
     'only the classes so far compete', 'methods/seq_star.py',
     "allowed=batch.allowed | teacher_params['all']", "allowed=batch.allowed",
     _cells('value/seq_star', 'tasks/seq_star'),
+  ),
+)  # fmt: skip
+
+KNOBS = (
+  Mutant(
+    'a gradient goes through the weight of a target', 'step/losses.py',
+    'lax.stop_gradient(jnp.exp(-nats_M)) * nats_M', 'jnp.exp(-nats_M) * nats_M',
+    _cells('dft/(shared)'),
+  ),
+  Mutant(
+    'every term is weighed by its probability', 'step/losses.py',
+    '(probable(value_M) if term in CROSS_ENTROPIES else value_M, where_M)',
+    '(probable(value_M), where_M)',
+    _cells('dft/(shared)'),
+  ),
+  Mutant(
+    'the anchor moves on with the model', 'methods/distill.py',
+    "return memory['base'] if memory['tables'] else memory['teacher']", 'return params',
+    _cells('anchor/(shared)'),
+  ),
+  Mutant(
+    'the first task is not held at the base', 'methods/distill.py',
+    "always = external_teacher is not None or settings.anchor == 'base'",
+    'always = external_teacher is not None',
+    _cells('anchor/(shared)'),
+  ),
+  Mutant(
+    'wrong answers of its own replay', 'memory/own_answers.py',
+    "keeps = right if settings.keep == 'right'", "keeps = right if settings.keep == ''",
+    _cells('own_answers/(shared)'),
+  ),
+  Mutant(
+    'what is not kept is left out', 'memory/own_answers.py',
+    "rest if settings.rejected == 'stored' else []", "rest if settings.rejected == '' else []",
+    _cells('own_answers/(shared)'),
+  ),
+  Mutant(
+    'the model learns the prompts of its own answers', 'batching/text_formats.py',
+    'range(size - 1, len(ids) - 1)', 'range(len(ids) - 1)',
+    _cells('own_answers/(shared)'),
+  ),
+  Mutant(
+    'the surest answers are left out', 'memory/own_answers.py',
+    'next(means) >= least', 'next(means) <= least',
+    _cells('own_answers/(shared)'),
+  ),
+  Mutant(
+    'MagMax takes the entry of the least magnitude', 'backbones/lora_merging.py',
+    'np.abs(weighted_KIO).argmax(0)', 'np.abs(weighted_KIO).argmin(0)',
+    _cells('merges/(shared)'),
   ),
 )  # fmt: skip
 

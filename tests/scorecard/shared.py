@@ -4,11 +4,16 @@ import itertools
 import json
 from collections import Counter
 
+import jax
 import numpy as np
-from support import adapter_folder
+from oracles import penalties
+from support import adapter_folder, tiny
 
+from jcl import methods
 from jcl.backbones import lora_merging
+from jcl.batching.batch import Shape, layout
 from jcl.memory import buffer
+from jcl.step import losses, sharding, train_step, trainable
 from jcl.streams.stream import Example
 from scorecard.wrong import equal, near
 
@@ -96,10 +101,49 @@ def merged() -> None:
     near(f'{how} of three equal ones', whole({'a': one, 'b': one, 'c': one}), _products(one), 1e-5)
     back = whole(dict(reversed(every.items())), weights[::-1])
     near(f'{how} in another order', back, whole(every, weights), 1e-4)
+    if how == 'magmax':
+      each = np.stack([_products(adapter) for adapter in every.values()])
+      places = np.abs(np.array(weights)[:, None] * each).argmax(0)
+      largest = sum(weights) * each[places, np.arange(each.shape[1])]
+      near('magmax of three', whole(every, weights, rank=16), largest, 1e-5)
     if how in ('linear', 'cat', 'dare'):
       terms = zip(weights, every.values(), strict=True)
       near(f'{how} of three', whole(every, weights, **({'rank': 16} if how == 'dare' else {})),
            sum(w * _products(adapter) for w, adapter in terms), 1e-5)  # fmt: skip
+
+
+def dft() -> None:
+  """Each target's cross-entropy counts by its probability, which has no gradient; no other term."""
+  backbone, params = tiny.recurrent(tiny.CONFIG.vocabulary), tiny.params(tiny.recurrent(30))
+  rows, theta = tiny.rows(), {k: np.asarray(x['kernel'], np.float64) for k, x in params.items()}
+  settings = methods.settings_class('derpp')(beta=1.0, level='dataset')
+  method = methods.make(backbone, settings)
+  plain, weighed = method.loss_fn, losses.by_probability(method.loss_fn)
+  batch = layout(rows, 1, Shape(16, 24, 96), tiny.keys(len(rows)))
+  trained, frozen, _ = trainable.split(params, (('.*', True),))
+  past = tiny.params(backbone, 1)
+  found = {}
+  for name, fn in (('plain', plain), ('weighed', weighed)):
+    call = train_step.make_gradient(method, fn, sharding.make_mesh(1))
+    found[name] = jax.jit(call)(trained, frozen, past, {'mse': 0.0}, batch)
+  (_, values), _ = found['plain']
+  (loss, terms), gradient = found['weighed']
+  near('a term that is no cross-entropy', float(terms['mse']), float(values['mse']), 1e-6)
+  wanted, slopes = 0.0, {name: np.zeros_like(leaf) for name, leaf in theta.items()}
+  for replay in (False, True):
+    own = [row for row in rows if row.replay == replay]
+    count = sum(len(row.targets) for row in own)
+    for row in own:
+      z_MV = penalties.logits(theta, (row.tokens, row.targets), 30)
+      p_MV, one_MV = penalties.softmax(z_MV), np.eye(30)[row.wanted]
+      p_M = (p_MV * one_MV).sum(1)
+      wanted -= (p_M * np.log(p_M)).sum() / count
+      dz_MV = p_M[:, None] * (p_MV - one_MV) / count
+      pulled = penalties.pulled_back(theta, (row.tokens, row.targets), dz_MV)
+      slopes = {name: slopes[name] + pulled[name] for name in theta}
+  near('objective', float(loss), wanted, 1e-5)
+  flat = lambda tree: np.concatenate([np.ravel(tree[name]) for name in sorted(tree)])
+  near('gradient', flat({k: x['kernel'] for k, x in gradient.items()}), flat(slopes), 1e-5)
 
 
 def _products(adapter: dict) -> np.ndarray:

@@ -29,6 +29,7 @@ def test_a_digest_covers_what_a_run_reads():
 FIELDS = {
   'number': (9, False), 'text': ('more', True), 'answer': ('more', True), 'task': (2, False),
   'label': (5, False), 'name': ('x', False), 'tokens': ((1,), True),
+  'prompt_size': (1, True),
   'messages': ('[[], 0]', True), 'place': ('x', False),
 }  # fmt: skip
 
