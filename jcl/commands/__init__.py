@@ -20,6 +20,7 @@ SUMMARIES: dict[str, str] = {
   'export': 'writes a trained model as a Hugging Face folder, or its adapter as a PEFT folder',
   'merge': 'merges adapters',
   'report': 'puts runs that were trained apart into one table, one picture, one page',
+  'doctor': 'says what is wrong with a run, and what to do about it',
   'benchmark': 'measures speed on this machine, beside torch loops if asked',
   'check': 'checks the numerics of every method (in a clone of the repository)',
   'soak': 'kills and resumes runs and compares their bits (in a clone of the repository)',

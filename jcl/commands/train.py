@@ -7,6 +7,7 @@ again resumes the run from its last snapshot. --allow_config_change=train.learni
 settings that may then differ from the run's; settings that its numbers depend on may not.
 """
 
+import pathlib
 from collections.abc import Sequence
 
 from absl import flags
@@ -27,9 +28,11 @@ def run(given: flags.FlagValues) -> None:
   jax_settings.join_processes(given.distributed)
   jax_settings.use_compile_cache()
   from jcl import distributed, learning
+  from jcl.commands import doctor
   from jcl.reports import report
 
   finished = learning.run(config, workdir, allowed=given.allow_config_change, quiet=given.quiet)
   if not given.quiet and distributed.is_first():
     print(report.matrix_table(finished.results))
+    doctor.say(finished.results, pathlib.Path(workdir))
     print(f'results, report and pictures are in {workdir}')
