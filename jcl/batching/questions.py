@@ -29,10 +29,15 @@ def listed(inputs: Any, argument: str) -> list[Any]:
   """Returns the inputs of a call as a list.
 
   Raises:
-    UserError: they are one text, or no list.
+    UserError: they are one text, a table, or no list.
   """
   if isinstance(inputs, str):
     raise UserError(f"{argument} is one text; give a list of them, ['…']")
+  if hasattr(inputs, 'columns'):  # a table is iterated over the names of its columns
+    kind = type(inputs).__name__
+    raise UserError(f"{argument} is a {kind}; give one of its columns, as {argument}['text']")
+  if isinstance(inputs, set | frozenset):
+    raise UserError(f'{argument} is a {type(inputs).__name__}, which has no order; give a list')
   if not isinstance(inputs, Iterable) or isinstance(inputs, Mapping | bytes):
     raise UserError(f"{argument} is a {type(inputs).__name__}; give a list of texts, ['…']")
   return list(inputs)
@@ -46,6 +51,8 @@ def text_of(value: object, argument: str) -> str:
   """
   if not isinstance(value, str):
     raise UserError(f'{argument} is a {type(value).__name__}; give text')
+  if '\0' in value:
+    raise UserError(f'{argument} holds a NUL character; take it out')
   if not notation.encodable(value):
     raise UserError(f'{argument} holds half a surrogate pair; take it out')
   return value

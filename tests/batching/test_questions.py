@@ -26,6 +26,7 @@ def test_texts_and_conversations_become_examples():
     (b'a', '^x is a bytes; give text'),
     (ASK, '^x is a dict; give text'),
     ('a\ud800', '^x holds half a surrogate pair'),
+    ('a\0b', '^x holds a NUL character'),
     ([ASK], '^x is a conversation, on which this model was not trained'),
     ([], '^x is an empty list'),
     ([SAY], '^x: nothing stands before the answer'),
@@ -42,6 +43,16 @@ def test_inputs_are_a_list(given):
   with pytest.raises(UserError, match=r'^texts is .*; give a list of'):
     questions.listed(given, 'texts')
   assert questions.listed(iter(['a']), 'texts') == ['a']
+
+
+def test_a_table_is_no_list_of_texts_and_a_set_has_no_order():
+  pandas = pytest.importorskip('pandas')
+  table = pandas.DataFrame({'text': ['a', 'b']}, index=[4, 7])
+  with pytest.raises(UserError, match=r"^texts is a DataFrame; give one of its .* texts\['text'\]"):
+    questions.listed(table, 'texts')
+  assert questions.listed(table['text'], 'texts') == ['a', 'b']
+  with pytest.raises(UserError, match='^texts is a set, which has no order'):
+    questions.listed({'a', 'b'}, 'texts')
 
 
 @pytest.mark.parametrize(
