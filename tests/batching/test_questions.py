@@ -51,7 +51,7 @@ def test_a_table_is_no_list_of_texts_and_a_set_has_no_order():
   with pytest.raises(UserError, match=r"^texts is a DataFrame; give one of its .* texts\['text'\]"):
     questions.listed(table, 'texts')
   assert questions.listed(table['text'], 'texts') == ['a', 'b']
-  with pytest.raises(UserError, match='^texts is a set, which has no order'):
+  with pytest.raises(UserError, match=r'^texts is a set, which has no order'):
     questions.listed({'a', 'b'}, 'texts')
 
 
