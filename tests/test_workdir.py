@@ -207,6 +207,13 @@ def test_a_field_that_is_gone_is_refused(made, workdir):
     workdirs.open_workdir(str(workdir), made)
 
 
+@pytest.mark.parametrize('content', ['{"model_type": "llama"}', '[]', '{}'])
+def test_the_config_of_a_model_is_none_of_a_run(made, workdir, content):
+  (workdir / 'config.json').write_text(content)
+  with pytest.raises(UserError, match=r'config\.json is not the config of a run; give another'):
+    workdirs.open_workdir(str(workdir), made)
+
+
 @pytest.mark.slow
 def test_a_launcher_goes_on_with_what_it_is_allowed_to_change(tmp_path):
   command = QUICKSTART + ':seq', *SMALL, f'--workdir={tmp_path / "run"}'
