@@ -32,6 +32,8 @@ def check_raw(raw: object, reader: str) -> RawStream:
     raise UserError(f'{of} returns a {type(raw).__name__}; it must return a RawStream')
   if not isinstance(raw.name, str):
     raise UserError(f'{of}: name is {shown(raw.name)}: give text')
+  if not raw.name.isprintable() or len(raw.name) > 200:
+    raise UserError(f'{of}: name is {shown(raw.name)}: give at most 200 printable letters')
   check_template(raw.template, f'{of}: template')
   check_overlap(raw.overlap, f'{of}: overlap')
   if not isinstance(raw.tasks, Sequence):

@@ -46,7 +46,7 @@ tasks, `task` names the column that tells them apart, and `train`, `dev` and `te
 import ast
 import contextlib
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from jcl import notation
@@ -55,10 +55,11 @@ from jcl.errors import UserError
 from jcl.storage import paths
 from jcl.streams import hub
 from jcl.streams.checks import check_template
+from jcl.streams.escaping import shortened
 from jcl.streams.files import read_text, reason_of
 from jcl.streams.json_tables import json_value
 from jcl.streams.raw import SPLITS, TEMPLATE, RawRow, RawStream, RawTask, permutation
-from jcl.streams.records import Record, notes_on, row_of, rows_of, value
+from jcl.streams.records import Record, check_columns, notes_on, row_of, rows_of, value
 from jcl.streams.tables import known_kind, table
 
 COLUMNS = ('text', 'label', 'answer', 'id')
@@ -105,7 +106,7 @@ def read(config: StreamConfig, targets: bool = True) -> RawStream:
   manifest = read_manifest(config, targets)
   tasks = divided_tasks(manifest) if 'task' in manifest.fields else listed_tasks(manifest)
   tasks = [tasks[i] for i in permutation(len(tasks), config.order_seed)]
-  name = manifest.texts.get('name', manifest.folder.name or 'files')
+  name = manifest.texts.get('name', shortened(manifest.folder.name) or 'files')
   template = manifest.texts.get('template', TEMPLATE)
   if targets:
     check_template(template, f'{manifest.called}: template')
@@ -223,8 +224,11 @@ def divided_tasks(manifest: Manifest) -> list[RawTask]:
     manifest.notes.extend(notes_on(records, columns, split))
     for record in records:
       name = value(record, column).strip()
+      if not name:
+        raise UserError(f'{record.where}: column {column!r} is empty: name the task of the row')
       part = parts.setdefault(name, {split: [] for split in SPLITS})
       part[split].append(row_of(record, columns))
+  manifest.notes.extend(alike(list(parts), column))
   names = as_list(fields.get('tasks', list(parts)))
   if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
     raise UserError(f"{called}: 'tasks' is not a list of values of column {column!r}")
@@ -235,6 +239,15 @@ def divided_tasks(manifest: Manifest) -> list[RawTask]:
         f'{", ".join(map(repr, list(parts)[:9]))}'
       )
   return [RawTask(name, **parts[name]) for name in names]
+
+
+def alike(names: Sequence[str], column: str) -> Iterator[str]:
+  """Yields a line for each two tasks whose names differ by case and spaces alone."""
+  first: dict[str, str] = {}
+  for name in names:
+    other = first.setdefault(' '.join(name.casefold().split()), name)
+    if other != name:
+      yield f'{other!r} and {name!r} in column {column!r} are two tasks'
 
 
 def split_records(
@@ -329,6 +342,7 @@ def chosen_columns(
       f"{where}: name the column of the classes as 'label', or that of free answers as 'answer', "
       'and not both'
     )
+  check_columns(columns, where)
   return columns
 
 

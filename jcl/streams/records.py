@@ -115,6 +115,35 @@ def talk_of(record: Record, columns: Mapping[str, str]) -> Conversation | None:
   )
 
 
+def columns_in(text: str) -> list[str] | None:
+  """Returns the columns that a text names, itself or in braces; None: it is no template."""
+  if '{' not in text:
+    return [text]
+  try:
+    pieces = list(string.Formatter().parse(text))
+  except ValueError:
+    return None
+  plain = not any(spec or conversion for *_, spec, conversion in pieces)
+  return [column for _, column, *_ in pieces if column is not None] if plain else None
+
+
+def check_columns(columns: Mapping[str, str], where: str) -> None:
+  """Refuses an input that has no column, or the one that it is to be answered with.
+
+  Args:
+    columns: as in `rows_of`.
+    where: what names them, for error messages.
+  """
+  named = columns_in(columns['text'])
+  if named == []:
+    raise UserError(f'{where}: text {columns["text"]!r} names no column: write one as {{column}}')
+  if 'label' in columns and columns['label'] in (named or ()):
+    raise UserError(
+      f'{where}: text {columns["text"]!r} reads {columns["label"]!r}, which is the label: an input '
+      'must not hold its answer'
+    )
+
+
 def filled(record: Record, text: str) -> str:
   """Returns the text of a record.
 
@@ -124,15 +153,11 @@ def filled(record: Record, text: str) -> str:
   """
   if '{' not in text:
     return value(record, text)
-  try:
-    pieces = list(string.Formatter().parse(text))
-    plain = not any(spec or conversion for *_, spec, conversion in pieces)
-  except ValueError:
-    plain = False
-  if not plain:
+  if columns_in(text) is None:
     raise UserError(f'{record.where}: text {text!r} is no template: write columns as {{column}}')
   return ''.join(
-    piece + ('' if column is None else value(record, column)) for piece, column, *_ in pieces
+    piece + ('' if column is None else value(record, column))
+    for piece, column, *_ in string.Formatter().parse(text)
   )
 
 

@@ -15,7 +15,7 @@ from jcl.streams import hub, splits
 from jcl.streams.checks import check_names, check_overlap, check_rows, check_template
 from jcl.streams.files import reason_of
 from jcl.streams.raw import SPLITS, RawRow, RawStream, RawTask, narrow, permutation
-from jcl.streams.records import Record, notes_on, rows_of, shown
+from jcl.streams.records import Record, check_columns, notes_on, rows_of, shown
 from jcl.streams.registry import built
 from jcl.streams.stream import Stream
 
@@ -222,7 +222,9 @@ def chosen_columns(text: str, label: str, answer: str, id: str) -> dict[str, str
     if label not in ('', 'label'):
       raise UserError(f'label is {label!r} and answer is {answer!r}: give one of them')
     del given['label']
-  return {name: column for name, column in given.items() if column}
+  columns = {name: column for name, column in given.items() if column}
+  check_columns(columns, 'from_datasets')
+  return columns
 
 
 def dataset_splits(given: Splits) -> Splits:

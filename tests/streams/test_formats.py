@@ -400,6 +400,23 @@ def test_what_stands_beside_messages_is_said_not_to_be_read(tmp_path, beside):
   )
 
 
+@pytest.mark.parametrize('text', ['y', '{x} {y}', 'is it {y}?', '{y}{y}'])
+def test_an_input_holds_not_its_label(tmp_path, text):
+  rows = [{'x': f'x{i}', 'y': 'ab'[i % 2]} for i in range(4)]
+  with pytest.raises(UserError, match=r"text .* reads 'y', which is the label"):
+    own(tmp_path, rows, rows, text=text, label='y')
+  data = datasets.Dataset.from_list(rows)
+  with pytest.raises(UserError, match=r"from_datasets: text .* reads 'y', which is the label"):
+    Stream.from_datasets({'t': data}, text=text, label='y')
+
+
+@pytest.mark.parametrize('text', ['{{x}}', 'always the same {{}}'])
+def test_an_input_without_a_column_is_refused(tmp_path, text):
+  rows = [{'x': f'x{i}', 'y': 'ab'[i % 2]} for i in range(4)]
+  with pytest.raises(UserError, match=r'names no column: write one as \{column\}'):
+    own(tmp_path, rows, rows, text=text, label='y')
+
+
 def test_templates_and_names_with_dots(tmp_path):
   rows = [squad(['blue'], 0), squad(['green'], 1)]
   made = own(tmp_path, rows, [squad(['blue'], 2)], text='{question} {a.b} {answers.text.0}',

@@ -94,6 +94,25 @@ def test_one_table_for_all_tasks(tmp_path):
   assert len(orders) > 2
 
 
+def test_tasks_of_a_column_that_differ_by_case_are_noted_and_an_empty_one_is_refused(tmp_path):
+  def write(*tasks):
+    rows = [{'text': f'{i} {t}', 'label': 'a', 'dom': t} for i, t in enumerate(tasks)]
+    for split in ('train', 'test'):
+      given = ''.join(json.dumps({**row, 'text': row['text'] + split}) + '\n' for row in rows)
+      (tmp_path / f'{split}.jsonl').write_text(given)
+    manifest = {'text': 'text', 'label': 'label', 'task': 'dom'}
+    manifest |= {split: f'{split}.jsonl' for split in ('train', 'test')}
+    (tmp_path / 'manifest.json').write_text(json.dumps(manifest))
+    return load(StreamConfig(name='files', path=str(tmp_path)))
+
+  assert write('Bank', 'shop').notes == ()
+  assert write('Bank', 'bank ', 'shop').notes == (
+    "'Bank' and 'bank' in column 'dom' are two tasks",
+  )
+  with pytest.raises(UserError, match=r"train\.jsonl:2: column 'dom' is empty: name the task"):
+    write('Bank', ' ')
+
+
 def test_a_python_manifest_is_read_and_not_run(tmp_path):
   text = f'"""Mine."""\n# in this order\nmanifest = {MANIFEST!r}\n'
   files = {'manifest.json': None, 'manifest.py': text}

@@ -14,6 +14,9 @@ def test_a_raw_stream_of_the_right_types_is_given_back():
   assert checks.check_raw(raw, 'mine:read') is raw
   with pytest.raises(UserError, match='mine:read returns a Stream; it must return a RawStream'):
     checks.check_raw(type('Stream', (), {})(), 'mine:read')
+  for name in ('a\x1b[31m', 'a\nb', 'a' * 201):
+    with pytest.raises(UserError, match='give at most 200 printable letters'):
+      checks.check_raw(raw._replace(name=name), 'mine:read')
 
 
 @pytest.mark.parametrize('name', ['a', 'ä b', '日本語', 'a.b', 'x' * 80])
