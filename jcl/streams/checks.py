@@ -8,6 +8,7 @@ from jcl.errors import UserError
 from jcl.streams.raw import SPLITS, RawRow, RawStream, RawTask, class_form, label_text
 from jcl.streams.records import shown
 
+LONGEST_NAME = 200  # letters of a stream's name
 # Spaces and hyphens of no width, marks of direction, and selectors of how a letter is drawn.
 INVISIBLE = dict.fromkeys([
   0xAD, 0x61C, 0x200B, 0x200E, 0x200F, *range(0x202A, 0x202F), 0x2060, *range(0x2066, 0x206A),
@@ -30,10 +31,7 @@ def check_raw(raw: object, reader: str) -> RawStream:
   of = f'stream.name: the reader {reader}'
   if not isinstance(raw, RawStream):
     raise UserError(f'{of} returns a {type(raw).__name__}; it must return a RawStream')
-  if not isinstance(raw.name, str):
-    raise UserError(f'{of}: name is {shown(raw.name)}: give text')
-  if not raw.name.isprintable() or len(raw.name) > 200:
-    raise UserError(f'{of}: name is {shown(raw.name)}: give at most 200 printable letters')
+  check_stream_name(raw.name, f'{of}: name')
   check_template(raw.template, f'{of}: template')
   check_overlap(raw.overlap, f'{of}: overlap')
   if not isinstance(raw.tasks, Sequence):
@@ -47,6 +45,14 @@ def check_raw(raw: object, reader: str) -> RawStream:
         kind = type(rows).__name__
         raise UserError(f'{of}: {split} of {task.name!r} is a {kind}: give a list of RawRow')
   return raw
+
+
+def check_stream_name(name: object, argument: str) -> None:
+  """Refuses the name of a stream that no terminal may show."""
+  if not isinstance(name, str):
+    raise UserError(f'{argument} is {shown(name)}: give text')
+  if not name.isprintable() or len(name) > LONGEST_NAME:
+    raise UserError(f'{argument} is {shown(name)}: give at most {LONGEST_NAME} printable letters')
 
 
 def check_template(template: object, argument: str) -> None:

@@ -54,7 +54,7 @@ from jcl.config import StreamConfig
 from jcl.errors import UserError
 from jcl.storage import paths
 from jcl.streams import hub
-from jcl.streams.checks import check_template
+from jcl.streams.checks import check_stream_name, check_template
 from jcl.streams.escaping import shortened
 from jcl.streams.files import read_text, reason_of
 from jcl.streams.json_tables import json_value
@@ -107,6 +107,7 @@ def read(config: StreamConfig, targets: bool = True) -> RawStream:
   tasks = divided_tasks(manifest) if 'task' in manifest.fields else listed_tasks(manifest)
   tasks = [tasks[i] for i in permutation(len(tasks), config.order_seed)]
   name = manifest.texts.get('name', shortened(manifest.folder.name) or 'files')
+  check_stream_name(name, f'{manifest.called}: name')
   template = manifest.texts.get('template', TEMPLATE)
   if targets:
     check_template(template, f'{manifest.called}: template')
