@@ -19,13 +19,22 @@ from jcl.types import Memory, Params
 
 
 @dataclasses.dataclass
-class Lora(Settings):
-  """With the task id the task's adapter answers; without it the last one, the stack or a merge."""
+class Adapter(Settings):
+  """Settings of a method that trains adapters in place of the model."""
 
   r: int = number(16, least=1)  # rank of the adapter of a task
   lora_alpha: float = number(32.0, above=0)  # an adapter's scale is lora_alpha / r
   lora_dropout: float = number(0.05, least=0, below=1)  # dropout of an adapter's input, in training
   targets: tuple[str, ...] = ('q', 'v')  # projections that have an adapter
+  brings: ClassVar = ('tree', 'trainable')
+  changes: ClassVar = ('before_task',)
+  adapters: ClassVar = True
+
+
+@dataclasses.dataclass
+class Lora(Adapter):
+  """With the task id the task's adapter answers; without it the last one, the stack or a merge."""
+
   stack: bool = False  # train on top of the earlier adapters, which stay frozen
   # Merge of all adapters so far, which answers without a task id; '': the last adapter answers.
   merge: str = choice('', *lora_merging.WAYS)
@@ -33,9 +42,6 @@ class Lora(Settings):
   density: float = only_with(number(0.2, above=0, most=1), {'merge': ('ties', 'dare')})
   # a of θ_0 + a · ΔW, ΔW being the merge: 0 is the base, 1 the merge itself
   merge_scale: float = only_with(number(1.0, least=0), {'merge': GIVEN})
-  brings: ClassVar = ('tree', 'trainable')
-  changes: ClassVar = ('before_task',)
-  adapters: ClassVar = True
 
   def check(self) -> None:
     """Refuses values out of their bounds, and a merge of stacked adapters."""

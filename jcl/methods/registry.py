@@ -27,6 +27,7 @@ BUILT_IN: dict[str, str] = {
   'pretrain': 'jcl.methods.pretrain:Pretrain',
   'lora': 'jcl.methods.lora:Lora',
   'olora': 'jcl.methods.olora:Olora',
+  'slao': 'jcl.methods.slao:Slao',
   'expand': 'jcl.methods.expand:Expand',
   'reptile': 'jcl.methods.reptile:Reptile',
   'ema': 'jcl.methods.ema:Ema',

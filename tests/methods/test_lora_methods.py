@@ -99,6 +99,28 @@ def test_stacked_adapters_train_on_top_of_frozen_ones(name):
   assert method.params_for(memory, seen[-1], None) is seen[-1]
 
 
+def test_slao_starts_from_the_last_adapter_and_answers_with_the_merge():
+  tools, method, memory, seen = through('slao')
+  ends = [params['lora']['layers']['v'] for params in seen]
+  _, start = method.before_task(memory, seen[-1], tools.stream.tasks[2], tools)
+  begun = start['lora']['layers']['v']
+  np.testing.assert_array_equal(begun['b'], ends[2]['b'])
+  for a_RI, last_RI in zip(np.asarray(begun['a'], np.float64), ends[2]['a'], strict=True):
+    rounding.assert_close(a_RI @ a_RI.T, np.eye(2), terms=16, depth=4)
+    within_RI = last_RI @ a_RI.T @ a_RI  # the rows span what the last ones did
+    rounding.assert_close(within_RI, np.asarray(last_RI, np.float64), terms=16, depth=6)
+  found = method.params_for(memory, seen[-1], None)['lora']['layers']['v']
+  np.testing.assert_array_equal(found['a'], ends[2]['a'])
+  two = ends[0]['b'] + (ends[1]['b'] - ends[0]['b']) / np.sqrt(2)
+  rounding.assert_close(found['b'], two + (ends[2]['b'] - two) / np.sqrt(3), terms=8)
+  assert method.params_for(memory, seen[-1], tools.stream.tasks[0])['lora']['layers']['v'] is found
+
+
+def test_an_adapter_of_more_rows_than_inputs_is_refused_where_rows_must_be_orthogonal():
+  with pytest.raises(UserError, match=r'method\.r is 17; it must be at most 16, the inputs of'):
+    through('slao', r=17)
+
+
 def test_overlap_is_that_of_the_own_columns_with_the_earlier_ones():
   tools, _, _, seen = through('olora')
   chosen = methods.settings_class('olora')(r=2)

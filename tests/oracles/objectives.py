@@ -301,6 +301,7 @@ ORACLES: dict[str, Callable[[Given], float]] = {
   'pretrain': plain,
   'lora': plain,
   'olora': olora,
+  'slao': plain,
   'expand': plain,
   'reptile': plain,
   'ema': plain,
@@ -310,7 +311,21 @@ ORACLES: dict[str, Callable[[Given], float]] = {
   'mas': mas,
 }
 
+
+def slao(given: Given) -> dict:
+  """The model whose adapter has the last A, and of all B a mean in which the t-th counts 1/√t."""
+  ends, layers = [*given.ends, given.params], {}
+  for name, last in given.params['lora']['layers'].items():
+    mean = ends[0]['lora']['layers'][name]['b']
+    for number, end in enumerate(ends[1:], 2):
+      share = number**-0.5
+      mean = (1 - share) * mean + share * end['lora']['layers'][name]['b']
+    layers[name] = {**last, 'b': mean}
+  return {**given.params, 'lora': {'layers': layers}}
+
+
 AVERAGES: dict[str, Callable[[Given], dict]] = {
   'ema': lambda given: moving_average(given, given.settings['decay']),
   'cls_er': lambda given: moving_average(given, given.settings['slow_decay']),
+  'slao': slao,
 }

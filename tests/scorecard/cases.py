@@ -39,7 +39,7 @@ from jcl.training.loop import Loop
 from jcl.training.run_state import Run
 from scorecard import names
 
-DEEP = ('lora', 'olora', 'expand')  # methods whose model has stacked layers
+DEEP = ('lora', 'olora', 'slao', 'expand')  # methods whose model has stacked layers
 GROWING = ('expand',)  # methods whose parameters grow in a task
 # The program of the step that trains each task; other methods have one for all.
 PROGRAMS = {'expand': (0, 1, 2), 'seq_star': (0, 1, 1)}

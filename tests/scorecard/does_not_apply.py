@@ -19,7 +19,7 @@ LINES: tuple[tuple[str, str, str], ...] = (
     'no term of data looks at a teacher',
   ),
   ('fisher', 'all but ewc mas', 'it does not measure what its parameters matter to'),
-  ('average', 'all but ema cls_er', 'it evaluates no moving average'),
+  ('average', 'all but ema cls_er slao', 'it evaluates no average of what it trained'),
   ('freeze', 'all but seq_star', 'it freezes nothing within a task'),
   ('kd', 'all but distill lamol_kd', 'it does not distil'),
   ('expansion', 'all but expand', 'it adds no blocks'),
@@ -34,7 +34,7 @@ LINES: tuple[tuple[str, str, str], ...] = (
   ('orders', 'joint single', 'it trains fresh models and cannot be composed'),
   (
     'composed',
-    'lora olora expand',
+    'lora olora slao expand',
     'it adds to the tree of parameters, of which a penalty keeps a copy',
   ),
   ('project', '*', 'the projection is of the step: checked once, in the last row'),

@@ -201,6 +201,16 @@ KNOBS = (
 
 AVERAGES = (
   Mutant(
+    'every task counts the same in a merge over time', 'methods/slao.py',
+    '1 / math.sqrt(tasks)', '1 / tasks',
+    _cells('average/slao'),
+  ),
+  Mutant(
+    'the adapter in training answers, not the merge', 'methods/slao.py',
+    "'merged': whole, 'learned'", "'merged': params['lora'], 'learned'",
+    _cells('average/slao'),
+  ),
+  Mutant(
     'the average is of its last two parameters', 'methods/ema.py',
     'share = jnp.maximum(1 / (updates + 1), 1 - decay)', 'share = jnp.float32(0.5) + 0 * updates',
     _cells('average/ema', 'tasks/cls_er'),
