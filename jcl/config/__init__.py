@@ -24,20 +24,25 @@ ADDED = {'config.text_format': LAMOL}
 ADDING = 'a method of LAMOL, without a head, for it adds tokens'
 SCRATCH = {'path': ''}
 MADE = {**SCRATCH, 'tokenizer_path': ''}
+PUBLISHED_TASKS = ('long_sequence', 'standard_cl', 'trace', 'superni')
 
 
 @dataclasses.dataclass
 class StreamConfig:
   """Settings of the stream of tasks that is learned."""
 
-  # synthetic | files | a benchmark of streams/benchmarks.py | package.module:reader | entry point
+  # synthetic | files | a published stream (streams/registry.py) | package.module:reader |
+  # an entry point
   name: str = 'synthetic'
   # folder or manifest that holds the data; empty for synthetic
   path: str = only_with('', {'name': Other('synthetic')})
   # classes a task; benchmarks with classes only
   classes_per_task: int = only_with(
-    number(10, least=1), {'name': Other('synthetic', 'files', 'rows', 'concept1k')}
+    number(10, least=1),
+    {'name': Other('synthetic', 'files', 'rows', 'concept1k', *PUBLISHED_TASKS)},
   )
+  # A published order, as `2`, or names of tasks with commas between them; '': the first order.
+  task_order: str = only_with('', {'name': PUBLISHED_TASKS})
   max_tasks: int = number(0, least=0)  # tasks; 0: all
   # Examples a task, taken from each class in turn, in file order; 0: all.
   max_train_per_task: int = number(0, least=0)

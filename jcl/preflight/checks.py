@@ -323,7 +323,7 @@ def order_of_tasks(parts: Experiment) -> str:
   """Returns the order of tasks, and whether it is shuffled, in one line."""
   settings = parts.config.stream
   names = [one_line(task.name) for task in parts.stream.tasks]
-  return describe_order(names, settings.name, settings.order_seed)
+  return describe_order(names, settings.name, settings.order_seed, settings.task_order)
 
 
 def learning_rates(parts: Experiment) -> str:

@@ -128,7 +128,8 @@ def _facts(run: Results) -> list[list[str]]:
     rows.append(['state', 'not finished'])
   if stream := (run.get('config') or {}).get('stream'):
     names = [one_line(task) for task in run['tasks']]
-    order = describe_order(names, str(stream.get('name')), stream.get('order_seed', -1))
+    seed, given = stream.get('order_seed', -1), str(stream.get('task_order', ''))
+    order = describe_order(names, str(stream.get('name')), seed, given)
     rows.append(['order of tasks', order])
   for name, figures in (
     ('seconds', run.get('seconds')), ('tokens', run.get('tokens')), ('cost', run.get('cost')),

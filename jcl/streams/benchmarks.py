@@ -44,13 +44,18 @@ def read(config: StreamConfig) -> RawStream:
   if config.name not in BENCHMARKS:
     raise UserError(f'stream.name is {config.name!r}: give one of {", ".join(BENCHMARKS)}')
   benchmark = BENCHMARKS[config.name]
+  tasks = benchmark.tasks(published_files(config), config)
+  return RawStream(config.name, tasks, benchmark.template, overlap='keep')
+
+
+def published_files(config: StreamConfig) -> pathlib.Path:
+  """Returns where the published files of a data set are; a UserError where no path is given."""
   if not config.path:
     raise UserError(
       f'stream.path is empty: give the folder of the published files of {config.name} '
       '(--config.stream.path=FOLDER)'
     )
-  tasks = benchmark.tasks(paths.local(config.path, 'stream.path'), config)
-  return RawStream(config.name, tasks, benchmark.template, overlap='keep')
+  return paths.local(config.path, 'stream.path')
 
 
 def classed(read_splits: Callable[[pathlib.Path], Splits]) -> TaskReader:

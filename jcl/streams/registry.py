@@ -28,6 +28,10 @@ BUILT_IN: dict[str, str] = {
   'snips': 'jcl.streams.benchmarks:read',
   'fewrel': 'jcl.streams.benchmarks:read',
   'concept1k': 'jcl.streams.benchmarks:read',
+  'long_sequence': 'jcl.streams.published_tasks:read',
+  'standard_cl': 'jcl.streams.published_tasks:read',
+  'trace': 'jcl.streams.published_tasks:read',
+  'superni': 'jcl.streams.published_tasks:read',
   'rows': 'jcl.streams.rows:read',
 }
 

@@ -2,17 +2,19 @@
 
 from collections.abc import Sequence
 
+from jcl.config import PUBLISHED_TASKS
 from jcl.streams.raw import OWN
 from jcl.streams.registry import BUILT_IN
 
 SHOWN = 12  # tasks
-SEEDED = tuple(name for name in BUILT_IN if name not in OWN)
+SEEDED = tuple(name for name in BUILT_IN if name not in (*OWN, *PUBLISHED_TASKS))
 
 
 def is_drawn(stream: str) -> bool:
   """Whether a comparison over seeds draws the order of a stream anew with each seed.
 
-  The order of tasks in a user's own files means something, such as time, and is kept.
+  The order of tasks in a user's own files means something, such as time, and is kept; so is a
+  published one.
 
   Args:
     stream: its reader, `stream.name`.
@@ -20,19 +22,22 @@ def is_drawn(stream: str) -> bool:
   return stream in SEEDED
 
 
-def describe_order(tasks: Sequence[str], stream: str, seed: int) -> str:
+def describe_order(tasks: Sequence[str], stream: str, seed: int, order: str = '') -> str:
   """Returns the order of tasks in one line.
 
   Args:
     tasks: their names as they are learned, each in one line.
     stream: its reader, `stream.name`.
     seed: `stream.order_seed`.
+    order: `stream.task_order`.
   """
   names = ', '.join(tasks[:SHOWN])
   if len(tasks) > SHOWN:
     names += f', … ({len(tasks)} in all)'
-  what = 'tasks' if stream in ('synthetic', *OWN) else 'classes'
-  if seed < 0:
+  what = 'tasks' if stream in ('synthetic', *OWN, *PUBLISHED_TASKS) else 'classes'
+  if seed < 0 and stream in PUBLISHED_TASKS:
+    how = f'stream.task_order={order}' if order else 'the first published order'
+  elif seed < 0:
     how = 'as given, not shuffled'
   elif stream in BUILT_IN:
     how = f'{what} shuffled by stream.order_seed={seed}'

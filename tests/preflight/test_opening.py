@@ -119,4 +119,7 @@ def test_orders_in_words():
   assert describe_order(names, 'rows', 3) == 'q1, q2 (tasks shuffled by stream.order_seed=3)'
   assert describe_order(names, 'clinc150', 3) == 'q1, q2 (classes shuffled by stream.order_seed=3)'
   assert 'as a.b:read orders them for stream.order_seed=3' in describe_order(names, 'a.b:read', 3)
+  assert describe_order(names, 'trace', -1) == 'q1, q2 (the first published order)'
+  assert describe_order(names, 'superni', -1, '2') == 'q1, q2 (stream.task_order=2)'
+  assert 'tasks shuffled by' in describe_order(names, 'long_sequence', 3, '2')
   assert describe_order(['x'] * 20, 'files', -1).startswith('x, ' * 12 + '… (20 in all)')

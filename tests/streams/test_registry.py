@@ -6,9 +6,9 @@ import re
 import pytest
 
 from jcl import plugins
-from jcl.config import StreamConfig
+from jcl.config import PUBLISHED_TASKS, StreamConfig
 from jcl.errors import UserError
-from jcl.streams import load, rebuild, registry
+from jcl.streams import load, published_tasks, rebuild, registry
 from jcl.streams.benchmarks import BENCHMARKS
 
 READERS = '''
@@ -201,6 +201,8 @@ def test_names_that_stand_for_nothing(name, message, readers):
 def test_every_benchmark_has_a_name():
   named = [name for name, place in registry.BUILT_IN.items() if 'benchmarks' in place]
   assert named == list(BENCHMARKS)
+  named = [name for name, place in registry.BUILT_IN.items() if 'published_tasks' in place]
+  assert named == list(published_tasks.STREAMS) == list(PUBLISHED_TASKS)
   with pytest.raises(UserError, match=r"stream\.name is 'jcl.streams.benchmarks:read': give one"):
     load(StreamConfig(name='jcl.streams.benchmarks:read'))
 

@@ -1,0 +1,27 @@
+"""Long Sequence: 15 tasks of classification, 1,000 training rows a task.
+
+    jcl train --config=long_sequence:lamol --workdir=runs/long_sequence \\
+      --config.stream.path=data/long_sequence --config.stream.task_order=1
+
+The folder holds `train/TASK_T5.json` and `test/TASK_T5.json` of github.com/WoodScene/AimMerging,
+folder data_longsequence, or `TASK/train.json` and `TASK/test.json` of github.com/circle-hit/SAPT,
+CL_Benchmark/Long_Sequence. `stream.task_order` is one of the three published orders; an input names
+the answers that its task has, and the task is not told. `lora` and `olora` are what the literature
+compares: --config=long_sequence:olora.
+
+The score of this config has not been measured. On two CPU cores take a slice, such as
+--config.stream.max_train_per_task=100 --config.stream.max_test_per_task=60.
+"""
+
+from jcl.config import BackboneConfig, Config, StreamConfig, TrainConfig
+from jcl.methods import settings
+
+
+def get_config(method: str = 'lamol') -> Config:
+  return Config(
+    method=settings(method),
+    scenario='cil',
+    stream=StreamConfig(name='long_sequence', path='data/long_sequence', max_length=512),
+    backbone=BackboneConfig(path='HuggingFaceTB/SmolLM2-135M'),
+    train=TrainConfig(learning_rate=1e-4, epochs=5, batch_size=32),
+  )

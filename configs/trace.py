@@ -1,0 +1,26 @@
+"""TRACE: eight tasks with free answers, in three languages and in code.
+
+    jcl train --config=trace:lamol --workdir=runs/trace --config.stream.path=data/trace
+
+The folder holds `TASK/train.json` and `TASK/test.json` of LLM-CL-Benchmark_500 or _5000 of
+github.com/BeyonderXX/TRACE. A task whose files are not at hand is left out by naming the others:
+--config.stream.task_order=C-STANCE,FOMC,Py150,ScienceQA,NumGLUE-cm,NumGLUE-ds,20Minuten.
+
+An input ends with its question, and what is longer than `stream.max_length` loses its end: Py150
+has inputs of some thousand tokens, and `jcl plan` counts the rows that are cut.
+
+The score of this config has not been measured. It is meant for a GPU.
+"""
+
+from jcl.config import BackboneConfig, Config, StreamConfig, TrainConfig
+from jcl.methods import settings
+
+
+def get_config(method: str = 'lamol') -> Config:
+  return Config(
+    method=settings(method),
+    scenario='cil',
+    stream=StreamConfig(name='trace', path='data/trace', max_length=2048),
+    backbone=BackboneConfig(path='HuggingFaceTB/SmolLM2-135M'),
+    train=TrainConfig(learning_rate=1e-4, epochs=5, batch_size=32),
+  )
