@@ -24,9 +24,9 @@ from jcl.errors import UserError
 from jcl.streams.benchmarks import published_files
 from jcl.streams.chat import is_list
 from jcl.streams.files import read_text
+from jcl.streams.json_tables import json_value, list_records
 from jcl.streams.raw import RawRow, RawStream, RawTask, normalized_text, permutation
 from jcl.streams.records import Record, found, value
-from jcl.streams.tables import json_value, list_records
 
 EVALUATED = 100  # first instances of a whole task of SuperNI, which are its test split
 ALIASES = {'boolqa': 'boolq', 'sst-2': 'sst2'}
@@ -217,7 +217,7 @@ def records_of(file: pathlib.Path) -> tuple[str, list[Record]]:
   name = called(file)
   text = read_text(file, name, 'download it again')
   if not text.lstrip().startswith('{'):
-    return '', [record._replace(noun='field') for record in list_records(text, name)]
+    return '', [record._replace(noun='field') for record in list_records(text, name, [])]
   document = json_value(text, name, float)
   instances = document.get('Instances') if isinstance(document, dict) else None
   if not isinstance(instances, list) or not all(isinstance(row, dict) for row in instances):
