@@ -82,14 +82,25 @@ def test_many_documents_are_joined_over_the_batches_of_the_tokenizer(bos, tmp_pa
     np.testing.assert_array_equal(one.train.tokens, other.train.tokens)
 
 
-def test_a_special_token_in_a_text_is_refused_by_document(tmp_path):
+@pytest.mark.parametrize('token', ['<eos>', '<unk>'])
+def test_a_special_token_in_a_text_is_refused_by_document(token, tmp_path):
   stream = tiny.stream()
   tokenizer, special = word_tokenizer([e.text for e in stream.examples])
   text = PackedText(tmp_path, tokenizer, special, stream.template, LENGTH)
-  bad = [Example(0, 'the lamp', '', 0), Example(1, 'the <eos> lamp', '', 0, name='f:2')]
-  with pytest.raises(UserError, match='document f:2: the text contains <eos>, a special token'):
+  bad = [Example(0, 'the lamp', '', 0), Example(1, f'the {token} lamp', '', 0, name='f:2')]
+  with pytest.raises(UserError, match=f'document f:2: the text contains {token}, a special token'):
     text.add(bad, 0, 'bad')
   assert not list(tmp_path.iterdir())
+
+
+def test_tokens_that_an_earlier_jcl_kept_of_an_unknown_token_are_not_used(tmp_path):
+  tokenizer, special = word_tokenizer(['the lamp'])
+  made = lambda: PackedText(tmp_path, tokenizer, special, '{x} {y}', LENGTH)
+  documents, before = [Example(0, 'the <unk> lamp', '', 0)], made()
+  before.unknown = before.encoder.unknown = None
+  assert before.add(documents, 0, 'x').tokens.tolist().count(made().unknown) == 1
+  with pytest.raises(UserError, match='contains <unk>, a special token'):
+    made().add(documents, 0, 'x')
 
 
 def test_a_special_token_in_a_document_is_read_as_text_or_drops_it(tmp_path):
