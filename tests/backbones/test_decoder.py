@@ -329,8 +329,8 @@ def test_settings_describe_the_decoder_from_scratch():
 @pytest.mark.parametrize(
   ('fields', 'says'),
   [
-    ({'kv_heads': 3}, '4 heads are no multiple of 3'),
-    ({'rows': 20}, '20 rows of the embedding are fewer than 30'),
+    ({'kv_heads': 3}, '4 heads of queries: no multiple of 3'),
+    ({'rows': 20}, 'the embedding has 20 rows, fewer than the 30 tokens'),
     ({'attention': 'cudnn'}, "needs backbone.dtype 'bfloat16'"),
     ({'head_dim': 5}, 'even number'),
   ],

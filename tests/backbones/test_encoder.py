@@ -310,7 +310,7 @@ def test_settings_of_a_run_reach_the_config_and_contradictions_are_refused():
   assert (config.dropout, config.remat, config.classes, config.attention) == (0.1, True, 9, 'cudnn')
   for fields, says in (
     ({'heads': 3}, 'no multiple of 3 heads'),
-    ({'rows': 20}, '20 rows of the embedding are fewer than 30'),
+    ({'rows': 20}, 'the embedding has 20 rows, fewer than the 30 tokens'),
     ({'attention': 'cudnn'}, "needs backbone.dtype 'bfloat16'"),
     ({'max_positions': 0}, 'none left for tokens'),
   ):

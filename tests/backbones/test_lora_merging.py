@@ -229,7 +229,7 @@ def test_dare_and_ties_are_cut_to_the_largest_rank():
 
 WRONG = {
   'way': (Recipe('mean'), "no way to merge 'mean'; there are linear, cat, svd, factors, ties"),
-  'count': (Recipe(weights=(1.0,)), '1 weights for 2 adapters'),
+  'count': (Recipe(weights=(1.0,)), '1 weight for 2 adapters'),
   'finite': (Recipe(weights=(1.0, float('nan'))), 'must be finite'),
   'float32': (Recipe(weights=(1.0, 1e39)), 'must be finite, below 1e38'),
   'positive': (Recipe('ties', (1.0, -1.0)), 'ties shares out weights'),
@@ -356,7 +356,7 @@ MISTAKES = {
   'twice': (['--adapters={a0},{a0}'], 'it names the folder {a0} twice'),
   'no such way': (['--adapters={a0},{a1}', '--how=mean'], "no way to merge 'mean'"),
   'a word': (['--adapters={a0},{a1}', '--weights=1,x'], "--weights=1,x: 'x' is no number"),
-  'count': (['--adapters={a0},{a1}', '--weights=1'], '1 weights for 2 adapters'),
+  'count': (['--adapters={a0},{a1}', '--weights=1'], '1 weight for 2 adapters'),
   'density': (['--adapters={a0},{a1}', '--how=ties', '--density=0'], 'density 0.0 is not in'),
   'idle density': (['--adapters={a0},{a1}', '--density=0.5'], '--density is of ties and dare'),
   'idle seed': (['--adapters={a0},{a1}', '--how=ties', '--seed=1'], '--seed is of dare'),

@@ -249,7 +249,7 @@ FLAGS = {
   'merge: weights for others': Case(
     'merge', ['--adapters={here}/adapter', '--base={here}/model', '--weights=.5,.5',
               '--out={here}/new'],
-    ('2 weights for 1 adapters', 'one each'), needs=('adapter', 'model'),
+    ('2 weights for 1 adapter', 'one each'), needs=('adapter', 'model'),
   ),
   'merge: out in use': Case(
     'merge', ['--adapters=a,b', '--out={here}/data'], ('{here}/data', 'a new folder'),

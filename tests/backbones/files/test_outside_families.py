@@ -253,11 +253,11 @@ BAD = {
   'pattern': ("BAD = MY_LLAMA._replace(ignored='(')", r"ignored must be a pattern, not '\('"),
   'gap': (
     "BAD = MY_LLAMA._replace(table=tuple(e for e in MY_LLAMA.table if 'query' not in e.tensor))",
-    'its table has no entries for layers/q/kernel',
+    'for layers/q/kernel its table has 0 entries',
   ),
   'twice': (
     f'BAD = MY_LLAMA._replace(table=(*MY_LLAMA.table, {ENTRY}))',
-    'its table has 2 entries for layers/q/kernel',
+    'for layers/q/kernel its table has 2 entries',
   ),
   'foreign path': (
     "BAD = MY_LLAMA._replace(table=tuple(e._replace(paths=(*e.paths, 'layers/z/kernel'))"

@@ -53,7 +53,7 @@ BAD = {
   'no field': (edit(hidden_size=...), "field 'hidden_size' is missing"),
   'type': (edit(hidden_size='16'), "field 'hidden_size' is '16', not of type int"),
   'sign': (edit(num_hidden_layers=0), 'not positive'),
-  'heads': (edit(num_key_value_heads=3), '4 heads are no multiple of 3'),
+  'heads': (edit(num_key_value_heads=3), '4 heads of queries: no multiple of 3'),
   'act': (edit(hidden_act='xielu'), "hidden_act 'xielu' is not supported; known"),
   'rope': (edit(rope_parameters={'rope_type': 'axial'}), "rope type 'axial' is not supported"),
   'quantised': (
