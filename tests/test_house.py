@@ -14,7 +14,7 @@ from jcl import commands, methods
 # A module or folder of the root imports what stands in a later line, and in its own line nothing
 # but itself, except for the modules of the first line and of the last.
 ORDER = (
-  ('commands', 'cli', 'learning', 'model', 'trained_run', 'workdir'),
+  ('__main__', 'commands', 'cli', 'learning', 'model', 'trained_run', 'workdir'),
   ('benchmarks',), ('preflight',), ('training',), ('reports',), ('methods',), ('memory',),
   ('step',), ('backbones',), ('batching',), ('streams',), ('storage',),
   ('config', 'plugins', 'distributed', 'failures', 'notation', 'seeds', 'types',

@@ -306,7 +306,7 @@ def opening(checkup: Checkup, workdir: str | os.PathLike | None) -> list[str]:
   if len(new) > SHOWN:
     lines.append(f'warning: {len(new) - SHOWN} more are in results.json')
   if len(new) < len(found):
-    lines.append(f'warning: {len(found) - len(new)} as in an earlier run of this command')
+    lines.append(f'warning: {len(found) - len(new)} more, as an earlier run of this command said')
   return lines
 
 

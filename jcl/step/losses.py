@@ -7,10 +7,11 @@ traced.
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.tree_util import KeyPath
 
@@ -229,6 +230,49 @@ def norms(params: Params) -> dict[str, jax.Array]:
 def decays(path: KeyPath) -> bool:
   """Whether decay and norms pull a leaf towards 0: all leaves but biases and scales of norms."""
   return str(getattr(path[-1], 'key', path[-1])) not in ('bias', 'scale')
+
+
+def checked(terms: object, batch: Batch) -> Terms:
+  """Returns what a `loss_fn` gave.
+
+  Args:
+    terms: of a method, perhaps of another package.
+    batch: that it was given.
+
+  Raises:
+    UserError: `terms` is not {term: (value_M, where_M)}; the message names the term.
+  """
+  if not isinstance(terms, Mapping):
+    kind = type(terms).__name__
+    raise UserError(f'the loss is a {kind}; it must be {{term: (value_M, where_M)}}')
+  targets = batch.target_weight.shape
+  for term, pair in terms.items():
+    if not isinstance(pair, tuple) or len(pair) != 2:
+      raise UserError(f'term {term} of the loss is {_kind(pair)}; it must be (value_M, where_M)')
+    value_M, where_M = pair
+    if not _is_array(value_M, targets, jnp.floating):
+      raise UserError(
+        f'term {term} of the loss: value_M is {_kind(value_M)}; it must be a float for each '
+        f'target, {list(targets)} here'
+      )
+    if not isinstance(where_M, bool) and not _is_array(where_M, targets, jnp.bool_):
+      raise UserError(
+        f'term {term} of the loss: where_M is {_kind(where_M)}; it must be True, or a bool for '
+        f'each target, {list(targets)} here'
+      )
+  return dict(terms)
+
+
+def _is_array(x: object, shape: tuple[int, ...], kind: type) -> bool:
+  """Whether something is an array of a shape and a kind of numbers."""
+  return getattr(x, 'shape', None) == shape and jnp.issubdtype(getattr(x, 'dtype', object), kind)
+
+
+def _kind(x: object) -> str:
+  """Returns type and shape of an array, or the type of anything else."""
+  if isinstance(x, np.generic | np.ndarray | jax.Array):
+    return f'{x.dtype} {list(x.shape)}'
+  return type(x).__name__
 
 
 def total(

@@ -177,7 +177,7 @@ def _data_gradients(
         if microbatches == 1:  # microbatches mark them once for all
           trained = varying(trained, own)
         params = gather(join(trained, varying(frozen, rest)), every)
-        return loss_fn(params, teacher_params, batch)
+        return losses.checked(loss_fn(params, teacher_params, batch), batch)
 
       if microbatches > 1:
         value_and_grad = _accumulated(plain, own, tasks, groups, microbatches)
@@ -249,7 +249,8 @@ def make_gradient(
       raise UserError(f'{both[0]!r} is a term of the loss and of the penalties; rename one of them')
     values = {**means, **penalties}
     if unknown := set(weights) - set(values):
-      raise ValueError(f'weights for terms that the loss does not have: {sorted(unknown)}')
+      found = ', '.join(sorted(values))
+      raise UserError(f'the plan has a weight for {min(unknown)}, but the terms are {found}')
     return (loss + extra, values), jax.tree.map(jnp.add, grads, more)
 
   return gradient

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jcl.errors import UserError
 from jcl.types import Tree
 
 Array = np.ndarray | jax.Array
@@ -32,7 +33,7 @@ def encode(value: object, arrays: dict[str, Array], path: str = '') -> object:
     path: of the value in the whole, such as `/memory/buffer`.
 
   Raises:
-    TypeError: the data holds anything else, which is a mistake of the method that put it there.
+    UserError: the data holds anything else, which is a mistake of the method that put it there.
   """
   if value is None or isinstance(value, bool | int | float | str):
     return value
@@ -44,12 +45,15 @@ def encode(value: object, arrays: dict[str, Array], path: str = '') -> object:
   if isinstance(value, Mapping):
     items = [[k, encode(v, arrays, f'{path}/{k}')] for k, v in value.items()]
     if not all(isinstance(k, str | int) for k, _ in items):
-      raise TypeError(f'memory{path} has a key that is neither a string nor a number')
+      raise UserError(f'{path[1:]} has a key that is neither text nor a whole number')
     return {'dict': items}
   if isinstance(value, list | tuple):
     entries = [encode(v, arrays, f'{path}/{i}') for i, v in enumerate(value)]
     return entries if isinstance(value, list) else {'tuple': entries}
-  raise TypeError(f'memory{path} holds a {type(value).__name__}; only plain data can be kept')
+  raise UserError(
+    f'{path[1:]} is of type {type(value).__name__}; a method may remember dicts, lists, tuples, '
+    'arrays, numbers and text'
+  )
 
 
 def decode(value: object, arrays: Mapping[str, np.ndarray], place: Place = on_host) -> Any:

@@ -68,7 +68,7 @@ def test_a_second_run_of_a_command_does_not_say_it_all_again(tmp_path, monkeypat
   said = [
     line for line in checks.opening(checks.checkup(made), tmp_path) if line.startswith('warning')
   ]
-  assert said == ['warning: four', 'warning: 3 as in an earlier run of this command']
+  assert said == ['warning: four', 'warning: 3 more, as an earlier run of this command said']
 
 
 def test_the_opening_has_the_figures_of_the_stream(tmp_path, monkeypatch):

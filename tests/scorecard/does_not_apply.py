@@ -47,7 +47,7 @@ LINES: tuple[tuple[str, str, str], ...] = (
   ('merges', '*', 'merges are of no method: checked once, in the last row'),
 )
 
-OUTSIDE = 'it has not what this column looks at'
+OUTSIDE = 'it lacks what this column looks at (docs/extending.md, Check it)'
 
 
 def _named(names: str) -> list[str]:

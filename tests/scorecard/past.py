@@ -17,7 +17,7 @@ from jcl.training.hook_tools import make_tools
 from scorecard import cases
 from scorecard.cases import LAST, Case
 from scorecard.checks import VALUE, same
-from scorecard.wrong import above, equal, near, nothing
+from scorecard.wrong import Wrong, above, equal, near, nothing
 
 
 def teacher(case: Case) -> None:
@@ -165,7 +165,11 @@ def direction(case: Case) -> None:
     method = methods.make(case.backbone, settings)
     terms = jax.jit(method.loss_fn)(student, past, batch)
     kept = {term: np.asarray(v) for term, (v, _) in terms.items() if term.startswith('kd')}
-    above('terms of distillation', len(kept), 0)
+    if not kept:
+      raise Wrong(
+        f'{case.name} has a setting distill_temperature and, at its defaults, no term whose name '
+        'begins with kd; name a term so, or the setting otherwise'
+      )
     wanted = [distillation.divergence(z, y, temperature) for z, y in zip(*both, strict=True)]
     back = [distillation.divergence(y, z, temperature) for z, y in zip(*both, strict=True)]
     above('what the direction changes', np.abs(np.subtract(wanted, back)).max(), 0.01 * max(wanted))

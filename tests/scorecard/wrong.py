@@ -9,14 +9,21 @@ class Wrong(AssertionError):
   """A check found another figure than it should have."""
 
 
-def near(what: str, found: Any, wanted: Any, tolerance: float) -> None:
-  """Raises unless all of `found` is within `tolerance` of the largest entry of `wanted`."""
+def near(what: str, found: Any, wanted: Any, tolerance: float, least: float = 0.0) -> None:
+  """Raises unless all of `found` is within `tolerance` of the largest entry of `wanted`.
+
+  Args:
+    what: is compared.
+    found, wanted: numbers or arrays.
+    tolerance: share of the largest entry, or of `least` where that is larger.
+    least: size of what cancels in a small value, such as the logs in a small divergence.
+  """
   found, wanted = (np.asarray(x, np.float64) for x in (found, wanted))
   if found.shape != wanted.shape:
     raise Wrong(f'{what}: of shape {found.shape}, not {wanted.shape}')
   if not found.size:
     return
-  largest = np.abs(wanted).max()
+  largest = max(np.abs(wanted).max(), least)
   off = np.abs(found - wanted)
   worst = int(np.argmax(np.where(np.isfinite(off), off, np.inf)))
   if not off.max() <= tolerance * largest:

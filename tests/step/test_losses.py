@@ -5,6 +5,7 @@ The formulas are compared with and without jit, with and without arrays on a dev
 
 import functools
 import os
+import types
 
 import chex
 import jax
@@ -15,6 +16,7 @@ from absl import flags
 from support import rounding, tiny
 
 from jcl.batching.batch import Shape, layout
+from jcl.errors import UserError
 from jcl.step import losses
 
 RANDOM = np.random.default_rng(0)
@@ -323,3 +325,33 @@ def test_a_value_is_computed_where_it_counts_with_the_same_gradient(counting, mo
   rounding.assert_close(found, wanted, terms=16 * tokens, depth=4)
   rounding.assert_close(gradient, wanted_gradient, terms=tokens, depth=4)
   assert not np.asarray(gradient)[~where].any()
+
+
+@pytest.mark.parametrize(
+  ('terms', 'says'),
+  [
+    ([], 'the loss is a list; it must be {term: (value_M, where_M)}'),
+    ({'ce': (np.zeros(3, np.float32), True, 1)}, 'term ce of the loss is tuple; it must be (value'),
+    ({'ce': np.zeros(2, np.float32)}, 'term ce of the loss is float32 [2]; it must be (value_M, w'),
+    (
+      {'ce': (np.float32(1), True)},
+      'value_M is float32 []; it must be a float for each target, [3]',
+    ),
+    ({'ce': (np.zeros(3, int), True)}, 'value_M is int64 [3]; it must be a float for each target'),
+    ({'ce': (1.0, True)}, 'value_M is float; it must be a float for each target, [3] here'),
+    (
+      {'ce': (np.zeros(3, np.float32), np.ones(3, np.float32))},
+      'where_M is float32 [3]; it must be',
+    ),
+    (
+      {'ce': (np.zeros(3, np.float32), np.ones(2, bool))},
+      'where_M is bool [2]; it must be True, or',
+    ),
+    ({'ce': (np.zeros(3, np.float32), 1)}, 'where_M is int; it must be True, or a bool for each'),
+  ],
+)
+def test_a_loss_that_gives_no_terms_is_refused_by_the_name_of_the_term(terms, says):
+  batch = types.SimpleNamespace(target_weight=np.ones(3, np.float32))
+  with pytest.raises(UserError) as refused:
+    losses.checked(terms, batch)
+  assert says in str(refused.value)

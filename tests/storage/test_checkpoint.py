@@ -66,9 +66,9 @@ def test_memory_survives_json_and_arrays():
 
 @pytest.mark.parametrize('odd', [{1, 2}, object(), len, b'bytes'])
 def test_what_is_no_plain_data_is_refused_by_its_place(odd):
-  with pytest.raises(TypeError, match=r'memory/buffer/odd holds a .*; only plain data'):
+  with pytest.raises(UserError, match=r'buffer/odd is of type .*; a method may remember dicts'):
     encode({'buffer': {'odd': odd}}, {})
-  with pytest.raises(TypeError, match='neither a string nor a number'):
+  with pytest.raises(UserError, match='neither text nor a whole number'):
     encode({('a', 1): 2}, {})
 
 

@@ -8,12 +8,11 @@ from typing import Any
 
 import jax
 import numpy as np
-import safetensors.numpy
 
 from jcl.backbones import heads
 from jcl.backbones.backbone import Params
 from jcl.backbones.files.fields import Fields, existing_file, read_json
-from jcl.backbones.files.tensors import check_names
+from jcl.backbones.files.tensors import check_names, save_tensors
 from jcl.backbones.files.weights import open_file, write_json
 from jcl.backbones.model_config import Config, ModelConfig
 from jcl.errors import UserError
@@ -35,7 +34,7 @@ def write_head(folder: pathlib.Path, config: ModelConfig, head: Params | None) -
   """
   if head is not None:
     arrays = {name: np.array(x, np.float32, order='C') for name, x in head.items()}
-    safetensors.numpy.save_file(arrays, folder / 'head.safetensors', {'format': 'pt'})
+    save_tensors(arrays, folder / 'head.safetensors')
   values = {'kind': config.head, 'classes': config.classes, 'pooling': config.pooling}
   write_json(folder / 'head.json', values)
 

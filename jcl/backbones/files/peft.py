@@ -16,7 +16,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import safetensors.numpy
 
 from jcl.backbones import lora
 from jcl.backbones.backbone import Params
@@ -302,7 +301,7 @@ def write(
   }
   with new_folder(folder) as part:
     (part / 'adapter_config.json').write_text(json.dumps(values, indent=2) + '\n')
-    safetensors.numpy.save_file(arrays, part / 'adapter_model.safetensors', {'format': 'pt'})
+    tensors.save_tensors(arrays, part / 'adapter_model.safetensors')
 
 
 def _kernels(shapes: Mapping[str, Any]) -> lora.Kernels:

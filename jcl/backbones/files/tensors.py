@@ -2,13 +2,16 @@
 
 import collections
 import math
+import pathlib
 import re
+import stat
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import safetensors.numpy
 
 from jcl.backbones.backbone import Params
 from jcl.backbones.files.family import NOTHING, Entry
@@ -192,6 +195,19 @@ def write(
     ]
     # safetensors writes an array that is not contiguous as garbage, silently.
     yield name, np.ascontiguousarray(entry.rule.write(parts, config), np.float32)
+
+
+def save_tensors(arrays: dict[str, np.ndarray], file: pathlib.Path) -> None:
+  """Writes a safetensors file with the rights that the user's other new files have.
+
+  Args:
+    arrays: contiguous; safetensors writes any other as garbage, silently.
+    file: that is not there yet.
+  """
+  file.touch()
+  rights = stat.S_IMODE(file.stat().st_mode)
+  safetensors.numpy.save_file(arrays, file, {'format': 'pt'})  # for its owner alone
+  file.chmod(rights)
 
 
 def check_names(wanted: set[str], found: set[str], where: str) -> None:

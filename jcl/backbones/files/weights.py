@@ -13,7 +13,7 @@ import safetensors
 import safetensors.numpy
 
 from jcl.backbones.files.fields import existing_file, read_json
-from jcl.backbones.files.tensors import TensorSource
+from jcl.backbones.files.tensors import TensorSource, save_tensors
 from jcl.errors import UserError
 from jcl.streams.files import refuse_pointer
 
@@ -122,7 +122,7 @@ def write_folder(folder: pathlib.Path, named: Iterator[tuple[str, np.ndarray]], 
 
   def flush() -> None:
     file = folder / f'{len(shards)}.part'
-    safetensors.numpy.save_file(shard, file, metadata={'format': 'pt'})
+    save_tensors(shard, file)
     shards.append(list(shard))
     shard.clear()
 

@@ -9,7 +9,7 @@ import pytest
 from support import model_folder
 
 from jcl.backbones import heads
-from jcl.backbones.files import hf
+from jcl.backbones.files import hf, tensors
 from jcl.backbones.files.companions import Companions, read_companions
 from jcl.errors import UserError
 
@@ -61,3 +61,10 @@ def test_damaged_files_are_named(file, content, says, tmp_path):
   (tmp_path / file).write_bytes(content)
   with pytest.raises(UserError, match=says):
     read_companions(tmp_path, {})
+
+
+def test_a_file_of_weights_may_be_read_by_whom_other_new_files_may(tmp_path):
+  beside = tmp_path / 'beside'
+  beside.touch()
+  tensors.save_tensors({'w': np.zeros(3, np.float32)}, tmp_path / 'w.safetensors')
+  assert (tmp_path / 'w.safetensors').stat().st_mode == beside.stat().st_mode

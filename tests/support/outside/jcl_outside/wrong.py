@@ -97,3 +97,25 @@ class HeadOnly(Settings):
   def build(self, backbone, teacher=None):
     """Builds plain fine-tuning."""
     return Method()
+
+
+@dataclasses.dataclass
+class Taken(Settings):
+  """A setting with the name of an argument of jcl.learn."""
+
+  workdir: str = ''
+
+  def build(self, backbone, teacher=None):
+    """Builds plain fine-tuning."""
+    return Method()
+
+
+@dataclasses.dataclass
+class Deep(Settings):
+  """A setting of a type that no flag has."""
+
+  weights: dict | None = None
+
+  def build(self, backbone, teacher=None):
+    """Builds plain fine-tuning."""
+    return Method()
