@@ -270,7 +270,7 @@ class Norm(nn.Module):
     start = nn.initializers.constant(1 - config.norm_offset)
     scale = self.param('scale', start, shape, config.wide)
     if config.norm_offset:
-      scale += config.norm_offset
+      scale = scale + config.norm_offset  # in place it would change NumPy parameters
     wide *= jnp.broadcast_to(scale, x.shape)
     if config.norm == 'layer' and config.norm_bias:
       bias = self.param('bias', nn.initializers.zeros, shape, config.wide)

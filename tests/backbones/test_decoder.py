@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -61,6 +62,18 @@ def cached_logits(backbone, params, tokens_BT, real_BT, prefill):
     logits_BV, cache = decode(params, tokens_BT[:, i : i + 1], real_BT, cache, i)
     out.append(logits_BV)
   return np.stack(out, 1)
+
+
+@pytest.mark.parametrize('config', [
+  dataclasses.replace(TINY, layers=1, norm_offset=1.0), dataclasses.replace(GPT2_LIKE, layers=1),
+], ids=['gemma', 'gpt2'])  # fmt: skip
+def test_a_call_that_is_not_compiled_leaves_numpy_parameters_as_they_are(config):
+  """NumPy adds in place what JAX adds to a copy."""
+  backbone = decoder(config)
+  params = jax.tree.map(lambda x: np.array(x), tiny.params(backbone))
+  before = jax.tree.map(np.copy, params)
+  backbone.logits(params, every_position(random_tokens(1, 3)))
+  chex.assert_trees_all_equal(params, before)
 
 
 def check(case, golden, folder):
