@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal, Self
 
-from jcl.backbones.model_config import ModelConfig, with_settings
+from jcl.backbones.model_config import ModelConfig, RandomFeatures, with_settings
 from jcl.config import BackboneConfig
 from jcl.errors import UserError, count_of
 
@@ -155,13 +155,17 @@ class DecoderConfig(ModelConfig):
     return tuple(x for group in groups for x in (*group, *group[-1:] * added))
 
 
-def from_scratch(settings: BackboneConfig, vocabulary: int, classes: int = 0) -> DecoderConfig:
+def from_scratch(
+  settings: BackboneConfig, vocabulary: int, classes: int = 0,
+  random_features: RandomFeatures | None = None,
+) -> DecoderConfig:  # fmt: skip
   """Returns the shape of the small Llama-like decoder that the settings describe.
 
   Args:
     settings: of the run.
     vocabulary: V, token ids of the tokenizer.
     classes: C of a head; 0: no head.
+    random_features: what a linear head reads in place of the state; None: the state.
 
   Raises:
     UserError: the width is no multiple of the number of heads.
@@ -183,4 +187,5 @@ def from_scratch(settings: BackboneConfig, vocabulary: int, classes: int = 0) ->
     ),
     settings,
     classes,
+    random_features,
   )

@@ -6,7 +6,17 @@ over all classes out. The parameters stand in `params['head']`:
     linear: kernel [D, C], bias [C]
     cosine: kernel [D, C], scale []
 
-Letters in shapes: R rows, B lines of T tokens, M targets, D width, C classes.
+A linear head may read P random features in place of the state. They are fixed: drawn when the head
+is made, never trained. With x the state less the mean of its D entries, divided by their standard
+deviation:
+
+    relu     max(x · projection, 0)                                        projection [D, P]
+    fourier  √(2 / P) cos(x · projection / bandwidth + phase)              projection, phase [P]
+
+The entries of `projection` are normal with variance 1 / D, those of `phase` uniform in [0, 2π).
+Sources: McDonnell et al., RanPAC, 2023; Rahimi and Recht, 2007; Momeni et al., KLDA, 2024.
+
+Letters in shapes: R rows, B lines of T tokens, M targets, D width, P random features, C classes.
 """
 
 from collections.abc import Callable
@@ -39,7 +49,7 @@ def init(key: jax.Array, config: ModelConfig) -> dict[str, jax.Array]:
   """Returns the parameters of a fresh head.
 
   Args:
-    key: of the draws; a linear head starts at zero and draws nothing.
+    key: of the draws; a linear head starts at zero and draws its random features alone.
     config: of the model: kind of head, width, classes.
 
   Raises:
@@ -64,11 +74,39 @@ def project(head: Params, hidden_MD: jax.Array, config: ModelConfig) -> jax.Arra
   chex.assert_shape(
     hidden_MD, (None, config.width), custom_message='hidden_MD: [M, D], D being config.width'
   )
-  kernel = (config.width, config.classes)
+  kernel = (inputs(config), config.classes)
   chex.assert_shape(
-    head['kernel'], kernel, custom_message="head['kernel']: [D, C], C being config.classes"
+    head['kernel'], kernel, custom_message="head['kernel']: [D or P, C], C being config.classes"
   )
   return HEADS[config.head].project(head, hidden_MD, config)
+
+
+def inputs(config: ModelConfig) -> int:
+  """Returns how many numbers the kernel of a head reads: P with random features, else D."""
+  return config.random_features.count if config.random_features else config.width
+
+
+def features(head: Params, hidden_MD: jax.Array) -> jax.Array:
+  """Returns what the kernel of a linear head reads: [M, P] float32, or the states as they are.
+
+  The kind of the random features is read off the arrays that the head has.
+
+  Args:
+    head: parameters of the head.
+    hidden_MD: states that the classes are predicted from.
+  """
+  if 'projection' not in head:
+    return hidden_MD
+  wide_MD = hidden_MD.astype(head['projection'].dtype)
+  centred_MD = wide_MD - wide_MD.mean(-1, keepdims=True)
+  spread_M1 = jnp.sqrt(jnp.square(centred_MD).mean(-1, keepdims=True))
+  x_MD = centred_MD / jnp.maximum(spread_M1, 1e-6)
+  # TPUs and GPUs would round the factors of a product of float32.
+  projected_MP = jnp.matmul(x_MD, head['projection'], precision=jax.lax.Precision.HIGHEST)
+  if 'phase' not in head:
+    return jax.nn.relu(projected_MP)
+  scale = jnp.sqrt(jnp.asarray(2 / projected_MP.shape[-1], projected_MP.dtype))
+  return scale * jnp.cos(projected_MP + head['phase'][None])
 
 
 def pool(hidden_BTD: jax.Array, batch: Batch, pooling: str) -> jax.Array:
@@ -127,15 +165,31 @@ def normalize(x: jax.Array, axis: int = -1) -> jax.Array:
 
 
 def _linear_init(key: jax.Array, config: ModelConfig) -> dict[str, jax.Array]:
-  """Zeros: every class starts equally likely, and one that no target has moves no hidden state."""
+  """Zeros: every class starts equally likely, and one that no target has moves no hidden state.
+
+  Random features, where there are any, are drawn.
+  """
   zeros = lambda *shape: jnp.zeros(shape, config.wide)
-  return {'kernel': zeros(config.width, config.classes), 'bias': zeros(config.classes)}
+  head = {'kernel': zeros(inputs(config), config.classes), 'bias': zeros(config.classes)}
+  if (random := config.random_features) is None:
+    return head
+  shape = config.width, random.count
+  factor = config.width**-0.5 / (random.bandwidth if random.kind == 'fourier' else 1)
+  head['projection'] = factor * jax.random.normal(jax.random.fold_in(key, 0), shape, config.wide)
+  if random.kind == 'fourier':
+    phase = jax.random.uniform(jax.random.fold_in(key, 1), (random.count,), config.wide)
+    head['phase'] = 2 * jnp.pi * phase
+  return head
 
 
 def _linear_project(head: Params, hidden_MD: jax.Array, config: ModelConfig) -> jax.Array:
-  """h W + b."""
+  """h W + b, h being the state or its random features; these are in `config.wide` throughout."""
   classes = (config.classes,)
   chex.assert_shape(head['bias'], classes, custom_message="head['bias']: [C]")
+  if 'projection' in head:
+    kernel_PC, highest = head['kernel'], jax.lax.Precision.HIGHEST
+    logits_MC = jnp.matmul(features(head, hidden_MD), kernel_PC, precision=highest)
+    return logits_MC + head['bias'][None]
   hidden_MD, kernel_DC = (x.astype(config.dtype) for x in (hidden_MD, head['kernel']))
   logits_MC = jnp.einsum('md,dc->mc', hidden_MD, kernel_DC, preferred_element_type=config.wide)
   return logits_MC + head['bias'][None]

@@ -10,6 +10,22 @@ from jcl.errors import UserError, count_of
 
 
 @dataclasses.dataclass(frozen=True)
+class RandomFeatures:
+  """Fixed random features of a row's state, which a linear head reads in place of the state.
+
+  Attributes:
+    kind: `relu` or `fourier`; see heads.py.
+    count: P, number of features.
+    bandwidth: of `fourier`, in units of the norm √D of a standardised state: the larger, the
+      smoother the head.
+  """
+
+  kind: Literal['relu', 'fourier']
+  count: int
+  bandwidth: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
 class ModelConfig:
   """The shape of a model and what a run chooses about it.
 
@@ -28,6 +44,7 @@ class ModelConfig:
   lora_dropout: float = 0.0  # probability, of an adapter's input; in training alone
   classes: int = 0  # C; above 0: a head over classes in place of the vocabulary
   head: Literal['linear', 'cosine'] = 'linear'  # kind of head; see heads.py
+  random_features: RandomFeatures | None = None  # what a linear head reads; None: the state
   dtype: str = 'float32'  # of the computation
   attention: Literal['xla', 'cudnn'] = 'xla'  # implementation
   remat: bool = False  # the backward pass computes each layer again instead of keeping it
@@ -96,13 +113,17 @@ class ModelConfig:
 Config = TypeVar('Config', bound=ModelConfig)
 
 
-def with_settings(config: Config, settings: BackboneConfig, classes: int = 0) -> Config:
+def with_settings(
+  config: Config, settings: BackboneConfig, classes: int = 0,
+  random_features: RandomFeatures | None = None,
+) -> Config:  # fmt: skip
   """Returns the config with what a run chooses: dropout, dtype, attention, remat, and a head.
 
   Args:
     config: the shape of the model.
     settings: those of the run; `head` and `pooling` are read where there are classes.
     classes: C of the head; 0: no head.
+    random_features: what a linear head reads in place of the state; None: the state.
   """
   head, pooling = (settings.head, settings.pooling) if classes else ('', '')
   return dataclasses.replace(
@@ -114,4 +135,5 @@ def with_settings(config: Config, settings: BackboneConfig, classes: int = 0) ->
     attention=cast(Literal['xla', 'cudnn'], settings.attention),
     remat=settings.remat,
     classes=classes,
+    random_features=random_features if classes else None,
   )

@@ -22,9 +22,10 @@ class Tools(Protocol):
   All work is in deterministic mode, without dropout, on all devices of the run. Its results do not
   depend on the number of devices, up to rounding.
 
-  `map_targets`, `mean_targets`, `mean_examples`, `sample` and `fold` work in chunks. A run that is
-  killed in a chunk repeats that chunk at most: the hook is called again from its start with its
-  first arguments, and finished chunks are answered from the snapshot. A hook therefore
+  `map_targets`, `fold_targets`, `mean_targets`, `mean_examples`, `sample` and `fold` work in
+  chunks. A run that is killed in a chunk repeats that chunk at most: the hook is called again from
+  its start with its first arguments, and finished chunks are answered from the snapshot. A hook
+  therefore
 
   - is a function of its arguments: it reads no clock, no global variable and no hidden generator;
   - asks for the same work in the same order: it does not iterate over a set;
@@ -139,6 +140,25 @@ class Tools(Protocol):
 
     Returns:
       One array a row, in the order of `rows`; m is the number of targets of that row.
+    """
+
+  def fold_targets(
+    self, fn: Callable[[Input, Batch], jax.Array], params: Input, rows: Sequence[Row],
+    body: Callable[[Any, Sequence[int], list[np.ndarray]], Any], carry: Any, name: str = '',
+  ) -> Any:  # fmt: skip
+    """Returns carry = body(carry, members, values) over all rows, some at a time.
+
+    As `map_targets`, but the values of all rows are never held at once, and each row is computed in
+    a shape that depends on its length alone: not on `evaluate.batch_size` or the devices.
+
+    Args:
+      fn: (params, batch) -> [M, …].
+      params: its first argument.
+      rows: rows of any lengths.
+      body: (carry, members, values) -> carry: `members` are indices of rows, `values` their arrays
+        [m, …]. It may fill NumPy arrays of the carry in place, where they can be written.
+      carry: a pytree of arrays in their final shapes.
+      name: of the work; empty: the name of `fn`.
     """
 
   def mean_targets(

@@ -144,6 +144,8 @@ def check_fit(names: tuple[str, ...], parts: dict[str, Settings]) -> None:
   for name, part in parts.items():
     if part.starts_afresh:
       raise UserError(f'{whole}: {name} trains fresh models and cannot be composed')
+    if not part.takes_steps:
+      raise UserError(f'{whole}: {name} takes no training step and cannot be composed')
   for what, words in WORDS.items():
     bringing = [name for name, part in parts.items() if what in part.brings]
     if len(bringing) > 1:

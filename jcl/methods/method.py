@@ -7,6 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 
 from jcl.backbones import Backbone
+from jcl.backbones.model_config import RandomFeatures
 from jcl.batching.batch import Batch
 from jcl.config import check_values
 from jcl.errors import UserError
@@ -79,13 +80,14 @@ class Settings:
 
   A method's settings are a dataclass that derives from this class. Its fields have a default, and
   `jcl.config.number` and `choice` give them bounds. The attributes below are overridden as class
-  attributes (`brings: ClassVar = ('rows',)`); the last five may be fields or properties, too.
+  attributes (`brings: ClassVar = ('rows',)`); the last eight may be fields or properties, too.
 
   Attributes:
     scenarios: scenarios in which the method has a meaning.
     head_scenarios: scenarios in which the method can train a head over classes.
     needs: what a run must have: `task_id`, the task id in every scenario; `head`, a head over
-      classes; `pre_norm`, a pre-norm decoder, whose blocks can be added without effect.
+      classes; `linear_head`, a linear one; `pre_norm`, a pre-norm decoder, whose blocks can be
+      added without effect.
     starts_afresh: every task trains a fresh model, so that no optimiser state can be carried on.
     brings: parts of which a composition has one at most: `loss`, `rows` (replay), `objective`,
       `combine` (gradients), `slow` (parameters), `tree` (the method adds leaves to the parameters),
@@ -109,6 +111,10 @@ class Settings:
       of the model; 0: it adds none.
     teacher_path: path of another model that teaches; empty: no such model.
     teacher_family: `package.module:name` of its Family; empty: found by its model_type.
+    takes_steps: whether the optimiser takes steps in any task; False: the hooks alone learn.
+    keeps_backbone: whether neither steps nor hooks change anything but the head, so that the states
+      of rows that are evaluated are computed once.
+    random_features: what a linear head reads in place of the state; None: the state.
     adapters: whether adapters train in place of the model, at `train.adapter_learning_rate`; None
       (where the method adds leaves and does not say): perhaps.
   """
@@ -138,6 +144,21 @@ class Settings:
   def block_every(self) -> int:
     """See the class."""
     return 0
+
+  @property
+  def takes_steps(self) -> bool:
+    """See the class."""
+    return True
+
+  @property
+  def keeps_backbone(self) -> bool:
+    """See the class."""
+    return False
+
+  @property
+  def random_features(self) -> RandomFeatures | None:
+    """See the class."""
+    return None
 
   @property
   def teacher_path(self) -> str:

@@ -38,6 +38,7 @@ BUILT_IN: dict[str, str] = {
   'ewc': 'jcl.methods.ewc:Ewc',
   'l2': 'jcl.methods.l2:L2',
   'mas': 'jcl.methods.mas:Mas',
+  'closed_form': 'jcl.methods.closed_form:ClosedForm',
 }
 
 
@@ -105,7 +106,7 @@ def _is_setting(kind: object) -> bool:
 WORDS = {
   'scenarios': ('cil', 'til', 'iil', 'dil', 'cpt'),
   'head_scenarios': ('cil', 'til', 'dil'),
-  'needs': ('task_id', 'head', 'pre_norm'),
+  'needs': ('task_id', 'head', 'linear_head', 'pre_norm'),
   'brings': ('loss', 'rows', 'objective', 'combine', 'slow', 'tree', 'trainable'),
   'changes': HOOKS,
 }

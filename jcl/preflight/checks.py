@@ -328,8 +328,9 @@ def order_of_tasks(parts: Experiment) -> str:
 
 def learning_rates(parts: Experiment) -> str:
   """Returns the learning rates of what trains, in one line."""
-  config, rates = parts.config, []
-  train = config.train
+  config, train, rates = parts.config, parts.config.train, []
+  if not config.method.takes_steps:
+    return 'none, for no training step is taken'
   if config.method.adapters:
     rates.append(f'{train.adapter_learning_rate:g} of adapters')
   else:

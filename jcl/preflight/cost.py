@@ -4,82 +4,23 @@ The page is a list of sections. The train step is compiled from shapes and shard
 of devices: XLA reports the size of its temporaries, and `flops` counts its operations.
 """
 
-import copy
-import dataclasses
-import functools
 import math
 
 import jax
-import numpy as np
-from jax.sharding import Mesh
 
 from jcl import methods
-from jcl.backbones.decoder_config import from_scratch, with_settings
-from jcl.backbones.models import make_backbone
-from jcl.backbones.new_tokens import with_new_tokens
-from jcl.backbones.tokenizers import add_tokens, word_tokenizer
-from jcl.batching import batch as batches
-from jcl.batching.text_formats import Text, added_tokens
-from jcl.config import BackboneConfig, Config
-from jcl.errors import UserError, count_of
+from jcl.config import Config
+from jcl.errors import count_of
 from jcl.preflight import checks, flops
 from jcl.preflight import page as sections
-from jcl.preflight.footprint import (
-  device_bytes,
-  outlined_inputs,
-  resident,
-  shape_only,
-  short,
-)
+from jcl.preflight.first_step import Outline, is_textless, outline
+from jcl.preflight.footprint import device_bytes, short
 from jcl.preflight.page import Section
-from jcl.step import rates, sharding
+from jcl.step import sharding
 from jcl.step.numerics import computing
-from jcl.streams.stream import Example, Stream, Task, TaskPlan
-from jcl.training import experiment
-from jcl.training.batch_loader import BatchLoader
-from jcl.training.experiment import Experiment
-from jcl.training.hook_tools import make_tools
-from jcl.training.step_inputs import StepInputs
-from jcl.types import Json, Params, Tree
+from jcl.types import Json, Tree
 
 NEED_TEXT = ['rows', 'tokens', 'disk', 'warnings']  # sections
-
-
-@dataclasses.dataclass(frozen=True)
-class Outline:
-  """A run's first step as shapes with shardings; `arguments` are what the train step takes.
-
-  Attributes:
-    parts: of the run, without weights.
-    params: all parameters as the run holds them between tasks.
-    plan: of the task.
-    shape: of the batch.
-    source: where that shape comes from.
-    inputs, batch: of the train step.
-    padding: share of the places of the first epoch's steps that are padding, as they are and
-      unpacked; None: the text was not read.
-  """
-
-  parts: Experiment
-  params: Params
-  plan: TaskPlan
-  shape: batches.Shape
-  source: str
-  inputs: StepInputs
-  batch: Tree
-  padding: tuple[float, float] | None = None
-
-  @property
-  def arguments(self) -> tuple:
-    """The arguments of the train step."""
-    scalar = jax.ShapeDtypeStruct((), np.float32)
-    state, fixed, weights, groups = self.inputs
-    return state, fixed, dict.fromkeys(weights, scalar), scalar, self.batch, groups
-
-  @functools.cached_property
-  def compiled(self) -> jax.stages.Compiled:
-    """The train step, compiled for the devices of the mesh."""
-    return self.parts.train_step().lower(*self.arguments).compile()
 
 
 @computing
@@ -100,153 +41,13 @@ def page(
     UserError: for settings or files that cannot be used, or a stream that cannot be learned.
   """
   now = outline(config, sharding.make_mesh(devices), tokens, targets)
-  if _is_textless(config, tokens):
+  if is_textless(config, tokens):
     return [assumed(now, left_out=True), memory(now), operations(now)]
   checkup = checks.checkup(now.parts)
   checks.refuse(checkup)
   read = [sections.rows(checkup), sections.tokens(checkup)]
   held = [memory(now, checkup.footprint.device), sections.disk(checkup, workdir)]
   return [assumed(now), *read, *held, operations(now), sections.warnings(checkup, workdir)]
-
-
-def outline(config: Config, mesh: Mesh, tokens: int = 0, targets: int = 0) -> Outline:
-  """Outlines the first step of a run; arguments as in `page`."""
-  return outline_of(assembled(config, mesh, tokens), tokens, targets)
-
-
-def assembled(config: Config, mesh: Mesh, tokens: int = 0) -> Experiment:
-  """Assembles a run without weights; arguments as in `page`."""
-  return _parts(config, mesh, textless=_is_textless(config, tokens))
-
-
-def outline_of(parts: Experiment, tokens: int = 0, targets: int = 0) -> Outline:
-  """Outlines the first step of a run that is assembled, on its mesh; the rest as in `page`."""
-  mesh = parts.tools.mesh
-  whole = jax.eval_shape(parts.backbone.init, jax.random.key(0))
-  task, plan, whole, teacher = _first_task(parts, whole)
-  padding = None
-  if tokens:
-    shape, source = _given_shape(parts, tokens, targets), '--tokens'
-  else:
-    loader = BatchLoader(plan, task.index, parts.tools.at(task.index), parts.config.train)
-    shape, padding = loader.largest, loader.padding()
-    source = f'largest of task {task.name}, {parts.stream.name}'
-  fsdp = parts.config.train.fsdp
-  put = lambda tree: sharding.outline(tree, mesh, sharding.specs(tree, mesh, fsdp))
-  inputs = outlined_inputs(parts, whole, teacher, plan)
-  blocks = mesh.size * parts.config.train.microbatches
-  heads = parts.tools.at(task.index).heads
-  empty = batches.layout([], blocks, shape, tables=plan.tables, heads=heads)
-  batch = sharding.outline(empty, mesh, sharding.ROWS)
-  return Outline(parts, put(whole), plan, shape, source, inputs, batch, padding)
-
-
-def _is_textless(config: Config, tokens: int) -> bool:
-  """Whether the page is made without reading stream and tokenizer."""
-  return bool(tokens and config.backbone.path)
-
-
-def _parts(config: Config, mesh: Mesh, textless: bool) -> Experiment:
-  """Assembles the run without weights; if `textless`, without stream and tokenizer too."""
-  experiment.check(config)
-  settings = config.backbone
-  # Refused here if at all: below the attention of a GPU is replaced by what a CPU can compile.
-  from_scratch(BackboneConfig(dtype=settings.dtype, attention=settings.attention), vocabulary=1)
-  config = copy.deepcopy(config)
-  if settings.attention == 'cudnn':
-    config.train.packing = 'off'  # which it cannot have, and 'xla' could
-  config.backbone.attention = 'xla'
-  if textless and settings.head:
-    raise UserError('--tokens cannot be had with backbone.head: its classes stand in the stream')
-  if textless and config.method.teacher_path:
-    raise UserError('--tokens cannot be had with method.teacher_path: it needs the tokenizers')
-  if textless:
-    return _textless(config, mesh)
-  if not settings.path:
-    return experiment.assemble(config, mesh)
-  from jcl.backbones.files import hf
-
-  # A model of unknown kind is refused for that, not for want of text.
-  hf.load_config(settings.path, settings.family)
-  try:
-    return experiment.assemble(config, mesh, weights=False)
-  except UserError as error:
-    raise UserError(f'{error}; or give --tokens=T, which needs no text') from None
-
-
-def _textless(config: Config, mesh: Mesh) -> Experiment:
-  """Assembles the run on a stand-in stream of one example, so that its hooks can be called."""
-  from jcl.backbones.files import hf
-
-  # A stand-in row will do for blocks of raw text: the batch's shape is given.
-  text_format = 'plain' if config.scenario == 'cpt' else config.method.text_format
-  names = added_tokens(text_format, max(config.stream.max_tasks, 1))
-  config, rate_origin = rates.with_rate(config, pretrained=True)
-  shape = with_settings(
-    hf.load_config(config.backbone.path, config.backbone.family), config.backbone
-  )
-  added = range(shape.vocabulary, shape.vocabulary + len(names))
-  shape = with_new_tokens(shape, len(names)) if names else shape
-  stream = Stream('', (Task(0, '', (Example(0, 'a', 'a', 0),), (), (), (), True),))
-  tokenizer, special = word_tokenizer(['a'])
-  add_tokens(tokenizer, names)
-  text = Text(tokenizer, special, stream.template, text_format, shape.max_positions)
-  backbone, train = make_backbone(shape), config.train
-  tools = make_tools(backbone, text, stream, mesh, train.seed, config.evaluate.batch_size)
-  method = methods.make(backbone, config.method)
-  return Experiment(
-    config,
-    stream,
-    text,
-    backbone,
-    shape,
-    method,
-    tools,
-    None,
-    tuple(added),
-    longest_answer=2,
-    rate_origin=rate_origin,
-  )
-
-
-def _first_task(parts: Experiment, params: Params) -> tuple[Task, TaskPlan, Params, Tree]:
-  """Returns the first task that trains, its plan, and its params and teacher as shapes."""
-  found: Json = {}
-  tools = shape_only(parts.tools)
-
-  def go(params):
-    memory = parts.method.init(params, parts.stream, tools)
-    for task in parts.stream.tasks:
-      memory, params = parts.method.before_task(memory, params, task, tools.at(task.index))
-      found.update(task=task, plan=parts.method.plan(memory, task))
-      if found['plan'].new:
-        break
-    return params, memory['teacher']
-
-  try:
-    params, teacher = jax.eval_shape(go, params)
-  except (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError):
-    name = methods.name_of(parts.config.method)
-    raise UserError(
-      f'{name} computes with the parameters before its first task, and a plan has only their shapes'
-    ) from None
-  return found['task'], found['plan'], params, teacher
-
-
-def _given_shape(parts: Experiment, tokens: int, targets: int) -> batches.Shape:
-  """Returns the shape of a batch whose rows have `tokens` tokens, in the buckets of a run."""
-  most = parts.decoder_config.max_positions
-  if tokens > most:
-    raise UserError(f'--tokens={tokens} is more than the model reads: {count_of(most, "position")}')
-  if targets > tokens:
-    raise UserError(f'--targets={targets} is more than a row has: {count_of(tokens, "token")}')
-  train, example = parts.config.train, parts.stream.tasks[0].train[0]
-  blocks = parts.tools.mesh.size * train.microbatches
-  a_block = -(-len(parts.text.rows(example)) * train.batch_size // blocks)
-  length = batches.bucket(tokens, batches.LENGTHS)
-  return batches.Shape(
-    a_block * blocks, length, batches.bucket(a_block * (targets or length), batches.TARGETS)
-  )
 
 
 def assumed(now: Outline, left_out: bool = False) -> Section:
@@ -258,11 +59,11 @@ def assumed(now: Outline, left_out: bool = False) -> Section:
   """
   parts, train, shape = now.parts, now.parts.config.train, now.shape
   devices, config = parts.tools.mesh.size, parts.decoder_config
-  blocks = devices * train.microbatches
+  blocks = now.blocks
   values = {
     'method': methods.name_of(parts.config.method),
     'parameters': _elements(now.params),
-    'parameters_trained': _elements(now.inputs.state['params']),
+    'parameters_trained': _elements(now.trained),
     'layers': config.layers,
     'vocabulary': config.vocabulary,
     'embedding_rows': config.rows,
@@ -278,7 +79,7 @@ def assumed(now: Outline, left_out: bool = False) -> Section:
     'learning_rate': train.learning_rate,
     'order_seed': parts.config.stream.order_seed,
   }
-  whole, trained = (_elements(t) for t in (now.params, now.inputs.state['params']))
+  whole, trained = (_elements(t) for t in (now.params, now.trained))
   how = 'FSDP, parameters sharded' if train.fsdp else 'data parallel, parameters on every device'
   rows = [
     ['model', f'{whole / 1e6:,.2f} million parameters, {trained / 1e6:,.2f} of them train; '
@@ -288,7 +89,7 @@ def assumed(now: Outline, left_out: bool = False) -> Section:
     ['batch', f'{shape.words}, {count_of(shape.targets * blocks, "target")}, '
      f'in {count_of(blocks, "block")} (devices × microbatches)'],
     ['from', now.source],
-    ['rate', checks.learning_rates(parts)],
+    ['rate', checks.learning_rates(parts) if now.inputs else 'no step is taken: hooks alone learn'],
   ]  # fmt: skip
   if now.padding is not None:
     values['packed'] = bool(shape.lines)
@@ -323,8 +124,7 @@ def memory(now: Outline, largest: dict[str, int] | None = None) -> Section:
   # Results that do not take the place of donated arguments stand beside the temporaries.
   beside = stats.output_size_in_bytes - stats.alias_size_in_bytes
   temporaries = stats.temp_size_in_bytes + beside
-  whole_params = (now.inputs.state['params'], now.inputs.fixed[0])
-  held = resident(now.parts, whole_params, now.inputs)
+  held = now.held
   trees = {**held, 'batch': now.batch}
   values: Json = {name: device_bytes(tree) for name, tree in trees.items()}
   values['activations'] = max(temporaries - values['gradients'], 0)
@@ -357,13 +157,15 @@ def memory(now: Outline, largest: dict[str, int] | None = None) -> Section:
 
 def operations(now: Outline) -> Section:
   """Section: floating-point operations of a step."""
-  devices = now.parts.tools.mesh.size
-  train_step = now.parts.train_step()
-  step = flops.count(train_step, *now.arguments)
-  # On the loss alone no gradient depends: what is left of the step is its forward pass.
-  forward = flops.count(lambda *args: train_step(*args)[1]['loss'], *now.arguments).mapped
-  # Outside the mapped part all is elementwise: a device computes what it holds of the leaves.
-  held = device_bytes(now.inputs.state['params']) / _elements(now.inputs.state['params'], size=True)
+  devices, program = now.parts.tools.mesh.size, now.program
+  step, forward, held = flops.count(program, *now.arguments), 0.0, 0.0
+  if now.inputs is None:
+    forward = step.mapped
+  else:
+    # On the loss alone no gradient depends: what is left of the step is its forward pass.
+    forward = flops.count(lambda *args: program(*args)[1]['loss'], *now.arguments).mapped
+    # Outside the mapped part all is elementwise: a device computes what it holds of the leaves.
+    held = device_bytes(now.trained) / _elements(now.trained, size=True)
   device = {
     'forward': forward,
     'backward': step.mapped - forward,
@@ -372,7 +174,8 @@ def operations(now: Outline) -> Section:
   }
   every = {name: value * devices for name, value in device.items()}
   shape = now.shape
-  simple = 6 * _elements(now.params) * shape.places
+  factor = 2 if now.inputs is None else 6
+  simple = factor * _elements(now.params) * shape.places
   names = {'optimizer': 'optimiser and penalties'}
   rows = [['', 'all devices', '', 'each device', '']]
   for name in device:
@@ -380,7 +183,7 @@ def operations(now: Outline) -> Section:
     rows.append([names.get(name, name), *both])
   notes = [
     "XLA's cost of every operation times the turns of the loops that it stands in, padding too",
-    f'6 · parameters · tokens = {short(simple, "FLOP")}, of which the total is '
+    f'{factor} · parameters · tokens = {short(simple, "FLOP")}, of which the total is '
     f'{every["total"] / simple:.2f}',
   ]
   if now.parts.config.backbone.remat:

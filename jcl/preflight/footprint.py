@@ -21,7 +21,7 @@ from jcl.batching.packed_text import PackedText
 from jcl.step import sharding
 from jcl.streams.stream import TaskPlan
 from jcl.training.experiment import Experiment
-from jcl.training.hook_tools import RunContext
+from jcl.training.run_context import RunContext
 from jcl.training.step_inputs import StepInputs, outline_on_devices, step_inputs
 from jcl.types import Memory, Params, Tree
 
@@ -50,6 +50,13 @@ class ShapeOnlyTools(RunContext):
     one = self._shape(fn, params, rows[:1])
     zero = np.zeros((), one.dtype)
     return [np.broadcast_to(zero, (len(row.targets), *one.shape[1:])) for row in rows]
+
+  def fold_targets(
+    self, fn: Callable, params: Params, rows: Sequence[Row], body: Callable, carry: Any,
+    name: str = '',
+  ) -> Any:  # fmt: skip
+    """Returns the carry, whose shapes are final."""
+    return carry
 
   def mean_targets(
     self, fn: Callable, params: Params, examples: Sequence
@@ -141,7 +148,11 @@ def footprint(parts: Experiment) -> Footprint:
       )
       memory, params = method.before_task(memory, params, task, here)
       plan = method.plan(memory, task)
-      if plan.new:
+      if plan.new and not plan.takes_steps:
+        kept = {name: tree for name, tree in memory.items() if name != 'teacher'}
+        trees = {**at_rest(params), 'memory': _on_devices(_trees(kept))}
+        devices.append(_bytes_of(parts, trees))
+      elif plan.new:
         inputs = outlined_inputs(parts, params, memory['teacher'], plan)
         trained = inputs.state['params']
         devices.append(_on_device(parts, params, inputs, memory))
@@ -216,7 +227,14 @@ def _on_device(
 ) -> dict[str, int]:
   """Returns the bytes on a device: the inputs of a step, and what loop and method keep."""
   rest = {name: value for name, value in memory.items() if name != 'teacher'}
-  return _bytes_of(parts, {**resident(parts, params, inputs), 'memory': _trees(rest)})
+  held = {**resident(parts, params, inputs), 'memory': _on_devices(_trees(rest))}
+  return _bytes_of(parts, held)
+
+
+def at_rest(params: Params) -> dict[str, Tree]:
+  """Returns the trees that stand on the devices where no step is taken, as `resident` does."""
+  empty = ('gradients', 'optimizer', 'teacher', 'start_of_task')
+  return {'parameters': params, **{name: {} for name in empty}}
 
 
 def _without_hooks(parts: Experiment, params: Params) -> dict[str, int]:
@@ -266,6 +284,11 @@ def _trees(memory: Tree) -> Tree:
   if isinstance(memory, Mapping):
     return {k: _trees(v) for k, v in memory.items() if k != 'tables'}
   return jax.tree.map(lambda x: x if hasattr(x, 'dtype') else None, memory)
+
+
+def _on_devices(tree: Tree) -> Tree:
+  """Returns a tree without the arrays that stay on the host."""
+  return jax.tree.map(lambda x: None if isinstance(x, np.ndarray) else x, tree)
 
 
 def short(number: float, unit: str = '') -> str:

@@ -14,7 +14,7 @@ import tqdm
 
 from jcl.config import Config
 from jcl.errors import count_of
-from jcl.preflight import collectives, cost
+from jcl.preflight import collectives, cost, first_step
 from jcl.preflight.footprint import short
 from jcl.preflight.page import Section
 from jcl.step import sharding
@@ -81,12 +81,12 @@ def page(config: Config, most: int, tokens: int, targets: int, speeds: Speeds) -
   Raises:
     UserError: for settings or files that cannot be used, or a stream that cannot be learned.
   """
-  parts = cost.assembled(config, sharding.make_mesh(1), tokens)
-  first = cost.outline_of(parts, tokens, targets)
+  parts = first_step.assembled(config, sharding.make_mesh(1), tokens)
+  first = first_step.outline_of(parts, tokens, targets)
   points = [point(first)]
   for devices in tqdm.tqdm(doubling(most)[1:], 'devices', delay=2, leave=False):
     tools = dataclasses.replace(parts.tools, mesh=sharding.make_mesh(devices))
-    now = cost.outline_of(dataclasses.replace(parts, tools=tools), tokens, targets)
+    now = first_step.outline_of(dataclasses.replace(parts, tools=tools), tokens, targets)
     points.append(point(now))
   made = section(points, speeds, config.train.batch_size)
   if first.parts.decoder_config.dtype != 'float32':
@@ -98,7 +98,7 @@ def page(config: Config, most: int, tokens: int, targets: int, speeds: Speeds) -
   return [cost.assumed(first), made]
 
 
-def point(now: cost.Outline) -> Point:
+def point(now: first_step.Outline) -> Point:
   """Compiles a step and counts what it holds, computes and sends."""
   return Point(
     now.parts.tools.mesh.size,

@@ -372,9 +372,8 @@ class TaskPlan(NamedTuple):
   Attributes:
     new: examples (or references to them) whose rows have `replay` false.
     old: examples of the past, real or generated; their rows have `replay` true.
-    level: how old examples are mixed in: `dataset` (into each epoch), `batch` (half of every
-      batch), `task` (a batch of one earlier task after each batch of new ones) or `even` (as blocks
-      of raw text, see `jcl.batching.packed_epochs`).
+    level: how old examples are mixed in: `dataset` (into each epoch), `batch` (half of each batch),
+      `task` (a batch of one earlier task after each of new ones) or `even` (blocks of raw text).
     ratio: old examples for each new one; None: every old example once an epoch.
     unit: what `ratio` counts: `rows` (examples) or `tokens`.
     online_buffer: buffer that new examples enter as they are trained on, each once; the examples it
@@ -382,9 +381,9 @@ class TaskPlan(NamedTuple):
     candidates: examples drawn for each old example wanted at level `batch`; `objective` chooses.
     weights: {term: weight}; a term that is not named counts 1, an unknown name is refused.
     groups: {term: group} of every data term, for a method with `combine`; else empty.
-    trainable: ((pattern, True | False | mask over leading axes), …), first match wins; empty:
-      `train.trainable`.
+    trainable: ((pattern, True | False | mask), …), first match wins; empty: `train.trainable`.
     tables: {field: table of `jcl.batching.batch.table`}, gathered into `batch.fields`.
+    takes_steps: whether the optimiser takes steps on the examples; False: the hooks alone learn.
   """
 
   new: Sequence[Example | Reference]
@@ -398,3 +397,4 @@ class TaskPlan(NamedTuple):
   groups: Mapping[str, str] = {}
   trainable: Sequence[tuple[str, bool | np.ndarray]] = ()
   tables: Mapping[str, Mapping[str, np.ndarray]] = {}
+  takes_steps: bool = True

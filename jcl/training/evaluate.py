@@ -153,7 +153,7 @@ def log_likelihoods(
     # Logits alone are read; the class of an example may belong to a task that is yet to come.
     some = lambda row: dataclasses.replace(row, wanted=np.full(len(row.wanted), allowed[0]))
     rows = [some(tools.text.rows(e)[0]) for e in examples]
-    logits = tools.map_targets(tools.backbone.logits, params, rows)
+    logits = tools.logits(params, rows)
     return allowed.tolist(), np.stack([z_1C[0][allowed] for z_1C in logits])
   classes = allowed_classes(task, tools)
   labels = [tools.stream.classes[c] for c in classes]

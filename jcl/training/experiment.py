@@ -151,7 +151,11 @@ def check(config: Config, old: bool = False) -> None:
     known = ', '.join(config.method.scenarios)
     raise UserError(f'scenario is {config.scenario!r}, in which {name} has no meaning; use {known}')
   if 'head' in config.method.needs and not config.backbone.head:
-    raise UserError(f"backbone.head is '', but {name} trains a head; give linear or cosine")
+    right = 'linear' if 'linear_head' in config.method.needs else 'linear or cosine'
+    raise UserError(f"backbone.head is '', but {name} needs a head over classes; give {right}")
+  if 'linear_head' in config.method.needs and config.backbone.head != 'linear':
+    given = config.backbone.head
+    raise UserError(f'backbone.head is {given!r}, but {name} writes a linear head; give linear')
   if config.train.packing == 'on' and config.backbone.attention == 'cudnn':
     raise UserError(
       "train.packing is 'on', but backbone.attention 'cudnn' cannot keep the rows of a line apart; "
@@ -249,7 +253,7 @@ def assemble(
     backbone, text, stream, sharding.given_mesh(mesh),
     config.train.seed, config.evaluate.batch_size,
     membership=membership([task.classes for task in stream.tasks], shape.classes),
-    train=config.train,
+    train=config.train, states={} if config.method.keeps_backbone else None,
     task_id_given=config.scenario == 'til' or 'task_id' in config.method.needs,
   )  # fmt: skip
   longest = 0 if raw_text else text.prepare(stream.examples)
@@ -257,7 +261,7 @@ def assemble(
   teacher, teacher_digest, teacher_shape = _outside_teacher(config, text, weights)
   method = with_knobs(methods.make(backbone, config.method, teacher), config, backbone)
   useless = [*stream.unread, *base.unread, *between_tasks(config, stream)]
-  useless += optimizer.without_effect(asked.train, trained_params(config, backbone))
+  useless += unread_in_training(asked, config, backbone)
   notes = () if old else tuple(refused(useless, asked.from_file))
   shapes = {'weights': shape_fields(base.shape)} if config.backbone.path or loaded else {}
   shapes |= {'teacher': teacher_shape} if teacher else {}
@@ -290,6 +294,30 @@ def between_tasks(config: Config, stream: Stream) -> list[Unread]:
   given = {name: getattr(config.train, name) for name in names}
   why = 'the run has one task'
   return [Unread(f'train.{k}', v, why) for k, v in given.items() if v != getattr(TrainConfig, k)]
+
+
+READ_WITHOUT_STEPS = {
+  'train': ('seed', 'packing', 'fsdp'), 'adversarial': (), 'evaluate': ('answer', 'batch_size')
+}  # fmt: skip
+
+
+def unread_in_training(asked: Config, config: Config, backbone: Backbone) -> list[Unread]:
+  """Returns the given settings of training that nothing reads.
+
+  Args:
+    asked: the settings as they were given.
+    config: those of the run.
+    backbone: the model.
+  """
+  if config.method.takes_steps:
+    return [*optimizer.without_effect(asked.train, trained_params(config, backbone))]
+  plain, why = Config(), f'{methods.name_of(config.method)} takes no training step'
+  found = []
+  for group, read in READ_WITHOUT_STEPS.items():
+    for name, value in dataclasses.asdict(getattr(asked, group)).items():
+      if name not in read and value != getattr(getattr(plain, group), name):
+        found.append(Unread(f'{group}.{name}', value, why))
+  return found
 
 
 def trained_params(config: Config, backbone: Backbone) -> Tree:

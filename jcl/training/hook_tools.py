@@ -6,10 +6,8 @@ module `folds` says which rule a hook keeps for that.
 
 import dataclasses
 import functools
-import itertools
-import zlib
 from collections.abc import Callable, Sequence
-from typing import Any, Self
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,100 +17,20 @@ from jax.sharding import Mesh
 from jcl.backbones import Backbone, generate
 from jcl.batching import batch as batches
 from jcl.batching import epochs, prompt_arrays
-from jcl.batching.chunks import chunked, item_chunks
-from jcl.batching.outlines import outline_of
-from jcl.batching.packing import mode
+from jcl.batching.chunks import Chunk, chunked, item_chunks
+from jcl.batching.outlines import SizedRow, outline_of
 from jcl.batching.text_formats import Text
-from jcl.config import TrainConfig
 from jcl.distributed import fetch
 from jcl.seeds import generator
 from jcl.step import device_maps, sharding
-from jcl.streams.stream import Example, Lazy, Reference, Stream, Task, TaskPlan
+from jcl.streams.stream import Example, Lazy, Stream
 from jcl.training.folds import FoldRunner
+from jcl.training.run_context import RunContext
 from jcl.types import Params, Tree
 
-
-@dataclasses.dataclass(frozen=True)
-class RunContext:
-  """Facts of a run, as its hooks see them; nothing here computes on a device.
-
-  Attributes:
-    backbone: the model.
-    text: how examples become rows.
-    stream: the tasks.
-    mesh: the devices.
-    seed: seed of the run; every draw is a function of it.
-    batch_size: rows of a chunk of a fold (`mean_examples`: examples), on all devices together.
-    membership: [tasks, C] bool for a classifier, the classes of each task; else None.
-    task_id_given: whether the model is given the task id at test time.
-    train: how tasks are trained; it decides the order of their examples.
-    task_index: index of the current task.
-    reports: {kind: lines} that hooks have reported; the loop takes them when a hook returns.
-  """
-
-  backbone: Backbone
-  text: Text
-  stream: Stream
-  mesh: Mesh
-  seed: int
-  batch_size: int
-  membership: np.ndarray | None = None
-  task_id_given: bool = False
-  train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
-  task_index: int = 0
-  reports: dict[str, list] = dataclasses.field(default_factory=dict)
-
-  def at(self, task_index: int) -> Self:
-    """Returns the same tools for another current task."""
-    return dataclasses.replace(self, task_index=task_index)
-
-  @property
-  def packing(self) -> str:
-    """`on`, `off` or `auto`: how the rows of the backbone may be packed, see `packing.mode`."""
-    return mode(self.train.packing, self.backbone.packs, self.backbone.width)
-
-  @property
-  def heads(self) -> batches.Heads | None:
-    """Classes that may be answered in the current task; None without a head."""
-    if self.membership is None:
-      return None
-    return batches.Heads(self.membership, self.task_index, self.task_id_given)
-
-  def key(self, purpose: str, *numbers: int) -> jax.Array:
-    """Returns the key that is a function of (seed, purpose, numbers)."""
-    key = jax.random.key(self.seed)
-    for number in (zlib.crc32(purpose.encode()), *numbers):
-      key = jax.random.fold_in(key, number)
-    return key
-
-  def report(self, **lines: object) -> None:
-    """Adds a line to each list of `results.json` that is named; written when the hook returns."""
-    for kind, line in lines.items():
-      self.reports.setdefault(kind, []).append(line)
-
-  def example(self, one: Example | Reference) -> Example:
-    """Returns an example, given as itself or as its reference."""
-    return one if isinstance(one, Example) else self.stream.example(one)
-
-  def rows(
-    self, examples: Sequence[Example | Reference], replay: bool = False
-  ) -> Sequence[tuple[batches.Row, ...]]:
-    """Returns the rows of each example in the method's text format, made as they are asked for."""
-    return Lazy(examples, lambda _, one: self.text.rows(self.example(one), replay))
-
-  def trained(self, plan: TaskPlan, task: Task) -> list[Example]:
-    """Returns the new examples of a task's plan in the order in which they are first trained on.
-
-    If `train.steps` ends the task before every example had its turn, the others are left out.
-    """
-    plan = plan._replace(new=[self.example(e) for e in plan.new])
-    rows_of = lambda example, replay: self.text.rows(self.example(example), replay)
-    first = epochs.steps(plan, rows_of, self.seed, task.index, 0, self.train.batch_size)
-    return epochs.trained(plan, itertools.islice(first, self.train.steps or None))
-
-  def steps_per_epoch(self, examples: int) -> int:
-    """Returns the number of steps of an epoch over so many new examples, without old ones."""
-    return -(-examples // self.train.batch_size)
+CPU_BLOCK, BLOCK = 64, 512  # rows that a device computes at once in `fold_targets`
+KEPT = 2**26  # numbers in the states that `logits` keeps, 256 MB
+TOGETHER = 1024  # rows whose values `fold_targets` holds at once, or one block a device
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,11 +41,13 @@ class CompiledMaps:
     targets: fn -> `device_maps.map_targets(fn, mesh)`.
     examples: fn -> `device_maps.sum_examples(fn, mesh)`.
     generate: (max_new, k) -> `generate.generate` of at most `max_new` tokens from `k` candidates.
+    project: fn -> `jax.jit(fn)`.
   """
 
   targets: Callable[[Callable], Callable]
   examples: Callable[[Callable], Callable]
   generate: Callable[[int, int], Callable]
+  project: Callable[[Callable], Callable]
 
 
 @functools.lru_cache(8)
@@ -150,6 +70,7 @@ def compiled_maps(backbone: Backbone, eos: int, pad: int, mesh: Mesh) -> Compile
     shared(lambda fn: device_maps.map_targets(fn, mesh)),
     shared(lambda fn: device_maps.sum_examples(fn, mesh)),
     shared(sampler),
+    shared(jax.jit),
   )
 
 
@@ -160,10 +81,13 @@ class HookTools(RunContext):
   Attributes:
     maps: the compiled functions of the run.
     folds: the runner of the phase's folds.
+    states: {number of a row: states at its targets [m, D]} that `logits` has computed, where the
+      head alone changes in a run; None: it keeps none.
   """
 
   maps: CompiledMaps = None  # type: ignore[assignment]
   folds: FoldRunner = dataclasses.field(default_factory=FoldRunner)
+  states: dict[int, np.ndarray] | None = None
 
   def fold(self, name: str, body: Callable, carry: Tree, chunks: Sequence) -> Tree:
     """Returns carry = body(carry, chunk) over `chunks`, losing no chunk to a kill.
@@ -192,6 +116,45 @@ class HookTools(RunContext):
       name: of the fold; empty: that of `fn`.
     """
     params = sharding.place(params, self.mesh)
+    values_of = lambda chunk, shape: self._map_chunk(fn, params, chunk, shape)
+    return self._mapped(values_of, rows, name or getattr(fn, '__name__', 'map'))
+
+  def logits(self, params: Params, rows: Sequence[batches.Row]) -> list[np.ndarray]:
+    """Returns the logits [m, C] of each row; where `states` are kept, the head alone is computed.
+
+    Args:
+      params: of the backbone.
+      rows: of any lengths; equal numbers mean equal rows.
+    """
+    if self.states is None:
+      return self.map_targets(self.backbone.logits, params, rows)
+    params, kept = sharding.place(params, self.mesh), self.states
+
+    def values_of(chunk, shape):
+      new = [row for row in chunk if row.number not in kept]
+      found = self._map_chunk(self.backbone.hidden, params, new, shape) if new else []
+      here = dict(zip((row.number for row in new), found, strict=True))
+      if sum(map(np.size, here.values())) + len(kept) * self.backbone.width <= KEPT:
+        kept.update(here)
+      ordered = [here[n] if n in here else kept[n] for n in (row.number for row in chunk)]
+      return self._projected(params, ordered, shape.targets * self.mesh.size)
+
+    return self._mapped(values_of, rows, 'logits')
+
+  def _projected(
+    self, params: Params, states: Sequence[np.ndarray], places: int
+  ) -> list[np.ndarray]:  # fmt: skip
+    """Returns the logits of states, which are computed in the shape [places, D]."""
+    flat = np.zeros((places, self.backbone.width), states[0].dtype)
+    ends = np.cumsum([len(state) for state in states])
+    flat[: ends[-1]] = np.concatenate(states)
+    project = self.maps.project(self.backbone.project)
+    return np.split(fetch(project(params, flat))[: ends[-1]], ends[:-1])
+
+  def _mapped(
+    self, values_of: Callable, rows: Sequence[batches.Row], name: str
+  ) -> list[np.ndarray]:  # fmt: skip
+    """Returns values_of(rows of a chunk, its shape) of all rows, in their order, by one fold."""
     sizes = [outline_of(row) for row in rows]
     starts = np.cumsum([0, *(len(r.targets) for r in sizes)])
     width = self.backbone.width
@@ -199,7 +162,7 @@ class HookTools(RunContext):
 
     def part(carry, shape_and_chunk):
       shape, chunk = shape_and_chunk
-      values = self._map_chunk(fn, params, [rows[i] for i in chunk], shape)
+      values = values_of([rows[i] for i in chunk], shape)
       if carry is None:
         carry = np.zeros((starts[-1], *values[0].shape[1:]), values[0].dtype)
       carry = _writable(carry)
@@ -207,8 +170,50 @@ class HookTools(RunContext):
         carry[starts[i] : starts[i + 1]] = value
       return carry
 
-    flat = self.fold(name or getattr(fn, '__name__', 'map'), part, None, chunks)
+    flat = self.fold(name, part, None, chunks)
     return [] if flat is None else np.split(flat, starts[1:-1])
+
+  def fold_targets(
+    self, fn: Callable, params: Params, rows: Sequence[batches.Row], body: Callable, carry: Tree,
+    name: str = '',
+  ) -> Tree:  # fmt: skip
+    """Returns carry = body(carry, members, values) over rows, some at a time.
+
+    A device computes blocks of one number of rows, whatever `evaluate.batch_size` is and however
+    many devices there are: so that a row has the same bits with others beside it.
+
+    Args:
+      fn: (params, batch) -> [M, …]; give the same one each time, or it compiles again.
+      params: first argument of `fn`.
+      rows: of any lengths; they are made when they are asked for.
+      body: (carry, indices of rows, their arrays [m, …]) -> carry.
+      carry: a tree of arrays in their final shapes.
+      name: of the fold; empty: that of `fn`.
+    """
+    params = sharding.place(params, self.mesh)
+    pieces = self.blocks([outline_of(row) for row in rows])
+    size = self._block()
+
+    def part(carry, pieces):
+      members = [i for _, chunk in pieces for i in chunk]
+      values = [
+        value
+        for shape, chunk in pieces
+        for value in self._map_chunk(fn, params, [rows[i] for i in chunk], shape)
+      ]
+      return body(carry, members, values)
+
+    chunks = epochs.in_parts(pieces, -(-TOGETHER // size))
+    return self.folds.run(name or getattr(fn, '__name__', 'fold'), part, carry, chunks, size)
+
+  def blocks(self, sizes: Sequence[SizedRow]) -> list[Chunk]:
+    """Returns rows in the blocks in which `fold_targets` computes them."""
+    return chunked(sizes, self._block(), self.mesh.size, 'off', self.backbone.width)
+
+  def _block(self) -> int:
+    """Returns the rows of such a block, on all devices together."""
+    cpu = self.mesh.devices.flat[0].platform == 'cpu'
+    return self.mesh.size * (CPU_BLOCK if cpu else BLOCK)
 
   def mean_targets(
     self, fn: Callable, params: Params, examples: Sequence[Example]

@@ -102,7 +102,8 @@ def _from_scratch(config: Config, stream: Stream) -> StartModel:
   digests = digests_of(tokenizer, special, None)
   added = tuple(add_tokens(tokenizer, names))
   classes = len(stream.classes) if settings.head else 0
-  shape = from_scratch(settings, vocabulary_size(tokenizer), classes)
+  random_features = config.method.random_features
+  shape = from_scratch(settings, vocabulary_size(tokenizer), classes, random_features)
   return StartModel(shape, None, tokenizer, special, added, chat, *digests, companions, notes)
 
 
@@ -125,7 +126,7 @@ def _pretrained(
     raise UserError(
       f'backbone.path: {settings.path} writes no answers; give backbone.head=linear or cosine'
     )
-  shape = with_settings(shape, settings, classes)
+  shape = with_settings(shape, settings, classes, config.method.random_features)
   if classes and params is not None:
     params = {k: v for k, v in params.items() if k != 'unembed'}
     params['head'] = heads.init(jax.random.key(config.train.seed), shape)

@@ -80,7 +80,7 @@ class TaskTrainer:
       UserError: too many steps were not finite, or a device has too little memory.
     """
     plan = self.parts.method.plan(now.memory, task)
-    if not plan.new:
+    if not (plan.new and plan.takes_steps):
       return now
     loader = BatchLoader(plan, task.index, tools, self.parts.config.train)
     inputs, loaded = self.inputs(now, plan), None

@@ -92,6 +92,7 @@ VARIANTS = [
   ('derpp', {'targets': 'stored'}),
   ('lora', {'merge': 'ties'}),
   ('lora', {'stack': True}),
+  *(('closed_form', {'solver': solver}) for solver in ('klda', 'lda', 'ncm')),
 ]
 
 
@@ -115,11 +116,12 @@ def test_what_no_hook_plan_or_loss_reads_is_refused(name, given):
     traced(parts)
     of_run = [
       made.method.text_format,
+      made.method.random_features,
       made.method.lora_dropout,
       made.method.teacher_path,
       made.method.teacher_family,
     ]
-  assert len(of_run) == 4
+  assert len(of_run) == 5
   assert found or not dataclasses.fields(made.method)
   for field in dataclasses.fields(made.method):
     value = other(made.method, field)

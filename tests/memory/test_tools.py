@@ -11,6 +11,7 @@ from support import tiny
 from jcl.memory.tools import Tools
 from jcl.preflight.footprint import ShapeOnlyTools, shape_only
 from jcl.training.hook_tools import HookTools
+from jcl.training.run_context import RunContext
 
 PROMISED = [name for name in vars(Tools) if not name.startswith('_')]
 
@@ -41,3 +42,14 @@ def test_a_fold_over_shapes_has_the_shape_of_its_carry(carry):
   fold = lambda: tools.fold('sums', body, start, [1, 2])
   assert jax.eval_shape(fold).shape == (3, 2)
   assert tools.fold('sums', body, None, []) is None
+
+
+def test_facts_of_a_run_are_those_of_its_tools_and_do_not_change_with_the_task():
+  tools = tiny.tools('plain')
+  facts = RunContext(tools.backbone, tools.text, tools.stream, tools.mesh, tools.seed, 8)
+  later = facts.at(2)
+  assert (facts.task_index, later.task_index) == (0, 2)
+  assert later.reports is facts.reports
+  same = jax.random.key_data(facts.key('draw', 1)) == jax.random.key_data(tools.key('draw', 1))
+  assert same.all()
+  assert facts.heads is None

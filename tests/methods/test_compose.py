@@ -112,6 +112,7 @@ def test_slow_parameters_of_a_part_are_what_is_evaluated():
     ('lora+olora', 'lora and olora both bring adapters or blocks; only one can'),
     ('ewc+ewc', 'names a method twice'),
     ('joint+ewc', 'joint trains fresh models and cannot be composed'),
+    ('closed_form+ewc', 'closed_form takes no training step and cannot be composed'),
     ('lora+ewc', 'lora changes the tree of parameters, of which ewc keeps a copy'),
     ('replay+nothing', "nothing is called 'nothing'"),
     ('replay+', "nothing is called ''"),
@@ -125,8 +126,9 @@ def test_what_cannot_be_one_is_refused(name, line):
 @pytest.mark.parametrize('name', list(methods.BUILT_IN))
 def test_what_a_method_says_that_it_brings_is_what_it_brings(name):
   chosen = methods.settings(name)
-  make = tiny.small_decoder if 'tree' in chosen.brings else tiny.recurrent
-  tools = scripted(tiny.tools(chosen.text_format, make=make), good)
+  if hasattr(chosen, 'projection'):
+    chosen.projection = 8
+  tools = scripted(tiny.tools_for(chosen), good)
   method, plain = methods.make(tools.backbone, chosen), Method()
   params = tiny.params(tools.backbone)
   memory = method.init(params, tools.stream, tools)

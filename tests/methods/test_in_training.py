@@ -40,9 +40,9 @@ def test_what_answers_inside_a_task_is_what_trains(name, given, told):
     setattr(chosen, field, value)
   tools = scripted(tiny.tools(chosen.text_format, make=tiny.small_decoder, examples=7), good)
   method, params = methods.make(tools.backbone, chosen), tiny.params(tools.backbone)
-  memory = method.init(params, tools.stream, tools)
   if method.params_for is methods.Method._field_defaults['params_for']:
     return  # the parameters themselves
+  memory = method.init(params, tools.stream, tools)
   for task in tools.stream.tasks[:2]:
     tools = tools.at(task.index)
     memory, params = method.before_task(memory, params, task, tools)

@@ -331,9 +331,9 @@ def test_neutral_settings_leave_plain_fine_tuning(name):
   One program serves both tasks.
   """
   chosen = methods.settings_class(name)(**methods.settings_class(name).neutral)
-  make = tiny.small_decoder if 'tree' in chosen.brings else tiny.recurrent
-  tools = tiny.tools(chosen.text_format, make=make)
-  tools = scripted(tools, lambda old, draw: '<eos>')
+  if hasattr(chosen, 'projection'):
+    chosen.projection = 8
+  tools = scripted(tiny.tools_for(chosen), lambda old, draw: '<eos>')
   method, params = methods.make(tools.backbone, chosen), tiny.params(tools.backbone)
   plain_gradient = gradient_of_plain(tools.backbone)
   own = method.loss_fn or losses.plain(tools.backbone)

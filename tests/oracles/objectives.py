@@ -309,6 +309,7 @@ ORACLES: dict[str, Callable[[Given], float]] = {
   'ewc': ewc,
   'l2': l2,
   'mas': mas,
+  'closed_form': plain,
 }
 
 

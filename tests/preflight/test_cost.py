@@ -20,7 +20,7 @@ from jcl.config import Config, TrainConfig
 from jcl.errors import UserError
 from jcl.methods import Method
 from jcl.methods.seq import Seq
-from jcl.preflight import checks, cost, flops
+from jcl.preflight import checks, cost, first_step, flops
 from jcl.preflight import page as sections
 from jcl.step import sharding
 from jcl.training import experiment
@@ -80,12 +80,12 @@ def test_a_scan_counts_every_turn_inside_and_outside_of_what_it_stands_in():
 @pytest.mark.parametrize('microbatches', [1, 2])
 def test_a_step_costs_what_xla_counts_without_loops(microbatches, tmp_path, monkeypatch):
   made = config(folder(tmp_path, SMALL), microbatches=microbatches)
-  now = cost.outline(made, sharding.make_mesh(1), 16)
+  now = first_step.outline(made, sharding.make_mesh(1), 16)
   counted = sum(flops.count(now.parts.train_step(), *now.arguments))
   rolled = xla(now.parts.train_step(), *now.arguments)
   monkeypatch.setattr(flax.linen, 'scan', functools.partial(flax.linen.scan, unroll=3))
   monkeypatch.setattr(jax.lax, 'scan', functools.partial(jax.lax.scan, unroll=True))
-  now = cost.outline(made, sharding.make_mesh(1), 16)
+  now = first_step.outline(made, sharding.make_mesh(1), 16)
   unrolled = xla(now.parts.train_step(), *now.arguments)
   assert rolled < 0.7 * unrolled
   assert abs(counted / unrolled - 1) < 0.05
@@ -94,7 +94,7 @@ def test_a_step_costs_what_xla_counts_without_loops(microbatches, tmp_path, monk
 def test_a_big_model_costs_what_the_formula_says_and_takes_no_memory(tmp_path):
   gc.collect()
   before = sum(x.nbytes for x in jax.live_arrays())
-  now = cost.outline(config(folder(tmp_path, LLAMA_3_8B)), sharding.make_mesh(1), 2048)
+  now = first_step.outline(config(folder(tmp_path, LLAMA_3_8B)), sharding.make_mesh(1), 2048)
   said = cost.operations(now).values['all_devices']
   tokens, attention = 8 * 2048, 4 * 32 * 2048 * 4096  # scores and values, all positions
   forward = tokens * (2 * (BIG - 128256 * 4096) + attention)
@@ -111,7 +111,7 @@ def test_twice_the_batch_or_layers_cost_twice_as_much(tmp_path):
   def said(batch_size=8, **more):
     made = config(folder(tmp_path, SMALL, **more))
     made.train.batch_size = batch_size
-    now = cost.outline(made, sharding.make_mesh(1), 16)
+    now = first_step.outline(made, sharding.make_mesh(1), 16)
     return cost.operations(now).values['all_devices']
 
   one, twice = said(), said(batch_size=16)
@@ -155,7 +155,7 @@ def test_a_method_that_computes_before_its_first_task_is_refused_in_words(tmp_pa
   }
   monkeypatch.setattr(Seq, 'build', lambda *_: Method(look))
   with pytest.raises(UserError, match='seq computes with the parameters'):
-    cost.outline(config(folder(tmp_path, SMALL)), sharding.make_mesh(1), 16)
+    first_step.outline(config(folder(tmp_path, SMALL)), sharding.make_mesh(1), 16)
 
 
 OUTLINED = ('lamol',)  # the other methods are slow
@@ -163,11 +163,15 @@ OUTLINED = ('lamol',)  # the other methods are slow
 
 @pytest.mark.parametrize(
   'method',
-  [pytest.param(m, marks=() if m in OUTLINED else pytest.mark.slow) for m in methods.BUILT_IN],
+  [
+    pytest.param(m, marks=() if m in OUTLINED else pytest.mark.slow)
+    for m in methods.BUILT_IN
+    if methods.settings(m).takes_steps
+  ],
 )
 def test_the_outline_is_what_the_loop_hands_to_its_step(method, tmp_path):
   made = runs.config(method)
-  now = cost.outline(made, sharding.make_mesh(1))
+  now = first_step.outline(made, sharding.make_mesh(1))
   loop = runs.Loop(experiment.assemble(made, sharding.make_mesh(1)), tmp_path, quiet=True)
 
   class Seen(Exception):
@@ -207,14 +211,14 @@ def test_the_outline_is_what_the_loop_hands_to_its_step(method, tmp_path):
 
 def test_a_batch_is_that_of_the_stream_or_the_one_given(tmp_path):
   made = runs.config('lamol', train={'microbatches': 2})
-  own = cost.outline(made, sharding.make_mesh(1))
+  own = first_step.outline(made, sharding.make_mesh(1))
   assert own.source == f'largest of task {own.parts.stream.tasks[0].name}, synthetic'
   assert own.shape.rows == 2 * made.train.batch_size
   assert own.batch.tokens.shape == (own.shape.rows, own.shape.tokens)
-  given = cost.outline(made, sharding.make_mesh(1), 32, 3)
+  given = first_step.outline(made, sharding.make_mesh(1), 32, 3)
   assert given.shape == Shape(32, 32, 48)
   assert given.parts.decoder_config == own.parts.decoder_config
-  bare = cost.outline(config(folder(tmp_path, SMALL), 'lamol'), sharding.make_mesh(1), 32)
+  bare = first_step.outline(config(folder(tmp_path, SMALL), 'lamol'), sharding.make_mesh(1), 32)
   assert bare.shape == Shape(16, 32, 16 * 32)
   assert bare.parts.decoder_config.rows == 96 + 2
 
@@ -300,7 +304,7 @@ def test_another_model_that_teaches_is_planned(cache_mb, tmp_path):
   """Whether it runs in the step or its states come with the batch."""
   made = external.config(external.written(tmp_path / 'large'))
   made.method.teacher_cache_mb = cache_mb
-  now = cost.outline(made, sharding.make_mesh(1))
+  now = first_step.outline(made, sharding.make_mesh(1))
   states = {'teacher_hidden': (now.shape.targets, external.WIDE)} if cache_mb else {}
   assert {name: x.shape for name, x in now.batch.fields.items()} == states
   parts = experiment.assemble(made)
@@ -313,9 +317,9 @@ def test_attention_of_a_gpu_is_planned_as_its_plain_form_or_refused(tmp_path):
   made = config(folder(tmp_path, SMALL))
   made.backbone.attention = 'cudnn'
   with pytest.raises(UserError, match='bfloat16'):
-    cost.outline(made, sharding.make_mesh(1), 16)
+    first_step.outline(made, sharding.make_mesh(1), 16)
   made.backbone.dtype = 'bfloat16'
-  now = cost.outline(made, sharding.make_mesh(1), 16)
+  now = first_step.outline(made, sharding.make_mesh(1), 16)
   assert now.parts.decoder_config.attention == 'xla'
   assert made.backbone.attention == 'cudnn'
 

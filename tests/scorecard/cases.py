@@ -39,7 +39,7 @@ from jcl.training.loop import Loop
 from jcl.training.run_state import Run
 from scorecard import names
 
-DEEP = ('lora', 'olora', 'slao', 'expand')  # methods whose model has stacked layers
+DEEP = ('lora', 'olora', 'slao', 'expand', 'closed_form')  # their models have stacked layers
 GROWING = ('expand',)  # methods whose parameters grow in a task
 # The program of the step that trains each task; other methods have one for all.
 PROGRAMS = {'expand': (0, 1, 2), 'seq_star': (0, 1, 1)}
@@ -48,7 +48,8 @@ MORE = {  # of any settings that have the field: every term is as large as cross
   'lambda_gen': 0.4, 'distill_weight': 0.6, 'distill_temperature': 3.0, 'lambda_ewc': 30.0,
   'lambda_mas': 0.2, 'lambda_olora': 0.3, 'r': 2, 'lora_alpha': 2.0, 'lora_dropout': 0.0,
   'every': 1, 'inner_lr': 0.3, 'inner_steps': 2, 'decay': 0.8, 'fast_decay': 0.6,
-  'slow_decay': 0.9, 'fast_rate': 1.0, 'slow_rate': 1.0, 'lambda_cls': 0.6,
+  'slow_decay': 0.9, 'fast_rate': 1.0, 'slow_rate': 1.0, 'lambda_cls': 0.6, 'solver': 'lda',
+  'shrinkage': 0.9,
 }  # fmt: skip
 TRAIN = TrainConfig(
   learning_rate=3e-2, adapter_learning_rate=3e-2, head_learning_rate=3e-2, epochs=3, batch_size=16
@@ -136,6 +137,7 @@ class Moment:
     start, end: parameters before and after training.
     seen: the steps of the loop.
     after: memory after `after_task`.
+    left: parameters after it.
     items: what the first step is made of; without a plan the task's own examples.
   """
 
@@ -146,6 +148,7 @@ class Moment:
   end: Any
   seen: list[Seen]
   after: dict
+  left: Any
   items: list[tuple[Example, bool]]
 
   @property
@@ -234,11 +237,13 @@ class Case:
     plan = self.method.plan(memory, task)
     resolved = lambda examples: [self.tools.example(e) for e in examples]
     plan = plan._replace(new=resolved(plan.new), old=resolved(plan.old))
-    first = self.steps(plan, task)[0] if plan.new else [(e, False) for e in task.train]
+    steps = plan.new and plan.takes_steps
+    first = self.steps(plan, task)[0] if steps else [(e, False) for e in task.train]
     now = loop.after_task(now, task)
     self.tools.folds.forget()
     seen = watch.seen[before:]
-    return now, Moment(task, memory, plan, start, end, seen, now.memory, first)
+    left = host(now.params)
+    return now, Moment(task, memory, plan, start, end, seen, now.memory, left, first)
 
   @property
   def moments(self) -> list[Moment]:

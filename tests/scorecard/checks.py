@@ -226,7 +226,8 @@ def _masks(moment: Moment) -> Any:
 def three_tasks(case: Case) -> None:
   """Every step of the real loop, in all three tasks, says the loss that the oracle has for it."""
   for moment in case.moments:
-    steps = case.steps(moment.plan, moment.task) if moment.plan.new else []
+    learns = moment.plan.new and moment.plan.takes_steps
+    steps = case.steps(moment.plan, moment.task) if learns else []
     equal(f'steps of task {moment.task.index + 1}', len(moment.seen), len(steps))
     for number, (seen, items) in enumerate(zip(moment.seen, steps, strict=True), 1):
       wanted = case.wanted(moment, seen.params, items, steps=number - 1)
@@ -321,7 +322,13 @@ def composed(case: Case) -> None:
 
 def composes(case: Case) -> bool:
   """Whether a penalty can stand beside it."""
-  return not (case.settings.starts_afresh or 'tree' in case.settings.brings)
+  alone = case.settings.starts_afresh or not case.settings.takes_steps
+  return not (alone or 'tree' in case.settings.brings)
+
+
+def steps(case: Case) -> bool:
+  """Whether the optimiser takes steps."""
+  return case.settings.takes_steps
 
 
 def orders(case: Case) -> None:

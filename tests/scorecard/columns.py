@@ -7,7 +7,7 @@ where it belongs to no method).
 from collections.abc import Callable
 from typing import NamedTuple
 
-from scorecard import anchors, checks, directions, own_answers, past, shared
+from scorecard import anchors, checks, directions, own_answers, past, shared, solved
 from scorecard.cases import Case
 
 
@@ -26,7 +26,7 @@ class Check(NamedTuple):
 
 # Columns that hold figures against an oracle, finite differences or the loop's own programs are
 # compiled with XLA's optimisations; the others, which compare programs with each other, without.
-OPTIMISED = ('value', 'gradient', 'tasks', 'moves', 'traces')
+OPTIMISED = ('value', 'gradient', 'solved', 'tasks', 'moves', 'traces')
 EVERYWHERE = ('value', 'gradient', 'padding', 'packed', 'order', 'devices', 'split', 'tasks')
 CHECKS: dict[str, Check] = {
   'value': Check(checks.value),
@@ -43,6 +43,7 @@ CHECKS: dict[str, Check] = {
   'fisher': Check(past.fisher, past.measures),
   'average': Check(past.average, past.averages),
   'freeze': Check(past.freeze, past.warms_up),
+  'solved': Check(solved.solved, solved.solves),
   'tasks': Check(checks.three_tasks),
   'kd': Check(past.direction, past.distils),
   'empty': Check(checks.empty),
@@ -51,7 +52,7 @@ CHECKS: dict[str, Check] = {
   'composed': Check(checks.composed, checks.composes),
   'orders': Check(checks.orders, checks.has_partners),
   'expansion': Check(past.expansion, past.grows),
-  'traces': Check(checks.traces),
+  'traces': Check(checks.traces, checks.steps),
   'combine': Check(directions.combine, directions.combines),
 }
 SHARED: dict[str, Callable[[], None]] = {

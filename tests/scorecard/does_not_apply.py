@@ -21,6 +21,8 @@ LINES: tuple[tuple[str, str, str], ...] = (
   ('fisher', 'all but ewc mas', 'it does not measure what its parameters matter to'),
   ('average', 'all but ema cls_er slao', 'it evaluates no average of what it trained'),
   ('freeze', 'all but seq_star', 'it freezes nothing within a task'),
+  ('solved', 'all but closed_form', 'it trains its head, if it has one'),
+  ('traces', 'closed_form', 'it takes no step'),
   ('kd', 'all but distill lamol_kd', 'it does not distil'),
   ('expansion', 'all but expand', 'it adds no blocks'),
   ('combine', 'all but agem', 'it follows the gradient of its objective and combines none'),
@@ -31,6 +33,8 @@ LINES: tuple[tuple[str, str, str], ...] = (
   ('shared_classes', 'pretrain', 'raw text has no classes'),
   ('split', 'maml', 'it wraps the objective and refuses accumulation before anything is compiled'),
   ('composed', 'joint single', 'it trains fresh models and cannot be composed'),
+  ('composed', 'closed_form', 'it takes no step and cannot be composed'),
+  ('orders', 'closed_form', 'it takes no step and cannot be composed'),
   ('orders', 'joint single', 'it trains fresh models and cannot be composed'),
   (
     'composed',

@@ -4,11 +4,20 @@ A mutant replaces a text that stands exactly once in a file of `jcl/`. It runs t
 concerns and no others; one that no longer fits the code is a failure of its own.
 """
 
-from scorecard.method_mutants import AVERAGES, FREEZING, KNOBS, METHODS, PARTS, PAST, SHELLS
+from scorecard.method_mutants import (
+  AVERAGES,
+  FREEZING,
+  KNOBS,
+  METHODS,
+  PARTS,
+  PAST,
+  SHELLS,
+  SOLVED,
+)  # fmt: skip
 from scorecard.mutant import Mutant
 from scorecard.step_mutants import DIRECTIONS, HEADS, LOSSES, ROWS, STEP
 
 MUTANTS: tuple[Mutant, ...] = (
   *ROWS, *HEADS, *LOSSES, *STEP, *DIRECTIONS, *PAST, *METHODS, *FREEZING, *AVERAGES, *KNOBS,
-  *SHELLS, *PARTS,
+  *SOLVED, *SHELLS, *PARTS,
 )  # fmt: skip

@@ -7,8 +7,6 @@ import pytest
 from support import programs
 from support.launchers import forks
 
-from jcl import methods
-
 
 @pytest.fixture(scope='module')
 def found():
@@ -18,7 +16,7 @@ def found():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('method', methods.BUILT_IN)
+@pytest.mark.parametrize('method', programs.STEPPING)
 def test_a_step_is_made_of_what_the_file_says(method, found):
   wanted = programs.kept()
   if not wanted:

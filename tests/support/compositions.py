@@ -35,7 +35,7 @@ from support.scripted import ScriptedTools, good, scripted
 
 SETTINGS = {
   'lambda_ewc': 30.0, 'replay_ratio': 1.0, 'gamma': 1.0, 'r': 2, 'every': 1, 'drift': False,
-  'task_tokens': True,
+  'task_tokens': True, 'projection': 8,
 }  # fmt: skip
 TASKS = 2
 BLOCK = 7  # tokens of raw text
@@ -194,6 +194,9 @@ def life(names: tuple[str, ...]) -> Life:
 
 def _context(settings: methods.Settings) -> tuple[HookTools, Any]:
   """Tools and initial parameters for a composition."""
+  if 'linear_head' in settings.needs:  # which composes with none
+    tools = tiny.tools_for(settings)
+    return tools, tiny.params(tools.backbone)
   deep = any('tree' in part.brings for part in methods.parts(settings).values())
   return _tools(settings.text_format == 'packed', deep)
 

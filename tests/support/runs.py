@@ -10,14 +10,18 @@ from jcl.config import BackboneConfig, Config, EvaluateConfig, StreamConfig, Tra
 from jcl.training import experiment
 from jcl.training.loop import Loop
 
+FEATURES = 24  # random features of a head
+
 
 def config(method: str, **sections: dict[str, Any]) -> Config:
   """A run of seconds; `sections` are fields by section, e.g. train={'epochs': 1}.
 
-  What nothing reads is left out: sizes of the decoder from scratch where `backbone` has a path, and
-  epochs where `train` has steps.
+  What nothing reads is left out: sizes of the decoder from scratch where `backbone` has a path,
+  epochs where `train` has steps, and all of training for a method that takes no step.
   """
   settings = methods.settings(method)
+  head = 'linear' if 'linear_head' in settings.needs else 'cosine'
+  head = head if 'head' in settings.needs else ''
   made = Config(
     method=settings,
     scenario='cpt' if method == 'pretrain' else 'cil',
@@ -25,12 +29,16 @@ def config(method: str, **sections: dict[str, Any]) -> Config:
       name='synthetic', order_seed=0, max_tasks=3, max_train_per_task=40, max_test_per_task=16,
       max_length=48 if method == 'pretrain' else 16,  # rows of one length: one program
     ),
-    backbone=from_scratch('cosine' if 'head' in settings.needs else ''),
+    backbone=from_scratch(head),
     train=TrainConfig(
       learning_rate=None if settings.adapters else 1e-2, epochs=2, batch_size=16, log_every=1
     ),
     evaluate=EvaluateConfig(batch_size=16),
   )  # fmt: skip
+  if not settings.takes_steps:
+    made.train = TrainConfig()
+  if hasattr(settings, 'projection'):
+    settings.projection = FEATURES
   if sections.get('backbone', {}).get('path'):
     made.backbone = BackboneConfig(head=made.backbone.head)
   if sections.get('train', {}).get('steps'):
@@ -39,7 +47,8 @@ def config(method: str, **sections: dict[str, Any]) -> Config:
     target = getattr(made, section)
     for name, value in fields.items():
       assert hasattr(target, name), f'{section}.{name}'
-      setattr(target, name, value)
+      if settings.takes_steps or name in experiment.READ_WITHOUT_STEPS.get(section, (name,)):
+        setattr(target, name, value)
   return made
 
 

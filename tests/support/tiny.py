@@ -16,7 +16,7 @@ from jcl.backbones.layers import add_delta
 from jcl.backbones.tokenizers import add_tokens, vocabulary_size, word_tokenizer
 from jcl.batching.batch import Batch, Row, Shape, layout
 from jcl.batching.text_formats import Text, added_tokens
-from jcl.methods import Method
+from jcl.methods import Method, Settings
 from jcl.step import losses, sharding
 from jcl.streams.stream import Example, Stream, Task
 from jcl.training.hook_tools import HookTools, make_tools
@@ -88,7 +88,7 @@ def params(backbone: Backbone, seed: int = 0) -> dict:
     elif kind == 'kernel':
       noise *= leaf.shape[-2] ** -0.5
     else:
-      noise = {'bias': 0, 'scale': heads.SCALE if part == 'head' else 1}[kind] + 0.1 * noise
+      noise = {'scale': heads.SCALE if part == 'head' else 1}.get(kind, 0) + 0.1 * noise
     return jnp.asarray(noise.astype(leaf.dtype))
 
   return jax.tree.map_with_path(draw, shapes)
@@ -211,9 +211,19 @@ def tools(
   return make_tools(backbone, words, of, sharding.make_mesh(devices), 0, batch_size)
 
 
-def small_decoder(vocabulary: int) -> Backbone:
+def small_decoder(vocabulary: int, **more) -> Backbone:
   """A decoder of two layers."""
-  return decoder(DecoderConfig(vocabulary, width=16, layers=2, heads=4, feed_forward=24))
+  return decoder(DecoderConfig(vocabulary, width=16, layers=2, heads=4, feed_forward=24, **more))
+
+
+def tools_for(settings: Settings, **sizes) -> HookTools:
+  """Tools as a method needs them: its text format; a linear head, or layers, where it needs one."""
+  if 'linear_head' not in settings.needs:
+    make = small_decoder if 'tree' in settings.brings else recurrent
+    return tools(settings.text_format, make=make, **sizes)
+  head = dict(classes=len(CLASSES), random_features=settings.random_features)
+  made = tools('class', make=functools.partial(small_decoder, **head), **sizes)
+  return dataclasses.replace(made, membership=OWN, task_index=len(OWN) - 1)
 
 
 # Sums behind a loss of `recurrent`, for `rounding`: past, mixed state, projection, softmax, mean

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import pathlib
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -14,7 +14,7 @@ from jcl.backbones.backbone import Params
 from jcl.backbones.files.fields import Fields, existing_file, read_json
 from jcl.backbones.files.tensors import check_names, save_tensors
 from jcl.backbones.files.weights import open_file, write_json
-from jcl.backbones.model_config import Config, ModelConfig
+from jcl.backbones.model_config import Config, ModelConfig, RandomFeatures
 from jcl.errors import UserError
 
 KINDS = ('linear', 'cosine')
@@ -25,7 +25,8 @@ def write_head(folder: pathlib.Path, config: ModelConfig, head: Params | None) -
   """Writes a head's arrays, and in a small JSON what they compute.
 
   A linear head computes h W + b with `kernel` W [D, C] and `bias` b [C], a cosine head
-  s · cos(h, w) with `kernel` [D, C], whose columns are w, and `scale` s [].
+  s · cos(h, w) with `kernel` [D, C], whose columns are w, and `scale` s []. Of a linear head that
+  reads random features (see heads.py) h are these, and `projection` and `phase` stand beside it.
 
   Args:
     folder: that exists.
@@ -35,7 +36,11 @@ def write_head(folder: pathlib.Path, config: ModelConfig, head: Params | None) -
   if head is not None:
     arrays = {name: np.array(x, np.float32, order='C') for name, x in head.items()}
     save_tensors(arrays, folder / 'head.safetensors')
-  values = {'kind': config.head, 'classes': config.classes, 'pooling': config.pooling}
+  values: dict[str, Any] = {
+    'kind': config.head, 'classes': config.classes, 'pooling': config.pooling
+  }  # fmt: skip
+  if config.random_features:
+    values['random_features'] = dataclasses.asdict(config.random_features)
   write_json(folder / 'head.json', values)
 
 
@@ -54,7 +59,24 @@ def with_head(folder: pathlib.Path, config: Config) -> Config:
     if value not in known:
       raise UserError(f'{file}: field {name!r} is {value!r}, not one of {", ".join(known)}')
   changes: dict[str, Any] = {'head': kind, 'pooling': pooling}
+  if 'random_features' in fields.values:
+    changes['random_features'] = _random_features(fields.get('random_features', dict), str(file))
   return dataclasses.replace(config, classes=fields.get('classes', int), **changes)
+
+
+def _random_features(values: dict[str, Any], where: str) -> RandomFeatures:
+  """Returns the random features that a head.json describes.
+
+  Raises:
+    UserError: a field is missing, of another type or has an unknown value.
+  """
+  fields = Fields(values, f'{where}: random_features')
+  kind, count = fields.get('kind', str), fields.get('count', int)
+  if kind not in ('relu', 'fourier'):
+    raise UserError(f"{where}: random_features: field 'kind' is {kind!r}, not relu or fourier")
+  if count < 1:
+    raise UserError(f"{where}: random_features: field 'count' is {count}; it must be at least 1")
+  return RandomFeatures(cast(Any, kind), count, fields.get('bandwidth', float))
 
 
 def read_head(folder: pathlib.Path, config: ModelConfig) -> dict[str, np.ndarray]:
