@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import sys
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from absl import flags
 from ml_collections import config_flags
@@ -22,6 +22,7 @@ from jcl.storage import console
 EXAMPLE = '--config=quickstart:lamol'
 HELP = 'NAME:METHOD of a config that comes with jcl, or FILE.py:METHOD of your own'
 METHOD = 'config.method.'
+REPEATED = 'repeated'  # attribute of the flag `--config`: notes on fields that are given twice
 
 
 def define(
@@ -56,18 +57,18 @@ def define(
       flags.DEFINE_multi_string(field, [], 'a field of the methods', flag_values=given)
   known = _without_method(arguments) if several_methods else arguments
   _define_fields(given, config, known)
-  _note_repeats(config, known)
+  vars(given['config'])[REPEATED] = list(_repeats(config, known))
 
 
-def _note_repeats(config: Config, arguments: Sequence[str]) -> None:
-  """Says where a field of one value is given twice; the last counts, for scripts add to a line."""
+def _repeats(config: Config, arguments: Sequence[str]) -> Iterator[str]:
+  """Yields a line for each field of one value that is given twice, as scripts add to a line."""
   seen: dict[str, str] = {}
   for argument in arguments:
     name, equals, value = argument.lstrip('-').partition('=')
     if not equals or not name.startswith('config.') or _entry_type(config, name):
       continue
     if (before := seen.get(name, value)) != value:
-      console.show(f'note: --{name} is {before!r} and then {value!r}: the last counts', sys.stderr)
+      yield f'note: --{name} is {before!r} and then {value!r}: the last counts'
     seen[name] = value
 
 
@@ -139,6 +140,8 @@ def _read(given: flags.FlagValues) -> Config:
   for field, entries in _lists(given).items():
     _set(config, field, entries)
   check_values(config)
+  for line in vars(given['config'])[REPEATED]:
+    console.show(line, sys.stderr)
   name = config_flags.get_config_filename(given['config'])
   if _goes_from_scratch(config, name, given):
     config.train.learning_rate = None
