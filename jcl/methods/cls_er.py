@@ -30,11 +30,11 @@ AVERAGES = ('fast', 'slow')
 
 @dataclasses.dataclass
 class ClsEr(Replay):
-  """The buffer is that of `replay`; the other defaults are those of the published code."""
+  """The buffer is that of `replay`; the published code has decays of 0.999, for long runs."""
 
   lambda_cls: float = number(0.1, least=0)  # weight of the distance to the averages
-  fast_decay: float = number(0.999, least=0, below=1)  # of the fast average
-  slow_decay: float = number(0.999, least=0, below=1)  # of the slow average
+  fast_decay: float = number(0.95, least=0, below=1)  # of the fast average
+  slow_decay: float = number(0.99, least=0, below=1)  # of the slow average
   fast_rate: float = number(0.9, above=0, most=1)  # probability that an update moves the fast one
   slow_rate: float = number(0.7, above=0, most=1)  # probability that an update moves the slow one
   # Old rows make up half of every batch (`batch`), or are mixed into each epoch (`dataset`).
