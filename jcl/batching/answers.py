@@ -36,7 +36,7 @@ class Answers:
   """
 
   def __init__(self, text: Text, classes: Sequence[str]):
-    self._text = text
+    self._text, self._classes = text, classes
     self._class_of: dict[str, int] = {}
     if text.text_format != 'class':  # a head writes nothing
       for label, name in enumerate(classes):
@@ -50,6 +50,17 @@ class Answers:
   def class_of(self, said: str) -> int:
     """Returns the index of the class that a decoded answer stands for; -1 if it is none."""
     return self._class_of.get(class_form(said), -1)
+
+  def wanted(self, example: Example) -> str:
+    """Returns the answer that an example wants as it is compared, see `compared`."""
+    if example.label >= 0 or self._text.text_format == 'class':
+      return example.answer
+    return self._text.answer(self._text.wanted(example)).strip()
+
+  def compared(self, answer: Answer, example: Example) -> str:
+    """Returns an answer as metrics compare it: a known label as written, else its text."""
+    known = example.label >= 0 and answer.label >= 0
+    return self._classes[answer.label] if known else answer.text.strip()
 
   def right(self, answer: Answer, example: Example) -> bool:
     """Returns whether an answer is the one that an example wants.

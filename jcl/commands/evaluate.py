@@ -63,7 +63,9 @@ def run(given: flags.FlagValues) -> None:
       )
       continue
     invalid = '' if score.invalid is None else f', {100 * score.invalid:.1f} % invalid'
-    print(f'{task.name}: {100 * score.accuracy:.1f} % right of {len(score.right)}{invalid}')
+    others = [f', {name} {100 * value:.1f} %' for name, value in score.measured.items()][1:]
+    count = len(score.right)
+    print(f'{task.name}: {100 * score.accuracy:.1f} % right of {count}{invalid}{"".join(others)}')
     wrong = [i for i, right in enumerate(score.right) if not right]
     for i in wrong[: given.wrong]:
       example = getattr(task, given.split)[i]

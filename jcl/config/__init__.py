@@ -187,6 +187,12 @@ class EvaluateConfig:
 
   # greedy text | the likeliest allowed label
   answer: str = only_with(choice('generate', 'score'), {'backbone.head': ''})
+  # what the matrix holds of answers; '': the metric of each task's stream, mostly exact_match
+  metric: str = only_with(
+    choice('', 'exact_match', 'first_word', 'token_f1', 'rouge_l', 'edit_similarity', 'macro_f1'),
+    {'config.scenario': Other('cpt')},
+    says='answers; raw text has none',
+  )
   # Rows a chunk of generation or scoring, on all devices together.
   batch_size: int = number(64, least=1)
   every_steps: int = number(0, least=0)  # steps between dev scores of all seen tasks; 0: off

@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING, Any
 from jcl.reports.formatting import MISSING, format_number, one_line, short_method_name
 from jcl.reports.metrics import Score, average_so_far
 from jcl.reports.plots import FAINT, INK, LETTER, new_figure, png_of, shortened
-from jcl.reports.results import Results, compute_metrics, metrics_of, score_matrix, score_of
+from jcl.reports.results import (
+  Results,
+  compute_metrics,
+  metrics_of,
+  score_matrix,
+  score_of,
+  unit_of,
+)
 
 if TYPE_CHECKING:
   from matplotlib.axes import Axes
@@ -146,7 +153,9 @@ def _title(figure: 'Figure', run: Results, left: float, height: float) -> None:
   name = short_method_name(run['method'])
   title = one_line(f'{name}{where}, seed {run.get("seed", MISSING)}')
   figure.text(left, 1 - 0.27 / height, title, size=12, weight='bold')
-  unit = 'accuracy in %' if score == 'accuracy' else 'log-perplexity in nats, lower is better'
+  mixed = len(set(run.get('task_metrics') or [])) > 1
+  right = 'metric of each task in %' if mixed else unit_of(run)
+  unit = right if score == 'accuracy' else 'log-perplexity in nats, lower is better'
   numbers = {'average at the end': found['average_accuracy'], 'forgetting': found['forgetting']}
   words = [f'{k} {format_number(v, score)}' for k, v in numbers.items() if v is not None]
   text = f'{unit}: {", ".join(words)}' if words else unit

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NotRequired, TypedDict
 
 from jcl.errors import UserError
+from jcl.reports.answer_metrics import EXACT
 from jcl.reports.metrics import Score, metrics
 from jcl.types import Json
 
@@ -68,6 +69,8 @@ class Results(TypedDict):
     score: the unit of the matrix: `accuracy` in [0, 1], or `log_perplexity` in nats per target.
     matrix_train: the same on the training questions, in scenario iil.
     invalid: [T+1][T] share of the answers that are no known label.
+    task_metrics: [T] metric of each task's column; None for raw text.
+    answer_scores: {metric: [T+1][T]} of the answers on test, in [0, 1].
     sizes: [T] test examples of each task; tokens for raw text.
     metrics, metrics_train: what `reports.metrics` makes of the two matrices.
     seconds, tokens: by kind of work.
@@ -88,6 +91,8 @@ class Results(TypedDict):
   metrics: NotRequired[Figures | None]
   metrics_train: NotRequired[Figures | None]
   invalid: NotRequired[list[list[float | None]] | None]
+  task_metrics: NotRequired[list[str] | None]
+  answer_scores: NotRequired[Mapping[str, list[list[float | None]]] | None]
   negative_flips: NotRequired[NegativeFlips | None]
   seconds: NotRequired[Figures | None]
   tokens: NotRequired[Figures | None]
@@ -109,6 +114,19 @@ class Results(TypedDict):
 def score_of(run: Results) -> Score:
   """Returns the unit of a run's matrix; `accuracy` where the run does not say."""
   return run.get('score') or 'accuracy'
+
+
+def unit_of(run: Results) -> str:
+  """Returns in words what a run's matrix holds."""
+  if score_of(run) == 'log_perplexity':
+    return 'log-perplexity in nats per target'
+  own = run.get('task_metrics') or []
+  if set(own) <= {EXACT}:
+    return 'accuracy in %'
+  if len(set(own)) == 1:
+    return f'{own[0]} in %'
+  columns = zip(run['tasks'], own, strict=True)
+  return f'scores in %: {", ".join(f"{task} {metric}" for task, metric in columns)}'
 
 
 def whole_matrix(
@@ -177,6 +195,7 @@ SCHEMA = {
   'method': str, 'tasks': [str], 'matrix': CELLS, 'stream': Optional(str),
   'scenario': Optional(str), 'seed': Optional(NUMBER), 'score': Optional(str),
   'matrix_train': Optional(CELLS), 'invalid': Optional(CELLS), 'sizes': Optional([NUMBER]),
+  'task_metrics': Optional([str]), 'answer_scores': Optional(Each(CELLS)),
   'metrics': FIGURES, 'metrics_train': FIGURES, 'seconds': FIGURES, 'tokens': FIGURES,
   'cost': FIGURES, 'config': Optional(dict), 'finished': Optional(bool),
   'params_sha256': Optional(str), 'resumes': Optional([dict]),

@@ -6,7 +6,14 @@ from typing import NamedTuple
 
 from jcl.reports.comparison import Group, group_runs, summary
 from jcl.reports.formatting import MISSING, Unit, format_number, one_line, short_method_name
-from jcl.reports.results import Results, compute_metrics, metrics_of, score_of, whole_matrix
+from jcl.reports.results import (
+  Results,
+  compute_metrics,
+  metrics_of,
+  score_of,
+  unit_of,
+  whole_matrix,
+)
 
 WIDTH = 100  # columns of a terminal; in a wider matrix numbers stand for the tasks' names
 METRICS = {  # how the line below a matrix calls them
@@ -93,8 +100,7 @@ def matrix_tables(results: Results) -> list[MatrixTable]:
   Raises:
     UserError: a matrix is malformed.
   """
-  score = score_of(results)
-  unit = 'accuracy in %' if score == 'accuracy' else 'log-perplexity in nats per target'
+  unit = unit_of(results)
   where = f' on {results["stream"]}' if results.get('stream') else ''
   scenario = f' ({results["scenario"]})' if results.get('scenario') else ''
   name = short_method_name(results['method'])
@@ -139,8 +145,8 @@ def comparison_rows(groups: Sequence[Group]) -> list[list[str]]:
 
 def comparison_notes(groups: Sequence[Group]) -> list[str]:
   """Returns lines that explain a comparison: units, unfinished runs, methods of several models."""
-  accuracy = score_of(groups[0].runs[0]) == 'accuracy'
-  notes = ['accuracy in %' if accuracy else 'log-perplexity in nats per target, lower is better']
+  lower = ', lower is better' if score_of(groups[0].runs[0]) == 'log_perplexity' else ''
+  notes = [unit_of(groups[0].runs[0]) + lower]
   if any(len(group.runs) > 1 for group in groups):
     notes[0] += '; mean ± 95 % interval over seeds'
   orders = {tuple(run['tasks']) for group in groups for run in group.runs}

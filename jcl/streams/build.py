@@ -61,7 +61,10 @@ def build(
   if not targets:
     tasks = [without_targets(task) for task in tasks]
   made = assembled(raw.name, tasks, template, counts)
-  return dataclasses.replace(made, notes=tuple(dict.fromkeys(notes)), unread=unread)
+  measured = [dataclasses.replace(t, metric=raw.metrics.get(t.name, '')) for t in made.tasks]
+  return dataclasses.replace(
+    made, tasks=tuple(measured), notes=tuple(dict.fromkeys(notes)), unread=unread
+  )
 
 
 def without_targets(task: RawTask) -> RawTask:
@@ -84,7 +87,8 @@ def assembled(
       examples[split] = numbered(getattr(task, split), number, index, class_of)
       number += len(examples[split])
     classes = tuple(class_of[label] for label in classes_of(task.train))
-    made.append(Task(index, task.name, **examples, classes=classes, last=index == len(tasks) - 1))
+    train, dev, test = (examples[split] for split in SPLITS)
+    made.append(Task(index, task.name, train, dev, test, classes, index == len(tasks) - 1))
   answers = tuple(map(label_text, labels))
   return Stream(name, tuple(made), answers, template, overlap, labels=tuple(labels))
 

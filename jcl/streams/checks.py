@@ -1,7 +1,7 @@
 """Checks of every raw stream: well-formed names and rows, and classes that belong together."""
 
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from jcl import notation
 from jcl.errors import UserError
@@ -34,6 +34,8 @@ def check_raw(raw: object, reader: str) -> RawStream:
   check_stream_name(raw.name, f'{of}: name')
   check_template(raw.template, f'{of}: template')
   check_overlap(raw.overlap, f'{of}: overlap')
+  if not isinstance(raw.metrics, Mapping):
+    raise UserError(f'{of}: metrics is {shown(raw.metrics)}: give a dict from tasks to metrics')
   if not isinstance(raw.tasks, Sequence):
     raise UserError(f'{of}: tasks is a {type(raw.tasks).__name__}: give a list of RawTask')
   for task in raw.tasks:

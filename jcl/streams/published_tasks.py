@@ -45,6 +45,11 @@ STANDARD = {
   '3': 'yahoo amazon agnews dbpedia',
 }
 TRACE = {'1': 'C-STANCE FOMC MeetingBank Py150 ScienceQA NumGLUE-cm NumGLUE-ds 20Minuten'}
+# Those of the paper, but for 20Minuten, whose SARI gives way to the Rouge-L of the authors' code.
+TRACE_METRICS = {
+  '': 'exact_match', 'ScienceQA': 'first_word', 'C-STANCE': 'first_word', 'FOMC': 'first_word',
+  'MeetingBank': 'rouge_l', 'Py150': 'edit_similarity', '20Minuten': 'rouge_l',
+}  # fmt: skip
 SUPERNI = {
   '1': (
     'task1572_samsum_summary task363_sst2_polarity_classification task1290_xsum_summarization '
@@ -79,6 +84,7 @@ class Published(NamedTuple):
     labels: whether outputs are classes; else answers are free.
     dev: name of the published dev split.
     whole: paths of a task's file that is not split, with `{task}`.
+    metrics: maps a task to its published metric; `''` to that of the other tasks.
   """
 
   orders: Mapping[str, str]
@@ -89,6 +95,7 @@ class Published(NamedTuple):
   labels: bool = False
   dev: str = 'dev'
   whole: Sequence[str] = ()
+  metrics: Mapping[str, str] = {}
 
 
 def read(config: StreamConfig) -> RawStream:
@@ -104,7 +111,9 @@ def read(config: StreamConfig) -> RawStream:
   notes: list[str] = []
   tasks = [task_of(stream, folder, name, names, notes) for name in names]
   notes += notes_on_dev(stream, folder, tasks)
-  return RawStream(config.name, tasks, stream.template, overlap='keep', notes=notes)
+  metrics = {name: stream.metrics.get(name, stream.metrics.get('', '')) for name in names}
+  made = RawStream(config.name, tasks, stream.template, overlap='keep', notes=notes)
+  return made._replace(metrics=metrics)
 
 
 def ordered(stream: Published, config: StreamConfig) -> list[str]:
@@ -297,6 +306,7 @@ STREAMS = {
     lambda _, text: text,
     '{x} {y}',
     dev='eval',
+    metrics=TRACE_METRICS,
   ),
   'superni': Published(
     SUPERNI,
@@ -305,5 +315,6 @@ STREAMS = {
     instructed,
     '{x}\nOutput: {y}',
     whole=('{task}.json', 'tasks/{task}.json'),
+    metrics={'': 'rouge_l'},
   ),
 }

@@ -4,7 +4,7 @@ import datetime
 import decimal
 import math
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -59,6 +59,8 @@ class RawStream(NamedTuple):
       empty: `refuse`, `drop` or `keep`.
     targets: whether rows have labels or answers; False for raw text (scenario cpt).
     notes: lines on how the data was read, which a run says at its start.
+    metrics: maps tasks to what their answers are measured by, out of
+      `jcl.reports.answer_metrics.METRICS`; of the others `exact_match`.
   """
 
   name: str
@@ -67,6 +69,7 @@ class RawStream(NamedTuple):
   overlap: str = 'refuse'
   targets: bool = True
   notes: Sequence[str] = ()
+  metrics: Mapping[str, str] = {}
 
 
 def written(value: object) -> str | None:

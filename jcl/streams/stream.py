@@ -71,11 +71,10 @@ class Task:
   """A named set of examples.
 
   Attributes:
-    index: place of the task in the stream, from 0.
-    name: name of the task, unique in the stream.
+    index, name: place of the task in the stream, from 0; its name, unique in the stream.
     train, dev, test: examples of each split, numbered in sequence; `dev` may be empty.
     classes: indices into `Stream.classes`, in order of appearance; empty where answers are free.
-    last: whether the task is the last one of the stream.
+    last, metric: whether it is the last task; the metric of its answers, see `RawStream`.
   """
 
   index: int
@@ -85,6 +84,7 @@ class Task:
   test: Sequence[Example]
   classes: tuple[int, ...] = ()
   last: bool = False
+  metric: str = ''
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
 import jax
@@ -11,9 +11,12 @@ import numpy as np
 from jcl.backbones import Backbone, Params
 from jcl.batching.answers import Answer, Answers
 from jcl.batching.batch import Batch
+from jcl.reports import answer_metrics
+from jcl.reports.answer_metrics import EXACT
 from jcl.step import losses
 from jcl.streams.stream import Example, Task
 from jcl.training.hook_tools import HookTools
+from jcl.training.task_metrics import metrics_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,12 +28,16 @@ class Score:
     invalid: share of the answers that are no label of the stream; None where answers are free.
     answers: [N] the answers as the model wrote them, see `Stream.shown`.
     labels: [N] index of the class that each stands for; -1 for none.
+    metric: of the task; it is the entry of the matrix.
+    measured: {metric: value in [0, 1]}, see `jcl.reports.answer_metrics`.
   """
 
   right: list[bool]
   invalid: float | None
   answers: list[str]
   labels: list[int] = dataclasses.field(default_factory=list)
+  metric: str = EXACT
+  measured: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
   @property
   def accuracy(self) -> float:
@@ -40,12 +47,12 @@ class Score:
   @property
   def value(self) -> float:
     """The entry of the matrix."""
-    return self.accuracy
+    return self.accuracy if self.metric == EXACT else self.measured[self.metric]
 
   @property
   def merit(self) -> float:
     """Larger for a better model."""
-    return self.accuracy
+    return self.value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +124,13 @@ def score(
   right = [known.right(answer, e) for answer, e in zip(found, examples, strict=True)]
   no_label = [a.label < 0 and not yes for a, yes in zip(found, right, strict=True)]
   invalid = float(np.mean(no_label)) if stream.classes else None
-  return Score(right, invalid, [a.text for a in found], [a.label for a in found])
+  metric = task.metric or EXACT
+  wanted = [known.wanted(e) for e in examples]
+  said = [known.compared(a, e) for a, e in zip(found, examples, strict=True)]
+  names = metrics_of(stream.tasks, bool(stream.classes))
+  values = answer_metrics.measured(names, right, said, wanted)
+  texts, labels = [a.text for a in found], [a.label for a in found]
+  return Score(right, invalid, texts, labels, metric, values)
 
 
 def answers(

@@ -36,6 +36,7 @@ from jcl.training.hook_tools import HookTools, make_tools
 from jcl.training.inputs import Inputs, stream_rows, template_digest, weights_digest
 from jcl.training.model_shape import shape_fields
 from jcl.training.start_model import StartModel, start_model
+from jcl.training.task_metrics import with_metrics
 from jcl.types import Json, Params, Tree
 
 if TYPE_CHECKING:
@@ -240,7 +241,7 @@ def assemble(
   made_of = streams.load if stream is None else functools.partial(streams.rebuild, stream)
   stream = made_of(config.stream, need_dev=need_dev, targets=not raw_text)
   check_stream(config, stream)
-  documents = stream
+  documents = stream = with_metrics(config, stream)
   base = start_model(config, stream, loaded, weights)
   config = dataclasses.replace(
     config, stream=dataclasses.replace(config.stream, chat_date=base.chat.date)

@@ -16,6 +16,7 @@ from jcl import methods
 from jcl.batching.packed_text import Blocks
 from jcl.distributed import fetch, is_first
 from jcl.reports import report
+from jcl.reports.answer_metrics import EXACT
 from jcl.reports.formatting import format_number
 from jcl.reports.metrics import metrics, negative_flips
 from jcl.reports.results import Results
@@ -78,7 +79,7 @@ class Recorder:
     self._parts = parts
     self._state: Json = {
       'matrix': [], 'matrix_train': [], 'invalid': [], 'right': {}, 'last': {}, 'reports': {},
-      'mix': {}, 'refused': {}, 'doubtful': {},
+      'mix': {}, 'refused': {}, 'doubtful': {}, 'answer_scores': {},
     }  # fmt: skip
     self.seconds = dict.fromkeys(KINDS, 0.0)
     self.tokens = {'train': 0, 'generate': 0}
@@ -184,12 +185,23 @@ class Recorder:
     state = self._state
     state['matrix'] = [*state['matrix'], self._pad([s.value for s in scores])]
     state['invalid'] = [*state['invalid'], self._pad([s.invalid for s in scores])]
+    state['answer_scores'] = self._with_row(scores, len(state['matrix']))
     on_train = self._pad([s.value for s in trained or ()])
     state['matrix_train'] = [*state['matrix_train'], on_train]
     if task is not None and scores[task.index].right is not None:
       right = lambda t: [bool(r) for r in scores[t].right or ()]
       state['right'] = {**state['right'], task.index: right(task.index)}
       state['last'] = {t: right(t) for t in state['right']}
+
+  def _with_row(self, scores: Sequence[Score | LogPerplexity], rows: int) -> Json:
+    """Returns {metric: matrix} of `rows` rows, of which `scores` are the last."""
+    measured = [s.measured for s in scores if isinstance(s, Score)]
+    found, earlier = {}, self._state['answer_scores']
+    for name in dict.fromkeys(name for values in measured for name in values):
+      known = earlier.get(name, [])
+      skipped = [self._pad([])] * (rows - 1 - len(known))
+      found[name] = [*known, *skipped, self._pad([values.get(name) for values in measured])]
+    return found
 
   def line(self, task: Task | None) -> str:
     """The newest row as a line of text."""
@@ -200,7 +212,9 @@ class Recorder:
       f'{n} {format_number(v, score)}' for n, v in zip(names, row, strict=True) if v is not None
     ]
     after = 'before training' if task is None else f'after {task.name}'
-    unit = '% right' if score == 'accuracy' else 'nats per token'
+    own = dict.fromkeys(t.metric for t in self._parts.stream.tasks)
+    right = '% right' if list(own) == [EXACT] else f'%: {", ".join(own)}'
+    unit = right if score == 'accuracy' else 'nats per token'
     return f'{after}: {", ".join(cells)} ({unit})'
 
   def _flips(self) -> Json | None:
@@ -254,6 +268,11 @@ class Recorder:
       'metrics': self._metrics(matrix, sizes),
       **({'metrics_train': self._metrics(on_train)} if iil else {}),
       'invalid': None if text else whole(state['invalid']),
+      'task_metrics': None if text else [t.metric for t in parts.stream.tasks],
+      'answer_scores': {
+        name: [*rows, *[self._pad([])] * (len(parts.stream) + 1 - len(rows))]
+        for name, rows in state['answer_scores'].items()
+      },
       'negative_flips': self._flips(),
       'seconds': {k: round(v, 2) for k, v in self.seconds.items()},
       'tokens': dict(self.tokens),
