@@ -8,6 +8,7 @@ Everything is read from `results.json` and the lines of `metrics.jsonl`. The lim
 constants; they are set so that a healthy run of any method has no finding.
 """
 
+import math
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -96,10 +97,16 @@ def findings(results: Results, lines: Sequence[Json] = ()) -> list[Finding]:
     task = line.get('task')
     if not isinstance(task, int) or not 0 <= task < len(results['tasks']):
       continue
-    if isinstance(line.get('loss'), int | float):
-      steps.setdefault(task, []).append(line)
+    numbers = {name: value for name, value in line.items() if _is_number(value)}
+    if 'loss' in numbers:
+      steps.setdefault(task, []).append(numbers)
   run = Run(results, steps, flatten(results.get('config') or {}))
   return [found for check in CHECKS for found in check(run)]
+
+
+def _is_number(value: object) -> bool:
+  """Whether a value that was read from a file is a finite number."""
+  return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _named(names: Sequence[str]) -> str:
@@ -242,14 +249,12 @@ def _replay(run: Run) -> Iterator[Finding]:
         'so little replay protects nothing but what costs no effort to keep',
         'raise the share of old rows (replay_ratio, gamma) or the size of the buffer',
       )
-  buffers = run.results.get('buffer') or []
+  buffers = [line for line in run.results.get('buffer') or () if isinstance(line, dict)]
   if buffers and len(run.results['tasks']) > 1:
-    last = buffers[-1]
-    held = last.get('tasks') or {}
-    until = (
-      run.results['tasks'].index(last['after']) if last.get('after') in run.results['tasks'] else 0
-    )
-    lost = [name for name in run.results['tasks'][: until + 1] if not held.get(name)]
+    last, names = buffers[-1], run.results['tasks']
+    held = last.get('tasks')
+    seen = names[: names.index(last['after']) + 1] if last.get('after') in names else []
+    lost = [name for name in seen if not (isinstance(held, dict) and held.get(name))]
     if lost:
       yield Finding(
         'tasks not in the buffer',
@@ -261,10 +266,8 @@ def _replay(run: Run) -> Iterator[Finding]:
 
 def _pseudo_samples(run: Run) -> Iterator[Finding]:
   """Pseudo samples that are rejected, alike, copied or without a label."""
-  lines = [
-    line for line in run.results.get('pseudo') or () if line.get('asked') or line.get('drawn')
-  ]
-  total = lambda name: sum(line.get(name) or 0 for line in lines)
+  lines = [line for line in run.results.get('pseudo') or () if line.get('drawn')]
+  total = lambda name: sum(line[name] for line in lines if _is_number(line.get(name)))
   drawn, kept = total('drawn'), total('kept')
   if not lines:
     return
@@ -291,7 +294,7 @@ def _pseudo_samples(run: Run) -> Iterator[Finding]:
       'the model gives its training data away, which matters where old data may not be kept',
       'train for fewer epochs, or raise temperature',
     )
-  labelled = [line for line in lines if line.get('valid_label') is not None and line.get('kept')]
+  labelled = [line for line in lines if _is_number(line.get('valid_label')) and line.get('kept')]
   if labelled:
     count, of = (sum(line[name] for line in labelled) for name in ('valid_label', 'kept'))
     if count < LABELLED * of:

@@ -274,6 +274,14 @@ FLAGS = {
   'export: no adapter': of_run(
     'export', '--out={here}/new', '--format=peft', says=('format is peft', 'use hf')
   ),
+  'doctor: no workdir': Case('doctor', [], ('--workdir is missing', 'give --workdir=')),
+  'doctor: nothing there': Case(
+    'doctor', ['--workdir={here}/no'], ('{here}/no', 'no results.json')
+  ),
+  'doctor: results that are none': Case(
+    'doctor', ['--workdir={here}/run'], ('{here}/run/results.json', 'not'),
+    {'run/results.json': b'{"method": 3'}, needs=('run',)
+  ),
   'report: no run': Case('report', [], ('--runs is missing', 'give --runs=')),
   'report: nothing there': Case('report', ['--runs={here}/no'], ('{here}/no', 'results.json')),
   'report: out is a file': Case(
