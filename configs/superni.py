@@ -5,7 +5,8 @@
 
 The folder holds `TASK/train.json` and `TASK/test.json` of github.com/circle-hit/SAPT,
 CL_Benchmark/SuperNI, or whole tasks, `TASK.json`, of github.com/allenai/natural-instructions,
-folder tasks, whose first 100 instances are then test, as in that project, and the next 1,000 train.
+folder tasks. Of a whole task the first 100 instances are test, as in that project, and the next
+1,000 are train.
 
 The score of this config has not been measured. It is meant for a GPU.
 """

@@ -3,11 +3,11 @@
     jcl train --config=trace:lamol --workdir=runs/trace --config.stream.path=data/trace
 
 The folder holds `TASK/train.json` and `TASK/test.json` of LLM-CL-Benchmark_500 or _5000 of
-github.com/BeyonderXX/TRACE. A task whose files are not at hand is left out by naming the others:
+github.com/BeyonderXX/TRACE. To leave out a task whose files you do not have, name the others:
 --config.stream.task_order=C-STANCE,FOMC,Py150,ScienceQA,NumGLUE-cm,NumGLUE-ds,20Minuten.
 
-An input ends with its question, and what is longer than `stream.max_length` loses its end: Py150
-has inputs of some thousand tokens, and `jcl plan` counts the rows that are cut.
+An input ends with its question, and a row longer than `stream.max_length` tokens loses the end of
+its input. Py150 has inputs of some thousand tokens; `jcl plan` counts the rows that are cut.
 
 The score of this config has not been measured. It is meant for a GPU.
 """

@@ -1,4 +1,4 @@
-"""`python -m jcl` is the console script `jcl`."""
+"""Runs the console script `jcl` where it is called as `python -m jcl`."""
 
 from jcl import cli
 

@@ -21,7 +21,7 @@ from jcl.training.signals import STATUS, Stopped
 HELP = {'--help', '-h', '-help'}
 BAD_FLAG = re.compile('[Ii]nvalid .*value .* for (?:JAX flag|environment) \\W?(\\w+)')  # of jax
 NO_BACKEND = 'Unable to initialize backend'  # opens jax's message about a missing device
-LONGEST = 3000  # letters of an error message
+LONGEST = 3000  # characters of an error message
 EXAMPLE = 'jcl train --config=quickstart:lamol --workdir=runs/lamol'
 
 
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 def _refuse(message: str) -> NoReturn:
   """Ends the process with one line on standard error and exit status 2."""
   line = escaped(' '.join(message.split()))
-  if len(line) > LONGEST:  # it quotes what was given
+  if len(line) > LONGEST:  # the message quotes a long input of the user
     line = f'{line[: LONGEST // 2]} … {line[-LONGEST // 2 :]}'
   try:
     print(f'error: {line}', file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""What the user reads: the error that they can mend, and counts in the words of a message."""
+"""Parts of messages to the user: the error that a user can mend, and counts with their nouns."""
 
 
 class UserError(ValueError):
@@ -15,9 +15,10 @@ def count_of(number: int, noun: str, several: str = '') -> str:
   """Returns a count with its noun: '1 row', '2 rows', '1,200 classes'.
 
   Args:
-    number: how many there are.
-    noun: of one; words may stand before it, as in `training row`.
-    several: of more than one, where the plural is none of the rules or further words follow it.
+    number: the count.
+    noun: the singular; words may stand before the noun, as in `training row`.
+    several: the plural; empty: the regular English one (-s, -es, -ies). Give it for an irregular
+      plural, and where words follow the noun.
   """
   if number == 1:
     return f'1 {noun}'

@@ -291,7 +291,7 @@ def _compare_with_run(
       found = rates.as_before(json.loads(file.read_text('utf-8')))
     except (ValueError, RecursionError):
       raise UserError(f'{file} is not JSON; give another workdir') from None
-    if not isinstance(found, dict) or 'method' not in found:  # of a model, perhaps
+    if not isinstance(found, dict) or 'method' not in found:  # such as a model's config
       raise UserError(f'{file} is not the config of a run; give another workdir')
     defaults = config_to_json(Config(method=type(config.method)()))
     before = inputs.read(workdir)

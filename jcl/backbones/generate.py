@@ -156,8 +156,8 @@ def _prefilled(
 ) -> tuple[jax.Array, Cache]:  # fmt: skip
   """Returns the logits of the first new token [B, V], and the cache of all prompts.
 
-  A large batch is computed a quarter at a time, up to the last row that is real: a batch of few
-  prompts costs little, and a full one holds the activations of a quarter.
+  A large batch is computed a quarter at a time, up to the last real row. So a batch of few prompts
+  costs little, and a full batch holds the activations of a quarter of its rows only.
 
   Args:
     valid_BS: bool, cache positions that hold, or will hold, real tokens.
@@ -166,9 +166,8 @@ def _prefilled(
   decode, new_cache = _functions(backbone)
   (rows, positions), shared = valid_BS.shape, shared_1C.shape[1]
   cache = new_cache(params, 1, positions)
-  logits_BV = jnp.zeros(
-    (rows, backbone.vocabulary), jnp.float32
-  )  # stays where every prompt is empty
+  # These zeros are returned where every prompt is empty.
+  logits_BV = jnp.zeros((rows, backbone.vocabulary), jnp.float32)
   if shared:
     valid_1S = jnp.pad(valid_1C, ((0, 0), (0, positions - shared)), constant_values=True)
     logits_1V, cache = decode(params, shared_1C, valid_1S, cache, 0)
@@ -185,9 +184,9 @@ def _prefilled(
     cut = lambda x: lax.dynamic_slice_in_dim(x, start, size)
     put = lambda axis: lambda x, own: lax.dynamic_update_slice_in_dim(x, own, start, axis)
     logits_bV, own = decode(params, cut(prompt_BP), cut(valid_BS), copies(size), shared)
-    return put(0)(filled[0], logits_bV.astype(filled[0].dtype)), jax.tree.map(
-      put(1), filled[1], own
-    )
+    logits_BV, caches = filled
+    logits_BV = put(0)(logits_BV, logits_bV.astype(logits_BV.dtype))
+    return logits_BV, jax.tree.map(put(1), caches, own)
 
   end = jnp.max(jnp.where(real_B, jnp.arange(rows) + 1, 0))
   return lax.fori_loop(0, -(-end // size), part, (logits_BV, copies(rows)))

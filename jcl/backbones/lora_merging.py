@@ -8,15 +8,15 @@
     ties     Yadav et al., 2023: keep the largest entries of each ΔW_k (`density`), elect a sign for
              each entry by the sum of the weighted entries, take the weighted mean of the entries
              of that sign
-    magmax   Marczak et al., 2024: of each entry the w_k ΔW_k of the largest magnitude, its ΔW_k
-             times Σ w_k
+    magmax   Marczak et al., 2024: for each entry the ΔW_k whose |w_k ΔW_k| is largest there, times
+             Σ w_k
     dare     Yu et al., 2024: keep a random share `density` of the entries of each ΔW_k, divide by
              the density, sum
 
 The published ties and dare trim all matrices of a model together; these trim each matrix by itself,
-as PEFT does. They and magmax give a matrix of full rank, which is added to the weights as it is or
-replaced by the nearest matrix of a lower rank. With weights c times as large the result is c times
-as large.
+as PEFT does. ties, magmax and dare (`FULL`) give a matrix of full rank, which is added to the
+weights as it is or replaced by the nearest matrix of a lower rank. With weights c times as large
+the result is c times as large.
 
 Letters in shapes: K adapters, L layers, I inputs and O outputs of a projection, R rank.
 """
@@ -43,7 +43,7 @@ class Recipe:
     how: one of WAYS.
     weights: one for each adapter; empty: 1/K each.
     rank: of the result; where it is lower than the exact rank, the result is the nearest matrix. 0:
-      for `linear` the exact rank, for `svd` and what is in FULL the largest rank of an adapter.
+      for `linear` the exact rank, for `svd` and the ways in `FULL` the largest rank of an adapter.
       For `cat` and `factors` the rank follows from the adapters, and must be 0 here.
     density: share of the entries that `ties` and `dare` keep, in (0, 1].
     seed: of the draws of `dare`, which also depend on the order of the adapters.
@@ -102,8 +102,8 @@ def merge(adapters: Mapping[str, Params], recipe: Recipe) -> dict[str, Any]:
 def merge_into(params: Params, adapters: Mapping[str, Params], recipe: Recipe) -> Params:
   """Returns a model's parameters with the merged adapters added to the kernels.
 
-  With rank 0 the matrices of FULL are added at full rank; in every other case what is
-  added is the adapter of `merge`.
+  With rank 0 the matrices of the ways in `FULL` are added at full rank; in every other case the
+  adapter of `merge` is added.
 
   Args:
     params: of the model, without an adapter.
@@ -282,8 +282,8 @@ def _magmax(parts: Sequence[Part], recipe: Recipe, name: str, layer: int) -> np.
   weights_K = np.array([part.weight for part in parts])
   delta_KIO = np.stack([part.delta_IO for part in parts])
   weighted_KIO = weights_K[:, None, None] * delta_KIO
-  largest_1IO = np.abs(weighted_KIO).argmax(0)[None]
-  return weights_K.sum() * np.take_along_axis(delta_KIO, largest_1IO, 0)[0]
+  winner_1IO = np.abs(weighted_KIO).argmax(0)[None]
+  return weights_K.sum() * np.take_along_axis(delta_KIO, winner_1IO, 0)[0]
 
 
 def _dare(parts: Sequence[Part], recipe: Recipe, name: str, layer: int) -> np.ndarray:

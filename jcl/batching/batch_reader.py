@@ -174,7 +174,7 @@ class BatchReader:
     if bad.any() or unknown.any():
       places = np.repeat(np.arange(len(part)), sizes)
       alone[places[bad]] = True
-      for place in np.unique(places[unknown]).tolist():  # few: words that no training row has
+      for place in np.unique(places[unknown]).tolist():  # few rows have unknown words
         alone[place] |= any(map(self._encoder.writes_unknown, self._texts(part[place])))
     if alone.any():
       flat = flat[np.repeat(~alone, sizes)]

@@ -208,7 +208,7 @@ class PackedText(Text):
       total.update(f'special tokens: {self.encoder.policy}\n'.encode())
     unknown = None if self.unknown is None else self.tokenizer.id_to_token(self.unknown)
     for document in documents:
-      if unknown and unknown in document.text:  # an earlier jcl read it as the token
+      if unknown and unknown in document.text:  # jcl once kept it as the token
         total.update(b'the unknown token as text\n')
       text = document.text.encode()
       total.update(struct.pack('<Q', len(text)))

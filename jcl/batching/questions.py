@@ -29,11 +29,11 @@ def listed(inputs: Any, argument: str) -> list[Any]:
   """Returns the inputs of a call as a list.
 
   Raises:
-    UserError: they are one text, a table, or no list.
+    UserError: `inputs` are one text, a table, a set, or no list.
   """
   if isinstance(inputs, str):
     raise UserError(f"{argument} is one text; give a list of them, ['…']")
-  if hasattr(inputs, 'columns'):  # a table is iterated over the names of its columns
+  if hasattr(inputs, 'columns'):  # iterating over a table gives the names of its columns
     kind = type(inputs).__name__
     raise UserError(f"{argument} is a {kind}; give one of its columns, as {argument}['text']")
   if isinstance(inputs, set | frozenset):

@@ -36,11 +36,11 @@ class TextEncoder:
     forbidden: ids of special tokens that no text of a user may have.
     policy: `stream.special_tokens_in_text`: `text` reads a special token in a text as ordinary
       text; with `refuse` and `drop` such a text is an error.
-    unknown: id of what the tokenizer does not know, which a text may have unless the token itself
-      is written out in it; None: there is none.
+    unknown: id of the tokenizer's unknown token, such as `<unk>`; None: there is none. A text of a
+      user may have words that become this id, but may not contain the token's own text.
 
   Attributes:
-    tokens: the special tokens, that of `unknown` among them.
+    tokens: texts of the special tokens, the unknown token included.
   """
 
   def __init__(
@@ -98,7 +98,7 @@ class TextEncoder:
     return self._named(found) if found else None
 
   def writes_unknown(self, text: str) -> bool:
-    """Returns whether a user's text writes the unknown token out, as it stands or normalised."""
+    """Whether a user's text contains the text of the unknown token, as given or normalised."""
     if not self._unknown or self._unknown in text:
       return bool(self._unknown)
     normalizer = self.tokenizer.normalizer
@@ -141,7 +141,7 @@ class TextEncoder:
     return self._broken(guarded(text, self.tokens), where)
 
   def _special_in(self, ids: Sequence[int], text: str) -> set[int]:
-    """Returns the special ids among those of a user's text."""
+    """Returns the special ones among the ids of a user's text."""
     held = set(ids)
     found = self.forbidden & held
     if self.unknown is not None and self.unknown in held and self.writes_unknown(text):

@@ -61,7 +61,11 @@ def define(
 
 
 def _repeats(config: Config, arguments: Sequence[str]) -> Iterator[str]:
-  """Yields a line for each field of one value that is given twice, as scripts add to a line."""
+  """Yields a line for each field that flags give twice with different values.
+
+  The last value counts, because scripts append flags to a command. A field that holds several
+  values is left out, since each of its flags adds one.
+  """
   seen: dict[str, str] = {}
   for argument in arguments:
     name, equals, value = argument.lstrip('-').partition('=')

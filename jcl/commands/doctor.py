@@ -1,9 +1,9 @@
-"""Says what is wrong with a run: a bug, a setting that is off, or a weak method.
+"""Says what is wrong with a run: a bug, a wrong setting, or a weak method.
 
 jcl doctor --workdir=runs/lamol
 
-Each line has a figure of the run, what it means and one thing to do. A run under way may be asked
-too. Nothing is trained, and the data is not needed.
+Each line gives a figure of the run, what the figure means, and one thing to do. The run need not
+be finished. Nothing is trained, and the data is not needed.
 """
 
 import json
@@ -36,43 +36,43 @@ def show(workdir: pathlib.Path) -> None:
   """Prints what is wrong with the run in a folder.
 
   Raises:
-    UserError: the folder holds no results, or a damaged file of them.
+    UserError: the folder holds no results.json, or a damaged one.
   """
   from jcl.reports import results
 
   file = workdir / 'results.json'
   if not file.is_file():
     raise UserError(f'{workdir} has no results.json, which a run writes after its first task')
-  read = results.read(file)
-  if not read.get('finished'):
+  found = results.read(file)
+  if not found.get('finished'):
     console.show('the run is not finished: what follows is of the tasks that are')
-  found = say(read, workdir)
-  if not found:
+  if not say(found, workdir):
     console.show('nothing looks wrong')
 
 
-def say(read: 'Results', workdir: pathlib.Path) -> int:
-  """Prints the findings on a run, and returns how many there are.
+def say(results: 'Results', workdir: pathlib.Path) -> int:
+  """Prints the findings on a run, and returns their number.
 
   Args:
-    read: its results.
-    workdir: its folder, where metrics.jsonl is read.
+    results: contents of the run's results.json.
+    workdir: folder of the run, from which metrics.jsonl is read.
   """
   from jcl.reports import doctor
 
   lines, damaged = logged(workdir / 'metrics.jsonl')
   if damaged:
     console.show(f'warning: metrics.jsonl: damaged lines, which are left out: {damaged}')
-  found = doctor.findings(read, lines)
+  found = doctor.findings(results, lines)
   for finding in found:
     console.show(f'{finding.name}: {finding}')
   return len(found)
 
 
 def logged(file: pathlib.Path) -> tuple[list[Json], int]:
-  """Returns the lines of a `metrics.jsonl`, and how many are damaged; none without a file.
+  """Returns the lines of a `metrics.jsonl`, and the number of damaged lines; none without a file.
 
-  A last line that a run under way has half written is neither.
+  A last line without a line break, which a run under way is still writing, is neither returned nor
+  counted.
   """
   if not file.is_file():
     return [], 0

@@ -132,7 +132,7 @@ class TrainConfig:
   weight_decay: float = number(5e-4, least=0)  # none on norms and biases
   l1: float = number(0.0, least=0)  # weight of Σ|θ| over what trains, without norms and biases
   l2: float = number(0.0, least=0)  # weight of Σθ²; unlike weight_decay it goes through Adam
-  dft: bool = False  # weigh each target's cross-entropy by its own probability, held constant
+  dft: bool = False  # weigh each target's cross-entropy by its probability, without a gradient
   epochs: int = only_with(number(5, least=1), {'steps': 0})  # a task; `steps` takes its place
   steps: int = number(0, least=0)  # a task; 0: `epochs` decides
   batch_size: int = number(32, least=1)  # examples on all devices together

@@ -1,9 +1,10 @@
-"""A model's own answers to stored prompts, which replay in place of the stored ones.
+"""On-policy replay: a model's own answers to stored prompts replay in place of the stored answers.
 
-Before a task the model answers the prompt of every example in the buffer. What it says is likely to
-it already, so that training on it moves the model less than training on other words (Chen et al.
-2025, Retaining by Doing; Shenfeld et al. 2025, RL's Razor). An answer that does not end, or that is
-not kept, is replaced by the stored one or left out.
+Before a task the model answers the prompt of every example in the buffer. The model gives its own
+answers a high probability already, so training on them moves it less than training on other words
+(Chen et al. 2025, "Retaining by Doing"; Shenfeld et al. 2025, "RL's Razor"). An answer that has no
+end-of-sequence is never kept. In place of an answer that is not kept the stored one replays, or
+nothing.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,7 +22,13 @@ from jcl.types import Params
 
 
 class OwnAnswer(TypedDict):
-  """A row of a model's own: ids of prompt and answer, as they were read and written."""
+  """A stored prompt and the answer that the model wrote to it.
+
+  Attributes:
+    task: index of the task that the prompt is from.
+    tokens: ids of the prompt, the answer and end-of-sequence.
+    prompt_size: tokens of the prompt.
+  """
 
   task: int
   tokens: list[int]
@@ -39,13 +46,13 @@ class OwnAnswerSettings(Protocol):
 
 
 def examples(kept: Sequence[OwnAnswer]) -> list[Example]:
-  """Returns own answers as examples; the number of one is its own within one task only."""
+  """Returns own answers as examples, whose numbers are unique within the coming task only."""
   return [
     Example(
-      FIRST_NUMBER + i, '', '', one['task'], tokens=tuple(one['tokens']),
-      prompt_size=one['prompt_size'],
+      FIRST_NUMBER + i, '', '', answer['task'], tokens=tuple(answer['tokens']),
+      prompt_size=answer['prompt_size'],
     )
-    for i, one in enumerate(kept)
+    for i, answer in enumerate(kept)
   ]  # fmt: skip
 
 
@@ -55,22 +62,23 @@ def make(
 ) -> tuple[list[OwnAnswer], list[Reference]]:  # fmt: skip
   """Answers the prompts of stored examples, and reports how many answers are kept.
 
-  An answer has as many tokens as the longest stored one has at most.
+  An own answer has at most as many tokens as the longest stored answer.
 
   Args:
-    params: of the model before the task.
-    held: the stored examples.
+    params: parameters of the model before the task.
+    held: references to the stored examples.
     task: the coming task.
-    tools: of the run.
-    nats: (params, batch) -> [M], −log p of each target; one function for all tasks.
-    settings: of the method.
+    tools: tools of the run.
+    nats: (params, batch) -> [M], −log p of each target, nats; the same function object for all
+      tasks, so that it compiles once.
+    settings: settings of the method.
 
   Returns:
-    The answers that are kept, and the examples that replay with their stored answer.
+    The own answers that are kept, and the stored examples that replay with their stored answer.
   """
   if not held:
     return [], []
-  found = [tools.example(one) for one in held]
+  found = [tools.example(reference) for reference in held]
   longest = max(len(tools.text.outlines(e)[0].targets) for e in found)
   greedy = settings.temperature == 0
   k, temperature = (1, 1.0) if greedy else (settings.top_k, settings.temperature)
@@ -89,8 +97,8 @@ def make(
   keeps = right if settings.keep == 'right' else [bool(ids) for ids in said]
   if settings.keep == 'confident':
     keeps = _confident(params, own, keeps, tools, nats, settings.least_log_probability)
-  kept = [one for one, yes in zip(own, keeps, strict=True) if yes]
-  rest = [one for one, yes in zip(held, keeps, strict=True) if not yes]
+  kept = [answer for answer, is_kept in zip(own, keeps, strict=True) if is_kept]
+  rest = [reference for reference, is_kept in zip(held, keeps, strict=True) if not is_kept]
   count = {'before': task.name, 'asked': len(held), 'right': sum(right), 'kept': len(kept)}
   tools.report(own_answers=count)
   if not kept:
@@ -102,8 +110,15 @@ def _confident(
   params: Params, own: Sequence[OwnAnswer], ended: Sequence[bool], tools: Tools,
   nats: Callable[[Params, Batch], jax.Array], least: float,
 ) -> list[bool]:  # fmt: skip
-  """Returns which of the answers that ended have a mean log-probability of at least `least`."""
-  asked = [one for one, yes in zip(own, ended, strict=True) if yes]
-  rows = [tools.text.rows(example)[0] for example in examples(asked)]
+  """Returns for each own answer whether it ended and the model is confident of it.
+
+  Args:
+    params, tools, nats: as in `make`.
+    own: all own answers.
+    ended: whether each has an end-of-sequence.
+    least: least mean log-probability of the tokens of a confident answer, nats.
+  """
+  whole = [answer for answer, has_end in zip(own, ended, strict=True) if has_end]
+  rows = [tools.text.rows(example)[0] for example in examples(whole)]
   means = iter([-float(np.mean(n_m)) for n_m in tools.map_targets(nats, params, rows, 'own_nats')])
-  return [yes and next(means) >= least for yes in ended]
+  return [has_end and next(means) >= least for has_end in ended]

@@ -111,7 +111,7 @@ class Tools(Protocol):
     """
 
   def steps_per_epoch(self, examples: int) -> int:
-    """Returns the number of steps of an epoch over so many new examples, without old ones."""
+    """Returns the steps of one epoch over `examples` new examples; old ones add no step here."""
 
   def fold(
     self, name: str, body: Callable[[Any, Any], Any], carry: Any, chunks: Sequence[Any]

@@ -2,11 +2,12 @@
 
     L = CE(new and old) + lambda_cls · MSE(old)
 
-MSE is the mean squared distance of an old row's logits to those of one of two moving averages of
-the parameters, fast or slow: at each target that of the higher probability of the right answer.
-After an update each average follows with its own probability, as the average of `ema` does:
+Two moving averages of the parameters, a fast and a slow one, act as teachers. MSE is the mean
+squared difference between the logits of the model and of one average: at each target, the average
+that gives the right answer the higher probability. After an update each average moves with a
+probability of its own (fast_rate, slow_rate), by the formula of `ema`:
 
-    θ̄ ← θ̄ + (1 − a) (θ − θ̄),    a = min(1 − 1 / (n + 1), decay),    n updates since the start
+    θ̄ ← θ̄ + (1 − a) (θ − θ̄),    a = min(1 − 1 / (n + 1), decay),    n updates of the run
 
 The slow average is evaluated.
 """
@@ -32,9 +33,9 @@ AVERAGES = ('fast', 'slow')
 class ClsEr(Replay):
   """The buffer is that of `replay`; the published code has decays of 0.999, for long runs."""
 
-  lambda_cls: float = number(0.1, least=0)  # weight of the distance to the averages
-  fast_decay: float = number(0.95, least=0, below=1)  # of the fast average
-  slow_decay: float = number(0.99, least=0, below=1)  # of the slow average
+  lambda_cls: float = number(0.1, least=0)  # weight of the MSE
+  fast_decay: float = number(0.95, least=0, below=1)  # largest share the fast average keeps
+  slow_decay: float = number(0.99, least=0, below=1)  # largest share the slow average keeps
   fast_rate: float = number(0.9, above=0, most=1)  # probability that an update moves the fast one
   slow_rate: float = number(0.7, above=0, most=1)  # probability that an update moves the slow one
   # Old rows make up half of every batch (`batch`), or are mixed into each epoch (`dataset`).
@@ -48,7 +49,11 @@ class ClsEr(Replay):
 
 
 def cls_er(backbone: Backbone, settings: ClsEr) -> Method:
-  """Returns the method; `teacher` holds both averages, their updates and the key of the draws."""
+  """Returns the method.
+
+  `teacher` holds both averages, the number of updates, and the key of the draws that decide which
+  average moves.
+  """
   s, past = settings, replay(backbone, settings)
   how = {'fast': (s.fast_decay, s.fast_rate), 'slow': (s.slow_decay, s.slow_rate)}
 
@@ -63,7 +68,7 @@ def cls_er(backbone: Backbone, settings: ClsEr) -> Method:
     clean, old_M = batch.replace(embedding_delta=None), batch.replay_M
     states = [backbone.hidden(teacher_params[name], clean) for name in AVERAGES]
 
-    def apart(logits_MV, token_M, allowed_MC, *states_MD):
+    def squared_error(logits_MV, token_M, allowed_MC, *states_MD):
       fast_MV, slow_MV = (
         backbone.project(teacher_params[name], hidden_MD)
         for name, hidden_MD in zip(AVERAGES, states_MD, strict=True)
@@ -74,7 +79,7 @@ def cls_er(backbone: Backbone, settings: ClsEr) -> Method:
 
     def each(logits_MV, old_M, *rest):
       ce_M = losses.cross_entropy(logits_MV, *rest[:2])
-      return ce_M, losses.where_it_counts(apart, old_M, logits_MV, *rest)
+      return ce_M, losses.where_it_counts(squared_error, old_M, logits_MV, *rest)
 
     hidden_MD = backbone.hidden(params, batch, train=True)
     rest = old_M & (batch.target_weight > 0), batch.target_token, batch.allowed, *states
@@ -90,10 +95,10 @@ def cls_er(backbone: Backbone, settings: ClsEr) -> Method:
     draws = jax.random.uniform(key, (len(AVERAGES),))
     moved = {}
     for draw, (name, (decay, rate)) in zip(draws, how.items(), strict=True):
-      still, due = teacher_params[name], draw < rate
-      new = averaged(still, params, updates, decay)
-      pick = lambda n, o, due=due: jnp.where(due, n, o)
-      moved[name] = jax.tree.map(pick, new, still)
+      before, moves = teacher_params[name], draw < rate
+      after = averaged(before, params, updates, decay)
+      chosen = lambda new, old, moves=moves: jnp.where(moves, new, old)
+      moved[name] = jax.tree.map(chosen, after, before)
     return teacher_params | moved | {'updates': updates}, params
 
   def params_for(memory, params, task):

@@ -27,7 +27,7 @@ class Derpp(Replay):
   beta: float = number(0.5, least=0)  # weight of cross-entropy on old rows
   # Old rows make up half of every batch (`batch`), or are mixed into each epoch (`dataset`).
   level: str = choice('batch', 'dataset')
-  # Answers of old rows: the past is known at the stored ones.
+  # Answers of old rows: the stored ones, at which the logits of the past are known.
   answers: str = choice('stored')
   # Logits of the past: of the model before the task, or of the model when an example was stored.
   targets: str = choice('teacher', 'stored')

@@ -2,8 +2,8 @@
 
     L = (1 − alpha) · CE(new) + alpha · KD_T(new),    KD_T = T² · KL(teacher ‖ model)
 
-T is distill_temperature. The teacher is the model before the task, the one that the run started
-from (`anchor`), or another model.
+T is distill_temperature. The teacher is the model before the task (`anchor` `last`), the model that
+the run started from (`anchor` `base`), or another model (`teacher_path`).
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ class Distill(Settings):
   distill_temperature: float = only_with(number(2.0, above=0), {'alpha': GIVEN})
   # The model of the run that teaches: before the task (`last`), or before the first task (`base`).
   anchor: str = only_with(choice('last', 'base'), {'teacher_path': '', 'backbone.head': ''})
-  # Another model that teaches, as in backbone.path; empty: the model before the task.
+  # Another model that teaches, as in backbone.path; empty: a model of the run (`anchor`).
   teacher_path: str = ''
   # package.module:name of a Family; empty: found by the model_type of `teacher_path`
   teacher_family: str = only_with('', {'teacher_path': GIVEN})
@@ -59,19 +59,19 @@ class Distill(Settings):
 def distill(
   backbone: Backbone, settings: Distill, external_teacher: ExternalTeacher | None = None
 ) -> Method:
-  """Returns the method; the model before the first task teaches nothing in it.
+  """Returns the method; the model before the first task does not teach in the first task.
 
   Args:
     backbone: the model that learns.
     settings: settings of the method.
-    external_teacher: the model at `teacher_path`; None: the model before the task teaches.
+    external_teacher: the model at `teacher_path`; None: a model of the run teaches (`anchor`).
   """
   divergence = functools.partial(losses.distillation, temperature=settings.distill_temperature)
   theirs = backbone if external_teacher is None else external_teacher.backbone
   always = external_teacher is not None or settings.anchor == 'base'
 
-  def knowing(memory: Memory, params: Params) -> Params:
-    """Returns the teacher of the coming task; `params` are the model before it."""
+  def teacher_of(memory: Memory, params: Params) -> Params:
+    """Returns the parameters of the coming task's teacher; `params` are those before the task."""
     if external_teacher is not None:
       return external_teacher.params()
     if settings.anchor == 'base':
@@ -89,12 +89,13 @@ def distill(
     most, cache_mb = settings.max_cached_examples(stream), settings.teacher_cache_mb
     first = params if external_teacher is None else external_teacher.params()
     memory = teacher.start(theirs, first, tools, most, cache_mb)
-    kept = settings.anchor == 'base' and bool(memory['tables'])  # else `teacher` is the whole base
+    # Without tables memory['teacher'] is the whole base.
+    kept = settings.anchor == 'base' and bool(memory['tables'])
     return memory | ({'base': params} if kept else {})
 
   def before_task(memory, params, task, tools):
     looked_at = task.train if task.index or always else ()
-    taught_by = knowing(memory, params)
+    taught_by = teacher_of(memory, params)
     return memory | teacher.freeze(memory, theirs, taught_by, looked_at, tools), params
 
   def plan(memory, task):

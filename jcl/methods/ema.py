@@ -1,9 +1,10 @@
-"""An exponential moving average of the parameters answers (Polyak and Juditsky 1992).
+"""Evaluates an exponential moving average of the parameters (Polyak and Juditsky 1992).
 
     L = CE(new);    after every update  θ̄ ← θ̄ + (1 − a) (θ − θ̄),    a = min(1 − 1 / (n + 1), decay)
 
-θ is what trains and goes on to the next task, n the number of updates since the start of the run. A
-continual learner answers more steadily with θ̄ than with θ (Soutif-Cormerais et al. 2023).
+θ are the parameters that train and go on to the next task; n is the number of updates since the
+start of the run, this one included. A continual learner answers more steadily with θ̄ than with θ
+(Soutif-Cormerais et al. 2023).
 """
 
 import dataclasses
@@ -21,9 +22,9 @@ from jcl.types import Params, Tree
 
 @dataclasses.dataclass
 class Ema(Settings):
-  """The average spans about 1 / (1 - decay) updates, whatever the tasks are that they belong to."""
+  """The average spans about 1 / (1 - decay) updates, across the borders of tasks."""
 
-  decay: float = number(0.99, least=0, below=1)  # share of the average that an update keeps at most
+  decay: float = number(0.99, least=0, below=1)  # largest share of the average that an update keeps
   brings: ClassVar = ('slow',)
   holds_tree: ClassVar = True
 
@@ -33,7 +34,7 @@ class Ema(Settings):
 
 
 def ema(backbone: Backbone, settings: Ema) -> Method:
-  """Returns the method; `teacher` holds the average, which is evaluated, and its updates."""
+  """Returns the method; `teacher` holds the average, which is evaluated, and its update count."""
 
   def init(params, stream, tools):
     return {'teacher': {'average': params, 'updates': jnp.int32(0)}}
@@ -50,13 +51,14 @@ def ema(backbone: Backbone, settings: Ema) -> Method:
 
 
 def averaged(average: Tree, params: Params, updates: jax.Array, decay: float) -> Tree:
-  """Returns the average after one more update; a leaf that is equal to its parameter stays so.
+  """Returns the average after one more update; a leaf that equals its parameter stays equal to it.
 
   Args:
     average: before the update, a tree like `params`.
     params: after the update.
     updates: number of updates since the average began, this one included, at least 1.
-    decay: share of the average that stays, but for the first updates, of which it is the mean.
+    decay: largest share of the average that an update keeps. During the first 1 / (1 - decay)
+      updates less is kept: the average is then the mean of all parameters from the start on.
   """
   share = jnp.maximum(1 / (updates + 1), 1 - decay)
   return jax.tree.map(lambda mean, p: mean + share.astype(mean.dtype) * (p - mean), average, params)

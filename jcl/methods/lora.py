@@ -40,7 +40,7 @@ class Lora(Adapter):
   merge: str = choice('', *lora_merging.WAYS)
   # share of the entries that `ties` and `dare` keep
   density: float = only_with(number(0.2, above=0, most=1), {'merge': ('ties', 'dare')})
-  # a of θ_0 + a · ΔW, ΔW being the merge: 0 is the base, 1 the merge itself
+  # share of the merge ΔW that is added to the base: 0 gives the base, 1 the whole merge
   merge_scale: float = only_with(number(1.0, least=0), {'merge': GIVEN})
 
   def check(self) -> None:

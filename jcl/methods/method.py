@@ -52,7 +52,7 @@ class Method(NamedTuple):
       returns. A method that combines wraps no objective. None: one group of all terms.
     project: (updates, params, teacher_params, step) -> updates, after optimiser, learning rate and
       masks and before they are applied, in the global view; leaves of `updates` are None where a
-      leaf is frozen, `step` counts those of the task from 0. None: updates are applied as they are.
+      leaf is frozen, `step` counts the task's steps from 0. None: updates are applied as they are.
     after_step: (teacher_params, params, step) -> teacher_params, params. None: the teacher does not
       change within a task.
     after_task: (memory, params, task, tools) -> memory, params.
@@ -91,7 +91,7 @@ class Settings:
     starts_afresh: every task trains a fresh model, so that no optimiser state can be carried on.
     brings: parts of which a composition has one at most: `loss`, `rows` (replay), `objective`,
       `combine` (gradients), `slow` (parameters), `tree` (the method adds leaves to the parameters),
-      `trainable` (the plan says what trains).
+      `trainable` (the plan has rules of what trains).
     changes: hooks that return other parameters than they are given, of `before_task` and
       `after_task`. They give a composition its order, whatever the order of names: before a task
       the hooks that change parameters run last, so that teachers, draws and anchors of all others

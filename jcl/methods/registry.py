@@ -86,7 +86,7 @@ def _check_fields(found: type[Settings], name: str) -> None:
       )
 
 
-# Arguments of `jcl.learn` that are no settings of a method.
+# Arguments of `jcl.learn`, by whose names no setting of a method can be given.
 RESERVED = (
   'stream', 'method', 'model', 'scenario', 'train', 'evaluate', 'checkpoint', 'adversarial',
   'workdir', 'callbacks', 'mesh', 'quiet', 'name',
@@ -94,7 +94,7 @@ RESERVED = (
 
 
 def _is_setting(kind: object) -> bool:
-  """Whether a setting may have a type: a config file, a flag and an argument can give it."""
+  """Whether a setting may be of type `kind`: config files, flags and `learn` can all give it."""
   origin, entries = typing.get_origin(kind), typing.get_args(kind)
   if origin in (types.UnionType, typing.Union):
     return all(entry is type(None) or _is_setting(entry) for entry in entries)

@@ -2,8 +2,8 @@
 
     L = CE(new and old rows)
 
-With `answers` `own` (on-policy replay) the model of the last task answers the prompts of the buffer
-anew before each task, and an old row has that answer where it is kept (`jcl.memory.own_answers`).
+With `answers` `own` (on-policy replay) the model answers the prompts in the buffer anew before each
+task, and an old row has the new answer if that is kept (`jcl.memory.own_answers`).
 Policies of the buffer: reservoir sampling (Vitter 1985), herding (Rebuffi et al. 2017), first in
 first out, quotas by class, importance sampling. With `select`
 `adversarial` the method is MIR (Aljundi et al. 2019).
@@ -48,14 +48,14 @@ class Replay(Settings):
   virtual_lr: float = only_with(number(1e-2, least=0), {'select': 'adversarial'})
   # Answers of old rows: as they are stored, or those of the model before the task (on-policy).
   answers: str = only_with(choice('stored', 'own'), {'backbone.head': ''})
-  # Own answers that are kept: those that are right, those that the model is sure of, or all.
+  # Own answers that are kept: the right ones, those the model is confident of, or all that end.
   keep: str = only_with(choice('right', 'confident', 'all'), OWN)
   # What replays in place of an own answer that is not kept: the stored answer, or nothing.
   rejected: str = only_with(choice('stored', 'drop'), OWN)
   temperature: float = only_with(number(0.0, least=0), OWN)  # of own answers; 0: greedy
-  # likeliest tokens that a token of an own answer is drawn from
+  # number of likeliest tokens that each token of an own answer is drawn from
   top_k: int = only_with(number(20, least=1), {**OWN, 'temperature': GIVEN})
-  # least mean log-probability of the tokens of an answer that the model is sure of, nats
+  # least mean log-probability of the tokens of a confident answer, nats
   least_log_probability: float = only_with(number(-0.1, most=0), {**OWN, 'keep': 'confident'})
   brings: ClassVar[tuple[str, ...]] = ('rows',)
 
@@ -81,7 +81,7 @@ class Replay(Settings):
     require(right, 'answers', self.answers, "'stored' unless update is 'after_task'")
 
   def check_run(self, scenario: str, tools: Tools) -> None:
-    """Refuses own answers to raw text, and class quotas of free answers or of too few places."""
+    """Refuses own answers on raw text, and class quotas without classes or with too few places."""
     words = "'stored' with raw text, which has no answers"
     require(self.answers == 'stored' or scenario != 'cpt', 'answers', self.answers, words)
     if self.policy in buffer.BY_CLASS:

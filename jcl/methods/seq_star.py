@@ -1,10 +1,10 @@
-"""SEQ* (Zheng et al. 2024): sequential fine-tuning of a pretrained model that soon stands still.
+"""SEQ* (Zheng et al. 2024): a pretrained model is frozen early, and its head grows class by class.
 
-    L = CE(new), the softmax over all classes of the stream, those of later tasks too
+    L = CE(new),    softmax over all classes of the stream, those of later tasks included
 
-In the first `warmup_epochs` epochs of the first task the whole model trains; then all but the head
-is frozen for good. Of the head each task trains the rows of the classes that are new in it, and the
-rows of earlier classes stay as they are.
+In `til` the softmax runs over the classes of the task. In the first `warmup_epochs` epochs of the
+first task the whole model trains; afterwards everything but the head is frozen. A task trains the
+rows of the head for the classes that are new in it; the rows of earlier classes are frozen.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ HEAD = 'head'  # its entry among the parameters
 class SeqStar(Settings):
   """Made for a pretrained model with a cosine head (`backbone.head=cosine`)."""
 
-  warmup_epochs: int = number(1, least=0)  # of the first task, in which the whole model trains
+  warmup_epochs: int = number(1, least=0)  # epochs of the first task that train the whole model
   scenarios: ClassVar = ('cil', 'til')  # elsewhere no later task has classes of its own
   head_scenarios: ClassVar = ('cil', 'til')
   needs: ClassVar = ('head',)
@@ -41,7 +41,12 @@ class SeqStar(Settings):
 
 
 def seq_star(backbone: Backbone, settings: SeqStar) -> Method:
-  """Returns the method; `teacher` holds the steps of warm-up and whether all classes compete."""
+  """Returns the method.
+
+  `teacher` holds the number of warm-up steps, and whether the softmax runs over all classes. Of the
+  memory, `own` are the classes that are new in the task, and `warm` says whether the whole model
+  trains in it.
+  """
 
   def init(params, stream, tools):
     steps = settings.warmup_epochs * tools.steps_per_epoch(len(stream.tasks[0].train))
@@ -67,7 +72,7 @@ def seq_star(backbone: Backbone, settings: SeqStar) -> Method:
 
   def project(updates, params, teacher_params, step):
     warm = step < teacher_params['warm_up']
-    still = lambda part: jax.tree.map(lambda u: jnp.where(warm, u, 0), part)
-    return {name: part if name == HEAD else still(part) for name, part in updates.items()}
+    only_warm = lambda part: jax.tree.map(lambda u: jnp.where(warm, u, 0), part)
+    return {name: part if name == HEAD else only_warm(part) for name, part in updates.items()}
 
   return Method(init, before_task, plan, loss_fn, project=project)

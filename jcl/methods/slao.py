@@ -1,10 +1,11 @@
-"""One adapter for all tasks, merged as it goes, SLAO (Qiao and Mahdavi 2025).
+"""SLAO (Qiao and Mahdavi 2025): one adapter trains on every task, and a running merge answers.
 
     L = CE(new),    W = W_base + (lora_alpha / r) · Aᵀ B
     task t starts from   A = Qᵀ, Q R = A_{t−1}ᵀ (QR decomposition),   B = B_{t−1}
     after it             A_merge = A_t,   B_merge ← B_merge + (B_t − B_merge) / √t,   t = 1, 2, …
 
-A_t and B_t are what training on task t ends with; the merge answers, and B_merge begins as B_1.
+A_t and B_t are the factors after training on task t; B_merge is B_1 after the first task. The merge
+is evaluated, also where the task is told.
 """
 
 import dataclasses
@@ -24,7 +25,7 @@ from jcl.types import Memory, Params
 
 @dataclasses.dataclass
 class Slao(Adapter):
-  """Two adapters are kept, however many tasks there are: the last one and the merge."""
+  """Two adapters are kept whatever the number of tasks: the last one and the merge."""
 
   def build(self, backbone: Backbone, teacher: ExternalTeacher | None = None) -> Method:
     """Builds `slao`."""
@@ -32,7 +33,11 @@ class Slao(Adapter):
 
 
 def slao(backbone: Backbone, settings: Slao) -> Method:
-  """Returns the method; only the adapter and a head train."""
+  """Returns the method; only the adapter and a head train.
+
+  The memory holds the adapter after the last task (`last`), the merge (`merged`), and the numbers
+  of tasks that have begun (`begun`) and ended (`learned`).
+  """
   s = settings
 
   def fresh(params: Params, key: jax.Array) -> Params:
@@ -47,9 +52,9 @@ def slao(backbone: Backbone, settings: Slao) -> Method:
   def before_task(memory, params, task, tools):
     adapter = fresh(params, tools.key('adapter', task.index))
     if memory['last']:
-      going_on = lambda new, old: {**new, 'a': _orthonormal(old['a']), 'b': old['b']}
+      continued = lambda new, old: {**new, 'a': _orthonormal(old['a']), 'b': old['b']}
       last = memory['last']['layers']
-      layers = {name: going_on(new, last[name]) for name, new in adapter['layers'].items()}
+      layers = {name: continued(new, last[name]) for name, new in adapter['layers'].items()}
       adapter = {'layers': layers}
     return memory | {'begun': task.index + 1}, {**params, 'lora': adapter}
 
@@ -63,7 +68,7 @@ def slao(backbone: Backbone, settings: Slao) -> Method:
 
   def params_for(memory, params, task):
     whole = memory['merged']
-    if memory['begun'] > memory['learned']:  # inside a task: what its end would give now
+    if memory['begun'] > memory['learned']:  # inside a task: as if it ended now
       whole = _merged(memory, params['lora'], memory['begun'])
     return {**params, 'lora': whole} if whole else params
 
@@ -71,15 +76,15 @@ def slao(backbone: Backbone, settings: Slao) -> Method:
 
 
 def _orthonormal(a_LRI: jax.Array) -> jax.Array:
-  """Returns orthonormal rows that span those of A, layer by layer."""
+  """Returns [L, R, I] whose rows are orthonormal and span the rows of A, layer by layer."""
   q_LIR, _ = jnp.linalg.qr(jnp.swapaxes(jnp.asarray(a_LRI), 1, 2))
   return jnp.swapaxes(q_LIR, 1, 2)
 
 
 def _merged(memory: Memory, adapter: Params, tasks: int) -> Params:
-  """Returns the merge after so many tasks, the adapter being that of the last one."""
+  """Returns the merge after `tasks` tasks, of which `adapter` is the adapter of the last one."""
   if not memory['merged']:
     return adapter
   before, share = memory['merged']['layers'], 1 / math.sqrt(tasks)
-  pull = lambda new, old: {**new, 'b': old['b'] + share * (new['b'] - old['b'])}
-  return {'layers': {name: pull(new, before[name]) for name, new in adapter['layers'].items()}}
+  moved = lambda new, old: {**new, 'b': old['b'] + share * (new['b'] - old['b'])}
+  return {'layers': {name: moved(new, before[name]) for name, new in adapter['layers'].items()}}

@@ -241,7 +241,7 @@ def _of_classes(stream: Stream) -> Iterator[tuple[float, str]]:
 
 
 def _number(label: str) -> float | None:
-  """Returns the number that a label is; None: it is no finite number."""
+  """Returns the value of a label that is written as a finite number; None for any other label."""
   try:
     number = float(label) if label.isascii() and '_' not in label else math.nan
   except ValueError:

@@ -1,11 +1,11 @@
-"""What is wrong with a run, by the figures that it left: the findings of `jcl doctor`.
+"""The findings of `jcl doctor`: what is wrong with a run, judged by the run's own figures.
 
-A finding has a figure of the run, what the figure means, and one thing to do. It tells a setting
-that is off from a method that is weak: a penalty that is too small to be felt, a replay of nothing,
-samples that are all alike, a task that was never learned and so cannot be forgotten.
+A finding has a figure of the run, what the figure means, and one thing to do. Findings tell a wrong
+setting from a weak method: a penalty too small to have an effect, hardly any replay, pseudo samples
+that are all alike, a task that was never learned and so cannot be forgotten.
 
-Everything is read from `results.json` and the lines of `metrics.jsonl`. The limits stand below as
-constants; they are set so that a healthy run of any method has no finding.
+All figures come from `results.json` and the lines of `metrics.jsonl`. The limits are the constants
+below; they are set so that a healthy run of any method has no finding.
 """
 
 import math
@@ -22,20 +22,23 @@ PENALTIES = {
   'ewc': 'lambda_ewc', 'l2': 'lambda_l2', 'mas': 'lambda_mas', 'overlap': 'lambda_olora',
 }  # fmt: skip
 CROSS_ENTROPIES = ('ce', 'qa', 'new')  # of new rows, before weights
-LEARNED = 0.05  # of accuracy, or nats per token, that a task must gain by being learned
-KNOWN = 0.9  # accuracy of a task that needs no learning
-FORGOTTEN = 0.1  # of accuracy, or nats per token: forgetting worth a word
-FELT, DROWNED = (
-  1e-3,
-  0.9,
-)  # share of the loss: a penalty below is not felt, one above drowns the rest
-CLIPPED = 20  # times `clip_norm` that a gradient has in the median
-REPLAYED = 0.02  # share of the tokens of a task that are old
-INVALID = 0.1  # share of answers that are no label
-KEPT, DISTINCT, VERBATIM, LABELLED = 0.5, 0.5, 0.2, 0.8  # shares of pseudo samples
-KL, PERPLEXITY = 1.0, 2.0  # nats per token from the base model; times its perplexity
-FALLS, RISES = 0.95, 1.2  # of the loss at the start of a task: too little, and too much
-FEWEST = 8  # logged steps of a task that a curve is made of
+LEARNED = 0.05  # least gain of a task by its own training, in accuracy or nats per token
+KNOWN = 0.9  # accuracy from which a task counts as known before its training
+FORGOTTEN = 0.1  # forgetting above which a penalty is judged, in accuracy or nats per token
+FELT = 1e-3  # share of the loss below which a penalty is not felt
+DROWNED = 0.9  # share of the loss above which a penalty drowns the rest
+CLIPPED = 20  # largest median gradient norm, in multiples of `train.clip_norm`
+REPLAYED = 0.02  # least share of old tokens among the training tokens of a later task
+INVALID = 0.1  # largest share of answers that are no label
+KEPT = 0.5  # least share of drawn pseudo samples that are well formed
+DISTINCT = 0.5  # least share of kept pseudo samples that differ from each other
+VERBATIM = 0.2  # largest share of kept pseudo samples that are training inputs word for word
+LABELLED = 0.8  # least share of kept pseudo samples that end in a label of their task
+KL = 1.0  # largest KL(base ‖ model), nats per token
+PERPLEXITY = 2.0  # largest perplexity of held-out text, in multiples of that after the first task
+FALLS = 0.95  # share of its start that a loss falls below if a task is being learned
+RISES = 1.2  # multiple of its start that a loss must not rise above within a task
+FEWEST = 8  # least number of logged steps of a task whose loss is judged
 
 
 class Finding(NamedTuple):
@@ -43,8 +46,8 @@ class Finding(NamedTuple):
 
   Attributes:
     name: of the check.
-    figure: what was seen, with its number.
-    meaning: what that says of the run.
+    figure: the observation, with its number.
+    meaning: what the figure says about the run.
     advice: one thing to do.
   """
 
@@ -58,7 +61,7 @@ class Finding(NamedTuple):
 
 
 class Run(NamedTuple):
-  """What is known of a run.
+  """The files of a run that checks read.
 
   Attributes:
     results: contents of `results.json`.
@@ -71,7 +74,7 @@ class Run(NamedTuple):
   settings: Mapping[str, object]
 
   def setting(self, name: str) -> float | None:
-    """Returns a setting that is a number, by its last name; None where there is none."""
+    """Returns a numeric setting by the last part of its dotted name; None where there is none."""
     for path, value in self.settings.items():
       if path.rpartition('.')[2] == name and isinstance(value, int | float):
         return float(value)
@@ -86,7 +89,7 @@ Check = Callable[[Run], Iterator[Finding]]
 
 
 def findings(results: Results, lines: Sequence[Json] = ()) -> list[Finding]:
-  """Returns what is wrong with a run, in the order of `CHECKS`; empty: nothing was found.
+  """Returns the findings on a run, in the order of `CHECKS`.
 
   Args:
     results: contents of `results.json`, of a run that may be under way.
@@ -116,12 +119,12 @@ def _named(names: Sequence[str]) -> str:
 
 
 def _percent(share: float) -> str:
-  """Returns a share in per cent, with three digits that count."""
+  """Returns a share in per cent, with three significant digits."""
   return f'{100 * share:.3g} %'
 
 
 def _before_and_after(run: Run) -> Iterator[tuple[str, float, float]]:
-  """Yields (task, score before it was learned, score right after), a larger one being better."""
+  """Yields (task, score before its training, score right after); a larger score is better."""
   matrix, sign = score_matrix(run.results), 1 if score_of(run.results) == 'accuracy' else -1
   for index, name in enumerate(run.results['tasks']):
     before, after = matrix[index][index], matrix[index + 1][index]
@@ -130,7 +133,7 @@ def _before_and_after(run: Run) -> Iterator[tuple[str, float, float]]:
 
 
 def _not_learned(run: Run) -> Iterator[Finding]:
-  """Tasks whose score did not rise when they were learned."""
+  """Yields tasks that gained too little by their training, and tasks that were known before."""
   accuracy = score_of(run.results) == 'accuracy'
   scores = list(_before_and_after(run))
   known = [name for name, before, _ in scores if accuracy and before >= KNOWN]
@@ -155,7 +158,7 @@ def _not_learned(run: Run) -> Iterator[Finding]:
 
 
 def _penalties(run: Run) -> Iterator[Finding]:
-  """Penalties that are not felt, or that drown the loss; both in the last half of each task."""
+  """Yields penalties that are not felt or drown the loss, in the last half of each later task."""
   forgetting = metrics_of(run.results).get('forgetting') or 0.0
   for term, setting in PENALTIES.items():
     weight = run.setting(setting)
@@ -187,7 +190,7 @@ def _penalties(run: Run) -> Iterator[Finding]:
 
 
 def _clipped(run: Run) -> Iterator[Finding]:
-  """Gradients that clipping makes tiny."""
+  """Yields a finding where clipping makes most gradients very small."""
   limit = run.setting('clip_norm')
   norms = [
     x['gradient_norm'] for lines in run.steps.values() for x in lines if 'gradient_norm' in x
@@ -204,7 +207,7 @@ def _clipped(run: Run) -> Iterator[Finding]:
 
 
 def _curves(run: Run) -> Iterator[Finding]:
-  """Losses of new rows that rise within a task, or hardly fall in one that was not learned."""
+  """Yields tasks whose loss on new rows rises, or hardly falls though they are not learned."""
   stuck = {
     name for name, before, after in _before_and_after(run) if after < min(before + LEARNED, KNOWN)
   }
@@ -237,7 +240,7 @@ def _curves(run: Run) -> Iterator[Finding]:
 
 
 def _replay(run: Run) -> Iterator[Finding]:
-  """Replay that is too small to matter, and old tasks that the buffer has lost."""
+  """Yields replay that is too small to matter, and old tasks without an example in the buffer."""
   later = [line for line in run.results.get('mix') or () if line['new'] + line['old']][1:]
   replays = any(line['old'] for line in later)
   if replays:
@@ -265,7 +268,7 @@ def _replay(run: Run) -> Iterator[Finding]:
 
 
 def _pseudo_samples(run: Run) -> Iterator[Finding]:
-  """Pseudo samples that are rejected, alike, copied or without a label."""
+  """Yields shares of pseudo samples that are rejected, alike, copied or without a label."""
   lines = [line for line in run.results.get('pseudo') or () if line.get('drawn')]
   total = lambda name: sum(line[name] for line in lines if _is_number(line.get(name)))
   drawn, kept = total('drawn'), total('kept')
@@ -308,9 +311,9 @@ def _pseudo_samples(run: Run) -> Iterator[Finding]:
 
 
 def _invalid(run: Run) -> Iterator[Finding]:
-  """Answers that are no label."""
+  """Yields a finding where many of the last answers are no label."""
   rows = [row for row in run.results.get('invalid') or () if any(x is not None for x in row)]
-  if len(rows) > 1:  # the first is before training
+  if len(rows) > 1:  # the first row is from before training
     share = statistics.fmean(x for x in rows[-1] if x is not None)
     if share > INVALID:
       yield Finding(
@@ -322,7 +325,7 @@ def _invalid(run: Run) -> Iterator[Finding]:
 
 
 def _drift(run: Run) -> Iterator[Finding]:
-  """A model that has moved far from the one it started as, on text that is no task."""
+  """Yields a finding where the model is far from its base model on held-out text."""
   lines = run.results.get('drift') or []
   if not lines:
     return
@@ -339,7 +342,7 @@ def _drift(run: Run) -> Iterator[Finding]:
 
 
 def _refused(run: Run) -> Iterator[Finding]:
-  """Steps that were not applied."""
+  """Yields the steps that were not applied."""
   lines = [line for line in run.results.get('refused_steps') or () if line['count']]
   if lines:
     yield Finding(
@@ -352,7 +355,7 @@ def _refused(run: Run) -> Iterator[Finding]:
 
 
 def _penalty_alone(run: Run) -> Iterator[Finding]:
-  """Class-incremental learning by a penalty and nothing else."""
+  """Yields a finding where a class-incremental run has penalties alone, and forgets."""
   names = set(run.results['method'].split('+'))
   later = (run.results.get('mix') or [])[1:]
   if (

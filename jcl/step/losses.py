@@ -193,15 +193,18 @@ def plain(backbone: Backbone) -> Callable[[Params, Tree, Batch], Terms]:
 
 
 def by_probability(loss_fn: Callable[[Params, Tree, Batch], Terms]) -> Callable:
-  """Returns a loss whose cross-entropies are weighed, target by target: dynamic fine-tuning, DFT.
+  """Returns a loss whose cross-entropies are weighed target by target: dynamic fine-tuning, DFT.
 
-      −sg(p) · log p     nats per target;    p = probability of the target, sg: it has no gradient
+      −sg(p) · log p     nats per target
 
-  Other terms stay as they are. Source: Wu et al. 2025, On the Generalization of SFT.
+  p is the probability of the target, and no gradient goes through sg(p). Terms other than
+  `CROSS_ENTROPIES` stay as they are. Source: Wu et al. 2025, "On the Generalization of SFT".
 
   Args:
-    loss_fn: (params, teacher_params, batch) -> {term: (value_M, where_M)}, with terms that
-      `CROSS_ENTROPIES` names.
+    loss_fn: (params, teacher_params, batch) -> {term: (value_M, where_M)}.
+
+  Raises:
+    UserError: when the loss is called, if it has no term of `CROSS_ENTROPIES`.
   """
 
   def weighed(params: Params, teacher_params: Tree, batch: Batch) -> Terms:
@@ -233,11 +236,11 @@ def decays(path: KeyPath) -> bool:
 
 
 def checked(terms: object, batch: Batch) -> Terms:
-  """Returns what a `loss_fn` gave.
+  """Returns the terms of a loss, after a check of their form.
 
   Args:
-    terms: of a method, perhaps of another package.
-    batch: that it was given.
+    terms: what the `loss_fn` of a method, perhaps of another package, returned.
+    batch: the batch that `loss_fn` was given.
 
   Raises:
     UserError: `terms` is not {term: (value_M, where_M)}; the message names the term.
@@ -264,12 +267,12 @@ def checked(terms: object, batch: Batch) -> Terms:
 
 
 def _is_array(x: object, shape: tuple[int, ...], kind: type) -> bool:
-  """Whether something is an array of a shape and a kind of numbers."""
+  """Whether `x` is an array of a shape and a kind of dtype, such as `jnp.floating`."""
   return getattr(x, 'shape', None) == shape and jnp.issubdtype(getattr(x, 'dtype', object), kind)
 
 
 def _kind(x: object) -> str:
-  """Returns type and shape of an array, or the type of anything else."""
+  """Returns dtype and shape of an array in words, or the type of any other object."""
   if isinstance(x, np.generic | np.ndarray | jax.Array):
     return f'{x.dtype} {list(x.shape)}'
   return type(x).__name__

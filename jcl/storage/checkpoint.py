@@ -50,11 +50,11 @@ FORMAT = 2  # of snapshots; see above when it goes up
 KEPT = 2  # snapshots at a time
 UNFINISHED = '.orbax-checkpoint-tmp'  # ending of the folders that Orbax has not finished
 STRUCTURE = '/structure'  # path of the array that holds the structure
-SURROUNDINGS = (  # errors of the system that say nothing about a file's content
+SURROUNDINGS = (  # errors of the operating system that say nothing about a file's content
   errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE,
   errno.ETIMEDOUT,
 )  # fmt: skip
-FULL = 'what else the device holds'  # so that a snapshot has room on it
+REMEDY = 'what else the device holds'  # what to lower where a snapshot has no room on a device
 
 
 class Snapshots:
@@ -250,7 +250,7 @@ class Snapshots:
         self._put_away(unusable)
         self.loaded = self.committed = number
         structure = json.loads(arrays.pop(STRUCTURE).tobytes())
-        with explain_oom(lambda: f'reading snapshot {self.loaded} of {self.folder}', FULL):
+        with explain_oom(lambda: f'reading snapshot {self.loaded} of {self.folder}', REMEDY):
           return decode(structure, arrays, place)
     for path in numbered(self.folder).values():
       if _is_of_format_1(path):

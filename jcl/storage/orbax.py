@@ -44,7 +44,7 @@ def _unless_late(hook: Callable[[Any], object], error: Any) -> None:
 
 
 def system_number(error: BaseException) -> int | None:
-  """Returns the system's number of an error; None where it has none."""
+  """Returns the `errno` of an error, also where only its text holds it; None: it has none."""
   number = getattr(error, 'errno', None)
   if not isinstance(number, int):
     found = re.search(r"(?:Errno |os_error_code=')(\d+)", str(error))

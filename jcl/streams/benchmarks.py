@@ -49,7 +49,11 @@ def read(config: StreamConfig) -> RawStream:
 
 
 def published_files(config: StreamConfig) -> pathlib.Path:
-  """Returns where the published files of a data set are; a UserError where no path is given."""
+  """Returns the folder of the published files of a data set.
+
+  Raises:
+    UserError: `stream.path` is empty.
+  """
   if not config.path:
     raise UserError(
       f'stream.path is empty: give the folder of the published files of {config.name} '

@@ -78,7 +78,7 @@ def as_messages(value: object) -> list[object] | None:
 
 
 def is_list(value: object) -> TypeGuard[Sequence[Any]]:
-  """Whether a value of a table is a list; an array of one number without an axis is none."""
+  """Whether a value of a table is a list; a zero-dimensional array is not one."""
   return isinstance(value, list | tuple) or (isinstance(value, np.ndarray) and value.ndim > 0)
 
 

@@ -8,7 +8,7 @@ from jcl.errors import UserError
 from jcl.streams.raw import SPLITS, RawRow, RawStream, RawTask, class_form, label_text
 from jcl.streams.records import shown
 
-LONGEST_NAME = 200  # letters of a stream's name
+LONGEST_NAME = 200  # characters of a stream's name
 # Spaces and hyphens of no width, marks of direction, and selectors of how a letter is drawn.
 INVISIBLE = dict.fromkeys([
   0xAD, 0x61C, 0x200B, 0x200E, 0x200F, *range(0x202A, 0x202F), 0x2060, *range(0x2066, 0x206A),
@@ -50,7 +50,7 @@ def check_raw(raw: object, reader: str) -> RawStream:
 
 
 def check_stream_name(name: object, argument: str) -> None:
-  """Refuses the name of a stream that no terminal may show."""
+  """Refuses a stream's name that is no text, is too long or has characters that do not print."""
   if not isinstance(name, str):
     raise UserError(f'{argument} is {shown(name)}: give text')
   if not name.isprintable() or len(name) > LONGEST_NAME:
@@ -73,7 +73,7 @@ def check_overlap(policy: object, argument: str) -> None:
 
 
 def check_names(names: Sequence[str]) -> None:
-  """Refuses a stream without tasks, and task names that clash or cannot name a folder."""
+  """Refuses a stream without tasks, and task names that look the same or cannot name a folder."""
   if not names:
     raise UserError('the stream has no tasks: give at least one')
   seen: dict[str, str] = {}
@@ -185,12 +185,12 @@ def check_labels(labels: Iterable[str], answers: dict[str, str]) -> None:
 
 
 def seen_form(label: str) -> str:
-  """Returns a label as readers see it: one form of Unicode (NFC), nothing that has no width."""
+  """Returns a label as a reader sees it: in Unicode form NFC, without invisible characters."""
   return visible(class_form(label))
 
 
 def visible(text: str) -> str:
-  """Returns a text in one form of Unicode (NFC) and without what has no width."""
+  """Returns a text in Unicode form NFC, without invisible characters (`INVISIBLE`)."""
   return unicodedata.normalize('NFC', text.translate(INVISIBLE))
 
 

@@ -1,4 +1,4 @@
-"""Tables in JSON: an object a line, a list of objects, or columns."""
+"""Readers of tables in JSON: one object a line, a list of objects, or lists by column."""
 
 import collections
 import json
@@ -10,12 +10,15 @@ from jcl.streams.records import Record
 
 
 def json_value(text: str, called: str, constant: Callable[[str], object] | None = None) -> object:
-  """Returns the value of a JSON document, numbers as text; refuses repeated keys.
+  """Returns the value of a JSON document, with numbers as text.
 
   Args:
     text: the document.
     called: name of the file in error messages.
-    constant: value of NaN and the infinities, from their names; None: they are refused.
+    constant: gives the value of NaN and the infinities from their names; None: they are refused.
+
+  Raises:
+    UserError: the document is malformed, nested too deeply, or repeats a key.
   """
   try:
     return json.loads(
@@ -37,12 +40,16 @@ def json_value(text: str, called: str, constant: Callable[[str], object] | None 
 
 
 def refuse_constant(name: str) -> None:
-  """Raises for NaN and the infinities, which are not JSON."""
+  """Raises a ValueError for NaN and the infinities, which JSON does not have."""
   raise ValueError(f'{name} is no number')
 
 
 def unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
-  """Returns the pairs as a dict, if no key stands twice."""
+  """Returns the pairs as a dict.
+
+  Raises:
+    ValueError: a key stands twice.
+  """
   result = dict(pairs)
   if len(result) < len(pairs):
     times = collections.Counter(key for key, _ in pairs)
@@ -51,7 +58,7 @@ def unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def json_records(text: str, called: str) -> Iterator[Record]:
-  """Yields the objects of a jsonl file, one a line; skips blank lines."""
+  """Yields the objects of a jsonl file, one a line, without blank lines."""
   for number, line in enumerate(text.split('\n'), 1):
     if line.strip():
       where = f'{called}:{number}'
@@ -66,13 +73,17 @@ def json_records(text: str, called: str) -> Iterator[Record]:
 def list_records(text: str, called: str, notes: list[str]) -> list[Record]:
   """Returns the rows of a json file.
 
-  Rows are a list of objects, alone or as the only such list in an object, or columns: an object
-  whose values are all lists of one length, or all objects with the same keys, as pandas writes
-  them. A file of an object a line is read too: many are called `.json`.
+  The file holds a list of objects, or an object in which one value is such a list. Or it holds
+  columns, as pandas writes them: an object whose values are all lists of one length, or all objects
+  with the same keys. A file with one object a line is read too, since many such files are named
+  `.json`.
 
   Args:
     text, called: as in `json_value`.
-    notes: grows by a line for what is left out.
+    notes: grows by a line if keys of the file are not read.
+
+  Raises:
+    UserError: the file holds none of these, or is malformed.
   """
   first, _, rest = text.strip().partition('\n')
   if first.startswith('{') and first.rstrip().endswith('}') and rest.lstrip().startswith('{'):
@@ -93,7 +104,10 @@ def list_records(text: str, called: str, notes: list[str]) -> list[Record]:
 def _rows_within(
   value: dict[str, object], called: str, notes: list[str]
 ) -> tuple[str, list[object]]:
-  """Returns the name and the rows of an object that holds a list of rows, or columns."""
+  """Returns the rows of an object of rows or columns, and their place in it, such as `.data`.
+
+  Args and Raises as in `list_records`; the place of columns is empty.
+  """
   lists = {key: x for key, x in value.items() if isinstance(x, list)}
   of_rows = [key for key, x in lists.items() if x and all(isinstance(row, dict) for row in x)]
   columns = [*value.values()]
@@ -105,9 +119,9 @@ def _rows_within(
   if len(lists) == len(value) > 1 and len({len(x) for x in lists.values()}) == 1:
     rows = zip(*lists.values(), strict=True)
     return '', [dict(zip(lists, row, strict=True)) for row in rows]
-  places = [[*x] for x in columns if isinstance(x, dict)]
-  if len(places) == len(value) > 1 and all(place == places[0] for place in places):
-    return '', [{key: x[place] for key, x in value.items()} for place in places[0]]  # type: ignore[index]
+  row_keys = [[*x] for x in columns if isinstance(x, dict)]
+  if len(row_keys) == len(value) > 1 and all(keys == row_keys[0] for keys in row_keys):
+    return '', [{key: x[row] for key, x in value.items()} for row in row_keys[0]]  # type: ignore[index]
   some = ', '.join(map(repr, [*value][:5])) or 'no keys'
   raise UserError(
     f'{called}: an object with {some}: write a list of rows, [{{"column": "value"}}, …], or '

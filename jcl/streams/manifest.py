@@ -243,7 +243,7 @@ def divided_tasks(manifest: Manifest) -> list[RawTask]:
 
 
 def alike(names: Sequence[str], column: str) -> Iterator[str]:
-  """Yields a line for each two tasks whose names differ by case and spaces alone."""
+  """Yields a line for each task whose name differs from an earlier one in case or spaces alone."""
   first: dict[str, str] = {}
   for name in names:
     other = first.setdefault(' '.join(name.casefold().split()), name)

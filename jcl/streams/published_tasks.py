@@ -1,10 +1,10 @@
 """Readers of published streams of tasks, from the files as their authors published them.
 
 `stream.path` is the folder that holds the files; the order of tasks is a published one, or names of
-tasks (`stream.task_order`). Published dev files are not read: in two published copies of these
-streams they equal the test files of some tasks, in a third they share rows with them, so that what
-is chosen on them is chosen on test. A dev split is carved from train where one is needed, and a run
-says what its dev files had in common with test.
+tasks (`stream.task_order`). Published dev files do not become dev splits. In two published copies
+of these streams the dev files of some tasks equal their test files, and in a third copy they share
+rows with them, so a choice made on such a dev file is made on test. A dev split is carved from
+train where one is needed, and a line at the start of a run says what the dev files share with test.
 
 - `long_sequence`: 15 tasks of classification (Razdaibiedina et al. 2023, "Progressive Prompts"), in
   the three orders that O-LoRA (Wang et al. 2023) calls 4 to 6.
@@ -28,7 +28,7 @@ from jcl.streams.json_tables import json_value, list_records
 from jcl.streams.raw import RawRow, RawStream, RawTask, normalized_text, permutation
 from jcl.streams.records import Record, found, value
 
-EVALUATED = 100  # first instances of a whole task of SuperNI, which are its test split
+EVALUATED = 100  # instances at the start of an undivided task of SuperNI that are its test split
 ALIASES = {'boolqa': 'boolq', 'sst-2': 'sst2'}
 LONG_SEQUENCE = {
   '1': 'mnli cb wic copa qqp boolqa rte imdb yelp amazon sst-2 dbpedia agnews multirc yahoo',
@@ -79,12 +79,12 @@ class Published(NamedTuple):
     orders: maps the name of each published order to its tasks; the first one is the default.
     files: paths of a split's file, with `{task}` and `{split}`; the first that exists is read.
     columns: fields of a row that hold its input and its output.
-    text: (definition of the task, input) -> text of a row.
-    template: text of a plain row.
+    text: (definition of the task, input) -> text of a row, without the answer.
+    template: template of a plain row, as `stream.template`.
     labels: whether outputs are classes; else answers are free.
     dev: name of the published dev split.
-    whole: paths of a task's file that is not split, with `{task}`.
-    metrics: maps a task to its published metric; `''` to that of the other tasks.
+    whole: paths of a file that holds a task without splits, with `{task}`.
+    metrics: maps a task to the name of its published metric; `''` maps to that of all other tasks.
   """
 
   orders: Mapping[str, str]
@@ -147,7 +147,7 @@ def task_of(
 
   Args:
     stream: the published stream.
-    folder: of its files.
+    folder: folder of the stream's files.
     name: name of the task.
     names: tasks of the run, for the message where a file is missing.
     notes: grows by a line for each thing that was decided about a file.
@@ -177,7 +177,7 @@ def task_of(
 def first_file(
   folder: pathlib.Path, patterns: Sequence[str], task: str, split: str = ''
 ) -> pathlib.Path | None:
-  """Returns the first file of some patterns that is there; None where none is."""
+  """Returns the first existing file of a task among path patterns; None where none exists."""
   names = [task, *([ALIASES[task]] if task in ALIASES else [])]
   files = (folder / p.format(task=name, split=split) for p in patterns for name in names)
   return next((file for file in files if file.is_file()), None)
@@ -186,7 +186,7 @@ def first_file(
 def missing(
   stream: Published, folder: pathlib.Path, name: str, split: str, names: Sequence[str]
 ) -> UserError:
-  """Returns the error for a file that is not there; it names the tasks whose files are."""
+  """Returns the error for a missing file; its message names the tasks whose files exist."""
   both = ('train', 'test')
   there = [n for n in names if all(first_file(folder, stream.files, n, s) for s in both)]
   wanted = folder / stream.files[0].format(task=name, split=split)
@@ -195,7 +195,15 @@ def missing(
 
 
 def rows_of(stream: Published, file: pathlib.Path, notes: list[str]) -> list[RawRow]:
-  """Reads the rows of a file; arguments and errors as of `task_of`."""
+  """Reads the rows of one file.
+
+  Args:
+    stream, notes: as in `task_of`.
+    file: the file.
+
+  Raises:
+    UserError: the file is malformed, empty, or has a row without input or output.
+  """
   definition, records = records_of(file)
   if not records:
     raise UserError(f'{called(file)}: the file has no rows: download it again')
@@ -221,7 +229,11 @@ def rows_of(stream: Published, file: pathlib.Path, notes: list[str]) -> list[Raw
 def records_of(file: pathlib.Path) -> tuple[str, list[Record]]:
   """Returns the definition of a task, '' where its file has none, and its rows.
 
-  The file is a list of rows, or an object with `Instances` and `Definition`.
+  The file is a list of rows, or an object with `Instances` and `Definition` (the form of
+  Super-NaturalInstructions).
+
+  Raises:
+    UserError: the file is malformed.
   """
   name = called(file)
   text = read_text(file, name, 'download it again')
@@ -241,14 +253,14 @@ def records_of(file: pathlib.Path) -> tuple[str, list[Record]]:
 
 
 def called(file: pathlib.Path) -> str:
-  """Returns the name of a file in messages: its folder and its name."""
+  """Returns how messages name a file: `folder/name`."""
   return '/'.join(file.parts[-2:])
 
 
 def notes_on_dev(
   stream: Published, folder: pathlib.Path, tasks: Sequence[RawTask]
 ) -> Iterator[str]:
-  """Yields a line on the published dev files, which are not read, and what they share with test."""
+  """Yields one line that says what the published dev files share with test, if there are any."""
   there, equal, shared = 0, [], []
   for task in tasks:
     file = first_file(folder, stream.files, task.name, stream.dev)
@@ -257,7 +269,7 @@ def notes_on_dev(
     there += 1
     try:
       dev = [normalized_text(row.text) for row in rows_of(stream, file, [])]
-    except UserError:  # nothing needs it
+    except UserError:  # no run needs the dev file, so a malformed one does no harm
       continue
     test = {normalized_text(row.text) for row in task.test}
     count = sum(text in test for text in dev)
@@ -277,13 +289,13 @@ def notes_on_dev(
 
 
 def asked(definition: str, text: str) -> str:
-  """Returns a prompt of Long Sequence without its last line, `Answer:`, which is the template's."""
+  """Returns an input of Long Sequence without its last line `Answer:`, which the template adds."""
   text = text.strip()
   return '\n'.join(filter(None, (definition, text.removesuffix('Answer:').strip())))
 
 
 def instructed(definition: str, text: str) -> str:
-  """Returns an instance of Super-NaturalInstructions with its definition, as SAPT writes it."""
+  """Returns the prompt of a Super-NaturalInstructions instance, as SAPT writes it."""
   instruction = f'Definition: {definition}\n\nNow complete the following example -\n'
   return f'{instruction if definition else ""}Input: {text.strip()}'
 

@@ -84,7 +84,7 @@ def written(value: object) -> str | None:
     The text; None where the value is no text, finite number, boolean, date or time.
   """
   if getattr(value, 'shape', None) == () and not isinstance(value, np.generic):
-    value = np.asarray(value)[()]  # an array of one number
+    value = np.asarray(value)[()]  # a zero-dimensional array of any library
   if isinstance(value, str):
     return str(value)
   if isinstance(value, bool | np.bool_):

@@ -116,7 +116,11 @@ def talk_of(record: Record, columns: Mapping[str, str]) -> Conversation | None:
 
 
 def columns_in(text: str) -> list[str] | None:
-  """Returns the columns that a text names, itself or in braces; None: it is no template."""
+  """Returns the columns that `text` reads: those in its braces, or without braces `text` itself.
+
+  Returns:
+    Names of columns; None where `text` has braces and is no valid template.
+  """
   if '{' not in text:
     return [text]
   try:
@@ -128,11 +132,14 @@ def columns_in(text: str) -> list[str] | None:
 
 
 def check_columns(columns: Mapping[str, str], where: str) -> None:
-  """Refuses an input that has no column, or the one that it is to be answered with.
+  """Refuses a template of the input that reads no column, or reads the column of the label.
 
   Args:
     columns: as in `rows_of`.
-    where: what names them, for error messages.
+    where: what names the columns, for error messages.
+
+  Raises:
+    UserError: `columns["text"]` is such a template.
   """
   named = columns_in(columns['text'])
   if named == []:

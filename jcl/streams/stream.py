@@ -40,7 +40,7 @@ class Example:
       generation token, with answer token and end-of-sequence; None for a real example.
     messages: as in `RawRow`.
     place: where the row stands in its source, such as `file:line`; '' where it has none.
-    prompt_size: number of `tokens` that are the prompt, if these are a whole row; 0: else.
+    prompt_size: tokens of the prompt, if `tokens` are prompt, answer and end-of-sequence; else 0.
   """
 
   number: int

@@ -277,7 +277,7 @@ def separated_records(
     strict=True,
   )
   columns: list[str] = []
-  spare = 0  # columns at the end without a name, as Excel writes empty ones
+  spare = 0  # columns at the end without a name, such as the empty ones that Excel writes
   while True:
     line = reader.line_num + 1
     where = f'{called}:{line}'
@@ -312,7 +312,7 @@ def separated_records(
 def column_names(
   values: Sequence[str], called: str, where: str, notes: list[str]
 ) -> tuple[list[str], int]:
-  """Returns the names of columns, and how many columns at the end have none.
+  """Returns the names of the columns, and the number of columns at the end without a name.
 
   Args:
     values: fields of the line of column names.
@@ -320,7 +320,7 @@ def column_names(
     notes: as in `table`.
 
   Raises:
-    UserError: another name is missing, or stands twice.
+    UserError: a name stands twice, or is missing elsewhere than in the first column or at the end.
   """
   columns = [value.strip() for value in values]
   spare = next(i for i, name in enumerate(reversed(columns)) if name)

@@ -13,8 +13,8 @@ SEEDED = tuple(name for name in BUILT_IN if name not in (*OWN, *PUBLISHED_TASKS)
 def is_drawn(stream: str) -> bool:
   """Whether a comparison over seeds draws the order of a stream anew with each seed.
 
-  The order of tasks in a user's own files means something, such as time, and is kept; so is a
-  published one.
+  The order of tasks in a user's own files means something, such as time, so it is kept. A published
+  order of tasks is kept as well.
 
   Args:
     stream: its reader, `stream.name`.
@@ -29,7 +29,7 @@ def describe_order(tasks: Sequence[str], stream: str, seed: int, order: str = ''
     tasks: their names as they are learned, each in one line.
     stream: its reader, `stream.name`.
     seed: `stream.order_seed`.
-    order: `stream.task_order`.
+    order: `stream.task_order`; empty: the first published order.
   """
   names = ', '.join(tasks[:SHOWN])
   if len(tasks) > SHOWN:

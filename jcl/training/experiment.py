@@ -338,7 +338,7 @@ def trained_params(config: Config, backbone: Backbone) -> Tree:
 
 
 def with_knobs(method: Method, config: Config, backbone: Backbone) -> Method:
-  """Returns a method with what all methods share: norms, weighed targets, adversarial training.
+  """Returns a method with the knobs of all methods: `train.l1`, `l2`, `dft` and `adversarial`.
 
   Raises:
     UserError: `train.keep_best` for a method whose evaluated parameters are not those that train.

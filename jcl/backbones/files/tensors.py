@@ -198,15 +198,15 @@ def write(
 
 
 def save_tensors(arrays: dict[str, np.ndarray], file: pathlib.Path) -> None:
-  """Writes a safetensors file with the rights that the user's other new files have.
+  """Writes a safetensors file with the permissions of the user's other new files (umask).
 
   Args:
-    arrays: contiguous; safetensors writes any other as garbage, silently.
-    file: that is not there yet.
+    arrays: contiguous arrays; safetensors writes others as garbage, silently.
+    file: path of the file, which must not exist yet.
   """
   file.touch()
   rights = stat.S_IMODE(file.stat().st_mode)
-  safetensors.numpy.save_file(arrays, file, {'format': 'pt'})  # for its owner alone
+  safetensors.numpy.save_file(arrays, file, {'format': 'pt'})  # readable by its owner alone
   file.chmod(rights)
 
 

@@ -24,7 +24,7 @@ BYTE_LEVEL = {
   'gpt2': 'GPT2Tokenizer', 'roberta': 'RobertaTokenizer', 'gpt_neox': 'GPTNeoXTokenizer',
   'codegen': 'CodeGenTokenizer',
 }  # fmt: skip
-SENTENCE_PIECE = ('tokenizer.model', 'sentencepiece.bpe.model')  # the second of XLM-R's likes
+SENTENCE_PIECE = ('tokenizer.model', 'sentencepiece.bpe.model')  # the second: XLM-R and CamemBERT
 USUAL = {
   'do_lower_case': True, 'strip_accents': None, 'tokenize_chinese_chars': True,
   'add_prefix_space': False,
@@ -118,7 +118,7 @@ def use_class(
 
 
 def _converted(folder: pathlib.Path) -> Tokenizer:
-  """Lets transformers convert vocab.json and merges.txt, vocab.txt, or what SentencePiece wrote."""
+  """Lets transformers convert vocab.json and merges.txt, vocab.txt, or a SentencePiece model."""
   known = ('vocab.json', 'vocab.txt', *SENTENCE_PIECE)
   if not any((folder / name).is_file() for name in known):
     raise UserError(f'{folder}: no tokenizer.json (nor {" or ".join(known)})')
