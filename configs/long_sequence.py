@@ -5,9 +5,9 @@
 
 The folder holds `train/TASK_T5.json` and `test/TASK_T5.json` of github.com/WoodScene/AimMerging,
 folder data_longsequence, or `TASK/train.json` and `TASK/test.json` of github.com/circle-hit/SAPT,
-CL_Benchmark/Long_Sequence. `stream.task_order` is one of the three published orders, `1` to `3`. Each
-input lists the possible answers of its task; the task is not told. The literature compares `lora`
-and `olora`: --config=long_sequence:olora.
+CL_Benchmark/Long_Sequence. `stream.task_order` is one of the three published orders, `1` to `3`.
+Each input lists the possible answers of its task; the task is not told. The literature compares
+`lora` and `olora`: --config=long_sequence:olora.
 
 The score of this config has not been measured. On two CPU cores take a slice, such as
 --config.stream.max_train_per_task=100 --config.stream.max_test_per_task=60.

@@ -6,15 +6,16 @@ over all classes out. The parameters stand in `params['head']`:
     linear: kernel [D, C], bias [C]
     cosine: kernel [D, C], scale []
 
-A linear head may read P random features in place of the state. They are fixed: drawn when the head
-is made, never trained. With x the state less the mean of its D entries, divided by their standard
-deviation:
+A linear head may read P random features in place of the state. They are drawn when the head is made
+and never trained. x is the state after subtraction of the mean of its D entries and division by
+their standard deviation:
 
     relu     max(x · projection, 0)                                        projection [D, P]
     fourier  √(2 / P) cos(x · projection / bandwidth + phase)              projection, phase [P]
 
 The entries of `projection` are normal with variance 1 / D, those of `phase` uniform in [0, 2π).
-Sources: McDonnell et al., RanPAC, 2023; Rahimi and Recht, 2007; Momeni et al., KLDA, 2024.
+Sources: McDonnell et al. 2023 (RanPAC); Rahimi and Recht 2007 (Fourier features); Momeni et al.
+2024 (KLDA).
 
 Letters in shapes: R rows, B lines of T tokens, M targets, D width, P random features, C classes.
 """
@@ -82,14 +83,14 @@ def project(head: Params, hidden_MD: jax.Array, config: ModelConfig) -> jax.Arra
 
 
 def inputs(config: ModelConfig) -> int:
-  """Returns how many numbers the kernel of a head reads: P with random features, else D."""
+  """Returns the number of inputs of a head's kernel: P with random features, else D."""
   return config.random_features.count if config.random_features else config.width
 
 
 def features(head: Params, hidden_MD: jax.Array) -> jax.Array:
-  """Returns what the kernel of a linear head reads: [M, P] float32, or the states as they are.
+  """Returns the inputs of a linear head's kernel: random features [M, P] float32, or the states.
 
-  The kind of the random features is read off the arrays that the head has.
+  The arrays of the head tell the kind of the random features.
 
   Args:
     head: parameters of the head.
@@ -101,7 +102,7 @@ def features(head: Params, hidden_MD: jax.Array) -> jax.Array:
   centred_MD = wide_MD - wide_MD.mean(-1, keepdims=True)
   spread_M1 = jnp.sqrt(jnp.square(centred_MD).mean(-1, keepdims=True))
   x_MD = centred_MD / jnp.maximum(spread_M1, 1e-6)
-  # TPUs and GPUs would round the factors of a product of float32.
+  # By default TPUs and GPUs round the factors of a float32 product.
   projected_MP = jnp.matmul(x_MD, head['projection'], precision=jax.lax.Precision.HIGHEST)
   if 'phase' not in head:
     return jax.nn.relu(projected_MP)
@@ -183,7 +184,7 @@ def _linear_init(key: jax.Array, config: ModelConfig) -> dict[str, jax.Array]:
 
 
 def _linear_project(head: Params, hidden_MD: jax.Array, config: ModelConfig) -> jax.Array:
-  """h W + b, h being the state or its random features; these are in `config.wide` throughout."""
+  """h W + b, where h is the state or its random features, computed in `config.wide`."""
   classes = (config.classes,)
   chex.assert_shape(head['bias'], classes, custom_message="head['bias']: [C]")
   if 'projection' in head:

@@ -16,8 +16,8 @@ class RandomFeatures:
   Attributes:
     kind: `relu` or `fourier`; see heads.py.
     count: P, number of features.
-    bandwidth: of `fourier`, in units of the norm √D of a standardised state: the larger, the
-      smoother the head.
+    bandwidth: bandwidth of `fourier`, in units of √D, the norm of a standardised state; the head
+      is smoother with a larger one.
   """
 
   kind: Literal['relu', 'fourier']

@@ -1,8 +1,8 @@
 """Sums over the features of rows by class, and the linear heads that are solved from them.
 
-All is NumPy in float64 on the host. A sum does not depend on the order of its terms, to rounding,
-so a head is a function of the set of rows seen, whatever the order of tasks. Of a class without
-rows kernel and bias are 0; no task so far has it, so it may not be answered.
+All arrays are NumPy float64 on the host. Up to rounding a sum does not depend on the order of its
+terms, so a head is a function of the set of rows seen, whatever the order of tasks. Kernel and bias
+of a class without rows are 0; no task so far has such a class, so it may not be answered.
 
 Letters in shapes: N rows, P features, C classes, S shares (the rows that fit, and those held out).
 """
@@ -13,14 +13,17 @@ from typing import NamedTuple
 import numpy as np
 import scipy.linalg
 
-GRID = (1.0, 0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3, 1e-4)  # ridges, in mean eigenvalues
-ALIKE = 1.02  # errors up to so many times the least are as good
-UNCHOSEN = 1e-2  # ridge where no row is held out
-LADDER = (1e-8, 1e-6, 1e-4, 1e-2, 1.0)  # of a shrinkage that must be raised
-NOTHING = 1e-12  # share of the second moment below which a scatter is rounding
+GRID = (1.0, 0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3, 1e-4)  # ridges, in mean eigenvalues of G
+ALIKE = 1.02  # multiple of the least error up to which an error counts as good as the least
+UNCHOSEN = 1e-2  # ridge where no row is held out, in mean eigenvalues of G
+LADDER = (1e-8, 1e-6, 1e-4, 1e-2, 1.0)  # values that a too small shrinkage is raised to, in turn
+NOTHING = 1e-12  # share of the second moment below which a scatter is rounding error
 
 Sums = dict[str, np.ndarray]
-"""float64: count [S, C] rows; total [S, P, C] Σ φ; gram [S, P, P] Σ φ φᵀ, where it is needed."""
+"""float64: count [S, C] rows; total [S, P, C] Σ φ; gram [S, P, P] Σ φ φᵀ, if a solver needs it.
+
+φ are the features of a row. Packed sums hold gram as its lower triangles, [S, P (P + 1) / 2].
+"""
 
 
 class Solved(NamedTuple):
@@ -28,8 +31,9 @@ class Solved(NamedTuple):
 
   Attributes:
     kernel_PC, bias_C: float64.
-    strength: shrinkage or ridge that was used; 0: the solver has none.
-    singular: whether the scatter has no inverse by itself.
+    strength: the shrinkage (a share) or ridge (in mean eigenvalues) that was used; 0: the solver
+      has none.
+    singular: whether the scatter within classes has no inverse without shrinkage.
   """
 
   kernel_PC: np.ndarray
@@ -54,7 +58,7 @@ def nothing(size: tuple[int, int], shares: int, second: bool) -> Sums:
 
 
 def unpacked(sums: Sums) -> Sums:
-  """Returns new sums whose `gram` is [S, P, P]; zeros are made without being touched."""
+  """Returns new sums whose `gram` is [S, P, P]; without rows its zeros take no memory yet."""
   new = {name: x.copy() for name, x in sums.items() if name != 'gram'}
   if 'gram' not in sums:
     return new
@@ -101,7 +105,7 @@ def add(sums: Sums, features_NP: np.ndarray, class_N: np.ndarray, share_N: np.nd
 
 
 def nearest_mean(sums: Sums) -> Solved:
-  """Cosine to the mean of each class: w_c = μ_c / ‖μ_c‖, b = 0."""
+  """Returns the head of nearest means: w_c = μ_c / ‖μ_c‖, b = 0 (cosine to the mean of a class)."""
   count_C, total_PC = (sums[name].sum(0) for name in ('count', 'total'))
   length_C = np.linalg.norm(total_PC, axis=0)
   kernel_PC = total_PC / np.where(length_C > 0, length_C, 1)
@@ -109,16 +113,17 @@ def nearest_mean(sums: Sums) -> Solved:
 
 
 def discriminant(sums: Sums, shrinkage: float) -> Solved:
-  """Linear discriminant with one covariance for all classes, shrunk towards a sphere.
+  """Returns the linear discriminant with one covariance for all classes, shrunk towards a sphere.
 
       w_c = Σ_s⁻¹ μ_c    b_c = −½ μ_cᵀ Σ_s⁻¹ μ_c + log π_c
       Σ_s = (1 − s) Σ_w + s tr(Σ_w) / P I
 
-  Σ_w is the scatter within classes over N, π_c the share of class c. A scatter of 0 becomes I.
+  μ_c is the mean of class c, Σ_w the scatter within classes divided by N, π_c the share of class c
+  among the rows, tr the trace. A scatter of 0 is replaced by I.
 
   Args:
-    sums: of rows.
-    shrinkage: s; where Σ_s has no inverse, it is raised to the least of `LADDER` that gives one.
+    sums: unpacked sums of at least one row.
+    shrinkage: s; where Σ_s has no inverse, s is raised to the least of `LADDER` that gives one.
   """
   count_C, total_PC, gram_PP = (sums[name].sum(0) for name in ('count', 'total', 'gram'))
   seen, rows = count_C > 0, count_C.sum()
@@ -139,13 +144,16 @@ def discriminant(sums: Sums, shrinkage: float) -> Solved:
 
 
 def ridge(sums: Sums, strength: float) -> Solved:
-  """Ridge regression on one-hot classes: W = (G + λ I)⁻¹ C, λ = strength · tr(G) / P, b = 0.
+  """Returns the head of ridge regression on one-hot classes: b = 0 and
+
+      W = (G + λ I)⁻¹ C    λ = strength · tr(G) / P    G = Σ φ φᵀ    C = Σ φ yᵀ
 
   Args:
-    sums: of rows. With two shares the first fits and the second is held out to choose.
+    sums: unpacked sums of at least one row. Of two shares the first fits the head and the second is
+      held out to choose the strength; the head returned is solved from both.
     strength: λ in units of the mean eigenvalue of G; 0: the weakest of `GRID` whose fit to the
-      first share has nearly the least squared error on the second. The least error itself wants a
-      stronger one than the best answers do.
+      first share has nearly the least squared error on the second. The ridge of the least squared
+      error is stronger than the ridge of the best accuracy.
   """
   if not strength:
     strength = _chosen(sums)
@@ -157,10 +165,10 @@ def ridge(sums: Sums, strength: float) -> Solved:
 
 
 def _chosen(sums: Sums) -> float:
-  """Returns the weakest of `GRID` whose error on the share held out is at most `ALIKE` · the least.
+  """Returns the weakest of `GRID` whose held-out error is at most `ALIKE` times the least error.
 
-  ‖Y − H W‖² = N − 2 tr(Wᵀ C) + tr(Wᵀ G W), with N, C and G of that share. The grid is gone through
-  from the strongest on, until the error has risen.
+  The error is ‖Y − H W‖² = N − 2 tr(Wᵀ C) + tr(Wᵀ G W), with N, C and G of the held-out share. The
+  grid is tried from the strongest ridge on, until the error has risen.
   """
   seen = sums['count'].sum(0) > 0
   if not sums['count'].any(1).all():
@@ -181,7 +189,7 @@ def _chosen(sums: Sums) -> float:
 
 
 def _ridge(gram_PP: np.ndarray, total_PK: np.ndarray, strength: float) -> np.ndarray:
-  """(G + strength · tr(G) / P · I)⁻¹ C."""
+  """Returns (G + strength · tr(G) / P · I)⁻¹ C, [P, K]."""
   mean = np.trace(gram_PP) / len(gram_PP)
   if mean <= 0:  # all features are 0
     return np.zeros_like(total_PK)
@@ -194,7 +202,7 @@ def _ridge(gram_PP: np.ndarray, total_PK: np.ndarray, strength: float) -> np.nda
 def _shrunk(
   scatter_PP: np.ndarray, sphere: float, shrinkage: float, right_PK: np.ndarray
 ) -> tuple[float, np.ndarray]:
-  """Returns the least shrinkage from the one given on that has an inverse, and Σ_s⁻¹ · right."""
+  """Returns the shrinkage, raised where Σ_s has no inverse, and Σ_s⁻¹ right, [P, K]."""
   tries: Sequence[float] = (shrinkage, *(s for s in LADDER if s > shrinkage))
   for strength in tries:
     matrix_PP = (1 - strength) * scatter_PP

@@ -146,10 +146,11 @@ class Tools(Protocol):
     self, fn: Callable[[Input, Batch], jax.Array], params: Input, rows: Sequence[Row],
     body: Callable[[Any, Sequence[int], list[np.ndarray]], Any], carry: Any, name: str = '',
   ) -> Any:  # fmt: skip
-    """Returns carry = body(carry, members, values) over all rows, some at a time.
+    """Returns carry = body(carry, members, values) over all rows, some rows at a time.
 
-    As `map_targets`, but the values of all rows are never held at once, and each row is computed in
-    a shape that depends on its length alone: not on `evaluate.batch_size` or the devices.
+    In contrast to `map_targets` the values of all rows are never held at once, and the shape in
+    which a row is computed depends on its length alone, not on `evaluate.batch_size` or the number
+    of devices.
 
     Args:
       fn: (params, batch) -> [M, …].

@@ -1,15 +1,17 @@
-"""A linear head that is solved, not trained, over a backbone that stays as it is.
+"""A linear head that is solved in closed form, over a frozen backbone.
 
     ncm     w_c = μ_c / ‖μ_c‖                                    cosine to the mean of a class
     lda     w_c = Σ_s⁻¹ μ_c, b_c = −½ μ_cᵀ Σ_s⁻¹ μ_c + log π_c    shrunken linear discriminant
     ranpac  W = (G + λ I)⁻¹ C over h = relu(x R)                  McDonnell et al. 2023
     klda    `lda` over h = √(2/P) cos(x R / σ + u)                Momeni et al. 2024
 
-φ is the state that the head reads, x the same with its entries brought to mean 0 and variance 1,
-row by row. After each task its rows are added to sums n_c, Σ φ, Σ φ φᵀ (G = Σ h hᵀ, C = Σ h yᵀ),
-and the head is solved from all sums: it is that of joint training, whatever the order of tasks.
-The papers standardise φ by the first task and choose λ on the newest one, so that there the order
-matters; here λ is chosen on the fifth of all rows whose hash says so.
+φ is the state that the head reads; x is φ with the mean of its D entries subtracted, divided by
+their standard deviation. μ_c is the mean and π_c the share of class c, Σ_s the scatter within
+classes, shrunk; R and u are random and fixed (jcl.backbones.heads). After each task its rows are
+added to the sums n_c, Σ φ, Σ φ φᵀ (G = Σ h hᵀ, C = Σ h yᵀ), and the head is solved from the sums of
+all tasks. So the head is that of joint training, whatever the order of tasks.
+The papers standardise φ by the first task and choose λ on the newest task, so there the order
+matters; here λ is chosen on a fifth of all rows, drawn by a hash of their tokens.
 """
 
 import dataclasses
@@ -31,14 +33,14 @@ from jcl.memory.tools import Tools
 from jcl.methods.method import Method, Settings
 from jcl.streams.stream import Lazy, Task, TaskPlan
 
-HELD_OUT = 5  # of so many rows one is held out to choose the ridge
+HELD_OUT = 5  # one row in so many is held out to choose the ridge
 SHOWN = 3  # classes that a warning names
 RANDOM = ('ranpac', 'klda')
 
 
 @dataclasses.dataclass
 class ClosedForm(Settings):
-  """No gradient step is taken; memory is sums, and no row is stored."""
+  """No gradient step is taken; the memory holds sums, and no row is stored."""
 
   solver: str = choice('ranpac', 'klda', 'lda', 'ncm')
   # P, random features that the head reads
@@ -54,7 +56,7 @@ class ClosedForm(Settings):
 
   @property
   def takes_steps(self) -> bool:
-    """Returns false: after each task the head is solved."""
+    """Returns false: the head is solved after each task."""
     return False
 
   @property
@@ -64,7 +66,7 @@ class ClosedForm(Settings):
 
   @property
   def random_features(self) -> RandomFeatures | None:
-    """Returns what the head reads in place of the state."""
+    """Returns the random features that the head reads in place of the state, if any."""
     if self.solver == 'ranpac':
       return RandomFeatures('relu', self.projection)
     if self.solver == 'klda':
@@ -104,7 +106,7 @@ def closed_form(backbone: Backbone, settings: ClosedForm) -> Method:
 
     start = class_sums.unpacked(memory['sums'])
     sums = tools.fold_targets(features, params, rows, body, start, 'features')
-    if not sums['count'].any():  # of shapes alone
+    if not sums['count'].any():  # a plan calls the hook with shapes alone
       return memory, params
     found = solve(sums)
     _report(found, sums, task, tools, settings)
@@ -116,7 +118,7 @@ def closed_form(backbone: Backbone, settings: ClosedForm) -> Method:
 
 
 def solver_of(settings: ClosedForm) -> Callable[[Sums], Solved]:
-  """Returns the function that makes a head of unpacked sums."""
+  """Returns the function that solves a head from unpacked sums."""
   if settings.solver == 'ncm':
     return class_sums.nearest_mean
   if settings.solver == 'ranpac':
@@ -125,7 +127,7 @@ def solver_of(settings: ClosedForm) -> Callable[[Sums], Solved]:
 
 
 def _held_out(tokens: np.ndarray) -> bool:
-  """Whether a row is held out: by its tokens alone, so that no order of rows matters."""
+  """Whether a row is held out; depends on its tokens alone, so that the order of rows is free."""
   return zlib.crc32(np.asarray(tokens, np.int32).tobytes()) % HELD_OUT == 0
 
 

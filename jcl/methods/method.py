@@ -111,10 +111,12 @@ class Settings:
       of the model; 0: it adds none.
     teacher_path: path of another model that teaches; empty: no such model.
     teacher_family: `package.module:name` of its Family; empty: found by its model_type.
-    takes_steps: whether the optimiser takes steps in any task; False: the hooks alone learn.
-    keeps_backbone: whether neither steps nor hooks change anything but the head, so that the states
-      of rows that are evaluated are computed once.
-    random_features: what a linear head reads in place of the state; None: the state.
+    takes_steps: whether the optimiser takes steps in any task; False: the model learns in hooks
+      alone.
+    keeps_backbone: whether steps and hooks change the head alone, so that the states of evaluated
+      rows are computed once.
+    random_features: random features that a linear head reads in place of the state; None: the head
+      reads the state.
     adapters: whether adapters train in place of the model, at `train.adapter_learning_rate`; None
       (where the method adds leaves and does not say): perhaps.
   """

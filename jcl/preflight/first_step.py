@@ -1,4 +1,4 @@
-"""What a run computes first, as shapes: its first step, or the first rows that a hook reads.
+"""The first computation of a run, as shapes: a training step, or the first rows that a hook reads.
 
 Nothing is trained and no parameter is allocated.
 """
@@ -37,7 +37,7 @@ from jcl.types import Json, Params, Tree
 class Outline:
   """A run's first step as shapes with shardings; `arguments` are what its program takes.
 
-  Of a method that takes no step, it is the first block of rows whose features a hook asks for.
+  For a method that takes no step it outlines the first block of rows whose features a hook needs.
 
   Attributes:
     parts: of the run, without weights.

@@ -232,7 +232,7 @@ def _on_device(
 
 
 def at_rest(params: Params) -> dict[str, Tree]:
-  """Returns the trees that stand on the devices where no step is taken, as `resident` does."""
+  """Returns the trees on the devices of a run that takes no step, by the names of `resident`."""
   empty = ('gradients', 'optimizer', 'teacher', 'start_of_task')
   return {'parameters': params, **{name: {} for name in empty}}
 

@@ -1,16 +1,19 @@
-"""Metrics of answers: how much of what was wanted a model's answers are, from 0 to 1.
+"""Metrics of answers: how well a model's answers agree with the wanted ones, from 0 to 1.
 
-    exact_match      share of answers that are the wanted one, as the tokenizer gives both back
-    first_word       share of answers whose first word is that of the wanted one (`A`, `B`)
+    exact_match      share of answers that equal the wanted one, as the tokenizer gives both back
+    first_word       share of answers that begin with the first word of the wanted one (`A`, `B`)
     token_f1         mean over answers of 2PR / (P + R), words as a multiset (Rajpurkar et al. 2016)
     rouge_l          mean over answers of 2PR / (P + R) of the longest common subsequence of words
                      (Lin 2004), by the package rouge-score
-    edit_similarity  mean over answers of 2·(letters in common blocks) / (letters of both)
-    macro_f1         mean over the wanted answers, each a class, of its F1
+    edit_similarity  mean over answers of 2·(characters in common blocks) / (characters of both), by
+                     difflib (Ratcliff and Obershelp)
+    macro_f1         mean of the F1 of each class, over the distinct wanted answers as classes
 
-Words are runs of letters and digits in lower case, without stemming; a letter of Chinese, Japanese
-or Korean is a word. For English these are the words of rouge-score's own tokenizer, which drops all
-other alphabets.
+P is precision and R is recall, with the words of the answer against those of the wanted answer.
+
+A word is a run of letters and digits, in lower case and without stemming; each Chinese, Japanese or
+Korean character is a word. For English these are the words of rouge-score's own tokenizer, which
+drops all other alphabets.
 """
 
 import collections
@@ -30,7 +33,7 @@ _WORD = re.compile(
 
 
 def words(text: str) -> list[str]:
-  """Returns the words of a text, see above."""
+  """Returns the words of a text, as the module defines them."""
   return _WORD.findall(text.lower())
 
 
@@ -40,7 +43,7 @@ def first_word(answer: str, wanted: str) -> float:
 
 
 def token_f1(answer: str, wanted: str) -> float:
-  """Returns the F1 of an answer's words; 1 for two texts without words, 0 if one has none."""
+  """Returns the F1 of an answer's words; 1 if neither text has words, 0 if one of them has none."""
   ours, theirs = words(answer), words(wanted)
   if not ours or not theirs:
     return float(ours == theirs)
@@ -49,12 +52,12 @@ def token_f1(answer: str, wanted: str) -> float:
 
 
 def edit_similarity(answer: str, wanted: str) -> float:
-  """Returns the share of letters that stand in common blocks of two texts, those without space."""
+  """Returns the share of characters in common blocks of two texts, without spaces around them."""
   return difflib.SequenceMatcher(None, answer.strip(), wanted.strip(), autojunk=False).ratio()
 
 
 class _Words:
-  """The tokenizer of this module, as rouge-score wants one."""
+  """The words of this module, in the form of a tokenizer of rouge-score."""
 
   def tokenize(self, text: str) -> list[str]:
     return words(text)
@@ -77,7 +80,7 @@ def macro_f1(answers: Sequence[str], wanted: Sequence[str]) -> float:
   """Returns the mean over the classes of `wanted` of 2TP / (2TP + FP + FN).
 
   Args:
-    answers: class that each answer stands for; what is none of `wanted` is wrong.
+    answers: class that each answer stands for; a class that `wanted` lacks counts as wrong.
     wanted: class of each example.
   """
   said, known = collections.Counter(answers), collections.Counter(wanted)
@@ -95,14 +98,14 @@ METRICS = (EXACT, *OF_ANSWER, 'macro_f1')
 
 
 def check(metric: str, where: str) -> None:
-  """Refuses a metric that there is not, or whose package is not installed.
+  """Refuses an unknown metric, and one whose package is not installed.
 
   Args:
-    metric: its name.
-    where: what names it, for the message.
+    metric: name of the metric.
+    where: what names the metric, for the message.
 
   Raises:
-    UserError: naming `where`.
+    UserError: the metric is unknown, or needs a package that is missing.
   """
   if metric not in METRICS:
     raise UserError(f'{where} is {metric!r}: give one of {", ".join(METRICS)}')
@@ -121,8 +124,8 @@ def measured(
   Args:
     metrics: names out of `METRICS`.
     right: whether each answer is the wanted one.
-    answers: each as it is compared: without the spaces around it, a label as it is written.
-    wanted: likewise.
+    answers: the answers as metrics compare them: without spaces around them, labels as written.
+    wanted: the wanted answers, in the same form.
   """
   found = {}
   for metric in metrics:

@@ -117,7 +117,7 @@ def score_of(run: Results) -> Score:
 
 
 def unit_of(run: Results) -> str:
-  """Returns in words what a run's matrix holds."""
+  """Returns in words the metric and the unit of a run's matrix."""
   if score_of(run) == 'log_perplexity':
     return 'log-perplexity in nats per target'
   own = run.get('task_metrics') or []

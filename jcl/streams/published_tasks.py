@@ -45,7 +45,7 @@ STANDARD = {
   '3': 'yahoo amazon agnews dbpedia',
 }
 TRACE = {'1': 'C-STANCE FOMC MeetingBank Py150 ScienceQA NumGLUE-cm NumGLUE-ds 20Minuten'}
-# Those of the paper, but for 20Minuten, whose SARI gives way to the Rouge-L of the authors' code.
+# Metrics of the paper, but for 20Minuten: Rouge-L, as in the authors' code, in place of SARI.
 TRACE_METRICS = {
   '': 'exact_match', 'ScienceQA': 'first_word', 'C-STANCE': 'first_word', 'FOMC': 'first_word',
   'MeetingBank': 'rouge_l', 'Py150': 'edit_similarity', '20Minuten': 'rouge_l',

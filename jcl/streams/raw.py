@@ -59,8 +59,8 @@ class RawStream(NamedTuple):
       empty: `refuse`, `drop` or `keep`.
     targets: whether rows have labels or answers; False for raw text (scenario cpt).
     notes: lines on how the data was read, which a run says at its start.
-    metrics: maps tasks to what their answers are measured by, out of
-      `jcl.reports.answer_metrics.METRICS`; of the others `exact_match`.
+    metrics: maps names of tasks to the metric of their answers, one of
+      `jcl.reports.answer_metrics.METRICS`; a task that is not named has `exact_match`.
   """
 
   name: str

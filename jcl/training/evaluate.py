@@ -28,7 +28,7 @@ class Score:
     invalid: share of the answers that are no label of the stream; None where answers are free.
     answers: [N] the answers as the model wrote them, see `Stream.shown`.
     labels: [N] index of the class that each stands for; -1 for none.
-    metric: of the task; it is the entry of the matrix.
+    metric: the task's metric, whose value is the entry of the matrix.
     measured: {metric: value in [0, 1]}, see `jcl.reports.answer_metrics`.
   """
 

@@ -306,8 +306,8 @@ def unread_in_training(asked: Config, config: Config, backbone: Backbone) -> lis
   """Returns the given settings of training that nothing reads.
 
   Args:
-    asked: the settings as they were given.
-    config: those of the run.
+    asked: the settings as the user gave them.
+    config: the settings of the run.
     backbone: the model.
   """
   if config.method.takes_steps:

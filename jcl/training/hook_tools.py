@@ -28,9 +28,9 @@ from jcl.training.folds import FoldRunner
 from jcl.training.run_context import RunContext
 from jcl.types import Params, Tree
 
-CPU_BLOCK, BLOCK = 64, 512  # rows that a device computes at once in `fold_targets`
-KEPT = 2**26  # numbers in the states that `logits` keeps, 256 MB
-TOGETHER = 1024  # rows whose values `fold_targets` holds at once, or one block a device
+CPU_BLOCK, BLOCK = 64, 512  # rows that a CPU, or another device, computes at once in `fold_targets`
+KEPT = 2**26  # most numbers in the states that `logits` keeps: 256 MB of float32
+TOGETHER = 1024  # rows whose values `fold_targets` holds at once, and at least a block a device
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,11 +120,11 @@ class HookTools(RunContext):
     return self._mapped(values_of, rows, name or getattr(fn, '__name__', 'map'))
 
   def logits(self, params: Params, rows: Sequence[batches.Row]) -> list[np.ndarray]:
-    """Returns the logits [m, C] of each row; where `states` are kept, the head alone is computed.
+    """Returns the logits [m, C] of each row; for a row whose states are kept, the head alone runs.
 
     Args:
-      params: of the backbone.
-      rows: of any lengths; equal numbers mean equal rows.
+      params: parameters of the backbone.
+      rows: rows of any lengths; rows of equal `number` are taken for equal.
     """
     if self.states is None:
       return self.map_targets(self.backbone.logits, params, rows)
@@ -144,7 +144,7 @@ class HookTools(RunContext):
   def _projected(
     self, params: Params, states: Sequence[np.ndarray], places: int
   ) -> list[np.ndarray]:  # fmt: skip
-    """Returns the logits of states, which are computed in the shape [places, D]."""
+    """Returns the logits [m, C] of each of `states`, computed together in the shape [places, D]."""
     flat = np.zeros((places, self.backbone.width), states[0].dtype)
     ends = np.cumsum([len(state) for state in states])
     flat[: ends[-1]] = np.concatenate(states)
@@ -177,18 +177,18 @@ class HookTools(RunContext):
     self, fn: Callable, params: Params, rows: Sequence[batches.Row], body: Callable, carry: Tree,
     name: str = '',
   ) -> Tree:  # fmt: skip
-    """Returns carry = body(carry, members, values) over rows, some at a time.
+    """Returns carry = body(carry, members, values) over rows, some rows at a time.
 
-    A device computes blocks of one number of rows, whatever `evaluate.batch_size` is and however
-    many devices there are: so that a row has the same bits with others beside it.
+    A device always computes blocks of the same number of rows, whatever `evaluate.batch_size` and
+    the number of devices, so that the values of a row do not depend on them.
 
     Args:
       fn: (params, batch) -> [M, …]; give the same one each time, or it compiles again.
       params: first argument of `fn`.
-      rows: of any lengths; they are made when they are asked for.
+      rows: rows of any lengths, each made when it is needed.
       body: (carry, indices of rows, their arrays [m, …]) -> carry.
       carry: a tree of arrays in their final shapes.
-      name: of the fold; empty: that of `fn`.
+      name: name of the fold; empty: that of `fn`.
     """
     params = sharding.place(params, self.mesh)
     pieces = self.blocks([outline_of(row) for row in rows])
@@ -211,7 +211,7 @@ class HookTools(RunContext):
     return chunked(sizes, self._block(), self.mesh.size, 'off', self.backbone.width)
 
   def _block(self) -> int:
-    """Returns the rows of such a block, on all devices together."""
+    """Returns the number of rows of a block of `fold_targets`, on all devices together."""
     cpu = self.mesh.devices.flat[0].platform == 'cpu'
     return self.mesh.size * (CPU_BLOCK if cpu else BLOCK)
 

@@ -98,5 +98,5 @@ class RunContext:
     return epochs.trained(plan, itertools.islice(first, self.train.steps or None))
 
   def steps_per_epoch(self, examples: int) -> int:
-    """Returns the number of steps of an epoch over so many new examples, without old ones."""
+    """Returns the steps of one epoch over `examples` new examples; old ones add no step here."""
     return -(-examples // self.train.batch_size)

@@ -1,4 +1,4 @@
-"""The metrics that a run measures the answers of its tasks by."""
+"""The metrics by which a run measures the answers to its tasks."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -10,12 +10,12 @@ from jcl.streams.stream import Stream, Task
 
 
 def with_metrics(config: Config, stream: Stream) -> Stream:
-  """Returns the stream with the metric of each task that the run measures its answers by.
+  """Returns the stream with each task's metric: `evaluate.metric`, the task's own, or exact match.
 
   Raw text has no answers, and its stream is returned as it is.
 
   Raises:
-    UserError: there is no such metric, or its package is not installed.
+    UserError: a metric is unknown, or its package is not installed.
   """
   if config.scenario == 'cpt':
     return stream
@@ -32,8 +32,8 @@ def metrics_of(tasks: Sequence[Task], labels: bool) -> tuple[str, ...]:
   """Returns the metrics that a run measures on every task.
 
   Args:
-    tasks: of the stream.
-    labels: whether its answers are labels of classes.
+    tasks: tasks of the stream.
+    labels: whether the stream's answers are labels of classes.
   """
   own = {task.metric or EXACT for task in tasks}
   asked = {EXACT, 'macro_f1' if labels else 'token_f1', *own}

@@ -25,8 +25,8 @@ def write_head(folder: pathlib.Path, config: ModelConfig, head: Params | None) -
   """Writes a head's arrays, and in a small JSON what they compute.
 
   A linear head computes h W + b with `kernel` W [D, C] and `bias` b [C], a cosine head
-  s · cos(h, w) with `kernel` [D, C], whose columns are w, and `scale` s []. Of a linear head that
-  reads random features (see heads.py) h are these, and `projection` and `phase` stand beside it.
+  s · cos(h, w) with `kernel` [D, C], whose columns are w, and `scale` s []. A linear head of
+  random features (see heads.py) has P in place of D, and `projection` and `phase` besides.
 
   Args:
     folder: that exists.
