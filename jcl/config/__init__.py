@@ -195,6 +195,10 @@ class EvaluateConfig:
   )
   # Rows a chunk of generation or scoring, on all devices together.
   batch_size: int = number(64, least=1)
+  # Text file that no task has: nats per token of it, and KL from the first model, after each task.
+  probe: str = only_with(
+    '', {'backbone.head': ''}, says='a model that writes; a head predicts no text'
+  )
   every_steps: int = number(0, least=0)  # steps between dev scores of all seen tasks; 0: off
   every_epochs: int = number(0, least=0)  # epochs between them; 0: off
 

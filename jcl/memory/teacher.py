@@ -12,6 +12,7 @@ example entered a buffer, `fields['teacher_logits']` [M, V]. There is no teacher
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -318,3 +319,19 @@ def knows(batch: Batch) -> jax.Array | bool:
   """
   known = True if batch.known is None else batch.known.any(-1)
   return known if FAMILIAR not in batch.fields else known & (batch.fields[FAMILIAR] > 0)
+
+
+@functools.cache
+def drift(backbone: Backbone) -> Callable[[dict[str, Params], Batch], dict[str, jax.Array]]:
+  """Returns (models, batch) -> {kl, nats} of each target, without dropout; one a backbone.
+
+  `models` has the parameters `now` and `base`; kl is KL(base ‖ now) and nats the cross-entropy of
+  `now`. Logits are made a chunk at a time.
+  """
+  divergence = functools.partial(losses.distillation, temperature=1.0)
+
+  def drift(models: dict[str, Params], batch: Batch) -> dict[str, jax.Array]:
+    nats_M, kl_M = compare(backbone, models['now'], models['base'], batch, divergence, train=False)
+    return {'kl': kl_M, 'nats': nats_M}
+
+  return drift

@@ -10,22 +10,16 @@ on: KL(start ‖ model) in nats per token, and perplexity, in `results.json` und
 """
 
 import dataclasses
-import functools
 import math
 from typing import ClassVar
 
-import jax
-
 from jcl.backbones import Backbone
-from jcl.batching.batch import Batch
 from jcl.config import number
 from jcl.memory import teacher
 from jcl.memory.teacher import ExternalTeacher
 from jcl.methods.method import Method, Settings, require
-from jcl.step import losses
 from jcl.storage import paths
 from jcl.streams.stream import References, TaskPlan
-from jcl.types import Params
 
 
 @dataclasses.dataclass
@@ -58,14 +52,7 @@ class Pretrain(Settings):
 
 def pretrain(backbone: Backbone, settings: Pretrain) -> Method:
   """Returns the method; the loss is plain cross-entropy on all tokens of all blocks."""
-  divergence = functools.partial(losses.distillation, temperature=1.0)
-
-  def drift(models: dict[str, Params], batch: Batch) -> dict[str, jax.Array]:
-    """Returns KL and cross-entropy of each target; logits are made a chunk at a time."""
-    nats_M, kl_M = teacher.compare(
-      backbone, models['now'], models['base'], batch, divergence, train=False
-    )
-    return {'kl': kl_M, 'nats': nats_M}
+  drift = teacher.drift(backbone)
 
   def init(params, stream, tools):
     return {'teacher': {}, 'past': []} | ({'base': params} if settings.drift else {})

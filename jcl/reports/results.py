@@ -58,6 +58,23 @@ class Drift(TypedDict):
   perplexity: float
 
 
+class Probe(TypedDict):
+  """General ability after a task, see `jcl.training.probe`.
+
+  Attributes:
+    task: after which it was measured; None: before any training.
+    nats: per token of the probe text.
+    kl: KL(first model ‖ model) there, nats per token.
+    kl_prompts, kl_next_prompts: the same on prompts of that task and of the next; None without one.
+  """
+
+  task: str | None
+  nats: float
+  kl: float
+  kl_prompts: float | None
+  kl_next_prompts: float | None
+
+
 class Results(TypedDict):
   """Contents of `results.json`, which a run writes after every task; T tasks.
 
@@ -100,6 +117,7 @@ class Results(TypedDict):
   mix: NotRequired[list[TokenMix] | None]
   refused_steps: NotRequired[list[RefusedSteps] | None]
   drift: NotRequired[list[Drift] | None]
+  probe: NotRequired[list[Probe] | None]
   pseudo: NotRequired[list[Json] | None]
   buffer: NotRequired[list[Json]]
   warnings: NotRequired[list[str]]
@@ -203,6 +221,7 @@ SCHEMA = {
   'refused_steps': Optional([{'task': str, 'count': NUMBER}]),
   'mix': Optional([{'task': str, 'new': NUMBER, 'old': NUMBER}]),
   'drift': Optional([{'task': str, 'kl': NUMBER, 'perplexity': NUMBER}]),
+  'probe': Optional([{'nats': NUMBER, 'kl': NUMBER}]),
   'pseudo': Optional([{'drawn': Optional(NUMBER), 'kept': Optional(NUMBER),
                        'distinct': Optional(NUMBER), 'samples': Optional(list)}]),
 }  # fmt: skip

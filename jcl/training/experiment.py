@@ -19,7 +19,7 @@ from jcl.backbones.model_config import ModelConfig, with_settings
 from jcl.backbones.models import for_method, make_backbone
 from jcl.backbones.tokenizers import check_same_vocabulary
 from jcl.batching import chat_choice
-from jcl.batching.batch import membership
+from jcl.batching.batch import Row, membership
 from jcl.batching.packed_text import packed_stream
 from jcl.batching.text_formats import Text
 from jcl.config import Config, TrainConfig, Unread, check_read, check_values, refused, set_sequences
@@ -35,6 +35,7 @@ from jcl.streams.stream import Stream, TaskPlan
 from jcl.training.hook_tools import HookTools, make_tools
 from jcl.training.inputs import Inputs, stream_rows, template_digest, weights_digest
 from jcl.training.model_shape import shape_fields
+from jcl.training.probe import read_probe
 from jcl.training.start_model import StartModel, start_model
 from jcl.training.task_metrics import with_metrics
 from jcl.types import Json, Params, Tree
@@ -79,6 +80,7 @@ class Experiment:
   rate_origin: str = 'as set'
   companions: Companions = dataclasses.field(default_factory=Companions)
   notes: tuple[str, ...] = ()
+  probe: tuple[Row, ...] = ()
 
   @property
   def score(self) -> Literal['accuracy', 'log_perplexity']:
@@ -272,7 +274,7 @@ def assemble(
   )  # fmt: skip
   return Experiment(
     config, stream, text, backbone, shape, method, tools, base.params, base.added, longest, read,
-    rate_origin, base.companions, (*base.notes, *notes),
+    rate_origin, base.companions, (*base.notes, *notes), read_probe(config, text, documents),
   )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ Every phase is a function from run to run; a snapshot is the run between two of 
 
 import contextlib
 import dataclasses
+import functools
 import math
 import pathlib
 from collections.abc import Callable, Sequence
@@ -29,6 +30,7 @@ from jcl.training.answer_format import describe
 from jcl.training.experiment import Experiment
 from jcl.training.folds import Journal
 from jcl.training.hook_tools import HookTools
+from jcl.training.probe import measure
 from jcl.training.progress_bar import FoldBars
 from jcl.training.recorder import Clock, Recorder
 from jcl.training.run_output import RunOutput
@@ -309,9 +311,24 @@ class Loop:
       trained = None
       if self.config.scenario == 'iil':
         trained = self.scores(now, [(t, t.train) for t in tasks], tools)
+      if self.parts.probe:
+        self.tools.report(probe=self._probed(now, task, tools))
     recorder.add_row(task, scores, trained)
     self.output.evaluated(task, tasks, scores)
     return now
+
+  @functools.cached_property
+  def _first_model(self) -> Params:
+    """The parameters that the run started from."""
+    return self.parts.initial_params()
+
+  def _probed(self, now: Run, task: Task | None, tools: HookTools) -> Json:
+    """Compares the model with the one that the run started from, on text and prompts."""
+    tasks, place = self.parts.stream.tasks, 0 if task is None else task.index + 1
+    coming = tasks[place] if place < len(tasks) else None
+    given = task if self.parts.task_id_given else None
+    params = self._placed(self.method.params_for(now.memory, now.params, given))
+    return measure(params, self._first_model, self.parts.probe, task, coming, tools)
 
   def scores(
     self, now: Run, asked: Sequence[tuple[Task, Sequence[Example]]], tools: HookTools

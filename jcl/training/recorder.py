@@ -287,6 +287,7 @@ class Recorder:
         if t.index in state['refused']
       ],
       'drift': state['reports'].get('drift', []),
+      'probe': state['reports'].get('probe', []),
       'pseudo': pseudo,
       'buffer': state['reports'].get('buffer', []),
       'cost': {'models': 1, **cost},
