@@ -3,7 +3,9 @@
     jcl train --config=hwu64_closed_form:closed_form --workdir=runs/hwu64_closed_form \\
       --config.stream.path=data/hwu64 --config.backbone.path=models/minilm-l6
 
-The folder is that of the config `hwu64`, the model all-MiniLM-L6-v2. Figures: docs/results.md.
+The folder is that of the config `hwu64`, the model all-MiniLM-L6-v2.
+
+8 tasks, all rows, one seed: A_T 90.8 % in 135 CPU seconds on two cores (docs/results.md).
 """
 
 from jcl.config import BackboneConfig, Config, StreamConfig
