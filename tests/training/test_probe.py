@@ -16,7 +16,8 @@ TEXT = 'what will the weather be like\nplease play a song for me in the kitchen 
 def config(folder, text=TEXT, method='seq', **more):
   (folder / 'probe.txt').write_text(text)
   evaluate = {'probe': str(folder / 'probe.txt')}
-  return runs.config(method, stream=SMALL, train={'epochs': 1}, evaluate=evaluate, **more)
+  train = {'epochs': 1} | more.pop('train', {})
+  return runs.config(method, stream=SMALL, train=train, evaluate=evaluate, **more)
 
 
 def test_before_and_after_every_task(tmp_path):
@@ -95,7 +96,8 @@ def test_no_file_and_a_head(tmp_path):
 @pytest.mark.parametrize('method', ['lora', 'lamol', 'expand', 'pretrain', 'ema'])
 def test_methods_that_change_the_tree_or_the_text(method, tmp_path):
   """The first model has no adapters, blocks or averages; it is compared all the same."""
-  lines = runs.run(config(tmp_path, method=method), tmp_path / 'run')['probe']
+  train = {'adapter_learning_rate': 0.1} if method == 'lora' else {}
+  lines = runs.run(config(tmp_path, method=method, train=train), tmp_path / 'run')['probe']
   assert len(lines) == 3
   assert abs(lines[0]['kl']) < 1e-5
   assert lines[-1]['kl'] > 1e-4
