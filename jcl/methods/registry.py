@@ -2,9 +2,6 @@
 
 import dataclasses
 import inspect
-import types
-import typing
-from collections.abc import Sequence
 
 from jcl import plugins
 from jcl.backbones import Backbone
@@ -70,19 +67,13 @@ def _check_fields(found: type[Settings], name: str) -> None:
   """Refuses a settings class that is no dataclass, or that has a field without a default."""
   if '__dataclass_fields__' not in vars(found):
     raise UserError(f'method: {name} is no dataclass; put @dataclasses.dataclass above the class')
-  missing, kinds = dataclasses.MISSING, typing.get_type_hints(found)
+  missing = dataclasses.MISSING
   for field in dataclasses.fields(found):
     if field.default is missing and field.default_factory is missing:
       raise UserError(f'method: {name} has no default for {field.name}; give it one')
     if field.name in RESERVED:
       raise UserError(
         f'method: {name} has a setting {field.name}, which is an argument of jcl.learn; rename it'
-      )
-    if not _is_setting(kinds[field.name]):
-      kind = getattr(kinds[field.name], '__name__', str(kinds[field.name]))
-      raise UserError(
-        f'method: {name}.{field.name} is of type {kind}; a setting is int, float, bool, str, or a '
-        'tuple or list of texts or numbers'
       )
 
 
@@ -91,16 +82,6 @@ RESERVED = (
   'stream', 'method', 'model', 'scenario', 'train', 'evaluate', 'checkpoint', 'adversarial',
   'workdir', 'callbacks', 'mesh', 'quiet', 'name',
 )  # fmt: skip
-
-
-def _is_setting(kind: object) -> bool:
-  """Whether a setting may be of type `kind`: config files, flags and `learn` can all give it."""
-  origin, entries = typing.get_origin(kind), typing.get_args(kind)
-  if origin in (types.UnionType, typing.Union):
-    return all(entry is type(None) or _is_setting(entry) for entry in entries)
-  if origin in (tuple, list, Sequence):
-    return all(entry in (int, float, str, ...) for entry in entries)
-  return kind in (int, float, bool, str)
 
 
 WORDS = {

@@ -62,7 +62,7 @@ CALLS = {
     lambda: heads.project(
       {'kernel': jnp.ones((6, 1)), 'bias': jnp.zeros(3)}, jnp.ones((2, 6)), LINEAR
     ),
-    r"head\['kernel'\]: \[D, C\]",
+    r"head\['kernel'\]: \[D or P, C\]",
   ),
   'head bias': (
     lambda: heads.project(

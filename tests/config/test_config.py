@@ -13,7 +13,11 @@ from jcl.config import check_values
 from jcl.errors import UserError
 from jcl.training import experiment
 
-MEANT = {'stream.order_seed': -1}  # what means something although it looks wrong
+# What means something although it looks wrong.
+MEANT = {
+  'stream.order_seed': -1, 'method.least_log_probability': -1,
+  'method.replay.least_log_probability': -1,
+}  # fmt: skip
 NEVER = {
   int: (math.nan, math.inf, -math.inf, -1, 1.5, 2**70, -(2**70), 10**5000, 'x', None, True, []),
   float: (math.nan, math.inf, -math.inf, -1, 1e308, 1e-300, 10**5000, 'x', None, False, {}),

@@ -52,7 +52,7 @@ def test_the_warm_up_is_of_whole_epochs(epochs, steps):
 def test_what_it_cannot_have_is_refused():
   made = runs.config('seq_star')
   made.backbone.head = ''
-  with pytest.raises(UserError, match=r"backbone\.head is '', but seq_star trains a head"):
+  with pytest.raises(UserError, match=r"backbone\.head is '', but seq_star needs a head"):
     experiment.check(made)
   made = runs.config('seq_star')
   made.scenario = 'dil'

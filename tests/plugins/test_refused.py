@@ -30,7 +30,6 @@ NAMES = {
   'jcl_outside.wrong:NoDataclass': 'is no dataclass; put @dataclasses.dataclass above the class',
   'jcl_outside.wrong:NoDefault': 'NoDefault has no default for strength; give it one',
   'jcl_outside.wrong:Taken': 'Taken has a setting workdir, which is an argument of jcl.learn; ren',
-  'jcl_outside.wrong:Deep': 'Deep.weights is of type dict | None; a setting is int, float, bo',
   'jcl_outside.wrong:Newer': 'jcl_outside.wrong:Newer needs jcl 99.1 or newer, this is jcl ',
   'jcl_outside.wrong:Versionless': "needs jcl 'newest'; give a version such as '0.3'",
   'jcl_outside.wrong:Nowhere': "Nowhere.scenarios is empty; name one, such as ('cil',)",
@@ -112,7 +111,7 @@ def test_a_method_twice_under_two_names_is_refused(tmp_path, monkeypatch):
 def test_a_method_of_heads_is_refused_without_one():
   made = runs.config('jcl_outside.wrong:HeadOnly', backbone={'head': ''})
   with pytest.raises(
-    UserError, match=r"backbone\.head is '', but jcl_outside\.wrong:HeadOnly trai"
+    UserError, match=r"backbone\.head is '', but jcl_outside\.wrong:HeadOnly need"
   ):
     experiment.check(made)
   made.backbone.head = 'linear'

@@ -327,7 +327,7 @@ def test_penalty_counts_once_and_by_its_weight():
 
 
 def test_a_weight_for_an_unknown_term_is_refused():
-  with pytest.raises(ValueError, match=r"does not have: \['wrong'\]"):
+  with pytest.raises(UserError, match='has a weight for wrong, but the terms are ce'):
     evaluate('seq', laid_out(tiny.rows()), weights={'wrong': 1.0})
 
 

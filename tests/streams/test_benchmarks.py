@@ -230,7 +230,7 @@ REFUSED = [
   ),
   ('fewrel', {'relation_name.txt': 'owner of\n'}, r'train_0\.txt:1: .*number from 1 to 1'),
   ('fewrel', {'CFRLdata_10_100_10_5/test_0.txt': '1\t2\tx\n'}, r'test_0\.txt:1: not a relation'),
-  ('concept1k', {'dataset.txt': concept_block('a', 1)}, '1 concepts: 10 tasks need'),
+  ('concept1k', {'dataset.txt': concept_block('a', 1)}, '1 concept: 10 tasks need'),
   ('concept1k', {'dataset.txt': CONCEPTS + '(a, b, c)\nQ1: d\n'}, r'dataset\.txt:211: not a block'),
   ('concept1k', {'dataset.txt': 'Q1: x\n' + CONCEPTS}, r'dataset\.txt:1: not a block'),
   (

@@ -180,8 +180,8 @@ def test_values_are_quoted_in_the_users_script(tmp_path):
   rows = [{'messages': '天气'}]
   with pytest.raises(UserError, match=r"field 'messages' is '天气'"):
     Stream.from_rows({'x': rows})
-  (tmp_path / 'a.jsonl').write_text(json.dumps({'الطقس': {'天气': '\u202e'}}), 'utf-8')
-  task = {'name': 'x', 'train': 'a.jsonl', 'test': 'a.jsonl', 'text': 'الطقس'}
+  (tmp_path / 'a.jsonl').write_text(json.dumps({'الطقس': {'天气': '\u202e'}, 'x': 'a'}), 'utf-8')
+  task = {'name': 'x', 'train': 'a.jsonl', 'test': 'a.jsonl', 'text': 'x'}
   manifest = {'label': 'الطقس', 'tasks': [task]}
   (tmp_path / 'manifest.json').write_text(json.dumps(manifest), 'utf-8')
   with pytest.raises(UserError, match=r'column .الطقس. is \{"天气": "\\u202e"\}'):

@@ -287,7 +287,7 @@ def test_writing_is_whole_or_not_at_all(tmp_path, monkeypatch):
   def full(*args: object):
     raise OSError(28, 'No space left on device')
 
-  monkeypatch.setattr(peft.safetensors.numpy, 'save_file', full)
+  monkeypatch.setattr(peft.tensors.safetensors.numpy, 'save_file', full)
   with pytest.raises(OSError, match='No space'):
     peft.write(tmp_path / 'out', loaded.config, random_adapter(loaded))
   assert sorted(f.name for f in tmp_path.iterdir()) == ['kept', 'm']

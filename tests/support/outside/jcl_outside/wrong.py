@@ -108,14 +108,3 @@ class Taken(Settings):
   def build(self, backbone, teacher=None):
     """Builds plain fine-tuning."""
     return Method()
-
-
-@dataclasses.dataclass
-class Deep(Settings):
-  """A setting of a type that no flag has."""
-
-  weights: dict | None = None
-
-  def build(self, backbone, teacher=None):
-    """Builds plain fine-tuning."""
-    return Method()
