@@ -8,6 +8,7 @@ from support import runs
 from jcl.errors import UserError
 from jcl.reports import results, tables
 from jcl.streams import load
+from jcl.training.evaluate import Score
 from jcl.training.task_metrics import with_metrics
 
 SMALL = {'max_tasks': 2, 'max_train_per_task': 20, 'max_test_per_task': 8}
@@ -46,3 +47,8 @@ def test_a_metric_that_there_is_not():
     with_metrics(made, other)
   made.evaluate.metric = 'token_f1'
   assert {t.metric for t in with_metrics(made, other).tasks} == {'token_f1'}
+
+
+def test_the_entry_of_the_matrix_is_the_value_of_the_metric():
+  score = Score([True, False], None, ['a', 'b'], [-1, -1], 'rouge_l', {'rouge_l': 0.3})
+  assert (score.accuracy, score.value, score.merit) == (0.5, 0.3, 0.3)
