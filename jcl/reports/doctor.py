@@ -151,7 +151,7 @@ def _not_learned(run: Run) -> Iterator[Finding]:
     yield Finding(
       'known before',
       f'{len(known)} of {len(scores)} tasks ({_named(known)}) had an accuracy of {_percent(KNOWN)} '
-      'before they were learned',
+      'or more before they were learned',
       'their scores show little of what the method does',
       'give tasks that the model does not know yet',
     )
@@ -249,7 +249,7 @@ def _replay(run: Run) -> Iterator[Finding]:
       yield Finding(
         'little replay',
         f'{_percent(share)} of the tokens that train a later task are old',
-        'so little replay protects nothing but what costs no effort to keep',
+        'so few old tokens hold off little forgetting',
         'raise the share of old rows (replay_ratio, gamma) or the size of the buffer',
       )
   buffers = [line for line in run.results.get('buffer') or () if isinstance(line, dict)]
