@@ -33,7 +33,7 @@ from jcl.storage import paths
 from jcl.streams.many_objects import uncollected
 from jcl.streams.stream import Stream, TaskPlan
 from jcl.training.hook_tools import HookTools, make_tools
-from jcl.training.inputs import Inputs, stream_rows, template_digest, weights_digest
+from jcl.training.inputs import Inputs, probe_rows, stream_rows, template_digest, weights_digest
 from jcl.training.model_shape import shape_fields
 from jcl.training.probe import read_probe
 from jcl.training.start_model import StartModel, start_model
@@ -268,13 +268,13 @@ def assemble(
   notes = () if old else tuple(refused(useless, asked.from_file))
   shapes = {'weights': shape_fields(base.shape)} if config.backbone.path or loaded else {}
   shapes |= {'teacher': teacher_shape} if teacher else {}
-  read = Inputs(
-    stream.template, stream_rows(stream, documents), base.tokenizer_digest, base.weights_digest,
-    teacher_digest, template_digest(base.chat.source), shapes,
-  )  # fmt: skip
+  probe = read_probe(config, text, documents)
+  rows = (*stream_rows(stream, documents), *probe_rows(probe))
+  read = Inputs(stream.template, rows, base.tokenizer_digest, base.weights_digest, teacher_digest,
+                template_digest(base.chat.source), shapes)  # fmt: skip
   return Experiment(
     config, stream, text, backbone, shape, method, tools, base.params, base.added, longest, read,
-    rate_origin, base.companions, (*base.notes, *notes), read_probe(config, text, documents),
+    rate_origin, base.companions, (*base.notes, *notes), probe,
   )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tokenizers import Tokenizer
 
+from jcl.batching.batch import Row
 from jcl.batching.packed_text import Blocks
 from jcl.config import Config
 from jcl.errors import UserError, count_of
@@ -39,12 +40,14 @@ DATA, TOKENIZER, WEIGHTS, TEACHER = (
   'stream.data', 'backbone.tokenizer', 'backbone.weights', 'method.teacher',
 )  # fmt: skip
 WORDS = (DATA, TOKENIZER, WEIGHTS, TEACHER)
+PROBE = 'evaluate.probe'  # in place of a split, of the blocks of that text
 PLACES = {
   'stream.path': (DATA,),
   'backbone.path': (TOKENIZER, WEIGHTS),
   'backbone.tokenizer_path': (TOKENIZER,),
   'method.teacher_path': (TEACHER,),
   'method.probe_path': (DATA,),
+  'evaluate.probe': (DATA,),
 }
 
 
@@ -69,7 +72,7 @@ class Inputs:
 
   Attributes:
     template: words of plain rows.
-    rows: of every split of every task, and of the text that no task has.
+    rows: of every split of every task, and of the texts that no task has.
     tokenizer: {part of the tokenizer: digest}.
     weights: digest of the base weights; None: not read, or from scratch.
     teacher: of an external teacher, likewise.
@@ -120,6 +123,14 @@ def stream_rows(stream: Stream, documents: Stream) -> tuple[Rows, ...]:
   if isinstance(stream.held_out, Blocks):
     found.append(Rows('', 'probe', stream.held_out.documents))
   return tuple(found)
+
+
+def probe_rows(blocks: Sequence[Row]) -> tuple[Rows, ...]:
+  """Returns the digests of the blocks of `evaluate.probe`; none where there is no probe."""
+  if not blocks:
+    return ()
+  hashes = (hashlib.blake2b(row.tokens.tobytes(), digest_size=BYTES) for row in blocks)
+  return (Rows('', PROBE, b''.join(found.digest() for found in hashes)),)
 
 
 def tokenizer_digests(tokenizer: Tokenizer, special: Sequence[int | None]) -> dict[str, str]:
@@ -259,7 +270,8 @@ def _of_stream(before: Inputs, now: Inputs) -> str:
   for key in dict.fromkeys([*old, *new]):
     rows = new.get(key, Rows(*key, b''))
     if (change := difference(old.get(key, b''), rows.digests)) is not None:
-      where = f'task {key[0]!r}, {key[1]}' if key[0] else 'method.probe_path'
+      text = PROBE if key[1] == PROBE else 'method.probe_path'
+      where = f'task {key[0]!r}, {key[1]}' if key[0] else text
       found.append(f'{where}: {change}, first {_called(rows, change.first)}')
   more = [count_of(len(found) - SHOWN, 'more split')] if len(found) > SHOWN else []
   return '; '.join([*lines, *found[:SHOWN], *more])

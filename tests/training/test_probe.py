@@ -7,7 +7,7 @@ import pytest
 from support import runs
 
 from jcl.errors import UserError
-from jcl.training import experiment, probe
+from jcl.training import experiment, inputs, probe
 
 SMALL = {'max_tasks': 2, 'max_train_per_task': 20, 'max_test_per_task': 8}
 TEXT = 'what will the weather be like\nplease play a song for me in the kitchen tonight\n' * 3
@@ -50,6 +50,20 @@ def test_the_text_in_blocks(tmp_path):
   for row in parts.probe:
     assert np.array_equal(row.tokens[row.targets + 1], row.wanted)
     assert len(row.targets) == len(row.tokens) - 1
+
+
+def test_another_text_is_no_input_of_the_same_run(tmp_path):
+  before = experiment.assemble(config(tmp_path))
+  (tmp_path / 'inputs').mkdir()
+  inputs.write(tmp_path / 'inputs', before.inputs)
+  kept = inputs.read(tmp_path / 'inputs')
+  assert inputs.differences(kept, experiment.assemble(config(tmp_path)).inputs) == {}
+  now = experiment.assemble(config(tmp_path, TEXT.replace('kitchen', 'please')))
+  found = inputs.differences(kept, now.inputs)
+  assert list(found) == [inputs.DATA]
+  assert found[inputs.DATA].startswith('evaluate.probe: ')
+  (line,) = inputs.lines(found, now.config)
+  assert str(tmp_path / 'probe.txt') in line
 
 
 def test_a_text_that_is_trained_on(tmp_path):
