@@ -43,7 +43,7 @@ def read_probe(config: Config, text: Text, stream: Stream) -> tuple[Row, ...]:
   Raises:
     UserError: the text cannot be read, has a single token, or stands in a training split.
   """
-  path = config.evaluate.probe
+  path = '' if config.backbone.head else config.evaluate.probe  # a head predicts no text
   if not path:
     return ()
   field = f'evaluate.probe {path}'
