@@ -12,7 +12,7 @@ from tokenizers import Encoding, Tokenizer
 from tokenizers.models import Unigram
 
 from jcl.errors import UserError
-from jcl.streams.special_tokens import GUARD, guarded, pattern_of, unguarded
+from jcl.streams.special_tokens import GUARD, guarded, pattern_of, unguarded, without_strays
 
 Item = TypeVar('Item')
 Result = TypeVar('Result')
@@ -138,7 +138,7 @@ class TextEncoder:
     if self.policy != 'text':
       raise self.refused(where, token)
     # Some vocabularies hold their special tokens as words, which the model itself then finds.
-    return self._broken(guarded(text, self.tokens), where)
+    return self._broken(without_strays(guarded(text, self.tokens), self.tokens), where)
 
   def _special_in(self, ids: Sequence[int], text: str) -> set[int]:
     """Returns the special ones among the ids of a user's text."""
@@ -149,6 +149,7 @@ class TextEncoder:
     return set(found)
 
   def _rendered(self, text: str, where: str) -> Encoded:
+    text = without_strays(text, self.tokens)
     if GUARD not in text:
       return Encoded(*_parts(self._raw(text, False)))
     if self.policy != 'text':

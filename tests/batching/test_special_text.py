@@ -5,7 +5,7 @@ from support import tokenizer_kinds
 
 from jcl.batching.special_text import TextEncoder
 from jcl.errors import UserError
-from jcl.streams.special_tokens import GUARD, cut, guarded, unguarded
+from jcl.streams.special_tokens import GUARD, cut, guarded, unguarded, without_strays
 from jcl.streams.stream import Example
 
 OTHERS = {'bert': ('[SEP]', '[CLS]', '[UNK]', '[MASK]'), 'llama': ('<s>', '<unk>', '</s>')}
@@ -131,3 +131,32 @@ def test_guards_are_taken_out_of_what_a_user_wrote_and_do_not_count():
   assert guarded('plain', []) == 'plain'
   encoder = TextEncoder(made('byte_bpe').tokenizer, (), 'refuse')
   assert encoder.encode(f'a{GUARD}b', 'row').ids == encoder.encode('ab', 'row').ids
+
+
+@pytest.mark.parametrize('kind', ['byte_bpe', 'llama_bpe', 'unigram', 'wordpiece'])
+def test_a_special_token_that_a_template_joins_of_two_texts_is_the_users(kind):
+  (token, *_), letters = OWN[kind], made(kind, special_tokens='text')
+  refusing = made(kind).encoder
+  for at in range(1, len(token)):
+    begins, ends = f'at {token[:at]}', f'{token[at:]} end'
+    joined = ''.join(guarded(text, refusing.tokens) for text in (begins, ends))
+    with pytest.raises(UserError, match='contains') as refused:
+      refusing.encode(joined, 'row 7', rendered=True)
+    assert token in str(refused.value)
+    found = letters.encoder.encode(joined, 'row 7', rendered=True)
+    assert not set(found.ids) & ids_of(letters)
+    apart = ' '.join(guarded(text, refusing.tokens) for text in (begins, ends))
+    plain = unguarded(apart)
+    for encoder in (refusing, letters.encoder):
+      found = encoder.encode(apart, 'row 7', rendered=True)
+      assert found == encoder.encode(plain, 'row 7', rendered=True)
+
+
+def test_guards_stand_where_a_token_is_or_may_be_made_whole():
+  tokens = ['<|end|>', '</s>', '<s>']
+  seen = lambda text: guarded(text, tokens).replace(GUARD, '*')
+  assert [seen(x) for x in ('a <', 'x </s> y <|en', '<s>', '', 'plain', '</s')] == [
+    'a <*', 'x <*/s> y <*|en', '<*s>', '', 'plain', '<*/s',
+  ]  # fmt: skip
+  rendered = ''.join(guarded(x, tokens) for x in ('go <|en', 'd|> now <', 'b'))
+  assert without_strays(rendered, tokens).replace(GUARD, '*') == 'go <*|end|> now <b'
