@@ -92,7 +92,8 @@ VARIANTS = [
   ('derpp', {'targets': 'stored'}),
   ('lora', {'merge': 'ties'}),
   ('lora', {'stack': True}),
-  *(('closed_form', {'solver': solver}) for solver in ('klda', 'lda', 'ncm')),
+  ('closed_form', {'solver': 'klda'}),
+  *(('closed_form', {'solver': solver, 'projection': 4000}) for solver in ('lda', 'ncm')),
 ]
 
 
