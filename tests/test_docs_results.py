@@ -39,11 +39,15 @@ def fields(value: object, path: str = '') -> set[str]:
   return {path}
 
 
-def learned(tmp_path, method: str, killed: bool = False, **more) -> tuple[dict, list[dict]]:
+def learned(
+  tmp_path, method: str, killed: bool = False, settings: dict | None = None, **more
+) -> tuple[dict, list[dict]]:
   """Results and log of a run of two tasks of one epoch, as the files have them."""
-  folder = tmp_path / method
+  folder = tmp_path / f'{method} {len(list(tmp_path.iterdir()))}'
   more['train'] = {'epochs': 1} | more.get('train', {})
   made = runs.config(method, stream=SMALL, **more)
+  for field, value in (settings or {}).items():
+    setattr(made.method, field, value)
   if killed:
     with pytest.raises(runs.Killed):
       runs.run(made, folder, kill=('train', 1))
@@ -75,10 +79,15 @@ def test_a_run_with_pseudo_samples_and_a_penalty(tmp_path):
 @pytest.mark.slow
 def test_every_documented_field_occurs(tmp_path):
   """But for those that need a bad step, free answers or one generation token for three tasks."""
+  probe = tmp_path / 'probe.txt'
+  probe.write_text('what will the weather be like in the mountains tomorrow\n')
   made = [
     learned(tmp_path, 'lamol_kd+ewc+l2+mas', killed=True, train={'l1': 1e-9, 'l2': 1e-9}),
     learned(tmp_path, 'derpp', adversarial={'epsilon': 0.1}),
-    learned(tmp_path, 'distill'),
+    learned(tmp_path, 'distill', evaluate={'probe': str(probe)}),
+    learned(tmp_path, 'closed_form'),
+    learned(tmp_path, 'closed_form', settings={'solver': 'lda', 'projection': 4000}),
+    learned(tmp_path, 'agem', settings={'answers': 'own'}),
     learned(tmp_path, 'olora'),
     learned(tmp_path, 'pretrain', evaluate={'every_epochs': 1}),
     learned(tmp_path, 'seq', train={'epochs': 12, 'learning_rate': 1e-2}),  # it forgets
