@@ -43,6 +43,7 @@ def test_own_answers_of_a_head_or_to_raw_text_are_refused():
     methods.settings_class('replay')(answers='own').check_run('cpt', tiny.tools('plain'))
 
 
+@pytest.mark.slow
 def test_a_run_says_how_many_own_answers_are_kept():
   stream = jcl.load_stream('synthetic', max_tasks=2, max_train_per_task=8, max_test_per_task=2)
   train = jcl.TrainConfig(steps=1, batch_size=8, learning_rate=1e-2)

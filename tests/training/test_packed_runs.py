@@ -59,6 +59,7 @@ def test_it_ends_where_the_unpacked_one_does(folder):
       np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
 def test_a_packed_run_that_was_killed_ends_in_the_same_bits(folder):
   for one, other in zip(ended(folder / 'on')[1], ended(folder / 'killed')[1], strict=True):
     np.testing.assert_array_equal(one, other)

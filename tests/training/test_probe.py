@@ -20,6 +20,7 @@ def config(folder, text=TEXT, method='seq', **more):
   return runs.config(method, stream=SMALL, train=train, evaluate=evaluate, **more)
 
 
+@pytest.mark.slow
 def test_before_and_after_every_task(tmp_path):
   """A run that is killed inside of a task and goes on has the same figures, to the bit."""
   made = config(tmp_path)
