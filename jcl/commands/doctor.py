@@ -6,7 +6,6 @@ Each line gives a figure of the run, what the figure means, and one thing to do.
 be finished. Nothing is trained, and the data is not needed.
 """
 
-import json
 import pathlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -16,7 +15,6 @@ from absl import flags
 from jcl.commands import command_line
 from jcl.errors import UserError
 from jcl.storage import console
-from jcl.types import Json
 
 if TYPE_CHECKING:
   from jcl.reports.results import Results
@@ -58,32 +56,12 @@ def say(results: 'Results', workdir: pathlib.Path) -> int:
     workdir: folder of the run, from which metrics.jsonl is read.
   """
   from jcl.reports import doctor
+  from jcl.storage import metrics_log
 
-  lines, damaged = logged(workdir / 'metrics.jsonl')
+  lines, damaged = metrics_log.read(workdir / 'metrics.jsonl')
   if damaged:
     console.show(f'warning: metrics.jsonl: damaged lines, which are left out: {damaged}')
   found = doctor.findings(results, lines)
   for finding in found:
     console.show(f'{finding.name}: {finding}')
   return len(found)
-
-
-def logged(file: pathlib.Path) -> tuple[list[Json], int]:
-  """Returns the lines of a `metrics.jsonl`, and the number of damaged lines; none without a file.
-
-  A last line without a line break, which a run under way is still writing, is neither returned nor
-  counted.
-  """
-  if not file.is_file():
-    return [], 0
-  lines, damaged = [], 0
-  for text in file.read_bytes().split(b'\n')[:-1]:
-    try:
-      line = json.loads(text)
-    except ValueError:
-      line = None
-    if isinstance(line, dict):
-      lines.append(line)
-    else:
-      damaged += 1
-  return lines, damaged

@@ -8,31 +8,17 @@ nothing.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Protocol, TypedDict
+from typing import Protocol
 
 import jax
 import numpy as np
 
 from jcl.batching.answers import Answers
 from jcl.batching.batch import Batch
-from jcl.memory.pseudo import FIRST_NUMBER
+from jcl.memory.pseudo import Sample, examples
 from jcl.memory.tools import Tools
-from jcl.streams.stream import Example, Reference, Task
+from jcl.streams.stream import Reference, Task
 from jcl.types import Params
-
-
-class OwnAnswer(TypedDict):
-  """A stored prompt and the answer that the model wrote to it.
-
-  Attributes:
-    task: index of the task that the prompt is from.
-    tokens: ids of the prompt, the answer and end-of-sequence.
-    prompt_size: tokens of the prompt.
-  """
-
-  task: int
-  tokens: list[int]
-  prompt_size: int
 
 
 class OwnAnswerSettings(Protocol):
@@ -45,21 +31,10 @@ class OwnAnswerSettings(Protocol):
   least_log_probability: float
 
 
-def examples(kept: Sequence[OwnAnswer]) -> list[Example]:
-  """Returns own answers as examples, whose numbers are unique within the coming task only."""
-  return [
-    Example(
-      FIRST_NUMBER + i, '', '', answer['task'], tokens=tuple(answer['tokens']),
-      prompt_size=answer['prompt_size'],
-    )
-    for i, answer in enumerate(kept)
-  ]  # fmt: skip
-
-
 def make(
   params: Params, held: Sequence[Reference], task: Task, tools: Tools,
   nats: Callable[[Params, Batch], jax.Array], settings: OwnAnswerSettings,
-) -> tuple[list[OwnAnswer], list[Reference]]:  # fmt: skip
+) -> tuple[list[Sample], list[Reference]]:  # fmt: skip
   """Answers the prompts of stored examples, and reports how many answers are kept.
 
   An own answer has at most as many tokens as the longest stored answer.
@@ -90,7 +65,7 @@ def make(
   known, eos = Answers(tools.text, tools.stream.classes), tools.text.eos
   said = [ids[: ids.index(eos) + 1] if eos in ids else [] for ids in ids_RN.tolist()]
   right = [bool(s) and known.right(known.read(s), e) for s, e in zip(said, found, strict=True)]
-  own: list[OwnAnswer] = [
+  own: list[Sample] = [
     {'task': e.task, 'tokens': [*prompt, *ids], 'prompt_size': len(prompt)}
     for e, prompt, ids in zip(found, prompts, said, strict=True)
   ]
@@ -107,7 +82,7 @@ def make(
 
 
 def _confident(
-  params: Params, own: Sequence[OwnAnswer], ended: Sequence[bool], tools: Tools,
+  params: Params, own: Sequence[Sample], ended: Sequence[bool], tools: Tools,
   nats: Callable[[Params, Batch], jax.Array], least: float,
 ) -> list[bool]:  # fmt: skip
   """Returns for each own answer whether it ended and the model is confident of it.

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Sequence
-from typing import Any, Protocol, TypedDict
+from typing import Any, NotRequired, Protocol, TypedDict
 
 from jcl.batching.answers import Answers
 from jcl.batching.epochs import in_parts
@@ -21,10 +21,18 @@ SHOWN = 8  # samples that a line of the report has as text
 
 
 class Sample(TypedDict):
-  """A pseudo sample: its old task or -1, and its ids with answer token and end-of-sequence."""
+  """A pseudo sample, or a model's own answer to a stored prompt.
+
+  Attributes:
+    task: index of its old task, or -1.
+    tokens: its ids with answer token and end-of-sequence; of an own answer the prompt, the answer
+      and end-of-sequence.
+    prompt_size: tokens of the prompt of an own answer.
+  """
 
   task: int
   tokens: list[int]
+  prompt_size: NotRequired[int]
 
 
 class SamplingSettings(Protocol):
@@ -43,9 +51,12 @@ class SamplingSettings(Protocol):
 def examples(samples: Sequence[Sample]) -> list[Example]:
   """Returns samples as examples; the number of a sample is its own within one task only."""
   return [
-    Example(FIRST_NUMBER + i, '', '', s['task'], tokens=tuple(s['tokens']))
+    Example(
+      FIRST_NUMBER + i, '', '', s['task'], tokens=tuple(s['tokens']),
+      prompt_size=s.get('prompt_size', 0),
+    )
     for i, s in enumerate(samples)
-  ]
+  ]  # fmt: skip
 
 
 def draw(

@@ -14,7 +14,7 @@ from typing import ClassVar
 
 from jcl.backbones import Backbone
 from jcl.config import GIVEN, choice, number, only_with
-from jcl.memory import buffer, interference, own_answers
+from jcl.memory import buffer, interference, own_answers, pseudo
 from jcl.memory.teacher import ExternalTeacher
 from jcl.memory.tools import Tools
 from jcl.methods.method import Method, Settings, require
@@ -124,7 +124,7 @@ def replay(backbone: Backbone, settings: Replay, term: str = 'ce') -> Method:
     held, online_buffer = memory['buffer'], None
     if s.update != 'after_task':
       online_buffer = buffer.OnlineBuffer(held, s.buffer_size, s.policy, s.update_steps)
-    old = [*own_answers.examples(memory['own']), *memory['stored']] if own else held['examples']
+    old = [*pseudo.examples(memory['own']), *memory['stored']] if own else held['examples']
     candidates = s.candidates if s.select == 'adversarial' else 1
     return TaskPlan(
       task.train,

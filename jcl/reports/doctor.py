@@ -8,13 +8,12 @@ All figures come from `results.json` and the lines of `metrics.jsonl`. The limit
 below; they are set so that a healthy run of any method has no finding.
 """
 
-import math
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from jcl.reports.formatting import flatten, one_line
-from jcl.reports.results import Results, metrics_of, score_matrix, score_of
+from jcl.reports.results import Results, is_number, metrics_of, score_matrix, score_of
 from jcl.types import Json
 
 # Terms that hold parameters where they were -> the setting that is their weight.
@@ -100,16 +99,11 @@ def findings(results: Results, lines: Sequence[Json] = ()) -> list[Finding]:
     task = line.get('task')
     if not isinstance(task, int) or not 0 <= task < len(results['tasks']):
       continue
-    numbers = {name: value for name, value in line.items() if _is_number(value)}
+    numbers = {name: value for name, value in line.items() if is_number(value)}
     if 'loss' in numbers:
       steps.setdefault(task, []).append(numbers)
   run = Run(results, steps, flatten(results.get('config') or {}))
   return [found for check in CHECKS for found in check(run)]
-
-
-def _is_number(value: object) -> bool:
-  """Whether a value that was read from a file is a finite number."""
-  return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _named(names: Sequence[str]) -> str:
@@ -270,7 +264,7 @@ def _replay(run: Run) -> Iterator[Finding]:
 def _pseudo_samples(run: Run) -> Iterator[Finding]:
   """Yields shares of pseudo samples that are rejected, alike, copied or without a label."""
   lines = [line for line in run.results.get('pseudo') or () if line.get('drawn')]
-  total = lambda name: sum(line[name] for line in lines if _is_number(line.get(name)))
+  total = lambda name: sum(line[name] for line in lines if is_number(line.get(name)))
   drawn, kept = total('drawn'), total('kept')
   if not lines:
     return
@@ -297,7 +291,7 @@ def _pseudo_samples(run: Run) -> Iterator[Finding]:
       'the model gives its training data away, which matters where old data may not be kept',
       'train for fewer epochs, or raise temperature',
     )
-  labelled = [line for line in lines if _is_number(line.get('valid_label')) and line.get('kept')]
+  labelled = [line for line in lines if is_number(line.get('valid_label')) and line.get('kept')]
   if labelled:
     count, of = (sum(line[name] for line in labelled) for name in ('valid_label', 'kept'))
     if count < LABELLED * of:

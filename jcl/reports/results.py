@@ -250,6 +250,13 @@ def read(file: pathlib.Path) -> Results:
   return found
 
 
+def is_number(value: object) -> bool:
+  """Whether a value that was read from a file is a finite number, within float64's range."""
+  if isinstance(value, bool) or not isinstance(value, int | float):
+    return False
+  return abs(value) < 1e300 and math.isfinite(value)
+
+
 def _fault(value: Any, wanted: Any, path: str) -> str:
   """Returns in words what is wrong with a part, or an empty text.
 
@@ -261,9 +268,7 @@ def _fault(value: Any, wanted: Any, path: str) -> str:
   if isinstance(wanted, Optional):
     return '' if value is None else _fault(value, wanted.inner, path)
   if wanted is NUMBER:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    right = number and abs(value) < 1e300 and math.isfinite(value)
-    return '' if right else f'{path} is not {NUMBER}'
+    return '' if is_number(value) else f'{path} is not {NUMBER}'
   if isinstance(wanted, type):
     return '' if isinstance(value, wanted) else f'{path or "it"} is not of type {wanted.__name__}'
   if isinstance(wanted, list):

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from jcl import distributed
 from jcl.storage.atomic import name_file_in_errors
+from jcl.types import Json
 
 
 class MetricsLog:
@@ -50,3 +51,24 @@ class MetricsLog:
   def close(self) -> None:
     """Closes the file."""
     self._file.close()
+
+
+def read(file: pathlib.Path) -> tuple[list[Json], int]:
+  """Returns the lines of a `metrics.jsonl`, and the number of damaged lines; none without a file.
+
+  A last line without a line break, which a run under way is still writing, is neither returned nor
+  counted.
+  """
+  if not file.is_file():
+    return [], 0
+  lines, damaged = [], 0
+  for text in file.read_bytes().split(b'\n')[:-1]:
+    try:
+      line = json.loads(text)
+    except ValueError:
+      line = None
+    if isinstance(line, dict):
+      lines.append(line)
+    else:
+      damaged += 1
+  return lines, damaged

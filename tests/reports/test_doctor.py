@@ -185,6 +185,7 @@ def test_lines_of_other_kinds_and_of_no_task_are_left_out():
   results, lines = healthy()
   results['buffer'] += [3, {'after': 9, 'tasks': []}]
   results['pseudo'][0] |= {'verbatim': 'x', 'valid_label': 'y'}
+  lines[1] |= {'gradient_norm': 10**400}
   lines[0] |= {'gradient_norm': 'x', 'ewc': None, 'ce': float('nan')}
   odd = [{'task': 7, 'loss': 1.0}, {'task': None, 'loss': 1.0}, {'task': 0, 'dev': {'a': 1.0}}, {}]
   assert names(results, [*odd, *lines]) == []
