@@ -75,8 +75,8 @@ def compose(parts: Parts, changes: Mapping[str, Sequence[str]] | None = None) ->
   before, after = (_hook(field, parts, changes) for field in HOOKS)
   return Method(
     init, before, plan, loss_fn if reader else None, penalty_fn, objective,
-    combine if combiner else None, _projected(parts), after_step if mover else None, after,
-    params_for,
+    combine if combiner else None, _projected(parts, 'project_gradient'),
+    _projected(parts, 'project'), after_step if mover else None, after, params_for,
   )  # fmt: skip
 
 
@@ -112,14 +112,20 @@ def _same(found: Params, given: Params) -> bool:
   return paths[0] == paths[1] and all(a is b for (_, a), (_, b) in zip(some, others, strict=True))
 
 
-def _projected(parts: Parts) -> Callable[[Tree, Params, Tree, jax.Array], Tree] | None:
-  """Returns the projections of all parts as one, in the order of names; None without any."""
-  projections = {name: part.project for name, part in parts.items() if part.project}
+def _projected(parts: Parts, field: str) -> Callable[..., Tree] | None:
+  """Returns the projections of all parts as one, in the order of names; None without any.
 
-  def project(updates, params, teacher_params, step):
+  Args:
+    parts: {name: method}.
+    field: `project` or `project_gradient`.
+  """
+  found = {name: getattr(part, field) for name, part in parts.items()}
+  projections = {name: one for name, one in found.items() if one is not None}
+
+  def project(tree, params, teacher_params, *step):
     for name, one in projections.items():
-      updates = one(updates, params, teacher_params[name], step)
-    return updates
+      tree = one(tree, params, teacher_params[name], *step)
+    return tree
 
   return project if projections else None
 

@@ -161,5 +161,6 @@ def check_fit(names: tuple[str, ...], parts: dict[str, Settings]) -> None:
   growing = [name for name, part in parts.items() if 'tree' in part.brings]
   if growing and holding:
     raise UserError(
-      f'{whole}: {growing[0]} changes the tree of parameters, of which {holding[0]} keeps a copy'
+      f'method {whole}: {growing[0]} changes the tree of parameters, of which {holding[0]} keeps a '
+      'copy; leave one of them out'
     )

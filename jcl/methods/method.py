@@ -50,6 +50,9 @@ class Method(NamedTuple):
       entry does not train, None where a leaf is frozen; it costs one forward pass and a backward
       pass a group. Gradients of penalties and norms belong to no group: they are added to what it
       returns. A method that combines wraps no objective. None: one group of all terms.
+    project_gradient: (gradient, params, teacher_params) -> gradient, in the global view, after
+      `combine`, penalties and norms and before clipping and the optimiser; leaves of `gradient` are
+      None where a leaf is frozen. None: the optimiser sees the gradient as it is.
     project: (updates, params, teacher_params, step) -> updates, after optimiser, learning rate and
       masks and before they are applied, in the global view; leaves of `updates` are None where a
       leaf is frozen, `step` counts the task's steps from 0. None: updates are applied as they are.
@@ -68,6 +71,7 @@ class Method(NamedTuple):
   penalty_fn: Callable[[Params, Tree], dict[str, jax.Array]] = lambda params, teacher_params: {}
   objective: Callable[[Callable], Callable] = lambda plain: plain
   combine: Callable[[Mapping[str, Tree], Tree], Tree] | None = None
+  project_gradient: Callable[[Tree, Params, Tree], Tree] | None = None
   project: Callable[[Tree, Params, Tree, jax.Array], Tree] | None = None
   after_step: Callable[[Tree, Params, jax.Array], tuple[Tree, Params]] | None = None
   after_task: Hook = _unchanged

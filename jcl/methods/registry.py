@@ -28,6 +28,7 @@ BUILT_IN: dict[str, str] = {
   'lora': 'jcl.methods.lora:Lora',
   'olora': 'jcl.methods.olora:Olora',
   'slao': 'jcl.methods.slao:Slao',
+  'osft': 'jcl.methods.osft:Osft',
   'expand': 'jcl.methods.expand:Expand',
   'reptile': 'jcl.methods.reptile:Reptile',
   'ema': 'jcl.methods.ema:Ema',

@@ -40,6 +40,8 @@ class StepFunctions(Protocol):
   @property
   def combine(self) -> Callable | None: ...
   @property
+  def project_gradient(self) -> Callable | None: ...
+  @property
   def project(self) -> Callable | None: ...
 
 
@@ -287,12 +289,16 @@ def make_step(
     check_array("state['step']", state['step'], (), jnp.integer)
     teacher_params = state.get('teacher', still)
     (loss, values), grads = gradient(params, frozen, teacher_params, weights, batch, groups, masks)
+    whole = join(params, frozen)
+    if method.project_gradient is not None:
+      projected = method.project_gradient(grads, whole, teacher_params)
+      check_like('Method.project_gradient', projected, grads, 'a gradient')
+      grads = projected
     norm = optax.tree.norm(grads)
     good = jnp.isfinite(loss) & jnp.isfinite(norm)
     updates, opt = optimizer.update(grads, state['optimizer'], params, good=good)
     updates = jax.tree.map(lambda u, m: -rate * u * m, updates, masks)
     if method.project is not None:
-      whole = join(params, frozen)
       projected = method.project(updates, whole, teacher_params, state['step'])
       check_like('Method.project', projected, updates, 'updates')
       updates = projected

@@ -302,6 +302,7 @@ ORACLES: dict[str, Callable[[Given], float]] = {
   'lora': plain,
   'olora': olora,
   'slao': plain,
+  'osft': plain,
   'expand': plain,
   'reptile': plain,
   'ema': plain,

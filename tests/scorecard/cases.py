@@ -39,7 +39,14 @@ from jcl.training.loop import Loop
 from jcl.training.run_state import Run
 from scorecard import names
 
-DEEP = ('lora', 'olora', 'slao', 'expand', 'closed_form')  # their models have stacked layers
+DEEP = (
+  'lora',
+  'olora',
+  'slao',
+  'osft',
+  'expand',
+  'closed_form',
+)  # their models have stacked layers
 GROWING = ('expand',)  # methods whose parameters grow in a task
 # The program of the step that trains each task; other methods have one for all.
 PROGRAMS = {'expand': (0, 1, 2), 'seq_star': (0, 1, 1)}
@@ -49,7 +56,7 @@ MORE = {  # of any settings that have the field: every term is as large as cross
   'lambda_mas': 0.2, 'lambda_olora': 0.3, 'r': 2, 'lora_alpha': 2.0, 'lora_dropout': 0.0,
   'every': 1, 'inner_lr': 0.3, 'inner_steps': 2, 'decay': 0.8, 'fast_decay': 0.6,
   'slow_decay': 0.9, 'fast_rate': 1.0, 'slow_rate': 1.0, 'lambda_cls': 0.6, 'solver': 'lda',
-  'shrinkage': 0.9,
+  'shrinkage': 0.9, 'unfreeze_ratio': 0.3,
 }  # fmt: skip
 TRAIN = TrainConfig(
   learning_rate=3e-2, adapter_learning_rate=3e-2, head_learning_rate=3e-2, epochs=3, batch_size=16

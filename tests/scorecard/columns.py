@@ -7,7 +7,7 @@ where it belongs to no method).
 from collections.abc import Callable
 from typing import NamedTuple
 
-from scorecard import anchors, checks, directions, own_answers, past, shared, solved
+from scorecard import anchors, checks, directions, own_answers, past, shared, solved, subspaces
 from scorecard.cases import Case
 
 
@@ -26,7 +26,7 @@ class Check(NamedTuple):
 
 # Columns that hold figures against an oracle, finite differences or the loop's own programs are
 # compiled with XLA's optimisations; the others, which compare programs with each other, without.
-OPTIMISED = ('value', 'gradient', 'solved', 'tasks', 'moves', 'traces')
+OPTIMISED = ('value', 'gradient', 'solved', 'subspace', 'tasks', 'moves', 'traces')
 EVERYWHERE = ('value', 'gradient', 'padding', 'packed', 'order', 'devices', 'split', 'tasks')
 CHECKS: dict[str, Check] = {
   'value': Check(checks.value),
@@ -44,6 +44,7 @@ CHECKS: dict[str, Check] = {
   'average': Check(past.average, past.averages),
   'freeze': Check(past.freeze, past.warms_up),
   'solved': Check(solved.solved, solved.solves),
+  'subspace': Check(subspaces.course, subspaces.keeps),
   'tasks': Check(checks.three_tasks),
   'kd': Check(past.direction, past.distils),
   'empty': Check(checks.empty),

@@ -21,6 +21,7 @@ LINES: tuple[tuple[str, str, str], ...] = (
   ('fisher', 'all but ewc mas', 'it does not measure what its parameters matter to'),
   ('average', 'all but ema cls_er slao', 'it evaluates no average of what it trained'),
   ('freeze', 'all but seq_star', 'it freezes nothing within a task'),
+  ('subspace', 'all but osft', 'all directions of its projections train'),
   ('solved', 'all but closed_form', 'it trains its head, if it has one'),
   ('traces', 'closed_form', 'it takes no step'),
   ('kd', 'all but distill lamol_kd', 'it does not distil'),

@@ -237,6 +237,30 @@ AVERAGES = (
   ),
 )  # fmt: skip
 
+SUBSPACES = (
+  Mutant(
+    'moments hold directions that are kept', 'methods/osft.py',
+    'return _free(gradient, teacher_params)', 'return gradient',
+    _cells('subspace/osft'),
+  ),
+  Mutant(
+    'only the gradient is projected', 'methods/osft.py',
+    'return _free(updates, teacher_params)', 'return updates',
+    _cells('subspace/osft'),
+  ),
+  Mutant(
+    'the weakest directions are kept', 'methods/osft.py',
+    'IN: u_LIR[..., :k]', 'IN: u_LIR[..., -k:]',
+    _cells('subspace/osft'),
+  ),
+  Mutant(
+    'what the first task taught is free', 'methods/osft.py',
+    "return memory | {'teacher': directions(params)}, params",
+    "return memory | ({} if task.index else {'teacher': directions(params)}), params",
+    _cells('subspace/osft'),
+  ),
+)  # fmt: skip
+
 SOLVED = (
   Mutant(
     'a head is solved from its own task alone', 'methods/closed_form.py',

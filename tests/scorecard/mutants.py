@@ -13,11 +13,12 @@ from scorecard.method_mutants import (
   PAST,
   SHELLS,
   SOLVED,
+  SUBSPACES,
 )  # fmt: skip
 from scorecard.mutant import Mutant
 from scorecard.step_mutants import DIRECTIONS, HEADS, LOSSES, ROWS, STEP
 
 MUTANTS: tuple[Mutant, ...] = (
   *ROWS, *HEADS, *LOSSES, *STEP, *DIRECTIONS, *PAST, *METHODS, *FREEZING, *AVERAGES, *KNOBS,
-  *SOLVED, *SHELLS, *PARTS,
+  *SOLVED, *SUBSPACES, *SHELLS, *PARTS,
 )  # fmt: skip
