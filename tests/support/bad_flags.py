@@ -274,6 +274,12 @@ FLAGS = {
   'export: no adapter': of_run(
     'export', '--out={here}/new', '--format=peft', says=('format is peft', 'use hf')
   ),
+  'choose: an answer that there is not': Case(
+    'choose', ['--old_data=maybe'], ('--old_data=maybe', 'yes|no')
+  ),
+  'choose: no answer and no terminal': Case(
+    'choose', ['--raw_text=no'], ('--task_told is missing', '--task_told=yes or --task_told=no')
+  ),
   'doctor: no workdir': Case('doctor', [], ('--workdir is missing', 'give --workdir=')),
   'doctor: nothing there': Case(
     'doctor', ['--workdir={here}/no'], ('{here}/no', 'no results.json')
