@@ -14,7 +14,7 @@ import jcl
 from jcl import commands
 from jcl.commands import command_line, config_files
 from jcl.errors import UserError
-from jcl.storage import atomic, console
+from jcl.storage import atomic, console, progress
 from jcl.streams.escaping import escaped
 from jcl.training.signals import STATUS, Stopped
 
@@ -71,7 +71,7 @@ def _refuse(message: str) -> NoReturn:
   if len(line) > LONGEST:  # the message quotes a long input of the user
     line = f'{line[: LONGEST // 2]} … {line[-LONGEST // 2 :]}'
   try:
-    print(f'error: {line}', file=sys.stderr, flush=True)
+    console.show(f'error: {line}', sys.stderr)
   except OSError:
     console.give_up(sys.stderr)
   sys.exit(2)
@@ -98,13 +98,17 @@ def _call(arguments: Sequence[str]) -> int:
   command, given = commands.load(name), flags.FlagValues()
   if HELP & set(rest):
     command.define_flags(given, [])
+    command_line.define_output_flags(given)
     print(command_line.help_page(command.__doc__ or '', given))
     return 0
   rest = command_line.expand_flag_files(rest)
   command_line.check_names(rest)
   command.define_flags(given, rest)
+  command_line.define_output_flags(given)
   command_line.parse(given, rest)
-  return command.run(given) or 0
+  command_line.set_verbosity(given.verbosity)
+  with progress.session(hidden=given.quiet):
+    return command.run(given) or 0
 
 
 def _no_command(name: str) -> str:

@@ -37,11 +37,12 @@ from jcl.reports.report import Report
 from jcl.reports.results import Results
 from jcl.step import rates
 from jcl.step.numerics import computing
-from jcl.storage import console, paths
+from jcl.storage import console, paths, progress
 from jcl.storage.sealed_folder import newest
 from jcl.streams.escaping import escaped
 from jcl.streams.stream import Stream
 from jcl.training import experiment, run_output
+from jcl.training.callbacks import checked_callbacks
 from jcl.training.experiment import Experiment
 from jcl.training.loop import Loop
 from jcl.training.run_state import Run
@@ -181,8 +182,9 @@ def learn(
   loaded = choose_model(config, model)
   config = config if workdir is None else rates.with_stored(workdir, config)
   old = workdirs.is_run(workdir)
-  parts = experiment.assemble(config, mesh, stream=stream, loaded=loaded, old=old)
-  done = run(config, workdir, parts=parts, quiet=quiet, callbacks=checked_callbacks(callbacks))
+  with progress.session(hidden=quiet or not distributed.is_first()):
+    parts = experiment.assemble(config, mesh, stream=stream, loaded=loaded, old=old)
+    done = run(config, workdir, parts=parts, quiet=quiet, callbacks=checked_callbacks(callbacks))
   return Result(done.results, of_run(done), done.workdir)
 
 
@@ -214,10 +216,19 @@ def run(
   workdir = None if workdir is None else paths.local(workdir, 'workdir')
   config = config if workdir is None else rates.with_stored(workdir, config)
   old = workdirs.is_run(workdir)
-  parts = experiment.assemble(config, old=old) if parts is None else parts
+  quiet = quiet or not distributed.is_first()
+  with progress.session(hidden=quiet):
+    parts = experiment.assemble(config, old=old) if parts is None else parts
+    return _run(config, workdir, parts, allowed, quiet, callbacks, old)
+
+
+def _run(
+  config: Config, workdir: pathlib.Path | None, parts: Experiment, allowed: Collection[str],
+  quiet: bool, callbacks: Sequence[object], old: bool,
+) -> Finished:  # fmt: skip
+  """Runs what was assembled; arguments as of `run`, and whether there is a run already."""
   run_output.check_read(config, workdir, callbacks, old)
   config = parts.config
-  quiet = quiet or not distributed.is_first()
   say = (lambda line: None) if quiet else lambda line: console.show(escaped(line))
   fresh = workdir is None or newest(workdir / 'checkpoints') < 0
   opening = checks.opening(checks.checkup(parts), workdir) if fresh else checks.choices(parts)
@@ -380,20 +391,3 @@ def copy_of(name: str, value: object) -> Any:
   if not isinstance(value, kind):
     raise UserError(f'{name} is a {type(value).__name__}; give a jcl.{kind.__name__}')
   return copy.copy(value)
-
-
-def checked_callbacks(callbacks: object) -> Sequence[object]:
-  """The callbacks, each of which listens to something.
-
-  Raises:
-    UserError: one does not, or there is no list of them.
-  """
-  known = ('on_step', 'on_evaluation', 'on_task')
-  if not isinstance(callbacks, list | tuple):
-    raise UserError(f'callbacks is a {type(callbacks).__name__}; give a list of objects')
-  for callback in callbacks:
-    if not any(callable(getattr(callback, name, None)) for name in known):
-      raise UserError(
-        f'callbacks holds a {type(callback).__name__} without any of {", ".join(known)}'
-      )
-  return callbacks

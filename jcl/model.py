@@ -30,6 +30,7 @@ from jcl.streams.stream import Example, Stream
 from jcl.training import base_model, evaluate
 from jcl.training.answer_format import FILE, FOLDER, AnswerFormat, read_format, shape_of
 from jcl.training.experiment import Experiment
+from jcl.training.fold_bars import FoldBars
 from jcl.training.hook_tools import HookTools, make_tools
 from jcl.training.run_state import Run
 from jcl.types import WeightDtype
@@ -105,7 +106,8 @@ class Model:
     tools, params = self._tools, self._placed(index)
     how, longest = self.answers.answer, self.answers.longest_answer
     of = tools.stream.tasks[index or 0] if self.answers.tasks else None
-    found = evaluate.answers(params, of, examples, tools, how, longest)
+    with FoldBars(tools.folds, str, brief=True):
+      found = evaluate.answers(params, of, examples, tools, how, longest)
     return [tools.stream.shown(answer.text, answer.label) for answer in found]
 
   def special_token(self, text: Input) -> str | None:
@@ -134,7 +136,8 @@ class Model:
     if not examples:
       return []
     of = self._tools.stream.tasks[index or 0]
-    classes, log_p_NC = evaluate.log_likelihoods(self._placed(index), of, examples, self._tools)
+    with FoldBars(self._tools.folds, str, brief=True):
+      classes, log_p_NC = evaluate.log_likelihoods(self._placed(index), of, examples, self._tools)
     p_NC = np.exp(log_p_NC - log_p_NC.max(1, keepdims=True))
     p_NC /= p_NC.sum(1, keepdims=True)
     labels = [self.labels[c] for c in classes]
@@ -169,7 +172,8 @@ class Model:
     ids = [one or [text.eos] for one in ids]  # something must stand before the first token
     key = tools.key('shown', seed)
     params = self._placed(self._index(task))
-    out = tools.sample(params, ids, key, k=top_k, temperature=temperature, max_new=max_new)
+    with FoldBars(tools.folds, str, brief=True):
+      out = tools.sample(params, ids, key, k=top_k, temperature=temperature, max_new=max_new)
     tools.folds.forget()
     return [text.decode(row) for row in out.tolist()]
 

@@ -21,6 +21,7 @@ from jcl.training import evaluate as evaluation
 from jcl.training import inputs
 from jcl.training.answer_format import AnswerFormat
 from jcl.training.experiment import assemble
+from jcl.training.fold_bars import FoldBars
 from jcl.training.run_state import Run
 from jcl.types import Params
 
@@ -66,6 +67,10 @@ class TrainedRun:
     params = self.parts.method.params_for(self.now.memory, self.now.params, given)
     return sharding.place(params, self.tools.mesh)
 
+  def _shown(self, what: str) -> FoldBars:
+    """Returns the context in which folds are shown, as what they work on."""
+    return FoldBars(self.tools.folds, lambda name: f'{what}: {name}')
+
   @property
   def model(self) -> Model:
     """The model of the snapshot, which answers and is saved."""
@@ -81,7 +86,9 @@ class TrainedRun:
       examples = getattr(task, split)
       if examples:
         params = self.params(task)
-        yield task, evaluation.score(params, task, examples, self.tools, how, longest)
+        with self._shown(task.name):
+          score = evaluation.score(params, task, examples, self.tools, how, longest)
+        yield task, score
       else:
         yield task, None
 
@@ -104,9 +111,10 @@ class TrainedRun:
     text = self.tools.text
     ids = [*text.start, *text.encode(prompt, '--prompt')]
     key = self.tools.key('shown', seed)
-    ids_RN = self.tools.sample(
-      self.params(None), [ids] * count, key, k=TOP_K, temperature=temperature, max_new=most
-    )
+    with self._shown('continuations'):
+      ids_RN = self.tools.sample(
+        self.params(None), [ids] * count, key, k=TOP_K, temperature=temperature, max_new=most
+      )
     return [text.decode(row) for row in ids_RN.tolist()]
 
   @computing
@@ -130,9 +138,10 @@ class TrainedRun:
       raise UserError(f'--task: no task is called {name!r}; there are {known}')
     for task in tasks if text.text_format == 'lamol_task' else tasks[:1]:
       prompt = [*text.start, text.generation_token(task.index)]
-      ids_RN = self.tools.sample(
-        self.params(None), [prompt] * count, self.tools.key('shown', task.index, seed),
-        k=settings.top_k, temperature=temperature or getattr(settings, 'temperature', 1.0),
-        max_new=memory['longest'],
-      )  # fmt: skip
+      with self._shown(task.name):
+        ids_RN = self.tools.sample(
+          self.params(None), [prompt] * count, self.tools.key('shown', task.index, seed),
+          k=settings.top_k, temperature=temperature or getattr(settings, 'temperature', 1.0),
+          max_new=memory['longest'],
+        )  # fmt: skip
       yield task.name if text.text_format == 'lamol_task' else 'all tasks', ids_RN

@@ -36,6 +36,7 @@ def refused(words: list[str]) -> str:
   try:
     command_line.check_names(rest)
     command.define_flags(given, rest)
+    command_line.define_output_flags(given)
     command_line.parse(given, rest)
   except UserError as error:
     return str(error)

@@ -35,6 +35,7 @@ from jcl.config import StreamConfig
 from jcl.errors import UserError
 from jcl.storage import paths
 from jcl.storage.atomic import whole_file
+from jcl.storage.progress import watched
 from jcl.streams.digests import row_digest
 from jcl.streams.files import read_text
 from jcl.streams.stream import Example, Lazy, Stream
@@ -219,7 +220,7 @@ class PackedText(Text):
   def _tokenised(self, documents: Sequence[Example]) -> Iterator[np.ndarray]:
     """Yields the tokens of a corpus, some documents at a time."""
     before = self.start
-    for first in range(0, len(documents), DOCUMENTS):
+    for first in watched(range(0, len(documents), DOCUMENTS), 'tokenising'):
       some = documents[first : first + DOCUMENTS]
       names = [f'document {d.called}' for d in some]
       ids = self.encode_all([d.text for d in some], names)

@@ -24,6 +24,7 @@ from jcl.batching.outlines import Outline, outline, outline_of
 from jcl.batching.row_store import PART, Entry, Frame, Kept, RowStore
 from jcl.batching.special_text import SpecialTokens, TextEncoder, unknown_id
 from jcl.errors import UserError
+from jcl.storage.progress import watched
 from jcl.streams.build import without
 from jcl.streams.special_tokens import cut, guarded, unguarded
 from jcl.streams.stream import Example, Stream
@@ -202,15 +203,14 @@ class Text:
     Raises:
       UserError: a text cannot be a row; names the example.
     """
-    examples = list(examples)
-    self.reserve = 0
+    examples, self.reserve = list(examples), 0
     self.cut.clear()
     self._rows.clear()
     store = self._store = RowStore([e.number for e in examples], self.tokenizer.get_vocab_size())
     frame, parts = self._frame(), in_parts(examples, PART)
     one = (0 if self.pooling == 'first' else -1) if self.text_format == 'class' else None
     longest, prompts = 0, np.zeros(len(examples), np.int32)
-    for number, read in enumerate(self._read(parts, frame)):
+    for number, read in enumerate(watched(self._read(parts, frame), 'tokenising', len(parts))):
       store.add(read.ids, read.inputs, read.answers, frame, one)
       size = prompts[number * PART :][: len(parts[number])]
       size[:] = read.inputs + len(frame.before) + len(frame.between)

@@ -51,14 +51,14 @@ def _check_methods(out: pathlib.Path, names: list[str]) -> int:
   import jcl
   from jcl import methods
   from jcl.storage.atomic import write_json
-  from jcl.training import progress_bar
+  from jcl.storage.progress import Bar
 
   start = time.monotonic()
-  bars: list[progress_bar.Bar] = []
+  bars: list[Bar] = []
 
   def on_cell(done: int, of: int, line: dict) -> None:
     if not bars:
-      bars.append(progress_bar.Bar('cells', of))
+      bars.append(Bar('cells', of))
     bars[0].advance(done, note=f'{line["method"]}: {line["check"]}')
 
   card = cells.run([f'*/{name}' for name in names], on_cell=on_cell)

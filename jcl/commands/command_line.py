@@ -79,6 +79,23 @@ def define_list(
   flags.DEFINE(ListParser(kind, once, name if of_paths else ''), name, default, page, given)
 
 
+def define_output_flags(given: flags.FlagValues) -> None:
+  """Defines the flags that every command has: how much it says."""
+  page = 'print errors and what was asked for: no progress, no notes'
+  flags.DEFINE_bool('quiet', False, page, given)
+  page = 'log messages of jax and other libraries, as absl counts: -2 errors, -1 warnings, 0 info, '
+  flags.DEFINE_integer('verbosity', None, page + '1 debug', -3, None, given)
+
+
+def set_verbosity(verbosity: int | None) -> None:
+  """Lets libraries log at a level of absl; None: as Python has it, warnings and errors."""
+  if verbosity is not None:
+    from absl import logging
+
+    logging.use_absl_handler()
+    logging.set_verbosity(verbosity)
+
+
 def define_family(given: flags.FlagValues, model: str) -> None:
   """Defines the flag that names the family of a model from another package.
 

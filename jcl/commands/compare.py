@@ -18,6 +18,7 @@ from absl import flags
 from jcl.commands import command_line, config_flag, jax_settings
 from jcl.config import Config
 from jcl.errors import UserError
+from jcl.storage import console
 
 
 def define_flags(given: flags.FlagValues, arguments: Sequence[str]) -> None:
@@ -51,16 +52,18 @@ def run(given: flags.FlagValues) -> None:
     workdirs.check_workdir(str(folder), config, allowed)
   results: list[Results] = []
   for folder, ((name, seed), config) in zip(folders, configs.items(), strict=True):
-    if distributed.is_first():
+    if distributed.is_first() and not given.quiet:
       print(f'[{len(results) + 1}/{len(configs)}] {name}, seed {seed}', flush=True)
-    results.append(learning.run(config, folder, allowed=allowed).results)
+    results.append(learning.run(config, folder, allowed=allowed, quiet=given.quiet).results)
   if not distributed.is_first():
     return
   print(report.comparison_table(results))
   report.comparison_picture(results, workdir / 'comparison.png')
   report.html_report(results, workdir / 'report.html')
+  if given.quiet:
+    return
   for line in report.picture_notes(results):
-    print(f'warning: {line}')
+    console.show(f'warning: {line}')
   print(f'the picture is {workdir / "comparison.png"}, the page {workdir / "report.html"}')
 
 

@@ -13,6 +13,7 @@ from absl import flags
 
 from jcl.commands import command_line
 from jcl.errors import UserError
+from jcl.storage import console
 
 if TYPE_CHECKING:
   from jcl.reports.results import Results
@@ -37,14 +38,16 @@ def run(given: flags.FlagValues) -> None:
 
   print(report.comparison_table(results))
   for line in _differing(runs):
-    print(f'warning: {line}')
+    console.show(f'warning: {line}')
   if given.out:
     folder = pathlib.Path(given.out)
     folder.mkdir(parents=True, exist_ok=True)
     report.comparison_picture(results, folder / 'comparison.png')
     report.html_report(results, folder / 'report.html')
+    if given.quiet:
+      return
     for line in report.picture_notes(results):
-      print(f'warning: {line}')
+      console.show(f'warning: {line}')
     print(f'the picture is {folder / "comparison.png"}, the page {folder / "report.html"}')
 
 

@@ -13,13 +13,13 @@ from collections.abc import Sequence
 from absl import flags
 
 from jcl.commands import command_line, config_flag, jax_settings
+from jcl.storage import console
 
 
 def define_flags(given: flags.FlagValues, arguments: Sequence[str]) -> None:
   """Defines the flags of the command."""
   config_flag.define(given, arguments)
   config_flag.define_run_flags(given)
-  flags.DEFINE_bool('quiet', False, 'print nothing but errors', given)
 
 
 def run(given: flags.FlagValues) -> None:
@@ -33,6 +33,6 @@ def run(given: flags.FlagValues) -> None:
 
   finished = learning.run(config, workdir, allowed=given.allow_config_change, quiet=given.quiet)
   if not given.quiet and distributed.is_first():
-    print(report.matrix_table(finished.results))
+    print(report.matrix_table(finished.results, coloured=console.has_colours()))
     doctor.say(finished.results, pathlib.Path(workdir))
     print(f'results, report and pictures are in {workdir}')

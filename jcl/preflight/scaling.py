@@ -10,8 +10,6 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
-import tqdm
-
 from jcl.config import Config
 from jcl.errors import count_of
 from jcl.preflight import collectives, cost, first_step
@@ -19,6 +17,7 @@ from jcl.preflight.footprint import short
 from jcl.preflight.page import Section
 from jcl.step import sharding
 from jcl.step.numerics import computing
+from jcl.storage.progress import watched
 from jcl.types import Json
 
 
@@ -84,7 +83,7 @@ def page(config: Config, most: int, tokens: int, targets: int, speeds: Speeds) -
   parts = first_step.assembled(config, sharding.make_mesh(1), tokens)
   first = first_step.outline_of(parts, tokens, targets)
   points = [point(first)]
-  for devices in tqdm.tqdm(doubling(most)[1:], 'devices', delay=2, leave=False):
+  for devices in watched(doubling(most)[1:], 'numbers of devices'):
     tools = dataclasses.replace(parts.tools, mesh=sharding.make_mesh(devices))
     now = first_step.outline_of(dataclasses.replace(parts, tools=tools), tokens, targets)
     points.append(point(now))

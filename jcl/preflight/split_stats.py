@@ -8,6 +8,7 @@ import numpy as np
 from jcl.batching.packed_text import Blocks
 from jcl.batching.text_formats import Text
 from jcl.preflight.round_trip import changed_inputs, not_given_back
+from jcl.storage.progress import watched
 from jcl.streams.raw import SPLITS, normalized_text
 from jcl.streams.stream import Example, Stream, Task
 
@@ -68,7 +69,7 @@ def counted(stream: Stream, text: Text, task_id_given: bool) -> Iterator[Split]:
   trained = Trained(task_id_given)
   for task in stream.tasks if text.text_format != 'packed' else ():
     trained.add(task)
-  for task in stream.tasks:
+  for task in watched(stream.tasks, 'counting rows'):
     for name in SPLITS:
       examples = getattr(task, name)
       if isinstance(examples, Blocks):

@@ -1,7 +1,9 @@
 """Tables for the terminal: the accuracy matrix of a run, and the comparison of several."""
 
+import functools
+import textwrap
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from jcl.reports.comparison import Group, group_runs, summary
@@ -14,8 +16,13 @@ from jcl.reports.results import (
   unit_of,
   whole_matrix,
 )
+from jcl.storage.console import painted
 
-WIDTH = 100  # columns of a terminal; in a wider matrix numbers stand for the tasks' names
+Style = Callable[[int, int], str]  # (line, column) of a table -> style of the cell, or ''
+WIDTH = 80  # columns that a matrix may take; see `_fitted`
+LABEL = 26  # columns of the names of rows, where a matrix would be wider than `WIDTH`
+MOST = 30  # tasks whose matrix is printed whole
+LOST = {0.3: 'red', 0.1: 'yellow'}  # accuracy lost since the best -> style of the cell
 METRICS = {  # how the line below a matrix calls them
   'average_accuracy': 'A_T',
   'average_incremental_accuracy': 'Ā',
@@ -52,18 +59,22 @@ class MatrixTable(NamedTuple):
     title: the run and the unit of the scores, in one line.
     rows: [T+2][T+1] cells; the first row and the first column are headers.
     metrics: all metrics in one line.
+    scores: [T+1, T] the matrix.
   """
 
   title: str
   rows: list[list[str]]
   metrics: str
+  scores: Sequence[Sequence[float | None]]
 
 
-def matrix_table(results: Results) -> str:
-  """Returns the accuracy matrix of a run for the terminal, its metrics in a line below.
+def matrix_table(results: Results, coloured: bool = False) -> str:
+  """Returns the accuracy matrix of a run for the terminal, its metrics below, in `WIDTH` columns.
 
   Args:
     results: the contents of `results.json`. A matrix on the training questions follows.
+    coloured: what was just learned is bold, what is not learned yet faint; of an accuracy, what has
+      been lost since the best is yellow or red.
 
   Returns:
     Lines without a newline at the end.
@@ -71,10 +82,13 @@ def matrix_table(results: Results) -> str:
   Raises:
     UserError: a matrix is malformed.
   """
-  return '\n\n'.join(
-    '\n'.join((table.title, align_columns(_numbered_if_wide(table.rows)), table.metrics))
-    for table in matrix_tables(results)
-  )
+  unit = score_of(results)
+  parts = []
+  for table in matrix_tables(results):
+    style = functools.partial(_style, table.scores, unit) if coloured else None
+    wrap = lambda text: textwrap.fill(text, WIDTH, break_long_words=False)
+    parts.append('\n'.join((wrap(table.title), _fitted(table, unit, style), wrap(table.metrics))))
+  return '\n\n'.join(parts)
 
 
 def comparison_table(results: Sequence[Results]) -> str:
@@ -126,7 +140,7 @@ def _matrix_table(results: Results, title: str, on_train: bool = False) -> Matri
   if score == 'log_perplexity':  # the sizes of tasks are tokens
     words = METRICS | {'example_weighted_accuracy': 'A_T by tokens'}
   line = [f'{word} {format_number(found.get(k), score)}' for k, word in words.items() if k in found]
-  return MatrixTable(title, rows, ', '.join(line))
+  return MatrixTable(title, rows, ', '.join(line), matrix)
 
 
 def comparison_rows(groups: Sequence[Group]) -> list[list[str]]:
@@ -175,11 +189,12 @@ def _cell(mean: float | None, half_width: float | None, unit: Unit) -> str:
   return f'{format_number(mean, unit)} ± {format_number(half_width, unit)}'
 
 
-def align_columns(rows: Sequence[Sequence[str]]) -> str:
+def align_columns(rows: Sequence[Sequence[str]], style: Style | None = None) -> str:
   """Returns cells as lines of text, the first column flush left, the others flush right.
 
   Args:
     rows: of equally many cells. The lines of a cell that has several stand at the foot of its row.
+    style: (line, column) -> style of a cell, or '' for none; of rows whose cells have one line.
   """
   lines: list[tuple[str, ...]] = []
   for row in rows:
@@ -188,10 +203,12 @@ def align_columns(rows: Sequence[Sequence[str]]) -> str:
     lines += zip(*([''] * (height - len(cell)) + cell for cell in cells), strict=True)
   widths = [max(map(_columns, column)) for column in zip(*lines, strict=True)]
   padded = []
-  for line in lines:
+  for i, line in enumerate(lines):
     pads = [' ' * (width - _columns(cell)) for cell, width in zip(line, widths, strict=True)]
-    right = [pad + cell for pad, cell in zip(pads[1:], line[1:], strict=True)]
-    padded.append('  '.join([line[0] + pads[0], *right]).rstrip())
+    styles = [style(i, j) if style else '' for j in range(len(line))]
+    shown = [painted(c, kind) if kind else c for c, kind in zip(line, styles, strict=True)]
+    right = [pad + cell for pad, cell in zip(pads[1:], shown[1:], strict=True)]
+    padded.append('  '.join([shown[0] + pads[0], *right]).rstrip())
   return '\n'.join(padded)
 
 
@@ -201,13 +218,88 @@ def _columns(text: str) -> int:
   return len(text) + wide - sum(unicodedata.combining(c) > 0 for c in text)
 
 
-def _numbered_if_wide(rows: list[list[str]]) -> list[list[str]]:
-  """Returns a matrix whose columns have numbers where names would make it wider than `WIDTH`.
+def _width(rows: Sequence[Sequence[str]]) -> int:
+  """Returns the columns that aligned cells take."""
+  return max(map(_columns, align_columns(rows).splitlines()))
 
-  The numbers also stand before the names of the rows.
+
+def _fitted(table: MatrixTable, unit: Unit, style: Style | None) -> str:
+  """Returns a matrix in `WIDTH` columns.
+
+  Where names make it wider, numbers stand for the columns and before the names of the rows; where
+  that is wider, the columns stand in blocks, of which a later one leaves out the rows without
+  scores. Of more than `MOST` tasks each has one line.
+
+  Args:
+    table: the matrix.
+    unit: of its scores.
+    style: (row, column) of the matrix's cells -> style; None: no colours.
   """
-  if max(map(_columns, align_columns(rows).splitlines())) <= WIDTH:
-    return rows
-  header = ['', *(str(i) for i in range(1, len(rows[0])))]
-  numbered = [[f'{i} {row[0]}' if i else row[0], *row[1:]] for i, row in enumerate(rows[1:])]
-  return [header, *numbered]
+  if _width(table.rows) <= WIDTH:
+    return align_columns(table.rows, style)
+  if len(table.rows) - 2 > MOST:
+    return align_columns(_task_lines(table, unit))
+  header, *rows = table.rows
+  labels = [header[0], *(f'{i} {row[0]}' if i else row[0] for i, row in enumerate(rows))]
+  labels = [_cut(label, LABEL) for label in labels]
+  cells = [[str(j) for j in range(1, len(header))], *(row[1:] for row in rows)]
+  blocks, first = [], 0
+  while first < len(header) - 1:
+    last = len(header) - 1
+    while True:
+      kept = [i for i, row in enumerate(cells) if set(row[first:last]) != {MISSING} or not first]
+      block = [[labels[i], *cells[i][first:last]] for i in kept]
+      if _width(block) <= WIDTH or last == first + 1:
+        break
+      last -= 1
+    blocks.append(align_columns(block, _moved(style, kept, first)))
+    first = last
+  return '\n\n'.join(blocks)
+
+
+def _moved(style: Style | None, kept: Sequence[int], first: int) -> Style | None:
+  """Returns the style of a block: the rows `kept`, and the columns from `first` on."""
+  if style is None:
+    return None
+  return lambda i, j: style(kept[i], j + first if j else 0)
+
+
+def _task_lines(table: MatrixTable, unit: Unit) -> list[list[str]]:
+  """Returns a row for each task: its score when it was learned, the best, and at the end."""
+  best_of: Callable = max if unit == 'accuracy' else min
+  last = max(
+    (i for i, row in enumerate(table.scores) if any(x is not None for x in row)), default=0
+  )
+  rows = [['', 'just learned', 'best', f'after {last}']]
+  for j, name in enumerate(table.rows[0][1:]):
+    since = [row[j] for row in table.scores[j + 1 :] if row[j] is not None]
+    values = table.scores[j + 1][j], best_of(since) if since else None, table.scores[last][j]
+    label = _cut(f'{j + 1} {name}', WIDTH - 40)
+    rows.append([label, *(format_number(value, unit) for value in values)])
+  return rows
+
+
+def _style(
+  scores: Sequence[Sequence[float | None]], unit: Unit, line: int, column: int
+) -> str:  # fmt: skip
+  """Returns the style of a cell of a matrix whose first line and column are headers."""
+  i, j = line - 1, column - 1
+  if i < 0 or j < 0 or (value := scores[i][j]) is None:
+    return ''
+  if i <= j:
+    return 'faint'
+  known = [row[j] for row in scores[j + 1 : i + 1]]
+  best = max(x for x in known if x is not None)
+  for least, style in LOST.items():
+    if unit == 'accuracy' and best - value >= least:
+      return style
+  return 'bold' if i == j + 1 else ''
+
+
+def _cut(text: str, most: int) -> str:
+  """Returns the beginning of a text, in at most so many columns of a terminal."""
+  if _columns(text) <= most:
+    return text
+  while _columns(text) > most - 1:
+    text = text[:-1]
+  return f'{text}…'

@@ -17,6 +17,8 @@ STAND_INS = {
   '≤': '<=', '≥': '>=', '’': "'", '“': '"', '”': '"', 'Δ': 'delta', 'Σ': 'sum', '²': '^2',
   '\N{NO-BREAK SPACE}': ' ', '\N{THIN SPACE}': ' ', '\N{NARROW NO-BREAK SPACE}': ' ',
 }  # fmt: skip
+STYLES = {'bold': '1', 'faint': '2', 'red': '31', 'yellow': '33'}
+SIGNALS = {'warning': 'yellow', 'error': 'red'}  # first words of lines, and their styles
 
 
 def _plain(error: UnicodeError) -> tuple[str | bytes, int]:
@@ -42,14 +44,34 @@ def sayable(text: str, output: TextIO | None = None) -> str:
   return text.encode(encoding, ERRORS).decode(encoding, 'replace')
 
 
+def has_colours(output: TextIO | None = None) -> bool:
+  """Whether an output is a terminal that shows colours, and NO_COLOR (no-color.org) is not set.
+
+  Args:
+    output: where; None: standard output.
+  """
+  output = sys.stdout if output is None else output
+  wanted = not os.environ.get('NO_COLOR') and os.environ.get('TERM') != 'dumb'
+  return wanted and output is not None and output.isatty()
+
+
+def painted(text: str, style: str) -> str:
+  """Returns a text in one of `STYLES`, for a terminal."""
+  return f'\x1b[{STYLES[style]}m{text}\x1b[0m'
+
+
 def show(line: str, output: TextIO | None = None) -> None:
-  """Prints a line at once.
+  """Prints a line at once; on a terminal its first word is coloured if it warns.
 
   Args:
     line: the text.
     output: where; None: standard output.
   """
-  print(sayable(line, output), file=output, flush=True)
+  said = sayable(line, output)
+  kind, colon, rest = said.partition(':')
+  if colon and kind in SIGNALS and has_colours(output):
+    said = painted(kind + colon, SIGNALS[kind]) + rest
+  print(said, file=output, flush=True)
 
 
 class Output:

@@ -5,6 +5,7 @@ list of a saved data set, symbolic links). All names are checked before a file i
 data set is run: the library runs none since its version 4.
 """
 
+import contextlib
 import importlib
 import logging
 import os
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, cast, overload, runtime_checkable
 
 from jcl.errors import UserError
+from jcl.storage.progress import has_bars
 from jcl.streams.raw import narrow
 from jcl.streams.records import Record
 from jcl.streams.stream import Lazy
@@ -31,6 +33,24 @@ def imported(name: str) -> types.ModuleType:
 
   constants.HF_HUB_DISABLE_TELEMETRY = True  # the library may have been imported before
   return importlib.import_module(name)
+
+
+@contextlib.contextmanager
+def library_bars(*libraries: Any, shown: bool) -> Iterator[None]:
+  """Lets libraries of Hugging Face show the progress of what they do inside, or hides it.
+
+  Args:
+    *libraries: `datasets.utils`, `huggingface_hub.utils`.
+    shown: whether they may show it; where the user has turned it off they do not.
+  """
+  turned_off = [one for one in libraries if not shown and not one.are_progress_bars_disabled()]
+  for one in turned_off:
+    one.disable_progress_bars()
+  try:
+    yield
+  finally:
+    for one in turned_off:
+      one.enable_progress_bars()
 
 
 @runtime_checkable
@@ -160,11 +180,21 @@ def data_set(
   if path is None and not re.fullmatch(NAME, name):
     raise UserError(f'{name!r} is no folder and no name on the hub: correct it')
   datasets = imported('datasets')
-  datasets.disable_progress_bars()
   datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False
   logging.getLogger('datasets').setLevel(logging.CRITICAL)  # the caller reports errors
   if path is None:
-    return datasets.load_dataset(name, config, split=split or usual)
+    with library_bars(datasets.utils, imported('huggingface_hub').utils, shown=has_bars()):
+      return datasets.load_dataset(name, config, split=split or usual)
+  with library_bars(datasets.utils, shown=False):
+    return _in_folder(name, path, config, split, usual, roots)
+
+
+def _in_folder(
+  name: str, path: pathlib.Path, config: str | None, split: str | None, usual: str,
+  roots: Sequence[pathlib.Path],
+) -> DataSet:  # fmt: skip
+  """Reads one split of a data set in a folder; arguments and errors as of `data_set`."""
+  datasets = imported('datasets')
   if any((path / file).is_file() for file in SAVED):
     if config is not None:
       raise UserError(

@@ -77,6 +77,7 @@ class FoldRunner:
   Attributes:
     journal: results and carries of the phase's folds.
     generated: number of tokens sampled in the phase, up to the end of each row.
+    on_start: called as (name, chunks done, chunks) before a fold that is not finished goes on.
     before_chunk: called before every chunk.
     on_chunk: called as (name, chunks done, chunks) after every chunk.
     timed: kind of work -> a context manager that counts the seconds spent in it as that kind.
@@ -84,6 +85,7 @@ class FoldRunner:
 
   journal: Journal = dataclasses.field(default_factory=Journal)
   generated: int = 0
+  on_start: Callable[[str, int, int], None] = lambda name, done, chunks: None
   before_chunk: Callable[[], None] = lambda: None
   on_chunk: Callable[[str, int, int], None] = lambda name, done, chunks: None
   timed: Callable[[str], AbstractContextManager[None]] = lambda kind: contextlib.nullcontext()
@@ -110,6 +112,8 @@ class FoldRunner:
     entry = self.journal.next(name, len(chunks), rows)
     if entry[2] is not None:
       carry = entry[2]
+    if entry[1] < len(chunks):
+      self.on_start(name, entry[1], len(chunks))
     for i in range(entry[1], len(chunks)):
       self.before_chunk()
       with explain_oom(lambda: f'{name or "a fold"}, {count_of(rows, "row")} a chunk', LESS):
@@ -117,6 +121,11 @@ class FoldRunner:
       entry[1:3] = i + 1, carry
       self.on_chunk(name, i + 1, len(chunks))
     return carry
+
+  def unwatch(self) -> None:
+    """Calls nobody from now on."""
+    self.on_start = self.on_chunk = lambda name, done, chunks: None
+    self.before_chunk = lambda: None
 
   def forget(self) -> None:
     """Starts an empty journal, as the next phase has."""

@@ -28,10 +28,11 @@ from jcl.streams.stream import Example, Task
 from jcl.training import evaluate as evaluation
 from jcl.training.answer_format import describe
 from jcl.training.experiment import Experiment
+from jcl.training.fold_bars import FoldBars
 from jcl.training.folds import Journal
+from jcl.training.forecast import Forecast
 from jcl.training.hook_tools import HookTools
 from jcl.training.probe import measure
-from jcl.training.progress_bar import FoldBars
 from jcl.training.recorder import Clock, Recorder
 from jcl.training.run_output import RunOutput
 from jcl.training.run_state import Announce, ProgressCounter, Run, nobody
@@ -250,14 +251,15 @@ class Loop:
   def _folds(self, now: Run, task: Task | None) -> FoldBars:
     """Returns the context in which the folds of a phase are shown and saved."""
     return FoldBars(
-      self.tools.folds, lambda what: self._title(task, what), self.output.quiet,
+      self.tools.folds, lambda what: self._title(task, what),
+      later=Forecast(self.parts, self.output, now).after_fold(task),
       before=lambda: self.output.counter.says('chunk'), after=lambda: self._after_chunk(now),
     )  # fmt: skip
 
   def _title(self, task: Task | None, what: str) -> str:
     """Returns the name of a piece of work, for a progress bar or an error."""
     if task is None:
-      return what
+      return f'before training: {what}'
     return f'task {task.index + 1}/{len(self.parts.stream)} {task.name}: {what}'
 
   def _tools(self, task: Task | None) -> HookTools:

@@ -15,13 +15,15 @@ from jcl.errors import UserError
 from jcl.step import sharding, trainable
 from jcl.step.optimizer import learning_rate, peak_rate
 from jcl.storage.encoding import leaves_by_path
+from jcl.storage.progress import Bar
 from jcl.streams.stream import Task, TaskPlan
 from jcl.training import loss_check
 from jcl.training.batch_loader import BatchLoader, LoadedBatch
 from jcl.training.evaluate import LogPerplexity, Score
 from jcl.training.experiment import Experiment
+from jcl.training.fold_bars import FoldBars
+from jcl.training.forecast import Forecast
 from jcl.training.hook_tools import HookTools
-from jcl.training.progress_bar import Bar, FoldBars
 from jcl.training.run_output import RunOutput
 from jcl.training.run_state import Run
 from jcl.training.snapshot_policy import SnapshotPolicy
@@ -85,7 +87,8 @@ class TaskTrainer:
     loader = BatchLoader(plan, task.index, tools, self.parts.config.train)
     inputs, loaded = self.inputs(now, plan), None
     title = f'task {task.index + 1}/{len(self.parts.stream)} {task.name}: train'
-    bar = Bar(title, loader.total, self.output.quiet, now.step)
+    later = Forecast(self.parts, self.output, now).after_training(task, loader.total)
+    bar = Bar(title, loader.total, now.step, later=later)
     # A snapshot that was taken in a dev evaluation goes on with that evaluation.
     evaluating = bool(tools.folds.journal.entries)
     batches = loader.batches(now.step - evaluating)
@@ -221,9 +224,15 @@ class TaskTrainer:
       self._warn_of_losses(task, loaded, values)
     self._refused_last = bool(wrong)
     self.output.recorder.trained(task, loaded.tokens, loaded.old_tokens)
-    bar.advance(loaded.number + 1, loaded.tokens, f'loss {values["loss"]:.3f}')
+    bar.advance(loaded.number + 1, loaded.tokens, self._note(loaded, values['loss']))
     if loaded.number % self.parts.config.train.log_every == 0 and not wrong:
       self.output.step({'task': task.index, 'step': loaded.number + 1, 'rate': rate, **values})
+
+  def _note(self, loaded: LoadedBatch, loss: float) -> str:
+    """Returns the loss and the epoch of a step in words."""
+    train = self.parts.config.train
+    of = '' if train.steps else f'/{train.epochs}'
+    return f'loss {loss:.3f}, epoch {loaded.epoch + 1}{of}'
 
   def _warn_of_losses(self, task: Task, loaded: LoadedBatch, values: Mapping[str, float]) -> None:
     """Warns of cross-entropies that no model has; see `loss_check`."""

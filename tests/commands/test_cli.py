@@ -125,6 +125,7 @@ def test_the_page_of_a_command_has_its_call_and_all_its_flags(name, capsys):
   given = flags.FlagValues()
   command = commands.load(name)
   command.define_flags(given, [])
+  command_line.define_output_flags(given)
   assert all(f'\n  --{flag}' in out for flag in given)
   assert max(map(len, out.splitlines())) <= command_line.WIDTH
   assert out.startswith((command.__doc__ or 'none').strip()[:40])

@@ -1,5 +1,8 @@
 """Flags are parsed into their own set, and whatever does not fit is one line."""
 
+import logging
+
+import absl.logging
 import pytest
 from absl import flags
 
@@ -89,3 +92,30 @@ def test_a_flag_that_must_be_given():
     command_line.required(given, 'name')
   command_line.parse(given, ['--name=x'])
   assert command_line.required(given, 'name') == 'x'
+
+
+def test_every_command_says_how_much_it_says():
+  given = flags.FlagValues()
+  command_line.define_output_flags(given)
+  command_line.parse(given, [])
+  assert (given.quiet, given.verbosity) == (False, None)
+  command_line.parse(given, ['--quiet', '--verbosity=1'])
+  assert (given.quiet, given.verbosity) == (True, 1)
+  with pytest.raises(UserError, match='--verbosity=-4'):
+    command_line.parse(given, ['--verbosity=-4'])
+
+
+def test_libraries_log_as_much_as_is_asked_for():
+  root, before = logging.root, (logging.root.handlers[:], logging.root.level)
+  try:
+    command_line.set_verbosity(None)
+    assert root.handlers == before[0]
+    command_line.set_verbosity(1)
+    assert absl.logging.get_absl_handler() in root.handlers
+    assert root.isEnabledFor(logging.DEBUG)
+    command_line.set_verbosity(-2)
+    assert not root.isEnabledFor(logging.WARNING)
+  finally:
+    absl.logging.set_verbosity(absl.logging.WARNING)
+    root.handlers[:] = before[0]
+    root.setLevel(before[1])

@@ -93,3 +93,32 @@ def test_an_encoding_that_can_write_no_line_becomes_utf8(encoding, monkeypatch):
   print(LINE, flush=True)
   console.show(LINE)
   assert out.buffer.getvalue().decode(out.encoding).count('97.5') == 2
+
+
+class Terminal(io.StringIO):
+  encoding = 'utf-8'
+
+  def isatty(self) -> bool:
+    return True
+
+
+@pytest.mark.parametrize(
+  ('environment', 'coloured'),
+  [({}, True), ({'NO_COLOR': ''}, True), ({'NO_COLOR': '1'}, False), ({'TERM': 'dumb'}, False)],
+)
+def test_warnings_have_a_colour_on_a_terminal_unless_it_is_turned_off(
+  environment, coloured, monkeypatch
+):
+  monkeypatch.setenv('TERM', 'xterm')
+  monkeypatch.delenv('NO_COLOR', raising=False)
+  for name, value in environment.items():
+    monkeypatch.setenv(name, value)
+  output = Terminal()
+  assert console.has_colours(output) == coloured
+  console.show('warning: a: b', output)
+  console.show('after bank: 3', output)
+  sign = '\x1b[33mwarning:\x1b[0m' if coloured else 'warning:'
+  assert output.getvalue() == f'{sign} a: b\nafter bank: 3\n'
+  file = io.StringIO()
+  console.show('warning: a', file)
+  assert file.getvalue() == 'warning: a\n'

@@ -33,6 +33,7 @@ from jcl.backbones.tokenizers import SpecialIds, with_vocabulary
 from jcl.errors import UserError
 from jcl.storage import paths
 from jcl.storage.atomic import new_folder
+from jcl.storage.progress import has_bars
 from jcl.streams import hub
 
 DOWNLOADED = ('*.json', '*.txt', '*.jinja', 'tokenizer.model')
@@ -297,9 +298,10 @@ def _download(name: str, patterns: tuple[str, ...]) -> pathlib.Path:
     raise UserError(f'{name}: no such folder; name an existing one, or a model of the hub')
   huggingface_hub = hub.imported('huggingface_hub')
   try:
-    folder = huggingface_hub.snapshot_download(
-      name, allow_patterns=list(patterns), ignore_patterns=list(NOT_DOWNLOADED)
-    )
+    with hub.library_bars(huggingface_hub.utils, shown=has_bars()):
+      folder = huggingface_hub.snapshot_download(
+        name, allow_patterns=list(patterns), ignore_patterns=list(NOT_DOWNLOADED)
+      )
   except (OSError, ValueError, RuntimeError) as error:
     raise UserError(
       f'{name}: no such folder, and the hub gave nothing ({type(error).__name__}); '

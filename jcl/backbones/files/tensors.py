@@ -18,6 +18,7 @@ from jcl.backbones.files.family import NOTHING, Entry
 from jcl.backbones.model_config import ModelConfig
 from jcl.backbones.models import make_backbone
 from jcl.errors import UserError, count_of
+from jcl.storage.progress import watched
 
 Shape = tuple[int, ...]
 
@@ -144,7 +145,7 @@ def read(
     for path in entry.paths:
       if entry.first and path in leaves:
         leaves[path][: entry.first] = path.endswith('/scale')
-  for entry, name, layer in places:
+  for entry, name, layer in watched(places, 'loading the model'):
     parts = [leaves[path] if layer is None else leaves[path][layer] for path in entry.paths]
     values = entry.rule.read(finite(sources[name], name), config)
     if [np.shape(value) for value in values] != [part.shape for part in parts]:
