@@ -9,6 +9,7 @@ from typing import NamedTuple, TypeVar, cast
 import numpy as np
 
 from jcl.batching.batch import Row
+from jcl.batching.corpus import Corpus
 from jcl.batching.outlines import SizedRow
 from jcl.seeds import generator
 from jcl.streams.stream import Example, OnlineBuffer, Reference, TaskPlan
@@ -47,8 +48,9 @@ def draw(random: np.random.Generator, items: Sequence[Item], count: int) -> list
 
 
 def steps(
-  plan: TaskPlan, rows_of: RowsOf, seed: int, task: int, epoch: int, batch_size: int
-) -> Iterator[Step]:
+  plan: TaskPlan, rows_of: RowsOf, seed: int, task: int, epoch: int, batch_size: int,
+  corpus: Corpus | None = None,
+) -> Iterator[Step]:  # fmt: skip
   """Yields the steps of one epoch, each composed when it is asked for.
 
   Args:
@@ -59,16 +61,17 @@ def steps(
     task: index of the task.
     epoch: number of the epoch, from 0.
     batch_size: number of examples of a step, new and old together.
+    corpus: text of which the plan's `corpus_ratio` counts; None: there is none.
   """
   noise = generator(seed, 'keys', task, epoch)
-  for items in composed(plan, rows_of, seed, task, epoch, batch_size):
+  for items in composed(plan, rows_of, seed, task, epoch, batch_size, corpus):
     rows = [row for example, replay in items for row in rows_of(example, replay)]
     yield Step(rows, noise.integers(2**32, size=(len(rows), 2), dtype=np.uint32))
 
 
 def composed(
   plan: TaskPlan, rows_of: SizesOf, seed: int,
-  task: int, epoch: int, batch_size: int,
+  task: int, epoch: int, batch_size: int, corpus: Corpus | None = None,
 ) -> Iterator[list[Drawn]]:  # fmt: skip
   """Yields the examples of each step of one epoch; arguments as in `steps`.
 
@@ -80,8 +83,16 @@ def composed(
     order = [example for items in first for example, replay in items if not replay]
     filled = plan.online_buffer.take(list(_examples(order)), seed)
     plan = plan._replace(old=filled.examples, online_buffer=None)
-  random = generator(seed, 'order', task, epoch)
-  return _compose(plan, rows_of, seed, random, batch_size)
+  random, general = generator(seed, 'order', task, epoch), list[Example | Reference]()
+  if corpus is not None and plan.corpus_ratio:
+    new = sum(_count(plan.unit, rows_of(e, False)) for e in plan.new)
+    general += corpus.drawn(plan.corpus_ratio * new, plan.unit, seed, task, epoch)
+  return _compose(plan, rows_of, seed, random, batch_size, general)
+
+
+def _count(unit: str, rows: Iterable[SizedRow]) -> int:
+  """Returns the number of tokens or of targets of some rows."""
+  return sum(len(row.targets if unit == 'targets' else row.tokens) for row in rows)
 
 
 def trained(plan: TaskPlan, first: Iterable[Step]) -> list[Example]:
@@ -118,9 +129,9 @@ def _fresh(examples: Iterable[Example | Reference]) -> list[Drawn]:
 
 def _compose(
   plan: TaskPlan, rows_of: SizesOf, seed: int,
-  random: np.random.Generator, size: int,
+  random: np.random.Generator, size: int, general: Sequence[Example | Reference] = (),
 ) -> Iterator[list[Drawn]]:  # fmt: skip
-  """Yields the examples of every step of an epoch."""
+  """Yields the examples of every step of an epoch; `general` are those of a corpus."""
   new, old = plan.new, plan.old
   if plan.online_buffer is not None and plan.online_buffer.every:
     order = _shuffled(random, new)
@@ -141,6 +152,7 @@ def _compose(
   else:
     if plan.ratio is not None and old:
       old = _mixed_in(plan, plan.ratio, old, rows_of, random)
+    old = [*old, *general] if general else old
     order_N = random.permutation(len(new) + len(old))
     for first in range(0, len(order_N), size):
       places = order_N[first : first + size].tolist()
@@ -179,12 +191,12 @@ def _mixed_in(
 ) -> list[Example | Reference]:  # fmt: skip
   """Returns the old examples of one epoch at level `dataset`: `ratio` for each new one.
 
-  Counted in tokens, examples are drawn in the same way while two of the longest fit; the rest of
-  the tokens is filled as exactly as whole examples can fill it.
+  Counted in tokens or targets, examples are drawn in the same way while two of the longest fit; the
+  rest is filled as exactly as whole examples can fill it.
   """
   if plan.unit == 'rows':
     return draw(random, old, round(ratio * len(plan.new)))
-  tokens = lambda *item: sum(len(r.tokens) for r in rows_of(*item))
+  tokens = lambda *item: _count(plan.unit, rows_of(*item))
   size_of = {example: tokens(example, True) for example in old}
   left = ratio * sum(tokens(e, False) for e in plan.new)
   chosen: list[Example | Reference] = []

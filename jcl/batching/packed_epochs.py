@@ -1,10 +1,9 @@
 """The steps of an epoch of raw text: how blocks of new and old text are mixed, exact in tokens.
 
 An epoch has every new block once, in the order of (seed, task, epoch), and for N new tokens
-W = ratio · N old tokens. The old blocks of a task form one endless line, turn after turn; each turn
-has all of them, in the order of (seed, task, turn). Epoch e takes the tokens e·W … (e + 1)·W of the
-line, both rounded. So no old token is repeated before all were trained. A block that lies on the
-border of two epochs is cut: its beginning ends one epoch and its rest begins the next.
+W = ratio · N old tokens, which are the share of the epoch in an endless line of the old blocks
+(`jcl.batching.token_lines`): no old token is repeated before all were trained. Text of a corpus
+that no task has is mixed in by the same rule, from a line of its own.
 
 The pieces of old text are spread evenly: the piece with the old tokens c … c + m stands after the
 first new block by which ratio · (new tokens so far) is at least c + m / 2. So after any block the
@@ -18,8 +17,11 @@ import numpy as np
 
 from jcl.batching.batch import Row
 from jcl.batching.epochs import RowsOf, Step
+from jcl.batching.token_lines import pieces
 from jcl.seeds import generator
-from jcl.streams.stream import TaskPlan
+from jcl.streams.stream import Example, TaskPlan
+
+NOTHING = np.zeros(0, np.int64)  # sizes of no blocks
 
 
 class Epoch(Sequence[Step]):
@@ -33,28 +35,36 @@ class Epoch(Sequence[Step]):
     task: index of the task.
     epoch: number of the epoch, from 0.
     batch_size: number of blocks of a step.
+    corpus: blocks of text that no task has, of which `plan.corpus_ratio` counts tokens.
+    corpus_sizes: tokens of these blocks.
   """
 
   def __init__(
     self, plan: TaskPlan, sizes: tuple[np.ndarray, np.ndarray], rows_of: RowsOf, seed: int,
-    task: int, epoch: int, batch_size: int,
+    task: int, epoch: int, batch_size: int, corpus: Sequence[Example] = (),
+    corpus_sizes: np.ndarray = NOTHING,
   ):  # fmt: skip
-    self._plan, self._rows_of, self._size = plan, rows_of, batch_size
+    self._sources, self._rows_of, self._size = (plan.new, plan.old, corpus), rows_of, batch_size
     self._drawn_from = seed, 'keys', task, epoch
     new = generator(seed, 'order', task, epoch).permutation(len(plan.new))
-    old, starts, stops = _line(sizes, plan, seed, task, epoch)
-    places = _after(sizes[0][new], stops - starts, plan.ratio or 0.0)
-    order = np.argsort(np.concatenate([np.arange(len(new)), places]), kind='stable')
-    self._is_old = np.repeat([False, True], [len(new), len(old)])[order]
-    self._example = np.concatenate([new, old])[order]
-    self._start = np.concatenate([np.zeros(len(new), np.int64), starts])[order]
-    self._stop = np.concatenate([sizes[0][new], stops])[order]
+    count, before = int(sizes[0].sum()), sizes[0][new]
+    found = [(new, np.zeros_like(before), before, np.arange(len(new)))]
+    for purpose, of, ratio in (
+      ('old', sizes[1], plan.ratio or 0.0), ('corpus', corpus_sizes, plan.corpus_ratio),
+    ):  # fmt: skip
+      blocks, starts, stops = pieces(of, ratio * count, seed, purpose, task, epoch)
+      found.append((blocks, starts, stops, _after(before, stops - starts, ratio)))
+    order = np.argsort(np.concatenate([part[3] for part in found]), kind='stable')
+    self._source = np.repeat(np.arange(len(found)), [len(part[0]) for part in found])[order]
+    self._example, self._start, self._stop = (
+      np.concatenate([part[i] for part in found])[order] for i in range(3)
+    )
 
   @property
   def tokens(self) -> tuple[int, int]:
     """Number of new tokens, and number of old tokens."""
-    size = self._stop - self._start
-    return int(size[~self._is_old].sum()), int(size[self._is_old].sum())
+    size, is_new = self._stop - self._start, self._source == 0
+    return int(size[is_new].sum()), int(size[~is_new].sum())
 
   def __len__(self) -> int:
     return -(-len(self._example) // self._size)
@@ -74,8 +84,8 @@ class Epoch(Sequence[Step]):
     return Step(rows, noise.integers(2**32, size=(len(rows), 2), dtype=np.uint32))
 
   def _row(self, i: int) -> Row:
-    old, example = bool(self._is_old[i]), int(self._example[i])
-    (row,) = self._rows_of((self._plan.old if old else self._plan.new)[example], old)
+    source, example = int(self._source[i]), int(self._example[i])
+    (row,) = self._rows_of(self._sources[source][example], source > 0)
     return cut(row, int(self._start[i]), int(self._stop[i]))
 
 
@@ -88,34 +98,6 @@ def cut(row: Row, start: int, stop: int) -> Row:
     row.tokens[start:stop], row.targets[inside] - start, row.wanted[inside], row.number, row.task,
     row.replay, row.generative,
   )  # fmt: skip
-
-
-def _line(
-  sizes: tuple[np.ndarray, np.ndarray], plan: TaskPlan, seed: int, task: int, epoch: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Returns the block, first token and end of each piece of old text of an epoch.
-
-  Args:
-    sizes: tokens of the new and of the old blocks.
-    plan: its `ratio` counts old tokens for each new token.
-    seed, task, epoch: as in `Epoch`.
-
-  Returns:
-    Indices of old blocks [P], and the first token and the end of each piece in its block, [P].
-  """
-  wanted, turn = (plan.ratio or 0.0) * int(sizes[0].sum()), int(sizes[1].sum())
-  start, stop = round(epoch * wanted), round((epoch + 1) * wanted)
-  pieces = [(np.zeros(0, np.int64),) * 3]
-  if turn:
-    for number in range(start // turn, -(-stop // turn)):
-      order = generator(seed, 'old', task, number).permutation(len(sizes[1]))
-      ends = number * turn + np.cumsum(sizes[1][order])
-      begins = ends - sizes[1][order]
-      taken = (ends > start) & (begins < stop)
-      order, begins, ends = order[taken], begins[taken], ends[taken]
-      pieces.append((order, np.maximum(begins, start) - begins, np.minimum(ends, stop) - begins))
-  old, starts, stops = (np.concatenate(parts) for parts in zip(*pieces, strict=True))
-  return old, starts, stops
 
 
 def _after(new: np.ndarray, pieces: np.ndarray, ratio: float) -> np.ndarray:

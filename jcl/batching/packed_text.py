@@ -113,7 +113,12 @@ class PackedText(Text):
     tokenizer, special, template: as in `Text`.
     max_length: tokens of a block.
     special_tokens: as in `Text`; `drop` leaves whole documents out.
+
+  Attributes:
+    general: blocks of a corpus that no task has; empty: there is none.
   """
+
+  general: Sequence[Example] = ()
 
   def __init__(
     self,

@@ -61,6 +61,11 @@ class Composed(Settings):
     """Returns the path of the text on which a method compares models; empty: none has one."""
     return next(filter(None, (getattr(p, 'probe_path', '') for p in self.parts.values())), '')
 
+  @property
+  def corpus(self) -> str:
+    """Returns the path of the text that old rows may come from; empty: no method has one."""
+    return next(filter(None, (getattr(p, 'corpus', '') for p in self.parts.values())), '')
+
   def check(self) -> None:
     """Refuses settings out of their bounds, and two text formats or teachers.
 

@@ -29,6 +29,8 @@ class Derpp(Replay):
   level: str = choice('batch', 'dataset')
   # Answers of old rows: the stored ones, at which the logits of the past are known.
   answers: str = choice('stored')
+  # Old rows are examples, at which the logits of the past are known, and no corpus.
+  corpus: str = choice('')
   # Logits of the past: of the model before the task, or of the model when an example was stored.
   targets: str = choice('teacher', 'stored')
   # MiB that the teacher's states may take; where they take more, the teacher runs in the step.

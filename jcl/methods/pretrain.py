@@ -14,10 +14,12 @@ import math
 from typing import ClassVar
 
 from jcl.backbones import Backbone
-from jcl.config import number
+from jcl.config import GIVEN, number, only_with
 from jcl.memory import teacher
 from jcl.memory.teacher import ExternalTeacher
+from jcl.memory.tools import Tools
 from jcl.methods.method import Method, Settings, require
+from jcl.methods.replay import check_mix, check_tasks, mix_of
 from jcl.storage import paths
 from jcl.streams.stream import References, TaskPlan
 
@@ -27,7 +29,13 @@ class Pretrain(Settings):
   """Cross-entropy on every token."""
 
   # Share of a task's tokens that come from the corpora before it.
-  replay_share: float = number(0.2, least=0, below=1)
+  replay_share: float = only_with(number(0.2, least=0, below=1), {'mix_by_task': ((),)})
+  # `replay_share` of each task in turn; the last entry holds for all tasks after it
+  mix_by_task: tuple[float, ...] = ()
+  # Text file that no task has and that old tokens come from, beside earlier corpora; empty: none.
+  corpus: str = ''
+  # share of the old tokens that come from the corpus; 1: none from earlier tasks
+  corpus_share: float = only_with(number(0.5, least=0, most=1), {'corpus': GIVEN})
   # Compare the model with the one at the start, which the memory then holds.
   drift: bool = True
   # Text file on which models are compared; empty: the test split of the first task.
@@ -40,10 +48,15 @@ class Pretrain(Settings):
   def check(self) -> None:
     """Refuses values out of their bounds, and a probe that does not exist or is not read."""
     super().check()
+    check_mix(self, below=1)
     path = self.probe_path
     require(not path or self.drift, 'probe_path', path, "'' without method.drift")
     there = not path or paths.local(path, 'method.probe_path').is_file()
     require(there, 'probe_path', path, "a text file, or '' for the first task's test split")
+
+  def check_run(self, scenario: str, tools: Tools) -> None:
+    """Refuses more entries of `mix_by_task` than there are tasks."""
+    check_tasks(self, tools)
 
   def build(self, backbone: Backbone, teacher: ExternalTeacher | None = None) -> Method:
     """Builds `pretrain`."""
@@ -58,8 +71,9 @@ def pretrain(backbone: Backbone, settings: Pretrain) -> Method:
     return {'teacher': {}, 'past': []} | ({'base': params} if settings.drift else {})
 
   def plan(memory, task):
-    ratio = settings.replay_share / (1 - settings.replay_share)  # old tokens for each new one
-    return TaskPlan(task.train, References(memory['past']), 'even', ratio, 'tokens')
+    parts = mix_of(settings, settings.replay_share, task.index)
+    old, general = (part / (1 - sum(parts)) for part in parts)  # for each new token
+    return TaskPlan(task.train, References(memory['past']), 'even', old, 'tokens', general)
 
   def after_task(memory, params, task, tools):
     if settings.drift:

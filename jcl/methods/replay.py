@@ -2,6 +2,8 @@
 
     L = CE(new and old rows)
 
+With `corpus` a share of the old tokens is general text that no task has, exactly as many tokens or
+targets as the ratio says.
 With `answers` `own` (on-policy replay) the model answers the prompts in the buffer anew before each
 task, and an old row has the new answer if that is kept (`jcl.memory.own_answers`).
 Policies of the buffer: reservoir sampling (Vitter 1985), herding (Rebuffi et al. 2017), first in
@@ -10,15 +12,18 @@ first out, quotas by class, importance sampling. With `select`
 """
 
 import dataclasses
-from typing import ClassVar
+import math
+from typing import ClassVar, Protocol
 
 from jcl.backbones import Backbone
 from jcl.config import GIVEN, choice, number, only_with
+from jcl.errors import count_of
 from jcl.memory import buffer, interference, own_answers, pseudo
 from jcl.memory.teacher import ExternalTeacher
 from jcl.memory.tools import Tools
 from jcl.methods.method import Method, Settings, require
 from jcl.step import losses
+from jcl.storage import paths
 from jcl.streams.stream import Stream, TaskPlan
 
 OWN = {'answers': 'own'}
@@ -30,8 +35,14 @@ class Replay(Settings):
 
   buffer_size: int = number(10000, least=1)  # examples that the buffer holds at most
   # old rows for each new one, at level `dataset`
-  replay_ratio: float = only_with(number(0.3, least=0), {'level': 'dataset'})
-  unit: str = choice('rows', 'tokens')  # what the ratio counts
+  replay_ratio: float = only_with(number(0.3, least=0), {'level': 'dataset', 'mix_by_task': ((),)})
+  # `replay_ratio` of each task in turn; the last entry holds for all tasks after it
+  mix_by_task: tuple[float, ...] = only_with((), {'level': 'dataset'})
+  unit: str = choice('rows', 'tokens', 'targets')  # what the ratio counts
+  # Text file that no task has and that old rows come from, beside the buffer; empty: none.
+  corpus: str = only_with('', {'level': 'dataset', 'backbone.head': ''})
+  # share of the old tokens (or targets) that come from the corpus; 1: none from the buffer
+  corpus_share: float = only_with(number(0.5, least=0, most=1), {'corpus': GIVEN})
   # Old rows are mixed into each epoch (`dataset`), or make up half of every batch (`batch`).
   level: str = choice('dataset', 'batch')
   policy: str = choice(*buffer.POLICIES)  # which examples the buffer keeps
@@ -66,6 +77,12 @@ class Replay(Settings):
   def check(self) -> None:
     """Refuses values out of their bounds, and those that nothing would read."""
     super().check()
+    check_mix(self)
+    right = self.unit != 'rows' or not self.corpus or self.level != 'dataset'
+    words = "'tokens' or 'targets' with a corpus, whose rows are no examples"
+    require(right, 'unit', self.unit, words)
+    right = self.update == 'after_task' or not self.corpus
+    require(right, 'update', self.update, "'after_task' with a corpus")
     right = self.unit == 'rows' or self.level == 'dataset'
     require(right, 'unit', self.unit, "'rows' with level 'batch', where half of a batch is new")
     right = self.policy == 'importance' or not self.keep_hard
@@ -82,6 +99,9 @@ class Replay(Settings):
 
   def check_run(self, scenario: str, tools: Tools) -> None:
     """Refuses own answers on raw text, and class quotas without classes or with too few places."""
+    check_tasks(self, tools)
+    words = "'' with raw text, where method pretrain mixes a corpus in"
+    require(not self.corpus or scenario != 'cpt', 'corpus', self.corpus, words)
     words = "'stored' with raw text, which has no answers"
     require(self.answers == 'stored' or scenario != 'cpt', 'answers', self.answers, words)
     if self.policy in buffer.BY_CLASS:
@@ -95,6 +115,44 @@ class Replay(Settings):
   def build(self, backbone: Backbone, teacher: ExternalTeacher | None = None) -> Method:
     """Builds `replay`."""
     return replay(backbone, self)
+
+
+class Mixes(Protocol):
+  """The settings that say how much of what trains a task is old, and how much a corpus."""
+
+  mix_by_task: tuple[float, ...]
+  corpus: str
+  corpus_share: float
+
+
+def check_mix(settings: Mixes, below: float = math.inf) -> None:
+  """Refuses entries of `mix_by_task` out of bounds, and a corpus that is no file."""
+  words = 'numbers that are 0 or more' + (f' and below {below:g}' if below < math.inf else '')
+  mix = settings.mix_by_task
+  require(all(0 <= entry < below for entry in mix), 'mix_by_task', mix, words)
+  path = settings.corpus
+  there = not path or paths.local(path, 'method.corpus').is_file()
+  require(there, 'corpus', path, "a text file, or '' for none")
+
+
+def check_tasks(settings: Mixes, tools: Tools) -> None:
+  """Refuses more entries of `mix_by_task` than there are tasks."""
+  mix, tasks = settings.mix_by_task, len(tools.stream.tasks)
+  require(len(mix) <= tasks, 'mix_by_task', mix, f'at most {count_of(tasks, "number")}, one a task')
+
+
+def mix_of(settings: Mixes, ratio: float, task: int) -> tuple[float, float]:
+  """Returns how much of a task's mix comes from the past, and how much from the corpus.
+
+  Args:
+    settings: of the method.
+    ratio: the whole, where `mix_by_task` is empty.
+    task: index of the task.
+  """
+  mix = settings.mix_by_task
+  whole = mix[min(task, len(mix) - 1)] if mix else ratio
+  share = settings.corpus_share if settings.corpus else 0.0
+  return (1 - share) * whole, share * whole
 
 
 def replay(backbone: Backbone, settings: Replay, term: str = 'ce') -> Method:
@@ -126,12 +184,14 @@ def replay(backbone: Backbone, settings: Replay, term: str = 'ce') -> Method:
       online_buffer = buffer.OnlineBuffer(held, s.buffer_size, s.policy, s.update_steps)
     old = [*pseudo.examples(memory['own']), *memory['stored']] if own else held['examples']
     candidates = s.candidates if s.select == 'adversarial' else 1
+    ratio, general = mix_of(s, s.replay_ratio, task.index)
     return TaskPlan(
       task.train,
       old,
       s.level,
-      s.replay_ratio if s.level == 'dataset' else None,
+      ratio if s.level == 'dataset' else None,
       s.unit,
+      general if s.level == 'dataset' else 0.0,
       candidates=candidates,
       online_buffer=online_buffer,
     )

@@ -130,7 +130,7 @@ def path_fields(settings: Any, prefix: str = '') -> Iterator[tuple[str, str]]:
     value, name = getattr(settings, field.name), f'{prefix}{field.name}'
     if dataclasses.is_dataclass(value):
       yield from path_fields(value, f'{name}.')
-    elif isinstance(value, str) and re.fullmatch(r'(.*_)?path|cache|probe', field.name):
+    elif isinstance(value, str) and re.fullmatch(r'(.*_)?path|cache|probe|corpus', field.name):
       yield name, value
 
 

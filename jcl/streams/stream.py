@@ -36,11 +36,10 @@ class Example:
     task: index of the task.
     label: index of the class in `Stream.classes`; -1 for an example without a class.
     name: name in messages and reports: the user's own id, or the place of the row, `file:line`.
-    tokens: token ids that a pseudo sample was drawn as, without beginning-of-sequence and
-      generation token, with answer token and end-of-sequence; None for a real example.
+    tokens: ids of a pseudo sample from its input to end-of-sequence; None for a real example.
     messages: as in `RawRow`.
     place: where the row stands in its source, such as `file:line`; '' where it has none.
-    prompt_size: tokens of the prompt, if `tokens` are prompt, answer and end-of-sequence; else 0.
+    prompt_size: tokens of the prompt, if `tokens` are prompt and what is predicted; else 0.
   """
 
   number: int
@@ -375,9 +374,9 @@ class TaskPlan(NamedTuple):
     level: how old examples are mixed in: `dataset` (into each epoch), `batch` (half of each batch),
       `task` (a batch of one earlier task after each of new ones) or `even` (blocks of raw text).
     ratio: old examples for each new one; None: every old example once an epoch.
-    unit: what `ratio` counts: `rows` (examples) or `tokens`.
-    online_buffer: buffer that new examples enter as they are trained on, each once; the examples it
-      holds take the place of `old`. None: `old` does not change.
+    unit: what `ratio` counts: `rows` (examples), `tokens` or `targets`.
+    corpus_ratio: tokens (or targets) of the run's corpus for each new one; its rows are old rows.
+    online_buffer: buffer that new examples enter as they train, whose examples are then `old`.
     candidates: examples drawn for each old example wanted at level `batch`; `objective` chooses.
     weights: {term: weight}; a term that is not named counts 1, an unknown name is refused.
     groups: {term: group} of every data term, for a method with `combine`; else empty.
@@ -391,6 +390,7 @@ class TaskPlan(NamedTuple):
   level: str = 'dataset'
   ratio: float | None = None
   unit: str = 'rows'
+  corpus_ratio: float = 0.0
   online_buffer: OnlineBuffer | None = None
   candidates: int = 1
   weights: Mapping[str, float] = {}

@@ -75,7 +75,8 @@ class BatchLoader:
     self._lazy = isinstance(text, PackedText) and (plan.level == 'even' or not plan.old)
     if self._lazy and isinstance(text, PackedText):
       sizes = lambda blocks: np.array([text.size(e) for e in blocks], np.int64)
-      self._sizes = sizes(new), sizes(old)
+      self._general = text.general
+      self._sizes = sizes(new), sizes(old), sizes(self._general)
     else:
       new = list(new)
     self.plan = plan._replace(new=new, old=old)
@@ -129,7 +130,7 @@ class BatchLoader:
         yield of_epoch[i], i == len(of_epoch) - 1
       return
     rest = self._tools.seed, self._task, epoch, self._train.batch_size
-    steps = rows.steps(self.plan, self._rows_of, *rest)
+    steps = rows.steps(self.plan, self._rows_of, *rest, self._tools.corpus)
     before = None
     for step in itertools.islice(steps, first, None):
       if before is not None:
@@ -141,12 +142,14 @@ class BatchLoader:
   def _blocks_of(self, epoch: int) -> packed_epochs.Epoch:
     """Returns the steps of an epoch of raw text."""
     rest = self._tools.seed, self._task, epoch, self._train.batch_size
-    return packed_epochs.Epoch(self.plan, self._sizes, self._rows_of, *rest)
+    return packed_epochs.Epoch(
+      self.plan, self._sizes[:2], self._rows_of, *rest, self._general, self._sizes[2]
+    )
 
   def _composed(self, epoch: int) -> Iterator[list[rows.Drawn]]:
     """Yields the examples of each step of an epoch."""
     rest = self._tools.seed, self._task, epoch, self._train.batch_size
-    return rows.composed(self.plan, self._outlines_of, *rest)
+    return rows.composed(self.plan, self._outlines_of, *rest, self._tools.corpus)
 
   def _outlines(self, epoch: int) -> list[list[Outline]]:
     """Returns the lengths of the rows of each step of an epoch."""
@@ -164,8 +167,8 @@ class BatchLoader:
     """Whether all epochs have as many steps as the first."""
     plan = self.plan
     if self._lazy:
-      return not plan.old
-    return plan.online_buffer is None and plan.unit != 'tokens'
+      return not (plan.old or plan.corpus_ratio)
+    return plan.online_buffer is None and plan.unit == 'rows'
 
   def _length(self, epoch: int) -> int:
     """Returns the number of steps of an epoch."""

@@ -32,6 +32,7 @@ from jcl.step.numerics import computing
 from jcl.storage import paths
 from jcl.streams.many_objects import uncollected
 from jcl.streams.stream import Stream, TaskPlan
+from jcl.training.general_text import corpus_rows, read_corpus
 from jcl.training.hook_tools import HookTools, make_tools
 from jcl.training.inputs import Inputs, probe_rows, stream_rows, template_digest, weights_digest
 from jcl.training.model_shape import shape_fields
@@ -251,10 +252,10 @@ def assemble(
   shape = for_method(base.shape, config.method.lora_dropout, config.method.block_every)
   limit = min(config.stream.max_length, shape.max_positions)
   text, stream = _text(config, base, stream, limit, shape.pooling)
-  backbone = make_backbone(shape)
+  backbone, corpus = make_backbone(shape), read_corpus(config, text)
   tools = make_tools(
     backbone, text, stream, sharding.given_mesh(mesh),
-    config.train.seed, config.evaluate.batch_size,
+    config.train.seed, config.evaluate.batch_size, corpus=corpus,
     membership=membership([task.classes for task in stream.tasks], shape.classes),
     train=config.train, states={} if config.method.keeps_backbone else None,
     task_id_given=config.scenario == 'til' or 'task_id' in config.method.needs,
@@ -269,7 +270,7 @@ def assemble(
   shapes = {'weights': shape_fields(base.shape)} if config.backbone.path or loaded else {}
   shapes |= {'teacher': teacher_shape} if teacher else {}
   probe = read_probe(config, text, documents)
-  rows = (*stream_rows(stream, documents), *probe_rows(probe))
+  rows = (*stream_rows(stream, documents), *probe_rows(probe), *corpus_rows(corpus, text))
   read = Inputs(stream.template, rows, base.tokenizer_digest, base.weights_digest, teacher_digest,
                 template_digest(base.chat.source), shapes)  # fmt: skip
   return Experiment(

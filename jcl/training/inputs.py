@@ -40,13 +40,15 @@ DATA, TOKENIZER, WEIGHTS, TEACHER = (
   'stream.data', 'backbone.tokenizer', 'backbone.weights', 'method.teacher',
 )  # fmt: skip
 WORDS = (DATA, TOKENIZER, WEIGHTS, TEACHER)
-PROBE = 'evaluate.probe'  # in place of a split, of the blocks of that text
+# In place of a split: of the blocks of a text that no task has.
+PROBE, CORPUS = 'evaluate.probe', 'method.corpus'
 PLACES = {
   'stream.path': (DATA,),
   'backbone.path': (TOKENIZER, WEIGHTS),
   'backbone.tokenizer_path': (TOKENIZER,),
   'method.teacher_path': (TEACHER,),
   'method.probe_path': (DATA,),
+  'method.corpus': (DATA,),
   'evaluate.probe': (DATA,),
 }
 
@@ -270,7 +272,7 @@ def _of_stream(before: Inputs, now: Inputs) -> str:
   for key in dict.fromkeys([*old, *new]):
     rows = new.get(key, Rows(*key, b''))
     if (change := difference(old.get(key, b''), rows.digests)) is not None:
-      text = PROBE if key[1] == PROBE else 'method.probe_path'
+      text = key[1] if key[1] in (PROBE, CORPUS) else 'method.probe_path'
       where = f'task {key[0]!r}, {key[1]}' if key[0] else text
       found.append(f'{where}: {change}, first {_called(rows, change.first)}')
   more = [count_of(len(found) - SHOWN, 'more split')] if len(found) > SHOWN else []

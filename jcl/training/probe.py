@@ -25,6 +25,7 @@ from jcl.streams.escaping import quoted
 from jcl.streams.files import read_text
 from jcl.streams.raw import normalized_text
 from jcl.streams.stream import Example, Stream, Task
+from jcl.training.general_text import corpus_text
 from jcl.training.hook_tools import HookTools
 from jcl.types import Json, Params
 
@@ -41,7 +42,8 @@ def read_probe(config: Config, text: Text, stream: Stream) -> tuple[Row, ...]:
     stream: its tasks, as texts.
 
   Raises:
-    UserError: the text cannot be read, has a single token, or stands in a training split.
+    UserError: the text cannot be read, has a single token, or stands in a training split or in the
+      method's corpus.
   """
   path = '' if config.backbone.head else config.evaluate.probe  # a head predicts no text
   if not path:
@@ -49,6 +51,9 @@ def read_probe(config: Config, text: Text, stream: Stream) -> tuple[Row, ...]:
   field = f'evaluate.probe {path}'
   content = read_text(paths.local(path, 'evaluate.probe'), field, 'give it some text').strip()
   check_held_out(content, field, stream)
+  general, corpus = corpus_text(config)
+  if not set(_runs(content)).isdisjoint(_runs(general)):
+    raise UserError(f'{field}: it has words of {corpus}: give text that nothing trains on')
   ids = text.encode(content, field)
   size = text.max_length - len(text.start)
   blocks = (ids[first : first + size] for first in range(0, len(ids), size))

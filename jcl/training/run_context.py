@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from jcl.backbones import Backbone
 from jcl.batching import batch as batches
 from jcl.batching import epochs
+from jcl.batching.corpus import Corpus
 from jcl.batching.packing import mode
 from jcl.batching.text_formats import Text
 from jcl.config import TrainConfig
@@ -34,6 +35,7 @@ class RunContext:
     task_id_given: whether the model is given the task id at test time.
     train: how tasks are trained; it decides the order of their examples.
     task_index: index of the current task.
+    corpus: general text that no task has, and that a plan may draw from; None: there is none.
     reports: {kind: lines} that hooks have reported; the loop takes them when a hook returns.
   """
 
@@ -47,6 +49,7 @@ class RunContext:
   task_id_given: bool = False
   train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
   task_index: int = 0
+  corpus: Corpus | None = None
   reports: dict[str, list] = dataclasses.field(default_factory=dict)
 
   def at(self, task_index: int) -> Self:
@@ -94,7 +97,8 @@ class RunContext:
     """
     plan = plan._replace(new=[self.example(e) for e in plan.new])
     rows_of = lambda example, replay: self.text.rows(self.example(example), replay)
-    first = epochs.steps(plan, rows_of, self.seed, task.index, 0, self.train.batch_size)
+    of_epoch = self.seed, task.index, 0, self.train.batch_size
+    first = epochs.steps(plan, rows_of, *of_epoch, self.corpus)
     return epochs.trained(plan, itertools.islice(first, self.train.steps or None))
 
   def steps_per_epoch(self, examples: int) -> int:

@@ -25,6 +25,7 @@ NEVER = {
   bool: (0, 1, 'true', None, math.nan),
   str: (0, None, b'x', 'a\0b', '\ud800', ['x']),
   tuple[str, ...]: (0, None, 'x,,y', (1,), ('a\0',), [None]),
+  tuple[float, ...]: (None, 'x', (math.nan,), (0.1, -1.0), (1e308,), [None], (True,)),
 }
 
 

@@ -7,7 +7,17 @@ where it belongs to no method).
 from collections.abc import Callable
 from typing import NamedTuple
 
-from scorecard import anchors, checks, directions, own_answers, past, shared, solved, subspaces
+from scorecard import (
+  anchors,
+  checks,
+  directions,
+  general_text,
+  own_answers,
+  past,
+  shared,
+  solved,
+  subspaces,
+)
 from scorecard.cases import Case
 
 
@@ -63,6 +73,7 @@ SHARED: dict[str, Callable[[], None]] = {
   'dft': shared.dft,
   'anchor': anchors.base,
   'own_answers': own_answers.replayed,
+  'corpus': general_text.mixed,
   'project': directions.projected,
   'masked': directions.masked,
 }

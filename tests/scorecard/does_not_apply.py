@@ -49,6 +49,7 @@ LINES: tuple[tuple[str, str, str], ...] = (
   ('dft', '*', 'weighed targets are of every loss: checked once, in the last row'),
   ('anchor', '*', 'of distill with another anchor: checked once, in the last row'),
   ('own_answers', '*', 'of replay with own answers: checked once, in the last row'),
+  ('corpus', '*', 'of replay with general text: checked once, in the last row'),
   ('merges', '*', 'merges are of no method: checked once, in the last row'),
 )
 

@@ -193,6 +193,21 @@ KNOBS = (
     _cells('own_answers/(shared)'),
   ),
   Mutant(
+    'a cut block begins anew in the next epoch', 'batching/token_lines.py',
+    'np.maximum(begins, start) - begins', '0 * begins',
+    _cells('corpus/(shared)'),
+  ),
+  Mutant(
+    'targets of a corpus are counted as tokens', 'batching/corpus.py',
+    "more = int(unit == 'targets')", 'more = 0',
+    _cells('corpus/(shared)'),
+  ),
+  Mutant(
+    'every task has the mix of the first', 'methods/replay.py',
+    'mix[min(task, len(mix) - 1)]', 'mix[0]',
+    _cells('corpus/(shared)'),
+  ),
+  Mutant(
     'MagMax takes the entry of the least magnitude', 'backbones/lora_merging.py',
     'np.abs(weighted_KIO).argmax(0)', 'np.abs(weighted_KIO).argmin(0)',
     _cells('merges/(shared)'),
