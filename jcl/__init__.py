@@ -25,6 +25,10 @@ if TYPE_CHECKING:
   from jcl.errors import UserError
   from jcl.learning import Result, learn, load_stream
   from jcl.model import Model, load_model
+  from jcl.sinks.sink import Sink
+  from jcl.sinks.tensorboard import TensorBoard
+  from jcl.sinks.trackio import Trackio
+  from jcl.sinks.weights_and_biases import WandB
   from jcl.streams.stream import Stream
 
 # Loaded when first used: `import jcl` starts no backend and takes no time.
@@ -36,10 +40,14 @@ _PLACES = {
   'EvaluateConfig': 'jcl.config',
   'Model': 'jcl.model',
   'Result': 'jcl.learning',
+  'Sink': 'jcl.sinks.sink',
   'Stream': 'jcl.streams.stream',
   'StreamConfig': 'jcl.config',
+  'TensorBoard': 'jcl.sinks.tensorboard',
+  'Trackio': 'jcl.sinks.trackio',
   'TrainConfig': 'jcl.config',
   'UserError': 'jcl.errors',
+  'WandB': 'jcl.sinks.weights_and_biases',
   'learn': 'jcl.learning',
   'load_model': 'jcl.model',
   'load_stream': 'jcl.learning',
@@ -52,10 +60,14 @@ __all__ = [
   'EvaluateConfig',
   'Model',
   'Result',
+  'Sink',
   'Stream',
   'StreamConfig',
+  'TensorBoard',
+  'Trackio',
   'TrainConfig',
   'UserError',
+  'WandB',
   '__version__',
   'learn',
   'load_model',

@@ -157,7 +157,7 @@ def learn(
     train, evaluate, checkpoint, adversarial: settings; None: their defaults.
     workdir: folder for the run's files. The same call goes on with the run that is there. None:
       everything stays in memory.
-    callbacks: objects with any of `on_step(metrics)`, `on_evaluation(row)`, `on_task(results)`.
+    callbacks: objects that are told what happens; see docs/extending.md.
     mesh: devices; None: all of them.
     quiet: print nothing.
     **method_settings: fields of the method's settings.
@@ -207,7 +207,7 @@ def run(
     parts: of the run, if they are assembled already.
     allowed: names of settings that may differ from those of the run that is there.
     quiet: nothing is printed.
-    callbacks: objects with any of `on_step(metrics)`, `on_evaluation(row)`, `on_task(results)`.
+    callbacks: objects that are told what happens; see docs/extending.md.
 
   Raises:
     UserError: the run cannot end well, or the workdir holds something else. Nothing is written

@@ -15,8 +15,8 @@ from jcl import commands, methods
 # but itself, except for the modules of the first line and of the last.
 ORDER = (
   ('__main__', 'commands', 'cli', 'learning', 'model', 'trained_run', 'workdir'),
-  ('benchmarks',), ('preflight',), ('training',), ('reports',), ('methods',), ('memory',),
-  ('step',), ('backbones',), ('batching',), ('streams',), ('storage',),
+  ('benchmarks',), ('preflight',), ('training',), ('sinks',), ('reports',), ('methods',),
+  ('memory',), ('step',), ('backbones',), ('batching',), ('streams',), ('storage',),
   ('config', 'plugins', 'distributed', 'failures', 'notation', 'seeds', 'types',
    'errors'),
 )  # fmt: skip

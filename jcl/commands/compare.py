@@ -37,7 +37,7 @@ def run(given: flags.FlagValues) -> None:
   configs = _read_configs(given)
   jax_settings.join_processes(given.distributed)
   jax_settings.use_compile_cache()
-  from jcl import distributed, learning
+  from jcl import distributed, learning, sinks
   from jcl import workdir as workdirs
   from jcl.reports import report
   from jcl.reports.results import Results
@@ -50,11 +50,15 @@ def run(given: flags.FlagValues) -> None:
     if not config_flag.overrides(given, 'stream.order_seed'):
       _keep_stored_order(folder, config, seed)
     workdirs.check_workdir(str(folder), config, allowed)
+  sinks.named(given.sinks)  # refuses a name before a run begins
   results: list[Results] = []
   for folder, ((name, seed), config) in zip(folders, configs.items(), strict=True):
     if distributed.is_first() and not given.quiet:
       print(f'[{len(results) + 1}/{len(configs)}] {name}, seed {seed}', flush=True)
-    results.append(learning.run(config, folder, allowed=allowed, quiet=given.quiet).results)
+    done = learning.run(
+      config, folder, allowed=allowed, quiet=given.quiet, callbacks=sinks.named(given.sinks)
+    )
+    results.append(done.results)
   if not distributed.is_first():
     return
   print(report.comparison_table(results))

@@ -93,6 +93,8 @@ def define_run_flags(given: flags.FlagValues) -> None:
     given, 'allow_config_change', '', 'fields that may differ from those of the run, with commas'
   )
   flags.DEFINE_bool('distributed', False, 'one process of several, all started alike', given)
+  page = 'tensorboard, wandb, trackio: write the metrics there too; names with commas'
+  command_line.define_list(given, 'sinks', '', page, once='sink')
 
 
 def read(given: flags.FlagValues) -> Config:

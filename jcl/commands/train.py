@@ -27,11 +27,14 @@ def run(given: flags.FlagValues) -> None:
   config, workdir = config_flag.read(given), command_line.required(given, 'workdir')
   jax_settings.join_processes(given.distributed)
   jax_settings.use_compile_cache()
-  from jcl import distributed, learning
+  from jcl import distributed, learning, sinks
   from jcl.commands import doctor
   from jcl.reports import report
 
-  finished = learning.run(config, workdir, allowed=given.allow_config_change, quiet=given.quiet)
+  finished = learning.run(
+    config, workdir, allowed=given.allow_config_change, quiet=given.quiet,
+    callbacks=sinks.named(given.sinks),
+  )  # fmt: skip
   if not given.quiet and distributed.is_first():
     print(report.matrix_table(finished.results, coloured=console.has_colours()))
     doctor.say(finished.results, pathlib.Path(workdir))

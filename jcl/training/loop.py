@@ -111,16 +111,21 @@ class Loop:
     if lost := self.output.log.lost:
       lines = f'lines of {count_of(lost, "byte")}'
       self.output.say(f'warning: metrics.jsonl was shortened: {lines} are lost')
-    results = None
+    results, left = None, phases[now.done :]
     try:
+      if left:
+        resumed = self.output.snapshots.loaded >= 0
+        self.output.begin(self.parts, self.workdir, now, resumed)
       with self._listening:
-        for of, phase in phases[now.done :]:
+        for of, phase in left:
           now, results = self._phase(now, of, phase, last=now.done + 1 == len(phases))
       self.last = now
       if results is None:  # all was done before
         results = self._write(now, finished=True)
     finally:
       self.output.log.close()
+      if left:
+        self.output.end(finished=bool(results and results['finished']))
     return results
 
   def _phase(

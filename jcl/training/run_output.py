@@ -4,9 +4,11 @@ import dataclasses
 import operator
 import pathlib
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import jax
 
+from jcl import methods
 from jcl.config import CheckpointConfig, Config, TrainConfig, Unread, refused
 from jcl.reports.results import Results
 from jcl.storage import console
@@ -15,10 +17,12 @@ from jcl.storage.in_memory import MemoryLog, NoSnapshots
 from jcl.storage.metrics_log import MetricsLog
 from jcl.streams.escaping import escaped
 from jcl.streams.stream import Task
+from jcl.training.callbacks import Callbacks
 from jcl.training.evaluate import LogPerplexity, Score
+from jcl.training.experiment import Experiment
 from jcl.training.hook_tools import HookTools
 from jcl.training.recorder import Clock, Recorder
-from jcl.training.run_state import ProgressCounter
+from jcl.training.run_state import ProgressCounter, Run
 from jcl.types import Json
 
 
@@ -62,8 +66,9 @@ class RunOutput:
     counter: steps and chunks of the whole run, and its events.
     log: takes the lines of `metrics.jsonl`.
     snapshots: of the run.
-    callbacks: objects with any of `on_step(metrics)`, `on_evaluation(row)`, `on_task(results)`.
+    callbacks: objects with any of `callbacks.EVENTS`.
     quiet: nothing is printed.
+    steps_before: steps of the run before the task under way.
   """
 
   recorder: Recorder
@@ -73,6 +78,10 @@ class RunOutput:
   snapshots: Snapshots | NoSnapshots
   callbacks: Sequence[object] = ()
   quiet: bool = False
+  steps_before: int = 0
+
+  def __post_init__(self) -> None:
+    self._callbacks = Callbacks(self.callbacks, self.say)
 
   def say(self, line: str) -> None:
     """Prints a line for the person who waits."""
@@ -88,7 +97,7 @@ class RunOutput:
   def step(self, line: Mapping[str, object]) -> None:
     """Writes the metrics of a step to the log, and tells the callbacks."""
     self.log.write(line)
-    self._tell('on_step', dict(line))
+    self._tell('on_step', {**line, 'run_step': self.steps_before + cast(int, line['step'])})
 
   def dev_scores(self, task: Task, step: int, scores: Mapping[str, float]) -> None:
     """Writes dev scores taken inside a task to the log, and tells the callbacks.
@@ -99,9 +108,9 @@ class RunOutput:
       scores: {task name: accuracy, or for raw text −nats per token}.
     """
     self.log.write({'task': task.index, 'step': step, 'dev': dict(scores)})
-    self._tell(
-      'on_evaluation', {'task': task.name, 'step': step, 'split': 'dev', 'scores': dict(scores)}
-    )
+    row = {'task': task.name, 'step': step, 'split': 'dev', 'scores': dict(scores)}
+    place = {'run_step': self.steps_before + step, 'tasks_done': task.index}
+    self._tell('on_evaluation', row | place)
 
   def evaluated(
     self, task: Task | None, tasks: Sequence[Task], scores: Sequence[Score | LogPerplexity]
@@ -116,7 +125,34 @@ class RunOutput:
     self.say(self.recorder.line(task))
     values = {t.name: score.value for t, score in zip(tasks, scores, strict=True)}
     after = None if task is None else task.name
-    self._tell('on_evaluation', {'task': after, 'step': None, 'split': 'test', 'scores': values})
+    row = {'task': after, 'step': None, 'split': 'test', 'scores': values}
+    done = 0 if task is None else task.index + 1
+    self._tell('on_evaluation', row | {'run_step': self.counter.steps, 'tasks_done': done})
+
+  def begin(self, parts: Experiment, workdir: pathlib.Path | None, now: Run, resumed: bool) -> None:
+    """Tells the callbacks that a run begins, or goes on.
+
+    Args:
+      parts: of the run.
+      workdir: of the run; None: there is none.
+      now: the run as it begins.
+      resumed: whether it goes on from a snapshot.
+    """
+    config = parts.config
+    facts = {
+      'method': methods.name_of(config.method), 'stream': parts.stream.name,
+      'scenario': config.scenario, 'seed': config.train.seed,
+      'tasks': [task.name for task in parts.stream.tasks], 'score': parts.score,
+    }  # fmt: skip
+    self._tell('on_start', {
+      **facts, 'config': dataclasses.asdict(config), 'resumed': resumed,
+      'workdir': None if workdir is None else str(workdir),
+      'run_step': self.counter.steps, 'tasks_done': max(len(now.record['matrix']) - 1, 0),
+    })  # fmt: skip
+
+  def end(self, finished: bool) -> None:
+    """Tells the callbacks that the process ends its work on the run."""
+    self._callbacks.tell('on_end', finished)
 
   def finished(self, results: Results) -> None:
     """Tells the callbacks that a task is done."""
@@ -129,6 +165,4 @@ class RunOutput:
     return f'snapshot {self.snapshots.number} in {self.snapshots.folder} is the last good one'
 
   def _tell(self, event: str, value: Json) -> None:
-    for callback in self.callbacks:
-      if (method := getattr(callback, event, None)) is not None:
-        method(value)
+    self._callbacks.tell(event, value)

@@ -86,9 +86,8 @@ class TaskTrainer:
       return now
     loader = BatchLoader(plan, task.index, tools, self.parts.config.train)
     inputs, loaded = self.inputs(now, plan), None
-    title = f'task {task.index + 1}/{len(self.parts.stream)} {task.name}: train'
-    later = Forecast(self.parts, self.output, now).after_training(task, loader.total)
-    bar = Bar(title, loader.total, now.step, later=later)
+    self.output.steps_before = self.output.counter.steps - now.step
+    bar = self._bar(now, task, loader.total)
     # A snapshot that was taken in a dev evaluation goes on with that evaluation.
     evaluating = bool(tools.folds.journal.entries)
     batches = loader.batches(now.step - evaluating)
@@ -130,6 +129,12 @@ class TaskTrainer:
     if now.best is None:
       return now
     return now.replace(params=self._placed(now.best), optimizer=now.best_optimizer)
+
+  def _bar(self, now: Run, task: Task, steps: int) -> Bar:
+    """Returns the progress of the training of a task."""
+    title = f'task {task.index + 1}/{len(self.parts.stream)} {task.name}: train'
+    later = Forecast(self.parts, self.output, now).after_training(task, steps)
+    return Bar(title, steps, now.step, later=later)
 
   def inputs(self, now: Run, plan: TaskPlan) -> StepInputs:
     """Returns the inputs of the task's next step on the devices; the run keeps its own arrays."""

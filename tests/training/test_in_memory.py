@@ -17,7 +17,8 @@ class Watcher:
   """Keeps what a run tells it."""
 
   def __init__(self):
-    self.steps, self.rows, self.tasks = [], [], []
+    self.steps, self.rows, self.tasks, self.starts, self.ends = [], [], [], [], []
+    self.on_start, self.on_end = self.starts.append, self.ends.append
     self.on_step, self.on_evaluation = self.steps.append, self.rows.append
     self.on_task = self.tasks.append
 
@@ -63,6 +64,22 @@ def test_callbacks_see_every_logged_step_every_score_and_every_task(both):
   ]
   assert [len(done['matrix']) for done in watcher.tasks] == [3, 3]
   assert [done['finished'] for done in watcher.tasks] == [False, True]
+
+
+def test_callbacks_are_told_where_in_the_run_it_is(both):
+  finished, watcher, _, _ = both
+  (start,) = watcher.starts
+  assert (start['run_step'], start['tasks_done'], start['resumed']) == (0, 0, False)
+  assert start['tasks'] == finished.results['tasks']
+  assert start['config'] == finished.results['config']
+  assert watcher.ends == [True]
+  assert [line['run_step'] for line in watcher.steps] == list(range(1, len(watcher.steps) + 1))
+  last = max(line['step'] for line in watcher.steps if line['task'] == 0)
+  tests = [row for row in watcher.rows if row['split'] == 'test']
+  wanted = [(0, 0), (last, 1), (len(watcher.steps), 2)]
+  assert [(row['run_step'], row['tasks_done']) for row in tests] == wanted
+  dev = [(row['run_step'], row['tasks_done']) for row in watcher.rows if row['split'] == 'dev']
+  assert dev[-1] == (len(watcher.steps), 1)
 
 
 def test_a_callback_needs_only_the_methods_it_wants():
