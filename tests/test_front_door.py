@@ -218,7 +218,7 @@ WRONG = {
   'rows that are no stream': (({'disk': rows('a', 'b')},), {}, 'stream is a dict; give what jcl'),
   'train of another kind': ((two_tasks(),), {'train': 3}, 'train is a int; give a jcl.TrainConfi'),
   'unknown field of train': ((two_tasks(),), {'train': {'rate': 3}}, "train has no setting 'rate'"),
-  'callbacks': ((two_tasks(),), {'callbacks': [3]}, 'callbacks holds a int without any of on_start'),
+  'callbacks': ((two_tasks(),), {'callbacks': [3]}, 'callbacks holds a int without any of'),
   'one callback': ((two_tasks(),), {'callbacks': Watcher()}, 'callbacks is a Watcher; give a list'),
   'scenario': ((two_tasks(),), {'scenario': 'cli'}, "scenario is 'cli'; it must be one of"),
   'record in a folder': ((two_tasks(), Method()), {'workdir': 'x'}, 'cannot be stored'),
