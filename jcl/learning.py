@@ -80,6 +80,7 @@ class Finished(NamedTuple):
   results: Results
   last: Run
   workdir: pathlib.Path | None
+  log: Sequence[Json]
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -90,11 +91,13 @@ class Result:
     results: the contents of `results.json`.
     model: the trained model, which answers.
     workdir: where the run left its files; None: there are none.
+    log: the lines of `metrics.jsonl`.
   """
 
   results: Results
   model: Model
   workdir: pathlib.Path | None = None
+  log: Sequence[Json] = ()
 
   @property
   def params(self) -> Params:
@@ -116,7 +119,7 @@ class Result:
 
   def report(self) -> Report:
     """Returns the report: it shows itself in a notebook, and `.save(file)` writes it."""
-    return Report(self.results)
+    return Report(self.results, logs=[self.log])
 
   def __str__(self) -> str:
     return console.sayable(report.matrix_table(self.results))
@@ -165,8 +168,7 @@ def learn(
   Raises:
     UserError: an argument is wrong, or the run cannot end well; names the argument.
   """
-  given = {'train': train, 'evaluate': evaluate, 'checkpoint': checkpoint,
-           'adversarial': adversarial}  # fmt: skip
+  given = dict(train=train, evaluate=evaluate, checkpoint=checkpoint, adversarial=adversarial)
   config = Config(**{k: copy_of(k, v) for k, v in given.items() if v is not None})
   stream = checked_stream(stream)
   workdir = None if workdir is None else paths.local(workdir, 'workdir')
@@ -185,7 +187,7 @@ def learn(
   with progress.session(hidden=quiet or not distributed.is_first()):
     parts = experiment.assemble(config, mesh, stream=stream, loaded=loaded, old=old)
     done = run(config, workdir, parts=parts, quiet=quiet, callbacks=checked_callbacks(callbacks))
-  return Result(done.results, of_run(done), done.workdir)
+  return Result(done.results, of_run(done), done.workdir, done.log)
 
 
 @computing
@@ -236,14 +238,13 @@ def _run(
   folder = None if workdir is None else opened()
   for line in opening:
     say(line)
-  start = time.monotonic()
-  loop = Loop(parts, folder, quiet, callbacks=callbacks)
+  start, loop = time.monotonic(), Loop(parts, folder, quiet, callbacks=callbacks)
   results = loop.run()
   for line in report.picture_notes([results]) if folder else ():
     say(f'warning: {line}')
   say(f'{time.monotonic() - start:.0f} s')
   assert loop.last is not None
-  return Finished(parts, results, loop.last, folder)
+  return Finished(parts, results, loop.last, folder, loop.log_lines())
 
 
 def of_run(done: Finished) -> Model:

@@ -11,7 +11,7 @@ SMALL = {'max_tasks': 2, 'max_train_per_task': 16, 'max_test_per_task': 4}
 OPEN = {  # objects whose keys are the data's
   'overlap': 'TASK', 'buffer[].tasks': 'TASK', 'buffer[].classes': 'CLASS',
   'pseudo[].by_task': 'TASK', 'metrics_train': 'METRIC',
-  'answer_scores': 'METRIC',
+  'answer_scores': 'METRIC', 'weights[].terms': 'TERM',
 }  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from jcl.commands import command_line, config_flag, jax_settings
 from jcl.config import Config
 from jcl.errors import UserError
 from jcl.storage import console
+from jcl.types import Json
 
 
 def define_flags(given: flags.FlagValues, arguments: Sequence[str]) -> None:
@@ -52,6 +53,7 @@ def run(given: flags.FlagValues) -> None:
     workdirs.check_workdir(str(folder), config, allowed)
   sinks.named(given.sinks)  # refuses a name before a run begins
   results: list[Results] = []
+  logs: list[Sequence[Json]] = []
   for folder, ((name, seed), config) in zip(folders, configs.items(), strict=True):
     if distributed.is_first() and not given.quiet:
       print(f'[{len(results) + 1}/{len(configs)}] {name}, seed {seed}', flush=True)
@@ -59,11 +61,12 @@ def run(given: flags.FlagValues) -> None:
       config, folder, allowed=allowed, quiet=given.quiet, callbacks=sinks.named(given.sinks)
     )
     results.append(done.results)
+    logs.append(done.log)
   if not distributed.is_first():
     return
   print(report.comparison_table(results))
   report.comparison_picture(results, workdir / 'comparison.png')
-  report.html_report(results, workdir / 'report.html')
+  report.html_report(results, workdir / 'report.html', logs)
   if given.quiet:
     return
   for line in report.picture_notes(results):

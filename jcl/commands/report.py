@@ -13,7 +13,7 @@ from absl import flags
 
 from jcl.commands import command_line
 from jcl.errors import UserError
-from jcl.storage import console
+from jcl.storage import console, metrics_log
 
 if TYPE_CHECKING:
   from jcl.reports.results import Results
@@ -43,7 +43,8 @@ def run(given: flags.FlagValues) -> None:
     folder = pathlib.Path(given.out)
     folder.mkdir(parents=True, exist_ok=True)
     report.comparison_picture(results, folder / 'comparison.png')
-    report.html_report(results, folder / 'report.html')
+    logs = [metrics_log.read(file.parent / 'metrics.jsonl')[0] for file in runs]
+    report.html_report(results, folder / 'report.html', logs)
     if given.quiet:
       return
     for line in report.picture_notes(results):

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Sequence
-from typing import Any, NotRequired, Protocol, TypedDict
+from typing import Any, NamedTuple, NotRequired, Protocol, TypedDict
 
 from jcl.batching.answers import Answers
 from jcl.batching.epochs import in_parts
@@ -33,6 +33,20 @@ class Sample(TypedDict):
   task: int
   tokens: list[int]
   prompt_size: NotRequired[int]
+
+
+class Drawn(NamedTuple):
+  """Samples of one old task.
+
+  Attributes:
+    kept: well formed, and passed by the filters.
+    draws: how many were drawn.
+    rejected: the first `SHOWN` of the others, as (text, why).
+  """
+
+  kept: list[Sample]
+  draws: int
+  rejected: list[tuple[str, str]]
 
 
 class SamplingSettings(Protocol):
@@ -78,30 +92,33 @@ def draw(
   """
   wanted, olds = int(settings.gamma * len(task.train)), tools.stream.tasks[: task.index]
   asked = [wanted // task.index + (old.index < wanted % task.index) for old in olds]
-  drawn: list[tuple[list[Sample], int]] = []
+  drawn: list[Drawn] = []
   for old, count in zip(olds, asked, strict=True):
-    seen = {tuple(s['tokens']) for kept, _ in drawn for s in kept}
+    seen = {tuple(s['tokens']) for one in drawn for s in one.kept}
     drawn.append(_draw_one(params, task, old, count, tools, longest, settings, seen))
   if settings.task_tokens:
-    for old, count, (samples, draws) in zip(olds, asked, drawn, strict=True):
-      line = {'task': old.name, 'asked': count, 'drawn': draws}
-      counts = _counts(samples, [old], olds, tools)
-      tools.report(pseudo={'before': task.name, **line, **counts})
+    for old, count, one in zip(olds, asked, drawn, strict=True):
+      line = {'task': old.name, 'asked': count, 'drawn': one.draws}
+      counts = _counts(one.kept, [old], olds, tools)
+      rejected = {'rejected': list(map(list, one.rejected))}
+      tools.report(pseudo={'before': task.name, **line, **counts, **rejected})
   elif olds:
-    samples = [s for kept, _ in drawn for s in kept]
-    line = {'task': None, 'asked': wanted, 'drawn': sum(draws for _, draws in drawn)}
-    counts = _counts(samples, olds, olds, tools)
-    tools.report(pseudo={'before': task.name, **line, **counts})
-  _warn(task, sum(asked), sum(draws for _, draws in drawn), sum(len(k) for k, _ in drawn), tools)
-  return [s for kept, _ in drawn for s in kept]
+    line = {'task': None, 'asked': wanted, 'drawn': sum(one.draws for one in drawn)}
+    counts = _counts([s for one in drawn for s in one.kept], olds, olds, tools)
+    rejected = {'rejected': [list(r) for one in drawn for r in one.rejected][:SHOWN]}
+    tools.report(pseudo={'before': task.name, **line, **counts, **rejected})
+  samples = [s for one in drawn for s in one.kept]
+  _warn(task, sum(asked), sum(one.draws for one in drawn), len(samples), tools)
+  return samples
 
 
 def _draw_one(
   params: Params, task: Task, old: Task, asked: int, tools: Tools, longest: int,
   settings: SamplingSettings, seen: set[tuple[int, ...]],
-) -> tuple[list[Sample], int]:  # fmt: skip
-  """Returns at most `asked` samples of one old task, and how many were drawn for them."""
+) -> Drawn:  # fmt: skip
+  """Returns at most `asked` samples of one old task, and what was drawn for them."""
   kept: list[Sample] = []
+  rejected: list[tuple[str, str]] = []
   text, drawn = tools.text, 0
   limit = asked * (settings.max_attempts if settings.retry else 1)
   prompt = [*text.start, text.generation_token(old.index)]
@@ -117,18 +134,22 @@ def _draw_one(
     )  # fmt: skip
     for ids in ids_RN.tolist():
       drawn += 1
-      pair = text.parse(ids)
+      ended = ids[: ids.index(text.eos) + 1] if text.eos in ids else ids
+      pair, why = text.parse(ids), ''
       if pair is None:
-        continue
-      if settings.require_known_label and known.class_of(pair[1]) not in labels:
-        continue
-      sample: Sample = {'task': owner, 'tokens': ids[: ids.index(text.eos) + 1]}
-      if not (settings.deduplicate and tuple(sample['tokens']) in seen):
-        kept.append(sample)
-        seen.add(tuple(sample['tokens']))
+        why = 'not well formed'
+      elif settings.require_known_label and known.class_of(pair[1]) not in labels:
+        why = 'no label of a task before'
+      elif settings.deduplicate and tuple(ended) in seen:
+        why = 'drawn before'
+      if not why:
+        kept.append({'task': owner, 'tokens': ended})
+        seen.add(tuple(ended))
+      elif len(rejected) < SHOWN:
+        rejected.append((text.tokenizer.decode(ended, skip_special_tokens=False), why))
       if len(kept) == asked:  # the rest of the chunk does not count as drawn
         break
-  return kept, drawn
+  return Drawn(kept, drawn, rejected)
 
 
 def _warn(task: Task, asked: int, drawn: int, kept: int, tools: Tools) -> None:

@@ -40,13 +40,15 @@ def group_runs(runs: Sequence[Results]) -> list[Group]:
   """Returns the runs by method and settings, in the order given.
 
   Raises:
-    UserError: there is no run, a run is given twice, or the scores have different units.
+    UserError: there is no run, a run is given twice, the scores have different units, or the runs
+      are of different streams.
   """
   if not runs:
     raise UserError('there are no runs to report on; give at least one results.json')
   scores = sorted({score_of(run) for run in runs})
   if len(scores) > 1:
     raise UserError(f'runs with the scores {" and ".join(scores)} cannot stand in one comparison')
+  _check_one_stream(runs)
   groups: dict[str, list[Results]] = {}
   for run in runs:
     groups.setdefault(_as_key(_identity(run)), []).append(run)
@@ -59,6 +61,58 @@ def group_runs(runs: Sequence[Results]) -> list[Group]:
       )
   labels = _labels([_identity(members[0]) for members in groups.values()])
   return [_group(label, members) for label, members in zip(labels, groups.values(), strict=True)]
+
+
+def _check_one_stream(runs: Sequence[Results]) -> None:
+  """Refuses runs of different streams.
+
+  Raises:
+    UserError: names the two runs and the difference.
+  """
+  for i, run in enumerate(runs):
+    for other in runs[:i]:
+      if what := _difference_of_streams(other, run):
+        raise UserError(
+          f'{_called(other)} and {_called(run)} are of different streams: {what}; compare runs of '
+          'one stream'
+        )
+
+
+def _called(run: Results) -> str:
+  """Returns how messages name a run."""
+  return one_line(f'{short_method_name(run["method"])} with seed {run.get("seed")}')
+
+
+def _difference_of_streams(one: Results, other: Results) -> str:
+  """Returns in words in what the streams of two runs differ; empty where they do not.
+
+  Which tasks a stream has may depend on the seed of its order, and how large they are on any seed,
+  so these are compared only where the seeds are the same.
+  """
+  names = [one_line(run.get('stream')) for run in (one, other)]
+  if names[0] != names[1]:
+    return f'{names[0]} and {names[1]}'
+  order = [flatten(run.get('config') or {}).get('stream.order_seed') for run in (one, other)]
+  first, second = ([one_line(task) for task in run['tasks']] for run in (one, other))
+  if order[0] == order[1] and set(first) != set(second):
+    only = [f'{task!r} in one alone' for task in sorted({*first} ^ {*second})]
+    return f'{len(first)} and {len(second)} tasks, {", ".join(only[:DIFFERENCES])}'
+  sizes = [dict(zip(run['tasks'], run.get('sizes') or (), strict=False)) for run in (one, other)]
+  if score_of(one) == 'accuracy' and seeds_of(one) == seeds_of(other):
+    for task in sizes[0].keys() & sizes[1].keys():
+      if sizes[0][task] != sizes[1][task]:
+        return (
+          f'task {one_line(task)!r} has {sizes[0][task]} test examples in one and '
+          f'{sizes[1][task]} in the other'
+        )
+  return ''
+
+
+def seeds_of(run: Results) -> tuple[tuple[str, object], ...]:
+  """Returns all seeds of a run by name: that of the run, and those among its settings."""
+  settings = flatten(run.get('config') or {})
+  named = {k: v for k, v in settings.items() if k.endswith('seed')}
+  return tuple(sorted({**named, 'seed': run.get('seed')}.items(), key=str))
 
 
 def _as_key(value: object) -> str:

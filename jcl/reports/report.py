@@ -7,15 +7,17 @@ rows of a matrix that a run under way has not written are None.
 import pathlib
 from collections.abc import Sequence
 
-from jcl.reports import fonts, html_page
+from jcl.reports import fonts
 from jcl.reports.comparison import group_runs
 from jcl.reports.comparison_plot import comparison_png
 from jcl.reports.formatting import one_line
 from jcl.reports.heat_map import heat_map_png
+from jcl.reports.page import document
 from jcl.reports.results import Results
 from jcl.reports.tables import align_columns, comparison_table, matrix_table
 from jcl.storage import paths
 from jcl.storage.atomic import write_atomically
+from jcl.types import Json
 
 __all__ = [
   'Report', 'align_columns', 'comparison_picture', 'comparison_table', 'heat_map', 'html_report',
@@ -28,14 +30,16 @@ class Report:
 
   Args:
     results: the contents of the runs' `results.json`; with more than one they are compared first.
+    logs: the lines of their `metrics.jsonl`, a list for each run; without them the page has no
+      curves of loss and dev scores.
 
   Raises:
     UserError: the runs cannot be compared.
   """
 
-  def __init__(self, *results: Results):
+  def __init__(self, *results: Results, logs: Sequence[Sequence[Json]] = ()):
     group_runs(results)
-    self.results = results
+    self.results, self.logs = results, logs
 
   def save(self, path: str | pathlib.Path) -> None:
     """Writes the report as one HTML file that needs no other file.
@@ -49,11 +53,11 @@ class Report:
     write_atomically(paths.local(path, 'path'), self.html().encode())
 
   def html(self) -> str:
-    """Returns the report as an HTML document, its pictures embedded."""
-    return html_page.document(self.results)
+    """Returns the report as an HTML document, its pictures in it as SVG."""
+    return document.document(self.results, self.logs)
 
   def _repr_html_(self) -> str:
-    return html_page.fragment(self.results)
+    return document.fragment(self.results, self.logs)
 
   def __str__(self) -> str:
     tables = [matrix_table(run) for run in self.results]
@@ -63,17 +67,20 @@ class Report:
     return str(self)
 
 
-def html_report(results: Sequence[Results], path: str | pathlib.Path) -> None:
+def html_report(
+  results: Sequence[Results], path: str | pathlib.Path, logs: Sequence[Sequence[Json]] = ()
+) -> None:
   """Writes the report on some runs as one HTML file; see `Report`.
 
   Args:
     results: the contents of the runs' `results.json`.
+    logs: the lines of their `metrics.jsonl`, a list for each run; empty: none are at hand.
     path: of the HTML file; it is written whole or not at all.
 
   Raises:
     UserError: the runs cannot be compared, or a matrix is malformed.
   """
-  Report(*results).save(path)
+  Report(*results, logs=logs).save(path)
 
 
 def heat_map(results: Results, path: str | pathlib.Path) -> None:

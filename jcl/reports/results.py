@@ -91,6 +91,10 @@ class Results(TypedDict):
     sizes: [T] test examples of each task; tokens for raw text.
     metrics, metrics_train: what `reports.metrics` makes of the two matrices.
     seconds, tokens: by kind of work.
+    by_class: answers to the newest test splits by class: `task`, `class`, `examples`, `right` and
+      `wrong`, pairs of the class that was answered (None: no label) and how often.
+    weights: weight of each term of the loss, for each task: `task`, `terms`.
+    machine: versions, system and devices.
     cost: what the method keeps, such as `models`.
     finished: whether the run has learned all tasks.
   """
@@ -114,6 +118,10 @@ class Results(TypedDict):
   seconds: NotRequired[Figures | None]
   tokens: NotRequired[Figures | None]
   cost: NotRequired[Figures | None]
+  by_class: NotRequired[list[Json] | None]
+  weights: NotRequired[list[Json] | None]
+  machine: NotRequired[Json | None]
+  own_answers: NotRequired[list[Json] | None]
   mix: NotRequired[list[TokenMix] | None]
   refused_steps: NotRequired[list[RefusedSteps] | None]
   drift: NotRequired[list[Drift] | None]
@@ -143,7 +151,7 @@ def unit_of(run: Results) -> str:
     return 'accuracy in %'
   if len(set(own)) == 1:
     return f'{own[0]} in %'
-  columns = zip(run['tasks'], own, strict=True)
+  columns = zip(run['tasks'], own, strict=False)
   return f'scores in %: {", ".join(f"{task} {metric}" for task, metric in columns)}'
 
 
@@ -219,11 +227,16 @@ SCHEMA = {
   'params_sha256': Optional(str), 'resumes': Optional([dict]),
   'negative_flips': Optional({'count': NUMBER, 'of': NUMBER, 'examples': Optional(list)}),
   'refused_steps': Optional([{'task': str, 'count': NUMBER}]),
+  'by_class': Optional([{'task': str, 'class': str, 'examples': NUMBER, 'right': NUMBER,
+                         'wrong': Optional([list])}]),
+  'weights': Optional([{'task': str, 'terms': Each(NUMBER)}]), 'machine': Optional(dict),
+  'buffer': Optional([dict]), 'own_answers': Optional([dict]), 'warnings': Optional(list),
   'mix': Optional([{'task': str, 'new': NUMBER, 'old': NUMBER}]),
   'drift': Optional([{'task': str, 'kl': NUMBER, 'perplexity': NUMBER}]),
   'probe': Optional([{'nats': NUMBER, 'kl': NUMBER}]),
   'pseudo': Optional([{'drawn': Optional(NUMBER), 'kept': Optional(NUMBER),
-                       'distinct': Optional(NUMBER), 'samples': Optional(list)}]),
+                       'distinct': Optional(NUMBER), 'samples': Optional(list),
+                       'rejected': Optional(list)}]),
 }  # fmt: skip
 
 

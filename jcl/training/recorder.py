@@ -4,15 +4,18 @@ import contextlib
 import dataclasses
 import hashlib
 import pathlib
+import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import cast
 
+import flax
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 import jcl
-from jcl import methods
+from jcl import distributed, methods
 from jcl.batching.packed_text import Blocks
 from jcl.distributed import fetch, is_first
 from jcl.reports import report
@@ -22,13 +25,12 @@ from jcl.reports.metrics import metrics, negative_flips
 from jcl.reports.results import Results
 from jcl.storage.atomic import write_json
 from jcl.storage.encoding import leaves_by_path
-from jcl.streams.escaping import shortened
 from jcl.streams.stream import Task
-from jcl.training import loss_check
+from jcl.training import answer_counts, kept_bytes, loss_check
 from jcl.training.evaluate import LogPerplexity, Score
 from jcl.training.experiment import Experiment
 from jcl.training.hook_tools import HookTools
-from jcl.types import Json, Params
+from jcl.types import Json, Memory, Params
 
 KINDS = ('train', 'generate', 'evaluate', 'memory', 'compile')
 _compiled = 0.0  # seconds that this process has spent in compilation
@@ -79,11 +81,13 @@ class Recorder:
     self._parts = parts
     self._state: Json = {
       'matrix': [], 'matrix_train': [], 'invalid': [], 'right': {}, 'last': {}, 'reports': {},
-      'mix': {}, 'refused': {}, 'doubtful': {}, 'answer_scores': {},
+      'mix': {}, 'refused': {}, 'doubtful': {}, 'answer_scores': {}, 'weights': {}, 'answered': {},
+      'by_class': [],
     }  # fmt: skip
     self.seconds = dict.fromkeys(KINDS, 0.0)
     self.tokens = {'train': 0, 'generate': 0}
     self.resumes: list[dict] = []  # of all times, read from a file: no snapshot is as new
+    self._memory_bytes: int | None = None
 
   def state(self) -> Json:
     """Returns the record as a snapshot holds it."""
@@ -134,6 +138,15 @@ class Recorder:
     new_before, old_before = mix.get(task.index, (0, 0))
     counts = [new_before + tokens - old, old_before + old]
     self._state['mix'] = {**mix, task.index: counts}
+
+  def weighed(self, task: Task, weights: Mapping[str, float]) -> None:
+    """Notes the weight of each term of a task's loss."""
+    if self._state['weights'].get(task.index) != weights:
+      self._state['weights'] = {**self._state['weights'], task.index: dict(weights)}
+
+  def kept(self, memory: Memory) -> None:
+    """Notes the bytes that the method carries from task to task."""
+    self._memory_bytes = kept_bytes.bytes_kept(memory, self._parts.stream)
 
   def refused(self, task: Task) -> int:
     """Counts a step that was not applied; returns the count of such steps in the task."""
@@ -192,6 +205,15 @@ class Recorder:
       right = lambda t: [bool(r) for r in scores[t].right or ()]
       state['right'] = {**state['right'], task.index: right(task.index)}
       state['last'] = {t: right(t) for t in state['right']}
+      state['answered'] = {
+        t: answer_counts.wrong_now(state['right'][t], state['last'][t], scores[t])
+        for t in state['right']
+      }
+      state['by_class'] = [
+        line
+        for t in range(task.index + 1)
+        for line in answer_counts.by_class(self._parts.stream, t, scores[t])
+      ]
 
   def _with_row(self, scores: Sequence[Score | LogPerplexity], rows: int) -> Json:
     """Returns {metric: matrix} of `rows` rows, of which `scores` are the last."""
@@ -223,23 +245,10 @@ class Recorder:
       return None
     tasks, right, last = self._parts.stream.tasks, self._state['right'], self._state['last']
     flips = negative_flips([right.get(t.index) for t in tasks], [last.get(t.index) for t in tasks])
-    examples = [(tasks[task].name, tasks[task].test[i]) for task, i in flips]
-    shown = lambda e: self._parts.stream.shown(e.answer, e.label)
     return {
       'count': len(flips),
       'of': sum(map(sum, right.values())),
-      'examples': [
-        {
-          'task': task,
-          'split': 'test',
-          'number': e.number,
-          'id': e.name,
-          'place': e.place,
-          'text': shortened(e.text),
-          'answer': shortened(shown(e)),
-        }
-        for task, e in examples
-      ],
+      'examples': answer_counts.flips(self._parts.stream, flips, self._state['answered']),
     }
 
   def results(self, params: Params, finished: bool) -> Results:
@@ -254,6 +263,7 @@ class Recorder:
     matrix, on_train = whole(state['matrix']), whole(state['matrix_train'])
     pseudo = state['reports'].get('pseudo', [])
     cost = {k: v for line in state['reports'].get('cost', []) for k, v in line.items()}
+    kept = {} if self._memory_bytes is None else {'memory_bytes': self._memory_bytes}
     found = {
       'jcl': jcl.__version__,
       'method': methods.name_of(parts.config.method),
@@ -274,12 +284,18 @@ class Recorder:
         for name, rows in state['answer_scores'].items()
       },
       'negative_flips': self._flips(),
+      'by_class': state['by_class'],
       'seconds': {k: round(v, 2) for k, v in self.seconds.items()},
       'tokens': dict(self.tokens),
       'mix': [
         {'task': t.name, 'new': state['mix'][t.index][0], 'old': state['mix'][t.index][1]}
         for t in parts.stream.tasks
         if t.index in state['mix']
+      ],
+      'weights': [
+        {'task': t.name, 'terms': state['weights'][t.index]}
+        for t in parts.stream.tasks
+        if t.index in state['weights']
       ],
       'refused_steps': [
         {'task': t.name, 'count': state['refused'][t.index]}
@@ -290,10 +306,11 @@ class Recorder:
       'probe': state['reports'].get('probe', []),
       'pseudo': pseudo,
       'buffer': state['reports'].get('buffer', []),
-      'cost': {'models': 1, **cost},
+      'cost': {'models': 1, **kept, **cost},
       'warnings': state['reports'].get('warnings', []),
       'cut_rows': len(parts.text.cut),
       'overlap': dict(parts.stream.overlap),
+      'machine': machine(parts.tools.mesh),
       'resumes': self.resumes,
       'config': dataclasses.asdict(parts.config),
       'params_sha256': digest(params) if finished else None,
@@ -309,17 +326,37 @@ class Recorder:
       found['forward_transfer'] = None  # labels of a task to come may not be answered
     return found
 
-  def write(self, workdir: pathlib.Path, params: Params, finished: bool) -> Results:
-    """Writes `results.json`, after the last task the pictures and the page; returns the results."""
+  def write(
+    self, workdir: pathlib.Path, params: Params, finished: bool, lines: Sequence[Json]
+  ) -> Results:
+    """Writes `results.json` and the page, after the last task the picture; returns the results.
+
+    Args:
+      workdir: of the run.
+      params: after the newest task.
+      finished: whether that was the last.
+      lines: of `metrics.jsonl`.
+    """
     results = self.results(params, finished)
     if not is_first():
       return results
     write_json(workdir / 'results.json', results)
+    report.html_report([results], workdir / 'report.html', [lines])
     if finished:
       (workdir / 'figures').mkdir(exist_ok=True)
       report.heat_map(results, workdir / 'figures' / 'accuracy.png')
-      report.html_report([results], workdir / 'report.html')
     return results
+
+
+def machine(mesh: Mesh) -> Json:
+  """Returns the versions, the system and the devices that a run works on."""
+  return {
+    **distributed.machine(mesh),
+    'processes': jax.process_count(),
+    'flax': flax.__version__,
+    'python': platform.python_version(),
+    'system': platform.platform(),
+  }
 
 
 def digest(params: Params) -> str:

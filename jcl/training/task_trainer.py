@@ -228,6 +228,8 @@ class TaskTrainer:
     else:
       self._warn_of_losses(task, loaded, values)
     self._refused_last = bool(wrong)
+    terms = [term for term in values if term not in ('loss', 'gradient_norm')]
+    self.output.recorder.weighed(task, {t: float(weights.get(t, 1.0)) for t in terms})
     self.output.recorder.trained(task, loaded.tokens, loaded.old_tokens)
     bar.advance(loaded.number + 1, loaded.tokens, self._note(loaded, values['loss']))
     if loaded.number % self.parts.config.train.log_every == 0 and not wrong:

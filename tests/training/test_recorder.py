@@ -98,7 +98,7 @@ def test_an_example_that_flipped_can_be_found():
   example = stream.tasks[0].test[3]
   assert found == {
     'task': 'red', 'split': 'test', 'number': example.number, 'id': 'test red3',
-    'place': 'red/test[3]', 'text': found['text'], 'answer': 'red_1',
+    'place': 'red/test[3]', 'text': found['text'], 'answer': 'red_1', 'answered': None,
   }  # fmt: skip
   assert found['text'].startswith('red \\x1b[31m3 long')
   assert len(found['text']) == 80

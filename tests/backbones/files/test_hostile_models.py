@@ -5,7 +5,7 @@ import json
 import hypothesis
 import pytest
 from hypothesis import strategies as st
-from support import adapter_folder, bad_files, gguf_files, model_folder, runs, slow, tiny
+from support import adapter_folder, bad_files, gguf_files, model_folder, reported, runs, slow, tiny
 from support.hostile import BYTES, PIECES, TEXT, damaged, many, mutated, outcome
 from support.launchers import forks
 
@@ -16,8 +16,9 @@ from jcl.backbones.files import gguf, hf, peft
 from jcl.backbones.files.tokenizer_files import read_tokenizer
 from jcl.backbones.tokenizers import bpe_tokenizer, word_tokenizer
 from jcl.errors import UserError
-from jcl.reports import html_page, report, tables
+from jcl.reports import report
 from jcl.reports import results as results_json
+from jcl.reports.page import document
 from jcl.storage.atomic import write_json
 from jcl.training import experiment
 
@@ -191,30 +192,14 @@ def test_results_are_reported_or_refused(here, results, data):
   found, said = outcome(lambda: results_json.read(here / 'results.json'), 'results.json')
   if not said:
     report.comparison_table([found])
-    for part in (html_page._facts, tables.matrix_tables):
-      part(found)
-    html_page._mix_parts(found.get('mix') or [])
-    html_page._drift_parts(found.get('drift') or [])
-    html_page._pseudo_parts(found.get('pseudo') or [])
+    report.matrix_table(found)
+    reported.Parts(document.document([found], [reported.log(2)]))
 
 
 @pytest.fixture(scope='module')
 def results():
   """A results.json with all its parts."""
-  return {
-    'jcl': '0', 'method': 'lamol', 'stream': 's', 'scenario': 'cil', 'seed': 0,
-    'tasks': ['a', 'b'], 'sizes': [3, 4], 'score': 'accuracy',
-    'matrix': [[0.0, None], [1.0, 0.5], [0.5, 1.0]], 'matrix_train': None,
-    'metrics': {'average_accuracy': 0.75, 'forgetting': None},
-    'invalid': [[0.0, None], [0.0, 0.0], [0.1, 0.2]],
-    'negative_flips': {'count': 1, 'of': 2, 'examples': ['x:1']},
-    'seconds': {'train': 1.5}, 'tokens': {'train': 5}, 'cost': {'models': 1},
-    'mix': [{'task': 'a', 'new': 3, 'old': 1}], 'drift': [{'task': 'a', 'kl': 1, 'perplexity': 2}],
-    'pseudo': [{'before': 1, 'task': 0, 'asked': 2, 'drawn': 2, 'kept': 1, 'distinct': 1,
-                'samples': [['a', 'b'], 'c']}],
-    'resumes': [{'phase': 'init'}], 'config': {'train': {'seed': 0}}, 'params_sha256': 'f',
-    'finished': True,
-  }  # fmt: skip
+  return reported.run()
 
 
 FLAGS = st.builds(

@@ -1,0 +1,100 @@
+"""A run over time: the lines of `metrics.jsonl` on one axis of steps."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from jcl.reports.results import Results, is_number
+from jcl.types import Json
+
+NO_TERMS = ('task', 'step', 'rate', 'loss', 'gradient_norm')  # numbers of a step beside its terms
+Point = tuple[float, float]
+
+
+class History(NamedTuple):
+  """What a run logged; T tasks.
+
+  Attributes:
+    lengths: [T] steps of each task, as far as lines tell.
+    values: {name: [(step of the whole run, value)]} of loss, terms, rate and gradient norm.
+    dev: {task name: [(tasks, score)]}; 1.5 is half-way through the second task.
+  """
+
+  lengths: list[int]
+  values: dict[str, list[Point]]
+  dev: dict[str, list[Point]]
+
+  @property
+  def starts(self) -> list[int]:
+    """[T] steps of the whole run before each task."""
+    return [sum(self.lengths[:i]) for i in range(len(self.lengths))]
+
+  @property
+  def terms(self) -> list[str]:
+    """Names of the terms of the loss, in the order in which they first appear."""
+    return [name for name in self.values if name not in NO_TERMS]
+
+
+def history(run: Results, lines: Sequence[Json]) -> History:
+  """Returns what a run logged; lines that are damaged or of another run are left out.
+
+  Args:
+    run: contents of its `results.json`.
+    lines: of its `metrics.jsonl`.
+  """
+  tasks = len(run['tasks'])
+  kept = [
+    line for line in lines
+    if type(line.get('task')) is int and line['task'] in range(tasks)
+    and is_number(line.get('step')) and line['step'] >= 1
+  ]  # fmt: skip
+  lengths = [0] * tasks
+  for line in kept:
+    lengths[line['task']] = max(lengths[line['task']], int(line['step']))
+  found = History(lengths, {}, {})
+  starts = found.starts
+  for line in kept:
+    task, step = line['task'], line['step']
+    if is_number(line.get('loss')):
+      for name, value in line.items():
+        if is_number(value) and name not in ('task', 'step'):
+          found.values.setdefault(name, []).append((starts[task] + step, float(value)))
+    dev = line.get('dev')
+    for name, value in dev.items() if isinstance(dev, Mapping) else ():
+      if is_number(value):
+        found.dev.setdefault(name, []).append((task + step / lengths[task], float(value)))
+  return found
+
+
+def weighted_terms(run: Results, past: History) -> dict[str, list[Point]]:
+  """Returns {term: [(step of the whole run, weight · value)]}; empty where no weights are known.
+
+  Args:
+    run: contents of `results.json`; its `weights` say what the terms of each task count.
+    past: what the run logged.
+  """
+  entries = [line for line in run.get('weights') or () if line.get('task') in run['tasks']]
+  by_task = {run['tasks'].index(line['task']): line.get('terms') or {} for line in entries}
+  if not by_task:
+    return {}
+  starts = past.starts
+  found: dict[str, list[Point]] = {}
+  for term in past.terms:
+    for step, value in past.values[term]:
+      task = max(i for i, start in enumerate(starts) if start < step)
+      if (weight := by_task.get(task, {}).get(term)) is not None:
+        found.setdefault(term, []).append((step, weight * value))
+  return found
+
+
+def loss_shares(run: Results, past: History) -> dict[str, list[Point]]:
+  """Returns {term: [(step of the whole run, its share of the sum of all weighted terms)]}.
+
+  Terms count with their absolute value; all terms have the same steps, with 0 where one is missing.
+  """
+  weighted = {term: dict(points) for term, points in weighted_terms(run, past).items()}
+  steps = sorted({step for points in weighted.values() for step in points})
+  totals = {s: sum(abs(points.get(s, 0.0)) for points in weighted.values()) for s in steps}
+  return {
+    term: [(s, abs(points.get(s, 0.0)) / totals[s]) for s in steps if totals[s] > 0]
+    for term, points in weighted.items()
+  }

@@ -1,0 +1,87 @@
+// Hover over charts, tables that sort and filter. The page is complete without it.
+(() => {
+  'use strict';
+  const make = (name, properties, inside) => {
+    const made = Object.assign(document.createElement(name), properties);
+    made.append(inside);
+    return made;
+  };
+
+  // Columns sort by data-v where a cell has it, else by the text; numbers go from large to small.
+  const valueOf = cell => cell.dataset.v === undefined ? null : Number(cell.dataset.v);
+  const sort = (table, column, header) => {
+    const body = table.tBodies[0], rows = [...body.rows];
+    const numeric = rows.some(row => valueOf(row.cells[column]) !== null);
+    const now = header.getAttribute('aria-sort');
+    const down = now ? now === 'ascending' : numeric;
+    rows.sort((a, b) => {
+      const [x, y] = [a.cells[column], b.cells[column]];
+      if (!numeric) return x.textContent.localeCompare(y.textContent) * (down ? -1 : 1);
+      const [v, w] = [valueOf(x), valueOf(y)];
+      if (v === null || w === null) return (v === null) - (w === null);
+      return (v - w) * (down ? -1 : 1);
+    });
+    for (const other of table.tHead.rows[0].cells) other.removeAttribute('aria-sort');
+    header.setAttribute('aria-sort', down ? 'descending' : 'ascending');
+    body.append(...rows);
+  };
+  for (const table of document.querySelectorAll('.jcl table:not(.matrix)')) {
+    if (table.tBodies[0].rows.length < 2) continue;
+    [...table.tHead.rows[0].cells].forEach((header, column) => {
+      const button = make('button', { type: 'button', title: 'sort by this column' }, '');
+      button.append(...header.childNodes);
+      header.append(button);
+      button.addEventListener('click', () => sort(table, column, header));
+    });
+  }
+
+  // A field above long tables of words keeps the rows that hold what is typed.
+  for (const table of document.querySelectorAll('.jcl table[data-filter]')) {
+    const rows = [...table.tBodies[0].rows];
+    if (rows.length < 6) continue;
+    const field = make('input', { type: 'search' }, '');
+    const count = make('output', {}, `${rows.length} rows`);
+    const label = make('label', { className: 'filter' }, 'Filter rows: ');
+    label.append(field, ' ', count);
+    table.parentElement.before(label);
+    field.addEventListener('input', () => {
+      const wanted = field.value.toLowerCase();
+      for (const row of rows) row.hidden = !row.textContent.toLowerCase().includes(wanted);
+      count.value = `${rows.filter(row => !row.hidden).length} of ${rows.length} rows`;
+    });
+  }
+
+  // Under the pointer a chart says the values of its lines.
+  const tip = make('div', { className: 'jcl-tip', hidden: true }, '');
+  (document.querySelector('.jcl') || document.body).append(tip);
+  const show = (event, lines) => {
+    tip.replaceChildren(...lines.map(line => make('div', {}, line)));
+    tip.hidden = false;
+    const room = document.documentElement.clientWidth - tip.offsetWidth - 8;
+    tip.style.left = `${Math.max(4, Math.min(event.clientX + 14, room))}px`;
+    tip.style.top = `${Math.max(4, event.clientY - tip.offsetHeight - 12)}px`;
+  };
+  for (const chart of document.querySelectorAll('.jcl svg[data-plot]')) {
+    const [left, right, bottom, top, x0, x1, y0, y1, log] = JSON.parse(chart.dataset.plot);
+    const shown = value => Number(value.toPrecision(3)).toLocaleString('en');
+    const valueAt = y => {
+      const share = (bottom - y) / (bottom - top);
+      return log ? y0 * (y1 / y0) ** share : y0 + (y1 - y0) * share;
+    };
+    const series = [...chart.querySelectorAll('polyline[data-name]')].map(line => ({
+      name: line.dataset.name,
+      points: line.getAttribute('points').split(' ').map(pair => pair.split(',').map(Number)),
+    }));
+    if (!series.length) continue;
+    chart.addEventListener('pointermove', event => {
+      const at = new DOMPoint(event.clientX, event.clientY)
+        .matrixTransform(chart.getScreenCTM().inverse()).x;
+      const nearest = points => points.reduce((best, point) =>
+        Math.abs(point[0] - at) < Math.abs(best[0] - at) ? point : best);
+      const found = series.map(({ name, points }) => [name, nearest(points)]);
+      const x = x0 + (x1 - x0) * (found.at(-1)[1][0] - left) / (right - left);
+      show(event, [`at ${shown(x)}`, ...found.map(([name, p]) => `${name}: ${shown(valueAt(p[1]))}`)]);
+    });
+    chart.addEventListener('pointerleave', () => { tip.hidden = true; });
+  }
+})();

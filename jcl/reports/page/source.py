@@ -1,0 +1,69 @@
+"""A run as the page reads it, and how the page writes its scores."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from jcl.reports.formatting import MISSING, format_number
+from jcl.reports.page import charts
+from jcl.reports.page.markup import Number
+from jcl.reports.results import Results, is_number, score_matrix, score_of
+from jcl.types import Json
+
+
+class Source(NamedTuple):
+  """The files of one run.
+
+  Attributes:
+    results: contents of `results.json`.
+    lines: of `metrics.jsonl`; empty where there are none.
+    anchor: before the anchors of its sections, so that several runs stand in one page.
+  """
+
+  results: Results
+  lines: Sequence[Json] = ()
+  anchor: str = ''
+
+  @property
+  def learned(self) -> int:
+    """Number of tasks that the run has finished."""
+    rows = score_matrix(self.results)[1:]
+    return max((i + 1 for i, row in enumerate(rows) if any(x is not None for x in row)), default=0)
+
+
+def scale(run: Results) -> int:
+  """Returns what scores are multiplied with: 100 for shares, which are shown in %."""
+  return 100 if score_of(run) == 'accuracy' else 1
+
+
+def score_cell(run: Results, value: float | None) -> Number:
+  """Returns a score as a cell of a table."""
+  return Number(format_number(value, score_of(run)), value)
+
+
+def count_cell(value: object) -> Number:
+  """Returns a count as a cell of a table."""
+  if not is_number(value):
+    return Number(MISSING, None)
+  number = float(value)  # type: ignore[arg-type]
+  return Number(f'{number:,.0f}' if number.is_integer() else f'{number:,.2f}', number)
+
+
+def score_axis(run: Results, values: Sequence[float] = ()) -> charts.Axis:
+  """Returns an axis of scores: 0 to 100 %, or the nats that occur.
+
+  Args:
+    run: whose scores they are.
+    values: nats per token that must lie on it.
+  """
+  if score_of(run) == 'accuracy':
+    return charts.Axis(0, 100, '', '{:.0f}'.format, ticks=(0, 25, 50, 75, 100))
+  low, high = charts.range_of(list(values) or [0.0, 1.0])
+  return charts.Axis(low, high, '')
+
+
+def difference(run: Results, value: float | None) -> str:
+  """Returns a difference of scores with its sign: points of a per cent, or nats."""
+  if value is None:
+    return MISSING
+  shown = format_number(value, score_of(run))
+  return shown if shown.startswith('-') or not float(shown) else f'+{shown}'

@@ -1,0 +1,100 @@
+"""The page in Chromium: phone, desk and paper, light and dark; keys, sorting, hovering."""
+
+import json
+
+import pytest
+from support import chromium, reported
+
+from jcl.reports.page import document
+
+pytestmark = [
+  pytest.mark.slow,
+  pytest.mark.skipif(not chromium.found(), reason='needs a Chromium (Debian: chromium)'),
+]
+HARD = ['أين بطاقتي ' * 9, '👩‍👩‍👧‍👦' * 400, 'x' * 10_000]
+RUNS = [
+  reported.run('seq'), reported.run('seq', seed=1), reported.run(), reported.run(seed=1),
+  reported.run('joint'), reported.run('ewc', finished=False, matrix=reported.MATRIX[:2]),
+]  # fmt: skip
+
+
+def hard():
+  one = reported.run(tasks=HARD, warnings=HARD)
+  one['negative_flips']['examples'] = [
+    {'task': t, 'text': t, 'answer': t, 'answered': t} for t in HARD
+  ]
+  one['by_class'] *= 30
+  one['config']['stream']['path'] = '/' + 'folder/' * 60
+  return one
+
+
+PAGES = {
+  'one': lambda: document.document([reported.run()], [reported.log()]),
+  'several': lambda: document.document(RUNS, [reported.log() for _ in RUNS]),
+  'hard': lambda: document.document([hard()], [reported.log()]),
+  'text': lambda: document.document([reported.text_run()], [reported.log()]),
+  'wide': lambda: document.document(
+    [{**reported.run(matrix=[[0.5] * 40] * 41), 'tasks': [f'a long name {i}' for i in range(40)],
+      'sizes': None, 'answer_scores': {}, 'invalid': None, 'task_metrics': None}]
+  ),
+}  # fmt: skip
+
+
+@pytest.fixture(scope='module')
+def browser():
+  with chromium.browser() as one:
+    yield one
+
+
+@pytest.mark.parametrize('media', ['', 'print'])
+@pytest.mark.parametrize('dark', [False, True], ids=['light', 'dark'])
+@pytest.mark.parametrize('width', [390, 1100])
+@pytest.mark.parametrize('name', PAGES)
+def test_a_page_fits_and_can_be_read(name, width, dark, media, browser, tmp_path):
+  page = tmp_path / 'report.html'
+  page.write_text(PAGES[name](), 'utf-8')
+  browser.said.clear()
+  browser.asked.clear()
+  browser.open(page, width, dark, media)
+  browser.run("document.querySelectorAll('details').forEach(one => { one.open = true })")
+  found = browser.run(chromium.LOOK)
+  assert found['problems'] == []
+  assert found['texts'] > 200
+  assert found['marks'] > 10
+  assert browser.said == []
+  assert browser.asked == [page.as_uri()]
+
+
+def test_tables_sort_and_filter_by_keys_and_charts_say_values(browser, tmp_path):
+  one = hard()
+  one['by_class'] = [
+    {'task': 'a', 'class': f'class {i}', 'examples': 10, 'right': i, 'wrong': [['class 0', 10 - i]]}
+    for i in range(8)
+  ]
+  page = tmp_path / 'report.html'
+  page.write_text(document.document([one], [reported.log()]), 'utf-8')
+  browser.open(page, 1100)
+  tables, title = "[...document.querySelectorAll('table')]", 'Newest answers by class'
+  table = f"{tables}.find(t => t.caption.textContent === '{title}')"
+  browser.run(f"{table}.closest('details').open = true")
+  first = lambda: browser.run(f'{table}.tBodies[0].rows[0].cells[0].textContent')
+  browser.run(f"{table}.querySelectorAll('th button')[3].focus()")
+  browser.key('Enter', 13)
+  assert first() == 'class 7'
+  browser.key('Enter', 13)
+  assert first() == 'class 0'
+  assert browser.run(f"{table}.querySelectorAll('th')[3].ariaSort") == 'ascending'
+  browser.run(
+    f"(f => {{ f.value = 'CLASS 5'; f.dispatchEvent(new Event('input')) }})"
+    f"({table}.parentElement.previousElementSibling.querySelector('input'))"
+  )
+  assert browser.run(f'[...{table}.tBodies[0].rows].filter(r => !r.hidden).length') == 1
+  box = browser.run(
+    "(e => { e.scrollIntoView(); const b = e.getBoundingClientRect(); return [b.x, b.y, b.width] })"
+    "(document.querySelector('svg[data-plot]'))"
+  )  # fmt: skip
+  x, y = box[0] + box[2] - 20, box[1] + 60
+  browser.call('Input.dispatchMouseEvent', type='mouseMoved', x=x, y=y)
+  said = browser.run("document.querySelector('.jcl-tip').textContent")
+  assert said == 'at 3mean: 56.7'
+  assert json.loads(json.dumps(browser.said)) == []
