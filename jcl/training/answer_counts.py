@@ -39,17 +39,20 @@ def by_class(stream: Stream, task: int, score: Score | LogPerplexity) -> list[Js
 
 
 def wrong_now(
-  before: Sequence[bool], now: Sequence[bool], score: Score | LogPerplexity
+  stream: Stream, before: Sequence[bool], now: Sequence[bool], score: Score | LogPerplexity
 ) -> dict[int, str]:
   """Returns {index: answer, shortened} of the examples that were right and are wrong now.
 
   Args:
+    stream: the stream, which has the labels of classes as the user wrote them.
     before: [N] whether each was right.
     now: [N] whether each is right.
     score: of the same examples.
   """
-  said = score.answers or ()
-  return {i: shortened(a) for i, a in enumerate(said) if before[i] and not now[i]}
+  answers = score.answers or ()
+  labels = getattr(score, 'labels', ()) or [-1] * len(answers)
+  said = [shortened(stream.shown(a, label)) for a, label in zip(answers, labels, strict=True)]
+  return {i: answer for i, answer in enumerate(said) if before[i] and not now[i]}
 
 
 def flips(

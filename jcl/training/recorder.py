@@ -206,7 +206,9 @@ class Recorder:
       state['right'] = {**state['right'], task.index: right(task.index)}
       state['last'] = {t: right(t) for t in state['right']}
       state['answered'] = {
-        t: answer_counts.wrong_now(state['right'][t], state['last'][t], scores[t])
+        t: answer_counts.wrong_now(
+          self._parts.stream, state['right'][t], state['last'][t], scores[t]
+        )
         for t in state['right']
       }
       state['by_class'] = [

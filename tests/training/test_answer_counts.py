@@ -33,9 +33,10 @@ def test_answers_are_counted_by_the_class_that_was_wanted(stream):
 
 
 def test_an_example_that_flipped_has_the_answer_of_now(stream):
-  score = Score([True, False, False, False], None, ['a', 'b', 'c\x1b' + 'd' * 99, ''])
-  wrong = answer_counts.wrong_now([True, False, True, False], score.right, score)
-  assert list(wrong) == [2]
+  said = ['a', 'b', 'c\x1b' + 'd' * 99, 'red 1']
+  score = Score([True, False, False, False], None, said, [-1, -1, -1, 1])
+  wrong = answer_counts.wrong_now(stream, [True, False, True, True], score.right, score)
+  assert wrong == {2: wrong[2], 3: stream.written_labels[1]}
   (line,) = answer_counts.flips(stream, [(0, 2)], {0: wrong})
   assert line['answered'].startswith('c\\x1bddd')
   assert len(line['answered']) == 80

@@ -49,8 +49,11 @@ def flips(source: Source) -> Html:
 def _flip(example: Mapping[str, object]) -> list[Cell]:
   """Returns a row of the table of flips; files of older runs lack some of its cells."""
   shown = lambda field: own(example[field]) if example.get(field) is not None else MISSING
-  names = {field: example.get(field) for field in ('split', 'number', 'id', 'place')}
-  where = [f'{field} {short(value)}' for field, value in names.items() if value not in (None, '')]
+  place, given, split, number = (example.get(f) for f in ('place', 'id', 'split', 'number'))
+  where = [] if place in (None, '') else [str(place)]
+  if given not in (None, '', place):
+    where.append(f'id {given}')
+  where += [f'{w} {v}' for w, v in (('split', split), ('number', number)) if v is not None]
   task = example.get('task')
   return [
     name(task) if task is not None else MISSING, shown('text'), shown('answer'), shown('answered'),

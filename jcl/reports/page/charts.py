@@ -148,10 +148,10 @@ def _bounds(
   parts, free = [], LEFT
   for value, label in bounds:
     at = across(value)
-    parts.append(_stroke(at, TOP - 4, at, height - BOTTOM, 'bound'))
+    parts.append(_stroke(at, TOP - 10, at, height - BOTTOM, 'bound'))
     shown = cut(label, 12)
     if at >= free and at + 6.2 * len(shown) < WIDTH:
-      parts.append(words(at + 3, TOP + 2, shown, 'start', 'faint'))
+      parts.append(words(at + 3, TOP - 3, shown, 'start', 'faint'))
       free = at + 6.2 * len(shown) + 6
   return parts
 

@@ -12,6 +12,7 @@ from jcl.reports.formatting import MISSING
 from jcl.streams.escaping import escaped as without_controls
 
 NAME, TEXT = 40, 400  # letters of a name and of a text at most
+TALL = 14  # rows from which a table scrolls
 _JOINER = '\u200d'
 
 
@@ -157,7 +158,8 @@ def table(
   whole = tag(
     'table', inner, class_=class_ or None, data_filter='' if filtered else None, role='table'
   )
-  return tag('div', whole, class_='wide', tabindex='0', role='region', aria_label=caption)
+  kind = 'wide tall' if len(rows) > TALL else 'wide'
+  return tag('div', whole, class_=kind, tabindex='0', role='region', aria_label=caption)
 
 
 def _is_numeric(column: Sequence[object]) -> bool:

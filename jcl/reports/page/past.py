@@ -16,6 +16,7 @@ from jcl.reports.page.markup import (
   section,
   short,
   table,
+  tag,
   text,
 )
 from jcl.reports.page.source import Source, count_cell
@@ -34,7 +35,7 @@ def pseudo_samples(source: Source) -> Html:
   rows = [[_task(line, 'before'), _task(line, 'task'), *_counts(line)] for line in lines]
   header = ['before', 'of', *(c.replace('_', ' ') for c in COUNTS), 'verbatim %']
   entries = [
-    ('kept and distinct', 'c0'), ('kept, the same again', 'c1'), ('rejected', 'c2'),
+    ('kept and distinct', 'c0'), ('kept, the same again', 'c1'), ('rejected', 'c7'),
   ]  # fmt: skip
   bars = [_bar(line) for line in lines[:SHOWN]]
   total = lambda field: sum(line[field] for line in lines if is_number(line.get(field)))
@@ -47,7 +48,8 @@ def pseudo_samples(source: Source) -> Html:
   numbers = table('Pseudo samples', header, rows)
   picture = charts.bars(label, bars)
   return section('Pseudo samples', f'{source.anchor}pseudo', [
-    text(f'{label}.'), figure('Drawn samples, kept and rejected', picture, key(entries), numbers),
+    tag('p', f'{label}.'),
+    figure('Drawn samples, kept and rejected', picture, key(entries), numbers),
     _samples(lines, 'samples', 'answer', 'samples that were kept'),
     _samples(lines, 'rejected', 'why', 'samples that were rejected'),
   ])  # fmt: skip
@@ -75,7 +77,7 @@ def _bar(line: Json) -> charts.Bar:
   distinct = min(number('distinct') if is_number(line.get('distinct')) else kept, kept)
   parts = [
     (f'distinct {distinct:,}', distinct, 'c0'), (f'the same again {kept - distinct:,}',
-     kept - distinct, 'c1'), (f'rejected {drawn - kept:,}', drawn - kept, 'c2'),
+     kept - distinct, 'c1'), (f'rejected {drawn - kept:,}', drawn - kept, 'c7'),
   ]  # fmt: skip
   of = 'all before' if line.get('task') is None else short(line['task'])
   title = f'{of}, before {short(line.get("before", MISSING))}'

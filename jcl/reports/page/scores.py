@@ -15,6 +15,7 @@ from jcl.reports.page.markup import (
   key,
   name,
   note,
+  own,
   section,
   short,
   table,
@@ -33,6 +34,7 @@ from jcl.reports.results import (
 )
 
 CURVES = 60  # tasks whose curves are drawn
+HEAD = 10  # letters of a task's name above its column
 Matrix = Sequence[Sequence[float | None]]
 
 
@@ -95,7 +97,8 @@ def matrix(run: Results, rows: Matrix, title: str) -> Html:
   means = [None, *average_so_far(whole, score)]
   known = [x for row in whole for x in row if x is not None] or [0.0]
   header = [text('after')] + [
-    join([tag('b', i), tag('small', name(task))], ' ') for i, task in enumerate(run['tasks'], 1)
+    join([tag('b', i), tag('small', own(task, HEAD), title=short(task))], ' ')
+    for i, task in enumerate(run['tasks'], 1)
   ]
   body = []
   for i, (row, mean) in enumerate(zip(whole, means, strict=True)):

@@ -85,7 +85,7 @@ def _log_axis(values: Sequence[float]) -> charts.Axis:
   low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
   step = max(1, math.ceil((high - low) / 5))
   ticks = [10.0**i for i in range(low, high + 1, step)]
-  return charts.Axis(10.0**low, 10.0**high, '', '{:.0e}'.format, log=True, ticks=ticks)
+  return charts.Axis(10.0**low, 10.0**high, '', '{:g}'.format, log=True, ticks=ticks)
 
 
 def _spoken(name: str, points: Sequence[Point]) -> str:

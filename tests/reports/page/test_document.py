@@ -124,7 +124,7 @@ def test_the_numbers_of_the_page_are_those_of_the_files(parts):
 def test_an_example_that_flipped_stands_there_with_both_answers(parts):
   (row,) = parts.table('Examples that flipped')[1:]
   assert row == ['bank', 'where is my card', 'card lost', 'book flight',
-                 'split test, number 7, id mail-9, place mails.csv:12']  # fmt: skip
+                 'mails.csv:12, id mail-9, split test, number 7']  # fmt: skip
 
 
 def test_what_was_rejected_and_what_looks_wrong_is_said(page, parts):
