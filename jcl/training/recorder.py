@@ -6,8 +6,8 @@ import hashlib
 import pathlib
 import platform
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from typing import cast
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, cast
 
 import flax
 import jax
@@ -289,21 +289,9 @@ class Recorder:
       'by_class': state['by_class'],
       'seconds': {k: round(v, 2) for k, v in self.seconds.items()},
       'tokens': dict(self.tokens),
-      'mix': [
-        {'task': t.name, 'new': state['mix'][t.index][0], 'old': state['mix'][t.index][1]}
-        for t in parts.stream.tasks
-        if t.index in state['mix']
-      ],
-      'weights': [
-        {'task': t.name, 'terms': state['weights'][t.index]}
-        for t in parts.stream.tasks
-        if t.index in state['weights']
-      ],
-      'refused_steps': [
-        {'task': t.name, 'count': state['refused'][t.index]}
-        for t in parts.stream.tasks
-        if t.index in state['refused']
-      ],
+      'mix': self._by_task('mix', lambda pair: {'new': pair[0], 'old': pair[1]}),
+      'weights': self._by_task('weights', lambda terms: {'terms': terms}),
+      'refused_steps': self._by_task('refused', lambda count: {'count': count}),
       'drift': state['reports'].get('drift', []),
       'probe': state['reports'].get('probe', []),
       'pseudo': pseudo,
@@ -320,6 +308,16 @@ class Recorder:
     }
     own = {kind: lines for kind, lines in state['reports'].items() if kind not in found}
     return cast(Results, found | own)  # lists that a method from outside reports
+
+  def _by_task(self, name: str, fields: Callable[[Any], Json]) -> list[Json]:
+    """Returns a line for each task that has an entry in a part of the record.
+
+    Args:
+      name: of the part, {index of a task: entry}.
+      fields: entry -> the fields of its line.
+    """
+    found, tasks = self._state[name], self._parts.stream.tasks
+    return [{'task': t.name, **fields(found[t.index])} for t in tasks if t.index in found]
 
   def _metrics(self, matrix: list, sizes: list[int] | None = None) -> Json:
     found = metrics(matrix, self._parts.score, sizes)

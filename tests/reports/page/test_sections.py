@@ -1,0 +1,93 @@
+"""Single sections of the page: when they are empty, and what they make of their figures."""
+
+import pytest
+from support import reported
+from support.reported import Parts
+
+from jcl.reports.history import history
+from jcl.reports.page import answers, costs, past, scores, source, training
+from jcl.reports.page.source import Source
+
+
+def made(**more):
+  return Source(reported.run(**more), reported.log())
+
+
+def test_sections_without_anything_to_show_are_empty():
+  bare = Source({'method': 'seq', 'tasks': ['a', 'b'], 'matrix': [[0.1, 0.2]]})
+  nothing = history(bare.results, ())
+  for part in (answers.flips, answers.classes, past.pseudo_samples, past.own_answers, past.buffer,
+               costs.costs, scores.forgotten):  # fmt: skip
+    assert part(bare) == '', part.__name__
+  assert training.training(bare, nothing) == ''
+
+
+def test_what_is_forgotten_is_told_from_what_is_gained():
+  assert '50.0 points' in scores.in_words(made())
+  assert 'lost' in scores.in_words(made())
+  gains = made(matrix=[[0.0] * 3, [0.4, 0.1, None], [0.5, 0.5, 0.2], [0.9, 0.9, 0.9]])
+  assert 'gained' in scores.in_words(gains)
+  keeps = made(matrix=[[0.0] * 3, [0.9, 0.1, None], [0.9, 0.9, 0.2], [0.9, 0.9, 0.9]])
+  assert 'Nothing was forgotten' in scores.in_words(keeps)
+
+
+def test_a_better_cell_of_the_matrix_is_darker():
+  page = Parts(scores.matrix(reported.run(), reported.MATRIX, 'M'))
+  later = [(words, a['style']) for a, words in page.all('td') if a['class'] == 'n later']
+  assert later == [('60.0', '--v:0.600'), ('30.0', '--v:0.300'), ('40.0', '--v:0.400')]
+  page = Parts(scores.matrix(reported.text_run(), reported.text_run()['matrix'], 'M'))
+  own = [a['style'] for a, _ in page.all('td') if a['class'] == 'n own']
+  assert own == ['--v:0.887', '--v:0.968', '--v:1.000']  # of 0.9 to 4.0 nats
+
+
+def test_curves_show_scores_inside_tasks():
+  one = made()
+  page = Parts(scores.task_curves(one.results, history(one.results, one.lines)))
+  lines = [a['data-name'] for a, _ in page.all('polyline')]
+  assert lines == ['dev', 'test'] * 3
+  page = Parts(scores.task_curves(one.results, history(one.results, ())))
+  assert [a['data-name'] for a, _ in page.all('polyline')] == ['test'] * 3
+
+
+def test_a_loss_far_from_its_end_has_a_logarithmic_axis():
+  log = [
+    {'task': 0, 'step': s, 'loss': 10.0 ** (2 - s), 'ce': 10.0 ** (2 - s)} for s in (1, 2, 3, 4)
+  ]
+  one = Source(reported.run(weights=[]), log)
+  page = training.training(one, history(one.results, log))
+  assert 'the axis is logarithmic' in page
+  assert 'Share of each term' not in page  # the weights are not known
+  flat = [{**line, 'loss': 1.0, 'ce': 0.5} for line in log]
+  assert 'logarithmic)' not in training.training(one, history(one.results, flat))
+
+
+def test_shares_of_the_loss_are_told_with_their_means():
+  one = made()
+  rows = Parts(training.training(one, history(one.results, one.lines))).table('Mean share')
+  shares = {row[0]: float(row[1]) for row in rows[1:]}
+  assert sum(shares.values()) == pytest.approx(100, abs=0.3)
+  assert set(shares) == {'qa', 'gen', 'ewc'}
+
+
+@pytest.mark.parametrize(
+  ('value', 'shown'),
+  [(None, '·'), (0, '0 B'), (999, '999 B'), (2_500_000, '2.5 MB'), (7.1e12, '7.1 TB')],
+)
+def test_bytes_have_a_unit(value, shown):
+  assert costs.in_bytes(value) == shown
+
+
+def test_learned_tasks_differences_and_counts():
+  assert source.Source(reported.run(matrix=reported.MATRIX[:2])).learned == 1
+  assert source.difference(reported.run(), -0.05) == '-5.0'
+  assert source.difference(reported.run(), 0.05) == '+5.0'
+  assert source.difference(reported.run(), 0.0) == '0.0'
+  assert source.count_cell('x').shown == '·'
+
+
+def test_pseudo_samples_of_a_line_are_shared_out():
+  page = Parts(past.pseudo_samples(made()))
+  widths = [float(a['width']) for a, _ in page.all('rect') if a['class'].startswith('part')][:3]
+  assert [w / 356 for w in widths] == pytest.approx([6 / 16, 4 / 16, 6 / 16], abs=1e-3)
+  assert '62.5 %' in page.all('p')[0][1]
+  assert page.table('Pseudo samples')[2][1] == 'all before'
