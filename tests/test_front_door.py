@@ -141,6 +141,8 @@ def test_the_report_shows_itself_and_is_saved(trained, tmp_path):
   assert page.html().startswith('<!DOCTYPE html>')
   page.save(tmp_path / 'report.html')
   assert 'disk' in (tmp_path / 'report.html').read_text()
+  assert 'Loss and its terms' in page.html()
+  assert {line['task'] for line in trained[0].log} == {0, 1}
 
 
 def test_a_head_answers_with_probabilities():

@@ -67,7 +67,7 @@ def fragment(results: Sequence[Results], logs: Sequence[Sequence[Json]] = ()) ->
   ]
   body = _several(sources, groups) if several else _one(sources[0])
   main = tag('main', join([tag('h1', own(_title(results, groups), 200)), *body, legend()]))
-  return tag('div', join([tag('style', Html(_file('page.css'))), main]), class_='jcl', id='top')
+  return tag('div', join([tag('style', Html(_file('page.css'))), main]), class_='jcl')
 
 
 def _file(name: str) -> str:
