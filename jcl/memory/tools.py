@@ -19,20 +19,20 @@ Result = TypeVar('Result')
 class Tools(Protocol):
   """Tools of a hook: facts of a run, random keys, and long work over many examples.
 
-  All work is in deterministic mode, without dropout, on all devices of the run. Its results do not
+  All work but `learn` is in deterministic mode, without dropout. Its results do not
   depend on the number of devices, up to rounding.
 
-  `map_targets`, `fold_targets`, `mean_targets`, `mean_examples`, `sample` and `fold` work in
-  chunks. A run that is killed in a chunk repeats that chunk at most: the hook is called again from
-  its start with its first arguments, and finished chunks are answered from the snapshot. A hook
-  therefore
+  `map_targets`, `fold_targets`, `mean_targets`, `mean_examples`, `sample`, `learn` and `fold` work
+  in chunks. A run that is killed in a chunk repeats that chunk at most: the hook is called again
+  from its start with its first arguments, and finished chunks are answered from the snapshot. A
+  hook therefore
 
   - is a function of its arguments: it reads no clock, no global variable and no hidden generator;
   - asks for the same work in the same order: it does not iterate over a set;
   - returns a new memory (`memory | {...}`) and changes nothing in place.
 
-  A function that is given to `map_targets`, `mean_targets` or `mean_examples` compiles once for as
-  long as it is the same object, so it is made where the method is built, not in a hook.
+  A function that is given to `map_targets`, `mean_targets`, `mean_examples` or `learn` compiles
+  once for as long as it is the same object, so it is made where the method is built, not in a hook.
   """
 
   @property
@@ -186,6 +186,24 @@ class Tools(Protocol):
       examples: in any order.
       together: examples that `fn` sees in one batch, drawn by the seed; the value then counts for
         each of them.
+    """
+
+  def learn(
+    self, params: Params, plan: TaskPlan, loss_fn: Callable[..., Any], epochs: int,
+    name: str = 'learn',
+  ) -> Params:  # fmt: skip
+    """Returns parameters that have learned the examples of a plan apart from the run.
+
+    They take the steps that a task of this plan would take, with the run's settings of training and
+    a fresh optimiser, in the order of the current task; dropout is on. A kill costs 16 steps.
+
+    Args:
+      params: where the training starts.
+      plan: examples, mix and weights of terms.
+      loss_fn: as `Method.loss_fn`; its `teacher_params` are empty. The same function object for all
+        tasks, so that it compiles once.
+      epochs: passes over the new examples.
+      name: of the work.
     """
 
   def sample(

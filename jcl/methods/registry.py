@@ -24,6 +24,7 @@ BUILT_IN: dict[str, str] = {
   'distill': 'jcl.methods.distill:Distill',
   'lamol': 'jcl.methods.lamol:Lamol',
   'lamol_kd': 'jcl.methods.lamol_kd:LamolKd',
+  'l2kd': 'jcl.methods.l2kd:L2Kd',
   'pretrain': 'jcl.methods.pretrain:Pretrain',
   'lora': 'jcl.methods.lora:Lora',
   'olora': 'jcl.methods.olora:Olora',

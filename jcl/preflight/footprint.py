@@ -72,6 +72,13 @@ class ShapeOnlyTools(RunContext):
     self.held.append(tree_bytes(shapes))
     return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
+  def learn(
+    self, params: Params, plan: TaskPlan, loss_fn: Callable, epochs: int, name: str = 'learn'
+  ) -> Params:
+    """Returns the parameters; a snapshot inside the training holds them and Adam's moments."""
+    self.held.append(3 * tree_bytes(params))
+    return params
+
   def fold(
     self, name: str, body: Callable[[Any, Any], Any], carry: Any, chunks: Sequence[Any]
   ) -> Any:

@@ -24,7 +24,7 @@ from jcl.types import Params, Tree
 
 FAR = -1e9  # in place of -inf, which would turn a masked difference into NaN
 # Terms that are cross-entropies in nats per target, in the loss of every method.
-CROSS_ENTROPIES = frozenset({'ce', 'qa', 'gen', 'new', 'old'})
+CROSS_ENTROPIES = frozenset({'ce', 'qa', 'gen', 'new', 'old', 'old_qa', 'old_gen'})
 Terms = dict[str, tuple[jax.Array, jax.Array | bool]]
 """{term: (value_M, where_M)}: a value for each target, and the targets that it is the mean of."""
 LOGITS_SHARE = 2**-6  # of a device's memory: one array of logits that may stand at once

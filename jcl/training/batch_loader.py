@@ -4,7 +4,7 @@ import itertools
 import queue
 import threading
 from collections.abc import Generator, Iterator, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -19,7 +19,9 @@ from jcl.config import TrainConfig
 from jcl.step import sharding
 from jcl.step.numerics import computing
 from jcl.streams.stream import Example, Lazy, Reference, TaskPlan
-from jcl.training.hook_tools import HookTools
+
+if TYPE_CHECKING:
+  from jcl.training.hook_tools import HookTools
 
 AHEAD = 2  # batches that wait on the devices
 LOOKED_AT = 8  # epochs whose steps decide which shapes a task has
@@ -65,7 +67,7 @@ class BatchLoader:
     per_epoch: steps of the first epoch; epochs differ in length when replay is counted in tokens.
   """
 
-  def __init__(self, plan: TaskPlan, task: int, tools: HookTools, train: TrainConfig):
+  def __init__(self, plan: TaskPlan, task: int, tools: 'HookTools', train: TrainConfig):
     resolve = lambda examples: Lazy(examples, lambda _, one: tools.example(one))
     new: Sequence[Example] = resolve(plan.new)
     old: Sequence[Example] = resolve(plan.old)

@@ -255,7 +255,7 @@ def assemble(
   backbone, corpus = make_backbone(shape), read_corpus(config, text)
   tools = make_tools(
     backbone, text, stream, sharding.given_mesh(mesh),
-    config.train.seed, config.evaluate.batch_size, corpus=corpus,
+    config.train.seed, config.evaluate.batch_size, corpus=corpus, added=base.added,
     membership=membership([task.classes for task in stream.tasks], shape.classes),
     train=config.train, states={} if config.method.keeps_backbone else None,
     task_id_given=config.scenario == 'til' or 'task_id' in config.method.needs,

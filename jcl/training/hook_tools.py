@@ -23,7 +23,8 @@ from jcl.batching.text_formats import Text
 from jcl.distributed import fetch
 from jcl.seeds import generator
 from jcl.step import device_maps, sharding
-from jcl.streams.stream import Example, Lazy, Stream
+from jcl.streams.stream import Example, Lazy, Stream, TaskPlan
+from jcl.training import learning_apart
 from jcl.training.folds import FoldRunner
 from jcl.training.run_context import RunContext
 from jcl.types import Params, Tree
@@ -81,12 +82,14 @@ class HookTools(RunContext):
   Attributes:
     maps: the compiled functions of the run.
     folds: the runner of the phase's folds.
+    steps: {loss_fn: the train step of `learn`}, each compiled once in a run.
     states: {number of a row: states at its targets [m, D]} that `logits` has computed, where the
       head alone changes in a run; None: it keeps none.
   """
 
   maps: CompiledMaps = None  # type: ignore[assignment]
   folds: FoldRunner = dataclasses.field(default_factory=FoldRunner)
+  steps: dict[Callable, Callable] = dataclasses.field(default_factory=dict)
   states: dict[int, np.ndarray] | None = None
 
   def fold(self, name: str, body: Callable, carry: Tree, chunks: Sequence) -> Tree:
@@ -308,6 +311,13 @@ class HookTools(RunContext):
   def _all_rows(self, examples: Sequence[Example]) -> list[batches.Row]:
     """Returns the rows of some examples, one after another."""
     return [row for example in examples for row in self.text.rows(example)]
+
+  def learn(
+    self, params: Params, plan: TaskPlan, loss_fn: Callable, epochs: int, name: str = 'learn'
+  ) -> Params:
+    """Returns parameters that have learned a plan apart from the run; see `Tools.learn`."""
+    train = dataclasses.replace(self.train, epochs=epochs, steps=0)
+    return learning_apart.learned(self, params, plan, loss_fn, train, name)
 
   def sample(
     self, params: Params, prompts: Sequence[Sequence[int]], key: jax.Array, first: int = 0,

@@ -36,6 +36,7 @@ class RunContext:
     train: how tasks are trained; it decides the order of their examples.
     task_index: index of the current task.
     corpus: general text that no task has, and that a plan may draw from; None: there is none.
+    added: ids of the tokens that were added to the tokenizer.
     reports: {kind: lines} that hooks have reported; the loop takes them when a hook returns.
   """
 
@@ -50,6 +51,7 @@ class RunContext:
   train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
   task_index: int = 0
   corpus: Corpus | None = None
+  added: tuple[int, ...] = ()
   reports: dict[str, list] = dataclasses.field(default_factory=dict)
 
   def at(self, task_index: int) -> Self:

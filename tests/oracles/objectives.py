@@ -32,6 +32,7 @@ class Given(NamedTuple):
     told: a row is answered with the classes of its own task, and the means of tasks are summed;
       else with those of all tasks so far.
     updates: the parameters after every update of the run so far, float32.
+    taught: the teacher of each task so far, where one learns it apart.
   """
 
   settings: dict[str, Any]
@@ -46,6 +47,7 @@ class Given(NamedTuple):
   classes_of: Sequence[Sequence[int]] | None = None
   told: bool = False
   updates: Sequence[dict] = ()
+  taught: Sequence[dict] = ()
 
 
 def logits(given: Given, params: dict, row: Row) -> np.ndarray:
@@ -191,6 +193,21 @@ def lamol_kd(given: Given) -> float:
   return new + s['distill_weight'] * (qa + s['lambda_gen'] * gen)
 
 
+def l2kd(given: Given) -> float:
+  """LAMOL of old rows, and of new ones mixed with KD to a teacher that knows the task alone."""
+  s, task = given.settings, given.task
+  softened = functools.partial(divergence, temperature=s['distill_temperature'])
+  shown = given._replace(starts=[*given.starts[:task], given.taught[task]])
+  old, new = (
+    given._replace(rows=[row for row in given.rows if row.replay == replay])
+    for replay in (True, False)
+  )
+  qa = apart(shown, softened, lambda row: not row.replay and not row.generative)
+  gen = apart(shown, softened, lambda row: not row.replay and row.generative)
+  value = (1 - s['alpha']) * lamol(new) + s['alpha'] * (qa + s['lambda_gen'] * gen)
+  return value + lamol(old)
+
+
 def maml(given: Given) -> float:
   """CE of all rows after `inner_steps` steps of gradient descent on that of the new ones."""
   new = given._replace(rows=[row for row in given.rows if not row.replay])
@@ -298,6 +315,7 @@ ORACLES: dict[str, Callable[[Given], float]] = {
   'distill': distill,
   'lamol': lamol,
   'lamol_kd': lamol_kd,
+  'l2kd': l2kd,
   'pretrain': plain,
   'lora': plain,
   'olora': olora,

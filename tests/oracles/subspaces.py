@@ -38,6 +38,34 @@ def projected(tree: Leaves, start: Leaves, ratio: float) -> Leaves:
   return {name: layers(name, x) if constrained(name) else x for name, x in tree.items()}
 
 
+class State(NamedTuple):
+  """Adam's moments, and the number of steps that they hold."""
+
+  first: Leaves
+  second: Leaves
+  step: int
+
+
+def nothing(start: Leaves) -> State:
+  """Returns the state before the first step."""
+  zeros = {name: np.zeros_like(x) for name, x in start.items()}
+  return State(zeros, zeros, 0)
+
+
+def adam(now: Leaves, gradient: Leaves, state: State, by: Optimiser) -> tuple[Leaves, State]:
+  """Returns the parameters after a step of AdamW with clipping, and the state."""
+  norm = np.sqrt(sum((g**2).sum() for g in gradient.values()))
+  step, first, second, moved = state.step + 1, {}, {}, {}
+  for name, g in gradient.items():
+    g = g * min(1.0, by.clip / norm)
+    first[name] = by.beta1 * state.first[name] + (1 - by.beta1) * g
+    second[name] = by.beta2 * state.second[name] + (1 - by.beta2) * g**2
+    m, v = first[name] / (1 - by.beta1**step), second[name] / (1 - by.beta2**step)
+    decay = 0 if name.endswith(("['bias']", "['scale']")) else by.decay
+    moved[name] = now[name] - by.rate * (m / (np.sqrt(v) + by.epsilon) + decay * now[name])
+  return moved, State(first, second, step)
+
+
 def course(start: Leaves, gradients: Sequence[Leaves], ratio: float, by: Optimiser) -> list[Leaves]:
   """Returns the parameters after each step of a task.
 
@@ -47,20 +75,10 @@ def course(start: Leaves, gradients: Sequence[Leaves], ratio: float, by: Optimis
     ratio: share of the directions that are free.
     by: the optimiser, fresh.
   """
-  now, found = start, []
-  m, v = ({name: np.zeros_like(x) for name, x in start.items()} for _ in range(2))
-  for step, gradient in enumerate(gradients, 1):
-    gradient = projected(gradient, start, ratio)
-    norm = np.sqrt(sum((g**2).sum() for g in gradient.values()))
-    updates = {}
-    for name, g in gradient.items():
-      g = g * min(1.0, by.clip / norm)
-      m[name] = by.beta1 * m[name] + (1 - by.beta1) * g
-      v[name] = by.beta2 * v[name] + (1 - by.beta2) * g**2
-      first, second = m[name] / (1 - by.beta1**step), v[name] / (1 - by.beta2**step)
-      decay = 0 if name.endswith(("['bias']", "['scale']")) else by.decay
-      updates[name] = -by.rate * (first / (np.sqrt(second) + by.epsilon) + decay * now[name])
-    updates = projected(updates, start, ratio)
+  now, state, found = start, nothing(start), []
+  for gradient in gradients:
+    moved, state = adam(now, projected(gradient, start, ratio), state, by)
+    updates = projected({name: moved[name] - now[name] for name in now}, start, ratio)
     now = {name: now[name] + updates[name] for name in now}
     found.append(now)
   return found

@@ -56,7 +56,7 @@ MORE = {  # of any settings that have the field: every term is as large as cross
   'lambda_mas': 0.2, 'lambda_olora': 0.3, 'r': 2, 'lora_alpha': 2.0, 'lora_dropout': 0.0,
   'every': 1, 'inner_lr': 0.3, 'inner_steps': 2, 'decay': 0.8, 'fast_decay': 0.6,
   'slow_decay': 0.9, 'fast_rate': 1.0, 'slow_rate': 1.0, 'lambda_cls': 0.6, 'solver': 'lda',
-  'shrinkage': 0.9, 'unfreeze_ratio': 0.3,
+  'shrinkage': 0.9, 'unfreeze_ratio': 0.3, 'teacher_epochs': 2,
 }  # fmt: skip
 TRAIN = TrainConfig(
   learning_rate=3e-2, adapter_learning_rate=3e-2, head_learning_rate=3e-2, epochs=3, batch_size=16
@@ -262,8 +262,10 @@ class Case:
     """The third of them."""
     return self.moments[LAST]
 
-  def steps(self, plan: TaskPlan, task: Task) -> list[list[tuple[Example, bool]]]:
-    """The examples of every step of a task."""
+  def steps(
+    self, plan: TaskPlan, task: Task, count: int = TRAIN.epochs
+  ) -> list[list[tuple[Example, bool]]]:
+    """The examples of every step of a task, of `count` epochs."""
     every = {e.number: e for e in (*plan.new, *plan.old)}
     text = self.tools.text
     rows_of = lambda example, replay: text.rows(example, replay)
@@ -272,10 +274,10 @@ class Case:
       sizes = tuple(np.array([text.size(e) for e in blocks]) for blocks in (plan.new, plan.old))
       epochs = [
         packed_epochs.Epoch(plan, sizes, rows_of, 0, task.index, epoch, TRAIN.batch_size)
-        for epoch in range(TRAIN.epochs)
+        for epoch in range(count)
       ]
       return [[(row, row.replay) for row in step.rows] for epoch in epochs for step in epoch]
-    for epoch in range(TRAIN.epochs):
+    for epoch in range(count):
       made = composing.steps(plan, rows_of, 0, task.index, epoch, TRAIN.batch_size)
       for step in made:
         asked = [row for row in step.rows if not row.generative]  # an example has one of them
@@ -327,6 +329,7 @@ class Case:
       dataclasses.asdict(self.settings), moment.task.index, wide(params), rows, starts,
       [wide(m.end) for m in past], examples, self.backbone.outputs, 4,
       self.classes_of or None, self.told, updates,
+      [wide(host(taught)) for taught in self.tools.learned[: moment.task.index + 1]],
     )  # fmt: skip
 
   def wanted(

@@ -17,6 +17,7 @@ from scorecard import (
   shared,
   solved,
   subspaces,
+  taught,
 )
 from scorecard.cases import Case
 
@@ -36,7 +37,7 @@ class Check(NamedTuple):
 
 # Columns that hold figures against an oracle, finite differences or the loop's own programs are
 # compiled with XLA's optimisations; the others, which compare programs with each other, without.
-OPTIMISED = ('value', 'gradient', 'solved', 'subspace', 'tasks', 'moves', 'traces')
+OPTIMISED = ('value', 'gradient', 'solved', 'subspace', 'taught', 'tasks', 'moves', 'traces')
 EVERYWHERE = ('value', 'gradient', 'padding', 'packed', 'order', 'devices', 'split', 'tasks')
 CHECKS: dict[str, Check] = {
   'value': Check(checks.value),
@@ -55,6 +56,7 @@ CHECKS: dict[str, Check] = {
   'freeze': Check(past.freeze, past.warms_up),
   'solved': Check(solved.solved, solved.solves),
   'subspace': Check(subspaces.course, subspaces.keeps),
+  'taught': Check(taught.alone, taught.has_one),
   'tasks': Check(checks.three_tasks),
   'kd': Check(past.direction, past.distils),
   'empty': Check(checks.empty),

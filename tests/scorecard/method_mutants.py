@@ -276,6 +276,31 @@ SUBSPACES = (
   ),
 )  # fmt: skip
 
+TAUGHT = (
+  Mutant(
+    'the teacher of a task goes on from the model', 'methods/l2kd.py',
+    "memory['base'], alone, past.loss_fn", "params, alone, past.loss_fn",
+    _cells('taught/l2kd'),
+  ),
+  Mutant(
+    'the teacher learns only to answer', 'methods/l2kd.py',
+    "TaskPlan(task.train, weights={'gen': s.lambda_gen})",
+    "TaskPlan(task.train, weights={'gen': 0.0})",
+    _cells('taught/l2kd'),
+  ),
+  Mutant(
+    'the model before the task teaches', 'methods/l2kd.py',
+    'teacher.freeze(memory, backbone, taught, task.train, tools)',
+    'teacher.freeze(memory, backbone, params, task.train, tools)',
+    _cells('value/l2kd', 'tasks/l2kd'),
+  ),
+  Mutant(
+    'pseudo samples are distilled too', 'methods/l2kd.py',
+    "(kd_M, own_M & ~old_M)", "(kd_M, own_M)",
+    _cells('value/l2kd', 'tasks/l2kd'),
+  ),
+)  # fmt: skip
+
 SOLVED = (
   Mutant(
     'a head is solved from its own task alone', 'methods/closed_form.py',

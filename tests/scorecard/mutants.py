@@ -14,11 +14,12 @@ from scorecard.method_mutants import (
   SHELLS,
   SOLVED,
   SUBSPACES,
+  TAUGHT,
 )  # fmt: skip
 from scorecard.mutant import Mutant
 from scorecard.step_mutants import DIRECTIONS, HEADS, LOSSES, ROWS, STEP
 
 MUTANTS: tuple[Mutant, ...] = (
   *ROWS, *HEADS, *LOSSES, *STEP, *DIRECTIONS, *PAST, *METHODS, *FREEZING, *AVERAGES, *KNOBS,
-  *SOLVED, *SUBSPACES, *SHELLS, *PARTS,
+  *SOLVED, *SUBSPACES, *TAUGHT, *SHELLS, *PARTS,
 )  # fmt: skip

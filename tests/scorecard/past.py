@@ -39,11 +39,16 @@ def teacher(case: Case) -> None:
   nothing('gradient into the teacher', into(held, batch))
   if moment.plan.tables:
     whole = case.batch(dataclasses.replace(moment, plan=moment.plan._replace(tables={})), rows)
-    wanted = case.judge(moment, whole, params, teacher=moment.start)
-    nothing('gradient into the whole teacher', into(moment.start, whole))
+    whole_teacher = teaches(case)
+    wanted = case.judge(moment, whole, params, teacher=whole_teacher)
+    nothing('gradient into the whole teacher', into(whole_teacher, whole))
     same('cached', case.judge(moment, batch, params), wanted, VALUE)
   noisy = _in_training(case)
-  memory, _ = noisy.before_task(case.moments[LAST - 1].after, moment.start, moment.task, case.tools)
+  known = case.tools.learned[LAST] if case.tools.learned else None
+  tools = dataclasses.replace(
+    case.tools.at(LAST), taught=known
+  )  # a teacher trains in training mode
+  memory, _ = noisy.before_task(case.moments[LAST - 1].after, moment.start, moment.task, tools)
   kept = lambda memory: cases.flat((memory['teacher'], memory.get('tables', ())))
   near('what it keeps, where training is noisy', kept(memory), kept(moment.memory), 1e-6)
   if case.method.after_step is None:
@@ -51,6 +56,12 @@ def teacher(case: Case) -> None:
       'what training changes in the teacher',
       cases.flat(held) - cases.flat(cases.host(moment.after['teacher'])),
     )
+
+
+def teaches(case: Case) -> dict:
+  """The whole teacher of the third task: the model before it, or one that learned it apart."""
+  found = case.life and case.tools.learned
+  return cases.host(found[LAST]) if found else case.last.start
 
 
 def _in_training(case: Case) -> methods.Method:
@@ -144,8 +155,9 @@ def direction(case: Case) -> None:
   With a head it is taken over the classes that the teacher had learned.
   """
   moment = case.last
-  student, past = case.elsewhere(moment), moment.start
-  rows = case.rows(moment.items)
+  student, past = case.elsewhere(moment), teaches(case)
+  new = hasattr(case.settings, 'teacher_epochs')  # its terms are of new rows alone
+  rows = case.rows([(e, replay) for e, replay in moment.items if not (new and replay)])
   batch = case.batch(dataclasses.replace(moment, plan=moment.plan._replace(tables={})), rows)
   ordered = [rows[i] for i in batches.deal(rows, 1)[0]]
   given = case.given(moment, student, ordered)
@@ -158,7 +170,7 @@ def direction(case: Case) -> None:
         for row in ordered
       ]
     )
-    for params in (given.params, given.starts[LAST])
+    for params in (given.params, jax.tree.map(lambda x: np.asarray(x, np.float64), past))
   ]
   for temperature in (1.0, 2.0, 8.0):
     settings = dataclasses.replace(case.settings, distill_temperature=temperature)

@@ -35,7 +35,7 @@ from support.scripted import ScriptedTools, good, scripted
 
 SETTINGS = {
   'lambda_ewc': 30.0, 'replay_ratio': 1.0, 'gamma': 1.0, 'r': 2, 'every': 1, 'drift': False,
-  'task_tokens': True, 'projection': 8,
+  'task_tokens': True, 'projection': 8, 'teacher_epochs': 1,
 }  # fmt: skip
 TASKS = 2
 BLOCK = 7  # tokens of raw text

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -17,11 +18,15 @@ class ScriptedTools(HookTools):
     say: (task, draw) -> text of a sample.
     calls: (task, first draw, prompts, max_new, k, temperature, first prompt, key) of each call.
     measured: functions given to `mean_examples`.
+    learned: what each call of `learn` returned.
+    taught: what every call of `learn` returns; None: it learns.
   """
 
   say: Callable[[int, int], str] = lambda old, draw: '<eos>'
   calls: list = dataclasses.field(default_factory=list)
   measured: list = dataclasses.field(default_factory=list)
+  learned: list = dataclasses.field(default_factory=list)
+  taught: Any = None
 
   def sample(self, params, prompts, key, first, k, temperature, max_new, name):
     """Returns the ids of what `say` writes."""
@@ -34,6 +39,12 @@ class ScriptedTools(HookTools):
       assert None not in ids, words
       out[i, : len(ids)] = ids
     return out
+
+  def learn(self, *args, **kwargs):
+    """As of any tools; what it returns is noted."""
+    found = super().learn(*args, **kwargs) if self.taught is None else self.taught
+    self.learned.append(found)
+    return found
 
   def mean_examples(self, fn, params, examples, together=1):
     """As of any tools; the function is noted."""

@@ -16,6 +16,7 @@ from jcl.backbones.layers import add_delta
 from jcl.backbones.tokenizers import add_tokens, vocabulary_size, word_tokenizer
 from jcl.batching.batch import Batch, Row, Shape, layout
 from jcl.batching.text_formats import Text, added_tokens
+from jcl.config import TrainConfig
 from jcl.methods import Method, Settings
 from jcl.step import losses, sharding
 from jcl.streams.stream import Example, Stream, Task
@@ -208,7 +209,8 @@ def tools(
   of = stream(**sizes)
   words = text(text_format, of)
   backbone = make(vocabulary_size(words.tokenizer))
-  return make_tools(backbone, words, of, sharding.make_mesh(devices), 0, batch_size)
+  train = TrainConfig(learning_rate=1e-2)
+  return make_tools(backbone, words, of, sharding.make_mesh(devices), 0, batch_size, train=train)
 
 
 def small_decoder(vocabulary: int, **more) -> Backbone:

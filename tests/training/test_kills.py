@@ -23,7 +23,7 @@ TURNS = (
 )  # fmt: skip
 OWN = {
   'lamol': {'before_task chunk'}, 'lamol_kd': {'before_task chunk'}, 'ewc': {'after_task chunk'},
-  'closed_form': {'after_task chunk'},
+  'closed_form': {'after_task chunk'}, 'l2kd': {'before_task chunk'},
   'mas': {'after_task chunk'},
 }  # fmt: skip
 

@@ -20,6 +20,7 @@ from jcl.training.batch_loader import BatchLoader
 TERMS = {
   'agem': {'new', 'old'}, 'cls_er': {'ce', 'mse'},
   'lamol': {'qa', 'gen'}, 'lamol_kd': {'qa', 'gen', 'kd_qa', 'kd_gen'},
+  'l2kd': {'qa', 'gen', 'old_qa', 'old_gen', 'kd_qa', 'kd_gen'},
   'derpp': {'new', 'old', 'mse'}, 'distill': {'ce', 'kd'}, 'olora': {'ce', 'overlap'},
   'ewc': {'ce', 'ewc'}, 'l2': {'ce', 'l2'}, 'mas': {'ce', 'mas'},
 }  # fmt: skip
