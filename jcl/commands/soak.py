@@ -64,15 +64,7 @@ class Soak:
     random, folder = self._random, self._root / f'{self.started}-{method}'
     self.started += 1
     folder.mkdir(parents=True)
-    every = {name: int(random.choice(EVERY)) for name in ('every_steps', 'every_chunks')}
-    variants = kills.variants(method)
-    more = variants[int(random.integers(len(variants)))]
-    more = {**more, 'checkpoint': every | more.get('checkpoint', {})}
-    made = kills.config(method, seed=int(random.integers(2**31)), **more)
-    if made.scenario != 'cpt':  # whose blocks have no place left
-      made.train.packing = str(random.choice(['on', 'off']))
-      if random.random() < OWN:
-        made = self._on_own_files(made, folder)
+    made, more = self._draw_config(method, folder)
     start = time.monotonic()
     try:
       life = kills.whole(made, folder / 'alone')
@@ -90,6 +82,31 @@ class Soak:
       self.wrong.append(
         f'{method}, {more}, packing {made.train.packing}: {" ".join(str(error).split())[:400]}'
       )
+
+  def _draw_config(self, method: str, folder: pathlib.Path) -> tuple[Config, dict]:
+    """Draws the settings of a pair of runs and whether it reads files of its own.
+
+    Args:
+      method: its name.
+      folder: where such files are written.
+
+    Returns:
+      The config, and those of its settings that were drawn, by section.
+    """
+    from support import kills
+
+    random = self._random
+    every = {name: int(random.choice(EVERY)) for name in ('every_steps', 'every_chunks')}
+    variants = kills.variants(method)
+    more = variants[int(random.integers(len(variants)))]
+    more = {**more, 'checkpoint': every | more.get('checkpoint', {})}
+    made = kills.config(method, seed=int(random.integers(2**31)), **more)
+    if made.scenario != 'cpt':  # whose blocks have no place left
+      if made.method.takes_steps:
+        made.train.packing = str(random.choice(['on', 'off']))
+      if random.random() < OWN:
+        made = self._on_own_files(made, folder)
+    return made, more
 
   def _on_own_files(self, made: Config, folder: pathlib.Path) -> Config:
     """Writes tables and a base model of their own for a pair of runs; returns its config."""

@@ -53,7 +53,7 @@ def config(manifest: pathlib.Path, base: pathlib.Path | None = None, method: str
 
 def pretrained(made: Config, base: pathlib.Path) -> Config:
   """The run with a model from a folder in place of the one from scratch."""
-  kept = BackboneConfig(path=str(base), dropout=made.backbone.dropout)
+  kept = BackboneConfig(path=str(base), dropout=made.backbone.dropout, head=made.backbone.head)
   return dataclasses.replace(made, backbone=kept)
 
 
