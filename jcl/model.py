@@ -360,7 +360,8 @@ def load_run(workdir: pathlib.Path, base: str = '', special_tokens_in_text: str 
   shape = for_method(loaded.config, config.method.lora_dropout, config.method.block_every)
   method = methods.make(make_backbone(shape), config.method)
   if base:
-    base_model.check_model(workdir, hf.load(base, family=config.backbone.family), config)
+    given = hf.load(base, family=config.backbone.family, stored=True)
+    base_model.check_model(workdir, given, config)
   source = config.backbone.path
   made = Model(
     _with_companions(loaded, folder, source), format, _params_of(method, format.stream(), last),

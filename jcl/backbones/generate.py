@@ -85,14 +85,20 @@ def top_k(logits_BV: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
   return values_BK, first_BK + place_BK % BLOCK
 
 
+def alone(count: jax.Array) -> jax.Array:
+  """Returns a number as it is: each device goes by its own rows."""
+  return count
+
+
 def generate(
   backbone: Backbone, max_new: int, k: int, eos: int, pad: int, params: Params,
   prompt_BP: jax.Array, valid_BP: jax.Array, real_B: jax.Array, key_B2: jax.Array,
   shared_1C: jax.Array, valid_1C: jax.Array, temperature: jax.Array, limit: jax.Array,
+  largest: Callable = alone,
 ) -> jax.Array:  # fmt: skip
   """Continues every prompt by top-k sampling with at most `limit` <= `max_new` tokens.
 
-  It may run inside a shard_map: it has no collective, and a device stops when its rows have ended.
+  Inside a shard_map a device stops when its rows have ended, and there is no collective (`alone`).
 
   Args:
     backbone: a decoder; static, like the next four arguments.
@@ -109,6 +115,7 @@ def generate(
     valid_1C: [1, C] bool, real tokens of them.
     temperature: [] float32, by which the logits are divided.
     limit: [] int32, new tokens at most.
+    largest: a number of each device -> that of all, for devices that must leave loops together.
 
   Returns:
     [B, max_new] int32, `pad` after the first `eos`.
@@ -136,11 +143,13 @@ def generate(
     logits_bV, cache = decode(params, state.last[:, None], valid_bS, state.cache, index)
     return write(state._replace(cache=cache), logits_bV)
 
-  logits_BV, cache = _prefilled(backbone, params, prompt_BP, shared_1C, valid_BS, valid_1C, real_B)
+  logits_BV, cache = _prefilled(
+    backbone, largest, params, prompt_BP, shared_1C, valid_BS, valid_1C, real_B
+  )
   state = write(_first(real_B, max_new, pad, cache), logits_BV)
   for size in _halves(rows):
-    state = _shrunk(_until(size, body, state, limit), size)
-  return _until(0, body, state, limit).tokens
+    state = _shrunk(_until(size, body, state, limit, largest), size)
+  return _until(0, body, state, limit, largest).tokens
 
 
 def _functions(backbone: Backbone) -> tuple[DecodeFn, CacheFn]:
@@ -151,7 +160,7 @@ def _functions(backbone: Backbone) -> tuple[DecodeFn, CacheFn]:
 
 
 def _prefilled(
-  backbone: Backbone, params: Params, prompt_BP: jax.Array, shared_1C: jax.Array,
+  backbone: Backbone, largest: Callable, params: Params, prompt_BP: jax.Array, shared_1C: jax.Array,
   valid_BS: jax.Array, valid_1C: jax.Array, real_B: jax.Array,
 ) -> tuple[jax.Array, Cache]:  # fmt: skip
   """Returns the logits of the first new token [B, V], and the cache of all prompts.
@@ -161,7 +170,7 @@ def _prefilled(
 
   Args:
     valid_BS: bool, cache positions that hold, or will hold, real tokens.
-    backbone, params, prompt_BP, shared_1C, valid_1C, real_B: as in `generate`.
+    backbone, largest, params, prompt_BP, shared_1C, valid_1C, real_B: as in `generate`.
   """
   decode, new_cache = _functions(backbone)
   (rows, positions), shared = valid_BS.shape, shared_1C.shape[1]
@@ -188,7 +197,7 @@ def _prefilled(
     logits_BV = put(0)(logits_BV, logits_bV.astype(logits_BV.dtype))
     return logits_BV, jax.tree.map(put(1), caches, own)
 
-  end = jnp.max(jnp.where(real_B, jnp.arange(rows) + 1, 0))
+  end = largest(jnp.max(jnp.where(real_B, jnp.arange(rows) + 1, 0)))
   return lax.fori_loop(0, -(-end // size), part, (logits_BV, copies(rows)))
 
 
@@ -199,10 +208,13 @@ def _first(real_B: jax.Array, max_new: int, pad: int, cache: Cache) -> State:
   return State(jnp.int32(0), blank_BN, row_B, jnp.zeros(rows, jnp.int32), ~real_B, cache)
 
 
-def _until(most: int, body: Callable[[State], State], state: State, limit: jax.Array) -> State:
-  """Repeats `body` until at most `most` rows have not ended, or the limit is reached."""
-  more = lambda state: (state.step < limit) & ((~state.done).sum() > most)
-  return lax.while_loop(more, body, state)
+def _until(
+  most: int, body: Callable[[State], State], state: State, limit: jax.Array, largest: Callable
+) -> State:
+  """Repeats `body` until at most `most` rows of each device have not ended, or at the limit."""
+  left = lambda state: (state, largest((~state.done).sum()))
+  more = lambda carry: (carry[0].step < limit) & (carry[1] > most)
+  return lax.while_loop(more, lambda carry: left(body(carry[0])), left(state))[0]
 
 
 def _halves(rows: int) -> list[int]:

@@ -8,6 +8,7 @@ import chex
 import numpy as np
 
 from jcl.backbones.backbone import Params
+from jcl.backbones.files.stored import Stored, grown
 from jcl.backbones.model_config import Config
 
 NOISE = 0.01  # of the table's standard deviation: tells apart tokens that start as the same copy
@@ -53,7 +54,8 @@ def add_token_rows(
     multiple: the number of rows becomes a multiple of it; rows beyond the tokens are padding.
 
   Returns:
-    The config, and the parameters with float32 numpy tables.
+    The config, and the parameters with float32 numpy tables; of a table that is still in its file
+    the rows of tokens stay there.
 
   Raises:
     ValueError: `like_ids` does not have one id below V for each token.
@@ -66,7 +68,8 @@ def add_token_rows(
   for number, name in enumerate(('embed', 'unembed')):
     if name not in params:
       continue
-    table_RD = np.asarray(params[name]['embedding'], np.float32)
+    stored = params[name]['embedding']
+    table_RD = np.asarray(stored, np.float32)
     shape = (config.rows, config.width)
     chex.assert_shape(table_RD, shape, custom_message=f'params[{name!r}]: [config.rows, D]')
     real_VD = table_RD[:old]
@@ -75,5 +78,6 @@ def add_token_rows(
     grown_RD = np.zeros((new.rows, config.width), np.float32)
     grown_RD[: len(table_RD)] = table_RD
     grown_RD[old : old + count] = start + NOISE * real_VD.std() * draw
-    params[name] = {'embedding': grown_RD}
+    in_file = isinstance(stored, Stored)
+    params[name] = {'embedding': grown(stored, old, grown_RD[old:].copy()) if in_file else grown_RD}
   return new, params

@@ -26,6 +26,7 @@ def define_flags(given: flags.FlagValues, arguments: Sequence[str]) -> None:
   flags.DEFINE_integer('devices', 1, 'devices that the run would have', 1, None, given)
   flags.DEFINE_integer('tokens', 0, 'tokens a row; 0: as in the stream', 0, None, given)
   flags.DEFINE_integer('targets', 0, 'targets a row, with --tokens; 0: every token', 0, None, given)
+  flags.DEFINE_bool('phases', False, 'compile every phase and say what each takes', given)
   flags.DEFINE_bool('scaling', False, 'say how the step scales to 256 devices', given)
   flags.DEFINE_float(
     'device_rate', 4e14, 'FLOP/s that a device reaches, with --scaling', 1.0, None, given
@@ -66,6 +67,8 @@ def run(given: flags.FlagValues) -> None:
   config = config_flag.read(given)
   if given.targets and not given.tokens:
     raise UserError('--targets goes with --tokens; without it the stream has its own')
+  if given.scaling and given.phases:
+    raise UserError('--phases goes without --scaling; give one of them')
   if given.scaling and given.devices > 1:
     raise UserError('--devices goes without --scaling, which says it for 1 to 256 devices')
   links = _speeds(given.links)
@@ -81,5 +84,8 @@ def run(given: flags.FlagValues) -> None:
       config, _devices(given), given.tokens, given.targets, scaling.Speeds(given.device_rate, links)
     )
   else:
-    page = cost.page(config, given.devices, given.tokens, given.targets, given.workdir)
+    from jcl.preflight import phases
+
+    more = (phases.section,) if given.phases else ()
+    page = cost.page(config, given.devices, given.tokens, given.targets, given.workdir, more)
   print((sections.as_json if given.json else sections.as_text)(page))

@@ -8,6 +8,7 @@ All leaves are kept: a frozen leaf stays at its anchor and adds nothing, and it 
 later plan trains it.
 """
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -104,24 +105,34 @@ def output_size(backbone: Backbone) -> Callable[[Params, Batch], jax.Array]:
   return size
 
 
-def squared_gradient(fn: Callable[[Params, Batch], jax.Array]) -> Callable[[Params, Batch], Params]:
+@dataclasses.dataclass(frozen=True)
+class OfGradient:
+  """(params, batch) -> becomes(∇fn), entry by entry: the importance that one example gives.
+
+  Where parameters are sharded, `Tools.mean_examples` takes the two apart, so that no device holds
+  the gradient of the whole model.
+
+  Attributes:
+    fn: (params, batch) -> scalar.
+    becomes: function of the entries of the gradient.
+  """
+
+  fn: Callable[[Params, Batch], jax.Array]
+  becomes: Callable[[jax.Array], jax.Array]
+
+  def __call__(self, params: Params, batch: Batch) -> Params:
+    """Returns a tree like the parameters."""
+    return jax.tree.map(self.becomes, jax.grad(self.fn)(params, batch))
+
+
+def squared_gradient(fn: Callable[[Params, Batch], jax.Array]) -> OfGradient:
   """Returns (params, batch) -> (∇fn)²: the Fisher diagonal of a batch of one example."""
-
-  def fisher(params: Params, batch: Batch) -> Params:
-    return jax.tree.map(jnp.square, jax.grad(fn)(params, batch))
-
-  return fisher
+  return OfGradient(fn, jnp.square)
 
 
-def absolute_gradient(
-  fn: Callable[[Params, Batch], jax.Array],
-) -> Callable[[Params, Batch], Params]:
+def absolute_gradient(fn: Callable[[Params, Batch], jax.Array]) -> OfGradient:
   """Returns (params, batch) -> |∇fn| (Aljundi et al. 2018)."""
-
-  def importance(params: Params, batch: Batch) -> Params:
-    return jax.tree.map(jnp.abs, jax.grad(fn)(params, batch))
-
-  return importance
+  return OfGradient(fn, jnp.abs)
 
 
 # Merging over tasks: the importance of the task that ended at `params` joins that of earlier tasks.

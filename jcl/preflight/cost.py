@@ -5,6 +5,7 @@ of devices: XLA reports the size of its temporaries, and `flops` counts its oper
 """
 
 import math
+from collections.abc import Callable, Sequence
 
 import jax
 
@@ -25,8 +26,9 @@ NEED_TEXT = ['rows', 'tokens', 'disk', 'warnings']  # sections
 
 @computing
 def page(
-  config: Config, devices: int, tokens: int = 0, targets: int = 0, workdir: str | None = None
-) -> list[Section]:
+  config: Config, devices: int, tokens: int = 0, targets: int = 0, workdir: str | None = None,
+  more: Sequence[Callable[[Outline], Section]] = (),
+) -> list[Section]:  # fmt: skip
   """Returns the sections of a plan.
 
   Args:
@@ -36,17 +38,20 @@ def page(
       tokenizer need be there, config.json is enough.
     targets: a row, with `tokens`; 0: every token is one.
     workdir: that it would be written to, whose room is looked at; None: no machine is meant.
+    more: sections that are asked for beside those of every page.
 
   Raises:
     UserError: for settings or files that cannot be used, or a stream that cannot be learned.
   """
   now = outline(config, sharding.make_mesh(devices), tokens, targets)
   if is_textless(config, tokens):
-    return [assumed(now, left_out=True), memory(now), operations(now)]
+    asked = [make(now) for make in more]
+    return [assumed(now, left_out=True), memory(now), *asked, operations(now)]
   checkup = checks.checkup(now.parts)
   checks.refuse(checkup)
   read = [sections.rows(checkup), sections.tokens(checkup)]
-  held = [memory(now, checkup.footprint.device), sections.disk(checkup, workdir)]
+  held = [memory(now, checkup.footprint.device), *(make(now) for make in more)]
+  held.append(sections.disk(checkup, workdir))
   return [assumed(now), *read, *held, operations(now), sections.warnings(checkup, workdir)]
 
 

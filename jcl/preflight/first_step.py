@@ -188,7 +188,8 @@ def _textless(config: Config, mesh: Mesh) -> Experiment:
   add_tokens(tokenizer, names)
   text = Text(tokenizer, special, stream.template, text_format, shape.max_positions)
   backbone, train = make_backbone(shape), config.train
-  tools = make_tools(backbone, text, stream, mesh, train.seed, config.evaluate.batch_size)
+  how = train.seed, config.evaluate.batch_size
+  tools = make_tools(backbone, text, stream, mesh, *how, train=train)
   method = methods.make(backbone, config.method)
   return Experiment(
     config,

@@ -1,6 +1,7 @@
 """Functions of one device's rows, mapped over all devices."""
 
 from collections.abc import Callable
+from typing import Protocol, cast
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 from jcl.batching.batch import Batch
 from jcl.step.shapes import check_array, check_batch, check_divisible
-from jcl.step.sharding import AXIS, mapped, summed
+from jcl.step.sharding import AXIS, gather, gather_apart, mapped, specs, summed
 from jcl.types import Params, Tree
 
 HELD = 2**26  # numbers of single examples held at once on a device, 256 MB of float32
@@ -39,8 +40,13 @@ def largest(score_B: jax.Array, where_B: jax.Array, key_B2: jax.Array, share: in
   return lax.dynamic_slice_in_dim(chosen, lax.axis_index(AXIS) * len(score_B), len(score_B))
 
 
-def map_targets(fn: Callable, mesh: Mesh) -> Callable:
+def map_targets(fn: Callable, mesh: Mesh, fsdp: bool = False) -> Callable:
   """Maps fn(params, batch) -> [M, …] of one device over all devices.
+
+  Args:
+    fn: of one device's rows; stacked layers that are sharded come as `Shard`s.
+    mesh: of devices.
+    fsdp: parameters are sharded; each layer is whole only while it is needed.
 
   Returns:
     jitted call(params, batch) -> [n·M, …] in the order of devices; rows and targets of `batch`
@@ -50,27 +56,50 @@ def map_targets(fn: Callable, mesh: Mesh) -> Callable:
   @jax.jit
   def call(params: Params, batch: Batch) -> Tree:
     check_batch(batch, mesh.size)
-    return jax.shard_map(fn, mesh=mesh, in_specs=(P(), P(AXIS)), out_specs=P(AXIS))(params, batch)
+    own = specs(params, mesh, fsdp)
+    per_device = lambda params, batch: fn(gather(params, own), batch)
+    return jax.shard_map(per_device, mesh=mesh, in_specs=(own, P(AXIS)), out_specs=P(AXIS))(
+      params, batch
+    )  # fmt: skip
 
   return call
 
 
-def sum_examples(fn: Callable, mesh: Mesh) -> Callable:
+class OfGradient(Protocol):
+  """A function of one item's gradient, see `jcl.memory.fisher.OfGradient`."""
+
+  @property
+  def fn(self) -> Callable: ...
+  @property
+  def becomes(self) -> Callable: ...
+
+
+def sum_examples(fn: Callable, mesh: Mesh, fsdp: bool = False) -> Callable:
   """Sums fn(params, batch of one item) -> tree over every item on every device.
 
   The batch is laid out with one block an item, so positions are local to it. At most `HELD`
   numbers of single items stand in memory at once (those of one item at least).
+
+  Args:
+    fn: of one item; a function of a gradient says so by `fn` and `becomes`.
+    mesh: of devices.
+    fsdp: parameters are sharded. Of a function of a gradient the result is sharded as they are, and
+      each layer is whole only while it is needed; for others parameters are gathered whole.
 
   Returns:
     jitted call(params, batch, counts) -> tree; counts [items] float32 weighs each item's tree, 0
     for a padding block.
   """
 
+  apart = fsdp and mesh.size > 1 and hasattr(fn, 'becomes')
+
   @jax.jit
   def call(params: Params, batch: Batch, counts: jax.Array) -> Tree:
     check_array('counts', counts, (None,), jnp.floating)
     check_divisible('counts', len(counts), mesh.size)
     check_batch(batch, len(counts))
+    if apart:
+      return _gradients_apart(cast(OfGradient, fn), mesh, params, batch, counts)
     own = len(counts) // mesh.size
 
     def per_device(params, batch, counts):
@@ -101,10 +130,41 @@ def sum_examples(fn: Callable, mesh: Mesh) -> Callable:
   return call
 
 
-def map_rows(fn: Callable, mesh: Mesh) -> Callable:
+def _gradients_apart(
+  of: OfGradient, mesh: Mesh, params: Params, batch: Batch, counts: jax.Array
+) -> Tree:
+  """Sums becomes(∇fn) over items, sharded as the parameters are; one item a device at a time."""
+  own = specs(params, mesh, fsdp=True)
+
+  def per_device(params, batch, counts):
+    items = jax.tree.map(lambda x: x.reshape(len(counts), -1, *x.shape[1:]), batch)
+
+    def add(carry, item_and_count):
+      item, count = item_and_count
+      value = lambda params: of.fn(gather_apart(params, own, count, of.becomes), item)
+      return jax.tree.map(jnp.add, carry, jax.grad(value)(params)), None
+
+    blank = jax.tree.map(jnp.zeros_like, params)
+    return lax.scan(add, blank, (items, counts))[0]
+
+  return mapped(per_device, mesh, (own, P(AXIS), P(AXIS)), own)(params, batch, counts)
+
+
+def everywhere(count: jax.Array) -> jax.Array:
+  """Returns the largest of a number of each device, inside a `map_rows` function."""
+  return lax.pmax(count, AXIS)
+
+
+def map_rows(fn: Callable, mesh: Mesh, fsdp: bool = False) -> Callable:
   """Maps fn(params, *arrays with a leading row axis, *scalars) of one device over all devices.
 
-  `fn` has no collective: devices may leave its loop at different steps.
+  Without `fsdp` `fn` has no collective: devices may leave its loop at different steps.
+
+  Args:
+    fn: of one device's rows.
+    mesh: of devices.
+    fsdp: parameters are sharded, and `fn` gathers each layer while it needs it; all devices must
+      then leave each of its loops at the same step.
 
   Returns:
     jitted call(params, rows, scalars) with the arrays and the scalars as tuples; every leading axis
@@ -117,9 +177,10 @@ def map_rows(fn: Callable, mesh: Mesh) -> Callable:
     for number, x in enumerate(leaves):
       check_array(f'rows, leaf {number}', x, (len(leaves[0]), *[None] * (x.ndim - 1)))
       check_divisible(f'rows, leaf {number}', len(x), mesh.size)
+    own = specs(params, mesh, fsdp)
     return jax.shard_map(
-      lambda params, rows, scalars: fn(params, *rows, *scalars),
-      mesh=mesh, in_specs=(P(), P(AXIS), P()), out_specs=P(AXIS), check_vma=False,
+      lambda params, rows, scalars: fn(gather(params, own), *rows, *scalars),
+      mesh=mesh, in_specs=(own, P(AXIS), P()), out_specs=P(AXIS), check_vma=False,
     )(params, rows, scalars)  # fmt: skip
 
   return call

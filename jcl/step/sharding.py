@@ -19,6 +19,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jax.tree_util import KeyPath
 
+from jcl.backbones.files import stored
 from jcl.batching.batch import Batch
 from jcl.errors import UserError
 from jcl.types import Tree
@@ -83,10 +84,11 @@ def mask_specs(masks: Tree, tree_specs: Tree) -> Tree:
 def _spec(stacked: bool, x: Leaf, count: int, fsdp: bool) -> P:
   """Returns the partition spec of one leaf on `count` devices; see `specs`."""
   first = int(stacked)
-  dims = [i for i, size in enumerate(jnp.shape(x)) if size % count == 0 and i >= first]
-  if not (fsdp and count > 1 and dims and jnp.ndim(x) - first > 1):
+  shape = np.shape(x)
+  dims = [i for i, size in enumerate(shape) if size % count == 0 and i >= first]
+  if not (fsdp and count > 1 and dims and len(shape) - first > 1):
     return P()
-  return P(*[None] * max(dims, key=lambda i: x.shape[i]), AXIS)
+  return P(*[None] * max(dims, key=lambda i: shape[i]), AXIS)
 
 
 def place_leaf(path: str, x: Leaf, mesh: Mesh, fsdp: bool = False) -> jax.Array:
@@ -119,6 +121,45 @@ def _gathered_backward(dim: int, dtype: Any, like: jax.Array, slope: jax.Array) 
 _gathered_as.defvjp(_gathered_forward, _gathered_backward)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _gathered_apart(
+  part: jax.Array, weight: jax.Array, dim: int | None, dtype: Any, becomes: Callable
+) -> jax.Array:
+  """Gathers a leaf whose gradient is Σ weight · becomes(each device's own gradient), scattered.
+
+  Args:
+    part: this device's; of a leaf that is not split, the leaf.
+    weight: of this device; where it is 0 its gradient counts nothing, be it NaN.
+    dim: dimension that is split; None: it is whole, and devices are not summed here.
+    dtype: of the gathered leaf.
+    becomes: function of the entries of a gradient, such as the square.
+  """
+  part = part.astype(dtype)
+  return part if dim is None else lax.all_gather(part, AXIS, axis=dim, tiled=True)
+
+
+def _apart_forward(
+  part: jax.Array, weight: jax.Array, dim: int | None, dtype: Any, becomes: Callable
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+  """Also returns the weight, and an array of no entries that has the type of the part."""
+  like = jnp.zeros(0, part.dtype)
+  return _gathered_apart(part, weight, dim, dtype, becomes), (weight, like)
+
+
+def _apart_backward(
+  dim: int | None, dtype: Any, becomes: Callable, kept: tuple, slope: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """Returns the part of the weighted sum over devices, and 0 for the weight."""
+  weight, like = kept
+  own = jnp.where(weight > 0, weight * becomes(slope.astype(like.dtype)), 0)
+  if dim is not None:
+    own = lax.psum_scatter(own, AXIS, scatter_dimension=dim, tiled=True)
+  return own, jnp.zeros_like(weight)
+
+
+_gathered_apart.defvjp(_apart_forward, _apart_backward)
+
+
 class Shard(struct.PyTreeNode, AxisMetadata):
   """One device's part of a leaf of stacked layers; a module that reads its layer gathers it whole.
 
@@ -126,11 +167,15 @@ class Shard(struct.PyTreeNode, AxisMetadata):
     value: the part.
     dim: dimension of the leaf that is split.
     dtype: of the whole leaf; None: that of the part.
+    weight: [L], see `gather_apart`; None: gradients of devices are summed.
+    becomes: see `gather_apart`.
   """
 
   value: jax.Array
   dim: int = struct.field(pytree_node=False)
   dtype: Any = struct.field(pytree_node=False, default=None)
+  weight: jax.Array | None = None
+  becomes: Any = struct.field(pytree_node=False, default=None)
 
   def astype(self, dtype: Any) -> 'Shard':
     """Returns the shard of which a whole leaf of another type is gathered."""
@@ -138,6 +183,9 @@ class Shard(struct.PyTreeNode, AxisMetadata):
 
   def unbox(self) -> jax.Array:
     """Gathers the whole leaf; of a narrower type, it is narrowed before it is sent."""
+    if self.weight is not None:
+      dtype = self.dtype or self.value.dtype
+      return _gathered_apart(self.value, self.weight, self.dim, dtype, self.becomes)
     if self.dtype in (None, self.value.dtype):
       return lax.all_gather(self.value, AXIS, axis=self.dim, tiled=True)
     return _gathered_as(self.value, self.dim, self.dtype)
@@ -172,6 +220,31 @@ def gather(tree: Tree, tree_specs: Tree) -> Tree:
       return x
     shard = Shard(x, tuple(spec).index(AXIS))
     return shard if _stacked(path) else shard.unbox()
+
+  return jax.tree_util.tree_map_with_path(one, tree, tree_specs)
+
+
+def gather_apart(tree: Tree, tree_specs: Tree, weight: jax.Array, becomes: Callable) -> Tree:
+  """Gathers leaves as `gather` does; the gradient with respect to `tree` keeps the devices apart.
+
+  It is Σ_devices weight · becomes(g) with g the gradient of each device's own function, and stands
+  where `tree` stands, so that no device ever has the whole g of stacked layers.
+
+  Args:
+    tree: of arrays, this device's parts.
+    tree_specs: their partition specs.
+    weight: [] float32, of this device.
+    becomes: function of the entries of a gradient.
+  """
+
+  def one(path, x, spec):
+    dim = tuple(spec).index(AXIS) if AXIS in spec else None
+    if dim is None:  # the transpose of the mark is the sum over devices
+      marked = lax.pcast(x, AXIS, to='varying')
+      return _gathered_apart(marked, weight, None, x.dtype, becomes)
+    if not _stacked(path):
+      return _gathered_apart(x, weight, dim, x.dtype, becomes)
+    return Shard(x, dim, None, jnp.broadcast_to(weight, x.shape[:1]), becomes)
 
   return jax.tree_util.tree_map_with_path(one, tree, tree_specs)
 
@@ -213,10 +286,15 @@ def mapped(fn: Callable, mesh: Mesh, in_specs: Any, out_specs: Any) -> Callable:
 
 
 def place(tree: Tree, mesh: Mesh, tree_specs: Tree = WHOLE) -> Tree:
-  """Places arrays on the mesh; arrays on the host must be whole in every process."""
+  """Places arrays on the mesh; arrays on the host must be whole in every process.
+
+  Of a leaf that is still in its file each process reads what its own devices hold.
+  """
 
   def one(x, spec):
     sharding = NamedSharding(mesh, spec)
+    if isinstance(x, stored.Stored):
+      return stored.placed(x, sharding)
     if jax.process_count() == 1 or not getattr(x, 'is_fully_addressable', True):
       return jax.device_put(x, sharding)
     x = np.asarray(x)
@@ -225,6 +303,23 @@ def place(tree: Tree, mesh: Mesh, tree_specs: Tree = WHOLE) -> Tree:
   if isinstance(tree_specs, P):
     return jax.tree.map(lambda x: one(x, tree_specs), tree)
   return jax.tree.map(one, tree, tree_specs)
+
+
+def born(fn: Callable, mesh: Mesh, fsdp: bool = False) -> Callable:
+  """Returns the jitted `fn` whose result is made where `specs` puts it, never whole before.
+
+  Args:
+    fn: of arrays -> a tree of arrays.
+    mesh: of devices.
+    fsdp: as in `specs`.
+  """
+
+  def call(*args: Any) -> Tree:
+    shapes = jax.eval_shape(fn, *args)
+    there = jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs(shapes, mesh, fsdp))
+    return jax.jit(fn, out_shardings=there)(*args)
+
+  return call
 
 
 def place_batch(batch: Batch, mesh: Mesh) -> Batch:

@@ -94,7 +94,7 @@ def log_perplexity(params: Params, examples: Sequence[Example], tools: HookTools
 
 
 @functools.cache
-def _negative_log_likelihood(backbone: Backbone) -> Callable[[Params, Batch], jax.Array]:
+def answer_nats(backbone: Backbone) -> Callable[[Params, Batch], jax.Array]:
   """(params, batch) -> [M], nats; one function a backbone, so that it compiles once."""
 
   def negative_log_likelihood(params, batch):
@@ -172,7 +172,7 @@ def log_likelihoods(
   labels = [tools.stream.classes[c] for c in classes]
   asked = [dataclasses.replace(e, answer=label, number=-1) for e in examples for label in labels]
   rows = [tools.text.question(e) for e in asked]
-  nats = tools.map_targets(_negative_log_likelihood(tools.backbone), params, rows)
+  nats = tools.map_targets(answer_nats(tools.backbone), params, rows)
   total = np.array([n.sum() for n in nats]).reshape(len(examples), len(labels))
   return classes, -total
 

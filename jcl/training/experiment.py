@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
 import jax
-import numpy as np
 import optax
 from jax.sharding import Mesh
 from jax.stages import Wrapped
@@ -57,7 +56,7 @@ class Experiment:
     decoder_config: shape of the model, a decoder or an encoder.
     method: how forgetting is held off.
     tools: what the method's hooks may ask for.
-    weights: pretrained parameters on the host; None: from scratch, or not read.
+    weights: pretrained parameters on the host or in their files; None: from scratch, or not read.
     added: ids of the tokens that were added to the tokenizer.
     longest_answer: tokens that an answer may have, end-of-sequence included.
     inputs: digests of stream, tokenizer and weights, with which a resumed run is compared; None:
@@ -99,10 +98,11 @@ class Experiment:
     return len(self.stream) if self.tools.heads is not None and self.task_id_given else 0
 
   def initial_params(self) -> Params:
-    """Returns the parameters that the run starts from, float32."""
+    """Returns the parameters that the run starts from, float32, sharded from the start."""
+    mesh, fsdp = self.tools.mesh, self.config.train.fsdp
     if self.weights is not None:
-      return jax.tree.map(np.asarray, self.weights)
-    return jax.jit(self.backbone.init)(self.tools.key('init'))
+      return sharding.place(self.weights, mesh, sharding.specs(self.weights, mesh, fsdp))
+    return sharding.born(self.backbone.init, mesh, fsdp)(self.tools.key('init'))
 
   @property
   def loss_fn(self) -> Callable:

@@ -39,39 +39,47 @@ class CompiledMaps:
   """Functions mapped over the devices, each compiled once for as long as it is the same function.
 
   Attributes:
-    targets: fn -> `device_maps.map_targets(fn, mesh)`.
-    examples: fn -> `device_maps.sum_examples(fn, mesh)`.
+    targets: fn -> `device_maps.map_targets(fn, mesh, fsdp)`.
+    examples: fn -> `device_maps.sum_examples(fn, mesh, fsdp)`.
     generate: (max_new, k) -> `generate.generate` of at most `max_new` tokens from `k` candidates.
     project: fn -> `jax.jit(fn)`.
+    layered: whether `generate` takes parameters that stay sharded.
   """
 
   targets: Callable[[Callable], Callable]
   examples: Callable[[Callable], Callable]
   generate: Callable[[int, int], Callable]
   project: Callable[[Callable], Callable]
+  layered: bool = False
 
 
 @functools.lru_cache(8)
-def compiled_maps(backbone: Backbone, eos: int, pad: int, mesh: Mesh) -> CompiledMaps:
+def compiled_maps(
+  backbone: Backbone, eos: int, pad: int, mesh: Mesh, fsdp: bool = False
+) -> CompiledMaps:
   """Returns the maps of a model, none of them compiled yet; runs of one model share them.
 
   Args:
     backbone: the model; equal configs give the same.
     eos, pad: ids of end-of-sequence and padding.
     mesh: of devices.
+    fsdp: parameters are sharded.
   """
+  layered = fsdp and mesh.size > 1
 
   def sampler(max_new: int, k: int) -> Callable:
-    fn = functools.partial(generate.generate, backbone, max_new, k, eos, pad)
-    return device_maps.map_rows(fn, mesh)
+    largest = device_maps.everywhere if layered else generate.alone
+    fn = functools.partial(generate.generate, backbone, max_new, k, eos, pad, largest=largest)
+    return device_maps.map_rows(fn, mesh, layered)
 
   # Bounded, since a method may make a function anew in each run.
   shared = functools.lru_cache(16)
   return CompiledMaps(
-    shared(lambda fn: device_maps.map_targets(fn, mesh)),
-    shared(lambda fn: device_maps.sum_examples(fn, mesh)),
+    shared(lambda fn: device_maps.map_targets(fn, mesh, fsdp)),
+    shared(lambda fn: device_maps.sum_examples(fn, mesh, fsdp)),
     shared(sampler),
     shared(jax.jit),
+    layered,
   )
 
 
@@ -104,6 +112,10 @@ class HookTools(RunContext):
     """
     return self.folds.run(name, body, carry, chunks, self.batch_size)
 
+  def placed(self, params: Params) -> Params:
+    """Returns parameters where every compiled function expects them; those in place stay."""
+    return sharding.place(params, self.mesh, sharding.specs(params, self.mesh, self.train.fsdp))
+
   def map_targets(
     self, fn: Callable, params: Params, rows: Sequence[batches.Row], name: str = ''
   ) -> list[np.ndarray]:
@@ -118,7 +130,7 @@ class HookTools(RunContext):
       rows: of any lengths.
       name: of the fold; empty: that of `fn`.
     """
-    params = sharding.place(params, self.mesh)
+    params = self.placed(params)
     values_of = lambda chunk, shape: self._map_chunk(fn, params, chunk, shape)
     return self._mapped(values_of, rows, name or getattr(fn, '__name__', 'map'))
 
@@ -131,7 +143,7 @@ class HookTools(RunContext):
     """
     if self.states is None:
       return self.map_targets(self.backbone.logits, params, rows)
-    params, kept = sharding.place(params, self.mesh), self.states
+    params, kept = self.placed(params), self.states
 
     def values_of(chunk, shape):
       new = [row for row in chunk if row.number not in kept]
@@ -193,7 +205,7 @@ class HookTools(RunContext):
       carry: a tree of arrays in their final shapes.
       name: name of the fold; empty: that of `fn`.
     """
-    params = sharding.place(params, self.mesh)
+    params = self.placed(params)
     pieces = self.blocks([outline_of(row) for row in rows])
     size = self._block()
 
@@ -230,7 +242,7 @@ class HookTools(RunContext):
       params: first argument of `fn`.
       examples: blocks; each makes one row.
     """
-    most, params = self.text.max_length, sharding.place(params, self.mesh)
+    most, params = self.text.max_length, self.placed(params)
     targets = batches.bucket(most * self.batch_size // self.mesh.size, batches.TARGETS)
     shape = batches.Shape(self.batch_size, batches.bucket(most, batches.LENGTHS), targets)
 
@@ -282,6 +294,8 @@ class HookTools(RunContext):
     most = max(self.batch_size // together, 1)
     size = -(-most // self.mesh.size) * self.mesh.size
     labels = self.key('labels', self.task_index)
+
+    params = self.placed(params)
 
     def part(carry, shape_and_chunk):
       shape, members = shape_and_chunk
@@ -343,6 +357,7 @@ class HookTools(RunContext):
     shared = prompt_arrays.left_padded([prompts[0][:common]] if prompts else [[]], 1, self.text.pad)
     by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     run = self.maps.generate(rung, min(k, self.backbone.vocabulary))
+    params = self.placed(params)
 
     def part(out, chunk):
       ids, valid = prompt_arrays.left_padded(
@@ -378,7 +393,8 @@ def make_tools(
     **more: the other fields of `RunContext`.
   """
   whole = -(-batch_size // mesh.size) * mesh.size
-  maps = compiled_maps(backbone, text.eos, text.pad, mesh)
+  fsdp = more['train'].fsdp if 'train' in more else False
+  maps = compiled_maps(backbone, text.eos, text.pad, mesh, fsdp)
   return HookTools(backbone, text, stream, mesh, seed, whole, maps=maps, **more)
 
 

@@ -7,7 +7,6 @@ touched or fetched anew has the same. Rows are hashed as they are read, weights 
 memory, on all cores: no file is read twice for it.
 """
 
-import concurrent.futures
 import dataclasses
 import functools
 import hashlib
@@ -19,6 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from tokenizers import Tokenizer
 
+from jcl import distributed
+from jcl.backbones.files.stored import blocks
 from jcl.batching.batch import Row
 from jcl.batching.packed_text import Blocks
 from jcl.config import Config
@@ -160,20 +161,20 @@ def tokenizer_digests(tokenizer: Tokenizer, special: Sequence[int | None]) -> di
 
 
 def weights_digest(params: Params) -> str:
-  """Returns the SHA-256 of the names, shapes and values of parameters on the host.
+  """Returns the SHA-256 of the names, shapes and values of parameters on the host or in files.
 
-  Leaves are hashed side by side, a gigabyte a second on each core.
+  Leaves are hashed side by side, a gigabyte a second on each core; one that is still in its file is
+  read a block at a time. Several processes share the leaves among them.
   """
 
   def one(item: tuple[str, Any]) -> bytes:
     path, leaf = item
-    array = np.ascontiguousarray(leaf)
-    total = hashlib.sha256(f'{path} {array.shape} {array.dtype}\n'.encode())
-    total.update(array.reshape(-1).view(np.uint8).data)
+    total = hashlib.sha256(f'{path} {np.shape(leaf) or (1,)} {leaf.dtype}\n'.encode())
+    for block in blocks(leaf):
+      total.update(block.reshape(-1).view(np.uint8).data)
     return total.digest()
 
-  with concurrent.futures.ThreadPoolExecutor() as pool:
-    return _sha(b''.join(pool.map(one, sorted(leaves_by_path(params).items()))))
+  return _sha(b''.join(distributed.shared_out(one, sorted(leaves_by_path(params).items()))))
 
 
 def template_digest(source: str) -> str:

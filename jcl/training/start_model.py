@@ -36,7 +36,8 @@ class StartModel(NamedTuple):
 
   Attributes:
     shape: shape of the model, with rows of added tokens and with the head.
-    params: float32 NumPy arrays; None: the run draws them, or they were not read.
+    params: float32 NumPy arrays, or leaves that are still in the files; None: the run draws them,
+      or they are not to be read.
     tokenizer: tokenizer with the tokens that the text format adds.
     special: ids of beginning-of-sequence, end-of-sequence and padding.
     added: ids of the tokens that were added.
@@ -117,7 +118,7 @@ def _pretrained(
   if 'pre_norm' in config.method.needs:
     known = loaded.config if loaded else hf.load_config(settings.path, settings.family)
     check_pre_norm(known, config)
-  found = loaded or hf.load(settings.path, weights, settings.family)
+  found = loaded or hf.load(settings.path, weights, settings.family, stored=True)
   shape, params, tokenizer, special, companions, notes = found
   chat = choose(config.stream, stream, config.text_format, companions)
   digests = digests_of(tokenizer, special, params)

@@ -66,9 +66,9 @@ def step_inputs(
     params: all parameters, arrays or their shapes.
     teacher: `teacher_params`, likewise.
     plan: of the task.
-    place: (tree, partition specs, donated) -> the tree on the mesh; a donated tree is given up by
-      the step, so it must be a copy.
-    start: trained parameters -> fresh optimiser state.
+    place: (tree, partition specs, shared) -> the tree on the mesh; the step gives up what it gets,
+      so a tree that something else keeps must be copied.
+    start: trained parameters -> fresh optimiser state, which nothing else keeps.
     carried: leaves of an earlier optimiser state by path; None: fresh.
     step: steps taken in the task.
 
@@ -80,7 +80,7 @@ def step_inputs(
   trained, frozen, masks = parts.split(params, plan)
   state = {
     'params': put(trained, True),
-    'optimizer': put(merged(start(trained), carried, masks, step), True),
+    'optimizer': put(merged(start(trained), carried, masks, step), carried is not None),
     'step': place(np.int32(step), sharding.WHOLE, False),
   }
   theirs = put(teacher, True)
@@ -96,16 +96,16 @@ def inputs_on_devices(
   carried: dict[str, Tree] | None = None, step: int = 0,
 ) -> StepInputs:  # fmt: skip
   """Returns `step_inputs` on the devices, the optimiser state fresh but for what is carried."""
-  start = jax.jit(parts.optimizer().init)
+  start = sharding.born(parts.optimizer().init, parts.tools.mesh, parts.config.train.fsdp)
   return step_inputs(parts, params, teacher, plan, place_on_devices(parts), start, carried, step)
 
 
 def place_on_devices(parts: Experiment) -> Callable[[Tree, Tree, bool], Tree]:
-  """Returns `place` for `step_inputs` that copies to the devices what the step gives up."""
+  """Returns `place` for `step_inputs` that copies to the devices what is shared."""
   mesh = parts.tools.mesh
 
-  def place(tree: Tree, specs: Tree, donated: bool) -> Tree:
-    copied = jax.tree.map(jax.numpy.array, tree) if donated else tree
+  def place(tree: Tree, specs: Tree, shared: bool) -> Tree:
+    copied = jax.tree.map(jax.numpy.array, tree) if shared else tree
     return sharding.place(copied, mesh, specs)
 
   return place

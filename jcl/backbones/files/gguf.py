@@ -58,13 +58,14 @@ class Read(NamedTuple):
 
 
 def load(
-  file: pathlib.Path, weights: bool = True
+  file: pathlib.Path, weights: bool = True, stored: bool = False
 ) -> tuple[DecoderConfig, Params | None, Tokenizer, SpecialIds, Companions, tuple[str, ...]]:
   """Reads a GGUF model.
 
   Args:
     file: the file, or one of the files that the model is split into.
     weights: read the tensors too; without them the parameters are None.
+    stored: as in `hf.load`.
 
   Returns:
     The fields of `hf.Loaded`, in their order.
@@ -80,7 +81,7 @@ def load(
   params = None
   if weights:
     used = {n: x for n, x in sources.items() if n not in (ROPE_FACTORS, *LONG_FACTORS.values())}
-    params = tensors.read(config, table, used, where)
+    params = (tensors.stored if stored else tensors.read)(config, table, used, where)
   return config, params, tokenizer, special, companions, _notes(fields, where)
 
 
@@ -241,7 +242,9 @@ def _source(package: types.ModuleType, file: str, tensor: Any) -> TensorSource:
       raise UserError(_unknown(file, tensor.name, tensor.tensor_type.name)) from None
 
   shape = tuple(int(n) for n in reversed(tensor.shape))
-  return TensorSource(file, shape, read, tensor.tensor_type.name)
+  kind = tensor.tensor_type.name
+  plain = kind in ('F32', 'F16') and tensor.data.shape == shape
+  return TensorSource(file, shape, read, kind, (lambda: tensor.data) if plain else None)
 
 
 def _unknown(file: str, tensor: str, kind: str) -> str:

@@ -47,7 +47,8 @@ class Loaded(NamedTuple):
 
   Attributes:
     config: shape of the model.
-    params: float32 numpy arrays; None where the weights were not read.
+    params: float32 numpy arrays, or leaves that are still in the files (`Stored`); None where the
+      weights were not read.
     tokenizer: of the model.
     special: ids that begin, end and fill up a text.
     companions: what goes with the model, such as its chat template.
@@ -62,7 +63,7 @@ class Loaded(NamedTuple):
   notes: tuple[str, ...] = ()
 
 
-def load(path: str, weights: bool = True, family: str = '') -> Loaded:
+def load(path: str, weights: bool = True, family: str = '', stored: bool = False) -> Loaded:
   """Reads a model.
 
   Args:
@@ -71,6 +72,8 @@ def load(path: str, weights: bool = True, family: str = '') -> Loaded:
     weights: read the tensors too; otherwise `params` is None and no safetensors need be there.
     family: `package.module:name` of a Family, for a model_type that jcl does not know; empty: by
       the model_type in config.json.
+    stored: leave the tensors in the files until a part of them is asked for; the files must stay as
+      they are until then.
 
   Raises:
     UserError: anything is missing, malformed or unknown; the message names file and tensor.
@@ -80,8 +83,8 @@ def load(path: str, weights: bool = True, family: str = '') -> Loaded:
     from jcl.backbones.files import gguf
 
     _refuse_family(path, family)
-    return Loaded(*gguf.load(existing_file(place), weights))
-  return load_folder(_folder(path, weights), weights, family)
+    return Loaded(*gguf.load(existing_file(place), weights, stored))
+  return load_folder(_folder(path, weights), weights, family, stored)
 
 
 def load_config(path: str, family: str = '') -> ModelConfig:
@@ -110,7 +113,9 @@ def load_config(path: str, family: str = '') -> ModelConfig:
     return _held(config, record, sources, folder, fields.values)[0]
 
 
-def load_folder(folder: pathlib.Path, weights: bool = True, family: str = '') -> Loaded:
+def load_folder(
+  folder: pathlib.Path, weights: bool = True, family: str = '', stored: bool = False
+) -> Loaded:  # fmt: skip
   """Reads a model folder; arguments and errors as in `load`."""
   fields, record, config = _described(folder, family)
   tokenizer, special, resolved = read_tokenizer(folder, fields.values)
@@ -130,7 +135,8 @@ def load_folder(folder: pathlib.Path, weights: bool = True, family: str = '') ->
     if not weights:
       return Loaded(config, None, tokenizer, special, companions, tuple(notes))
     used = {n: x for n, x in sources.items() if not _unused(n, config, record)}
-    params = tensors.read(config, record.table, used, str(folder))
+    of_files = tensors.stored if stored else tensors.read
+    params = of_files(config, record.table, used, str(folder))
   if config.classes:
     params['head'] = read_head(folder, config)
   return Loaded(config, params, tokenizer, special, companions, tuple(notes))

@@ -1,6 +1,7 @@
 """Between the named tensors of a file and jcl's tree: every name and shape is checked."""
 
 import collections
+import functools
 import math
 import pathlib
 import re
@@ -15,6 +16,7 @@ import safetensors.numpy
 
 from jcl.backbones.backbone import Params
 from jcl.backbones.files.family import NOTHING, Entry
+from jcl.backbones.files.stored import Piece, check_finite, leaf_of
 from jcl.backbones.model_config import ModelConfig
 from jcl.backbones.models import make_backbone
 from jcl.errors import UserError, count_of
@@ -31,12 +33,15 @@ class TensorSource(NamedTuple):
     shape: of the tensor.
     read: () -> the tensor in float32.
     kind: its type in the file, such as F32, BF16 or Q4_K.
+    view: () -> the tensor as it lies in the file, in its own type and not read yet; None: it has to
+      be computed.
   """
 
   file: str
   shape: Shape
   read: Callable[[], np.ndarray]
   kind: str = ''
+  view: Callable[[], np.ndarray] | None = None
 
 
 def flatten(tree: Params) -> dict[str, Any]:
@@ -132,14 +137,7 @@ def read(
   Raises:
     UserError: a tensor is missing, unknown or of the wrong shape, or the table does not fit.
   """
-  wanted = param_shapes(config)
-  check_table(table, wanted, config.family)
-  places = list(present(table, wanted, config.layers))
-  names = {name for _, name, _ in places}
-  check_names(names, {n for n in sources if not re.search(ignored, n)}, where)
-  for entry, name, layer in places:
-    shapes = [wanted[path][layer is not None :] for path in entry.paths]
-    _check_shape(entry, name, shapes, sources[name], config)
+  wanted, places = _places(config, table, sources, where, ignored)
   leaves = {path: np.empty(shape, np.float32) for path, shape in wanted.items()}
   for entry in table:
     for path in entry.paths:
@@ -158,11 +156,58 @@ def read(
   return unflatten(leaves)
 
 
+def stored(
+  config: ModelConfig,
+  table: Sequence[Entry],
+  sources: Mapping[str, TensorSource],
+  where: str,
+  ignored: str = NOTHING,
+) -> dict[str, Any]:
+  """Returns the tree of `read` with leaves that are still in the files (`Stored`).
+
+  Args:
+    config, table, sources, where, ignored: as in `read`.
+
+  Raises:
+    UserError: as in `read`, but for what the tensors hold, which is found when they are read.
+  """
+  wanted, places = _places(config, table, sources, where, ignored)
+  pieces: dict[str, dict[int | None, Piece]] = {path: {} for path in wanted}
+  for entry, name, layer in places:
+    shapes = tuple(wanted[path][layer is not None :] for path in entry.paths)
+    source = sources[name]
+    read = functools.partial(finite, source, name)
+    for number, path in enumerate(entry.paths):
+      pieces[path][layer] = Piece(
+        name, source.file, entry.rule, number, shapes, source.view, read, config
+      )
+  return unflatten({path: leaf_of(shape, pieces[path], path) for path, shape in wanted.items()})
+
+
+def _places(
+  config: ModelConfig, table: Sequence[Entry], sources: Mapping[str, TensorSource], where: str,
+  ignored: str,
+) -> tuple[dict[str, Shape], list[tuple[Entry, str, int | None]]]:  # fmt: skip
+  """Returns the shapes of a model's tree by path, and the tensors that it has, all checked.
+
+  Args:
+    config, table, sources, where, ignored: as in `read`, whose errors these are.
+  """
+  wanted = param_shapes(config)
+  check_table(table, wanted, config.family)
+  places = list(present(table, wanted, config.layers))
+  names = {name for _, name, _ in places}
+  check_names(names, {n for n in sources if not re.search(ignored, n)}, where)
+  for entry, name, layer in places:
+    shapes = [wanted[path][layer is not None :] for path in entry.paths]
+    _check_shape(entry, name, shapes, sources[name], config)
+  return wanted, places
+
+
 def finite(source: TensorSource, name: str) -> np.ndarray:
   """Reads a tensor; one that holds NaN or an infinity, as of a broken download, is refused."""
   array = source.read()
-  if not np.all(np.isfinite(array)):
-    raise UserError(f'{source.file}: tensor {name!r} holds NaN or infinity; fetch the file again')
+  check_finite(array, source.file, name)
   return array
 
 

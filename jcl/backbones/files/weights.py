@@ -3,11 +3,13 @@
 import contextlib
 import functools
 import json
+import math
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import safetensors
 import safetensors.numpy
@@ -19,7 +21,7 @@ from jcl.streams.files import refuse_pointer
 
 PICKLES = ('*.bin', '*.pt', '*.pth', '*.ckpt', '*.pkl')
 FOREIGN = ('*.h5', '*.msgpack', '*.onnx', '*.npz')
-FLOATS = ('F16', 'BF16', 'F32', 'F64')
+FLOATS = {'F16': np.float16, 'BF16': ml_dtypes.bfloat16, 'F32': np.float32, 'F64': np.float64}
 SHARD_BYTES = 5 * 10**9  # bytes of weights that a file holds at most
 
 
@@ -93,20 +95,37 @@ def open_file(file: pathlib.Path, stack: contextlib.ExitStack) -> dict[str, Tens
   except (safetensors.SafetensorError, OSError) as error:
     refuse_pointer(file, str(file))
     raise UserError(f'{file}: truncated or no safetensors file ({error})') from None
-  sources = {}
+  sources, places = {}, _places(file)
   for name in opened.keys():  # noqa: SIM118  # not a dict
-    read = functools.partial(_read_tensor, file, opened, name)
     part = opened.get_slice(name)
-    sources[name] = TensorSource(str(file), tuple(part.get_shape()), read, part.get_dtype())
+    shape, kind = tuple(part.get_shape()), part.get_dtype()
+    view = None
+    if kind in FLOATS and math.prod(shape):
+      view = functools.partial(np.memmap, file, FLOATS[kind], 'r', places[name], shape)
+    read = functools.partial(_read_tensor, file, kind, name, shape, view)
+    sources[name] = TensorSource(str(file), shape, read, kind, view)
   return sources
 
 
-def _read_tensor(file: pathlib.Path, opened: Any, name: str) -> np.ndarray:
+def _places(file: pathlib.Path) -> dict[str, int]:
+  """Returns {name of a tensor: place of its first byte} in a safetensors file that was opened."""
+  with open(file, 'rb') as opened:
+    size = int.from_bytes(opened.read(8), 'little')
+    header = json.loads(opened.read(size))
+  return {
+    name: 8 + size + entry['data_offsets'][0]
+    for name, entry in header.items()
+    if name != '__metadata__'
+  }
+
+
+def _read_tensor(
+  file: pathlib.Path, kind: str, name: str, shape: tuple[int, ...], view: Callable | None
+) -> np.ndarray:  # fmt: skip
   """Reads a tensor as float32; its type is checked here, for tensors that are ignored have any."""
-  kind = opened.get_slice(name).get_dtype()
   if kind not in FLOATS:
-    raise UserError(f'{file}: tensor {name!r} is {kind}, not one of {FLOATS}')
-  return np.asarray(opened.get_tensor(name), np.float32)
+    raise UserError(f'{file}: tensor {name!r} is {kind}, not one of {tuple(FLOATS)}')
+  return np.zeros(shape, np.float32) if view is None else np.array(view(), np.float32)
 
 
 def write_folder(folder: pathlib.Path, named: Iterator[tuple[str, np.ndarray]], dtype: Any) -> None:

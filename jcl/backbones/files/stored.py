@@ -1,0 +1,258 @@
+"""Leaves of a model's tree that are still in its files: a part is read when it is asked for.
+
+A run that shards its model so reads on each process what its own devices hold, and no process ever
+has the whole model on the host. What a part holds has the bits of the same part of the whole leaf.
+"""
+
+import dataclasses
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jcl.backbones.files.family import Rule
+from jcl.errors import UserError
+
+Spans = tuple[slice, ...]
+"""One slice with start and stop for each dimension."""
+
+BLOCK = 2**26  # bytes of a block of `blocks`, unless one entry of the first axis has more
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Stored:
+  """A float32 leaf that is not read yet.
+
+  Attributes:
+    shape: of the leaf.
+    parts: list of spans -> a contiguous float32 array for each.
+    apart: whether parts may be read one by one, so that nothing is read twice; otherwise each call
+      of `parts` reads the tensors whole, one after another.
+  """
+
+  shape: tuple[int, ...]
+  parts: Callable[[Sequence[Spans]], list[np.ndarray]]
+  apart: bool = True
+
+  @property
+  def dtype(self) -> np.dtype:
+    """Type of the leaf, whatever that of the file is."""
+    return np.dtype(np.float32)
+
+  @property
+  def ndim(self) -> int:
+    """Number of dimensions."""
+    return len(self.shape)
+
+  @property
+  def size(self) -> int:
+    """Number of entries."""
+    return math.prod(self.shape)
+
+  @property
+  def nbytes(self) -> int:
+    """Bytes of the leaf."""
+    return self.size * self.dtype.itemsize
+
+  def __getitem__(self, index: Any) -> np.ndarray:
+    """Reads a part, given as NumPy's index of whole numbers and slices without a step."""
+    index = index if isinstance(index, tuple) else (index,)
+    spans = spans_of(index, self.shape)
+    (part,) = self.parts([spans])
+    return part[tuple(slice(None) if isinstance(i, slice) else 0 for i in index)]
+
+  def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+    """Reads the whole leaf."""
+    return np.asarray(self[()], dtype)
+
+
+class Piece(NamedTuple):
+  """The array that a tensor of a file holds of a leaf.
+
+  Attributes:
+    name: of the tensor.
+    file: that has it.
+    rule: between tensor and arrays.
+    number: which of the arrays of the rule.
+    shapes: of all of these arrays.
+    view: () -> the tensor as it lies in the file, of which a part is read when it is copied.
+    read: () -> the tensor, float32.
+    config: of the model.
+  """
+
+  name: str
+  file: str
+  rule: Rule
+  number: int
+  shapes: tuple[tuple[int, ...], ...]
+  view: Callable[[], np.ndarray] | None
+  read: Callable[[], np.ndarray]
+  config: Any
+
+
+def spans_of(index: Sequence[Any], shape: tuple[int, ...]) -> Spans:
+  """Returns an index as one slice with start and stop for each dimension.
+
+  Raises:
+    IndexError: the index has a step, or does not fit.
+  """
+  found = []
+  for place, size in zip([*index, *[slice(None)] * (len(shape) - len(index))], shape, strict=True):
+    if not isinstance(place, slice):
+      if not -size <= place < size:
+        raise IndexError(f'{place} is out of the {size} entries of a stored leaf')
+      place = slice(place % size, place % size + 1)
+    start, stop, step = place.indices(size)
+    if step != 1:
+      raise IndexError('a stored leaf is read without a step')
+    found.append(slice(start, max(start, stop)))
+  return tuple(found)
+
+
+def shape_of(spans: Spans) -> tuple[int, ...]:
+  """Returns the shape of a part."""
+  return tuple(span.stop - span.start for span in spans)
+
+
+def leaf_of(
+  shape: tuple[int, ...], pieces: Mapping[int | None, Piece], path: str
+) -> Stored:  # fmt: skip
+  """Returns a leaf of which each layer is a piece, or which is one piece.
+
+  Args:
+    shape: of the leaf.
+    pieces: {number of the layer, or None: piece}; a scale of a layer without one is 1, all else 0.
+    path: of the leaf, such as `layers/q_norm/scale`.
+  """
+  seen = {piece.file: _identity(piece.file) for piece in pieces.values()}
+  as_view = all(_viewed(piece) is not None for piece in [*pieces.values()][:1])
+
+  def parts(asked: Sequence[Spans]) -> list[np.ndarray]:
+    blank = np.ones if path.endswith('/scale') else np.zeros
+    found = [blank(shape_of(spans), np.float32) for spans in asked]
+    for layer, piece in pieces.items():
+      inside = [
+        (out, spans) for out, spans in zip(found, asked, strict=True)
+        if layer is None or spans[0].start <= layer < spans[0].stop
+      ]  # fmt: skip
+      if not inside:
+        continue
+      if _identity(piece.file) != seen[piece.file]:
+        raise UserError(f'{piece.file} changed while the model was read; start again')
+      values = _values(piece, as_view)
+      for out, spans in inside:
+        if layer is None:
+          out[...] = _cut(piece, values, spans)
+        else:
+          out[layer - spans[0].start] = _cut(piece, values, spans[1:])
+    return found
+
+  return Stored(shape, parts, as_view)
+
+
+def _identity(file: str) -> tuple[int, ...]:
+  """Returns what changes when a file is written or replaced."""
+  found = os.stat(file)
+  return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _viewed(piece: Piece) -> np.ndarray | None:
+  """Returns a piece as a view of its file; None where the rule computes or copies."""
+  whole = piece.view() if piece.view is not None else None
+  if whole is None:
+    return None
+  try:
+    with np.errstate(all='ignore'):
+      array = piece.rule.read(whole, piece.config)[piece.number]
+  except ValueError:  # it writes into the tensor, or the tensor does not fit, which `_values` says
+    return None
+  same = isinstance(array, np.ndarray) and array.dtype == whole.dtype
+  return array if same and np.may_share_memory(array, whole) else None
+
+
+def _values(piece: Piece, as_view: bool) -> np.ndarray:
+  """Returns a piece: a view of its file, or read and float32.
+
+  Raises:
+    UserError: the rule gives arrays of other shapes than the model has.
+  """
+  array = _viewed(piece) if as_view else None
+  if array is not None and array.shape == piece.shapes[piece.number]:
+    return array
+  values = piece.rule.read(piece.read(), piece.config)
+  if [np.shape(value) for value in values] != list(piece.shapes):
+    raise UserError(
+      f'backbone.family: {piece.config.family}: the rule of {piece.name!r} reads arrays of the '
+      f'shapes {[np.shape(v) for v in values]}; the model has {list(piece.shapes)}'
+    )
+  return values[piece.number]
+
+
+def _cut(piece: Piece, values: np.ndarray, spans: Spans) -> np.ndarray:
+  """Returns a part of a piece, float32, which must be finite.
+
+  Raises:
+    UserError: it holds NaN or an infinity.
+  """
+  # In the order of the file first: a transposed copy of a narrow type is slow.
+  part = np.asarray(values[spans]).astype(np.float32, order='K', copy=False)
+  check_finite(part, piece.file, piece.name)
+  return part
+
+
+def check_finite(array: np.ndarray, file: str, name: str) -> None:
+  """Refuses a tensor that holds NaN or an infinity, as of a broken download.
+
+  Raises:
+    UserError: naming file and tensor.
+  """
+  if not np.all(np.isfinite(array)):
+    raise UserError(f'{file}: tensor {name!r} holds NaN or infinity; fetch the file again')
+
+
+def grown(leaf: Stored, old: int, tail: np.ndarray) -> Stored:
+  """Returns a leaf whose rows from `old` on are `tail`, those before being read from `leaf`.
+
+  Args:
+    leaf: [R, …].
+    old: rows that stay as they are.
+    tail: [n, …] float32.
+  """
+
+  def parts(asked: Sequence[Spans]) -> list[np.ndarray]:
+    before = [(slice(min(s[0].start, old), min(s[0].stop, old)), *s[1:]) for s in asked]
+    after = [
+      tail[(slice(max(s[0].start - old, 0), max(s[0].stop - old, 0)), *s[1:])] for s in asked
+    ]
+    pairs = zip(leaf.parts(before), after, strict=True)
+    return [np.concatenate(pair) if len(pair[1]) else pair[0] for pair in pairs]
+
+  return Stored((old + len(tail), *leaf.shape[1:]), parts, leaf.apart)
+
+
+def blocks(leaf: np.ndarray | Stored) -> Iterator[np.ndarray]:
+  """Yields a leaf in contiguous parts along its first axis, each of about `BLOCK` bytes."""
+  if not isinstance(leaf, Stored) or not leaf.ndim:
+    yield np.ascontiguousarray(leaf)
+    return
+  # Where parts cannot be read apart, each layer has tensors of its own all the same, a table not.
+  whole = not leaf.apart and leaf.ndim < 3
+  count = max(leaf.shape[0] * BLOCK // max(leaf.nbytes, 1), 1)
+  step = leaf.shape[0] if whole else count
+  for start in range(0, leaf.shape[0], max(step, 1)):
+    yield leaf[start : start + step]
+
+
+def placed(leaf: Stored, sharding: jax.sharding.Sharding) -> jax.Array:
+  """Returns a leaf on the devices; this process reads the parts that its own devices hold."""
+  found: dict[Any, np.ndarray] = {}
+  key = lambda index: tuple((span.start, span.stop) for span in spans_of(index, leaf.shape))
+  if not leaf.apart:
+    asked = sharding.addressable_devices_indices_map(leaf.shape).values()
+    spans = {key(index): spans_of(index or (), leaf.shape) for index in asked}
+    found = dict(zip(spans, leaf.parts([*spans.values()]), strict=True))
+  part = lambda index: found[key(index)] if found else leaf[index]
+  return jax.make_array_from_callback(leaf.shape, sharding, part)

@@ -1,0 +1,171 @@
+"""What a sharded model gives on 8 devices and on one: python -m support.sharded FOLDER [every]
+
+Prints JSON; without `every` a part of it. Run in a process of its own with 8 fake CPU devices.
+FOLDER is a new one.
+"""
+
+import dataclasses
+import json
+import pathlib
+import sys
+
+import jax
+import numpy as np
+
+from jcl import methods
+from jcl.backbones.decoder import decoder
+from jcl.backbones.decoder_config import DecoderConfig
+from jcl.backbones.files import hf, stored
+from jcl.backbones.tokenizers import vocabulary_size
+from jcl.config import Config, TrainConfig
+from jcl.memory import fisher
+from jcl.preflight import first_step, phases
+from jcl.step import sharding
+from jcl.step.optimizer import make_optimizer
+from jcl.training.hook_tools import HookTools, make_tools
+from jcl.types import Tree
+from support import config_folder, gguf_files, model_folder, tiny
+from support.decoders import TINY
+
+DEVICES = 8
+MODELS = {
+  'tied': {},
+  'untied, bfloat16': {'tied': False, 'dtype': 'bfloat16'},
+  'biases': {'norm': 'layer', 'gated': False, 'qkv_bias': True, 'o_bias': True, 'mlp_bias': True},
+}
+FAMILIES = ('llama', 'gpt2', 'phi3', 'neox', 'gemma')
+GGUF = ('F32', 'F16', 'Q8_0')
+WIDE = config_folder.SMALL | {
+  'hidden_size': 64, 'intermediate_size': 512, 'num_hidden_layers': 4, 'num_attention_heads': 4,
+  'num_key_value_heads': 4, 'vocab_size': 64,
+}  # fmt: skip
+WHOLE = 4 * 64 * 512 * 4  # bytes of the largest leaf of WIDE
+
+
+def tools(devices: int, fsdp: bool, **shape) -> HookTools:
+  """Tools of a run on the stream of three tasks with a decoder of its vocabulary."""
+  of = tiny.stream()
+  words = tiny.text('lamol', of)
+  count = vocabulary_size(words.tokenizer)
+  rows = -(-count // DEVICES) * DEVICES
+  made = DecoderConfig(count, rows=rows, width=16, layers=2, heads=4, feed_forward=24, **shape)
+  how = of, sharding.make_mesh(devices), 0, DEVICES
+  return make_tools(decoder(made), words, *how, train=TrainConfig(fsdp=fsdp))
+
+
+def apart(one: Tree, many: Tree) -> float:
+  """The largest difference of two trees, as a share of the largest entry of the first."""
+  largest = max(float(np.abs(x).max()) for x in jax.tree.leaves(jax.device_get(one)))
+  differences = jax.tree.map(lambda x, y: float(np.abs(np.asarray(x) - y).max()), one, many)
+  return max(jax.tree.leaves(differences)) / largest
+
+
+def placed_as(tree: Tree, like: Tree) -> bool:
+  """Whether every leaf is sharded as the same leaf of another tree."""
+  same = jax.tree.map(lambda x, y: x.sharding.is_equivalent_to(y.sharding, x.ndim), tree, like)
+  return all(jax.tree.leaves(same))
+
+
+def computed(shape: dict, every: bool) -> dict:
+  """Differences between eight devices and one, of what hooks compute with a model."""
+  one, many = tools(1, False, **shape), tools(DEVICES, True, **shape)
+  params = tiny.params(one.backbone)
+  theirs = many.placed(params)
+  examples = [e for task in one.stream.tasks for e in task.train][:13]
+  found = {}
+  for name, of in (
+    ('fisher', fisher.squared_gradient(fisher.answer_nats(one.backbone))),
+    ('sampled', fisher.squared_gradient(fisher.answer_nats(one.backbone, 'sampled', 'sum'))),
+    ('mas', fisher.absolute_gradient(fisher.output_size(one.backbone))),
+  ):
+    whole, parts = one.mean_examples(of, params, examples), many.mean_examples(of, theirs, examples)
+    found[name] = apart(whole, parts)
+    found[f'{name} sharded'] = placed_as(parts, theirs)
+    if not every:
+      return found
+  rows = [row for e in examples for row in one.text.rows(e)]
+  states = [t.map_targets(t.backbone.hidden, p, rows) for t, p in ((one, params), (many, theirs))]
+  found['states'] = apart(*states)
+  prompts = [list(row.tokens[: 4 + i % 3]) for i, row in enumerate(rows)]
+  for k in (1, 5):
+    drawn = [
+      t.sample(p, prompts, t.key('x'), k=k, max_new=7) for t, p in ((one, params), (many, theirs))
+    ]
+    found[f'samples of {k}'] = bool((drawn[0] == drawn[1]).all())
+  return found
+
+
+def born() -> dict:
+  """Whether parameters and moments are made where they belong, with the bits of one device."""
+  many = tools(DEVICES, True)
+  key, init = many.key('init'), many.backbone.init
+  wanted, found = many.placed(init(key)), sharding.born(init, many.mesh, True)(key)
+  same = jax.tree.map(lambda x, y: bool((np.asarray(x) == y).all()), wanted, found)
+  moments = sharding.born(make_optimizer(TrainConfig(learning_rate=0.1)).init, many.mesh, True)
+  adam = next(state for state in moments(found) if hasattr(state, 'mu'))
+  return {
+    'bits': all(jax.tree.leaves(same)), 'parameters': placed_as(found, wanted),
+    'moments': placed_as(adam.mu, wanted) and placed_as(adam.nu, wanted),
+  }  # fmt: skip
+
+
+def loaded(whole: hf.Loaded, parts: hf.Loaded) -> dict:
+  """What is read where a model is loaded onto the devices."""
+  mesh, cut, sizes = sharding.make_mesh(DEVICES), stored._cut, []
+
+  def counted(*given):
+    found = cut(*given)
+    sizes.append(found.size)
+    return found
+
+  stored._cut = counted
+  specs = sharding.specs(whole.params, mesh, fsdp=True)
+  placed = sharding.place(parts.params, mesh, specs)
+  stored._cut = cut
+  same = jax.tree.map(lambda x, y: bool((x == np.asarray(y)).all()), whole.params, placed)
+  there = jax.tree.map(lambda x, spec: x.sharding.spec == spec, placed, specs)
+  leaves = jax.tree.leaves(whole.params)
+  return {
+    'bits': all(jax.tree.leaves(same)), 'sharded': all(jax.tree.leaves(there)),
+    'read': sum(sizes) / sum(x.size for x in leaves), 'largest': max(sizes),
+    'leaf': max(x.size for x in leaves),
+  }  # fmt: skip
+
+
+def from_files(folder: pathlib.Path) -> dict:
+  """What is read of folders and GGUF files."""
+  found = {}
+  for name in FAMILIES:
+    path = str(model_folder.write(folder / name, model_folder.golden(name)))
+    found[name] = loaded(hf.load(path), hf.load(path, stored=True))
+  shape = dataclasses.replace(TINY, width=32, head_dim=8, feed_forward=64)
+  params = jax.tree.map(np.asarray, tiny.params(decoder(shape)))
+  for kind in GGUF:
+    file = gguf_files.write(folder / f'{kind}.gguf', params, shape, kind=kind)
+    found[kind] = loaded(hf.load(file), hf.load(file, stored=True))
+  return found
+
+
+def planned(folder: pathlib.Path, method: str) -> dict:
+  """The section of phases of a plan, for a model whose leaves are larger than all else."""
+  made = Config(method=methods.settings(method), train=TrainConfig(batch_size=8, fsdp=True))
+  made.backbone.path, made.evaluate.batch_size = str(folder), 8
+  mesh = sharding.make_mesh(DEVICES)
+  return phases.section(first_step.outline(made, mesh, tokens=16)).values['phases']
+
+
+def main(folder: pathlib.Path, every: bool) -> None:
+  """Prints all of it, or a part."""
+  wide = pathlib.Path(config_folder.folder(folder, WIDE))
+  found = {
+    'computed': {
+      name: computed(shape, every) for name, shape in MODELS.items() if every or name == 'tied'
+    },
+    'born': born(), 'loaded': from_files(folder),
+    'phases': {name: planned(wide, name) for name in ('ewc', 'lamol_kd', 'lora') if every},
+  }  # fmt: skip
+  print(json.dumps(found))
+
+
+if __name__ == '__main__':
+  main(pathlib.Path(sys.argv[1]), 'every' in sys.argv[2:])
