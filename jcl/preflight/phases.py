@@ -22,8 +22,8 @@ from jcl.preflight.footprint import ShapeOnlyTools, device_bytes, shape_only, sh
 from jcl.preflight.page import Section
 from jcl.step import sharding
 from jcl.step.numerics import computing
+from jcl.training.compiled_maps import CompiledMaps
 from jcl.training.evaluate import answer_nats
-from jcl.training.hook_tools import CompiledMaps
 from jcl.types import Json, Params, Tree
 
 _ARRAY = re.compile(r'\b(pred|[a-z]+(\d+)\w*)\[([\d,]*)\]')

@@ -5,7 +5,6 @@ module `folds` says which rule a hook keeps for that.
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jcl.backbones import Backbone, generate
+from jcl.backbones import Backbone
 from jcl.batching import batch as batches
 from jcl.batching import epochs, prompt_arrays
 from jcl.batching.chunks import Chunk, chunked, item_chunks
@@ -22,9 +21,10 @@ from jcl.batching.outlines import SizedRow, outline_of
 from jcl.batching.text_formats import Text
 from jcl.distributed import fetch
 from jcl.seeds import generator
-from jcl.step import device_maps, sharding
+from jcl.step import sharding
 from jcl.streams.stream import Example, Lazy, Stream, TaskPlan
 from jcl.training import learning_apart
+from jcl.training.compiled_maps import CompiledMaps, compiled_maps
 from jcl.training.folds import FoldRunner
 from jcl.training.run_context import RunContext
 from jcl.types import Params, Tree
@@ -32,55 +32,6 @@ from jcl.types import Params, Tree
 CPU_BLOCK, BLOCK = 64, 512  # rows that a CPU, or another device, computes at once in `fold_targets`
 KEPT = 2**26  # most numbers in the states that `logits` keeps: 256 MB of float32
 TOGETHER = 1024  # rows whose values `fold_targets` holds at once, and at least a block a device
-
-
-@dataclasses.dataclass(frozen=True)
-class CompiledMaps:
-  """Functions mapped over the devices, each compiled once for as long as it is the same function.
-
-  Attributes:
-    targets: fn -> `device_maps.map_targets(fn, mesh, fsdp)`.
-    examples: fn -> `device_maps.sum_examples(fn, mesh, fsdp)`.
-    generate: (max_new, k) -> `generate.generate` of at most `max_new` tokens from `k` candidates.
-    project: fn -> `jax.jit(fn)`.
-    layered: whether `generate` takes parameters that stay sharded.
-  """
-
-  targets: Callable[[Callable], Callable]
-  examples: Callable[[Callable], Callable]
-  generate: Callable[[int, int], Callable]
-  project: Callable[[Callable], Callable]
-  layered: bool = False
-
-
-@functools.lru_cache(8)
-def compiled_maps(
-  backbone: Backbone, eos: int, pad: int, mesh: Mesh, fsdp: bool = False
-) -> CompiledMaps:
-  """Returns the maps of a model, none of them compiled yet; runs of one model share them.
-
-  Args:
-    backbone: the model; equal configs give the same.
-    eos, pad: ids of end-of-sequence and padding.
-    mesh: of devices.
-    fsdp: parameters are sharded.
-  """
-  layered = fsdp and mesh.size > 1
-
-  def sampler(max_new: int, k: int) -> Callable:
-    largest = device_maps.everywhere if layered else generate.alone
-    fn = functools.partial(generate.generate, backbone, max_new, k, eos, pad, largest=largest)
-    return device_maps.map_rows(fn, mesh, layered)
-
-  # Bounded, since a method may make a function anew in each run.
-  shared = functools.lru_cache(16)
-  return CompiledMaps(
-    shared(lambda fn: device_maps.map_targets(fn, mesh, fsdp)),
-    shared(lambda fn: device_maps.sum_examples(fn, mesh, fsdp)),
-    shared(sampler),
-    shared(jax.jit),
-    layered,
-  )
 
 
 @dataclasses.dataclass(frozen=True)

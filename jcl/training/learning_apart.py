@@ -68,7 +68,7 @@ def learned(
     coming = numbers[-1] + 1
     return {name: leaves_by_path(state[name]) for name in carry}
 
-  start = {'params': trained, 'optimizer': jax.jit(made.init)(trained)}
+  start = {'params': trained, 'optimizer': sharding.born(made.init, mesh, fsdp)(trained)}
   chunks = [
     range(first, min(first + STEPS, loader.total)) for first in range(0, loader.total, STEPS)
   ]
