@@ -217,6 +217,16 @@ class Model:
     tokenizer = Tokenizer.from_str(self.tokenizer.to_str())
     return hf.Loaded(config, params, tokenizer, self._special, self._companions)
 
+  @property
+  def tools(self) -> HookTools:
+    """Maps over rows and samples of this model."""
+    return self._tools
+
+  @computing
+  def placed(self) -> Params:
+    """Returns the parameters that answer where no task is named, on the devices."""
+    return self._placed(None)
+
   def _placed(self, task: int | None) -> Params:
     return sharding.place(self._params_for(task), self._tools.mesh)
 

@@ -1,6 +1,7 @@
 """Scores a trained run again, on another split or with another way to answer.
 
 jcl evaluate --workdir=runs/lamol [--split=dev] [--answer=score] [--wrong=10]
+jcl evaluate --workdir=runs/lamol --harness=arc_easy,lambada_openai
 """
 
 import math
@@ -18,12 +19,17 @@ from jcl.streams.escaping import quoted
 
 def define_flags(given: flags.FlagValues, arguments: Sequence[str]) -> None:
   """Defines the flags of the command."""
-  command_line.define_path(given, 'workdir', None, 'folder of a run')
+  command_line.define_path(
+    given, 'workdir', None, 'folder of a run; with --harness also a model folder'
+  )
   command_line.define_places(given)
   flags.DEFINE_enum('split', 'test', ['train', 'dev', 'test'], 'examples to score', given)
   flags.DEFINE_enum(
     'answer', '', ['', 'generate', 'score'], 'way to answer; empty: as the run does', given
   )
+  flags.DEFINE_list('harness', [], 'tasks of lm-eval to put the model to, in place', given)
+  flags.DEFINE_string('harness_include', '', 'folder of task files of your own', given)
+  flags.DEFINE_integer('harness_limit', 0, 'examples of a task of lm-eval; 0: all', 0, None, given)
   flags.DEFINE_integer('wrong', 5, 'wrong answers to print for each task', 0, None, given)
 
 
@@ -39,11 +45,26 @@ def check_there(config: Config) -> None:
       raise UserError(f'{path}: the run had it there, and it is gone; give --{flag}=PATH')
 
 
+def put_to_harness(given: flags.FlagValues, workdir: pathlib.Path) -> None:
+  """Prints the figures of tasks of lm-eval, a line each."""
+  from jcl.commands import harness
+  from jcl.model import load_model
+
+  harness.check_installed()
+  jax_settings.use_compile_cache()
+  model = load_model(workdir, base=given.base or None)
+  for found in harness.evaluated(model, given.harness, given.harness_include, given.harness_limit):
+    error = '' if found.error is None else f' ± {found.error:.4f}'
+    print(f'{found.task}: {found.metric} {found.value:.4f}{error}')
+
+
 def run(given: flags.FlagValues) -> None:
   """Prints the score of the newest snapshot on every task, and some wrong answers."""
   from jcl import workdir as workdirs
 
   workdir = pathlib.Path(command_line.required(given, 'workdir'))
+  if given.harness:
+    return put_to_harness(given, workdir)
   config = workdirs.load_workdir(str(workdir), given.base, given.stream)
   check_there(config)
   config.evaluate.answer = given.answer or config.evaluate.answer
