@@ -143,10 +143,11 @@ class Browser:
     assert 'exceptionDetails' not in got, got
     return got['result'].get('value')
 
-  def key(self, key: str, code: int) -> None:
-    """Presses a key."""
-    for kind in ('rawKeyDown', 'keyUp'):
-      self.call('Input.dispatchKeyEvent', type=kind, key=key, code=key, windowsVirtualKeyCode=code)
+  def enter(self) -> None:
+    """Presses the key Enter."""
+    named = {'key': 'Enter', 'code': 'Enter', 'windowsVirtualKeyCode': 13}
+    self.call('Input.dispatchKeyEvent', type='keyDown', text='\r', **named)
+    self.call('Input.dispatchKeyEvent', type='keyUp', **named)
 
   def picture(self) -> bytes:
     """A PNG of the whole page, in base64."""

@@ -389,5 +389,5 @@ def _points(places: Sequence[tuple[float, float]]) -> str:
 
 
 def _f(value: float) -> str:
-  """Returns a coordinate with one decimal, without a zero at its end."""
-  return f'{value:.1f}'.removesuffix('.0')
+  """Returns a coordinate with two decimals, without zeros at its end."""
+  return f'{value:.2f}'.rstrip('0').rstrip('.')

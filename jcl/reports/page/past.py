@@ -24,6 +24,7 @@ from jcl.reports.results import is_number
 from jcl.types import Json
 
 COUNTS = ('asked', 'drawn', 'kept', 'distinct', 'verbatim', 'valid_label')
+COLUMNS = 12  # tasks that have a column each
 SHOWN = 60  # bars of a chart, and entries of a list, at most
 
 
@@ -121,7 +122,7 @@ def buffer(source: Source) -> Html:
   """Returns the section of the buffer by task."""
   lines = [x for x in source.results.get('buffer') or () if isinstance(x, Mapping)]
   tasks = source.results['tasks']
-  bars, rows = [], []
+  bars, rows, few = [], [], len(tasks) <= COLUMNS
   for line in lines[:SHOWN]:
     held = line.get('tasks')
     counts = held if isinstance(held, Mapping) else {}
@@ -130,13 +131,17 @@ def buffer(source: Source) -> Html:
     examples, seen = line.get('examples'), line.get('seen')
     shown = f'{examples:,} of {seen:,} seen' if is_number(examples) and is_number(seen) else MISSING
     bars.append(charts.Bar(f'after {short(line.get("after", MISSING))}', parts, shown))
-    rows.append([name(line.get('after', MISSING)), count_cell(examples), count_cell(seen),
-                 *(count_cell(counts.get(t)) for t in tasks)])  # fmt: skip
+    row = [name(line.get('after', MISSING)), count_cell(examples), count_cell(seen)]
+    if few:
+      rows.append([*row, *(count_cell(counts.get(t)) for t in tasks)])
+    else:
+      rows += [[*row, name(t), count_cell(n)] for t, n in known]
   if not bars:
     return Html('')
   label = 'Examples in the buffer: ' + ', '.join(f'{bar.name} {bar.shown}' for bar in bars[:12])
   entries = [(name(t), charts.colour(i)) for i, t in enumerate(tasks[:SHOWN])]
-  numbers = table('Examples in the buffer', ['after', 'examples', 'seen', *map(name, tasks)], rows)
+  header = ['after', 'examples', 'seen', *(map(name, tasks) if few else ('task', 'of the task'))]
+  numbers = table('Examples in the buffer', header, rows, filtered=not few)
   classes = lines[-1].get('classes')
   listed = (
     [[name(c), count_cell(n)] for c, n in classes.items()]

@@ -34,6 +34,7 @@ from jcl.reports.results import (
 )
 
 CURVES = 60  # tasks whose curves are drawn
+DENSE = 12  # tasks from which a matrix has whole per cent
 HEAD = 10  # letters of a task's name above its column
 Matrix = Sequence[Sequence[float | None]]
 
@@ -96,6 +97,7 @@ def matrix(run: Results, rows: Matrix, title: str) -> Html:
   whole, score = whole_matrix(run, rows), score_of(run)
   means = [None, *average_so_far(whole, score)]
   known = [x for row in whole for x in row if x is not None] or [0.0]
+  dense = len(run['tasks']) > DENSE
   header = [text('after')] + [
     join([tag('b', i), tag('small', own(task, HEAD), title=short(task))], ' ')
     for i, task in enumerate(run['tasks'], 1)
@@ -104,8 +106,9 @@ def matrix(run: Results, rows: Matrix, title: str) -> Html:
   for i, (row, mean) in enumerate(zip(whole, means, strict=True)):
     cells: list[Html] = []
     for j, value in enumerate(row):
-      cells.append(_matrix_cell(format_number(value, score), _shade(value, known, score), i, j))
-    cells.append(tag('td', tag('b', format_number(mean, score)), class_='n mean'))
+      shown = _in_cell(value, run, dense)
+      cells.append(_matrix_cell(value, shown, _shade(value, known, score), i, j))
+    cells.append(tag('td', tag('b', _in_cell(mean, run, dense)), class_='n mean'))
     label = join([tag('b', i), name(run['tasks'][i - 1])], ' ') if i else text('0 before training')
     body.append(tag('tr', join([tag('th', label, scope='row'), *cells], '')))
   heads = [tag('th', words, scope='col') for words in (*header, 'mean so far')]
@@ -113,8 +116,8 @@ def matrix(run: Results, rows: Matrix, title: str) -> Html:
     tag('caption', f'{title}: {unit_of(run)}'), tag('thead', tag('tr', join(heads, ''))),
     tag('tbody', join(body)),
   ])  # fmt: skip
-  held = tag('div', tag('table', inner, class_='matrix'), class_='wide', tabindex='0',
-             role='region', aria_label=title)  # fmt: skip
+  table_ = tag('table', inner, class_='matrix dense' if dense else 'matrix')
+  held = tag('div', table_, class_='wide', tabindex='0', role='region', aria_label=title)
   entries = [
     ('just learned', 'cell own'),
     ('not learned yet', 'cell early'),
@@ -123,10 +126,17 @@ def matrix(run: Results, rows: Matrix, title: str) -> Html:
   return tag('figure', join([held, key(entries)]), class_='full' if len(header) > 7 else None)
 
 
-def _matrix_cell(shown: str, shade: float, i: int, j: int) -> Html:
+def _in_cell(value: float | None, run: Results, dense: bool) -> str:
+  """Returns a score as a matrix shows it: whole per cent where there are many columns."""
+  if dense and value is not None and scale(run) == 100:
+    return f'{100 * value:.0f}'
+  return format_number(value, score_of(run))
+
+
+def _matrix_cell(value: float | None, shown: str, shade: float, i: int, j: int) -> Html:
   """Returns cell (i, j) of a matrix."""
   kind = 'early' if i <= j else 'own' if i == j + 1 else 'later'
-  empty = shown == MISSING
+  empty = value is None
   style = None if empty or kind == 'early' else f'--v:{shade:.3f}'
   return tag('td', shown, class_=f'n {"none" if empty else kind}', style=style)
 
