@@ -16,6 +16,7 @@ SETTINGS = (
   '--config.stream.max_test_per_task=16', '--config.backbone.width=16',
   '--config.backbone.layers=1', '--config.backbone.heads=2', '--config.backbone.feed_forward=24',
   '--config.train.epochs=2', '--config.train.batch_size=16', '--config.train.log_every=1',
+  '--config.train.speed_every=0',
   '--config.train.learning_rate=1e-2', '--config.evaluate.batch_size=16',
   '--config.evaluate.every_epochs=0', '--config.train.fsdp=true',
 )  # fmt: skip

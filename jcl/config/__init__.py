@@ -169,6 +169,7 @@ class TrainConfig:
   # Steps of a task that are not finite and so not applied; one more ends the run.
   max_bad_steps: int = number(10, least=0)
   log_every: int = number(10, least=1)  # steps between lines of metrics.jsonl
+  speed_every: float = number(30.0, least=0)  # seconds between lines about speed; 0: none
   fsdp: bool = False  # shard parameters and optimiser state over the devices
 
 

@@ -12,12 +12,12 @@ import jax
 from jcl import methods
 from jcl.config import Config
 from jcl.errors import count_of
-from jcl.preflight import checks, flops
+from jcl.preflight import checks
 from jcl.preflight import page as sections
 from jcl.preflight.first_step import Outline, is_textless, outline
 from jcl.preflight.footprint import device_bytes, short
 from jcl.preflight.page import Section
-from jcl.step import sharding
+from jcl.step import flops, sharding
 from jcl.step.numerics import computing
 from jcl.types import Json, Tree
 

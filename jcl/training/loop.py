@@ -124,6 +124,7 @@ class Loop:
         results = self._write(now, finished=True)
     finally:
       self.output.log.close()
+      self.trainer.speed.close()
       if left:
         self.output.end(finished=bool(results and results['finished']))
     return results

@@ -51,6 +51,10 @@ def check_read(
   listens = any(hasattr(callback, 'on_step') for callback in callbacks)
   if workdir is None and not listens and config.train.log_every != TrainConfig.log_every:
     why['train.log_every'] = 'the run has no workdir and no callback with on_step'
+  if (
+    workdir is None and not listens and config.train.speed_every not in (0, TrainConfig.speed_every)
+  ):
+    why['train.speed_every'] = 'the run has no workdir and no callback with on_step'
   if not old:
     get = operator.attrgetter
     refused(Unread(name, get(name)(config), reason) for name, reason in why.items())

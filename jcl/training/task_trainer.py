@@ -27,6 +27,7 @@ from jcl.training.hook_tools import HookTools
 from jcl.training.run_output import RunOutput
 from jcl.training.run_state import Run
 from jcl.training.snapshot_policy import SnapshotPolicy
+from jcl.training.speed import Speed
 from jcl.training.step_inputs import StepInputs, inputs_on_devices
 from jcl.types import Params, Tree
 
@@ -68,6 +69,7 @@ class TaskTrainer:
     self.parts, self.output, self.policy = parts, output, policy
     self._scores, self._save, self._folds = scores, save, folds
     self.train_step = parts.train_step()
+    self.speed = Speed(parts, output, self.train_step)
     self._refused_last = False  # the newest step read was not applied
 
   def train(self, now: Run, task: Task, tools: HookTools) -> Run:
@@ -134,6 +136,7 @@ class TaskTrainer:
     """Returns the progress of the training of a task."""
     title = f'task {task.index + 1}/{len(self.parts.stream)} {task.name}: train'
     later = Forecast(self.parts, self.output, now).after_training(task, steps)
+    self.speed.begin()
     return Bar(title, steps, now.step, later=later)
 
   def inputs(self, now: Run, plan: TaskPlan) -> StepInputs:
@@ -149,6 +152,7 @@ class TaskTrainer:
     of_run = task.index, len(self.parts.stream)
     train, at = self.parts.config.train, (loaded.number, loader.total, *of_run)
     rate = learning_rate(train, *at, peak=peak_rate(train))
+    self.speed.dispatching(inputs, rate, loaded)
     self.output.counter.says('step')
     inputs, metrics = inputs.after(self.train_step, rate, loaded.batch)
     self.output.counter.took(steps=1)
@@ -234,6 +238,8 @@ class TaskTrainer:
     bar.advance(loaded.number + 1, loaded.tokens, self._note(loaded, values['loss']))
     if loaded.number % self.parts.config.train.log_every == 0 and not wrong:
       self.output.step({'task': task.index, 'step': loaded.number + 1, 'rate': rate, **values})
+    if (line := self.speed.after(loaded)) is not None:
+      self.output.step({'task': task.index, 'step': loaded.number + 1, **line})
 
   def _note(self, loaded: LoadedBatch, loss: float) -> str:
     """Returns the loss and the epoch of a step in words."""

@@ -20,9 +20,9 @@ from jcl.config import Config, TrainConfig
 from jcl.errors import UserError
 from jcl.methods import Method
 from jcl.methods.seq import Seq
-from jcl.preflight import checks, cost, first_step, flops
+from jcl.preflight import checks, cost, first_step
 from jcl.preflight import page as sections
-from jcl.step import sharding
+from jcl.step import flops, sharding
 from jcl.training import experiment
 
 LLAMA_3_8B = {

@@ -15,8 +15,7 @@ from jcl.batching.batch import Shape, layout
 from jcl.config import TrainConfig
 from jcl.errors import UserError
 from jcl.methods import Method
-from jcl.preflight import flops
-from jcl.step import losses, sharding, train_step, trainable
+from jcl.step import flops, losses, sharding, train_step, trainable
 from jcl.step.adversarial import adversarial
 from jcl.step.groups import NO_GROUPS, Groups
 from jcl.step.optimizer import make_optimizer

@@ -17,8 +17,8 @@ import jax
 
 from jcl import methods
 from jcl.config import Config
-from jcl.preflight import first_step, flops
-from jcl.step import sharding
+from jcl.preflight import first_step
+from jcl.step import flops, sharding
 from support import TESTS, runs
 
 STEPPING = [name for name in methods.BUILT_IN if methods.settings(name).takes_steps]

@@ -31,7 +31,8 @@ def config(method: str, **sections: dict[str, Any]) -> Config:
     ),
     backbone=from_scratch(head),
     train=TrainConfig(
-      learning_rate=None if settings.adapters else 1e-2, epochs=2, batch_size=16, log_every=1
+      learning_rate=None if settings.adapters else 1e-2, epochs=2, batch_size=16, log_every=1,
+      speed_every=0,
     ),
     evaluate=EvaluateConfig(batch_size=16),
   )  # fmt: skip
