@@ -107,6 +107,8 @@ class BackboneConfig:
   head: str = choice('', 'linear', 'cosine')  # classifies instead of writing answers; '': none
   # state that a head reads; '': the model's own
   pooling: str = only_with(choice('', 'last', 'first', 'mean'), {'backbone.head': GIVEN})
+  # of a pretrained model, so many blocks from the first on, read by a head; 0: all
+  depth: int = only_with(number(0, least=0), {'path': GIVEN, 'backbone.head': GIVEN})
   # embedding rows of __ans__ and generation tokens
   added_token_init: str = only_with(
     choice('copy', 'mean'), {'path': GIVEN, **ADDED}, says=f'a pretrained model and {ADDING}'

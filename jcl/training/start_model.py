@@ -22,7 +22,7 @@ from jcl.backbones.tokenizers import (
 from jcl.batching.chat_choice import Choice, choose, scratch_texts
 from jcl.batching.text_formats import ANSWER, added_tokens
 from jcl.config import BackboneConfig, Config, Unread
-from jcl.errors import UserError
+from jcl.errors import UserError, count_of
 from jcl.streams.stream import Stream
 from jcl.training.inputs import digests_of
 from jcl.types import Params
@@ -127,6 +127,8 @@ def _pretrained(
     raise UserError(
       f'backbone.path: {settings.path} writes no answers; give backbone.head=linear or cosine'
     )
+  if classes and settings.depth:
+    shape, params = _cut(shape, params, settings.depth)
   shape = with_settings(shape, settings, classes, config.method.random_features)
   if classes and params is not None:
     params = {k: v for k, v in params.items() if k != 'unembed'}
@@ -149,6 +151,22 @@ def _pretrained(
   return StartModel(
     shape, params, tokenizer, special, added, chat, *digests, companions, notes, tuple(unread)
   )
+
+
+def _cut(
+  shape: ModelConfig, params: Params | None, depth: int
+) -> tuple[ModelConfig, Params | None]:
+  """Returns a model of the first `depth` blocks, and what comes before and after all blocks.
+
+  Raises:
+    UserError: there are fewer blocks.
+  """
+  if depth > shape.layers:
+    blocks = count_of(shape.layers, 'block')
+    raise UserError(f'backbone.depth is {depth}, but the model has {blocks}')
+  if params is not None:
+    params = {**params, 'layers': jax.tree.map(lambda leaf: leaf[:depth], params['layers'])}
+  return shape.with_depth(depth), params
 
 
 def check_pre_norm(shape: ModelConfig, config: Config) -> None:

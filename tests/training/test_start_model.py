@@ -3,11 +3,13 @@
 import dataclasses
 
 import jax
+import numpy as np
 import pytest
-from support import runs
+from support import own_data, runs
 
 from jcl.backbones.files import hf
 from jcl.backbones.files.companions import Companions
+from jcl.config import BackboneConfig
 from jcl.errors import UserError
 from jcl.streams import Stream
 from jcl.streams.chat_templates import NAMED
@@ -61,3 +63,41 @@ def test_a_tokenizer_from_scratch_has_no_chat_template(stream):
   made.stream.chat_template = 'model'
   with pytest.raises(UserError, match='the model has no chat template'):
     start_model(made, stream)
+
+
+@pytest.mark.parametrize('depth', [1, 3])
+def test_a_model_of_the_first_blocks_is_one_whose_other_blocks_add_nothing(depth, tmp_path):
+  manifest = own_data.write(tmp_path / 'data')
+  base = own_data.base_model(tmp_path / 'base', manifest)
+  found = hf.load(str(base))
+  layers = jax.tree.map(lambda x: np.concatenate([x, 2 * x, -x]), found.params['layers'])
+  deep = found._replace(
+    config=found.config.with_depth(3 * found.config.layers),
+    params={**found.params, 'layers': layers},
+  )
+  hf.save(tmp_path / 'deep', deep)
+  for part in ('o', 'down'):
+    layers[part]['kernel'][depth:] = 0
+  hf.save(tmp_path / 'padded', deep._replace(params={**found.params, 'layers': layers}))
+
+  def states(path, depth):
+    made = own_data.config(manifest, method='closed_form')
+    made.backbone = BackboneConfig(path=str(tmp_path / path), head='linear', depth=depth)
+    parts = experiment.assemble(made)
+    assert parts.decoder_config.layers == (depth or 3)
+    rows = [parts.text.rows(one)[0] for one in parts.stream.tasks[0].train]
+    params = parts.initial_params()
+    return np.concatenate(parts.tools.map_targets(parts.backbone.hidden, params, rows))
+
+  cut = states('deep', depth)
+  np.testing.assert_allclose(cut, states('padded', 0), rtol=0, atol=1e-6)
+  assert depth == 3 or np.abs(cut - states('deep', 0)).max() > 1e-2
+
+
+def test_more_blocks_than_the_model_has_are_refused(tmp_path):
+  manifest = own_data.write(tmp_path / 'data')
+  made = own_data.config(manifest, method='closed_form')
+  base = own_data.base_model(tmp_path / 'base', manifest)
+  made.backbone = BackboneConfig(path=str(base), head='linear', depth=2)
+  with pytest.raises(UserError, match=r'backbone.depth is 2, but the model has 1 block'):
+    experiment.assemble(made)
