@@ -157,8 +157,13 @@ def comparison_rows(groups: Sequence[Group]) -> list[list[str]]:
   return rows
 
 
-def comparison_notes(groups: Sequence[Group]) -> list[str]:
-  """Returns lines that explain a comparison: units, unfinished runs, methods of several models."""
+def comparison_notes(groups: Sequence[Group], columns: bool = True) -> list[str]:
+  """Returns lines that explain a comparison: units, unfinished runs, methods of several models.
+
+  Args:
+    groups: of the comparison.
+    columns: whether the columns of pseudo samples are explained too.
+  """
   lower = ', lower is better' if score_of(groups[0].runs[0]) == 'log_perplexity' else ''
   notes = [unit_of(groups[0].runs[0]) + lower]
   if any(len(group.runs) > 1 for group in groups):
@@ -166,7 +171,7 @@ def comparison_notes(groups: Sequence[Group]) -> list[str]:
   orders = {tuple(run['tasks']) for group in groups for run in group.runs}
   if len(orders) > 1 and len(set(map(frozenset, orders))) == 1:
     notes.append('the order of tasks is not the same in all runs')
-  if any(run.get('pseudo') for group in groups for run in group.runs):
+  if columns and any(run.get('pseudo') for group in groups for run in group.runs):
     notes.append('pseudo samples: kept % of those drawn, distinct % of those kept')
   for group in groups:
     models = max((run.get('cost') or {}).get('models') or 1 for run in group.runs)

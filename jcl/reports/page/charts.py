@@ -135,7 +135,7 @@ def _grid(
     parts.append(_stroke(LEFT, at, WIDTH - RIGHT, at, 'grid'))
     parts.append(words(LEFT - 5, at + 4, y.shown(value), 'end'))
   for value in x.ticks or ticks_of(x.low, x.high):
-    parts.append(words(across(value), height - BOTTOM + 14, x.shown(value), 'middle'))
+    parts.append(_below(across(value), height - BOTTOM + 14, x.shown(value)))
   parts.append(words(LEFT, height - 5, x.label, 'start', 'faint'))
   parts.append(_stroke(LEFT, height - BOTTOM, WIDTH - RIGHT, height - BOTTOM, 'axis'))
   return parts
@@ -267,7 +267,7 @@ def spans(label: str, rows: Sequence[Span], x: Axis, style: str = 'c0') -> Html:
   parts: list[str] = []
   for value in x.ticks or ticks_of(x.low, x.high):
     parts.append(_stroke(across(value), 18, across(value), height - 18, 'grid'))
-    parts.append(words(across(value), height - 4, x.shown(value), 'middle'))
+    parts.append(_below(across(value), height - 4, x.shown(value)))
   for i, row in enumerate(rows):
     top, at = i * ROW, i * ROW + 24
     parts.append(words(2, top + 12, cut(row.name, NAMES), 'start'))
@@ -306,23 +306,24 @@ def scatter(label: str, dots: Sequence[Dot], x: Axis, y: Axis, height: float = 2
   across = lambda v: LEFT + x.place(v) * (WIDTH - LEFT - RIGHT)
   up = lambda v: height - BOTTOM - y.place(v) * (height - BOTTOM - TOP)
   parts: list[str] = [*_grid(x, y, across, up, height)]
-  taken: list[tuple[float, float, float]] = []
-  for dot in dots:
+  names: list[str] = []
+  taken = [(up(dot.y), across(dot.x) - 6, across(dot.x) + 6) for dot in dots]
+  for i, dot in enumerate(dots):
     at, level, shown = across(dot.x), up(dot.y), cut(dot.name, 24)
     if dot.half:
-      ends = (min(max(up(dot.y + s * dot.half), TOP), height - BOTTOM) for s in (-1, 1))
-      low, high = ends
+      low, high = (min(max(up(dot.y + s * dot.half), TOP), height - BOTTOM) for s in (-1, 1))
       parts.append(_stroke(at, low, at, high, f'mark {dot.style}'))
     inner = tag('title', dot.name)
     parts.append(tag('circle', inner, cx=_f(at), cy=_f(level), r=5, class_=f'dot {dot.style}'))
     wide = 6.2 * len(shown)
-    start = at + 9 if at + 9 + wide < WIDTH else at - 9 - wide
-    if start > LEFT and not any(
-      abs(level - v) < 12 and start < b and start + wide > a for v, a, b in taken
-    ):
-      parts.append(words(start, level + 4, shown, 'start', 'strong'))
+    others = [place for j, place in enumerate(taken) if j != i]
+    free = lambda start: start > LEFT and start + wide < WIDTH and not any(
+      abs(level - v) < 12 and start < b and start + wide > a for v, a, b in others
+    )  # fmt: skip
+    if (start := next(filter(free, (at + 9, at - 9 - wide)), None)) is not None:
+      names.append(words(start, level + 4, shown, 'start', 'strong'))
       taken.append((level, start, start + wide))
-  return _svg(label, join(parts), height)
+  return _svg(label, join([*parts, *names]), height)
 
 
 def small(
@@ -373,6 +374,12 @@ def _svg(
     'svg', text(inner), viewBox=f'0 0 {_f(width)} {_f(height)}',
     role='img', aria_label=label, data_plot=plot,
   )  # fmt: skip
+
+
+def _below(x: float, y: float, content: str) -> Html:
+  """Returns a value at an axis below, inside the picture at its ends."""
+  near = x + 3.5 * len(content) > WIDTH
+  return words(WIDTH - 1 if near else x, y, content, 'end' if near else 'middle')
 
 
 def _stroke(x1: float, y1: float, x2: float, y2: float, class_: str) -> Html:

@@ -42,7 +42,7 @@ def tokens_of(run: Results) -> float | None:
 
 def parts(groups: Sequence[Group]) -> list[Html]:
   """Returns the sections of a comparison: the ranked table, curves, tasks, costs."""
-  notes = join(note(line) for line in comparison_notes(groups))
+  notes = tag('div', join(note(line) for line in comparison_notes(groups, columns=False)))
   table_, told = _ranking(groups)
   links = [('compared', 'Ranking'), ('curves', 'Curves'), ('by-task', 'By task'),
            ('costs', 'Cost'), ('runs', 'The runs')]  # fmt: skip
@@ -141,7 +141,7 @@ def _verdicts(
   )
   few = max(len(group.runs) for group in groups) < 2
   more = note('One seed has no interval; give several, such as --seeds=0,1,2.') if few else ''
-  return join([tag('ul', join(lines)) if lines else '', told, more])
+  return tag('div', join([tag('ul', join(lines)) if lines else '', told, more]))
 
 
 def _flips(run: Results) -> float | None:
@@ -180,6 +180,7 @@ def _curves(groups: Sequence[Group]) -> Html:
     words = text('')
     if len(points) == 1 and last > 1:  # only the end is known, as for joint training
       points, words = [(1.0, points[0][1]), (float(last), points[0][1])], text(' (the end alone)')
+      style = f'{style} dash'
     band = [(float(i), by * s.least, by * s.greatest) for i, s in known]
     several |= len(group.runs) > 1
     dots = not words

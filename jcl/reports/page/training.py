@@ -45,7 +45,7 @@ def findings(source: Source) -> Html:
   warnings = [str(line) for line in source.results.get('warnings') or ()]
   if warnings:
     listed = tag('ul', join(tag('li', own(line)) for line in warnings[:100]))
-    parts.append(join([tag('h3', f'Warnings of the run ({len(warnings)})'), listed]))
+    parts.append(tag('div', join([tag('h3', f'Warnings of the run ({len(warnings)})'), listed])))
   return section('Findings', f'{source.anchor}findings', parts)
 
 
