@@ -15,6 +15,8 @@ from jcl.reports.page.markup import Number
     ('exactly 10', 10, 'exactly 10'),
     ('abcde\u0301f', 6, 'abcd…'),  # é stays whole
     ('ab👍🏽cdef', 4, 'ab…'),  # and so does a hand with its colour
+    ('a👩\u200d👧bcd', 3, 'a…'),  # and a family
+    ('a👩\u200d👧bcd', 5, 'a👩\u200d👧…'),
     ('two\nlines', 20, 'two\\nlines'),
     ('', 5, ''),
   ],
