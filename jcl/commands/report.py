@@ -43,8 +43,12 @@ def run(given: flags.FlagValues) -> None:
     folder = pathlib.Path(given.out)
     folder.mkdir(parents=True, exist_ok=True)
     report.comparison_picture(results, folder / 'comparison.png')
-    logs = [metrics_log.read(file.parent / 'metrics.jsonl')[0] for file in runs]
-    report.html_report(results, folder / 'report.html', logs)
+    read = {file: metrics_log.read(file.parent / 'metrics.jsonl') for file in runs}
+    report.html_report(results, folder / 'report.html', [lines for lines, _ in read.values()])
+    for file, (_, damaged) in read.items():
+      if damaged:
+        place = file.parent / 'metrics.jsonl'
+        console.show(f'warning: {place}: damaged lines, which the page leaves out: {damaged}')
     if given.quiet:
       return
     for line in report.picture_notes(results):
