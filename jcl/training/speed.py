@@ -52,7 +52,7 @@ class Speed:
     if not self._every:
       return
     if self._peak is None:
-      self._peak = peak(self._devices[0], self._parts.decoder_config.dtype)
+      self._peak = peak(self._devices[0], self._parts.config.backbone.dtype)
     key = shape_of(loaded)
     if self._peak.rate is None or key in self._counts:
       return

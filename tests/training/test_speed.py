@@ -9,6 +9,7 @@ import pytest
 from support import runs
 
 from jcl import learning
+from jcl.config import BackboneConfig
 from jcl.preflight import cost, first_step
 from jcl.step import sharding
 from jcl.step.peaks import Peak
@@ -82,8 +83,8 @@ def measured(every: float, output) -> Speed:
   train = types.SimpleNamespace(speed_every=every, fsdp=False)
   mesh = sharding.make_mesh(1)
   parts = types.SimpleNamespace(
-    config=types.SimpleNamespace(train=train), tools=types.SimpleNamespace(mesh=mesh),
-    decoder_config=types.SimpleNamespace(dtype='float32'),
+    config=types.SimpleNamespace(train=train, backbone=BackboneConfig()),
+    tools=types.SimpleNamespace(mesh=mesh),
   )  # fmt: skip
   return Speed(parts, output, jax.jit(lambda *x: x))
 
