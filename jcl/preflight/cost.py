@@ -145,7 +145,7 @@ def memory(now: Outline, largest: dict[str, int] | None = None) -> Section:
     unsharded = short(whole[name], 'B') if name in whole else '·'
     rows.append([words, f'{values[name]:,}', short(values[name], 'B'), unsharded])
   notes = [
-    'start of the task: what trains, and the teacher, as the loop keeps them until it is done',
+    'start of the task: what trains and the teacher, as the loop keeps them; with fsdp the best',
     "gradients and activations: temporaries as XLA's CPU compiler lays them out; a GPU's differ",
   ]
   if now.parts.decoder_config.dtype != 'float32':

@@ -268,7 +268,9 @@ def resident(parts: Experiment, params: Params, inputs: StepInputs) -> dict[str,
   """
   trained, optimizer = inputs.state['params'], inputs.state['optimizer']
   carried = parts.config.train.optimizer_between_tasks == 'carried'
-  kept = [trained, inputs.teacher, *([optimizer] if carried else [])]  # frozen ones are not copied
+  moving = [trained, *([optimizer] if carried else [])]  # what is frozen is not copied
+  best = parts.config.train.keep_best and parts.config.train.fsdp  # otherwise on the host
+  kept = [inputs.teacher, *moving, *(moving if best else [])]
   return {
     'parameters': params, 'gradients': trained, 'optimizer': optimizer, 'teacher': inputs.teacher,
     'start_of_task': kept,

@@ -360,10 +360,22 @@ def machine(mesh: Mesh) -> Json:
 
 
 def digest(params: Params) -> str:
-  """Returns the SHA-256 of the names, shapes and bytes of all parameters."""
+  """Returns the SHA-256 of the names, shapes and bytes of all parameters.
+
+  Of a leaf that is sharded over devices one layer at a time comes to the host.
+  """
   total = hashlib.sha256()
   for path, leaf in sorted(leaves_by_path(params).items()):
-    array = np.ascontiguousarray(fetch(leaf))
-    total.update(f'{path} {array.shape} {array.dtype}\n'.encode())
-    total.update(array.reshape(-1).view(np.uint8).data)
+    shape = np.shape(leaf) or (1,)
+    total.update(f'{path} {shape} {leaf.dtype}\n'.encode())
+    sharded = isinstance(leaf, jax.Array) and not leaf.is_fully_replicated
+    parts = (_entry(leaf, i) for i in range(shape[0])) if sharded and len(shape) > 2 else [leaf]
+    for part in parts:
+      total.update(np.ascontiguousarray(fetch(part)).reshape(-1).view(np.uint8).data)
   return total.hexdigest()
+
+
+@jax.jit
+def _entry(leaf: jax.Array, number: int) -> jax.Array:
+  """Returns an entry of the first axis, sharded as the leaf is."""
+  return jax.lax.dynamic_index_in_dim(leaf, number, keepdims=False)

@@ -206,8 +206,10 @@ class TaskTrainer:
     score = float(np.mean([scores[t.name] for t in learned]))
     if due.best and score > now.best_score:
       carried = self.parts.config.train.optimizer_between_tasks == 'carried'
-      moments = jax.tree.map(fetch, now.optimizer) if carried else None
-      params = jax.tree.map(fetch, now.params)
+      # Sharded ones stay on the devices, for the host may have no room for the whole of them.
+      kept = (lambda x: x) if self.parts.config.train.fsdp else fetch
+      moments = jax.tree.map(kept, now.optimizer) if carried else None
+      params = jax.tree.map(kept, now.params)
       return now.replace(best=params, best_optimizer=moments, best_score=score)
     return now
 

@@ -23,6 +23,7 @@ from jcl.preflight import first_step, phases
 from jcl.step import sharding
 from jcl.step.optimizer import make_optimizer
 from jcl.training.hook_tools import HookTools, make_tools
+from jcl.training.recorder import digest
 from jcl.types import Tree
 from support import config_folder, gguf_files, model_folder, tiny
 from support.decoders import TINY
@@ -106,6 +107,7 @@ def born() -> dict:
   return {
     'bits': all(jax.tree.leaves(same)), 'parameters': placed_as(found, wanted),
     'moments': placed_as(adam.mu, wanted) and placed_as(adam.nu, wanted),
+    'digest': digest(found) == digest(jax.device_get(wanted)),
   }  # fmt: skip
 
 
