@@ -216,7 +216,7 @@ TABLE: tuple[Choice, ...] = (
     {'own_samples': YES}, WRITTEN, 'lamol_kd',
     'before each task the model writes examples of the old ones, and they train beside the new; '
     'a label is written as text, too',
-    others=('lamol',), also=('pretrained',),
+    others=('lamol', 'l2kd'), also=('pretrained',),
     caution='the model may write training texts word for word: look at `verbatim` in results.json '
     'before you call this private',
   ),

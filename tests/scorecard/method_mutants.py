@@ -44,14 +44,14 @@ PAST = (
   ),
   Mutant(
     'the Fisher is not squared', 'memory/fisher.py',
-    'return jax.tree.map(jnp.square, jax.grad(fn)(params, batch))',
-    'return jax.tree.map(jnp.abs, jax.grad(fn)(params, batch))',
+    'return OfGradient(fn, jnp.square)',
+    'return OfGradient(fn, jnp.abs)',
     _cells('value/ewc'),
   ),
   Mutant(
     'importance is squared', 'memory/fisher.py',
-    'return jax.tree.map(jnp.abs, jax.grad(fn)(params, batch))',
-    'return jax.tree.map(jnp.square, jax.grad(fn)(params, batch))',
+    'return OfGradient(fn, jnp.abs)',
+    'return OfGradient(fn, jnp.square)',
     _cells('value/mas', 'tasks/mas'),
   ),
   Mutant(
