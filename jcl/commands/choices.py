@@ -78,6 +78,7 @@ COSTS: dict[str, Cost] = {
   ),
   'maml': Cost('the buffer; a gradient through a gradient', '9'),
   'lamol': Cost('as `lamol_kd`, without the states', '2.3'),
+  'l2kd': Cost('as `lamol`, and a model of the new task alone, trained before each task'),
   'agem': Cost('the buffer; as many old rows as new, and a gradient of their own', '2.5'),
   'distill': Cost("the old model's states on the new rows, one forward pass each a task", '1.0'),
   'l2': Cost('a copy of the parameters', '1.0'),
