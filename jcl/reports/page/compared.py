@@ -197,10 +197,18 @@ def _curves(groups: Sequence[Group]) -> Html:
   )
   unit = '%' if by == 100 else 'nats per token, smaller is better'
   told = note('Bands: from the least to the greatest seed.') if several else ''
+  counts = sorted({n for line in series for n, _ in line.points})
+  rows = [[f'{n:g}', *(_at(line.points, n) for line in series)] for n in counts]
+  numbers = table('Mean over seeds', ['tasks learned', *(s.name for s in series)], rows)
   return figure(
     f'Average over the tasks learned so far ({unit})', charts.lines(label, series, x, y),
-    key(entries), notes=told,
+    key(entries), numbers, told,
   )  # fmt: skip
+
+
+def _at(points: Sequence[tuple[float, float]], count: float) -> str:
+  """Returns the value of a curve after so many tasks."""
+  return next((f'{y:.3g}' for x, y in points if x == count), MISSING)
 
 
 def _changes(groups: Sequence[Group]) -> Html:

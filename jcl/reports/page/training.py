@@ -170,7 +170,8 @@ def _gradients(run: Results, past: History) -> Html:
   y = _log_axis([v for line in series for _, v in line.points])
   label = _spoken('Norm of the gradient', points)
   picture = charts.lines(label, series, steps, y, _bounds(run, past), 180)
-  return figure('Norm of the gradient before clipping (logarithmic)', picture, key(entries))
+  title, numbers = 'Norm of the gradient before clipping', _by_task(run, past, ['gradient_norm'])
+  return figure(f'{title} (logarithmic)', picture, key(entries), numbers)
 
 
 def _refused(run: Results) -> list[Html]:
