@@ -1,9 +1,10 @@
 """One process of several: how it joins them, which one writes, where all wait."""
 
 import concurrent.futures
+import math
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jaxlib
@@ -12,6 +13,9 @@ from jax.sharding import Mesh
 
 from jcl.errors import UserError
 
+PATIENCE = 'JCL_PEER_TIMEOUT'  # environment variable: seconds, see `patience`
+LATER = 40  # seconds after which JAX ends a process whose peer is lost and that is still there
+
 
 def join_processes() -> None:
   """Joins the processes of one run by `jax.distributed.initialize`.
@@ -19,22 +23,69 @@ def join_processes() -> None:
   On a pod or a cluster that JAX knows, JAX finds the others by itself. Elsewhere the environment
   variables JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID name them.
 
+  JAX's own handler of SIGTERM is left out: `jcl.training.signals` has one, which the run obeys.
+
   Raises:
     UserError: the number of processes is unknown, or the coordinator cannot be used.
   """
+  seconds = patience()
 
   def number(variable: str) -> int | None:
     text = os.environ.get(variable, '')
     return int(text) if text.isdigit() else None
 
+  jax.config.update('jax_enable_preemption_service', False)
   try:
     jax.distributed.initialize(
-      num_processes=number('JAX_NUM_PROCESSES'), process_id=number('JAX_PROCESS_ID')
-    )
+      num_processes=number('JAX_NUM_PROCESSES'), process_id=number('JAX_PROCESS_ID'),
+      heartbeat_timeout_seconds=math.ceil(seconds) + LATER,
+    )  # fmt: skip
   except (ValueError, RuntimeError) as error:
     raise UserError(
       f'--distributed: {error}; set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID'
     ) from None
+
+
+def patience() -> float:
+  """Returns the seconds without a sign of life after which a process of the run is lost.
+
+  Raises:
+    UserError: JCL_PEER_TIMEOUT is no such number.
+  """
+  text = os.environ.get(PATIENCE) or '60'
+  try:
+    seconds = float(text)
+  except ValueError:
+    seconds = math.nan
+  if not 2 <= seconds <= 1e6:
+    raise UserError(f'{PATIENCE} is {text!r}; give seconds, at least 2')
+  return seconds
+
+
+class Service(NamedTuple):
+  """JAX's coordination service, through which the processes of a run exchange texts.
+
+  Attributes:
+    client: of the service.
+    process: number of this process.
+    processes: their number.
+  """
+
+  client: Any
+  process: int
+  processes: int
+
+
+def service() -> Service | None:
+  """Returns the service of several processes; None: this is the only one. No device is asked for.
+
+  JAX exports no name for it.
+  """
+  from jax._src.distributed import global_state as state
+
+  if state.client is None or state.num_processes == 1:
+    return None
+  return Service(state.client, state.process_id, state.num_processes)
 
 
 def is_first() -> bool:

@@ -41,7 +41,7 @@ from jcl.storage import console, paths, progress
 from jcl.storage.sealed_folder import newest
 from jcl.streams.escaping import escaped
 from jcl.streams.stream import Stream
-from jcl.training import experiment, run_output
+from jcl.training import experiment, peers, run_output
 from jcl.training.callbacks import checked_callbacks
 from jcl.training.experiment import Experiment
 from jcl.training.loop import Loop
@@ -191,6 +191,7 @@ def learn(
 
 
 @computing
+@peers.together()
 def run(
   config: Config,
   workdir: str | pathlib.Path | None,

@@ -65,5 +65,7 @@ def join_processes(several: bool) -> None:
   """Makes this process one of several, if it is to be; see `jcl.distributed.join_processes`."""
   if several:
     from jcl import distributed
+    from jcl.training import peers
 
     distributed.join_processes()
+    peers.start()

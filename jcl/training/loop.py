@@ -26,6 +26,7 @@ from jcl.storage.in_memory import MemoryLog, NoSnapshots
 from jcl.storage.metrics_log import MetricsLog
 from jcl.streams.stream import Example, Task
 from jcl.training import evaluate as evaluation
+from jcl.training import peers
 from jcl.training.answer_format import describe
 from jcl.training.experiment import Experiment
 from jcl.training.fold_bars import FoldBars
@@ -71,9 +72,9 @@ class Loop:
       callbacks, quiet or not distributed.is_first(),
     )  # fmt: skip
     self.tools.folds.timed = self.output.clock.of
-    self.requests, alone = Requests(), jax.process_count() == 1
-    self._listening = self.requests if alone else contextlib.nullcontext()
-    self.policy = SnapshotPolicy(self.config.checkpoint, self.requests, alone)
+    with_others = peers.start()
+    self.requests = Requests(with_others.wish if with_others else None)
+    self.policy = SnapshotPolicy(self.config.checkpoint, self.requests, with_others)
     self.trainer = TaskTrainer(
       parts, self.output, self.policy, scores=lambda *given: self.scores(*given),
       save=self._save_and_stop_if_asked, folds=self._folds,
@@ -116,7 +117,7 @@ class Loop:
       if left:
         resumed = self.output.snapshots.loaded >= 0
         self.output.begin(self.parts, self.workdir, now, resumed)
-      with self._listening:
+      with self.requests:
         for of, phase in left:
           now, results = self._phase(now, of, phase, last=now.done + 1 == len(phases))
       self.last = now

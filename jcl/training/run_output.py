@@ -6,8 +6,6 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import cast
 
-import jax
-
 from jcl import methods
 from jcl.config import CheckpointConfig, Config, TrainConfig, Unread, refused
 from jcl.reports.results import Results
@@ -46,8 +44,6 @@ def check_read(
     for name, value in dataclasses.asdict(given).items()
     if workdir is None and value != getattr(plain, name)
   }
-  if jax.process_count() > 1 and given.every_minutes not in (0, plain.every_minutes):
-    why['checkpoint.every_minutes'] = 'the run has several processes'
   listens = any(hasattr(callback, 'on_step') for callback in callbacks)
   if workdir is None and not listens and config.train.log_every != TrainConfig.log_every:
     why['train.log_every'] = 'the run has no workdir and no callback with on_step'

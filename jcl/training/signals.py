@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from jcl.storage import console
@@ -18,12 +19,18 @@ class Stopped(Exception):
 class Requests:
   """Whether the run is asked to stop, while this is in a `with` statement.
 
+  Args:
+    tell: takes the name of a signal where several processes must agree to stop; None: there is one
+      process, which stops by itself.
+
   Attributes:
-    asked: name of the signal; empty: the run is not asked to stop.
+    asked: name of the signal by which the run is asked to stop; empty: it is not. Where there are
+      several processes they set it when they have agreed.
   """
 
-  def __init__(self) -> None:
+  def __init__(self, tell: Callable[[str], None] | None = None) -> None:
     self.asked = ''
+    self._taken, self._tell = '', tell
     self._before: dict[int, Any] = {}
 
   def __enter__(self) -> 'Requests':
@@ -33,13 +40,18 @@ class Requests:
     return self
 
   def _take(self, number: int, frame: object) -> None:
-    if self.asked:
+    if self._taken:
       os._exit(128 + number)
-    self.asked = signal.Signals(number).name
-    line = f'\n{self.asked}: saving at the next step, then stopping; once more ends it at once'
+    self._taken = signal.Signals(number).name
+    if self._tell is None:
+      self.asked = self._taken
+    else:
+      self._tell(self._taken)
+    line = f'\n{self._taken}: saving at the next step, then stopping; once more ends it at once'
     console.show(line, sys.stderr)
 
   def __exit__(self, *error: object) -> None:
     for number, handler in self._before.items():
-      signal.signal(number, handler)
+      # None: a handler that is not Python's, which cannot be put back
+      signal.signal(number, signal.SIG_DFL if handler is None else handler)
     self._before = {}

@@ -2,7 +2,9 @@
 
 import time
 
+from jcl import distributed
 from jcl.config import CheckpointConfig
+from jcl.training.peers import SAVE, Peers
 from jcl.training.signals import Requests
 
 
@@ -15,12 +17,12 @@ class SnapshotPolicy:
   Args:
     config: the settings.
     requests: whether the run is asked to stop.
-    alone: the run is one process. Several processes would not agree on the time, so they write no
-      snapshot by minutes.
+    peers: the processes of the run, where there are several. The first one's clock counts the
+      minutes, and all of them agree on the step.
   """
 
-  def __init__(self, config: CheckpointConfig, requests: Requests, alone: bool):
-    self._config, self._requests, self._alone = config, requests, alone
+  def __init__(self, config: CheckpointConfig, requests: Requests, peers: Peers | None = None):
+    self._config, self._requests, self._peers = config, requests, peers
     self.saved()
 
   def saved(self) -> None:
@@ -38,16 +40,28 @@ class SnapshotPolicy:
     return bool(self._requests.asked)
 
   def overdue(self) -> bool:
-    """Whether the newest snapshot is too old, or the run is asked to stop."""
-    if self.asked or not self._alone:
-      return self.asked
+    """Whether the newest snapshot is too old, or the run is asked to stop.
+
+    Where there are several processes, all must call this equally often.
+    """
+    if self._peers is None:
+      return self.asked or self._too_old()
+    if distributed.is_first() and self._too_old():
+      self._peers.wish(SAVE)
+    due = self._peers.point()
+    if due not in ('', SAVE):
+      self._requests.asked = due
+    return self.asked or bool(due)
+
+  def _too_old(self) -> bool:
+    """Whether the newest snapshot was begun more than `every_minutes` ago."""
     minutes = self._config.every_minutes
     return bool(minutes) and time.monotonic() - self._since >= 60 * minutes
 
   def after_step(self, steps: int) -> bool:
     """Whether a snapshot is due after so many steps of the task."""
-    every = self._config.every_steps
-    return (bool(every) and steps % half(every) == 0) or self.overdue()
+    every, overdue = self._config.every_steps, self.overdue()
+    return overdue or (bool(every) and steps % half(every) == 0)
 
   def after_chunk(self) -> bool:
     """Counts a chunk; whether a snapshot is due after it."""

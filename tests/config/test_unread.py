@@ -267,10 +267,6 @@ def test_settings_of_files_are_refused_where_a_run_writes_none(tmp_path):
   with pytest.raises(UserError, match=r'train\.log_every is 3, .* no callback with on_step'):
     run_output.check_read(made, None, (), old=False)
   run_output.check_read(made, None, (listener,), old=False)
-  with mock.patch.object(jax, 'process_count', return_value=2):
-    made.checkpoint.every_minutes = 5.0
-    with pytest.raises(UserError, match=r'every_minutes is 5\.0, .* several processes'):
-      run_output.check_read(made, tmp_path, (), old=False)
 
 
 def test_the_front_door_refuses_them_before_anything_is_computed():

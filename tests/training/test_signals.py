@@ -15,7 +15,7 @@ from support.launchers import QUICKSTART, SMALL
 from jcl.errors import UserError
 from jcl.storage.checkpoint import Snapshots
 from jcl.training import experiment
-from jcl.training.signals import STATUS, Stopped
+from jcl.training.signals import STATUS, Requests, Stopped
 
 SAME = ('params_sha256', 'matrix', 'metrics', 'pseudo', 'negative_flips', 'tokens')
 
@@ -161,3 +161,11 @@ def test_a_second_request_ends_at_once():
   done = subprocess.run([sys.executable, '-c', script], capture_output=True, text=True, check=False)
   assert done.returncode == 128 + signal.SIGTERM
   assert done.stdout == 'SIGTERM\n'
+
+
+def test_among_several_processes_a_signal_is_told_and_not_obeyed_yet():
+  told = []
+  with Requests(told.append) as requests:
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert told == ['SIGTERM']
+    assert requests.asked == ''
