@@ -1,11 +1,15 @@
 """Runs of several processes that are killed, stopped and started again: one end, the same bits."""
 
 import json
+import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
-from support.processes import Processes
+from support import ROOT
+from support.processes import Processes, free_port
 
 from jcl.storage import lock
 from jcl.storage.sealed_folder import newest
@@ -17,14 +21,14 @@ SETTINGS = (
   '--config.backbone.layers=1', '--config.backbone.heads=2', '--config.backbone.feed_forward=24',
   '--config.train.batch_size=16', '--config.train.log_every=1', '--config.train.learning_rate=1e-2',
   '--config.evaluate.batch_size=16', '--config.evaluate.every_epochs=0',
-  '--config.checkpoint.every_minutes=0.01',
+  '--config.checkpoint.every_minutes=0.02',
 )  # fmt: skip
 SAME = ('params_sha256', 'matrix', 'metrics', 'pseudo', 'negative_flips', 'tokens')
 PATIENCE = 4.0  # seconds
 ABORTED = -signal.SIGABRT  # by JAX, which may be faster than jcl where process 0 is lost
 
 
-def started(folder, method='seq', count=2, epochs=150) -> Processes:
+def started(folder, method='seq', count=2, epochs=80) -> Processes:
   """The same command, whichever time it is called."""
   arguments = ['train', f'--config=quickstart:{method}', f'--workdir={folder}', *SETTINGS]
   arguments.append(f'--config.train.epochs={epochs}')
@@ -87,10 +91,10 @@ def test_a_run_of_two_processes_survives_a_signal_and_the_loss_of_each(tmp_path)
 
 @pytest.mark.slow
 def test_four_processes_that_are_all_asked_stop_at_one_step(tmp_path):
-  how = {'method': 'lamol', 'count': 4, 'epochs': 60}
+  how = {'method': 'lamol', 'count': 4, 'epochs': 24}
   whole, folder = finished(tmp_path / 'whole', **how), tmp_path / 'run'
   with started(folder, **how) as run:
-    run.wait_for(folder / 'metrics.jsonl', 200)  # in the second task, after pseudo samples
+    run.wait_for(folder / 'metrics.jsonl', 90)  # in the second task, after pseudo samples
     for process in run.all:
       process.send_signal(signal.SIGTERM)
     ends = run.ended()
@@ -108,3 +112,59 @@ def test_a_run_that_one_process_refuses_ends_all_with_its_line(tmp_path):
   assert 'another run is at work in it' in said.splitlines()[-1]
   assert heard.splitlines()[-1].startswith('error: process 0 has ended: ')
   assert 'another run is at work in it' in heard
+
+
+SRUN = """
+import os, signal, subprocess, sys
+folder, life = os.environ['HERE'], os.environ.get('SLURM_RESTART_COUNT', '0')
+step = {'SLURM_STEP_NODELIST': 'localhost', 'SLURM_NTASKS': '2', 'SLURM_LOCALID': '0'}
+ranks = [
+  subprocess.Popen(
+    [sys.executable, '-m', *sys.argv[2:]], env={**os.environ, **step, 'SLURM_PROCID': str(rank)},
+    stderr=open(f'{folder}/rank{rank}.{life}', 'w'),
+  ) for rank in range(2)
+]
+signal.signal(signal.SIGTERM, lambda *_: [rank.send_signal(signal.SIGTERM) for rank in ranks])
+sys.exit(max(rank.wait() for rank in ranks))
+"""
+
+
+@pytest.mark.slow
+def test_the_slurm_script_stops_and_requeues_a_run_that_then_ends_in_the_same_bits(tmp_path):
+  """Two ranks that find each other as Slurm's do; `srun` stands in for Slurm, SIGTERM its own."""
+  (tmp_path / 'bin').mkdir()
+  for name, text in (
+    ('srun', f'#!{sys.executable}{SRUN}'), ('scontrol', f'#!/bin/bash\necho "$@" > {tmp_path}/again')
+  ):  # fmt: skip
+    (tmp_path / 'bin' / name).write_text(text)
+    (tmp_path / 'bin' / name).chmod(0o755)
+
+  def submitted(folder, **more: str) -> subprocess.Popen:
+    environment = {
+      **os.environ, 'PATH': f'{tmp_path / "bin"}:{os.environ["PATH"]}', 'HERE': str(tmp_path),
+      'PYTHONPATH': str(ROOT), 'JAX_PLATFORMS': 'cpu', 'JAX_NUM_CPU_DEVICES': '2',
+      'SLURM_JOB_ID': str(free_port()), 'SLURM_GPUS_ON_NODE': '2', 'CONFIG': 'quickstart:seq',
+      'WORKDIR': str(folder), **more,
+    }  # fmt: skip
+    script = [str(ROOT / 'launch/slurm/train.sbatch'), *SETTINGS, '--config.train.epochs=80']
+    return subprocess.Popen(['bash', *script], env=environment, cwd=ROOT, start_new_session=True)
+
+  assert submitted(tmp_path / 'whole').wait(300) == 0
+  script = submitted(tmp_path / 'run')
+  try:
+    log, start = tmp_path / 'run' / 'metrics.jsonl', time.monotonic()
+    while not (log.exists() and log.read_bytes().count(b'\n') >= 5):
+      assert time.monotonic() - start < 200
+      assert script.poll() is None
+      time.sleep(0.05)
+    os.killpg(script.pid, signal.SIGTERM)  # the shell, srun and every rank
+    assert script.wait(200) == 0
+  finally:
+    if script.poll() is None:
+      os.killpg(script.pid, signal.SIGKILL)
+  assert (tmp_path / 'again').read_text().startswith('requeue ')
+  assert 'stopped: snapshot' in (tmp_path / 'rank1.0').read_text()
+  assert submitted(tmp_path / 'run', SLURM_RESTART_COUNT='1').wait(300) == 0
+  whole, run = (json.loads((tmp_path / f / 'results.json').read_text()) for f in ('whole', 'run'))
+  assert {key: run[key] for key in SAME} == {key: whole[key] for key in SAME}
+  assert [resume['steps_repeated'] for resume in run['resumes']] == [0]
