@@ -134,7 +134,8 @@ def test_the_slurm_script_stops_and_requeues_a_run_that_then_ends_in_the_same_bi
   """Two ranks that find each other as Slurm's do; `srun` stands in for Slurm, SIGTERM its own."""
   (tmp_path / 'bin').mkdir()
   for name, text in (
-    ('srun', f'#!{sys.executable}{SRUN}'), ('scontrol', f'#!/bin/bash\necho "$@" > {tmp_path}/again')
+    ('srun', f'#!{sys.executable}{SRUN}'),
+    ('scontrol', f'#!/bin/bash\necho "$@" > {tmp_path}/again'),
   ):  # fmt: skip
     (tmp_path / 'bin' / name).write_text(text)
     (tmp_path / 'bin' / name).chmod(0o755)

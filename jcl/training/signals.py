@@ -1,14 +1,16 @@
-"""SIGTERM and Ctrl-C: the run saves at its next step and stops; a second signal ends it at once."""
+"""SIGTERM and Ctrl-C: the run saves at its next step and stops; a second one ends it at once."""
 
 import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
 from jcl.storage import console
 
+ONE = 1.0  # seconds within which two SIGTERM are one: a cluster may send it by two ways
 STATUS = 75  # of a process that was stopped and can go on: EX_TEMPFAIL of sysexits.h
 
 
@@ -30,7 +32,7 @@ class Requests:
 
   def __init__(self, tell: Callable[[str], None] | None = None) -> None:
     self.asked = ''
-    self._taken, self._tell = '', tell
+    self._taken, self._when, self._tell = '', 0.0, tell
     self._before: dict[int, Any] = {}
 
   def __enter__(self) -> 'Requests':
@@ -40,9 +42,12 @@ class Requests:
     return self
 
   def _take(self, number: int, frame: object) -> None:
+    name, now = signal.Signals(number).name, time.monotonic()
     if self._taken:
+      if name == self._taken == 'SIGTERM' and now - self._when < ONE:
+        return
       os._exit(128 + number)
-    self._taken = signal.Signals(number).name
+    self._taken, self._when = name, now
     if self._tell is None:
       self.asked = self._taken
     else:

@@ -151,16 +151,28 @@ def test_a_terminated_launcher_says_where_it_stopped_and_goes_on(tmp_path):
   assert lines('a') == lines('b')
 
 
-def test_a_second_request_ends_at_once():
+def signalled(*steps: str) -> subprocess.CompletedProcess:
+  """A process that takes some steps while it listens to signals."""
   script = (
-    'import os, signal, time\nfrom jcl.training.signals import Requests\n'
+    'import os, signal, time\nfrom jcl.training.signals import ONE, Requests\n'
+    'send = lambda name: os.kill(os.getpid(), getattr(signal, name))\n'
     'with Requests() as requests:\n'
-    '  os.kill(os.getpid(), signal.SIGTERM)\n  print(requests.asked, flush=True)\n'
-    '  os.kill(os.getpid(), signal.SIGTERM)\n  print("still here")\n'
   )
-  done = subprocess.run([sys.executable, '-c', script], capture_output=True, text=True, check=False)
-  assert done.returncode == 128 + signal.SIGTERM
-  assert done.stdout == 'SIGTERM\n'
+  script += ''.join(f'  {step}\n' for step in steps) + '  print("still here")\n'
+  return subprocess.run([sys.executable, '-c', script], capture_output=True, text=True, check=False)
+
+
+def test_a_second_request_ends_at_once():
+  said = 'print(requests.asked, flush=True)'
+  done = signalled('send("SIGINT")', said, 'send("SIGINT")')
+  assert (done.returncode, done.stdout) == (128 + signal.SIGINT, 'SIGINT\n')
+  done = signalled('send("SIGTERM")', said, 'time.sleep(ONE)', 'send("SIGTERM")')
+  assert (done.returncode, done.stdout) == (128 + signal.SIGTERM, 'SIGTERM\n')
+
+
+def test_a_signal_that_comes_by_two_ways_is_one():
+  done = signalled('send("SIGTERM")', 'send("SIGTERM")')
+  assert (done.returncode, done.stdout) == (0, 'still here\n')
 
 
 def test_among_several_processes_a_signal_is_told_and_not_obeyed_yet():
