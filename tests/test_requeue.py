@@ -21,7 +21,7 @@ SETTINGS = (
   '--config.backbone.layers=1', '--config.backbone.heads=2', '--config.backbone.feed_forward=24',
   '--config.train.batch_size=16', '--config.train.log_every=1', '--config.train.learning_rate=1e-2',
   '--config.evaluate.batch_size=16', '--config.evaluate.every_epochs=0',
-  '--config.checkpoint.every_minutes=0.02',
+  '--config.checkpoint.every_minutes=0.02', '--config.train.speed_every=0',
 )  # fmt: skip
 SAME = ('params_sha256', 'matrix', 'metrics', 'pseudo', 'negative_flips', 'tokens')
 PATIENCE = 4.0  # seconds
