@@ -24,7 +24,7 @@ SETTINGS = (
   '--config.checkpoint.every_minutes=0.02', '--config.train.speed_every=0',
 )  # fmt: skip
 SAME = ('params_sha256', 'matrix', 'metrics', 'pseudo', 'negative_flips', 'tokens')
-PATIENCE = 4.0  # seconds
+PATIENCE = 20.0  # seconds; fewer are too few on a machine with other work
 ABORTED = -signal.SIGABRT  # by JAX, which may be faster than jcl where process 0 is lost
 
 
