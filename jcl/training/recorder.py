@@ -355,7 +355,7 @@ def machine(mesh: Mesh) -> Json:
     'processes': jax.process_count(),
     'flax': flax.__version__,
     'python': platform.python_version(),
-    'system': platform.platform(),
+    'system': f'{platform.system()} {platform.release()} {platform.machine()}',
   }
 
 

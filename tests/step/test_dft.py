@@ -50,7 +50,9 @@ def test_a_run_logs_the_weighed_loss_which_no_term_exceeds_one_over_e():
     def on_step(self, line):
       seen.append(line['ce'])
 
-  train = jcl.TrainConfig(dft=True, steps=2, batch_size=8, log_every=1, learning_rate=1e-2)
+  train = jcl.TrainConfig(
+    dft=True, steps=2, batch_size=8, log_every=1, speed_every=0, learning_rate=1e-2
+  )
   jcl.learn(stream, 'seq', model=runs.from_scratch(), train=train, callbacks=[Note()], quiet=True)
   assert seen
   assert all(0 < value <= np.exp(-1) for value in seen)

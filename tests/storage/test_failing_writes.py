@@ -191,7 +191,7 @@ def test_a_full_disk_is_one_line(small_disk):
 def test_a_run_on_a_full_disk_ends_in_a_line_and_goes_on_when_there_is_space(small_disk):
   folder, resize = small_disk
   command = 'train', QUICKSTART + ':seq', *SMALL, f'--workdir={folder / "run"}'
-  assert resize('120k') == 0
+  assert resize('240k') == 0
   done = call(*command)
   assert done.returncode == 2
   (line,) = done.stderr.splitlines()
