@@ -245,7 +245,7 @@ def _run(
     say(f'warning: {line}')
   say(f'{time.monotonic() - start:.0f} s')
   assert loop.last is not None
-  return Finished(parts, results, loop.last, folder, loop.log_lines())
+  return Finished(parts, results, loop.last, folder, loop.output.log.lines)
 
 
 def of_run(done: Finished) -> Model:

@@ -121,9 +121,8 @@ class OurLearner:
     """Compiles for every shape of a batch, by a step on each."""
     inputs, seen = self._start(self._params), set()
     for loaded in self._loader().batches():
-      shape = tuple(x.shape for x in jax.tree.leaves(loaded.batch))
-      if shape not in seen:
-        seen.add(shape)
+      if loaded.shape not in seen:
+        seen.add(loaded.shape)
         inputs, metrics = self._step(inputs, loaded)
         jax.block_until_ready(metrics)
     self._inputs = inputs

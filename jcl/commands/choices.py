@@ -46,10 +46,10 @@ QUESTIONS: dict[str, Question] = {  # by the name of the flag, in the order in w
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-  """What a method takes.
+  """The cost of a method beside plain training.
 
   Attributes:
-    what: beside plain training.
+    what: in words.
     times: training time as a multiple of that of `seq`, as docs/methods.md has it; empty: it is
       not measured there.
   """

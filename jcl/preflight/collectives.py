@@ -19,7 +19,7 @@ SENT = {
   'collective-permute': lambda n, result: result,
 }
 PRED_BITS = 8  # of a boolean, the one element type whose name has no bits
-_COMPUTATION = re.compile(r'^(ENTRY )?%?([\w.\-]+) .*\{$')
+COMPUTATION = re.compile(r'^(ENTRY )?%?([\w.\-]+) .*\{$')
 _INSTRUCTION = re.compile(r'^\s+(?:ROOT )?%?[\w.\-]+ = (\(.*?\)|\S+) ([\w\-]+)\(')
 _SHAPE = re.compile(r'\b([a-z]+\d*\w*)\[([\d,]*)\]')
 _CALLED = re.compile(r'(?:to_apply|body|condition|calls|\w+_computation)=%?([\w.\-]+)')
@@ -74,7 +74,7 @@ def _computations(text: str) -> tuple[dict[str, list[_Line]], str]:
   computations: dict[str, list[_Line]] = {}
   entry = name = ''
   for line in text.splitlines():
-    if start := _COMPUTATION.match(line):
+    if start := COMPUTATION.match(line):
       name = start[2]
       computations[name] = []
       entry = name if start[1] else entry
@@ -83,7 +83,7 @@ def _computations(text: str) -> tuple[dict[str, list[_Line]], str]:
       if operation in SENT:
         # The start of an all-gather has its operand in its result beside what is gathered.
         apart = operation != instruction[2] and operation != 'all-reduce'
-        sizes = [_bytes(*shape) for shape in _SHAPE.findall(result)]
+        sizes = [array_bytes(*shape) for shape in _SHAPE.findall(result)]
         computations[name].append(_Line(operation, line, max(sizes) if apart else sum(sizes)))
       elif _CALLED.search(line) or _BRANCHES.search(line):
         computations[name].append(_Line(operation, line, 0))
@@ -109,7 +109,7 @@ def _sends(
       yield from _sends(computations, other, more)
 
 
-def _bytes(element: str, dimensions: str) -> int:
+def array_bytes(element: str, dimensions: str) -> int:
   """Returns the bytes of an array: `f32`, `16,32`."""
   digits = re.search(r'\d+', element)
   bits = PRED_BITS if element == 'pred' else int(digits[0]) if digits else 0

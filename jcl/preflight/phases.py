@@ -15,7 +15,7 @@ import numpy as np
 
 from jcl.batching import batch as batches
 from jcl.batching.batch import Batch, Row, Shape
-from jcl.preflight.collectives import PRED_BITS
+from jcl.preflight.collectives import COMPUTATION, array_bytes
 from jcl.preflight.cost import memory
 from jcl.preflight.first_step import Outline
 from jcl.preflight.footprint import ShapeOnlyTools, device_bytes, shape_only, short
@@ -26,12 +26,11 @@ from jcl.training.compiled_maps import CompiledMaps
 from jcl.training.evaluate import answer_nats
 from jcl.types import Json, Params, Tree
 
-_ARRAY = re.compile(r'\b(pred|[a-z]+(\d+)\w*)\[([\d,]*)\]')
-_COMPUTATION = re.compile(r'^(?:ENTRY )?%?([\w.\-]+) .*\{$')
+_ARRAY = re.compile(r'\b(pred|[a-z]+\d+\w*)\[([\d,]*)\]')
 
 
 class Program(NamedTuple):
-  """What a phase computes.
+  """A compiled function of a phase, and its arguments.
 
   Attributes:
     call: jitted.
@@ -139,14 +138,13 @@ def largest_array(text: str) -> tuple[int, str]:
   """
   best, fused = (0, ''), False
   for line in text.splitlines():
-    if found := _COMPUTATION.match(line):
-      fused = 'fused' in found[1] or 'wrapped' in found[1]
+    if found := COMPUTATION.match(line):
+      fused = 'fused' in found[2] or 'wrapped' in found[2]
       continue
     if fused:
       continue
-    for name, bits, dims in _ARRAY.findall(line.split(', metadata=')[0]):
-      size = math.prod(map(int, filter(None, dims.split(',')))) * int(bits or PRED_BITS) // 8
-      best = max(best, (size, f'{name}[{dims}]'))
+    for name, dims in _ARRAY.findall(line.split(', metadata=')[0]):
+      best = max(best, (array_bytes(name, dims), f'{name}[{dims}]'))
   return best
 
 

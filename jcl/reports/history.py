@@ -1,5 +1,7 @@
 """A run over time: the lines of `metrics.jsonl` on one axis of steps."""
 
+import bisect
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -11,7 +13,7 @@ Point = tuple[float, float]
 
 
 class History(NamedTuple):
-  """What a run logged; T tasks.
+  """The log of a run of T tasks.
 
   Attributes:
     lengths: [T] steps of each task, as far as lines tell.
@@ -26,7 +28,7 @@ class History(NamedTuple):
   @property
   def starts(self) -> list[int]:
     """[T] steps of the whole run before each task."""
-    return [sum(self.lengths[:i]) for i in range(len(self.lengths))]
+    return [0, *itertools.accumulate(self.lengths)][: len(self.lengths)]
 
   @property
   def terms(self) -> list[str]:
@@ -80,7 +82,7 @@ def weighted_terms(run: Results, past: History) -> dict[str, list[Point]]:
   found: dict[str, list[Point]] = {}
   for term in past.terms:
     for step, value in past.values[term]:
-      task = max(i for i, start in enumerate(starts) if start < step)
+      task = bisect.bisect_left(starts, step) - 1
       if (weight := by_task.get(task, {}).get(term)) is not None:
         found.setdefault(term, []).append((step, weight * value))
   return found

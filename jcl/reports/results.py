@@ -176,6 +176,11 @@ def score_matrix(run: Results) -> list[list[float | None]]:
   return whole_matrix(run, run['matrix'])
 
 
+def tasks_learned(matrix: Sequence[Sequence[float | None]]) -> int:
+  """Returns the number of the last row with a score, of a matrix whose row 0 is before training."""
+  return max((i for i, row in enumerate(matrix) if any(x is not None for x in row)), default=0)
+
+
 def metrics_of(run: Results, on_train: bool = False) -> Figures:
   """Returns the metrics as the run wrote them, else those of its matrix.
 

@@ -13,6 +13,7 @@ from jcl.reports.results import (
   compute_metrics,
   metrics_of,
   score_of,
+  tasks_learned,
   unit_of,
   whole_matrix,
 )
@@ -272,9 +273,7 @@ def _moved(style: Style | None, kept: Sequence[int], first: int) -> Style | None
 def _task_lines(table: MatrixTable, unit: Unit) -> list[list[str]]:
   """Returns a row for each task: its score when it was learned, the best, and at the end."""
   best_of: Callable = max if unit == 'accuracy' else min
-  last = max(
-    (i for i, row in enumerate(table.scores) if any(x is not None for x in row)), default=0
-  )
+  last = tasks_learned(table.scores)
   rows = [['', 'just learned', 'best', f'after {last}']]
   for j, name in enumerate(table.rows[0][1:]):
     since = [row[j] for row in table.scores[j + 1 :] if row[j] is not None]

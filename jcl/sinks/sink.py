@@ -7,12 +7,12 @@ import pathlib
 import types
 import uuid
 from collections.abc import Mapping
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 from jcl import distributed
 from jcl.errors import UserError
 from jcl.reports.heat_map import heat_map_png
-from jcl.reports.results import Results
+from jcl.reports.results import Results, tasks_learned
 from jcl.sinks import metrics
 from jcl.types import Json
 
@@ -128,8 +128,7 @@ class Sink:
 
   def on_task(self, results: Json) -> None:
     """Writes the metrics after a task, and shows the matrix."""
-    known = [any(x is not None for x in row) for row in results['matrix']]
-    done = max(i for i, one in enumerate(known) if one or not i)
+    done = tasks_learned(results['matrix'])
     if self._is_new(done, LAST, RANKS['task']):
       self.write(metrics.of_results(results), 'tasks', done)
       self.picture('matrix', heat_map_png(cast(Results, results)), done)
@@ -157,6 +156,25 @@ class Sink:
       part = self._file.with_suffix('.part')
       part.write_text(json.dumps({'id': self._id, 'told': self._told, 'own': own}), 'utf-8')
       os.replace(part, self._file)
+
+
+class Tracker(Sink):
+  """A sink whose package has projects and runs.
+
+  Args:
+    project: that the run belongs to.
+    **init: more arguments of the package's `init`.
+  """
+
+  def __init__(self, project: str = 'jcl', **init: Any):
+    super().__init__()
+    self._project, self._init = project, init
+    self._run: Any = None
+
+  def _config(self, run: Json, settings: Settings) -> Json:
+    """Returns the settings, what the run is, and the unit of each metric."""
+    units = {name: metrics.unit(name, run['score']) for name in metrics.UNITS}
+    return {**settings, 'stream': run['stream'], 'method': run['method'], 'units': units}
 
 
 def package(name: str, extra: str) -> types.ModuleType:

@@ -3,14 +3,12 @@
 import contextlib
 import io
 from collections.abc import Mapping
-from typing import Any
 
-from jcl.sinks import metrics
-from jcl.sinks.sink import Settings, Sink, package
+from jcl.sinks.sink import Settings, Tracker, package
 from jcl.types import Json
 
 
-class Trackio(Sink):
+class Trackio(Tracker):
   """Writes to a run of trackio, which `trackio show` shows.
 
   Args:
@@ -20,11 +18,6 @@ class Trackio(Sink):
 
   name = 'trackio'
 
-  def __init__(self, project: str = 'jcl', **init: Any):
-    super().__init__()
-    self._project, self._init = project, init
-    self._run: Any = None
-
   def open(self, run: Json, settings: Settings, note: Json) -> None:
     """Begins a run, or goes on with it.
 
@@ -32,13 +25,9 @@ class Trackio(Sink):
       UserError: trackio is not installed.
     """
     trackio = package('trackio', self.name)
-    config = {
-      **settings, 'stream': run['stream'], 'method': run['method'],
-      'units': {k: metrics.unit(k, run['score']) for k in metrics.UNITS},
-    }  # fmt: skip
     given = {
-      'project': self._project, 'name': f'{run["name"]}-{run["id"]}', 'config': config,
-      'resume': 'allow', 'embed': False,
+      'project': self._project, 'name': f'{run["name"]}-{run["id"]}',
+      'config': self._config(run, settings), 'resume': 'allow', 'embed': False,
     }  # fmt: skip
     with contextlib.redirect_stdout(io.StringIO()):  # a page of instructions
       self._run = trackio.init(**{**given, **self._init})

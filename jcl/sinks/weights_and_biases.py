@@ -3,17 +3,16 @@
 import os
 import tempfile
 from collections.abc import Mapping
-from typing import Any
 
 from jcl.errors import UserError
 from jcl.sinks import metrics
-from jcl.sinks.sink import Settings, Sink, package
+from jcl.sinks.sink import Settings, Tracker, package
 from jcl.types import Json
 
 WITHOUT_LOGIN = ('offline', 'dryrun', 'disabled')  # modes
 
 
-class WandB(Sink):
+class WandB(Tracker):
   """Writes to a run of Weights & Biases.
 
   Args:
@@ -22,11 +21,6 @@ class WandB(Sink):
   """
 
   name = 'wandb'
-
-  def __init__(self, project: str = 'jcl', **init: Any):
-    super().__init__()
-    self._project, self._init = project, init
-    self._run: Any = None
 
   def open(self, run: Json, settings: Settings, note: Json) -> None:
     """Begins a run, or goes on with it.
@@ -41,10 +35,7 @@ class WandB(Sink):
     given = {
       'project': self._project, 'id': run['id'], 'name': run['name'], 'resume': 'allow',
       'dir': run['workdir'] or tempfile.mkdtemp(prefix='jcl-wandb-'),
-      'config': {
-        **settings, 'stream': run['stream'], 'method': run['method'],
-        'units': {k: metrics.unit(k, run['score']) for k in metrics.UNITS},
-      },
+      'config': self._config(run, settings),
       # It would else put itself between the run and its terminal, and read its output.
       'settings': wandb.Settings(console='off', silent=True, init_timeout=60),
     }  # fmt: skip

@@ -33,6 +33,11 @@ class MetricsLog:
       self._file.truncate(min(length, found))
     self.lost = max(length - found, 0) if distributed.is_first() else 0
 
+  @property
+  def lines(self) -> list[Json]:
+    """The lines of the file that are not damaged."""
+    return read(self._path)[0]
+
   def write(self, line: Mapping[str, object]) -> None:
     """Appends a line.
 

@@ -3,9 +3,10 @@
 import itertools
 import queue
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Hashable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+import jax
 import numpy as np
 
 from jcl.batching import batch as batches
@@ -50,6 +51,11 @@ class LoadedBatch(NamedTuple):
   epoch: int
   ends_epoch: bool
   last: bool
+
+  @property
+  def shape(self) -> Hashable:
+    """What decides which program computes the batch: the shape of each of its arrays."""
+    return tuple(np.shape(x) for x in jax.tree.leaves(self.batch))
 
 
 class BatchLoader:

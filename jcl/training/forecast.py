@@ -50,18 +50,13 @@ class Forecast:
       return lambda each: None
     trained = task.index + (phase != 'before_task')
     to_come = self._examples(trained)
-    seconds = self._spent('train') * to_come / max(self._examples(0) - to_come, 1)
+    seconds = self._output.spent('train') * to_come / max(self._examples(0) - to_come, 1)
     seconds += self._beside_training(task.index, task.index + (phase == 'evaluate'))
     return lambda each: seconds
 
   def _examples(self, first: int) -> int:
     """Returns the number of training examples of the tasks from `first` on."""
     return sum(len(task.train) for task in self._tasks[first:])
-
-  def _spent(self, *kinds: str) -> float:
-    """Returns the seconds that the whole run has spent on some kinds of work."""
-    recorder, clock = self._output.recorder, self._output.clock
-    return sum(recorder.seconds[kind] + clock.seconds[kind] for kind in kinds)
 
   def _beside_training(self, finished: int, evaluated: int) -> float:
     """Returns the seconds of hooks and evaluations that are still to come.
@@ -70,9 +65,9 @@ class Forecast:
       finished: tasks that are done.
       evaluated: rows of the matrix that are taken or being taken, but for the one before training.
     """
-    hooks = self._spent('memory', 'generate') / finished if finished else 0.0
+    hooks = self._output.spent('memory', 'generate') / finished if finished else 0.0
     sizes = [len(task.test) for task in self._tasks]
     rows = [sum(sizes), *(sum(sizes[: i + 2]) for i in range(len(sizes)))]  # examples of each
     done, to_come = sum(rows[: evaluated + 1]), sum(rows[evaluated + 1 :])
-    scores = self._spent('evaluate') * to_come / max(done, 1)
+    scores = self._output.spent('evaluate') * to_come / max(done, 1)
     return hooks * (len(sizes) - finished - 1) + scores

@@ -20,7 +20,7 @@ from jcl.reports.results import Results
 from jcl.step import sharding
 from jcl.step.carried import surviving
 from jcl.step.numerics import computing
-from jcl.storage import lock, metrics_log
+from jcl.storage import lock
 from jcl.storage.checkpoint import Snapshots
 from jcl.storage.in_memory import MemoryLog, NoSnapshots
 from jcl.storage.metrics_log import MetricsLog
@@ -156,18 +156,12 @@ class Loop:
       self._stop_if_asked()
     return now, results
 
-  def log_lines(self) -> Sequence[Json]:
-    """Returns the lines of `metrics.jsonl` as far as they are written."""
-    if self.workdir is None:
-      return getattr(self.output.log, 'lines', ())
-    return metrics_log.read(self.workdir / 'metrics.jsonl')[0]
-
   def _write(self, now: Run, finished: bool) -> Results:
     """Writes the results, if there is a workdir, and returns them."""
     self.output.recorder.kept(now.memory)
     if self.workdir is None:
       return self.output.recorder.results(now.params, finished)
-    return self.output.recorder.write(self.workdir, now.params, finished, self.log_lines())
+    return self.output.recorder.write(self.workdir, now.params, finished, self.output.log.lines)
 
   def _start(self) -> Run:
     """Returns the run of the newest snapshot, or one at its beginning."""

@@ -88,6 +88,10 @@ class RunOutput:
     if not self.quiet:
       console.show(escaped(line))
 
+  def spent(self, *kinds: str) -> float:
+    """Returns the seconds that the whole run has spent on some kinds of work."""
+    return sum(self.recorder.seconds[kind] + self.clock.seconds[kind] for kind in kinds)
+
   def take(self, tools: HookTools) -> None:
     """Moves what the hooks reported into the record; their warnings are printed."""
     for warning in tools.reports.get('warnings', ()):

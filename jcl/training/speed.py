@@ -53,7 +53,7 @@ class Speed:
       return
     if self._peak is None:
       self._peak = peak(self._devices[0], self._parts.config.backbone.dtype)
-    key = shape_of(loaded)
+    key = loaded.shape
     if self._peak.rate is None or key in self._counts:
       return
     if self._pool is None:
@@ -74,7 +74,7 @@ class Speed:
     """Counts a step that is done; returns what is to be said of the steps since, if it is time."""
     if not self._every:
       return None
-    self._steps[shape_of(loaded)] += 1
+    self._steps[loaded.shape] += 1
     self._tokens += loaded.tokens
     if not loaded.last and time.monotonic() - self._said < self._every:
       return None
@@ -101,15 +101,10 @@ class Speed:
   def _training_seconds(self) -> float:
     """Returns the seconds of training of the whole run."""
     self._output.clock.settle()
-    return self._output.recorder.seconds['train'] + self._output.clock.seconds['train']
+    return self._output.spent('train')
 
   def close(self) -> None:
     """Counts nothing more."""
     if self._pool is not None:
       self._pool.shutdown(wait=False, cancel_futures=True)
       self._pool = None
-
-
-def shape_of(loaded: LoadedBatch) -> Hashable:
-  """Returns what decides which program a batch is computed by."""
-  return tuple(np.shape(x) for x in jax.tree.leaves(loaded.batch))

@@ -165,7 +165,9 @@ def _cut(
     blocks = count_of(shape.layers, 'block')
     raise UserError(f'backbone.depth is {depth}, but the model has {blocks}')
   if params is not None:
-    params = {**params, 'layers': jax.tree.map(lambda leaf: leaf[:depth], params['layers'])}
+    from jcl.backbones.files.stored import first
+
+    params = {**params, 'layers': jax.tree.map(lambda leaf: first(leaf, depth), params['layers'])}
   return shape.with_depth(depth), params
 
 

@@ -109,7 +109,7 @@ def test_the_readme_says_what_the_table_says():
 
 
 def called(capsys, *arguments: str) -> str:
-  """What `jcl choose` prints."""
+  """The output of `jcl choose`."""
   given = flags.FlagValues()
   choose.define_flags(given, arguments)
   command_line.parse(given, arguments)

@@ -67,7 +67,7 @@ def test_every_metric_is_written_at_its_place(tmp_path):
 
 @pytest.mark.parametrize('killed', range(2, 16))
 def test_a_resumed_run_goes_on_in_its_run_and_repeats_nothing(killed, tmp_path):
-  """It is killed after any event, and goes back to its beginning or to what it has written."""
+  """A run is killed after any event; it goes back to its beginning or to its last lines."""
   whole = Kept()
   tell(whole, events(None))
   (tmp_path / 'run').mkdir()

@@ -13,7 +13,7 @@ ALL = pytest.mark.parametrize('every', [False, pytest.param(True, marks=pytest.m
 
 @functools.cache
 def found(every: bool) -> dict:
-  """What the program prints."""
+  """The output of the program."""
   with tempfile.TemporaryDirectory() as folder:
     done = forks().module('support.sharded', f'{folder}/x', *['every'] * every, devices=8)
   assert done.status == 0, done.err

@@ -112,7 +112,7 @@ def born() -> dict:
 
 
 def loaded(whole: hf.Loaded, parts: hf.Loaded) -> dict:
-  """What is read where a model is loaded onto the devices."""
+  """Figures of the parts that loading a model onto the devices reads."""
   mesh, cut, sizes = sharding.make_mesh(DEVICES), stored._cut, []
 
   def counted(*given):
@@ -135,7 +135,7 @@ def loaded(whole: hf.Loaded, parts: hf.Loaded) -> dict:
 
 
 def from_files(folder: pathlib.Path) -> dict:
-  """What is read of folders and GGUF files."""
+  """Figures of the parts that are read of folders and GGUF files."""
   found = {}
   for name in FAMILIES:
     path = str(model_folder.write(folder / name, model_folder.golden(name)))

@@ -4,7 +4,9 @@ import types
 
 import pytest
 
+from jcl.storage.in_memory import MemoryLog, NoSnapshots
 from jcl.training.forecast import Forecast
+from jcl.training.run_output import RunOutput
 
 SIZES = (100, 50, 200)  # training examples
 
@@ -14,10 +16,12 @@ def forecast(done: int, steps: int = 0, **spent: float) -> tuple[Forecast, list]
   task = lambda i: types.SimpleNamespace(index=i, train=range(SIZES[i]), test=range(10))
   tasks = [task(i) for i in range(3)]
   seconds = dict.fromkeys(('train', 'generate', 'evaluate', 'memory', 'compile'), 0.0)
-  output = types.SimpleNamespace(
+  output = RunOutput(
     recorder=types.SimpleNamespace(seconds=seconds | spent),
     clock=types.SimpleNamespace(seconds=seconds),
     counter=types.SimpleNamespace(steps=steps),
+    log=MemoryLog(),
+    snapshots=NoSnapshots(),
   )
   parts = types.SimpleNamespace(stream=types.SimpleNamespace(tasks=tasks))
   return Forecast(parts, output, types.SimpleNamespace(done=done)), tasks

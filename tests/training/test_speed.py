@@ -13,8 +13,12 @@ from jcl.config import BackboneConfig
 from jcl.preflight import cost, first_step
 from jcl.step import sharding
 from jcl.step.peaks import Peak
+from jcl.storage.in_memory import MemoryLog, NoSnapshots
 from jcl.training import speed
-from jcl.training.speed import Speed, shape_of
+from jcl.training.batch_loader import LoadedBatch
+from jcl.training.run_output import RunOutput
+from jcl.training.run_state import ProgressCounter
+from jcl.training.speed import Speed
 
 RATE = 1e9  # FLOP/s of a made-up device
 
@@ -69,14 +73,16 @@ def test_the_share_of_the_peak_is_that_of_the_operations_that_a_plan_counts(trai
 
 def output():
   seconds = {'train': 0.0}
-  return types.SimpleNamespace(
+  return RunOutput(
     clock=types.SimpleNamespace(settle=lambda: None, seconds=seconds),
     recorder=types.SimpleNamespace(seconds={'train': 10.0}),
-  )
+    counter=ProgressCounter(None), log=MemoryLog(), snapshots=NoSnapshots(),
+  )  # fmt: skip
 
 
 def loaded(tokens: int, width: int = 8, last: bool = False):
-  return types.SimpleNamespace(tokens=tokens, batch={'tokens': np.zeros((2, width))}, last=last)
+  batch = {'tokens': np.zeros((2, width))}
+  return LoadedBatch(0, batch, tokens, 0, (), 0, ends_epoch=last, last=last)
 
 
 def measured(every: float, output) -> Speed:
@@ -110,7 +116,7 @@ def test_operations_that_are_not_counted_yet_are_not_guessed():
   found._peak = Peak(RATE, 'measured')
   waiting = types.SimpleNamespace(done=lambda: False)
   counted = types.SimpleNamespace(done=lambda: True, result=lambda: 1e9)
-  found._counts = {shape_of(loaded(1)): counted, shape_of(loaded(1, 16)): waiting}
+  found._counts = {loaded(1).shape: counted, loaded(1, 16).shape: waiting}
   found.after(loaded(5))
   told.clock.seconds['train'] = 4.0
   line = found.after(loaded(5, last=True))

@@ -9,6 +9,7 @@ from support import own_data, runs
 
 from jcl.backbones.files import hf
 from jcl.backbones.files.companions import Companions
+from jcl.backbones.files.stored import Stored
 from jcl.config import BackboneConfig
 from jcl.errors import UserError
 from jcl.streams import Stream
@@ -85,6 +86,8 @@ def test_a_model_of_the_first_blocks_is_one_whose_other_blocks_add_nothing(depth
     made.backbone = BackboneConfig(path=str(tmp_path / path), head='linear', depth=depth)
     parts = experiment.assemble(made)
     assert parts.decoder_config.layers == (depth or 3)
+    leaves = jax.tree.leaves(parts.weights['layers'])
+    assert all(isinstance(leaf, Stored) for leaf in leaves), 'a leaf was read before it is placed'
     rows = [parts.text.rows(one)[0] for one in parts.stream.tasks[0].train]
     params = parts.initial_params()
     return np.concatenate(parts.tools.map_targets(parts.backbone.hidden, params, rows))

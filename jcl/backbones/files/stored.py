@@ -182,13 +182,31 @@ def _values(piece: Piece, as_view: bool) -> np.ndarray:
   array = _viewed(piece) if as_view else None
   if array is not None and array.shape == piece.shapes[piece.number]:
     return array
-  values = piece.rule.read(piece.read(), piece.config)
-  if [np.shape(value) for value in values] != list(piece.shapes):
+  return ruled(piece.rule, piece.read(), piece.config, piece.name, piece.shapes)[piece.number]
+
+
+def ruled(
+  rule: Rule, tensor: np.ndarray, config: Any, name: str, shapes: Sequence[tuple[int, ...]]
+) -> Sequence[np.ndarray]:
+  """Returns the arrays of a tensor by its rule.
+
+  Args:
+    rule: between tensor and arrays.
+    tensor: float32.
+    config: of the model.
+    name: of the tensor.
+    shapes: of the arrays that the model has.
+
+  Raises:
+    UserError: the rule gives arrays of other shapes.
+  """
+  values = rule.read(tensor, config)
+  if [np.shape(value) for value in values] != list(shapes):
     raise UserError(
-      f'backbone.family: {piece.config.family}: the rule of {piece.name!r} reads arrays of the '
-      f'shapes {[np.shape(v) for v in values]}; the model has {list(piece.shapes)}'
+      f'backbone.family: {config.family}: the rule of {name!r} reads arrays of the shapes '
+      f'{[np.shape(v) for v in values]}; the model has {list(shapes)}'
     )
-  return values[piece.number]
+  return values
 
 
 def _cut(piece: Piece, values: np.ndarray, spans: Spans) -> np.ndarray:
@@ -231,6 +249,13 @@ def grown(leaf: Stored, old: int, tail: np.ndarray) -> Stored:
     return [np.concatenate(pair) if len(pair[1]) else pair[0] for pair in pairs]
 
   return Stored((old + len(tail), *leaf.shape[1:]), parts, leaf.apart)
+
+
+def first(leaf: np.ndarray | Stored, count: int) -> np.ndarray | Stored:
+  """Returns the first entries of a leaf, which stay in its file if the leaf is there."""
+  if not isinstance(leaf, Stored):
+    return leaf[:count]
+  return dataclasses.replace(leaf, shape=(count, *leaf.shape[1:]))
 
 
 def blocks(leaf: np.ndarray | Stored) -> Iterator[np.ndarray]:

@@ -16,7 +16,7 @@ import safetensors.numpy
 
 from jcl.backbones.backbone import Params
 from jcl.backbones.files.family import NOTHING, Entry
-from jcl.backbones.files.stored import Piece, check_finite, leaf_of
+from jcl.backbones.files.stored import Piece, check_finite, leaf_of, ruled
 from jcl.backbones.model_config import ModelConfig
 from jcl.backbones.models import make_backbone
 from jcl.errors import UserError, count_of
@@ -145,12 +145,8 @@ def read(
         leaves[path][: entry.first] = path.endswith('/scale')
   for entry, name, layer in watched(places, 'loading the model'):
     parts = [leaves[path] if layer is None else leaves[path][layer] for path in entry.paths]
-    values = entry.rule.read(finite(sources[name], name), config)
-    if [np.shape(value) for value in values] != [part.shape for part in parts]:
-      raise UserError(
-        f'backbone.family: {config.family}: the rule of {name!r} reads arrays of the shapes '
-        f'{[np.shape(v) for v in values]}; the model has {[part.shape for part in parts]}'
-      )
+    shapes = [part.shape for part in parts]
+    values = ruled(entry.rule, finite(sources[name], name), config, name, shapes)
     for part, value in zip(parts, values, strict=True):
       part[...] = value
   return unflatten(leaves)

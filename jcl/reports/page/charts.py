@@ -20,7 +20,7 @@ MOST = 300  # points of a line at most
 
 
 class Axis(NamedTuple):
-  """What an axis shows.
+  """An axis of a chart.
 
   Attributes:
     low, high: its ends; `high` lies below `low` where smaller values are better.

@@ -10,6 +10,7 @@ from jcl.reports.page.markup import (
   Cell,
   Html,
   Number,
+  contents,
   figure,
   join,
   key,
@@ -46,11 +47,8 @@ def parts(groups: Sequence[Group]) -> list[Html]:
   table_, told = _ranking(groups)
   links = [('compared', 'Ranking'), ('curves', 'Curves'), ('by-task', 'By task'),
            ('costs', 'Cost'), ('runs', 'The runs')]  # fmt: skip
-  nav = tag('nav', tag('ul', join(
-    tag('li', tag('a', title, href=f'#{anchor}')) for anchor, title in links
-  )), aria_label='Sections of this page')  # fmt: skip
   return [
-    nav,
+    contents(links, 'Sections of this page'),
     section('Ranking', 'compared', [table_, *told, notes]),
     section('Curves', 'curves', [_curves(groups), _changes(groups)]),
     section('Each task at the end', 'by-task', [_by_task(groups)]),

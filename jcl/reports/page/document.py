@@ -1,14 +1,14 @@
 """The report on runs as HTML: one run with all its sections, or several compared first."""
 
 import importlib.resources
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 from jcl.reports.comparison import Group, group_runs
 from jcl.reports.formatting import MISSING
 from jcl.reports.history import History, history
 from jcl.reports.page import answers, compared, costs, past, scores, training
 from jcl.reports.page.legend import legend
-from jcl.reports.page.markup import Html, cut, details, join, note, own, tag, text
+from jcl.reports.page.markup import Html, contents, cut, details, join, note, own, tag, text
 from jcl.reports.page.source import Source
 from jcl.reports.results import Results
 from jcl.types import Json
@@ -96,7 +96,7 @@ def _run(source: Source) -> list[Html]:
   links = [(f'{source.anchor}{anchor}', title) for anchor, title, _ in filled]
   return [
     _state(source), tag('p', scores.in_words(source)), scores.key_figures(source),
-    _contents(links, f'Sections of {source.anchor or "this page"}'), *(part for *_, part in filled),
+    contents(links, f'Sections of {source.anchor or "this page"}'), *(part for *_, part in filled),
   ]  # fmt: skip
 
 
@@ -109,17 +109,6 @@ def _state(source: Source) -> Html:
     f'Not finished: {source.learned} of {tasks} tasks are learned; this page shows what there is.'
   )
   return tag('p', words, class_='state open')
-
-
-def _contents(links: Iterable[tuple[str, str]], label: str) -> Html:
-  """Returns links to sections.
-
-  Args:
-    links: (anchor, title) of each.
-    label: of all, for readers who do not see them.
-  """
-  entries = join(tag('li', tag('a', title, href=f'#{anchor}')) for anchor, title in links)
-  return tag('nav', tag('ul', entries), aria_label=label)
 
 
 def _several(sources: Sequence[Source], groups: Sequence[Group]) -> list[Html]:

@@ -204,3 +204,14 @@ def key(entries: Iterable[tuple[object, str]]) -> Html:
   swatch = lambda kind: tag('i', '', class_=f'swatch {kind}', aria_hidden='true')
   lines = [tag('li', join([swatch(kind), text(words)], ' ')) for words, kind in entries]
   return tag('ul', join(lines), class_='key')
+
+
+def contents(links: Iterable[tuple[str, str]], label: str) -> Html:
+  """Returns links to sections.
+
+  Args:
+    links: (anchor, title) of each.
+    label: of all, for readers who do not see them.
+  """
+  entries = join(tag('li', tag('a', title, href=f'#{anchor}')) for anchor, title in links)
+  return tag('nav', tag('ul', entries), aria_label=label)

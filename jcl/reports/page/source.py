@@ -6,7 +6,7 @@ from typing import NamedTuple
 from jcl.reports.formatting import MISSING, format_number
 from jcl.reports.page import charts
 from jcl.reports.page.markup import Number
-from jcl.reports.results import Results, is_number, score_matrix, score_of
+from jcl.reports.results import Results, is_number, score_matrix, score_of, tasks_learned
 from jcl.types import Json
 
 
@@ -26,8 +26,7 @@ class Source(NamedTuple):
   @property
   def learned(self) -> int:
     """Number of tasks that the run has finished."""
-    rows = score_matrix(self.results)[1:]
-    return max((i + 1 for i, row in enumerate(rows) if any(x is not None for x in row)), default=0)
+    return tasks_learned(score_matrix(self.results))
 
 
 def scale(run: Results) -> int:
