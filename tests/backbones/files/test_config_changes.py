@@ -11,7 +11,7 @@ from support import model_folder
 from support.hostile import outcome
 from support.tiny import every_position
 
-from jcl.backbones.encoder import states
+from jcl.backbones.encoder import Place, states
 from jcl.backbones.files import contradictions, families, hf
 from jcl.backbones.files.fields import Fields
 from jcl.backbones.models import make_backbone
@@ -183,7 +183,8 @@ def test_a_change_is_read_as_transformers_reads_it_or_refused(case, tmp_path):
       if kind == 'decoder':
         found = make_backbone(loaded.config).logits(loaded.params, every_position(ids))
       else:
-        found = states(loaded.config, loaded.params, ids, np.array([ids.shape[1]], np.int32))[0]
+        place = Place(np.array([ids.shape[1]], np.int32))
+        found = states(loaded.config, loaded.params, ids, place)[0]
     off = np.abs(np.asarray(found)[:, : wanted.shape[1]] - wanted).max()
     assert off < 2e-5 * np.abs(wanted).max(), (change, off)
     read += 1

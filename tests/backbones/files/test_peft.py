@@ -356,7 +356,7 @@ def test_peft_reads_adapters_of_encoders(case, tmp_path):
   with torch.no_grad():
     wanted = net(input_ids=torch.tensor(tokens_BT)).last_hidden_state.numpy()
   params = jax.tree.map(jax.numpy.asarray, {**loaded.params, 'lora': adapter})
-  found = encoder.states(loaded.config, params, tokens_BT, np.full(2, 9))
-  plain = encoder.states(loaded.config, loaded.params, tokens_BT, np.full(2, 9))
+  found = encoder.states(loaded.config, params, tokens_BT, encoder.Place(np.full(2, 9)))
+  plain = encoder.states(loaded.config, loaded.params, tokens_BT, encoder.Place(np.full(2, 9)))
   rounding.assert_close(found, wanted, **rounding.of_model(loaded.config))
   assert np.abs(np.asarray(plain) - wanted).max() > 0.1
