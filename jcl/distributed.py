@@ -122,6 +122,22 @@ def memory_limit(device: jax.Device) -> int | None:
   return (device.memory_stats() or {}).get('bytes_limit')
 
 
+def least_memory(mesh: Mesh) -> int | None:
+  """Returns the memory of the smallest device in bytes, the same in every process; None: unknown.
+
+  Args:
+    mesh: of devices.
+  """
+  found = [memory_limit(device) for device in mesh.local_devices]
+  least = min(x or 0 for x in found) if found else 0
+  if jax.process_count() > 1:
+    from jax.experimental import multihost_utils
+
+    # In MiB, for a number of 64 bits needs a setting of JAX.
+    least = int(multihost_utils.process_allgather(np.int32(least >> 20)).min()) << 20
+  return least or None
+
+
 def shared_out(fn: Callable[[Any], bytes], items: Sequence[Any]) -> list[bytes]:
   """Returns fn(item) of every item in order; processes share the items, threads those of each.
 

@@ -92,6 +92,7 @@ class Backbone:
       unpacked batches alone.
     shares: whether the beginning of a text is computed alike however long the text is; False: some
       rotary scalings depend on the length.
+    dtype: in which kernels of layers are multiplied; None: their own.
   """
 
   init: InitFn
@@ -105,6 +106,7 @@ class Backbone:
   vocabulary: int
   packs: bool = False
   shares: bool = False
+  dtype: str | None = None
 
   @property
   def outputs(self) -> int:

@@ -51,7 +51,7 @@ def decoder(config: DecoderConfig) -> Backbone:
   """Returns the decoder as a record of pure functions.
 
   Equal configs give the same record: what is compiled for one is compiled for all.
-  Leaves of `params['layers']` may be boxed (`sharding.Shard`): each layer unboxes its own inside
+  Leaves of `params['layers']` may be boxed (`shards.Shard`): each layer unboxes its own inside
   the scan, and again in the backward pass.
   """
 
@@ -97,6 +97,7 @@ def decoder(config: DecoderConfig) -> Backbone:
     vocabulary=config.vocabulary,
     packs=config.attention == 'xla',
     shares=not (config.rope_scaling and config.rope_scaling.by_length),
+    dtype=config.dtype,
   )
 
 

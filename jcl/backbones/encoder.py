@@ -91,6 +91,7 @@ def encoder(config: EncoderConfig) -> Backbone:
     classes=config.classes,
     vocabulary=0,
     packs=config.attention == 'xla',
+    dtype=config.dtype,
   )
 
 

@@ -11,6 +11,7 @@ of its disk is compared with what the run would write. --scaling compiles the st
     jcl plan --config=clinc150:lamol --scaling --config.train.batch_size=512
 """
 
+import functools
 from collections.abc import Sequence
 
 from absl import flags
@@ -28,6 +29,9 @@ def define_flags(given: flags.FlagValues, arguments: Sequence[str]) -> None:
   flags.DEFINE_integer('targets', 0, 'targets a row, with --tokens; 0: every token', 0, None, given)
   flags.DEFINE_bool('phases', False, 'compile every phase and say what each takes', given)
   flags.DEFINE_bool('scaling', False, 'say how the step scales to 256 devices', given)
+  flags.DEFINE_float(
+    'device_memory', None, 'bytes of a device, with --phases; 16e9 where not given', 1, None, given
+  )
   flags.DEFINE_float(
     'device_rate', 4e14, 'FLOP/s that a device reaches, with --scaling', 1.0, None, given
   )
@@ -86,6 +90,7 @@ def run(given: flags.FlagValues) -> None:
   else:
     from jcl.preflight import phases
 
-    more = (phases.section,) if given.phases else ()
+    section = functools.partial(phases.section, device_memory=given.device_memory)
+    more = (section,) if given.phases else ()
     page = cost.page(config, given.devices, given.tokens, given.targets, given.workdir, more)
   print((sections.as_json if given.json else sections.as_text)(page))

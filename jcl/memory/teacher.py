@@ -37,11 +37,11 @@ class ExternalTeacher(NamedTuple):
 
   Attributes:
     backbone: a model with the vocabulary of the run's own; width and depth may differ.
-    params: () -> its parameters.
+    params: its parameters, which may still be in their files; shapes where none were read.
   """
 
   backbone: Backbone
-  params: Callable[[], Params]
+  params: Params
 
 
 class HasHooks(Protocol):

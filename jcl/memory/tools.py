@@ -174,6 +174,13 @@ class Tools(Protocol):
       examples: blocks of raw text, which have one row each.
     """
 
+  def placed(self, params: Params) -> Params:
+    """Returns parameters on the devices, sharded as the run's own are.
+
+    Args:
+      params: arrays, or leaves that are still in their files.
+    """
+
   def mean_examples(
     self, fn: Callable[[Input, Batch], Result], params: Input,
     examples: Sequence[Example | Reference], together: int = 1,

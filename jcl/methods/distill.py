@@ -70,10 +70,10 @@ def distill(
   theirs = backbone if external_teacher is None else external_teacher.backbone
   always = external_teacher is not None or settings.anchor == 'base'
 
-  def teacher_of(memory: Memory, params: Params) -> Params:
+  def teacher_of(memory: Memory, params: Params, tools: Tools) -> Params:
     """Returns the parameters of the coming task's teacher; `params` are those before the task."""
-    if external_teacher is not None:
-      return external_teacher.params()
+    if external_teacher is not None:  # on the devices only while it is needed
+      return tools.placed(external_teacher.params) if memory['tables'] else memory['teacher']
     if settings.anchor == 'base':
       return memory['base'] if memory['tables'] else memory['teacher']
     return params
@@ -87,15 +87,17 @@ def distill(
 
   def init(params, stream, tools):
     most, cache_mb = settings.max_cached_examples(stream), settings.teacher_cache_mb
-    first = params if external_teacher is None else external_teacher.params()
+    first = params if external_teacher is None else external_teacher.params
     memory = teacher.start(theirs, first, tools, most, cache_mb)
+    if external_teacher is not None:
+      memory['teacher'] = tools.placed(memory['teacher'])
     # Without tables memory['teacher'] is the whole base.
     kept = settings.anchor == 'base' and bool(memory['tables'])
     return memory | ({'base': params} if kept else {})
 
   def before_task(memory, params, task, tools):
     looked_at = task.train if task.index or always else ()
-    taught_by = teacher_of(memory, params)
+    taught_by = teacher_of(memory, params, tools)
     return memory | teacher.freeze(memory, theirs, taught_by, looked_at, tools), params
 
   def plan(memory, task):

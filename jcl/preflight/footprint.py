@@ -72,6 +72,10 @@ class ShapeOnlyTools(RunContext):
     self.held.append(tree_bytes(shapes))
     return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
+  def placed(self, params: Params) -> Params:
+    """Returns zeros in the shapes of the parameters."""
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), params)
+
   def learn(
     self, params: Params, plan: TaskPlan, loss_fn: Callable, epochs: int, name: str = 'learn'
   ) -> Params:

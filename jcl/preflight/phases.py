@@ -22,7 +22,7 @@ from jcl.preflight.footprint import ShapeOnlyTools, device_bytes, shape_only, sh
 from jcl.preflight.page import Section
 from jcl.step import sharding
 from jcl.step.numerics import computing
-from jcl.training.compiled_maps import CompiledMaps
+from jcl.training.compiled_maps import UNKNOWN, CompiledMaps
 from jcl.training.evaluate import answer_nats
 from jcl.types import Json, Params, Tree
 
@@ -35,10 +35,13 @@ class Program(NamedTuple):
   Attributes:
     call: jitted.
     arguments: as shapes with shardings.
+    whole: bytes of the parameters that the phase gathers once, on each device; 0: a layer at a
+      time, or they are whole anyway.
   """
 
   call: Any
   arguments: tuple
+  whole: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,18 +51,20 @@ class RecordingTools(ShapeOnlyTools):
   Attributes:
     maps: of the run.
     shape: of a batch of the run.
+    device_memory: bytes of a device; None: unknown.
     programs: {name of the phase: program}.
   """
 
   maps: CompiledMaps = None  # type: ignore[assignment]
   shape: Shape = None  # type: ignore[assignment]
+  device_memory: float | None = None
   programs: dict[str, Program] = dataclasses.field(default_factory=dict)
 
   def map_targets(
     self, fn: Callable, params: Params, rows: Sequence[Row], name: str = ''
   ) -> list[np.ndarray]:
     """Keeps the map over rows of the batch's length."""
-    self.keep(name or getattr(fn, '__name__', 'map'), self.maps.targets(fn), params, self.rows_of())
+    self.keep_map(name or getattr(fn, '__name__', 'map'), fn, params)
     return super().map_targets(fn, params, rows, name)
 
   def fold_targets(
@@ -67,16 +72,14 @@ class RecordingTools(ShapeOnlyTools):
     name: str = '',
   ) -> Any:  # fmt: skip
     """Keeps the map over rows of the batch's length."""
-    self.keep(
-      name or getattr(fn, '__name__', 'fold'), self.maps.targets(fn), params, self.rows_of()
-    )
+    self.keep_map(name or getattr(fn, '__name__', 'fold'), fn, params)
     return super().fold_targets(fn, params, rows, body, carry, name)
 
   def mean_targets(
     self, fn: Callable, params: Params, examples: Sequence
   ) -> tuple[dict[str, float], int]:
     """Keeps the map over blocks of raw text."""
-    self.keep(getattr(fn, '__name__', 'mean'), self.maps.targets(fn), params, self.rows_of())
+    self.keep_map(getattr(fn, '__name__', 'mean'), fn, params)
     return super().mean_targets(fn, params, examples)
 
   def mean_examples(
@@ -87,7 +90,7 @@ class RecordingTools(ShapeOnlyTools):
     each = Shape(items * together, self.shape.tokens, together * self._targets())
     batch = batches.layout([], items, each, heads=self.heads)
     counts = np.zeros(items, np.float32)
-    self.keep('importance', self.maps.examples(fn), params, batch, counts)
+    self.keep('importance', lambda maps: maps.examples(fn), params, batch, counts, apart=True)
     return super().mean_examples(fn, params, examples, together)
 
   def sample(
@@ -102,8 +105,8 @@ class RecordingTools(ShapeOnlyTools):
       np.zeros((rows, 2), np.uint32),
     )  # fmt: skip
     rest = (np.zeros((1, 1), np.int32), np.zeros((1, 1), bool), np.float32(1), np.int32(new))
-    self.keep('sampling', self.maps.generate(new, min(k, self.backbone.vocabulary)), params,
-              of_rows, whole=rest)  # fmt: skip
+    few = min(k, self.backbone.vocabulary)
+    self.keep('sampling', lambda maps: maps.generate(new, few), params, of_rows, rest=rest)
     return super().sample(params, prompts, key, first, k, temperature, max_new, name)
 
   def _targets(self) -> int:
@@ -116,16 +119,40 @@ class RecordingTools(ShapeOnlyTools):
     shape = Shape(self.batch_size, self.shape.tokens, rows * self._targets())
     return batches.layout([], self.mesh.size, shape, heads=self.heads)
 
-  def keep(self, name: str, call: Any, params: Params, *of_rows: Tree, whole: Tree = None) -> None:
-    """Keeps a program, with the parameters as the run places them."""
+  def keep_map(self, name: str, fn: Callable, params: Params) -> None:
+    """Keeps a map over targets."""
+    self.keep(name, lambda maps: maps.targets(fn), params, self.rows_of())
+
+  def keep(
+    self, name: str, of: Callable, params: Params, *of_rows: Tree, rest: Tree = None,
+    apart: bool = False,
+  ) -> None:  # fmt: skip
+    """Keeps a program, with the parameters as the run places or gathers them.
+
+    Args:
+      name: of the phase.
+      of: maps of the model -> the program.
+      params: shapes of the parameters.
+      *of_rows: arguments that are split over the devices.
+      rest: an argument that every device has; None: there is none.
+      apart: whether the program takes whole parameters beside those that are sharded.
+    """
     if name in self.programs:
       return
-    own = sharding.specs(params, self.mesh, self.train.fsdp)
+    size = self.maps.gathers(params, self.device_memory)
     put = lambda tree, specs: sharding.outline(tree, self.mesh, specs)
-    args = [put(params, own), *(put(tree, sharding.ROWS) for tree in of_rows)]
-    if whole is not None:
-      args.append(put(whole, sharding.WHOLE))
-    self.programs[name] = Program(call, tuple(args))
+    own = put(params, sharding.specs(params, self.mesh, self.train.fsdp))
+    args: list[Tree] = [own, *(put(tree, sharding.ROWS) for tree in of_rows)]
+    if rest is not None:
+      args.append(put(rest, sharding.WHOLE))
+    maps = self.maps
+    if size:
+      whole = put(jax.eval_shape(maps.gathered(True), own), sharding.WHOLE)
+      if apart:
+        args.append(whole)
+      else:
+        args[0], maps = whole, maps.whole or maps
+    self.programs[name] = Program(of(maps), tuple(args), size)
 
 
 def largest_array(text: str) -> tuple[int, str]:
@@ -148,8 +175,20 @@ def largest_array(text: str) -> tuple[int, str]:
   return best
 
 
-def programs(now: Outline) -> dict[str, Program]:
-  """Returns the programs of a run's phases but the train step, by name."""
+def _named(leaf: jax.ShapeDtypeStruct) -> tuple[int, str]:
+  """Returns bytes and name of a leaf as `largest_array` does."""
+  name = {'bfloat16': 'bf16', 'float32': 'f32'}.get(leaf.dtype.name, leaf.dtype.name)
+  dims = ','.join(map(str, leaf.shape))
+  return array_bytes(name, dims), f'{name}[{dims}]'
+
+
+def programs(now: Outline, device_memory: float | None = None) -> dict[str, Program]:
+  """Returns the programs of a run's phases but the train step, by name.
+
+  Args:
+    now: the first step.
+    device_memory: bytes of a device; None: unknown.
+  """
   parts, tasks = now.parts, now.parts.stream.tasks[:2]
   if len(tasks) == 1:  # the stand-in of a plan without text: hooks do most before a second task
     tasks = (*tasks, dataclasses.replace(tasks[0], index=1))
@@ -157,7 +196,8 @@ def programs(now: Outline) -> dict[str, Program]:
   stream = dataclasses.replace(parts.stream, tasks=tasks)
   plain = shape_only(parts.tools)
   same = {f.name: getattr(plain, f.name) for f in dataclasses.fields(ShapeOnlyTools)}
-  tools = RecordingTools(**same | {'stream': stream}, maps=parts.tools.maps, shape=now.shape)
+  given = {'stream': stream, 'maps': parts.tools.maps, 'device_memory': device_memory}
+  tools = RecordingTools(**same | given, shape=now.shape)
   method = parts.method
 
   def go(params: Params) -> tuple:
@@ -180,11 +220,12 @@ def programs(now: Outline) -> dict[str, Program]:
 
 
 @computing
-def section(now: Outline) -> Section:
-  """Section: bytes of each phase on a device, and its largest array.
+def section(now: Outline, device_memory: float | None = None) -> Section:
+  """Section: bytes of each phase on a device, its largest array, how it gathers parameters.
 
   Args:
     now: the first step.
+    device_memory: bytes of a device; None: unknown.
   """
   held = {name: device_bytes(tree) for name, tree in now.held.items()}
   between = held['parameters'] + held['optimizer'] + held['teacher']
@@ -192,21 +233,38 @@ def section(now: Outline) -> Section:
   if now.inputs is not None:
     total = memory(now).values['per_device']['total']
     size, name = largest_array(now.compiled.as_text() or '')
-    values['training'] = {'bytes': total, 'largest': size, 'array': name}
-  for phase, program in programs(now).items():
+    values['training'] = {'bytes': total, 'largest': size, 'array': name, 'gathered': 0}
+  maps = now.parts.tools.maps
+  # By layers whatever the memory: XLA's CPU compiler would keep whole kernels in float32 too.
+  for phase, program in programs(now, device_memory=0).items():
     compiled = program.call.lower(*program.arguments).compile()
     stats = compiled.memory_analysis()
     assert stats is not None, 'XLA reports the memory of every program that it compiles'
     own = stats.temp_size_in_bytes + stats.output_size_in_bytes - stats.alias_size_in_bytes
-    size, name = largest_array(compiled.as_text() or '')
-    values[phase] = {'bytes': between + own, 'largest': size, 'array': name}
+    largest = largest_array(compiled.as_text() or '')
+    if once := maps.gathers(program.arguments[0], device_memory):
+      gathered = jax.eval_shape(maps.gathered(True), program.arguments[0])
+      largest = max(largest, *map(_named, jax.tree.leaves(gathered)))
+    values[phase] = {
+      'bytes': between + own + once,
+      'largest': largest[0],
+      'array': largest[1],
+      'gathered': once,
+    }
   whole = sum(math.prod(x.shape) * 4 for x in jax.tree.leaves(now.params))
-  rows = [['', 'on each device', '', 'largest array', '']]
+  sharded = maps.whole is not None
+  rows = [['', 'on each device', '', 'largest array', '', *['parameters gathered'] * sharded]]
   for phase, one in values.items():
     sizes = f'{one["bytes"]:,}', short(one['bytes'], 'B')
-    rows.append([phase, *sizes, one['array'], short(one['largest'], 'B')])
+    how = f'once, {short(one["gathered"], "B")}' if one['gathered'] else 'a layer at a time'
+    rows.append([phase, *sizes, one['array'], short(one['largest'], 'B'), *[how] * sharded])
   notes = [
     f'the whole model is {short(whole, "B")} in float32',
     'bytes of a hook: parameters, optimiser and teacher, and what its program takes beside them',
   ]
+  if sharded:
+    notes.append(
+      f'parameters are gathered once where they take at most a fourth of '
+      f'{short(device_memory or UNKNOWN, "B")}, the memory of a device (--device_memory)'
+    )
   return Section('phases', 'bytes of each phase', {'phases': values, 'model': whole}, rows, notes)

@@ -11,7 +11,8 @@ from jax.sharding import PartitionSpec as P
 
 from jcl.batching.batch import Batch
 from jcl.step.shapes import check_array, check_batch, check_divisible
-from jcl.step.sharding import AXIS, gather, gather_apart, mapped, specs, summed
+from jcl.step.sharding import AXIS, ROWS, WHOLE, mapped, specs, summed
+from jcl.step.shards import gather, gather_apart
 from jcl.types import Params, Tree
 
 HELD = 2**26  # numbers of single examples held at once on a device, 256 MB of float32
@@ -87,19 +88,20 @@ def sum_examples(fn: Callable, mesh: Mesh, fsdp: bool = False) -> Callable:
       each layer is whole only while it is needed; for others parameters are gathered whole.
 
   Returns:
-    jitted call(params, batch, counts) -> tree; counts [items] float32 weighs each item's tree, 0
-    for a padding block.
+    jitted call(params, batch, counts, whole=None) -> tree; counts [items] float32 weighs each
+    item's tree, 0 for a padding block. `whole` are the parameters as `shards.gathered` makes them,
+    for a function of a gradient with `fsdp`: then no layer is gathered here.
   """
 
   apart = fsdp and mesh.size > 1 and hasattr(fn, 'becomes')
 
   @jax.jit
-  def call(params: Params, batch: Batch, counts: jax.Array) -> Tree:
+  def call(params: Params, batch: Batch, counts: jax.Array, whole: Params | None = None) -> Tree:
     check_array('counts', counts, (None,), jnp.floating)
     check_divisible('counts', len(counts), mesh.size)
     check_batch(batch, len(counts))
     if apart:
-      return _gradients_apart(cast(OfGradient, fn), mesh, params, batch, counts)
+      return _gradients_apart(cast(OfGradient, fn), mesh, params, batch, counts, whole)
     own = len(counts) // mesh.size
 
     def per_device(params, batch, counts):
@@ -131,23 +133,24 @@ def sum_examples(fn: Callable, mesh: Mesh, fsdp: bool = False) -> Callable:
 
 
 def _gradients_apart(
-  of: OfGradient, mesh: Mesh, params: Params, batch: Batch, counts: jax.Array
-) -> Tree:
+  of: OfGradient, mesh: Mesh, params: Params, batch: Batch, counts: jax.Array,
+  whole: Params | None,
+) -> Tree:  # fmt: skip
   """Sums becomes(∇fn) over items, sharded as the parameters are; one item a device at a time."""
   own = specs(params, mesh, fsdp=True)
 
-  def per_device(params, batch, counts):
+  def per_device(params, batch, counts, whole):
     items = jax.tree.map(lambda x: x.reshape(len(counts), -1, *x.shape[1:]), batch)
 
     def add(carry, item_and_count):
       item, count = item_and_count
-      value = lambda params: of.fn(gather_apart(params, own, count, of.becomes), item)
+      value = lambda params: of.fn(gather_apart(params, own, count, of.becomes, whole), item)
       return jax.tree.map(jnp.add, carry, jax.grad(value)(params)), None
 
     blank = jax.tree.map(jnp.zeros_like, params)
     return lax.scan(add, blank, (items, counts))[0]
 
-  return mapped(per_device, mesh, (own, P(AXIS), P(AXIS)), own)(params, batch, counts)
+  return mapped(per_device, mesh, (own, ROWS, ROWS, WHOLE), own)(params, batch, counts, whole)
 
 
 def everywhere(count: jax.Array) -> jax.Array:

@@ -21,7 +21,8 @@ from jcl.errors import UserError
 from jcl.step import losses
 from jcl.step.groups import ALL, NO_GROUPS, Groups, check_like, combined, gradients
 from jcl.step.shapes import check_array, check_batch
-from jcl.step.sharding import AXIS, gather, mapped, mask_specs, specs, summed, varying
+from jcl.step.sharding import AXIS, mapped, mask_specs, specs, summed
+from jcl.step.shards import gather, varying
 from jcl.step.trainable import counted, held, is_none, join
 from jcl.types import Tree
 

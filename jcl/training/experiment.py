@@ -380,7 +380,8 @@ def _outside_teacher(
     return None, None, {}
   from jcl.backbones.files import hf
 
-  shape, params, tokenizer, *_ = hf.load(path, weights, config.method.teacher_family)
+  family = config.method.teacher_family
+  shape, params, tokenizer, *_ = hf.load(path, weights, family, stored=True)
   if not isinstance(shape, DecoderConfig) or shape.classes:
     raise UserError(f'method.teacher_path: {path} writes no answers; take a language model')
   check_same_vocabulary(text.tokenizer, tokenizer, f'method.teacher_path: {path}')
@@ -391,5 +392,6 @@ def _outside_teacher(
     )
   backbone = make_backbone(with_settings(shape, config.backbone))
   digest = None if params is None else weights_digest(params)
-  made = lambda: params if weights else backbone.init(jax.random.key(0))
-  return ExternalTeacher(backbone, made), digest, shape_fields(shape)
+  if params is None:
+    params = jax.eval_shape(backbone.init, jax.random.key(0))
+  return ExternalTeacher(backbone, params), digest, shape_fields(shape)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from jcl import distributed
 from jcl.backbones import Backbone
 from jcl.batching import batch as batches
 from jcl.batching import epochs, prompt_arrays
@@ -44,12 +45,15 @@ class HookTools(RunContext):
     steps: {loss_fn: the train step of `learn`}, each compiled once in a run.
     states: {number of a row: states at its targets [m, D]} that `logits` has computed, where the
       head alone changes in a run; None: it keeps none.
+    device_memory: bytes of a device, by which a phase gathers sharded parameters once or a layer at
+      a time (`CompiledMaps.gathers`); None: unknown.
   """
 
   maps: CompiledMaps = None  # type: ignore[assignment]
   folds: FoldRunner = dataclasses.field(default_factory=FoldRunner)
   steps: dict[Callable, Callable] = dataclasses.field(default_factory=dict)
   states: dict[int, np.ndarray] | None = None
+  device_memory: int | None = None
 
   def fold(self, name: str, body: Callable, carry: Tree, chunks: Sequence) -> Tree:
     """Returns carry = body(carry, chunk) over `chunks`, losing no chunk to a kill.
@@ -67,6 +71,10 @@ class HookTools(RunContext):
     """Returns parameters where every compiled function expects them; those in place stay."""
     return sharding.place(params, self.mesh, sharding.specs(params, self.mesh, self.train.fsdp))
 
+  def _of_phase(self, params: Params) -> tuple[CompiledMaps, Params]:
+    """Returns the compiled functions of a phase, and the parameters as they take them."""
+    return self.maps.of_phase(self.placed(params), self.device_memory)
+
   def map_targets(
     self, fn: Callable, params: Params, rows: Sequence[batches.Row], name: str = ''
   ) -> list[np.ndarray]:
@@ -81,8 +89,8 @@ class HookTools(RunContext):
       rows: of any lengths.
       name: of the fold; empty: that of `fn`.
     """
-    params = self.placed(params)
-    values_of = lambda chunk, shape: self._map_chunk(fn, params, chunk, shape)
+    maps, params = self._of_phase(params)
+    values_of = lambda chunk, shape: self._map_chunk(maps.targets(fn), params, chunk, shape)
     return self._mapped(values_of, rows, name or getattr(fn, '__name__', 'map'))
 
   def logits(self, params: Params, rows: Sequence[batches.Row]) -> list[np.ndarray]:
@@ -94,11 +102,12 @@ class HookTools(RunContext):
     """
     if self.states is None:
       return self.map_targets(self.backbone.logits, params, rows)
-    params, kept = self.placed(params), self.states
+    (maps, params), kept = self._of_phase(params), self.states
+    hidden = maps.targets(self.backbone.hidden)
 
     def values_of(chunk, shape):
       new = [row for row in chunk if row.number not in kept]
-      found = self._map_chunk(self.backbone.hidden, params, new, shape) if new else []
+      found = self._map_chunk(hidden, params, new, shape) if new else []
       here = dict(zip((row.number for row in new), found, strict=True))
       if sum(map(np.size, here.values())) + len(kept) * self.backbone.width <= KEPT:
         kept.update(here)
@@ -156,7 +165,7 @@ class HookTools(RunContext):
       carry: a tree of arrays in their final shapes.
       name: name of the fold; empty: that of `fn`.
     """
-    params = self.placed(params)
+    maps, params = self._of_phase(params)
     pieces = self.blocks([outline_of(row) for row in rows])
     size = self._block()
 
@@ -165,7 +174,7 @@ class HookTools(RunContext):
       values = [
         value
         for shape, chunk in pieces
-        for value in self._map_chunk(fn, params, [rows[i] for i in chunk], shape)
+        for value in self._map_chunk(maps.targets(fn), params, [rows[i] for i in chunk], shape)
       ]
       return body(carry, members, values)
 
@@ -193,7 +202,7 @@ class HookTools(RunContext):
       params: first argument of `fn`.
       examples: blocks; each makes one row.
     """
-    most, params = self.text.max_length, self.placed(params)
+    most, (maps, params) = self.text.max_length, self._of_phase(params)
     targets = batches.bucket(most * self.batch_size // self.mesh.size, batches.TARGETS)
     shape = batches.Shape(self.batch_size, batches.bucket(most, batches.LENGTHS), targets)
 
@@ -201,7 +210,7 @@ class HookTools(RunContext):
       rows = [row for e in examples[first : first + self.batch_size] for row in self.text.rows(e)]
       batch = batches.layout(rows, self.mesh.size, shape)
       counts = batch.target_weight > 0
-      values = self.maps.targets(fn)(params, sharding.place_batch(batch, self.mesh))
+      values = maps.targets(fn)(params, sharding.place_batch(batch, self.mesh))
       new = {k: fetch(v)[counts].sum(dtype=np.float64) for k, v in values.items()}
       new['targets'] = counts.sum(dtype=np.float64)
       return new if sums is None else {k: sums[k] + new[k] for k in new}
@@ -212,11 +221,12 @@ class HookTools(RunContext):
     return {k: float(v) / count for k, v in sums.items()}, count
 
   def _map_chunk(
-    self, fn: Callable, params: Params, rows: list[batches.Row], shape: batches.Shape
+    self, mapped: Callable, params: Params, rows: list[batches.Row], shape: batches.Shape
   ) -> list[np.ndarray]:
+    """Returns the values of each row, computed together by a compiled map over targets."""
     blocks = self.mesh.size
     batch = batches.layout(rows, blocks, shape, heads=self.heads)
-    values = fetch(self.maps.targets(fn)(params, sharding.place_batch(batch, self.mesh)))
+    values = fetch(mapped(params, sharding.place_batch(batch, self.mesh)))
     out = [np.zeros(0)] * len(rows)
     for block, members in enumerate(batches.deal(rows, blocks)):
       at = block * shape.targets
@@ -247,15 +257,19 @@ class HookTools(RunContext):
     labels = self.key('labels', self.task_index)
 
     params = self.placed(params)
+    whole = None
+    if self.maps.whole is not None and not hasattr(fn, 'becomes'):
+      params = self.maps.gathered(False)(params)
+    elif self.maps.gathers(params, self.device_memory):
+      whole = self.maps.gathered(True)(params)
+    examples_of = self.maps.examples(fn)
 
     def part(carry, shape_and_chunk):
       shape, members = shape_and_chunk
       chunk = [*(groups[i] for i in members), *[()] * (size - len(members))]
       batch = self._blocks([self._all_rows(group) for group in chunk], shape, labels)
       counts = np.array(list(map(len, chunk)), np.float32)
-      new = self.maps.examples(fn)(
-        params, *sharding.place((batch, counts), self.mesh, sharding.ROWS)
-      )
+      new = examples_of(params, *sharding.place((batch, counts), self.mesh, sharding.ROWS), whole)
       return new if carry is None else jax.tree.map(jnp.add, carry, new)
 
     chunks = item_chunks(sizes, size, self.packing)
@@ -307,8 +321,8 @@ class HookTools(RunContext):
     common = prompt_arrays.shared(prompts, self.backbone.shares)
     shared = prompt_arrays.left_padded([prompts[0][:common]] if prompts else [[]], 1, self.text.pad)
     by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    run = self.maps.generate(rung, min(k, self.backbone.vocabulary))
-    params = self.placed(params)
+    maps, params = self._of_phase(params)
+    run = maps.generate(rung, min(k, self.backbone.vocabulary))
 
     def part(out, chunk):
       ids, valid = prompt_arrays.left_padded(
@@ -346,7 +360,10 @@ def make_tools(
   whole = -(-batch_size // mesh.size) * mesh.size
   fsdp = more['train'].fsdp if 'train' in more else False
   maps = compiled_maps(backbone, text.eos, text.pad, mesh, fsdp)
-  return HookTools(backbone, text, stream, mesh, seed, whole, maps=maps, **more)
+  memory = distributed.least_memory(mesh) if maps.whole is not None else None
+  return HookTools(
+    backbone, text, stream, mesh, seed, whole, maps=maps, device_memory=memory, **more
+  )
 
 
 @jax.jit

@@ -33,7 +33,7 @@ def life(cache_mb, **given):
   settings = methods.settings_class('distill')(
     teacher_path='large', teacher_cache_mb=cache_mb, **given
   )
-  method = methods.make(tools.backbone, settings, ExternalTeacher(external_teacher, lambda: past))
+  method = methods.make(tools.backbone, settings, ExternalTeacher(external_teacher, past))
   params = tiny.params(tools.backbone)
   memory, memories = method.init(params, tools.stream, tools), []
   for task in tools.stream.tasks:

@@ -11,14 +11,14 @@ import jax, numpy as np
 from support import eight_devices as cells, tiny
 from jcl.backbones.decoder import decoder
 from jcl.methods import Method
-from jcl.step import losses, sharding, train_step
+from jcl.step import losses, shards, train_step
 
 backbone = decoder(dataclasses.replace(tiny.CONFIG, dtype='bfloat16'))
 cell = cells.Cell(Method(), losses.plain(backbone), {}, {}, tiny.params(backbone), tiny.rows())
 found = {}
 for narrow in (True, False):
   if not narrow:
-    sharding.Shard.astype = lambda self, dtype: self
+    shards.Shard.astype = lambda self, dtype: self
   for way in ('8', '8 fsdp'):
     mesh, how, trained, frozen, masks, teacher, batch = cells.ready(cell, way, 13)
     fn = jax.jit(train_step.make_gradient(cell.method, cell.loss_fn, mesh, **how))

@@ -11,7 +11,7 @@ from support import tiny
 from jcl.batching.batch import Shape, layout
 from jcl.config import TrainConfig
 from jcl.methods import Method
-from jcl.step import device_maps, losses, shapes, sharding, train_step, trainable
+from jcl.step import device_maps, losses, shapes, sharding, shards, train_step, trainable
 from jcl.step.adversarial import adversarial
 from jcl.step.optimizer import make_optimizer
 
@@ -46,7 +46,7 @@ PARAMS = tiny.params(BACKBONE)
     (lambda: device_maps.largest(Z, WHERE[0], np.zeros((7, 2), np.uint32), 2), 'score_B'),
     (lambda: device_maps.largest(Z[0], WHERE[1, :5], np.zeros((7, 2), np.uint32), 2), 'where_B'),
     (lambda: device_maps.largest(Z[0], WHERE[0], np.zeros((7, 2), np.int32), 2), 'key_B2'),
-    (lambda: sharding.gather({'a': Z}, {'b': sharding.WHOLE}), 'tree_specs'),
+    (lambda: shards.gather({'a': Z}, {'b': sharding.WHOLE}), 'tree_specs'),
     (lambda: trainable.split({'a': Z}, (('a', np.ones(4, bool)),)), 'mask of a'),
     (lambda: shapes.check_divisible('rows', 7, 2), 'rows'),
   ],

@@ -32,6 +32,14 @@ def test_of_a_file_each_device_gets_its_part_which_is_read_once(name):
   assert one['largest'] <= one['leaf'] / 8
 
 
+def test_a_teacher_of_another_folder_is_read_by_parts_when_it_is_needed():
+  one = found(False)['taught']
+  assert (one['sharded'], one['bits'], one['read 0']) == (True, True, 1)
+  assert max(one['largest 0'], one['largest 2048']) <= 1 / 8
+  # Where its states are kept: the projection at the start, and all of it before each task.
+  assert 1 < one['read 2048'] < 2
+
+
 @ALL
 def test_hooks_compute_on_sharded_layers_what_they_compute_on_whole_ones(every):
   for name, one in found(every)['computed'].items():
@@ -41,6 +49,23 @@ def test_hooks_compute_on_sharded_layers_what_they_compute_on_whole_ones(every):
         assert value, (name, what)
       else:  # labels drawn from bfloat16 logits may differ in rounding
         assert value < (5e-3 if narrow else 2e-6), (name, what)
+
+
+def test_phases_that_gather_once_have_the_bits_of_those_that_gather_layers():
+  assert found(False)['by layers'] == dict.fromkeys(('importance', 'states', 'samples'), True)
+
+
+def test_a_phase_gathers_once_where_the_whole_fits_and_by_layers_elsewhere():
+  one = found(False)['gathers']
+  layered = {name: x for name, x in one.items() if name.endswith(' 0')}
+  assert {name.split()[0] for name in layered} == {'importance', 'sampling'}
+  for name, (whole, sent) in layered.items():
+    once, left = one[name.replace(' 0', ' None')]
+    assert (whole, left) == (0, 0), name
+    assert once > 0, name
+    assert sent >= one['gathering'], name
+  assert one['gathering'] == one['split'] * 7 / 8  # XLA's CPU compiler sends bfloat16 as float32
+  assert one['sent as'] >= 7  # q, k, v, o and three of the feed-forward
 
 
 @pytest.mark.slow

@@ -154,7 +154,7 @@ def makers() -> dict[str, Callable[[], Cell]]:
       layered(),
       tiny.params(ELDER),
       FEW,
-      external_teacher=ExternalTeacher(ELDER, lambda: None),
+      external_teacher=ExternalTeacher(ELDER, {}),
       teacher_path='elder',
     ),
     # Models whose layers are stacked: each layer's shards become whole inside the scan.

@@ -19,13 +19,14 @@ from jcl.backbones.files import hf, stored
 from jcl.backbones.tokenizers import vocabulary_size
 from jcl.config import Config, TrainConfig
 from jcl.memory import fisher
-from jcl.preflight import first_step, phases
+from jcl.preflight import collectives, first_step, phases
 from jcl.step import sharding
 from jcl.step.optimizer import make_optimizer
+from jcl.training import experiment
 from jcl.training.hook_tools import HookTools, make_tools
 from jcl.training.recorder import digest
 from jcl.types import Tree
-from support import config_folder, gguf_files, model_folder, tiny
+from support import config_folder, external, gguf_files, model_folder, tiny
 from support.decoders import TINY
 
 DEVICES = 8
@@ -67,6 +68,12 @@ def placed_as(tree: Tree, like: Tree) -> bool:
   return all(jax.tree.leaves(same))
 
 
+def same(one: Tree, many: Tree) -> bool:
+  """Whether two trees have the same bits."""
+  found = jax.tree.map(lambda x, y: bool((np.asarray(x) == np.asarray(y)).all()), one, many)
+  return all(jax.tree.leaves(found))
+
+
 def computed(shape: dict, every: bool) -> dict:
   """Differences between eight devices and one, of what hooks compute with a model."""
   one, many = tools(1, False, **shape), tools(DEVICES, True, **shape)
@@ -85,14 +92,37 @@ def computed(shape: dict, every: bool) -> dict:
     if not every:
       return found
   rows = [row for e in examples for row in one.text.rows(e)]
-  states = [t.map_targets(t.backbone.hidden, p, rows) for t, p in ((one, params), (many, theirs))]
+  ways = (one, params), (many, theirs)
+  states = [t.map_targets(t.backbone.hidden, p, rows) for t, p in ways]
   found['states'] = apart(*states)
   prompts = [list(row.tokens[: 4 + i % 3]) for i, row in enumerate(rows)]
   for k in (1, 5):
-    drawn = [
-      t.sample(p, prompts, t.key('x'), k=k, max_new=7) for t, p in ((one, params), (many, theirs))
-    ]
-    found[f'samples of {k}'] = bool((drawn[0] == drawn[1]).all())
+    drawn = [t.sample(p, prompts, t.key('x'), k=k, max_new=7) for t, p in ways]
+    found[f'samples of {k}'] = same(*drawn)
+  return found
+
+
+def by_layers() -> dict:
+  """Whether phases have the same bits with layers gathered one at a time and all at once.
+
+  Compiled as users do: elsewhere a product is computed by the layout in which its factors stand.
+  """
+  fast = jax.config.read('jax_disable_most_optimizations')
+  jax.config.update('jax_disable_most_optimizations', False)
+  once = tools(DEVICES, True, dtype='bfloat16')
+  layered = dataclasses.replace(once, device_memory=0)
+  params = once.placed(tiny.params(once.backbone))
+  examples = [e for task in once.stream.tasks for e in task.train][:DEVICES]
+  rows = [row for e in examples for row in once.text.rows(e)]
+  prompts = [list(row.tokens[:4]) for row in rows]
+  squared = fisher.squared_gradient(fisher.answer_nats(once.backbone))
+  ways = {
+    'importance': lambda of: of.mean_examples(squared, params, examples),
+    'states': lambda of: of.map_targets(of.backbone.hidden, params, rows),
+    'samples': lambda of: of.sample(params, prompts, of.key('x'), k=5, max_new=4),
+  }
+  found = {name: same(way(once), way(layered)) for name, way in ways.items()}
+  jax.config.update('jax_disable_most_optimizations', fast)
   return found
 
 
@@ -134,6 +164,36 @@ def loaded(whole: hf.Loaded, parts: hf.Loaded) -> dict:
   }  # fmt: skip
 
 
+def taught(folder: pathlib.Path) -> dict:
+  """Figures of a teacher in another folder, whose states are or are not kept."""
+  path, cut, found = external.written(folder / 'teacher'), stored._cut, {}
+  whole = hf.load(str(path)).params
+  leaf = max(x.size for x in jax.tree.leaves(whole))
+  for cache_mb in (0, 2048):
+    config, sizes = external.config(path, train={'fsdp': True, 'packing': 'off'}), []
+    config.method.teacher_cache_mb = cache_mb
+    parts = experiment.assemble(config, sharding.make_mesh(DEVICES))
+
+    def counted(*given, sizes=sizes):
+      values = cut(*given)
+      sizes.append(values.size)
+      return values
+
+    stored._cut = counted
+    memory = parts.method.init(parts.initial_params(), parts.stream, parts.tools)
+    memory, _ = parts.method.before_task(memory, {}, parts.stream.tasks[0], parts.tools)
+    stored._cut = cut
+    teacher = memory['teacher']
+    if not cache_mb:
+      shards = sharding.specs(whole, parts.tools.mesh, fsdp=True)
+      there = jax.tree.map(lambda x, spec: x.sharding.spec == spec, teacher, shards)
+      found['sharded'] = all(jax.tree.leaves(there))
+      found['bits'] = same(teacher, whole)
+    found[f'largest {cache_mb}'] = max(sizes) / leaf
+    found[f'read {cache_mb}'] = sum(sizes) / sum(x.size for x in jax.tree.leaves(whole))
+  return found
+
+
 def from_files(folder: pathlib.Path) -> dict:
   """Figures of the parts that are read of folders and GGUF files."""
   found = {}
@@ -153,7 +213,30 @@ def planned(folder: pathlib.Path, method: str) -> dict:
   made = Config(method=methods.settings(method), train=TrainConfig(batch_size=8, fsdp=True))
   made.backbone.path, made.evaluate.batch_size = str(folder), 8
   mesh = sharding.make_mesh(DEVICES)
-  return phases.section(first_step.outline(made, mesh, tokens=16)).values['phases']
+  now = first_step.outline(made, mesh, tokens=16)
+  return phases.section(now, 0).values['phases']
+
+
+def gathers(folder: pathlib.Path) -> dict:
+  """Bytes that each phase gathers, a layer at a time and once, and that gathering itself sends."""
+  made = Config(method=methods.settings('ewc'), train=TrainConfig(batch_size=8, fsdp=True))
+  made.backbone.path, made.evaluate.batch_size = str(folder), 8
+  made.backbone.dtype = 'bfloat16'
+  now = first_step.outline(made, sharding.make_mesh(DEVICES), tokens=16)
+  sent = lambda text: sum(
+    kind.sent for name, kind in collectives.count(text).items() if name == 'all-gather'
+  )
+  found = {}
+  for memory in (0, None):
+    for name, program in phases.programs(now, memory).items():
+      text = program.call.lower(*program.arguments).compile().as_text()
+      found[f'{name} {memory}'] = [program.whole, sent(text)]
+  gathered = now.parts.tools.maps.gathered(True).lower(now.params)
+  leaves = jax.tree.leaves(now.params)
+  return found | {
+    'gathering': sent(gathered.compile().as_text()), 'sent as': gathered.as_text().count('bf16'),
+    'split': sum(x.size * 4 for x in leaves if not x.sharding.is_fully_replicated),
+  }  # fmt: skip
 
 
 def main(folder: pathlib.Path, every: bool) -> None:
@@ -163,6 +246,7 @@ def main(folder: pathlib.Path, every: bool) -> None:
     'computed': {
       name: computed(shape, every) for name, shape in MODELS.items() if every or name == 'tied'
     },
+    'by layers': by_layers(), 'gathers': gathers(wide), 'taught': taught(folder),
     'born': born(), 'loaded': from_files(folder),
     'phases': {name: planned(wide, name) for name in ('ewc', 'lamol_kd', 'lora') if every},
   }  # fmt: skip
