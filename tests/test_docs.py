@@ -1,6 +1,8 @@
 """The documentation holds: its code runs, its commands, links, paths and names are real."""
 
+import contextlib
 import importlib
+import io
 import json
 import re
 import sys
@@ -28,6 +30,8 @@ def refused(words: list[str]) -> str:
     if not (ROOT / words[1]).is_file():
       return f'there is no {words[1]}'
     name, rest = words[1].removeprefix('launch/').removesuffix('.py'), words[2:]
+    if name == 'tables':
+      return refused_by_tables(rest)
   else:
     name, rest = words[1], words[2:]
   if name not in commands.SUMMARIES:
@@ -40,6 +44,18 @@ def refused(words: list[str]) -> str:
     command_line.parse(given, rest)
   except UserError as error:
     return str(error)
+  return ''
+
+
+def refused_by_tables(words: list[str]) -> str:
+  """Returns the fault of a command of launch/tables.py, which is no command of jcl."""
+  sys.path.insert(0, str(ROOT / 'launch'))
+  tables, said = importlib.import_module('tables'), io.StringIO()
+  try:
+    with contextlib.redirect_stderr(said):
+      tables.parsed(words)
+  except SystemExit:
+    return said.getvalue().splitlines()[-1]
   return ''
 
 
@@ -130,6 +146,7 @@ BROKEN = {
   'no such field': ('    jcl train --config=quickstart --config.train.epoch=3', 'epoch'),
   'a word for a number': ('```sh\njcl train --config=quickstart --config.train.epochs=x\n```', 'x'),
   'no such launcher': ('    python launch/trian.py --workdir=x', 'there is no launch/trian.py'),
+  'no such table': ('    python launch/tables.py run --table=nothing', 'nothing'),
 }
 
 
