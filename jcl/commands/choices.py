@@ -81,6 +81,10 @@ COSTS: dict[str, Cost] = {
   'l2kd': Cost('as `lamol`, and a model of the new task alone, trained before each task'),
   'agem': Cost('the buffer; as many old rows as new, and a gradient of their own', '2.5'),
   'distill': Cost("the old model's states on the new rows, one forward pass each a task", '1.0'),
+  'sdft': Cost(
+    'an answer to each example is generated in every epoch, and one forward pass over prompts with '
+    'demonstrations; one more copy of the parameters'
+  ),
   'l2': Cost('a copy of the parameters', '1.0'),
   'mas': Cost(FISHER, '1.0'),
   'ewc': Cost(FISHER, '1.0'),
@@ -210,7 +214,7 @@ TABLE: tuple[Choice, ...] = (
   Choice(
     {'pretrained': ('keep',)}, ABILITIES, 'slao',
     'the base is left as it is; one adapter is tuned task after task and merged after each',
-    others=('osft', 'expand', 'lora', 'olora', 'distill'),
+    others=('osft', 'sdft', 'expand', 'lora', 'olora', 'distill'),
     caution='set evaluate.probe to a text of the general kind, and look at what it measures',
   ),
   Choice(

@@ -18,7 +18,7 @@ from typing import Any
 import jax
 
 from jcl.errors import UserError
-from jcl.methods.method import Hook, Method
+from jcl.methods.method import EpochHook, Hook, Method
 from jcl.streams.stream import Task, TaskPlan
 from jcl.types import Memory, Params, Tree
 
@@ -70,13 +70,14 @@ def compose(parts: Parts, changes: Mapping[str, Sequence[str]] | None = None) ->
     return merge(gradients, teacher_params[combiner])
 
   def params_for(memory, params, task):
-    return give(_own(memory, keeper) if keeper else memory, params, task)
+    return give(_own(memory, keeper), params, task)
 
   before, after = (_hook(field, parts, changes) for field in HOOKS)
   return Method(
     init, before, plan, loss_fn if reader else None, penalty_fn, objective,
     combine if combiner else None, _projected(parts, 'project_gradient'),
-    _projected(parts, 'project'), after_step if mover else None, after, params_for,
+    _projected(parts, 'project'), after_step if mover else None, after,
+    params_for if keeper else give, _epoch_hook(parts),
   )  # fmt: skip
 
 
@@ -103,6 +104,20 @@ def _hook(field: str, parts: Parts, changes: Mapping[str, Sequence[str]]) -> Hoo
     return _together({name: memories[name] for name in parts}), params
 
   return call
+
+
+def _epoch_hook(parts: Parts) -> EpochHook | None:
+  """Returns the hook that calls `before_epoch` of all parts; None without any."""
+  found = {name: part.before_epoch for name, part in parts.items()}
+  hooks = {name: hook for name, hook in found.items() if hook is not None}
+
+  def call(memory, params, task, epoch, tools):
+    memories = {name: _own(memory, name) for name in parts}
+    for name, hook in hooks.items():
+      memories[name] = hook(memories[name], params, task, epoch, tools)
+    return _together(memories)
+
+  return call if hooks else None
 
 
 def _same(found: Params, given: Params) -> bool:

@@ -20,6 +20,9 @@ from jcl.types import Memory, Params, Tree
 Hook = Callable[[Memory, Params, Task, Tools], tuple[Memory, Params]]
 """(memory, params, task, tools) -> memory, params."""
 
+EpochHook = Callable[[Memory, Params, Task, int, Tools], Memory]
+"""(memory, params, task, epoch, tools) -> memory."""
+
 
 def _unchanged(
   memory: Memory, params: Params, task: Task, tools: Tools
@@ -29,7 +32,7 @@ def _unchanged(
 
 
 class Method(NamedTuple):
-  """A method's pure functions, in the order in which the loop calls them.
+  """A method's pure functions.
 
   Every field defaults to plain fine-tuning: `Method()` is `seq`.
 
@@ -62,6 +65,11 @@ class Method(NamedTuple):
     params_for: (memory, params, task or None) -> the parameters that are evaluated, sampled and
       exported; None where the task id is not given. Within a task, where dev scores are taken,
       `memory` is as `before_task` left it and `params` are those in training, which must count.
+    before_epoch: (memory, params, task, epoch, tools) -> memory, called before every epoch of a
+      task with the parameters in training, epochs counted from 0. The plan is then asked for anew
+      and trains this epoch alone. All epochs have as many examples as the plan that `before_task`
+      leaves, and no row of them is longer or has more targets than the one in its place there, so
+      that shapes are chosen once. None: one plan trains all epochs.
   """
 
   init: Callable[[Params, Stream, Tools], Memory] = lambda params, stream, tools: {'teacher': {}}
@@ -76,6 +84,7 @@ class Method(NamedTuple):
   after_step: Callable[[Tree, Params, jax.Array], tuple[Tree, Params]] | None = None
   after_task: Hook = _unchanged
   params_for: Callable[[Memory, Params, Task | None], Params] = lambda memory, params, task: params
+  before_epoch: EpochHook | None = None
 
 
 @dataclasses.dataclass

@@ -22,6 +22,7 @@ BUILT_IN: dict[str, str] = {
   'agem': 'jcl.methods.agem:Agem',
   'cls_er': 'jcl.methods.cls_er:ClsEr',
   'distill': 'jcl.methods.distill:Distill',
+  'sdft': 'jcl.methods.sdft:Sdft',
   'lamol': 'jcl.methods.lamol:Lamol',
   'lamol_kd': 'jcl.methods.lamol_kd:LamolKd',
   'l2kd': 'jcl.methods.l2kd:L2Kd',

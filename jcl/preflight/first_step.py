@@ -26,7 +26,7 @@ from jcl.preflight.footprint import at_rest, outlined_inputs, resident, shape_on
 from jcl.step import rates, sharding
 from jcl.streams.stream import Example, Stream, Task, TaskPlan
 from jcl.training import experiment
-from jcl.training.batch_loader import BatchLoader
+from jcl.training.batch_loader import BatchLoader, check_epochs
 from jcl.training.experiment import Experiment
 from jcl.training.hook_tools import make_tools
 from jcl.training.step_inputs import StepInputs
@@ -122,6 +122,8 @@ def outline_of(parts: Experiment, tokens: int = 0, targets: int = 0) -> Outline:
   else:
     source = f'largest of task {task.name}, {parts.stream.name}'
     if plan.takes_steps:
+      if parts.method.before_epoch is not None:
+        check_epochs(plan)
       loader = BatchLoader(plan, task.index, parts.tools.at(task.index), parts.config.train)
       shape, padding = loader.largest, loader.padding()
     else:

@@ -158,6 +158,8 @@ def footprint(parts: Experiment) -> Footprint:
         tools, stream=dataclasses.replace(stream, tasks=brief), task_index=task.index, held=[]
       )
       memory, params = method.before_task(memory, params, task, here)
+      if method.before_epoch is not None:
+        memory = method.before_epoch(memory, params, task, 0, here)
       plan = method.plan(memory, task)
       if plan.new and not plan.takes_steps:
         kept = {name: tree for name, tree in memory.items() if name != 'teacher'}

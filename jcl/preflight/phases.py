@@ -205,6 +205,8 @@ def programs(now: Outline, device_memory: float | None = None) -> dict[str, Prog
     for task in tasks:
       here = tools.at(task.index)
       memory, params = method.before_task(memory, params, task, here)
+      if method.before_epoch is not None:
+        memory = method.before_epoch(memory, params, task, 0, here)
       memory, params = method.after_task(memory, params, task, here)
     return ()
 

@@ -27,6 +27,7 @@ UNITS = {  # of a metric by its name, else by its group
   'drift/perplexity': 'exp of nats per token',
   'pseudo/*': 'samples',
   'own_answers/*': 'answers',
+  'sdft/*': 'answers',
   'buffer/*': 'examples',
 }
 TOTALS = ('metrics', 'seconds', 'tokens')  # objects of results.json

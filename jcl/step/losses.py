@@ -77,6 +77,43 @@ def distillation(
   return temperature**2 * (jnp.exp(teacher_MV) * (teacher_MV - log_MV)).sum(-1)
 
 
+def divergence(
+  logits_MV: jax.Array,
+  teacher_MV: jax.Array,
+  reverse: bool = False,
+  top_k: int = 0,
+  where: jax.Array | None = None,
+) -> jax.Array:
+  """KL(teacher ‖ model), with `reverse` KL(model ‖ teacher) -> [M], nats per target.
+
+  The teacher's logits have no gradient.
+
+  Args:
+    logits_MV: logits of the model.
+    teacher_MV: logits of the teacher.
+    reverse: the order of the two.
+    top_k: the model's likeliest tokens that count one by one; all others count as one. 0: all
+      count one by one. By the log-sum inequality no value is larger than that of all tokens.
+    where: the classes that count.
+  """
+  _check_logits(logits_MV, where, teacher_MV=teacher_MV)
+  both = [restrict(x, where) for x in (logits_MV, jax.lax.stop_gradient(teacher_MV))]
+  if 0 < top_k < logits_MV.shape[1]:
+    _, chosen_MK = lax.top_k(jax.lax.stop_gradient(both[0]), top_k)
+    both = [_others_as_one(x, chosen_MK) for x in both]
+  log_MV, teacher_MV = map(jax.nn.log_softmax, both)
+  first_MV, second_MV = (log_MV, teacher_MV) if reverse else (teacher_MV, log_MV)
+  return (jnp.exp(first_MV) * (first_MV - second_MV)).sum(-1)
+
+
+def _others_as_one(logits_MV: jax.Array, chosen_MK: jax.Array) -> jax.Array:
+  """Returns the logits of the chosen classes, and the logit of all others together: [M, K + 1]."""
+  kept_MK = jnp.take_along_axis(logits_MV, chosen_MK, 1)
+  others_MV = jnp.put_along_axis(logits_MV, chosen_MK, FAR, 1, inplace=False)
+  others_M1 = jax.nn.logsumexp(others_MV, -1, keepdims=True)
+  return jnp.concatenate([kept_MK, others_M1], 1)
+
+
 def mean_squared_error(
   logits_MV: jax.Array, teacher_MV: jax.Array, where: jax.Array | None = None
 ) -> jax.Array:

@@ -1,5 +1,6 @@
 """The batches of a task: composed, laid out and placed before the step that takes them."""
 
+import copy
 import itertools
 import queue
 import threading
@@ -17,6 +18,7 @@ from jcl.batching.outlines import Outline
 from jcl.batching.packed_text import PackedText
 from jcl.batching.packing import mode
 from jcl.config import TrainConfig
+from jcl.errors import UserError
 from jcl.step import sharding
 from jcl.step.numerics import computing
 from jcl.streams.stream import Example, Lazy, Reference, TaskPlan
@@ -74,10 +76,8 @@ class BatchLoader:
   """
 
   def __init__(self, plan: TaskPlan, task: int, tools: 'HookTools', train: TrainConfig):
-    resolve = lambda examples: Lazy(examples, lambda _, one: tools.example(one))
-    new: Sequence[Example] = resolve(plan.new)
-    old: Sequence[Example] = resolve(plan.old)
     self._task, self._tools, self._train = task, tools, train
+    new, old = self._resolved(plan.new), self._resolved(plan.old)
     # Blocks of raw text are read at their step: there may be too many to hold.
     text = tools.text
     self._lazy = isinstance(text, PackedText) and (plan.level == 'even' or not plan.old)
@@ -105,6 +105,20 @@ class BatchLoader:
     packing = mode(train.packing, tools.backbone.packs, width)
     rest = self._blocks, self._rows(), packing, width
     self._shapes = batch_shapes.chosen(steps, *rest)
+
+  def of_epoch(self, plan: TaskPlan) -> 'BatchLoader':
+    """Returns a loader in these shapes for a plan that trains one epoch.
+
+    Args:
+      plan: has as many examples as this loader's, and no longer rows.
+    """
+    loader = copy.copy(self)
+    loader.plan = plan._replace(new=list(self._resolved(plan.new)), old=self._resolved(plan.old))
+    return loader
+
+  def _resolved(self, examples: Sequence[Example | Reference]) -> Sequence[Example]:
+    """Returns examples, each made when it is asked for."""
+    return Lazy(examples, lambda _, one: self._tools.example(one))
 
   @property
   def largest(self) -> batches.Shape:
@@ -176,7 +190,7 @@ class BatchLoader:
     plan = self.plan
     if self._lazy:
       return not (plan.old or plan.corpus_ratio)
-    return plan.online_buffer is None and plan.unit == 'rows'
+    return _is_alike(plan)
 
   def _length(self, epoch: int) -> int:
     """Returns the number of steps of an epoch."""
@@ -199,16 +213,16 @@ class BatchLoader:
       size = max(size // 2, 1) * (1 + self.plan.candidates)
     return width * max(size, self._train.batch_size)
 
-  def _laid_out(self, skip: int) -> Iterator[LoadedBatch]:
-    """Yields the batches from step `skip` on."""
+  def _laid_out(self, skip: int, end: int) -> Iterator[LoadedBatch]:
+    """Yields the batches of the steps from `skip` to before `end`."""
     number, epoch = 0, 0  # of the first step of the epoch
-    while number < self.total:
+    while number < end:
       if number < skip and number + self._length(epoch) <= skip:
         number, epoch = number + self._length(epoch), epoch + 1
         continue
       done = max(skip - number, 0)
       for i, (step, ends_epoch) in enumerate(self._steps_from(epoch, done), number + done):
-        if i == self.total:
+        if i == end:
           return
         yield self._loaded(step, i, epoch, ends_epoch)
       number, epoch = i + 1, epoch + 1
@@ -227,8 +241,13 @@ class BatchLoader:
       ends_epoch, number + 1 == self.total,
     )  # fmt: skip
 
-  def batches(self, skip: int = 0) -> Generator[LoadedBatch, None, None]:
-    """Yields the batches from step `skip` on; a thread makes them, at most two ahead."""
+  def batches(self, skip: int = 0, end: int = 0) -> Generator[LoadedBatch, None, None]:
+    """Yields batches, which a thread makes, at most two ahead.
+
+    Args:
+      skip: number of the first step.
+      end: number of the step after the last one; 0: the task ends with it.
+    """
     ready: queue.Queue = queue.Queue(AHEAD)
     stop = threading.Event()
 
@@ -244,7 +263,7 @@ class BatchLoader:
     @computing
     def work() -> None:
       try:
-        for loaded in self._laid_out(skip):
+        for loaded in self._laid_out(skip, end or self.total):
           if not put(loaded):
             return
         put(None)
@@ -261,3 +280,21 @@ class BatchLoader:
     finally:
       stop.set()
       thread.join()
+
+
+def check_epochs(plan: TaskPlan) -> None:
+  """Refuses epochs that differ in length, where rows are drawn before each epoch.
+
+  Raises:
+    UserError: old rows are counted in tokens or targets, or enter the buffer within the task.
+  """
+  if not _is_alike(plan):
+    raise UserError(
+      'rows are drawn before each epoch, so all epochs must have as many steps: set method.unit '
+      "to 'rows' and method.update to 'after_task'"
+    )
+
+
+def _is_alike(plan: TaskPlan) -> bool:
+  """Whether all epochs of a plan have as many steps, whatever its rows are."""
+  return plan.online_buffer is None and plan.unit == 'rows'

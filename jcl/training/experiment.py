@@ -346,7 +346,8 @@ def with_knobs(method: Method, config: Config, backbone: Backbone) -> Method:
   Raises:
     UserError: `train.keep_best` for a method whose evaluated parameters are not those that train.
   """
-  if config.train.keep_best and method.after_step is not None:
+  follows = method.params_for is not Method._field_defaults['params_for']
+  if config.train.keep_best and method.after_step is not None and follows:
     raise UserError(
       f'train.keep_best is true, but {methods.name_of(config.method)} evaluates parameters that '
       'follow those in training; set it to false'

@@ -294,6 +294,7 @@ class Loop:
       params=self._placed(params),
       optimizer=surviving(now.optimizer, now.params, params) if carried else None,
       step=0,
+      epochs=0,
       best=None,
       best_optimizer=None,
       best_score=-math.inf,

@@ -20,6 +20,8 @@ class Run:
     optimizer: leaves of the optimiser's state by path; None: fresh.
     done: phases finished.
     step: steps taken in the task under way.
+    epochs: epochs of that task before which the hook `before_epoch` is done.
+    drawing: the hook before the next epoch is under way.
     best: the parameters with the best dev score of the task, under `keep_best`.
     best_optimizer: leaves of the optimiser's state at them, where it is carried to the next task.
     best_score: that score.
@@ -32,6 +34,8 @@ class Run:
   optimizer: dict[str, Tree] | None = None
   done: int = 0
   step: int = 0
+  epochs: int = 0
+  drawing: bool = False
   best: Params | None = None
   best_optimizer: dict[str, Tree] | None = None
   best_score: float = -math.inf

@@ -18,7 +18,7 @@ from jcl.storage.encoding import leaves_by_path
 from jcl.storage.progress import Bar
 from jcl.streams.stream import Task, TaskPlan
 from jcl.training import loss_check
-from jcl.training.batch_loader import BatchLoader, LoadedBatch
+from jcl.training.batch_loader import BatchLoader, LoadedBatch, check_epochs
 from jcl.training.evaluate import LogPerplexity, Score
 from jcl.training.experiment import Experiment
 from jcl.training.fold_bars import FoldBars
@@ -86,13 +86,56 @@ class TaskTrainer:
     plan = self.parts.method.plan(now.memory, task)
     if not (plan.new and plan.takes_steps):
       return now
+    if self.parts.method.before_epoch is not None:
+      check_epochs(plan)
     loader = BatchLoader(plan, task.index, tools, self.parts.config.train)
-    inputs, loaded = self.inputs(now, plan), None
     self.output.steps_before = self.output.counter.steps - now.step
     bar = self._bar(now, task, loader.total)
+    try:
+      if self.parts.method.before_epoch is None:
+        now = self._steps(now, task, tools, loader, bar)
+      else:
+        now = self._epochs(now, task, tools, loader, bar)
+    finally:
+      bar.close()
+    if now.best is None:
+      return now
+    return now.replace(params=self._placed(now.best), optimizer=now.best_optimizer)
+
+  def _epochs(self, now: Run, task: Task, tools: HookTools, loader: BatchLoader, bar: Bar) -> Run:
+    """Takes all steps of a task, each epoch on the rows that `before_epoch` draws for it."""
+    # An evaluation at the end of an epoch goes on in that epoch.
+    evaluating = _is_evaluating(now, tools)
+    first = (now.step - evaluating) // loader.per_epoch
+    for epoch in range(first, -(-loader.total // loader.per_epoch)):
+      if epoch == now.epochs:
+        now = self._drawn(now, task, tools, epoch)
+      plan = self.parts.method.plan(now.memory, task)
+      end = min((epoch + 1) * loader.per_epoch, loader.total)
+      now = self._steps(now, task, tools, loader.of_epoch(plan), bar, end)
+    return now
+
+  def _drawn(self, now: Run, task: Task, tools: HookTools, epoch: int) -> Run:
+    """Calls the hook before an epoch; the rows that it draws are part of the run's memory."""
+    hook = self.parts.method.before_epoch
+    assert hook is not None
+    now = self.recorded(now.replace(drawing=True), tools)
+    with self._folds(now, task), self.output.clock.of('memory'):
+      memory = hook(now.memory, now.params, task, epoch, tools)
+    tools.folds.forget()
+    now = self.recorded(now.replace(memory=memory, epochs=epoch + 1, drawing=False), tools)
+    if self.policy.overdue():
+      self._save(now)
+    return now
+
+  def _steps(
+    self, now: Run, task: Task, tools: HookTools, loader: BatchLoader, bar: Bar, end: int = 0
+  ) -> Run:
+    """Takes the steps of a task from the run's on, up to before number `end` (0: all)."""
+    inputs, loaded = self.inputs(now, loader.plan), None
     # A snapshot that was taken in a dev evaluation goes on with that evaluation.
-    evaluating = bool(tools.folds.journal.entries)
-    batches = loader.batches(now.step - evaluating)
+    evaluating = _is_evaluating(now, tools)
+    batches = loader.batches(now.step - evaluating, end)
     flight: collections.deque = collections.deque()
 
     def land(most: int) -> None:
@@ -125,12 +168,8 @@ class TaskTrainer:
         land(0)
     finally:
       batches.close()
-      bar.close()
     assert loaded is not None
-    now = self._after(now, inputs.state, inputs, loaded)
-    if now.best is None:
-      return now
-    return now.replace(params=self._placed(now.best), optimizer=now.best_optimizer)
+    return self._after(now, inputs.state, inputs, loaded)
 
   def _bar(self, now: Run, task: Task, steps: int) -> Bar:
     """Returns the progress of the training of a task."""
@@ -281,3 +320,8 @@ class TaskTrainer:
         f'rows ({self.output.last_good_snapshot()})'
       )
     self.output.say(f'warning: {line} ({count} of at most {most} in a task)')
+
+
+def _is_evaluating(now: Run, tools: HookTools) -> bool:
+  """Whether a run goes on with a dev evaluation, which a snapshot was taken in."""
+  return bool(tools.folds.journal.entries) and not now.drawing

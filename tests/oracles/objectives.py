@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from oracles import adapters, decoder, penalties
-from oracles.distillation import distance, divergence, surprise
+from oracles.distillation import distance, divergence, shares, surprise
 from oracles.texts import Row
 
 
@@ -33,6 +33,8 @@ class Given(NamedTuple):
       else with those of all tasks so far.
     updates: the parameters after every update of the run so far, float32.
     taught: the teacher of each task so far, where one learns it apart.
+    epoch_start: updates of the task before the epoch under way.
+    before_task: updates of the run before the task.
   """
 
   settings: dict[str, Any]
@@ -48,6 +50,8 @@ class Given(NamedTuple):
   told: bool = False
   updates: Sequence[dict] = ()
   taught: Sequence[dict] = ()
+  epoch_start: int = 0
+  before_task: int = 0
 
 
 def logits(given: Given, params: dict, row: Row) -> np.ndarray:
@@ -208,6 +212,54 @@ def l2kd(given: Given) -> float:
   return value + lamol(old)
 
 
+def sdft(given: Given) -> float:
+  """alpha·KL(own answers) + (1 − alpha)·CE(others); the teacher reads the right answer first."""
+  s, found = given.settings, []
+  teacher = {
+    'average': lambda: _followed(given, s['average_rate']),
+    'current': lambda: (given.updates[: _begun(given)] or [given.starts[given.task]])[-1],
+    'last': lambda: given.starts[given.task],
+    'base': lambda: given.starts[0],
+  }[s['anchor']]()
+  for row in (row for row in given.rows if row.shown):
+    moved = [len(row.shown) + place for place in range(len(row.wanted))]
+    read = row._replace(tokens=[*row.shown, *row.wanted], targets=[place - 1 for place in moved])
+    both = logits(given, given.params, row), logits(given, teacher, read)
+    for z, y in zip(*both, strict=True):
+      found.append((row.task, between(z, y, s['direction'] == 'reverse', s['top_k_logits'])))
+  real = ce(given, lambda row: not row.shown)
+  return s['alpha'] * mean(given, found) + (1 - s['alpha'] or 1) * real
+
+
+def between(z: np.ndarray, teacher: np.ndarray, reverse: bool, top_k: int) -> float:
+  """KL(teacher ‖ model) or its reverse; all but the model's `top_k` likeliest tokens are one."""
+  p, q = np.array(shares(list(teacher))), np.array(shares(list(z)))
+  if 0 < top_k < len(q):
+    order = np.argsort(-q, kind='stable')
+    p, q = (np.append(x[order[:top_k]], x[order[top_k:]].sum()) for x in (p, q))
+  first, second = (q, p) if reverse else (p, q)
+  return float(np.sum(first * np.log(first / second)))
+
+
+def _begun(given: Given) -> int:
+  """Returns the updates of the run before the epoch under way."""
+  return given.before_task + given.epoch_start
+
+
+def _followed(given: Given, rate: float) -> dict:
+  """Returns the average at the start of the epoch: it began at the start of the task."""
+  blend = lambda mean, now: {
+    name: blend(leaf, now[name])
+    if isinstance(leaf, dict)
+    else (1 - rate) * leaf + rate * np.asarray(now[name], np.float64)
+    for name, leaf in mean.items()
+  }
+  average = given.starts[given.task]
+  for params in given.updates[given.before_task : _begun(given)]:
+    average = blend(average, params)
+  return average
+
+
 def maml(given: Given) -> float:
   """CE of all rows after `inner_steps` steps of gradient descent on that of the new ones."""
   new = given._replace(rows=[row for row in given.rows if not row.replay])
@@ -313,6 +365,7 @@ ORACLES: dict[str, Callable[[Given], float]] = {
   'agem': agem,
   'cls_er': cls_er,
   'distill': distill,
+  'sdft': sdft,
   'lamol': lamol,
   'lamol_kd': lamol_kd,
   'l2kd': l2kd,

@@ -13,7 +13,11 @@ from typing import NamedTuple
 
 
 class Row(NamedTuple):
-  """A row as an oracle knows it: ids, places that predict, what they should predict."""
+  """A row as an oracle knows it: ids, places that predict, what they should predict.
+
+  Attributes:
+    shown: prompt in which a teacher is shown the right answer, where the row is an own answer.
+  """
 
   tokens: list[int]
   targets: list[int]
@@ -21,6 +25,7 @@ class Row(NamedTuple):
   replay: bool
   generative: bool
   task: int
+  shown: tuple[int, ...] = ()
 
 
 def rows(example, replay: bool, text_format: str, ids: dict[str, int]) -> list[Row]:
@@ -28,6 +33,7 @@ def rows(example, replay: bool, text_format: str, ids: dict[str, int]) -> list[R
 
   Args:
     example: its text, answer, task and label; or `tokens`, those that a pseudo sample was drawn as.
+      In a plain row they are the prompt and the model's own answer, and text and answer are given.
     replay: it comes from the past.
     text_format: see above.
     ids: {word: token id}.
@@ -41,7 +47,11 @@ def rows(example, replay: bool, text_format: str, ids: dict[str, int]) -> list[R
     before, between = (
       [ids[word] for word in part.split()] for part in ('Input sentence:', 'The label:')
     )
-    return [_row([*before, *said, *between], answer, False, *kind)]
+    prompt = [*before, *said, *between]
+    if example.tokens is None:
+      return [_row(prompt, answer, False, *kind)]
+    own = _row(prompt, list(example.tokens[len(prompt) :]), False, *kind)
+    return [own._replace(shown=(*prompt, *answer, *prompt))]
   ask = ids['__ans__']
   if example.tokens is not None:
     at = list(example.tokens).index(ask)

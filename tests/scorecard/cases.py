@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from oracles import objectives, texts
 from support import rounding, tiny
-from support.scripted import good, scripted
+from support.scripted import good, own_answer, scripted
 
 from jcl import distributed, methods
 from jcl.backbones import tokenizers
@@ -57,6 +57,7 @@ MORE = {  # of any settings that have the field: every term is as large as cross
   'every': 1, 'inner_lr': 0.3, 'inner_steps': 2, 'decay': 0.8, 'fast_decay': 0.6,
   'slow_decay': 0.9, 'fast_rate': 1.0, 'slow_rate': 1.0, 'lambda_cls': 0.6, 'solver': 'lda',
   'shrinkage': 0.9, 'unfreeze_ratio': 0.3, 'teacher_epochs': 2,
+  'average_rate': 0.4,
 }  # fmt: skip
 TRAIN = TrainConfig(
   learning_rate=3e-2, adapter_learning_rate=3e-2, head_learning_rate=3e-2, epochs=3, batch_size=16
@@ -139,8 +140,9 @@ class Moment:
 
   Attributes:
     task: of the stream.
-    memory: as `before_task` left it, which the plan is made of.
-    plan: its examples resolved.
+    memory: as the hooks before the first epoch left it, which the plan is made of.
+    plan: of the first epoch, its examples resolved.
+    plans: of every epoch, all the same one unless rows are drawn before each.
     start, end: parameters before and after training.
     seen: the steps of the loop.
     after: memory after `after_task`.
@@ -151,6 +153,7 @@ class Moment:
   task: Task
   memory: dict
   plan: TaskPlan
+  plans: list[TaskPlan]
   start: Any
   end: Any
   seen: list[Seen]
@@ -197,13 +200,25 @@ class Case:
       of = tiny.sharing(tools.stream, classes_of)
       tools = dataclasses.replace(tools, stream=of, membership=own, task_id_given=told)
     tools = dataclasses.replace(tools, train=TRAIN)
-    self.tools = scripted(tools, good)
+    self.tools = scripted(tools, good if text_format.startswith('lamol') else own_answer)
     self.backbone, self.stream = self.tools.backbone, self.tools.stream
     self.method = methods.make(self.backbone, self.settings)
+    self.drawn: list[dict] = []  # memory after each call of `before_epoch`
+    if (hook := self.method.before_epoch) is not None:
+      self.method = self.method._replace(before_epoch=self._noted(hook))
     self.loss_fn = self.method.loss_fn or losses.plain(self.backbone)
     deep = rounding.tolerance(24, rounding.layers(2, gradient=True), margin=2)
     self.tolerance = deep if self.deep else 5e-6  # of the largest entry: float32's rounding
     self._gradients: dict[Any, Callable] = {}
+
+  def _noted(self, hook: Callable) -> Callable:
+    """Returns a hook before an epoch that keeps what it gives."""
+
+    def noted(*given):
+      self.drawn.append(hook(*given))
+      return self.drawn[-1]
+
+    return noted
 
   def _packed(self, make: Callable[[int], Any]) -> HookTools:
     """Tools of a run on the stream's texts in blocks, whose corpora stay as long as the case."""
@@ -239,18 +254,21 @@ class Case:
     now = loop.before_task(now, task)
     self.tools.folds.forget()
     memory, start, before = now.memory, host(now.params), len(watch.seen)
+    self.drawn.clear()
     now = loop.train(now, task)
     end = host(now.params)
-    plan = self.method.plan(memory, task)
+    memories = list(self.drawn) or [memory] * TRAIN.epochs
     resolved = lambda examples: [self.tools.example(e) for e in examples]
-    plan = plan._replace(new=resolved(plan.new), old=resolved(plan.old))
+    plans = [self.method.plan(m, task) for m in memories]
+    plans = [p._replace(new=resolved(p.new), old=resolved(p.old)) for p in plans]
+    memory, plan = memories[0], plans[0]
     steps = plan.new and plan.takes_steps
     first = self.steps(plan, task)[0] if steps else [(e, False) for e in task.train]
     now = loop.after_task(now, task)
     self.tools.folds.forget()
     seen = watch.seen[before:]
     left = host(now.params)
-    return now, Moment(task, memory, plan, start, end, seen, now.memory, left, first)
+    return now, Moment(task, memory, plan, plans, start, end, seen, now.memory, left, first)
 
   @property
   def moments(self) -> list[Moment]:
@@ -265,23 +283,28 @@ class Case:
   def steps(
     self, plan: TaskPlan, task: Task, count: int = TRAIN.epochs
   ) -> list[list[tuple[Example, bool]]]:
-    """The examples of every step of a task, of `count` epochs."""
+    """The examples of every step of a task, of `count` epochs of one plan."""
+    return [items for epoch in range(count) for items in self.epoch(plan, task, epoch)]
+
+  def course(self, moment: Moment) -> list[list[tuple[Example, bool]]]:
+    """The examples of every step that the loop took in a task."""
+    plans = enumerate(moment.plans)
+    return [items for epoch, plan in plans for items in self.epoch(plan, moment.task, epoch)]
+
+  def epoch(self, plan: TaskPlan, task: Task, epoch: int) -> list[list[tuple[Example, bool]]]:
+    """The examples of every step of an epoch."""
     every = {e.number: e for e in (*plan.new, *plan.old)}
     text = self.tools.text
     rows_of = lambda example, replay: text.rows(example, replay)
-    found = []
+    rest = 0, task.index, epoch, TRAIN.batch_size
     if self.packed:  # a block may be cut between epochs, so a step is made of rows
       sizes = tuple(np.array([text.size(e) for e in blocks]) for blocks in (plan.new, plan.old))
-      epochs = [
-        packed_epochs.Epoch(plan, sizes, rows_of, 0, task.index, epoch, TRAIN.batch_size)
-        for epoch in range(count)
-      ]
-      return [[(row, row.replay) for row in step.rows] for epoch in epochs for step in epoch]
-    for epoch in range(count):
-      made = composing.steps(plan, rows_of, 0, task.index, epoch, TRAIN.batch_size)
-      for step in made:
-        asked = [row for row in step.rows if not row.generative]  # an example has one of them
-        found.append([(every[row.number // 2], row.replay) for row in asked])
+      made = packed_epochs.Epoch(plan, sizes, rows_of, *rest)
+      return [[(row, row.replay) for row in step.rows] for step in made]
+    found = []
+    for step in composing.steps(plan, rows_of, *rest):
+      asked = [row for row in step.rows if not row.generative]  # an example has one of them
+      found.append([(every[row.number // 2], row.replay) for row in asked])
     return found
 
   # Rows, for the code and for the oracle.
@@ -320,6 +343,7 @@ class Case:
     self, moment: Moment, params: Any, rows: Sequence[texts.Row], steps: int = 0
   ) -> objectives.Given:
     """Returns the arguments of the oracle after so many steps of the task."""
+    epoch = len(moment.seen) // TRAIN.epochs or 1
     wide = lambda tree: jax.tree.map(lambda x: np.asarray(x, np.float64), tree)
     past = self.moments[: moment.task.index]
     examples = [[self.oracle_rows([(e, False)]) for e in m.task.train] for m in past]
@@ -330,6 +354,7 @@ class Case:
       [wide(m.end) for m in past], examples, self.backbone.outputs, 4,
       self.classes_of or None, self.told, updates,
       [wide(host(taught)) for taught in self.tools.learned[: moment.task.index + 1]],
+      steps // epoch * epoch, sum(len(m.updates) for m in past),
     )  # fmt: skip
 
   def wanted(

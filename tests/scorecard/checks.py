@@ -16,6 +16,7 @@ from jcl.batching import batch as batches
 from jcl.batching import batch_shapes
 from jcl.batching.batch import Shape
 from jcl.errors import UserError
+from jcl.memory.pseudo import FIRST_NUMBER
 from jcl.step import losses, sharding, train_step, trainable
 from scorecard import cases
 from scorecard.cases import ALL, LAST, Case, Judged, Moment
@@ -179,11 +180,12 @@ def accumulates(case: Case) -> bool:
 
 
 def neutral(case: Case) -> None:
-  """Under `neutral` settings, on new rows that answer, the objective is that of `seq`."""
+  """Under `neutral` settings, on new rows of the data, the objective is that of `seq`."""
   moment = case.last
   settings = dataclasses.replace(case.settings, **case.settings.neutral)
   method = methods.make(case.backbone, settings)
-  rows = [row for row in case.rows(moment.items) if not (row.replay or row.generative)]
+  of_data = lambda row: not (row.replay or row.generative) and row.number < 2 * FIRST_NUMBER
+  rows = list(filter(of_data, case.rows(moment.items)))
   batch = case.batch(moment, rows)
   weights = method.plan(moment.memory, moment.task).weights
   found = case.judge(moment, batch, weights=weights, method=method)
@@ -227,7 +229,7 @@ def three_tasks(case: Case) -> None:
   """Every step of the real loop, in all three tasks, says the loss that the oracle has for it."""
   for moment in case.moments:
     learns = moment.plan.new and moment.plan.takes_steps
-    steps = case.steps(moment.plan, moment.task) if learns else []
+    steps = case.course(moment) if learns else []
     equal(f'steps of task {moment.task.index + 1}', len(moment.seen), len(steps))
     for number, (seen, items) in enumerate(zip(moment.seen, steps, strict=True), 1):
       wanted = case.wanted(moment, seen.params, items, steps=number - 1)

@@ -4,6 +4,7 @@ A mutant replaces a text that stands exactly once in a file of `jcl/`. It runs t
 concerns and no others; one that no longer fits the code is a failure of its own.
 """
 
+from scorecard.drawn_mutants import DRAWN
 from scorecard.method_mutants import (
   AVERAGES,
   FREEZING,
@@ -21,5 +22,5 @@ from scorecard.step_mutants import DIRECTIONS, HEADS, LOSSES, ROWS, STEP
 
 MUTANTS: tuple[Mutant, ...] = (
   *ROWS, *HEADS, *LOSSES, *STEP, *DIRECTIONS, *PAST, *METHODS, *FREEZING, *AVERAGES, *KNOBS,
-  *SOLVED, *SUBSPACES, *TAUGHT, *SHELLS, *PARTS,
+  *SOLVED, *SUBSPACES, *TAUGHT, *DRAWN, *SHELLS, *PARTS,
 )  # fmt: skip

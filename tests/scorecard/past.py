@@ -17,6 +17,7 @@ from jcl.training.hook_tools import make_tools
 from scorecard import cases
 from scorecard.cases import LAST, Case
 from scorecard.checks import VALUE, same
+from scorecard.drawn import draws
 from scorecard.wrong import Wrong, above, equal, near, nothing
 
 
@@ -37,7 +38,7 @@ def teacher(case: Case) -> None:
   real = lambda leaf: leaf.dtype != jax.dtypes.float0  # counts and keys have no gradient
   into = lambda *given: cases.flat(list(filter(real, jax.tree.leaves(grads(*given)))))
   nothing('gradient into the teacher', into(held, batch))
-  if moment.plan.tables:
+  if moment.plan.tables and not draws(case):  # else the teacher reads other rows, by the oracle
     whole = case.batch(dataclasses.replace(moment, plan=moment.plan._replace(tables={})), rows)
     whole_teacher = teaches(case)
     wanted = case.judge(moment, whole, params, teacher=whole_teacher)
@@ -46,9 +47,11 @@ def teacher(case: Case) -> None:
   noisy = _in_training(case)
   known = case.tools.learned[LAST] if case.tools.learned else None
   tools = dataclasses.replace(
-    case.tools.at(LAST), taught=known
+    case.tools.at(LAST), taught=known, calls=[], given=[]
   )  # a teacher trains in training mode
   memory, _ = noisy.before_task(case.moments[LAST - 1].after, moment.start, moment.task, tools)
+  if draws(case):
+    memory = noisy.before_epoch(memory, moment.start, moment.task, 0, tools)
   kept = lambda memory: cases.flat((memory['teacher'], memory.get('tables', ())))
   near('what it keeps, where training is noisy', kept(memory), kept(moment.memory), 1e-6)
   if case.method.after_step is None:

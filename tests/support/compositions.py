@@ -179,6 +179,8 @@ def life(names: tuple[str, ...]) -> Life:
     memory, params = method.before_task(memory, params, task, here)
     wrong += [f'{c.name}: before_task' for c in calls if not _reads(settings, c, start)]
     wrong += ['samples' for model in tools.drawn_from if not _alike(model, start)]
+    if method.before_epoch is not None:
+      memory = method.before_epoch(memory, params, task, 0, here)
     plan = method.plan(memory, task)
     if task.index == TASKS - 1:
       program = _program(tools, method, memory, params, plan, task)

@@ -27,7 +27,8 @@ def config(method: str, **sections: dict[str, Any]) -> Config:
     scenario='cpt' if method == 'pretrain' else 'cil',
     stream=StreamConfig(
       name='synthetic', order_seed=0, max_tasks=3, max_train_per_task=40, max_test_per_task=16,
-      max_length=48 if method == 'pretrain' else 16,  # rows of one length: one program
+      # Rows of one length: one program. Longer are blocks of raw text, and prompts of a teacher.
+      max_length=48 if {'pretrain', 'sdft'} & {*method.split('+')} else 16,
     ),
     backbone=from_scratch(head),
     train=TrainConfig(

@@ -18,12 +18,14 @@ class ScriptedTools(HookTools):
     say: (task, draw) -> text of a sample.
     calls: (task, first draw, prompts, max_new, k, temperature, first prompt, key) of each call.
     measured: functions given to `mean_examples`.
+    given: (parameters, prompts) of each call.
     learned: what each call of `learn` returned.
     taught: what every call of `learn` returns; None: it learns.
   """
 
   say: Callable[[int, int], str] = lambda old, draw: '<eos>'
   calls: list = dataclasses.field(default_factory=list)
+  given: list = dataclasses.field(default_factory=list)
   measured: list = dataclasses.field(default_factory=list)
   learned: list = dataclasses.field(default_factory=list)
   taught: Any = None
@@ -32,10 +34,11 @@ class ScriptedTools(HookTools):
     """Returns the ids of what `say` writes."""
     old = next(t.index for t in self.stream.tasks if name.endswith(t.name))
     self.calls.append((old, first, len(prompts), max_new, k, temperature, prompts[0], key))
+    self.given.append((params, prompts))
     out = np.full((len(prompts), max_new), self.text.pad, np.int32)
     for i in range(len(prompts)):
       words = self.say(old, first + i).split()
-      ids = [self.text.tokenizer.token_to_id(word) for word in words]
+      ids = [self.text.tokenizer.token_to_id(word) for word in words][:max_new]
       assert None not in ids, words
       out[i, : len(ids)] = ids
     return out
@@ -62,3 +65,9 @@ def good(old, draw):
   """A well-formed sample, another for each draw, with a label of its task."""
   words = ' '.join(['please'] * (draw % 5) + ['the'] * (draw // 5))
   return f'{words} {tiny.OBJECTS[2 * old]} train __ans__ {tiny.CLASSES[2 * old]} <eos>'
+
+
+def own_answer(old, draw):
+  """An answer to a plain prompt, right or wrong, by turns; every fourth does not end."""
+  word = tiny.CLASSES[(2 * old + draw) % len(tiny.CLASSES)].split()[0]
+  return f'{word} now now now' if draw % 4 == 3 else f'{word} <eos>'

@@ -24,7 +24,7 @@ TURNS = (
 OWN = {
   'lamol': {'before_task chunk'}, 'lamol_kd': {'before_task chunk'}, 'ewc': {'after_task chunk'},
   'closed_form': {'after_task chunk'}, 'l2kd': {'before_task chunk'},
-  'mas': {'after_task chunk'},
+  'mas': {'after_task chunk'}, 'sdft': {'dev evaluation'},  # a chunk within the training of a task
 }  # fmt: skip
 
 

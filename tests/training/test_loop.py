@@ -21,7 +21,8 @@ TERMS = {
   'agem': {'new', 'old'}, 'cls_er': {'ce', 'mse'},
   'lamol': {'qa', 'gen'}, 'lamol_kd': {'qa', 'gen', 'kd_qa', 'kd_gen'},
   'l2kd': {'qa', 'gen', 'old_qa', 'old_gen', 'kd_qa', 'kd_gen'},
-  'derpp': {'new', 'old', 'mse'}, 'distill': {'ce', 'kd'}, 'olora': {'ce', 'overlap'},
+  'derpp': {'new', 'old', 'mse'}, 'distill': {'ce', 'kd'}, 'sdft': {'ce', 'kl'},
+  'olora': {'ce', 'overlap'},
   'ewc': {'ce', 'ewc'}, 'l2': {'ce', 'l2'}, 'mas': {'ce', 'mas'},
 }  # fmt: skip
 SCHEMA = {
