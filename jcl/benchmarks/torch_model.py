@@ -49,6 +49,9 @@ def load(folder: pathlib.Path, place: torch.device) -> torch.nn.Module:
   model = transformers.AutoModelForCausalLM.from_pretrained(
     folder, dtype=torch.float32, trust_remote_code=False
   )
+  # `torch.nn.Embedding` gives the row of its padding no gradient, though text may have that token:
+  # often it is the end-of-sequence too.
+  model.get_input_embeddings().padding_idx = None
   model.generation_config = transformers.GenerationConfig()  # penalties of the file, jcl has none
   return model.to(place).eval().requires_grad_(False)  # eval: no dropout, as in jcl's runs
 

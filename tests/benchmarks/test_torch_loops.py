@@ -124,3 +124,21 @@ def test_greedy_tokens_do_not_depend_on_how_prompts_are_put_together(models, how
   assert Writer(1, 0, 'float32', said.append, **how)(models[0], prompts) == alone
   assert all(0 < len(ids) <= 4 for ids in alone)
   assert bool(said) == bool(how.get('compiled'))
+
+
+def test_a_token_of_padding_that_stands_in_a_text_has_its_gradient(tmp_path):
+  """torch withholds it by default; SmolLM2 pads with its end-of-sequence."""
+  torch = pytest.importorskip('torch')
+  from transformers import LlamaConfig, LlamaForCausalLM
+
+  from jcl.benchmarks import torch_model
+
+  shape = LlamaConfig(
+    vocab_size=7, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2,
+    pad_token_id=2, tie_word_embeddings=False,
+  )  # fmt: skip
+  LlamaForCausalLM(shape).save_pretrained(tmp_path)
+  model = torch_model.load(tmp_path, torch.device('cpu')).requires_grad_(True)
+  table = model.get_input_embeddings().weight
+  model(torch.tensor([[1, 2, 3]])).logits.square().sum().backward()
+  assert float(table.grad[2].abs().max()) > 0
