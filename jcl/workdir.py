@@ -42,8 +42,8 @@ ROUNDING = (
 CHANGEABLE = (
   # When something is written.
   'checkpoint.every_steps', 'checkpoint.every_chunks', 'checkpoint.every_minutes',
-  'checkpoint.keep_tasks', 'train.log_every', 'train.speed_every', 'train.max_bad_steps',
-  'stream.cache',
+  'checkpoint.keep_tasks', 'train.log_every', 'train.speed_every', 'train.gradient_norms_every',
+  'train.max_bad_steps', 'stream.cache',
   *ROUNDING,
   # How large the coming steps are; the steps already taken and the optimiser's state stay.
   'train.learning_rate', 'train.head_learning_rate', 'train.adapter_learning_rate',

@@ -13,6 +13,7 @@ from absl import flags
 SUMMARIES: dict[str, str] = {
   'train': 'trains a model on a stream of tasks',
   'compare': 'trains several methods over several seeds: one table, one picture, one page',
+  'sweep': 'trains a run again with some values of one setting, and compares them',
   'choose': 'says which method suits a use, what it costs, and the command that runs it',
   'plan': 'says what a run would read and take, and what is wrong with it; trains nothing',
   'evaluate': 'scores a trained run again, on any split',

@@ -2,8 +2,9 @@
 
 jcl doctor --workdir=runs/lamol
 
-Each line gives a figure of the run, what the figure means, and one thing to do. The run need not
-be finished. Nothing is trained, and the data is not needed.
+Each line gives a figure of the run, what the figure means, and one thing to do; where a command
+does that, it stands on the next line. The run need not be finished. Nothing is trained, and the
+data is not needed.
 """
 
 import pathlib
@@ -61,7 +62,9 @@ def say(results: 'Results', workdir: pathlib.Path) -> int:
   lines, damaged = metrics_log.read(workdir / 'metrics.jsonl')
   if damaged:
     console.show(f'warning: metrics.jsonl: damaged lines, which are left out: {damaged}')
-  found = doctor.findings(results, lines)
+  found = doctor.findings(results, lines, str(workdir))
   for finding in found:
     console.show(f'{finding.name}: {finding}')
+    if finding.command:
+      console.show(f'  {finding.command}')
   return len(found)

@@ -172,6 +172,9 @@ class TrainConfig:
   max_bad_steps: int = number(10, least=0)
   log_every: int = number(10, least=1)  # steps between lines of metrics.jsonl
   speed_every: float = number(30.0, least=0)  # seconds between lines about speed; 0: none
+  # Steps between two measures of the gradient of each term: after step 10 of a task, 110, …, and
+  # after its last; 0: none.
+  gradient_norms_every: int = number(100, least=0)
   fsdp: bool = False  # shard parameters and optimiser state over the devices
 
 

@@ -2,7 +2,7 @@
 
 import bisect
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from jcl.reports.results import Results, is_number
@@ -19,11 +19,13 @@ class History(NamedTuple):
     lengths: [T] steps of each task, as far as lines tell.
     values: {name: [(step of the whole run, value)]} of loss, terms, rate and gradient norm.
     dev: {task name: [(tasks, score)]}; 1.5 is half-way through the second task.
+    gradients: {term: [(step of the whole run, norm of weight · gradient)]}.
   """
 
   lengths: list[int]
   values: dict[str, list[Point]]
   dev: dict[str, list[Point]]
+  gradients: dict[str, list[Point]]
 
   @property
   def starts(self) -> list[int]:
@@ -52,7 +54,7 @@ def history(run: Results, lines: Sequence[Json]) -> History:
   lengths = [0] * tasks
   for line in kept:
     lengths[line['task']] = max(lengths[line['task']], int(line['step']))
-  found = History(lengths, {}, {})
+  found = History(lengths, {}, {}, {})
   starts = found.starts
   for line in kept:
     task, step = line['task'], line['step']
@@ -60,11 +62,18 @@ def history(run: Results, lines: Sequence[Json]) -> History:
       for name, value in line.items():
         if is_number(value) and name not in ('task', 'step'):
           found.values.setdefault(name, []).append((starts[task] + step, float(value)))
-    dev = line.get('dev')
-    for name, value in dev.items() if isinstance(dev, Mapping) else ():
-      if is_number(value):
-        found.dev.setdefault(name, []).append((task + step / lengths[task], float(value)))
+    for name, value in _numbers(line.get('dev')):
+      found.dev.setdefault(name, []).append((task + step / lengths[task], value))
+    for name, value in _numbers(line.get('gradient_norms')):
+      found.gradients.setdefault(name, []).append((starts[task] + step, value))
   return found
+
+
+def _numbers(part: object) -> Iterator[tuple[str, float]]:
+  """Yields the finite numbers of a part of a line, with their names."""
+  for name, value in part.items() if isinstance(part, Mapping) else ():
+    if is_number(value):
+      yield name, float(value)
 
 
 def weighted_terms(run: Results, past: History) -> dict[str, list[Point]]:
@@ -93,7 +102,12 @@ def loss_shares(run: Results, past: History) -> dict[str, list[Point]]:
 
   Terms count with their absolute value; all terms have the same steps, with 0 where one is missing.
   """
-  weighted = {term: dict(points) for term, points in weighted_terms(run, past).items()}
+  return shares(weighted_terms(run, past))
+
+
+def shares(of: Mapping[str, Sequence[Point]]) -> dict[str, list[Point]]:
+  """Returns {term: [(step, its share of the sum of all terms there)]}, as `loss_shares` does."""
+  weighted = {term: dict(points) for term, points in of.items()}
   steps = sorted({step for points in weighted.values() for step in points})
   totals = {s: sum(abs(points.get(s, 0.0)) for points in weighted.values()) for s in steps}
   return {

@@ -30,11 +30,13 @@ class NegativeFlips(TypedDict):
 
 
 class TokenMix(TypedDict):
-  """Tokens that trained one task, in its own examples (`new`) and in those of the past (`old`)."""
+  """Tokens and rows that trained one task, of its own examples (`new`) and of the past (`old`)."""
 
   task: str
   new: int
   old: int
+  new_rows: NotRequired[int]
+  old_rows: NotRequired[int]
 
 
 class RefusedSteps(TypedDict):
@@ -236,7 +238,8 @@ SCHEMA = {
                          'wrong': Optional([list])}]),
   'weights': Optional([{'task': str, 'terms': Each(NUMBER)}]), 'machine': Optional(dict),
   'buffer': Optional([dict]), 'own_answers': Optional([dict]), 'warnings': Optional(list),
-  'mix': Optional([{'task': str, 'new': NUMBER, 'old': NUMBER}]),
+  'mix': Optional([{'task': str, 'new': NUMBER, 'old': NUMBER, 'new_rows': Optional(NUMBER),
+                    'old_rows': Optional(NUMBER)}]),
   'drift': Optional([{'task': str, 'kl': NUMBER, 'perplexity': NUMBER}]),
   'probe': Optional([{'nats': NUMBER, 'kl': NUMBER}]),
   'pseudo': Optional([{'drawn': Optional(NUMBER), 'kept': Optional(NUMBER),

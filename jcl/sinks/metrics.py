@@ -14,6 +14,7 @@ UNITS = {  # of a metric by its name, else by its group
   'train/gradient_norm': 'norm of the whole gradient, before clipping',
   'train/refused': 'terms that were not finite: the step was not applied',
   'train/*': 'nats per target; a penalty as its method defines it',
+  'gradient/*': 'norm of weight x gradient of the term',
   'speed/seconds_per_step': 's',
   'speed/tokens_per_second': 'real tokens per second, on all devices',
   'speed/mfu': "share of the devices' peak",
@@ -54,6 +55,8 @@ def of_step(line: Mapping[str, object]) -> dict[str, float]:
   """Returns the metrics of a line of `metrics.jsonl`."""
   if isinstance(terms := line.get('refused'), list):
     return {'train/refused': float(len(terms))}
+  if isinstance(norms := line.get('gradient_norms'), Mapping):
+    return {f'gradient/{term}': float(norm) for term, norm in norms.items()}
   group = 'speed' if 'seconds_per_step' in line else 'train'
   if 'loss' not in line and group == 'train':
     return {}  # a doubtful loss, whose step has a line of its own

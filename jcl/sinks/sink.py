@@ -17,7 +17,14 @@ from jcl.sinks import metrics
 from jcl.types import Json
 
 LAST = 2**62  # in place of a step: after all steps of a task
-RANKS = {'train': 0, 'speed': 1, 'dev': 2, 'test': 3, 'task': 4}  # order of events of one step
+RANKS = {
+  'train': 0,
+  'speed': 1,
+  'gradient': 2,
+  'dev': 3,
+  'test': 4,
+  'task': 5,
+}  # order of events of one step
 Settings = Mapping[str, bool | int | float | str]
 
 
@@ -112,8 +119,8 @@ class Sink:
   def on_step(self, line: Json) -> None:
     """Writes a line of metrics.jsonl."""
     values = metrics.of_step(line)
-    rank = RANKS['speed'] if 'seconds_per_step' in line else RANKS['train']
-    if values and self._is_new(line['task'] + 1, line['step'], rank):
+    kinds = {next(iter(values)).partition('/')[0]} if values else set()
+    if kinds and self._is_new(line['task'] + 1, line['step'], RANKS[kinds.pop()]):
       self.write(values, 'run_step', line['run_step'])
       self._note()
 

@@ -39,6 +39,8 @@ class LoadedBatch(NamedTuple):
     batch: the batch, on the devices.
     tokens: real tokens in the batch.
     old_tokens: real tokens that come from the past.
+    new_rows: rows of the task's own examples.
+    old_rows: rows that come from the past.
     rows: (task, number) of each example in the batch.
     epoch: epoch of the step, from 0.
     ends_epoch: whether the step is the last of its epoch.
@@ -49,6 +51,8 @@ class LoadedBatch(NamedTuple):
   batch: Batch
   tokens: int
   old_tokens: int
+  new_rows: int
+  old_rows: int
   rows: tuple[Reference, ...]
   epoch: int
   ends_epoch: bool
@@ -235,10 +239,11 @@ class BatchLoader:
     )
     tokens = sum(len(r.tokens) for r in step.rows)
     old = sum(len(r.tokens) for r in step.rows if r.replay)
+    replays = sum(r.replay for r in step.rows)
     of_rows = tuple(dict.fromkeys((r.task, r.number // 2) for r in step.rows))
     return LoadedBatch(
-      number, sharding.place_batch(batch, self._tools.mesh), tokens, old, of_rows, epoch,
-      ends_epoch, number + 1 == self.total,
+      number, sharding.place_batch(batch, self._tools.mesh), tokens, old, len(step.rows) - replays,
+      replays, of_rows, epoch, ends_epoch, number + 1 == self.total,
     )  # fmt: skip
 
   def batches(self, skip: int = 0, end: int = 0) -> Generator[LoadedBatch, None, None]:

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 import optax
@@ -115,12 +115,15 @@ class Experiment:
 
   def train_step(self) -> Wrapped:
     """Returns the pmapped train step; see `train_step.make_step`."""
-    train, tools = self.config.train, self.tools
-    return train_step.make_step(
-      self.method, self.loss_fn, self.optimizer(), tools.mesh, fsdp=train.fsdp,
-      tasks=self.summed_tasks,
-      microbatches=train.microbatches, **{'norms': losses.norms} if train.l1 or train.l2 else {},
-    )  # fmt: skip
+    of_method = self.method, self.loss_fn
+    return train_step.make_step(*of_method, self.optimizer(), self.tools.mesh, **self.how)
+
+  @property
+  def how(self) -> dict[str, Any]:
+    """How a gradient is computed: the settings of `train_step.make_gradient`."""
+    train = self.config.train
+    norms = {'norms': losses.norms} if train.l1 or train.l2 else {}
+    return dict(fsdp=train.fsdp, tasks=self.summed_tasks, microbatches=train.microbatches, **norms)
 
   def split(self, params: Params, plan: TaskPlan) -> tuple[Tree, Tree, Tree]:
     """Splits parameters into trained, frozen and masks by a task's plan; see `trainable.split`.

@@ -32,6 +32,7 @@ from jcl.training.experiment import Experiment
 from jcl.training.hook_tools import HookTools
 from jcl.types import Json, Memory, Params
 
+MIX = ('new', 'old', 'new_rows', 'old_rows')
 KINDS = ('train', 'generate', 'evaluate', 'memory', 'compile')
 _compiled = 0.0  # seconds that this process has spent in compilation
 
@@ -131,13 +132,12 @@ class Recorder:
       self.seconds[kind] += seconds
       clock.seconds[kind] = 0.0
 
-  def trained(self, task: Task, tokens: int, old: int) -> None:
-    """Counts the `tokens` of a step, of which `old` come from the past."""
+  def trained(self, task: Task, tokens: int, old: int, rows: tuple[int, int] = (0, 0)) -> None:
+    """Counts the `tokens` of a step, of which `old` come from the past, and its (new, old) rows."""
     self.tokens['train'] += tokens
-    mix = self._state['mix']
-    new_before, old_before = mix.get(task.index, (0, 0))
-    counts = [new_before + tokens - old, old_before + old]
-    self._state['mix'] = {**mix, task.index: counts}
+    mix, step = self._state['mix'], (tokens - old, old, *rows)
+    before = [*mix.get(task.index, ()), 0, 0, 0, 0]  # an older snapshot counts no rows
+    self._state['mix'] = {**mix, task.index: [a + b for a, b in zip(before, step, strict=False)]}
 
   def weighed(self, task: Task, weights: Mapping[str, float]) -> None:
     """Notes the weight of each term of a task's loss."""
@@ -289,7 +289,7 @@ class Recorder:
       'by_class': state['by_class'],
       'seconds': {k: round(v, 2) for k, v in self.seconds.items()},
       'tokens': dict(self.tokens),
-      'mix': self._by_task('mix', lambda pair: {'new': pair[0], 'old': pair[1]}),
+      'mix': self._by_task('mix', lambda n: dict(zip(MIX, n, strict=False))),
       'weights': self._by_task('weights', lambda terms: {'terms': terms}),
       'refused_steps': self._by_task('refused', lambda count: {'count': count}),
       'drift': state['reports'].get('drift', []),

@@ -23,6 +23,8 @@ from jcl.training.recorder import Clock, Recorder
 from jcl.training.run_state import ProgressCounter, Run
 from jcl.types import Json
 
+LINES = ('log_every', 'speed_every', 'gradient_norms_every')  # settings of lines of metrics.jsonl
+
 
 def check_read(
   config: Config, workdir: pathlib.Path | None, callbacks: Sequence[object], old: bool
@@ -45,12 +47,10 @@ def check_read(
     if workdir is None and value != getattr(plain, name)
   }
   listens = any(hasattr(callback, 'on_step') for callback in callbacks)
-  if workdir is None and not listens and config.train.log_every != TrainConfig.log_every:
-    why['train.log_every'] = 'the run has no workdir and no callback with on_step'
-  if (
-    workdir is None and not listens and config.train.speed_every not in (0, TrainConfig.speed_every)
-  ):
-    why['train.speed_every'] = 'the run has no workdir and no callback with on_step'
+  for name in LINES if workdir is None and not listens else ():
+    value, default = getattr(config.train, name), getattr(TrainConfig, name)
+    if value != default and (value or name == 'log_every'):
+      why[f'train.{name}'] = 'the run has no workdir and no callback with on_step'
   if not old:
     get = operator.attrgetter
     refused(Unread(name, get(name)(config), reason) for name, reason in why.items())

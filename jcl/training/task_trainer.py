@@ -23,6 +23,7 @@ from jcl.training.evaluate import LogPerplexity, Score
 from jcl.training.experiment import Experiment
 from jcl.training.fold_bars import FoldBars
 from jcl.training.forecast import Forecast
+from jcl.training.gradient_norms import GradientNorms
 from jcl.training.hook_tools import HookTools
 from jcl.training.run_output import RunOutput
 from jcl.training.run_state import Run
@@ -70,7 +71,9 @@ class TaskTrainer:
     self._scores, self._save, self._folds = scores, save, folds
     self.train_step = parts.train_step()
     self.speed = Speed(parts, output, self.train_step)
+    self.gradient_norms = GradientNorms(parts, output)
     self._refused_last = False  # the newest step read was not applied
+    self._values: Mapping[str, float] = {}  # {term: value} of the newest step read
 
   def train(self, now: Run, task: Task, tools: HookTools) -> Run:
     """Takes all steps of a task; a run that was killed inside it goes on from its step.
@@ -142,20 +145,19 @@ class TaskTrainer:
       while len(flight) > most:
         self.settle(task, bar, inputs.weights, *flight.popleft())
 
-    where = lambda: f'task {task.name}, step {loaded.number + 1 if loaded else 0}'
-    shape = lambda: (
-      failures.describe_batch(loaded.batch, tools.mesh) if loaded else 'its first batch'
-    )
     try:
       with (
         self.output.clock.of('train'),
-        failures.explain_oom(lambda: f'{where()}: {shape()}', LESS),
+        failures.explain_oom(lambda: self._at(task, loaded), LESS),
       ):
         for loaded in batches:
           if loaded.number >= now.step:
             land(IN_FLIGHT - 1)
             inputs, step = self._step(inputs, loaded, loader, task)
             flight.append(step)
+            if self.gradient_norms.due(loaded):
+              land(0)
+              self._measure(task, inputs, loaded)
             due = self._due(loaded)
             if not any(due):
               continue
@@ -170,6 +172,17 @@ class TaskTrainer:
       batches.close()
     assert loaded is not None
     return self._after(now, inputs.state, inputs, loaded)
+
+  def _at(self, task: Task, loaded: LoadedBatch | None) -> str:
+    """Returns the task, the step and its batch in words."""
+    mesh = self.parts.tools.mesh
+    shape = failures.describe_batch(loaded.batch, mesh) if loaded else 'its first batch'
+    return f'task {task.name}, step {loaded.number + 1 if loaded else 0}: {shape}'
+
+  def _measure(self, task: Task, inputs: StepInputs, loaded: LoadedBatch) -> None:
+    """Measures the gradient of each term after a step, the newest one read, if it was applied."""
+    if not self._refused_last:
+      self.gradient_norms.measure(task, inputs, loaded, self._values)
 
   def _bar(self, now: Run, task: Task, steps: int) -> Bar:
     """Returns the progress of the training of a task."""
@@ -273,9 +286,10 @@ class TaskTrainer:
     else:
       self._warn_of_losses(task, loaded, values)
     self._refused_last = bool(wrong)
-    terms = [term for term in values if term not in ('loss', 'gradient_norm')]
-    self.output.recorder.weighed(task, {t: float(weights.get(t, 1.0)) for t in terms})
-    self.output.recorder.trained(task, loaded.tokens, loaded.old_tokens)
+    self._values = {t: v for t, v in values.items() if t not in ('loss', 'gradient_norm')}
+    self.output.recorder.weighed(task, {t: float(weights.get(t, 1.0)) for t in self._values})
+    of_rows = loaded.new_rows, loaded.old_rows
+    self.output.recorder.trained(task, loaded.tokens, loaded.old_tokens, of_rows)
     bar.advance(loaded.number + 1, loaded.tokens, self._note(loaded, values['loss']))
     if loaded.number % self.parts.config.train.log_every == 0 and not wrong:
       self.output.step({'task': task.index, 'step': loaded.number + 1, 'rate': rate, **values})

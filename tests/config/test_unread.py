@@ -136,6 +136,7 @@ def test_what_no_hook_plan_or_loss_reads_is_refused(name, given):
 # Read in every run by the loop over tasks, as the next test but one sees.
 LOOP = {
   'train.log_every', 'train.speed_every', 'train.max_bad_steps', 'train.keep_best',
+  'train.gradient_norms_every',
   'train.optimizer_between_tasks', 'train.fsdp', 'evaluate.answer', 'evaluate.every_steps',
   'evaluate.every_epochs',
   *(f'checkpoint.{field.name}' for field in dataclasses.fields(CheckpointConfig)),

@@ -58,6 +58,7 @@ def test_every_metric_is_written_at_its_place(tmp_path):
   terms = {'train/rate': 0.1, 'train/loss': 1.5, 'train/ce': 1.25, 'train/gradient_norm': 2.0}
   assert step == (terms, 'run_step', 1)
   assert speed == ({'speed/seconds_per_step': 0.5, 'speed/tokens_per_second': 9.0}, 'run_step', 1)
+  assert ({'gradient/ce': 0.5, 'gradient/ewc': 0.25}, 'run_step', 4) in one.written
   assert ({'dev/bank': 0.5}, 'run_step', 4) in one.written
   last = {'metrics/forgetting': 0.6, 'seconds/train': 2.0, 'tokens/train': 18.0, 'pseudo/kept': 5.0}
   assert one.written[-1] == (last, 'tasks', 2)
@@ -65,7 +66,7 @@ def test_every_metric_is_written_at_its_place(tmp_path):
   assert one.ends == [True]
 
 
-@pytest.mark.parametrize('killed', range(2, 16))
+@pytest.mark.parametrize('killed', range(2, 17))
 def test_a_resumed_run_goes_on_in_its_run_and_repeats_nothing(killed, tmp_path):
   """A run is killed after any event; it goes back to its beginning or to its last lines."""
   whole = Kept()
@@ -114,7 +115,7 @@ def test_a_sink_that_fails_is_left_out_with_a_warning(broken, tmp_path):
   for event, value in events(str(tmp_path)):
     listeners.tell(event, value)
   assert said == ['warning: kept: RuntimeError: no room; the run goes on without it']
-  assert len(other.written) == 15
+  assert len(other.written) == 16
   assert other.ends == [True]
 
 

@@ -288,6 +288,18 @@ FLAGS = {
     'doctor', ['--workdir={here}/run'], ('{here}/run/results.json', 'not'),
     {'run/results.json': b'{"method": 3'}, needs=('run',)
   ),
+  'sweep: no workdir': Case('sweep', [], ('--workdir is missing', 'give --workdir=')),
+  'sweep: no setting': of_run('sweep', '--values=1', says=('--setting is missing', 'give')),
+  'sweep: no values': of_run('sweep', '--setting=train.l2', says=('--values is missing', 'give')),
+  'sweep: an unknown setting': of_run(
+    'sweep', '--setting=method.beta', '--values=1', says=("'method.beta'", 'config.json')
+  ),
+  'sweep: a part of a number': of_run(
+    'sweep', '--setting=train.epochs', '--values=1.5', says=('1.5', 'whole number')
+  ),
+  'sweep: a value out of range': of_run(
+    'sweep', '--setting=method.gamma', '--values=-1', says=('method.gamma', '-1')
+  ),
   'report: no run': Case('report', [], ('--runs is missing', 'give --runs=')),
   'report: nothing there': Case('report', ['--runs={here}/no'], ('{here}/no', 'results.json')),
   'report: out is a file': Case(

@@ -54,7 +54,7 @@ def variants(method: str) -> list[dict[str, dict[str, Any]]]:
   settings = methods.settings(method)
   found: list[dict[str, dict[str, Any]]] = [
     {}, {'backbone': {'dropout': 0.2}}, {'checkpoint': {'keep_tasks': True}},
-    {'train': {'log_every': 3}},
+    {'train': {'log_every': 3, 'gradient_norms_every': 2}},
   ]  # fmt: skip
   if not settings.starts_afresh:
     found.append({'train': {'optimizer_between_tasks': 'carried'}})

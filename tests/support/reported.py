@@ -61,6 +61,9 @@ def log(steps: int = 12) -> list[dict]:
       lines.append(
         {'task': task, 'step': step, 'rate': 1e-3, 'loss': loss, 'gradient_norm': 5.0, **terms}
       )
+      if step % 4 == 0 and task:
+        norms = {'qa': 2.0 / step, 'gen': 1.0 / step, 'ewc': 0.1}
+        lines.append({'task': task, 'step': step, 'gradient_norms': norms})
       if step % 4 == 0:
         dev = dict.fromkeys(TASKS[: task + 1], 0.5 + 0.04 * step)
         lines.append({'task': task, 'step': step, 'dev': dev})

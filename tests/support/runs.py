@@ -33,7 +33,7 @@ def config(method: str, **sections: dict[str, Any]) -> Config:
     backbone=from_scratch(head),
     train=TrainConfig(
       learning_rate=None if settings.adapters else 1e-2, epochs=2, batch_size=16, log_every=1,
-      speed_every=0,
+      speed_every=0, gradient_norms_every=0,
     ),
     evaluate=EvaluateConfig(batch_size=16),
   )  # fmt: skip

@@ -18,6 +18,9 @@ def events(workdir, resumed: bool = False) -> list[tuple]:
       found.append(('on_step', {**line, 'rate': 0.1, 'loss': 1.5, 'ce': 1.25, 'gradient_norm': 2}))
       found.append(('on_step', {**line, 'seconds_per_step': 0.5, 'tokens_per_second': 9.0,
                                 'mfu': None, 'peak': 'unknown'}))  # fmt: skip
+    if task:
+      norms = {'ce': 0.5, 'ewc': 0.25}
+      found.append(('on_step', {'task': 1, 'step': 2, 'run_step': 4, 'gradient_norms': norms}))
     dev = {'task': TASKS[task], 'step': 2, 'split': 'dev', 'scores': {'bank': 0.5}}
     found.append(('on_evaluation', {**dev, 'run_step': 2 * task + 2, 'tasks_done': task}))
     matrix[task + 1] = [0.9, 0.1] if task == 0 else [0.3, 0.8]

@@ -117,7 +117,7 @@ def test_what_is_due_between_two_steps_is_what_the_settings_say():
   made.train.keep_best = True
   loop = runs.Loop(assemble(made), None, quiet=True)
   loaded = lambda number, epoch=0, ends=False, last=False: task_trainer.LoadedBatch(
-    number, None, 0, 0, (), epoch, ends, last
+    number, None, 0, 0, 0, 0, (), epoch, ends, last
   )
   due = loop.trainer._due
   assert due(loaded(0)) == (False, False, False)

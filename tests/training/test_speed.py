@@ -82,7 +82,7 @@ def output():
 
 def loaded(tokens: int, width: int = 8, last: bool = False):
   batch = {'tokens': np.zeros((2, width))}
-  return LoadedBatch(0, batch, tokens, 0, (), 0, ends_epoch=last, last=last)
+  return LoadedBatch(0, batch, tokens, 0, 0, 0, (), 0, ends_epoch=last, last=last)
 
 
 def measured(every: float, output) -> Speed:

@@ -1,15 +1,16 @@
 """The training of a run: loss, its terms and their shares, gradients, refused steps."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jcl.reports import doctor
 from jcl.reports.formatting import MISSING, flatten
-from jcl.reports.history import History, Point, loss_shares
+from jcl.reports.history import History, Point, loss_shares, shares
 from jcl.reports.page import charts
 from jcl.reports.page.markup import (
   Html,
+  Number,
   figure,
   join,
   key,
@@ -35,6 +36,7 @@ def findings(source: Source) -> Html:
       tag('strong', one.name), tag('p', own(one.figure)),
       tag('p', join([tag('b', 'Meaning:'), own(one.meaning)], ' ')),
       tag('p', join([tag('b', 'To do:'), own(one.advice)], ' ')),
+      tag('p', tag('code', own(one.command))) if one.command else '',
     ]))
     for one in found
   ]  # fmt: skip
@@ -52,7 +54,8 @@ def findings(source: Source) -> Html:
 def training(source: Source, past: History) -> Html:
   """Returns the section of loss, terms and gradients over all steps."""
   parts = [
-    _losses(source.results, past), _shares(source.results, past), _gradients(source.results, past),
+    _losses(source.results, past), _shares(source.results, past),
+    _gradient_shares(source.results, past), _gradients(source.results, past),
     *_refused(source.results), _mix(source.results),
   ]  # fmt: skip
   if not past.values and any(parts):
@@ -122,24 +125,62 @@ def _by_task(run: Results, past: History, names: Sequence[str]) -> Html:
 
 def _shares(run: Results, past: History) -> Html:
   """Returns the share of each weighted term in the loss over time, where there are several."""
-  shares = {term: points for term, points in loss_shares(run, past).items() if points}
-  if len(shares) < 2:
+  of_loss = {term: points for term, points in loss_shares(run, past).items() if points}
+  told = note('Weight · term over the sum of all weighted terms: of the loss, not of the gradient.')
+  return _shares_of(run, past, 'the loss', of_loss, _weights(run, list(of_loss)), told)
+
+
+def _gradient_shares(run: Results, past: History) -> Html:
+  """Returns the share of each term in the gradients over time, where several were measured."""
+  told = note(
+    'The norm of weight · gradient of a term over the sum of these norms, where it was measured '
+    '(train.gradient_norms_every). Where little is left to learn, the cross-entropy has hardly a '
+    'gradient, and the share of a penalty says little.'
+  )
+  rows = []
+  for start, length, task in zip(past.starts, past.lengths, run['tasks'], strict=True):
+    of_task = {
+      term: sum(v for x, v in points if start < x <= start + length)
+      for term, points in past.gradients.items()
+    }
+    if total := sum(of_task.values()):
+      cells = [Number(f'{100 * v / total:.3g}', v / total) for v in of_task.values()]
+      rows.append([name(task), *cells])
+  by_task = table('Share of the sum of the norms in each task, %', ['task', *past.gradients], rows)
+  return _shares_of(run, past, 'the gradients', shares(past.gradients), by_task, told)
+
+
+def _shares_of(
+  run: Results, past: History, what: str, found: Mapping[str, Sequence[Point]], more: Html,
+  told: Html,
+) -> Html:  # fmt: skip
+  """Returns a picture of shares over time, with their means; empty for a single term.
+
+  Args:
+    run: contents of `results.json`.
+    past: what the run logged.
+    what: the terms have a share of.
+    found: {term: [(step of the whole run, share)]}.
+    more: tables to follow that of the means.
+    told: what the shares are.
+  """
+  if len(found) < 2 or not all(found.values()):
     return Html('')
   order = [n for n in ('loss', *past.terms) if past.values.get(n)]
+  colour = lambda term: charts.colour(order.index(term) if term in order else len(order))
   series = [
-    charts.Line(term, [(x, 100 * v) for x, v in points], charts.colour(order.index(term)))
-    for term, points in shares.items()
+    charts.Line(term, [(x, 100 * v) for x, v in points], colour(term))
+    for term, points in found.items()
   ]
   y = charts.Axis(0, 100, '', '{:.0f}'.format, ticks=(0, 25, 50, 75, 100))
   mean = lambda points: sum(v for _, v in points) / len(points)
-  rows = [[term, f'{100 * mean(points):.3g}'] for term, points in shares.items()]
-  label = 'Share of each term in the loss: ' + ', '.join(f'{t} {v} % on average' for t, v in rows)
+  rows = [[term, f'{100 * mean(points):.3g}'] for term, points in found.items()]
+  spoken = ', '.join(f'{t} {v} % on average' for t, v in rows)
+  label = f'Share of each term in {what}: {spoken}'
   entries = [(short(line.name), line.style) for line in series]
   picture = charts.shares(label, series, _steps(past), y, _bounds(run, past))
-  weights = _weights(run, list(shares))
-  told = note('Weight · term over the sum of all weighted terms: of the loss, not of the gradient.')
-  numbers = join([table('Mean share of the loss', ['term', '%'], rows), weights])
-  return figure('Share of each term in the loss, %', picture, key(entries), numbers, told)
+  numbers = join([table(f'Mean share of {what}', ['term', '%'], rows), more])
+  return figure(f'Share of each term in {what}, %', picture, key(entries), numbers, told)
 
 
 def _weights(run: Results, terms: Sequence[str]) -> Html:
@@ -193,10 +234,12 @@ def _mix(run: Results) -> Html:
     share = f'{100 * old / max(new + old, 1):.1f}'
     parts = [(f'new {new:,}', new, 'c0'), (f'old {old:,}', old, 'c1')]
     bars.append(charts.Bar(short(line['task']), parts, f'{share} % old'))
-    rows.append([name(line['task']), count_cell(new), count_cell(old), share])
+    of_rows = [count_cell(line.get('new_rows')), count_cell(line.get('old_rows'))]
+    rows.append([name(line['task']), count_cell(new), count_cell(old), share, *of_rows])
   label = 'Tokens that trained each task: ' + ', '.join(f'{b.name} {b.shown}' for b in bars[:12])
   entries = [('new: of the task', 'c0'), ('old: replay, pseudo samples', 'c1')]
-  numbers = table('Trained tokens', ['task', 'new', 'old', 'old %'], rows)
+  header = ['task', 'new', 'old', 'old %', 'new rows', 'old rows']
+  numbers = table('Trained tokens and rows', header, rows)
   return figure(
     'Tokens that trained each task', charts.bars(label, bars[:60]), key(entries), numbers
   )

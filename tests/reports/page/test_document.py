@@ -16,7 +16,8 @@ SECTIONS = ('findings', 'scores', 'forgetting', 'flips', 'classes', 'training', 
             'buffer', 'cost', 'run')  # fmt: skip
 FIGURES = (
   'Average over time', 'Every task over time', 'From just learned', 'Accuracy by class',
-  'Loss and its terms', 'Share of each term', 'Norm of the gradient', 'Tokens that trained',
+  'Loss and its terms', 'Share of each term in the loss', 'Share of each term in the gradients',
+  'Norm of the gradient', 'Tokens that trained',
   'Drawn samples', 'Examples in the buffer', 'Seconds by kind', 'Mean score so far against',
 )  # fmt: skip
 EVIL = '<script>alert(1)</script>"\'>'

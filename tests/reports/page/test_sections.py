@@ -91,3 +91,15 @@ def test_pseudo_samples_of_a_line_are_shared_out():
   assert [w / 356 for w in widths] == pytest.approx([6 / 16, 4 / 16, 6 / 16], abs=1e-3)
   assert '62.5 %' in page.all('p')[0][1]
   assert page.table('Pseudo samples')[2][1] == 'all before'
+
+
+def test_each_term_has_its_share_of_the_gradients_by_task():
+  one = made()
+  page = training.training(one, history(one.results, one.lines))
+  assert 'Share of each term in the gradients, %' in page
+  header, *rows = Parts(page).table('Share of the sum of the norms')
+  assert header == ['task', 'qa', 'gen', 'ewc']
+  # 2, 1 and 0.1 · steps, over steps 4, 8 and 12: 11/12, 11/24 and 0.3
+  assert rows == [['travel', '54.7', '27.4', '17.9'], ['music', '54.7', '27.4', '17.9']]
+  bare = made()._replace(lines=[line for line in one.lines if 'gradient_norms' not in line])
+  assert 'in the gradients' not in training.training(bare, history(bare.results, bare.lines))

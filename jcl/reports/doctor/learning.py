@@ -1,0 +1,201 @@
+"""Checks of what a run has learned: its steps, its loss, its answers, what else it can do."""
+
+import math
+import statistics
+from collections.abc import Iterator, Sequence
+
+from jcl.reports.doctor.finding import LEARNED, Finding, Run, before_and_after, named, percent
+from jcl.reports.doctor.penalties import PENALTIES, share_of_gradient
+from jcl.reports.results import score_of
+
+CROSS_ENTROPIES = ('ce', 'qa', 'new')  # of new rows, before weights
+KNOWN = 0.9  # accuracy from which a task counts as known before its training
+CLIPPED = 20  # largest median gradient norm, in multiples of `train.clip_norm`
+INVALID = 0.1  # largest share of answers that are no label
+KL = 1.0  # largest KL(base ‖ model), nats per token
+PERPLEXITY = 2.0  # largest perplexity of held-out text, in multiples of that after the first task
+FALLS = 0.95  # share of its start that a loss falls below if a task is being learned
+STILL = 0.8  # share of its third quarter that a loss falls below if more steps would help
+LEFT = 0.5  # nats per target that a loss still has at the end, if more steps would help
+RISES = 1.2  # multiple of its start that a loss must not rise above within a task
+LEAPS = 2.0  # multiple of its first value that a loss must not reach
+NOISE = 0.1  # nats per target by which a loss that is near 0 may rise
+FEWEST = 8  # least number of logged steps of a task whose loss is judged
+
+
+def refused(run: Run) -> Iterator[Finding]:
+  """Yields the steps that were not applied."""
+  lines = [line for line in run.results.get('refused_steps') or () if line['count']]
+  if lines:
+    yield Finding(
+      'steps not applied',
+      f'{sum(line["count"] for line in lines)} steps of {named([line["task"] for line in lines])} '
+      'had a loss or gradient that was not finite',
+      'their rows taught nothing; metrics.jsonl names them and the term',
+      'lower train.learning_rate, or train in float32',
+    )
+
+
+def not_learned(run: Run) -> Iterator[Finding]:
+  """Yields tasks that gained too little by their training, and tasks that were known before."""
+  accuracy = score_of(run.results) == 'accuracy'
+  scores = list(before_and_after(run))
+  known = [name for name, before, _ in scores if accuracy and before >= KNOWN]
+  stuck = [name for name, before, after in scores if after < before + LEARNED and name not in known]
+  if stuck:
+    yield Finding(
+      'not learned',
+      f'{len(stuck)} of {len(scores)} tasks ({named(stuck)}) gained less than {LEARNED:g} when '
+      'they were learned',
+      'what is not learned cannot be forgotten, so low forgetting says nothing here',
+      'train longer (train.epochs) or at a higher train.learning_rate, and look at the findings '
+      'below',
+    )
+  if known:
+    yield Finding(
+      'known before',
+      f'{len(known)} of {len(scores)} tasks ({named(known)}) had an accuracy of {percent(KNOWN)} '
+      'or more before they were learned',
+      'their scores show little of what the method does',
+      'give tasks that the model does not know yet',
+    )
+
+
+def curves(run: Run) -> Iterator[Finding]:
+  """Yields tasks whose loss on new rows rises, or hardly falls, or falls to the very end.
+
+  The last two only where the task is not learned by then.
+  """
+  stuck, weak = set(), set()
+  for name, before, after in before_and_after(run):
+    stuck |= {name} if after < min(before + LEARNED, KNOWN) else set()
+    weak |= {name} if score_of(run.results) == 'accuracy' and after < KNOWN else set()
+  rising, flat, falling = [], [], []
+  for index, lines in run.steps.items():
+    term = next((t for t in CROSS_ENTROPIES if t in lines[0]), None)
+    values = [x[term] for x in lines if term in x] if term else []
+    if len(values) < FEWEST:
+      continue
+    if _rises(values):
+      rising.append(run.task(index))
+    elif _last(values) > FALLS * _first(values) and run.task(index) in stuck:
+      flat.append(run.task(index))
+    elif _falls_still(values) and run.task(index) in weak:
+      falling.append(run.task(index))
+  if rising:
+    yield Finding(
+      'loss rises',
+      f'the cross-entropy of new rows rises in {named(rising)}: it ends more than '
+      f'{percent(RISES - 1)} above its start, or leaps to {LEAPS:g} times its first value',
+      'the rate is too high, or the task contradicts what is replayed',
+      'lower train.learning_rate by a factor of 3 to 10',
+    )
+  if flat:
+    yield Finding(
+      'loss does not fall',
+      f'the cross-entropy of new rows falls by less than {percent(1 - FALLS)} in {named(flat)}',
+      'the rate is too low, too little trains, or the penalty is too strong',
+      'raise train.learning_rate by a factor of 3 to 10',
+    )
+  if falling:
+    yield Finding(
+      'loss still falls',
+      f'the cross-entropy of new rows falls by more than {percent(1 - STILL)} in the last quarter '
+      f'of {named(falling)}, and is above {LEFT:g} nats at the end',
+      'the training ends before the task is learned: the rate is low for so few steps',
+      'train longer (train.epochs), or raise train.learning_rate by a factor of 2 to 3',
+    )
+
+
+def _first(values: Sequence[float]) -> float:
+  """Returns the mean of the first quarter."""
+  return statistics.fmean(values[: len(values) // 4])
+
+
+def _last(values: Sequence[float]) -> float:
+  """Returns the mean of the last quarter."""
+  return statistics.fmean(values[-(len(values) // 4) :])
+
+
+def _rises(values: Sequence[float]) -> bool:
+  """Whether a loss ends above its start, or leaps up and does not come down again.
+
+  A rate that is far too high throws the model off in its first steps, and a mean over these does
+  not see where the loss began.
+  """
+  start = min(values[0], _first(values))
+  leaps = max(values) > LEAPS * values[0] + NOISE and _last(values) > FALLS * values[0]
+  return leaps or _last(values) > RISES * start + NOISE
+
+
+def _falls_still(values: Sequence[float]) -> bool:
+  """Whether a loss falls in its last quarter, and has far to go."""
+  third = statistics.fmean(values[-(len(values) // 2) : -(len(values) // 4)])
+  return LEFT < _last(values) < STILL * third
+
+
+def clipped(run: Run) -> Iterator[Finding]:
+  """Yields a finding where clipping makes most gradients very small."""
+  limit = run.setting('clip_norm')
+  norms = [
+    x['gradient_norm'] for lines in run.steps.values() for x in lines if 'gradient_norm' in x
+  ]
+  if not limit or not norms or (times := statistics.median(norms) / limit) <= CLIPPED:
+    return
+  terms = {term for lines in run.norms.values() for line in lines for term in line}
+  shares = {t: share_of_gradient(run, t) or 0.0 for t in terms.difference(CROSS_ENTROPIES)}
+  advice = 'look for the term that is so large in metrics.jsonl and lower its weight, or raise '
+  if shares and shares[largest := max(shares, key=lambda term: shares[term])] > 0.5:
+    weight = PENALTIES.get(largest, f'the weight of {largest}')
+    advice = f'{largest} is {percent(shares[largest])} of the gradient: lower {weight}, or raise '
+  yield Finding(
+    'clipped',
+    f'the median gradient norm is {statistics.median(norms):.3g}, {times:.0f} times '
+    f'train.clip_norm={limit:g}',
+    'clipping, not the learning rate, sets the size of every step',
+    f'{advice}train.clip_norm',
+  )
+
+
+def invalid(run: Run) -> Iterator[Finding]:
+  """Yields a finding where many of the last answers are no label."""
+  rows = [row for row in run.results.get('invalid') or () if any(x is not None for x in row)]
+  if len(rows) > 1:  # the first row is from before training
+    share = statistics.fmean(x for x in rows[-1] if x is not None)
+    if share > INVALID:
+      yield Finding(
+        'invalid answers',
+        f'{percent(share)} of the last answers are no label',
+        'the model has lost, or never learned, how to answer',
+        'compare with evaluate.answer=score, which asks for the likeliest label',
+      )
+
+
+def drift(run: Run) -> Iterator[Finding]:
+  """Yields a finding where the model is far from its base model on held-out or probe text."""
+  lines = run.results.get('drift') or []
+  if lines:
+    first, last = lines[0], lines[-1]
+    if last['kl'] > KL or last['perplexity'] > PERPLEXITY * first['perplexity']:
+      yield _drifted(
+        f'after {last["task"]} KL(base ‖ model) is {last["kl"]:.2f} nats per token, and the '
+        f'perplexity of held-out text {last["perplexity"]:.3g} ({first["perplexity"]:.3g} after '
+        f'{first["task"]})'
+      )
+  probes = run.results.get('probe') or []
+  if len(probes) > 1:
+    first_probe, last_probe = probes[0], probes[-1]
+    times = math.exp(min(last_probe['nats'] - first_probe['nats'], 100.0))
+    if last_probe['kl'] > KL or times > PERPLEXITY:
+      yield _drifted(
+        f'after {last_probe["task"]} KL(first model ‖ model) is {last_probe["kl"]:.2f} nats per '
+        f'token on the probe text, whose perplexity is {times:.3g} times that before training'
+      )
+
+
+def _drifted(figure: str) -> Finding:
+  """Returns the finding that a model is far from its base model."""
+  return Finding(
+    'drift from the base model', figure, 'general skills of the base model are being lost',
+    'lower train.learning_rate, train adapters alone, or replay general text',
+  )  # fmt: skip

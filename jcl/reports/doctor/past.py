@@ -1,0 +1,136 @@
+"""Checks of what is kept of the past: replay, buffer, pseudo samples."""
+
+import statistics
+from collections.abc import Iterator, Mapping
+
+from jcl.reports.doctor.finding import Finding, Run, named, percent
+from jcl.reports.results import is_number
+
+REPLAYED = 0.02  # least share of old tokens among the training tokens of a later task
+ASKED = 0.5  # least share of the old rows asked for that a later task is trained on
+AGE = (0.5, 1.5)  # bounds of the mean age in a buffer, in multiples of that with all tasks alike
+SAMPLED = 30  # least number of examples in a buffer whose age is judged: fewer are chance
+KEPT = 0.5  # least share of drawn pseudo samples that are well formed
+DISTINCT = 0.5  # least share of kept pseudo samples that differ from each other
+VERBATIM = 0.2  # largest share of kept pseudo samples that are training inputs word for word
+LABELLED = 0.8  # least share of kept pseudo samples that end in a label of their task
+
+
+def replay(run: Run) -> Iterator[Finding]:
+  """Yields replay that is too small to matter, or much less than was asked for."""
+  later = [line for line in run.results.get('mix') or () if line['new'] + line['old']][1:]
+  if not any(line['old'] for line in later):
+    return
+  tokens = statistics.fmean(line['old'] / (line['new'] + line['old']) for line in later)
+  counted = [line for line in later if line.get('new_rows')]
+  ratios = [line['old_rows'] / line['new_rows'] for line in counted]
+  rows = statistics.fmean(r / (1 + r) for r in ratios) if ratios else None
+  if tokens < REPLAYED:
+    of_rows = '' if rows is None else f' ({percent(rows)} of the rows)'
+    yield Finding(
+      'little replay',
+      f'{percent(tokens)} of the tokens{of_rows} that train a later task are old',
+      'so few old tokens hold off little forgetting',
+      'raise the share of old rows (replay_ratio, gamma) or the size of the buffer',
+    )
+  name = 'gamma' if run.setting('gamma') else 'replay_ratio'
+  asked, by_rows = run.setting(name), _text(run, 'unit') in ('', 'rows')
+  # Ratios of each task, general text and half-batches are no ratio of rows to the buffer's.
+  if not asked or not ratios or not by_rows or _text(run, 'level') not in ('', 'dataset'):
+    return
+  if _text(run, 'corpus') or _setting(run, 'mix_by_task') or _text(run, 'answers') == 'own':
+    return
+  if (effective := statistics.fmean(ratios)) < ASKED * asked:
+    yield Finding(
+      'less replay than asked',
+      f'later tasks train on {effective:.3g} old rows for each new one, and {name} is {asked:g}',
+      'what was kept of the past does not suffice for the ratio',
+      'look at the pseudo samples that were kept, or raise buffer_size',
+    )
+
+
+def _setting(run: Run, name: str) -> object:
+  """Returns any setting of the method by the last part of its dotted name; None: there is none."""
+  found = (v for path, v in run.settings.items() if path.split('.')[0] == 'method'
+           and path.rpartition('.')[2] == name)  # fmt: skip
+  return next(found, None)
+
+
+def _text(run: Run, name: str) -> str:
+  """Returns a setting of the method that is a text; empty where there is none."""
+  return str(_setting(run, name) or '')
+
+
+def buffer(run: Run) -> Iterator[Finding]:
+  """Yields old tasks without an example in the newest buffer, and a buffer of an odd age."""
+  buffers = [line for line in run.results.get('buffer') or () if isinstance(line, dict)]
+  names = run.results['tasks']
+  if not buffers or len(names) < 2:
+    return
+  last = buffers[-1]
+  held = last.get('tasks')
+  counts = held if isinstance(held, Mapping) else {}
+  seen = names[: names.index(last['after']) + 1] if last.get('after') in names else []
+  if lost := [name for name in seen if not counts.get(name)]:
+    yield Finding(
+      'tasks not in the buffer',
+      f'the buffer holds {last.get("examples", 0)} examples and none of {named(lost)}',
+      'nothing of these tasks is replayed',
+      'raise buffer_size, or take a policy that keeps all tasks or classes alike',
+    )
+  numbers = [counts[name] if is_number(counts.get(name)) else 0 for name in seen]
+  if lost or len(seen) < 3 or sum(numbers) < SAMPLED:
+    return
+  age = sum(n * (len(seen) - 1 - i) for i, n in enumerate(numbers)) / sum(numbers)
+  alike = (len(seen) - 1) / 2
+  if not AGE[0] * alike <= age <= AGE[1] * alike:
+    young = age < alike
+    yield Finding(
+      'a young buffer' if young else 'an old buffer',
+      f'an example in the buffer is {age:.2g} tasks old on average, where {alike:.2g} would be '
+      'that of a buffer with all tasks alike',
+      'the first tasks are hardly replayed' if young else 'the last tasks are hardly replayed',
+      'take a policy that keeps all tasks or classes alike, or raise buffer_size',
+    )
+
+
+def pseudo_samples(run: Run) -> Iterator[Finding]:
+  """Yields shares of pseudo samples that are rejected, alike, copied or without a label."""
+  lines = [line for line in run.results.get('pseudo') or () if line.get('drawn')]
+  total = lambda name: sum(line[name] for line in lines if is_number(line.get(name)))
+  drawn, kept = total('drawn'), total('kept')
+  if not lines:
+    return
+  if kept < KEPT * max(drawn, 1):
+    yield Finding(
+      'pseudo samples rejected',
+      f'{kept} of {drawn} pseudo samples ({percent(kept / max(drawn, 1))}) are well formed',
+      'the model has not learned to write the form of its tasks, so little of them is replayed',
+      'raise lambda_gen or train.epochs, or lower temperature and top_k',
+    )
+  if kept and total('distinct') < DISTINCT * kept:
+    yield Finding(
+      'pseudo samples alike',
+      f'{total("distinct")} of {kept} kept pseudo samples ({percent(total("distinct") / kept)}) '
+      'differ from each other',
+      'a few texts are replayed again and again',
+      'raise temperature or top_k, or set deduplicate=true',
+    )
+  if kept and total('verbatim') > VERBATIM * kept:
+    yield Finding(
+      'pseudo samples copied',
+      f'{total("verbatim")} of {kept} kept pseudo samples ({percent(total("verbatim") / kept)}) '
+      'are training inputs word for word',
+      'the model gives its training data away, which matters where old data may not be kept',
+      'train for fewer epochs, or raise temperature',
+    )
+  labelled = [line for line in lines if is_number(line.get('valid_label')) and line.get('kept')]
+  if labelled:
+    count, of = (sum(line[name] for line in labelled) for name in ('valid_label', 'kept'))
+    if count < LABELLED * of:
+      yield Finding(
+        'pseudo samples without a label',
+        f'{count} of {of} kept pseudo samples ({percent(count / of)}) end in a label of their task',
+        'wrong answers are replayed as right ones',
+        'set require_known_label=true',
+      )

@@ -1,0 +1,378 @@
+"""Findings on a run: each for a run that is ill in that way alone, none for a healthy one."""
+
+import copy
+
+import pytest
+
+from jcl.reports import doctor
+
+
+def healthy():
+  """Returns (results, lines of metrics.jsonl) of a run of three tasks with which all is well."""
+  results = {
+    'method': 'replay+ewc', 'scenario': 'cil', 'score': 'accuracy', 'finished': True,
+    'tasks': ['a', 'b', 'c'],
+    'matrix': [[0.1, 0.1, 0.1], [0.95, 0.1, None], [0.9, 0.94, 0.1], [0.88, 0.9, 0.96]],
+    'invalid': [[1.0, 1.0, 1.0], [0.0, 0.0, None], [0.0, 0.0, 0.0], [0.05, 0.0, 0.0]],
+    'mix': [{'task': 'a', 'new': 900, 'old': 0, 'new_rows': 90, 'old_rows': 0},
+            {'task': 'b', 'new': 900, 'old': 200, 'new_rows': 90, 'old_rows': 25},
+            {'task': 'c', 'new': 900, 'old': 250, 'new_rows': 90, 'old_rows': 30}],
+    'refused_steps': [], 'drift': [{'task': t, 'kl': 0.1, 'perplexity': 8.0} for t in 'abc'],
+    'probe': [{'task': t, 'nats': 3.0, 'kl': 0.1 * bool(t)} for t in (None, *'abc')],
+    'buffer': [{'after': 'c', 'examples': 90, 'seen': 900, 'tasks': {'a': 25, 'b': 35, 'c': 30}}],
+    'pseudo': [{'before': 'b', 'task': 'a', 'asked': 50, 'drawn': 60, 'kept': 50, 'distinct': 45,
+                'verbatim': 2, 'valid_label': 48, 'samples': []}],
+    'config': {'method': {'ewc': {'lambda_ewc': 1000.0, 'half': False},
+                          'replay': {'replay_ratio': 0.3, 'unit': 'rows', 'level': 'dataset'}},
+               'train': {'clip_norm': 1.0}},
+  }  # fmt: skip
+  lines = [
+    {'task': task, 'step': step, 'ce': 3.0 / step, 'ewc': 1e-4 * (task > 0),
+     'loss': 3.0 / step + 0.1 * (task > 0), 'gradient_norm': 2.0}
+    for task in range(3)
+    for step in range(1, 17)
+  ]  # fmt: skip
+  lines += [
+    {'task': task, 'step': step, 'gradient_norms': {'ce': 2.0 / step, 'ewc': 0.1}}
+    for task in (1, 2)
+    for step in (4, 8, 16)
+  ]
+  return results, lines
+
+
+def without_norms(lines):
+  """Leaves out the measured gradients, as runs without them do."""
+  lines[:] = [line for line in lines if 'loss' in line]
+
+
+def names(results, lines=()):
+  """Returns the names of the findings."""
+  return [finding.name for finding in doctor.findings(results, lines)]
+
+
+def test_a_healthy_run_has_no_finding():
+  assert names(*healthy()) == []
+  assert names({'method': 'seq', 'tasks': ['a'], 'matrix': [[None]]}) == []  # all else is missing
+
+
+def forgets(results, lines):
+  results['matrix'][3] = [0.1, 0.1, 0.96]
+
+
+def never_learned(results, lines):
+  results['matrix'][2][1] = results['matrix'][3][1] = 0.12
+
+
+def known(results, lines):
+  results['matrix'][1][1], results['matrix'][2][1] = 0.95, 0.96
+
+
+def gradients(lines, ewc):
+  """Sets the norm of the penalty's gradient wherever it is measured."""
+  for line in lines:
+    if 'gradient_norms' in line:
+      line['gradient_norms'] = {**line['gradient_norms'], 'ewc': ewc}
+
+
+def not_felt(results, lines):
+  forgets(results, lines)
+  gradients(lines, 1e-4)
+
+
+def not_felt_late(results, lines):
+  """Where nothing is left to learn the penalty has the larger gradient; that does not count."""
+  forgets(results, lines)
+  for line in lines:
+    if 'gradient_norms' in line:
+      line['gradient_norms'] = {'ce': 1e-3, 'ewc': 2e-3} if line['step'] > 4 else {
+        'ce': 3.0, 'ewc': 1e-3}  # fmt: skip
+
+
+def not_felt_and_needless(results, lines):
+  gradients(lines, 1e-4)
+
+
+def small_in_the_loss_alone(results, lines):
+  forgets(results, lines)
+  for line in lines:
+    if 'loss' in line:
+      line['ewc'] *= 1e-4
+
+
+def not_felt_by_loss(results, lines):
+  small_in_the_loss_alone(results, lines)
+  without_norms(lines)
+
+
+def drowns(results, lines):
+  gradients(lines, 100.0)
+
+
+def balances(results, lines):
+  """Half of the gradient, and nothing is learned."""
+  never_learned(results, lines)
+  gradients(lines, 0.3)
+
+
+def balances_and_learns(results, lines):
+  gradients(lines, 0.3)
+
+
+def large_in_the_loss_alone(results, lines):
+  for line in lines:
+    if line['task'] and 'loss' in line:
+      line['ewc'], line['loss'] = 0.1, 100 + line['ce']
+
+
+def drowns_by_loss(results, lines):
+  large_in_the_loss_alone(results, lines)
+  without_norms(lines)
+
+
+def halved(results, lines):
+  """0.95 of the loss, were it not halved."""
+  without_norms(lines)
+  results['config']['method']['ewc']['half'] = True
+  for line in lines:
+    if line['task']:
+      line['ewc'], line['loss'] = 0.095, 100.0
+
+
+def clipped(results, lines):
+  for line in lines:
+    line['gradient_norm'] = 135.0
+
+
+def leaps(results, lines):
+  """Thrown off in its first steps, and never back: its first quarter is no better than its last."""
+  for line in lines[16:32]:
+    line['ce'] = 3.0 if line['step'] == 1 else 9.0 if line['step'] == 3 else 3.2
+
+
+def leaps_and_comes_down(results, lines):
+  lines[18]['ce'] = 9.0
+
+
+def near_zero(results, lines):
+  """Three times its start is nothing where both are next to nothing."""
+  for line in lines[16:32]:
+    line['ce'] = 0.001 * line['step']
+
+
+def falls_still(results, lines):
+  results['matrix'][2][1] = results['matrix'][3][1] = 0.4
+  for line in lines[16:32]:
+    line['ce'] = 6.0 - 0.3 * line['step']
+
+
+def falls_still_and_learned(results, lines):
+  for line in lines[16:32]:
+    line['ce'] = 6.0 - 0.3 * line['step']
+
+
+def fallen(results, lines):
+  """Badly learned, and nothing left to fall: more steps are no help."""
+  results['matrix'][2][1] = results['matrix'][3][1] = 0.4
+
+
+def rises(results, lines):
+  for line in lines[16:32]:
+    line['ce'] = 1 + 0.1 * line['step']
+
+
+def flat(results, lines):
+  never_learned(results, lines)
+  for line in lines[16:32]:
+    line['ce'] = 3.0
+
+
+def flat_and_learned(results, lines):
+  for line in lines[16:32]:
+    line['ce'] = 3.0
+
+
+def little_replay(results, lines):
+  for line in results['mix'][1:]:
+    line['old'] = 5
+
+
+def fewer_rows(results, lines):
+  for line in results['mix'][1:]:
+    line['old_rows'] = 9
+
+
+def fewer_rows_of_tokens(results, lines):
+  fewer_rows(results, lines)
+  results['config']['method']['replay']['unit'] = 'tokens'
+
+
+def fewer_rows_in_half_batches(results, lines):
+  fewer_rows(results, lines)
+  results['config']['method']['replay']['level'] = 'batch'
+
+
+def uncounted_rows(results, lines):
+  for line in results['mix']:
+    del line['new_rows'], line['old_rows']
+
+
+def lost_task(results, lines):
+  results['buffer'][0]['tasks'] = {'b': 4, 'c': 5}
+
+
+def young(results, lines):
+  results['buffer'][0]['tasks'] = {'a': 1, 'b': 9, 'c': 80}
+
+
+def old(results, lines):
+  results['buffer'][0]['tasks'] = {'a': 80, 'b': 9, 'c': 1}
+
+
+def old_by_chance(results, lines):
+  results['buffer'][0]['tasks'] = {'a': 8, 'b': 1, 'c': 1}
+
+
+def rejected(results, lines):
+  results['pseudo'][0] |= {'drawn': 150}
+
+
+def alike(results, lines):
+  results['pseudo'][0] |= {'distinct': 5}
+
+
+def copied(results, lines):
+  results['pseudo'][0] |= {'verbatim': 20}
+
+
+def mislabelled(results, lines):
+  results['pseudo'][0] |= {'valid_label': 30}
+
+
+def free_answers(results, lines):
+  results['pseudo'][0] |= {'valid_label': None}
+
+
+def invalid(results, lines):
+  results['invalid'][3] = [0.5, 0.2, 0.0]
+
+
+def drifted(results, lines):
+  results['drift'][2] |= {'perplexity': 17.0}
+
+
+def drifted_on_the_probe(results, lines):
+  results['probe'][3] |= {'nats': 3.8}
+
+
+def far_on_the_probe(results, lines):
+  results['probe'][3] |= {'kl': 1.2}
+
+
+def refused(results, lines):
+  results['refused_steps'] = [{'task': 'b', 'count': 2}]
+
+
+def penalty_alone(results, lines):
+  forgets(results, lines)
+  results['method'] = 'ewc'
+  results['buffer'], results['pseudo'] = [], []
+  for line in results['mix']:
+    line['old'] = 0
+
+
+FELT, DROWNS = ['penalty not felt'], ['penalty drowns the loss']
+DRIFT = ['drift from the base model']
+ILL = {
+  forgets: [], never_learned: ['not learned'], known: ['known before'],
+  not_felt: FELT, not_felt_late: FELT, not_felt_and_needless: [], small_in_the_loss_alone: [],
+  not_felt_by_loss: FELT, drowns: DROWNS, large_in_the_loss_alone: [], drowns_by_loss: DROWNS,
+  balances: ['not learned', *DROWNS], balances_and_learns: [],
+  halved: [], clipped: ['clipped'], rises: ['loss rises'], leaps: ['loss rises'],
+  leaps_and_comes_down: [], near_zero: [], flat: ['not learned', 'loss does not fall'],
+  flat_and_learned: [], falls_still: ['loss still falls'], falls_still_and_learned: [], fallen: [],
+  little_replay: ['little replay'], fewer_rows: ['less replay than asked'],
+  fewer_rows_of_tokens: [], fewer_rows_in_half_batches: [], uncounted_rows: [],
+  lost_task: ['tasks not in the buffer'], young: ['a young buffer'], old: ['an old buffer'],
+  old_by_chance: [], rejected: ['pseudo samples rejected'], alike: ['pseudo samples alike'],
+  copied: ['pseudo samples copied'], mislabelled: ['pseudo samples without a label'],
+  free_answers: [], invalid: ['invalid answers'], drifted: DRIFT, drifted_on_the_probe: DRIFT,
+  far_on_the_probe: DRIFT, refused: ['steps not applied'], penalty_alone: ['a penalty alone'],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('fall_ill', ILL, ids=lambda fn: fn.__name__)
+def test_an_ill_run_has_its_finding_and_no_other(fall_ill):
+  results, lines = copy.deepcopy(healthy())
+  fall_ill(results, lines)
+  assert names(results, lines) == ILL[fall_ill]
+
+
+def test_a_finding_says_figure_meaning_advice_and_command():
+  """Norms of cross-entropy and penalty: 2/4 + 2/8 + 2/16 and 3e-4 in each task."""
+  results, lines = healthy()
+  not_felt(results, lines)
+  (found,) = doctor.findings(results, lines, workdir='runs/the ewc')
+  assert str(found) == (
+    'the ewc penalty is 0.0343 % of the gradient: it holds nothing back, and forgetting is 0.84; '
+    'raise lambda_ewc, now 1000, to about 1e+06'  # 1000 · (1 - share) / share = 2.9e6
+  )
+  assert found.command == (
+    "jcl sweep --workdir='runs/the ewc' --setting=method.ewc.lambda_ewc --values=100000,1e+06,1e+07"
+  )
+  without_norms(lines)
+  not_felt_by_loss(results, lines)
+  (found,) = doctor.findings(results, lines)
+  assert str(found) == (
+    'the ewc penalty is 0.00294 % of the loss: it holds nothing back, and forgetting is 0.84; '
+    'raise lambda_ewc, now 1000, by powers of ten'
+  )
+  assert '--workdir=WORKDIR' in found.command
+  assert found.command.endswith('--values=10000,100000,1e+06')
+
+
+def test_a_weight_that_drowns_the_rest_is_lowered():
+  results, lines = healthy()
+  drowns(results, lines)
+  (found,) = doctor.findings(results, lines)
+  assert found.advice == 'lower lambda_ewc, now 1000, to about 1e+00'  # 0.875 of 300.875
+  assert found.command.endswith('--values=0.1,1,10')
+
+
+def test_the_term_that_is_clipped_is_named_where_gradients_were_measured():
+  results, lines = healthy()
+  clipped(results, lines)
+  assert 'look for the term' in doctor.findings(results, lines)[0].advice
+  gradients(lines, 2.0)
+  (found,) = doctor.findings(results, lines)
+  assert found.advice == 'ewc is 87.3 % of the gradient: lower lambda_ewc, or raise train.clip_norm'
+
+
+def test_replay_is_told_in_tokens_and_in_rows():
+  results, lines = healthy()
+  little_replay(results, lines)
+  (found,) = doctor.findings(results, lines)
+  assert found.figure.startswith('0.552 % of the tokens (23.4 % of the rows) that train a later')
+  fewer_rows(*(copied := healthy()))
+  (found,) = doctor.findings(*copied)
+  assert found.figure == (
+    'later tasks train on 0.1 old rows for each new one, and replay_ratio is 0.3'
+  )
+
+
+def test_nats_are_better_when_they_are_fewer():
+  results = {'method': 'seq', 'scenario': 'cpt', 'score': 'log_perplexity', 'tasks': ['a', 'b'],
+             'matrix': [[5.0, 5.0], [3.0, 4.9], [3.1, 4.88]]}  # fmt: skip
+  assert names(results) == ['not learned']
+  results['matrix'][2][1] = 3.5
+  assert names(results) == []
+
+
+def test_lines_of_other_kinds_and_of_no_task_are_left_out():
+  results, lines = healthy()
+  results['buffer'] += [3, {'after': 9, 'tasks': []}]
+  results['pseudo'][0] |= {'verbatim': 'x', 'valid_label': 'y'}
+  lines[1] |= {'gradient_norm': 10**400}
+  lines[0] |= {'gradient_norm': 'x', 'ewc': None, 'ce': float('nan')}
+  odd = [{'task': 7, 'loss': 1.0}, {'task': None, 'loss': 1.0}, {'task': 0, 'dev': {'a': 1.0}}, {}]
+  odd += [{'task': 1, 'gradient_norms': x} for x in ({'ewc': None}, 3)]
+  assert names(results, [*odd, *lines]) == []

@@ -1,0 +1,59 @@
+"""The limits of the findings, as the documentation says them."""
+
+import pytest
+from support import ROOT
+
+from jcl.reports.doctor import finding, learning, past, penalties
+
+SAYS = {
+  'not learned': f'less than {finding.LEARNED:g} ',
+  'known before': f'{100 * learning.KNOWN:g} % or more',
+  'loss rises': f'{100 * (learning.RISES - 1):.0f} % above its start',
+  'loss does not fall': f'less than {100 * (1 - learning.FALLS):.0f} %',
+  'loss still falls': f'more than {100 * (1 - learning.STILL):.0f} % in the last quarter of a '
+                      f'task, to no less than {learning.LEFT:g} nats',
+  'clipped': f'above {learning.CLIPPED} times',
+  'penalty not felt': f'below {100 * penalties.FELT["gradient"]:g} % in later tasks, and '
+                      f'forgetting above {penalties.FORGOTTEN:g}',
+  'penalty drowns the loss': f'above {100 * penalties.DROWNED:g} %, or above '
+                             f'{100 * penalties.HOLDS:g} % of the gradient',
+  'little replay': f'below {100 * past.REPLAYED:g} %',
+  'less replay than asked': 'less than half' if past.ASKED == 0.5 else '',
+  'a young buffer, an old buffer': f'less than half, or more than {past.AGE[1]:g} times',
+  'invalid answers': f'above {100 * learning.INVALID:g} %',
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('name', SAYS)
+def test_the_documentation_has_each_limit(name):
+  page = (ROOT / 'docs' / 'reading-results.md').read_text()
+  (cell,) = [
+    line.split('|')[2] for line in page.splitlines() if line.startswith(f'| {name} |')
+  ]  # fmt: skip
+  assert SAYS[name]
+  assert SAYS[name] in cell
+
+
+def test_a_setting_is_found_by_its_last_name():
+  settings = {'method.ewc.lambda_ewc': 5, 'method.name': 'ewc', 'train.clip_norm': 1.0}
+  results = {'method': 'ewc', 'tasks': ['a'], 'matrix': [[None]]}
+  run = finding.Run(results, {}, {}, settings)
+  assert run.setting('lambda_ewc') == 5.0
+  assert run.setting('name') is None
+  assert run.setting('lambda_l2') is None
+  assert run.sweep('lambda_ewc', [0.5, 1e6]) == (
+    'jcl sweep --workdir=WORKDIR --setting=method.ewc.lambda_ewc --values=0.5,1e+06'
+  )
+
+
+def test_the_share_of_a_gradient_is_of_sums_over_a_task():
+  """The end of a task, where nothing is left to learn, does not decide."""
+  norms = {
+    0: [{'ce': 1.0, 'ewc': 9.0}],  # the first task does not count
+    1: [{'ce': 3.0, 'ewc': 1.0}, {'ce': 0.0, 'ewc': 1.0}],
+    2: [{'ce': 9.0, 'ewc': 1.0}],
+    3: [{'ce': 8.0, 'ewc': 2.0}],
+  }
+  run = finding.Run({'method': 'ewc', 'tasks': [*'abcd'], 'matrix': [[]]}, {}, norms, {})
+  assert penalties.share_of_gradient(run, 'ewc') == 0.2
+  assert penalties.share_of_gradient(run, 'mas') is None
