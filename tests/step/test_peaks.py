@@ -18,6 +18,15 @@ from jcl.step.peaks import Peak, peak
     ('NVIDIA L4', 121e12, 60e12),
     ('NVIDIA L40S', 362e12, 183e12),  # not an L4
     ('NVIDIA L40', None, None),
+    ('NVIDIA H100 NVL', 835e12, 417e12),
+    ('NVIDIA H200 NVL', None, None),  # slower than an H200; no figure was found
+    ('NVIDIA B200', 2250e12, 1100e12),
+    ('Tesla V100-PCIE-16GB', 14e12, 14e12),
+    ('Tesla V100-SXM2-16GB', 15.7e12, 15.7e12),
+    ('NVIDIA A10G', None, None),
+    ('TPU v2', None, None),
+    ('TPU v3', 61.5e12, 61.5e12),
+    ('TPU v6 lite', 918e12, 918e12),
     ('TPU v5 lite', 197e12, 197e12),
     ('TPU v5', 459e12, 459e12),
     ('TPU v4', 275e12, 275e12),
