@@ -12,18 +12,15 @@ from jax.stages import Wrapped
 
 from jcl import methods, streams
 from jcl.backbones import Backbone
-from jcl.backbones.decoder_config import DecoderConfig
 from jcl.backbones.files.companions import Companions
-from jcl.backbones.model_config import ModelConfig, with_settings
+from jcl.backbones.model_config import ModelConfig
 from jcl.backbones.models import for_method, make_backbone
-from jcl.backbones.tokenizers import check_same_vocabulary
 from jcl.batching import chat_choice
 from jcl.batching.batch import Row, membership
 from jcl.batching.packed_text import packed_stream
 from jcl.batching.text_formats import Text
 from jcl.config import Config, TrainConfig, Unread, check_read, check_values, refused, set_sequences
 from jcl.errors import UserError
-from jcl.memory.teacher import ExternalTeacher
 from jcl.methods import Method
 from jcl.step import losses, optimizer, rates, sharding, train_step, trainable
 from jcl.step.adversarial import adversarial
@@ -33,12 +30,12 @@ from jcl.streams.many_objects import uncollected
 from jcl.streams.stream import Stream, TaskPlan
 from jcl.training.general_text import corpus_rows, read_corpus
 from jcl.training.hook_tools import HookTools, make_tools
-from jcl.training.inputs import Inputs, probe_rows, stream_rows, template_digest, weights_digest
+from jcl.training.inputs import Inputs, probe_rows, stream_rows, template_digest
 from jcl.training.model_shape import shape_fields
 from jcl.training.probe import read_probe
-from jcl.training.start_model import StartModel, start_model
+from jcl.training.start_model import StartModel, outside_teacher, start_model
 from jcl.training.task_metrics import with_metrics
-from jcl.types import Json, Params, Tree
+from jcl.types import Params, Tree
 
 if TYPE_CHECKING:
   from jcl.backbones.files.hf import Loaded
@@ -265,7 +262,7 @@ def assemble(
   )  # fmt: skip
   longest = 0 if raw_text else text.prepare(stream.examples)
   config.method.check_run(config.scenario, tools)
-  teacher, teacher_digest, teacher_shape = _outside_teacher(config, text, weights)
+  teacher, teacher_digest, teacher_shape = outside_teacher(config, text, weights)
   method = with_knobs(methods.make(backbone, config.method, teacher), config, backbone)
   useless = [*stream.unread, *base.unread, *between_tasks(config, stream)]
   useless += unread_in_training(asked, config, backbone)
@@ -367,35 +364,3 @@ def with_knobs(method: Method, config: Config, backbone: Backbone) -> Method:
     worse = config.adversarial.epsilon, config.adversarial.weight
     method = method._replace(objective=adversarial(method.objective, backbone.width, *worse))
   return method
-
-
-def _outside_teacher(
-  config: Config, text: Text, weights: bool
-) -> tuple[ExternalTeacher | None, str | None, Json]:
-  """Returns the model that the method's `teacher_path` names, its weights' digest and its shape.
-
-  The first two are None without a `teacher_path`, and the shape is empty.
-
-  Raises:
-    UserError: it is no language model, or its vocabulary or length does not fit the run's rows.
-  """
-  path = config.method.teacher_path
-  if not path:
-    return None, None, {}
-  from jcl.backbones.files import hf
-
-  family = config.method.teacher_family
-  shape, params, tokenizer, *_ = hf.load(path, weights, family, stored=True)
-  if not isinstance(shape, DecoderConfig) or shape.classes:
-    raise UserError(f'method.teacher_path: {path} writes no answers; take a language model')
-  check_same_vocabulary(text.tokenizer, tokenizer, f'method.teacher_path: {path}')
-  if shape.max_positions < text.max_length:
-    raise UserError(
-      f'method.teacher_path: {path} reads {shape.max_positions} tokens, rows have up to '
-      f'{text.max_length}; lower stream.max_length'
-    )
-  backbone = make_backbone(with_settings(shape, config.backbone))
-  digest = None if params is None else weights_digest(params)
-  if params is None:
-    params = jax.eval_shape(backbone.init, jax.random.key(0))
-  return ExternalTeacher(backbone, params), digest, shape_fields(shape)

@@ -11,21 +11,25 @@ from jcl.backbones import heads
 from jcl.backbones.decoder_config import DecoderConfig, from_scratch
 from jcl.backbones.files.companions import Companions
 from jcl.backbones.model_config import ModelConfig, with_settings
+from jcl.backbones.models import make_backbone
 from jcl.backbones.new_tokens import add_token_rows, with_new_tokens
 from jcl.backbones.tokenizers import (
   SpecialIds,
   add_tokens,
   bpe_tokenizer,
+  check_same_vocabulary,
   vocabulary_size,
   word_tokenizer,
 )
 from jcl.batching.chat_choice import Choice, choose, scratch_texts
-from jcl.batching.text_formats import ANSWER, added_tokens
+from jcl.batching.text_formats import ANSWER, Text, added_tokens
 from jcl.config import BackboneConfig, Config, Unread
 from jcl.errors import UserError, count_of
+from jcl.memory.teacher import ExternalTeacher
 from jcl.streams.stream import Stream
-from jcl.training.inputs import digests_of
-from jcl.types import Params
+from jcl.training.inputs import digests_of, weights_digest
+from jcl.training.model_shape import shape_fields
+from jcl.types import Json, Params
 
 if TYPE_CHECKING:
   from jcl.backbones.files.hf import Loaded
@@ -183,3 +187,35 @@ def check_pre_norm(shape: ModelConfig, config: Config) -> None:
       f'backbone.path: {config.backbone.path} is no decoder, and {name} adds blocks that must be '
       'able to change nothing'
     )
+
+
+def outside_teacher(
+  config: Config, text: Text, weights: bool
+) -> tuple[ExternalTeacher | None, str | None, Json]:
+  """Returns the model that the method's `teacher_path` names, its weights' digest and its shape.
+
+  The first two are None without a `teacher_path`, and the shape is empty.
+
+  Raises:
+    UserError: it is no language model, or its vocabulary or length does not fit the run's rows.
+  """
+  path = config.method.teacher_path
+  if not path:
+    return None, None, {}
+  from jcl.backbones.files import hf
+
+  family = config.method.teacher_family
+  shape, params, tokenizer, *_ = hf.load(path, weights, family, stored=True)
+  if not isinstance(shape, DecoderConfig) or shape.classes:
+    raise UserError(f'method.teacher_path: {path} writes no answers; take a language model')
+  check_same_vocabulary(text.tokenizer, tokenizer, f'method.teacher_path: {path}')
+  if shape.max_positions < text.max_length:
+    raise UserError(
+      f'method.teacher_path: {path} reads {shape.max_positions} tokens, rows have up to '
+      f'{text.max_length}; lower stream.max_length'
+    )
+  backbone = make_backbone(with_settings(shape, config.backbone))
+  digest = None if params is None else weights_digest(params)
+  if params is None:
+    params = jax.eval_shape(backbone.init, jax.random.key(0))
+  return ExternalTeacher(backbone, params), digest, shape_fields(shape)
