@@ -89,6 +89,7 @@ def test_every_documented_field_occurs(tmp_path):
     learned(tmp_path, 'closed_form', settings={'solver': 'lda', 'projection': 4000}),
     learned(tmp_path, 'agem', train={'speed_every': 30.0}, settings={'answers': 'own'}),
     learned(tmp_path, 'olora'),
+    learned(tmp_path, 'sdft'),
     learned(tmp_path, 'pretrain', evaluate={'every_epochs': 1}),
     learned(tmp_path, 'seq', train={'epochs': 12, 'learning_rate': 1e-2}),  # it forgets
     learned(tmp_path, 'replay', train={'learning_rate': 1e3}),  # it diverges

@@ -1,5 +1,7 @@
 """SDFT: what it refuses and reports; its objective in all settings is in the scorecard."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -110,6 +112,21 @@ def test_the_footprint_counts_the_average_and_the_states():
   memory = {anchor: found.snapshot['memory'] for anchor, found in sizes.items()}
   assert memory['average'] - memory['current'] == whole
   assert all(found.whole for found in sizes.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('names', ['sdft+replay', 'sdft+ewc'])
+def test_it_composes_with_old_rows_and_penalties(names, tmp_path):
+  """With alpha 1 the old rows alone have a cross-entropy."""
+  results = runs.run(runs.config(names, stream={'max_tasks': 2}, train={'epochs': 1}), tmp_path)
+  lines = [json.loads(line) for line in (tmp_path / 'metrics.jsonl').read_text().splitlines()]
+  second = [line for line in lines if line['task'] == 1]
+  assert all(line['kl'] > 0 for line in lines)
+  assert all(line['ce'] == 0 for line in lines if line['task'] == 0)
+  replays = names == 'sdft+replay'
+  assert [line['ce'] > 0 for line in second] == [replays] * len(second)
+  assert [mix['old'] > 0 for mix in results['mix']] == [False, replays]
+  assert ('ewc' in lines[-1]) != replays
 
 
 def test_divergence_is_that_of_the_formula():

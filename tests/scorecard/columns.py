@@ -58,7 +58,7 @@ CHECKS: dict[str, Check] = {
   'solved': Check(solved.solved, solved.solves),
   'subspace': Check(subspaces.course, subspaces.keeps),
   'taught': Check(taught.alone, taught.has_one),
-  'drawn': Check(drawn.each_epoch, drawn.draws),
+  'drawn': Check(drawn.each_epoch, drawn.teaches_itself),
   'tasks': Check(checks.three_tasks),
   'kd': Check(past.direction, past.distils),
   'empty': Check(checks.empty),

@@ -45,6 +45,11 @@ def draws(case: Case) -> bool:
   return case.method.before_epoch is not None
 
 
+def teaches_itself(case: Case) -> bool:
+  """Whether these rows are own answers, which the model teaches itself."""
+  return draws(case) and hasattr(case.settings, 'demonstration')
+
+
 VARIANTS = (
   {'anchor': 'current', 'direction': 'reverse'},
   {'anchor': 'last', 'alpha': 1.0, 'top_k_logits': 3},
