@@ -124,7 +124,7 @@ def test_it_composes_with_old_rows_and_penalties(names, tmp_path):
   assert all(line['kl'] > 0 for line in lines)
   assert all(line['ce'] == 0 for line in lines if line['task'] == 0)
   replays = names == 'sdft+replay'
-  assert [line['ce'] > 0 for line in second] == [replays] * len(second)
+  assert any(line['ce'] > 0 for line in second) == replays
   assert [mix['old'] > 0 for mix in results['mix']] == [False, replays]
   assert ('ewc' in lines[-1]) != replays
 
