@@ -1,6 +1,7 @@
 """One process of several: how it joins them, which one writes, where all wait."""
 
 import concurrent.futures
+import itertools
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -14,7 +15,10 @@ from jax.sharding import Mesh
 from jcl.errors import UserError
 
 PATIENCE = 'JCL_PEER_TIMEOUT'  # environment variable: seconds, see `patience`
+WEEK = 7 * 24 * 3600 * 1000  # ms; a process that is lost is found otherwise
 LATER = 40  # seconds after which JAX ends a process whose peer is lost and that is still there
+
+_exchanges = itertools.count()
 
 
 def join_processes() -> None:
@@ -99,6 +103,20 @@ def barrier(name: str) -> None:
     from jax.experimental import multihost_utils
 
     multihost_utils.sync_global_devices(name)
+
+
+def exchanged(text: str) -> list[str]:
+  """Returns the text of every process of the run, in order.
+
+  All processes call this equally often, each from one thread at a time. It needs no device.
+  """
+  here = service()
+  if here is None:
+    return [text]
+  number = next(_exchanges)
+  key = lambda process: f'jcl/exchange/{number}/{process}'
+  here.client.key_value_set(key(here.process), text)
+  return [here.client.blocking_key_value_get(key(i), WEEK) for i in range(here.processes)]
 
 
 def machine(mesh: Mesh) -> dict[str, str | int | list[int] | None]:

@@ -8,8 +8,10 @@ import sys
 
 import numpy as np
 import pytest
-from support import ROOT, rounding
+from support import ROOT, rounding, two_snapshots
 from support.tiny import DEEP_ROUNDING
+
+from jcl.storage.checkpoint import Snapshots
 
 SETTINGS = (
   '--config.stream.max_tasks=2', '--config.stream.max_train_per_task=40',
@@ -82,6 +84,33 @@ def train(workdir, processes):
   return together(
     [[*command, '--distributed']] * 2, [{**environment, 'JAX_PROCESS_ID': i} for i in '01']
   )
+
+
+@pytest.mark.slow
+def test_two_processes_write_their_own_shards_and_one_can_read_them(tmp_path):
+  """Two devices each; the last snapshot cannot be written by the second one alone."""
+  port, program = str(free_port()), [sys.executable, '-m', 'support.two_snapshots']
+  commands = [[*program, str(i), port, str(tmp_path)] for i in (0, 1)]
+  said = [json.loads(out) for out in together(commands, [{'JAX_NUM_CPU_DEVICES': '2'}] * 2)]
+  wrong = f'{tmp_path}/checkpoints/3 cannot be written: '
+  assert said[0]['said'].startswith(f'{wrong}process 1: No space left on device; snapshot 2 is')
+  assert said[1]['said'].startswith(f'{wrong}No space left on device; snapshot 2 is the last good')
+  assert [one['committed'] for one in said] == [2, 2]
+  folder = tmp_path / 'checkpoints'
+  assert sorted(path.name for path in folder.iterdir()) == ['1', '2']
+  sizes = lambda own: [f.stat().st_size for f in (folder / '2' / own).rglob('*') if f.is_file()]
+  array = np.prod(two_snapshots.SIZE) * 4
+  whole = 500_000 * 4  # replicated: the first process writes it
+  assert array + whole < sum(sizes('0')) < array + whole + 40_000
+  assert array < sum(sizes('1')) < array + 20_000
+  snapshots = Snapshots(tmp_path)
+  found = snapshots.latest()
+  for name, wanted in two_snapshots.contents(2).items():
+    assert np.asarray(found[name]).tobytes() == wanted.tobytes(), name
+  (victim,) = (folder / '2' / '1' / 'small').rglob('_METADATA')  # not in the first one's folder
+  victim.write_bytes(b'x' + victim.read_bytes()[1:])
+  found = Snapshots(tmp_path, write=False).latest()
+  assert np.asarray(found['trained']).tobytes() == two_snapshots.contents(1)['trained'].tobytes()
 
 
 @pytest.mark.slow

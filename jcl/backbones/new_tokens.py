@@ -9,6 +9,7 @@ import numpy as np
 
 from jcl.backbones.backbone import Params
 from jcl.backbones.model_config import Config
+from jcl.storage.stored import Stored
 
 NOISE = 0.01  # of the table's standard deviation: tells apart tokens that start as the same copy
 
@@ -60,7 +61,7 @@ def add_token_rows(
     ValueError: `like_ids` does not have one id below V for each token.
     AssertionError: a table has not the rows and width of the config.
   """
-  from jcl.backbones.files.stored import Stored, grown  # files/ imports models, not the reverse
+  from jcl.backbones.files.stored import grown  # files/ imports models, not the reverse
 
   old = config.vocabulary
   if init == 'copy' and (len(like_ids) != count or not all(0 <= i < old for i in like_ids)):

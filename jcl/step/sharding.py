@@ -3,6 +3,7 @@
 A leaf is whole on every device, or sharded in one dimension.
 """
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -13,9 +14,9 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jax.tree_util import KeyPath
 
-from jcl.backbones.files import stored
 from jcl.batching.batch import Batch
 from jcl.errors import UserError
+from jcl.storage import stored
 from jcl.types import Tree
 
 Leaf = jax.Array | np.ndarray | jax.ShapeDtypeStruct
@@ -75,7 +76,7 @@ def mask_specs(masks: Tree, tree_specs: Tree) -> Tree:
   return jax.tree.map(one, masks, tree_specs)
 
 
-def _spec(stacked: bool, x: Leaf, count: int, fsdp: bool) -> P:
+def _spec(stacked: bool, x: Leaf | stored.Stored, count: int, fsdp: bool) -> P:
   """Returns the partition spec of one leaf on `count` devices; see `specs`."""
   first = int(stacked)
   shape = np.shape(x)
@@ -85,9 +86,16 @@ def _spec(stacked: bool, x: Leaf, count: int, fsdp: bool) -> P:
   return P(*[None] * max(dims, key=lambda i: shape[i]), AXIS)
 
 
-def place_leaf(path: str, x: Leaf, mesh: Mesh, fsdp: bool = False) -> jax.Array:
-  """Places one leaf on the mesh, sharded as `specs` says; `path` is such as `/layers/q/kernel`."""
-  return place(x, mesh, _spec('layers' in path.split('/'), x, mesh.size, fsdp))
+def place_leaf(path: str, x: Leaf | stored.Stored, mesh: Mesh, fsdp: bool = False) -> jax.Array:
+  """Places one leaf on the mesh, sharded as `specs` says.
+
+  Args:
+    path: of the leaf, such as `/layers/q/kernel`, or `/[0].mu['layers']['q']` of an optimiser.
+    x: the leaf.
+    mesh: of devices.
+    fsdp: as in `specs`.
+  """
+  return place(x, mesh, _spec('layers' in re.findall(r'\w+', path), x, mesh.size, fsdp))
 
 
 def is_stacked(path: KeyPath) -> bool:

@@ -1,17 +1,22 @@
 """Snapshots of a run: written by Orbax, sealed, verified; the newest two are kept.
 
 A snapshot `checkpoints/N` is a flat dict of arrays. One of them holds the structure of the others
-as JSON: plain data with references to arrays, no pickle. Orbax writes the folder under another name
-and renames it. Then it is sealed with `snapshot.json` (see `sealed_folder`), which can be read
-without the arrays and holds the format, the versions that made the snapshot, shape, dtype and
-checksum of every leaf, and size and checksum of every file. Only a sealed snapshot counts. A
-folder without a seal was never finished: the next run that writes deletes it. A folder that differs
-from its seal is damaged and moved to `checkpoints/damaged/N`.
+as JSON: plain data with references to arrays, no pickle. Each process writes its own shards to
+`checkpoints/N/PROCESS` (see `parts`) and seals that folder (see `sealed_folder`): the seal holds
+shape, dtype, shards and digest of every array, and size and checksum of every file. When all
+processes have done so, the first one seals the snapshot with `snapshot.json`, which lists their
+seals, the format and the versions that made the snapshot. Only a sealed snapshot counts. A folder
+without a seal was never finished: the next run that writes deletes it. A folder that differs from
+its seal is damaged and moved to `checkpoints/damaged/N`.
+
+Parts that did not change are not written again: a snapshot links them from the one before the last,
+which goes when it is sealed. So the two that are kept share no file, and a flipped bit damages one
+of them at most.
 
 `FORMAT` goes up with every change after which an older jcl would misread a new snapshot or a newer
-jcl an old one: in the meaning of `encode`'s structure, in the content of the seal, in the fields of
-the run, or in what a method keeps in its memory. A new field of the run whose default is right for
-old runs is no such change. A snapshot of another format is refused.
+jcl an old one: in the meaning of `encode`'s structure, in the content of the seals, in the fields
+of the run, or in what a method keeps in its memory. A new field of the run whose default is right
+for old runs is no such change. A snapshot of another format is refused.
 """
 
 import contextlib
@@ -25,17 +30,18 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
 
+import jax
 import numpy as np
 
 import jcl
 from jcl import distributed
 from jcl.errors import UserError
 from jcl.failures import explain_oom
-from jcl.storage import paths
-from jcl.storage.encoding import Array, Place, checksum, decode, encode, on_host
+from jcl.storage import parts, paths
+from jcl.storage.encoding import Array, Place, decode, encode, on_host
+from jcl.storage.in_all import in_all, reason_of
 from jcl.storage.orbax import failure_reason, load_orbax, system_number
 from jcl.storage.sealed_folder import (
-  Damaged,
   check_files,
   delete,
   is_sealed,
@@ -46,9 +52,8 @@ from jcl.storage.sealed_folder import (
 )
 from jcl.types import Json
 
-FORMAT = 2  # of snapshots; see above when it goes up
+FORMAT = 3  # of snapshots; see above when it goes up
 KEPT = 2  # snapshots at a time
-UNFINISHED = '.orbax-checkpoint-tmp'  # ending of the folders that Orbax has not finished
 STRUCTURE = '/structure'  # path of the array that holds the structure
 SURROUNDINGS = (  # errors of the operating system that say nothing about a file's content
   errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE,
@@ -64,8 +69,8 @@ class Snapshots:
     workdir: the run's folder.
     write: whether this run may write. A reader changes nothing in the folder.
     announce: called with `snapshot begun` before anything of a snapshot is written, `snapshot
-      renamed` when Orbax has finished and `snapshot committed` when the snapshot is sealed. The
-      last two come from the writing thread of the first process.
+      written` when the arrays of all processes are on the disk and `snapshot committed` when the
+      snapshot is sealed. The last two come from the writing thread of the first process.
 
   Attributes:
     folder: `checkpoints/`, which holds the rolling snapshots.
@@ -82,7 +87,8 @@ class Snapshots:
     announce: Callable[[str], None] = lambda event: None,
   ):
     self.workdir, self.folder = workdir, workdir / 'checkpoints'
-    self._write, self._announce, self._orbax = write, announce, load_orbax()
+    self._write, self._announce = write, announce
+    load_orbax()
     self._thread: threading.Thread | None = None
     self._error: BaseException | None = None
     self.messages: list[str] = []
@@ -103,8 +109,11 @@ class Snapshots:
   def save(self, content: Mapping[str, object]) -> int:
     """Begins to write a snapshot and returns its number; the one before is finished first.
 
+    The arrays are fetched, hashed and written in a thread. Arrays on a device may not be donated
+    meanwhile; of NumPy arrays that somebody may write to the thread has copies.
+
     Args:
-      content: plain data and arrays. The arrays are copied to the host before the call returns.
+      content: plain data and arrays.
 
     Raises:
       UserError: this snapshot cannot be begun, or the one before could not be written.
@@ -112,45 +121,53 @@ class Snapshots:
     self.wait()
     arrays: dict[str, Array] = {}
     structure = encode(content, arrays)
-    fetched = {path: distributed.fetch(a) for path, a in arrays.items()}
-    fetched[STRUCTURE] = np.frombuffer(json.dumps(structure).encode(), np.uint8)
-    leaves = {p: [list(a.shape), str(a.dtype), checksum(a)] for p, a in fetched.items()}
-    stored = {path: a for path, a in fetched.items() if a.size}  # Orbax refuses empty arrays
+    arrays = {path: parts.still(array) for path, array in arrays.items()}
+    arrays[STRUCTURE] = np.frombuffer(json.dumps(structure).encode(), np.uint8)
     self._announce('snapshot begun')
     self.number += 1
     path = self.folder / str(self.number)
     with self._one_line(path):
       if distributed.is_first():
-        self._sweep()
-        self.folder.mkdir(exist_ok=True)
-      written = self._orbax.save_checkpointables_async(path.absolute(), {'run': stored})
-    sealed = {'format': FORMAT, **versions(), 'leaves': leaves}
-    self._thread = threading.Thread(target=self._finish, args=(self.number, written.result, sealed))
+        self._sweep(spared=self.number)  # another process may be writing it already
+      self.folder.mkdir(exist_ok=True)
+    self._thread = threading.Thread(target=self._finish, args=(self.number, arrays))
     self._thread.start()
     return self.number
 
-  def _finish(self, number: int, write: Callable[[], object], content: Json) -> None:
-    """Waits for Orbax, seals the snapshot and deletes the oldest, in a thread of its own.
+  def check(self) -> None:
+    """Raises what has kept the snapshot under way from being written, if it has failed already.
+
+    Raises:
+      UserError: the snapshot could not be written.
+    """
+    if self._error is not None:
+      self.wait()
+
+  def _finish(self, number: int, arrays: dict[str, Array]) -> None:
+    """Writes a snapshot, seals it and deletes the oldest, in a thread of its own.
 
     Args:
       number: of the snapshot.
-      write: waits for Orbax's write to end.
-      content: of the seal.
+      arrays: {path: array}, given up to this call.
     """
-    path = self.folder / str(number)
+    path, own, first = self.folder / str(number), str(jax.process_index()), distributed.is_first()
+    # The newest one stays when this snapshot is sealed, the one before it goes.
+    older = [self.folder / str(old) / own for old in sorted(self._sealed())[:-1]]
     try:
       with self._one_line(path):
-        write()
-      if distributed.is_first():
-        self._announce('snapshot renamed')
-        with self._one_line(path):
-          seal(path, content)
+        in_all(lambda: parts.write(path / own, arrays, older[-1] if older else None))
+      arrays.clear()
+      if first:
+        self._announce('snapshot written')
+      content = {'format': FORMAT, 'processes': jax.process_count(), **versions()}
+      with self._one_line(path):
+        in_all(lambda: seal(path, content) if first else None)
       self.committed = number
-      if distributed.is_first():
+      if first:
         self._announce('snapshot committed')
         for old in sorted(self._sealed())[:-KEPT]:
           delete(self.folder / str(old))
-    except BaseException as error:  # `wait` raises it
+    except BaseException as error:  # `wait` and `check` raise it
       self._error = error
 
   @contextlib.contextmanager
@@ -166,28 +183,28 @@ class Snapshots:
         f'snapshot {self.committed} is the last good one' if there else 'there is none before it'
       )
       raise UserError(
-        f'{path} cannot be written: {failure_reason(error)}; {good}; free some space or mend the '
+        f'{path} cannot be written: {reason_of(error)}; {good}; free some space or mend the '
         'folder, and the same command goes on'
       ) from error
 
-  def _unfinished(self) -> list[pathlib.Path]:
-    """Returns the folders of snapshots that were never sealed."""
-    found = numbered(self.folder).values()
+  def _unfinished(self, spared: int) -> list[pathlib.Path]:
+    """Returns the folders of snapshots that were never sealed, except that of a number."""
+    found = [path for number, path in numbered(self.folder).items() if number != spared]
     unsealed = [path for path in found if path.is_dir() and not is_sealed(path)]
-    bare = [path for path in unsealed if not _is_of_format_1(path)]
-    return [*bare, *self.folder.glob('*' + UNFINISHED)]
+    return [path for path in unsealed if not _is_of_format_1(path)]
 
-  def _sweep(self, times: int = 1) -> None:
+  def _sweep(self, times: int = 1, spared: int = -1) -> None:
     """Deletes unfinished snapshots.
 
     Args:
       times: how often at most; more than once if writes that are under way may still end.
+      spared: number of a snapshot that stays.
     """
     for _ in range(times):
-      for path in self._unfinished():
+      for path in self._unfinished(spared):
         delete(path)
       time.sleep(0.05 if times > 1 else 0)
-      if not self._unfinished():
+      if not self._unfinished(spared):
         return
 
   def wait(self) -> None:
@@ -204,7 +221,7 @@ class Snapshots:
       raise error
 
   def keep(self, name: str) -> None:
-    """Copies the newest snapshot to `tasks/NAME`."""
+    """Copies the newest snapshot to `tasks/NAME`, by links where the file system has them."""
     self.wait()
     if not distributed.is_first():
       return
@@ -213,7 +230,7 @@ class Snapshots:
     with self._one_line(target):
       delete(half)
       try:
-        shutil.copytree(self.folder / str(self.committed), half)
+        shutil.copytree(self.folder / str(self.committed), half, copy_function=_link)
         delete(target)
         os.replace(half, target)
       finally:
@@ -236,7 +253,8 @@ class Snapshots:
     while numbers := [n for n in self._sealed() if n not in unusable]:
       number = max(numbers)
       try:
-        arrays = self._arrays(number)
+        saved = self._read(number)
+        content = self._decoded(number, saved, place)
       except (MemoryError, UserError):
         raise
       except Exception as error:  # whatever a damaged file makes Orbax raise
@@ -249,9 +267,7 @@ class Snapshots:
       else:
         self._put_away(unusable)
         self.loaded = self.committed = number
-        structure = json.loads(arrays.pop(STRUCTURE).tobytes())
-        with explain_oom(lambda: f'reading snapshot {self.loaded} of {self.folder}', REMEDY):
-          return decode(structure, arrays, place)
+        return content
     for path in numbered(self.folder).values():
       if _is_of_format_1(path):
         raise _other_format(path, 1, 'an earlier jcl')
@@ -260,33 +276,46 @@ class Snapshots:
       raise UserError(f'{self.folder}: no snapshot can be read ({reasons}); start a new workdir')
     return None
 
-  def _arrays(self, number: int) -> dict[str, np.ndarray]:
-    """Reads the arrays of a snapshot, on the host, and compares them with its seal.
+  def _read(self, number: int) -> parts.Saved:
+    """Returns the arrays of a snapshot, whose files are those of its seals.
+
+    Each process reads the files of some of those that wrote it; all come to the same verdict.
 
     Raises:
-      Damaged: a file or an array is not what was sealed.
+      Damaged: a file is not what was sealed.
       UserError: the snapshot has another format.
     """
     path = self.folder / str(number)
     content = read_seal(path)
     if content['format'] != FORMAT:
       raise _other_format(path, content['format'], f'jcl {content["jcl"]}')
-    more = check_files(path, content)
-    leaves = content['leaves']
-    blank = {p: np.zeros(shape, np.dtype(dtype)) for p, (shape, dtype, _) in leaves.items()}
-    stored = {p: a for p, a in blank.items() if a.size}
-    found = self._orbax.load_checkpointables(path.absolute(), {'run': stored})['run']
-    arrays = {**blank, **found}
-    for name, (_, _, wanted) in leaves.items():
-      if checksum(arrays[name]) != wanted:
-        raise Damaged(f'the checksum of {name} is wrong')
+    reads = lambda name: int(name) % jax.process_count() == jax.process_index()
+    more: list[str] = []
+    in_all(lambda: more.extend(check_files(path, content, reads)))
     if more:
       self.messages.append(f'{path} holds what is not of the snapshot: {", ".join(more)[:200]}')
     if content['jcl'] != jcl.__version__:
       self.messages.append(
         f'snapshot {number} was made by jcl {content["jcl"]}, this is jcl {jcl.__version__}'
       )
-    return arrays
+    return parts.Saved([path / str(process) for process in range(content['processes'])])
+
+  def _decoded(self, number: int, saved: parts.Saved, place: Place) -> Json:
+    """Returns the content of a snapshot, its arrays read and placed.
+
+    Raises:
+      Damaged: an array is not that of the run.
+      UserError: a device has no room.
+    """
+    found: list[Json] = []
+
+    def work() -> None:
+      structure = json.loads(np.asarray(saved.leaves[STRUCTURE]).tobytes())
+      found.append(decode(structure, saved.leaves, place))
+
+    with explain_oom(lambda: f'reading snapshot {number} of {self.folder}', REMEDY):
+      in_all(work)
+    return found[0]
 
   def _put_away(self, unusable: Mapping[int, str]) -> None:
     """Adds a message for each snapshot that was passed over, and moves it out of the way.
@@ -320,6 +349,15 @@ def versions() -> dict[str, str]:
     'jcl': jcl.__version__,
     **{name: metadata.version(name) for name in ('jax', 'jaxlib', 'orbax-checkpoint')},
   }
+
+
+def _link(source: str, target: str) -> str:
+  """Links a file, or copies it where the file system has no links."""
+  try:
+    os.link(source, target)
+  except OSError:
+    shutil.copy2(source, target)
+  return target
 
 
 def _is_of_format_1(path: pathlib.Path) -> bool:

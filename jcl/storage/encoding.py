@@ -1,6 +1,5 @@
 """Memory and other nested data as JSON beside a flat dict of arrays."""
 
-import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -8,16 +7,17 @@ import jax
 import numpy as np
 
 from jcl.errors import UserError
+from jcl.storage.stored import Stored
 from jcl.types import Tree
 
 Array = np.ndarray | jax.Array
-Place = Callable[[str, np.ndarray], Array]
-"""Puts an array, given with its path, where it was before: on the devices."""
+Place = Callable[[str, Stored], Array]
+"""Reads an array, given with its path, to where it was before: on the devices."""
 
 
-def on_host(path: str, array: np.ndarray) -> np.ndarray:
-  """Leaves an array on the host; a `Place`."""
-  return array
+def on_host(path: str, array: Stored) -> np.ndarray:
+  """Reads an array to the host; a `Place`."""
+  return np.asarray(array)
 
 
 def encode(value: object, arrays: dict[str, Array], path: str = '') -> object:
@@ -56,12 +56,12 @@ def encode(value: object, arrays: dict[str, Array], path: str = '') -> object:
   )
 
 
-def decode(value: object, arrays: Mapping[str, np.ndarray], place: Place = on_host) -> Any:
+def decode(value: object, arrays: Mapping[str, Any], place: Place = on_host) -> Any:
   """Returns the data that `encode` was given.
 
   Args:
     value: what `encode` returned.
-    arrays: {path: array}.
+    arrays: {path: array, or one that is not read yet}.
     place: called for each array that was on a device.
   """
   if isinstance(value, list):
@@ -69,17 +69,12 @@ def decode(value: object, arrays: Mapping[str, np.ndarray], place: Place = on_ho
   if not isinstance(value, dict):
     return value
   if 'array' in value:
-    return arrays[value['array']]
+    return np.asarray(arrays[value['array']])
   if 'on_device' in value:
     return place(value['on_device'], arrays[value['on_device']])
   if 'tuple' in value:
     return tuple(decode(v, arrays, place) for v in value['tuple'])
   return {k: decode(v, arrays, place) for k, v in value['dict']}
-
-
-def checksum(array: np.ndarray) -> int:
-  """Returns the CRC-32 of an array's bytes."""
-  return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
 
 def leaves_by_path(tree: Tree) -> dict[str, Tree]:

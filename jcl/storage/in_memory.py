@@ -36,12 +36,14 @@ class NoSnapshots:
   Attributes:
     folder: always None.
     number, loaded: always -1, as before the first snapshot.
+    pending: always False: nothing is being written.
     messages: always empty.
   """
 
   def __init__(self) -> None:
     self.folder = None
     self.number = self.loaded = -1
+    self.pending = False
     self.messages: list[str] = []
 
   def latest(self, place: Place = on_host) -> None:
@@ -54,6 +56,9 @@ class NoSnapshots:
 
   def keep(self, name: str) -> None:
     """Keeps nothing."""
+
+  def check(self) -> None:
+    """Raises nothing."""
 
   def wait(self) -> None:
     """Returns at once."""

@@ -1,16 +1,18 @@
 """Folders with a seal: a file, written last, that lists all others with sizes and checksums.
 
-A folder without a seal is unfinished. A folder whose files differ from its seal is damaged. The
-seal is JSON, `{"content": …, "crc32": …}`, with the checksum of the content as JSON. Together the
-checksums cover every bit of the folder, those of the seal included.
+A folder without a seal is unfinished. A folder whose files differ from its seal is damaged. Of a
+folder within that is sealed itself, the seal alone is listed. The seal is JSON,
+`{"content": …, "crc32": …}`, with the checksum of the content as JSON. Together the checksums cover
+every bit of the folder, those of the seals included.
 """
 
 import contextlib
 import json
 import pathlib
 import shutil
+import types
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from jcl.errors import count_of
 from jcl.storage.atomic import write_atomically
@@ -18,20 +20,24 @@ from jcl.types import Json
 
 NAME = 'snapshot.json'
 CHUNK = 2**20  # bytes read at a time
+NOTHING: Mapping[str, list[int]] = types.MappingProxyType({})
 
 
 class Damaged(Exception):
   """A folder is not what was sealed; the message says which file is wrong, and how."""
 
 
-def seal(folder: pathlib.Path, content: Mapping[str, object]) -> None:
+def seal(
+  folder: pathlib.Path, content: Mapping[str, object], known: Mapping[str, list[int]] = NOTHING
+) -> None:
   """Seals a folder.
 
   Args:
     folder: nothing is written to it any more.
     content: what the seal holds beside the list of files; plain data that JSON gives back equal.
+    known: {name: [bytes, CRC-32]} of files that have just been read.
   """
-  files = {name: _size_and_checksum(folder / name) for name in _names(folder)}
+  files = {name: known.get(name) or _size_and_checksum(folder / name) for name in _names(folder)}
   write_atomically(folder / NAME, _text({**content, 'files': files}))
 
 
@@ -57,29 +63,47 @@ def read_seal(folder: pathlib.Path) -> Json:
   return content
 
 
-def check_files(folder: pathlib.Path, content: Json) -> list[str]:
-  """Compares every file of a folder with the seal.
+def check_files(
+  folder: pathlib.Path, content: Json, reads: Callable[[str], bool] = lambda name: True
+) -> list[str]:
+  """Compares every file of a folder, and of the sealed folders within, with the seals.
 
   Args:
     folder: the folder.
     content: of its seal.
+    reads: whether the files of a sealed folder within, given by its name, are to be read.
 
   Returns:
-    Names of files that the seal does not list; nothing reads them.
+    Names of files that no seal lists; nothing reads them.
 
   Raises:
     Damaged: a file is missing, or it is not the one that was sealed.
   """
-  there = _names(folder)
+  return _check(folder, content, reads, '')
+
+
+def _check(
+  folder: pathlib.Path, content: Json, reads: Callable[[str], bool], before: str
+) -> list[str]:
+  """Does the work of `check_files`; `before` is what stands before the names of files."""
+  there, more = _names(folder), []
   for name, (size, wanted) in content['files'].items():
     if name not in there:
-      raise Damaged(f'{name} is missing')
+      raise Damaged(f'{before}{name} is missing')
     found, checksum = _size_and_checksum(folder / name)
     if found != size:
-      raise Damaged(f'{name} has {count_of(found, "byte")} and had {size:,}')
+      raise Damaged(f'{before}{name} has {count_of(found, "byte")} and had {size:,}')
     if checksum != wanted:
-      raise Damaged(f'the checksum of {name} is wrong')
-  return [name for name in there if name not in content['files']]
+      raise Damaged(f'the checksum of {before}{name} is wrong')
+    within, _, last = name.rpartition('/')
+    if last == NAME and reads(within):
+      more += _check(folder / within, read_seal(folder / within), reads, f'{before}{within}/')
+  return [*more, *(before + name for name in there if name not in content['files'])]
+
+
+def same_file(path: pathlib.Path, was: list[int]) -> bool:
+  """Whether a file has the size and the CRC-32 that a seal lists."""
+  return path.stat().st_size == was[0] and _size_and_checksum(path) == was
 
 
 def numbered(folder: pathlib.Path) -> dict[int, pathlib.Path]:
@@ -101,9 +125,15 @@ def delete(folder: pathlib.Path) -> None:
 
 
 def _names(folder: pathlib.Path) -> list[str]:
-  """Returns the paths of all files in a folder, relative to it, without the seal."""
-  files = (f for f in folder.rglob('*') if f.is_file() and f != folder / NAME)
-  return sorted(f.relative_to(folder).as_posix() for f in files)
+  """Returns the paths of all files in a folder, relative to it, as its seal lists them."""
+  found = []
+  for path in folder.iterdir():
+    if path.is_dir():
+      within = [NAME] if is_sealed(path) else _names(path)
+      found += [f'{path.name}/{name}' for name in within]
+    elif path.is_file() and path.name != NAME:
+      found.append(path.name)
+  return sorted(found)
 
 
 def _size_and_checksum(path: pathlib.Path) -> list[int]:

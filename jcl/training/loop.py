@@ -24,6 +24,7 @@ from jcl.storage import lock
 from jcl.storage.checkpoint import Snapshots
 from jcl.storage.in_memory import MemoryLog, NoSnapshots
 from jcl.storage.metrics_log import MetricsLog
+from jcl.storage.stored import Stored
 from jcl.streams.stream import Example, Task
 from jcl.training import evaluate as evaluation
 from jcl.training import peers
@@ -204,13 +205,14 @@ class Loop:
       )
     return now
 
-  def _as_it_was(self, path: str, array: np.ndarray) -> np.ndarray | jax.Array:
-    """Restores an array of memory or journal to the devices.
+  def _as_it_was(self, path: str, array: Stored) -> np.ndarray | jax.Array:
+    """Restores an array of memory or journal to the devices, and with fsdp every array.
 
-    Hooks compute with it there: NumPy and XLA round a division differently.
+    Hooks compute with it there: NumPy and XLA round a division differently. The host may have no
+    room for the whole of what is sharded.
     """
-    if not path.startswith(('/memory/', '/journal/')):
-      return array
+    if not (self.config.train.fsdp or path.startswith(('/memory/', '/journal/'))):
+      return np.asarray(array)
     return sharding.place_leaf(path, array, self.tools.mesh, self.config.train.fsdp)
 
   def _placed(self, params: Params) -> Params:
@@ -253,6 +255,7 @@ class Loop:
   def _after_chunk(self, now: Run) -> None:
     """Saves between two chunks of a fold: the run as its phase was entered, and the journal."""
     self.output.counter.took(chunks=1)
+    self.output.snapshots.check()
     if self.policy.after_chunk():
       self._save_and_stop_if_asked(now)
 

@@ -50,7 +50,7 @@ class Event:
   """Something that a run is about to do or has done; equal in a run that went on after a kill.
 
   Attributes:
-    kind: `step` and `chunk` (about to begin), `snapshot begun`, `snapshot renamed`, `snapshot
+    kind: `step` and `chunk` (about to begin), `snapshot begun`, `snapshot written`, `snapshot
       committed`, `task done`.
     done: phases finished.
     steps: taken since the beginning of the run.

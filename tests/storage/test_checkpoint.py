@@ -13,7 +13,7 @@ import pytest
 
 import jcl
 from jcl.errors import UserError
-from jcl.storage import checkpoint, sealed_folder
+from jcl.storage import checkpoint, parts, sealed_folder
 from jcl.storage.checkpoint import Snapshots
 from jcl.storage.encoding import decode, encode
 
@@ -72,14 +72,17 @@ def test_what_is_no_plain_data_is_refused_by_its_place(odd):
     encode({('a', 1): 2}, {})
 
 
-def test_checksums_tell_bits_apart():
+def test_digests_tell_bits_shapes_and_types_apart():
   array = np.arange(12, dtype=np.float32).reshape(3, 4)
   flipped = array.copy()
   flipped.view(np.uint8)[1, 5] ^= 1
-  assert checkpoint.checksum(array) == checkpoint.checksum(array.copy())
-  assert checkpoint.checksum(array) != checkpoint.checksum(flipped)
-  assert checkpoint.checksum(array.T) == checkpoint.checksum(np.ascontiguousarray(array.T))
-  assert isinstance(checkpoint.checksum(np.float32(1)[...]), int)
+  digest = lambda *arrays: parts.digest([parts.Piece([0] * a.ndim, a) for a in arrays])
+  assert digest(array) == digest(array.copy())
+  assert digest(array.T) == digest(np.ascontiguousarray(array.T))
+  others = flipped, array.T, array.reshape(4, 3), array.view(np.int32), array[:2]
+  assert len({digest(a) for a in (array, *others)}) == 6
+  assert digest(array[:1], array[1:]) != digest(array)
+  assert len(digest(np.float32(1)[...])) == 32
 
 
 @pytest.fixture(scope='module')
@@ -182,30 +185,29 @@ def test_a_truncated_or_missing_file_is_noticed_whichever_it_is(written, workdir
 
 
 def test_a_file_that_came_later_is_said_and_does_no_harm(written, workdir):
-  (workdir / 'checkpoints' / '2' / 'run' / 'notes.txt').write_text('mine')
+  (workdir / 'checkpoints' / '2' / '0' / 'notes.txt').write_text('mine')
   found, said = latest(workdir)
   equal(written[1][2], found)
-  assert said == [f'{workdir}/checkpoints/2 holds what is not of the snapshot: run/notes.txt']
+  assert said == [f'{workdir}/checkpoints/2 holds what is not of the snapshot: 0/notes.txt']
 
 
 def test_a_leaf_that_orbax_did_not_write_as_it_was_is_noticed(written, workdir, monkeypatch):
   """The files are those of the seal, the array is not that of the run."""
-  real = checkpoint.checksum
-  wrong = lambda array: real(array) ^ (array.size == 20000)
+  real = parts.digest
+  wrong = lambda pieces: real(pieces)[:: -1 if pieces[0].values.size == 20000 else 1]
   snapshots = Snapshots(workdir)
-  monkeypatch.setattr(checkpoint, 'checksum', wrong)
+  monkeypatch.setattr(parts, 'digest', wrong)
   snapshots.save(written[1][2])
   snapshots.close()
-  monkeypatch.setattr(checkpoint, 'checksum', real)
+  monkeypatch.setattr(parts, 'digest', real)
   found, (line,) = latest(workdir)
   equal(written[1][2], found)
   assert line.startswith('snapshot 3 cannot be used (the checksum of /w is wrong): going back')
 
 
 def test_what_was_never_finished_is_not_read_and_goes_away(written, workdir):
-  """A folder that Orbax was writing, one without a seal, and one whose deletion was cut short."""
+  """One without a seal, and one whose deletion was cut short."""
   folder = workdir / 'checkpoints'
-  shutil.copytree(folder / '2', folder / '7.orbax-checkpoint-tmp')
   shutil.copytree(folder / '2', folder / '9')
   (folder / '9' / 'snapshot.json').unlink()
   (folder / '0').mkdir()
@@ -213,7 +215,7 @@ def test_what_was_never_finished_is_not_read_and_goes_away(written, workdir):
   found, said = latest(workdir)
   equal(written[1][2], found)
   assert said == []
-  assert names(workdir) == ['0', '1', '2', '7.orbax-checkpoint-tmp', '9', 'notes']  # as they were
+  assert names(workdir) == ['0', '1', '2', '9', 'notes']  # as they were
   snapshots = Snapshots(workdir)
   assert (snapshots.number, snapshots.committed) == (9, 2)
   assert snapshots.save({'step': 3}) == 10
@@ -222,7 +224,7 @@ def test_what_was_never_finished_is_not_read_and_goes_away(written, workdir):
 
 
 def test_a_damaged_snapshot_is_put_away_and_is_none_of_the_two(written, workdir):
-  victim = workdir / 'checkpoints' / '2' / '_CHECKPOINT_METADATA'
+  victim = workdir / 'checkpoints' / '2' / '0' / 'small' / '_CHECKPOINT_METADATA'
   victim.write_bytes(victim.read_bytes()[:-1])
   noticed(workdir, written[1])
   assert names(workdir) == ['1', '2']  # a reader touches nothing
@@ -242,7 +244,7 @@ def test_a_damaged_snapshot_is_put_away_and_is_none_of_the_two(written, workdir)
 
 
 def test_what_the_machine_lacks_is_no_damage(written, workdir, monkeypatch):
-  def few_files(path, content):
+  def few_files(path, content, reads):
     raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(path))
 
   def full(name, array):
@@ -269,12 +271,14 @@ def test_no_number_comes_twice(workdir):
 @pytest.mark.parametrize('write', [True, False])
 def test_where_none_can_be_read_the_user_is_told(workdir, write):
   for number in (1, 2):
-    (workdir / 'checkpoints' / str(number) / 'run' / '_METADATA').unlink()
+    (workdir / 'checkpoints' / str(number) / '0' / 'small' / 'run' / '_METADATA').unlink()
   for _ in range(2):  # and the next time too: nothing was put away, nothing starts afresh
     with pytest.raises(UserError, match=r'no snapshot can be read \(.*; start a new workdir') as e:
       latest(workdir, write)
     assert '\n' not in str(e.value)
-    assert 'snapshot 2: run/_METADATA is missing; snapshot 1: run/_METADATA' in str(e.value)
+    assert 'snapshot 2: 0/small/run/_METADATA is missing; snapshot 1: 0/small/run/_METADATA' in str(
+      e.value
+    )
   assert names(workdir) == ['1', '2']
 
 
@@ -312,15 +316,18 @@ def test_the_seal_says_what_made_it_without_the_arrays(workdir):
   assert content['jcl'] == jcl.__version__
   assert content['jax'] == jax.__version__
   assert {'jaxlib', 'orbax-checkpoint'} <= set(content)
-  assert content['leaves']['/teacher/layers/kernel'][:2] == [[2, 3], 'float32']
-  assert set(content['files']) == {*files(workdir, 2)} - {'snapshot.json'}
+  assert set(content['files']) == {'0/snapshot.json'}
+  folder = workdir / 'checkpoints' / '2' / '0'
+  own = json.loads((folder / 'snapshot.json').read_text())['content']
+  assert own['leaves']['/teacher/layers/kernel'][:2] == [[2, 3], 'float32']
+  assert set(own['files']) == {*files(workdir, '2/0')} - {'snapshot.json'}
 
 
-@pytest.mark.parametrize('other', [1, 99])
+@pytest.mark.parametrize('other', [1, 2, 99])
 def test_another_format_is_refused_with_both_versions(workdir, other):
   reseal(workdir, 2, format=other, jcl='7.1')
   wanted = (
-    rf'2 has format {other}, of jcl 7\.1; this is jcl {jcl.__version__}, which reads format 2'
+    rf'2 has format {other}, of jcl 7\.1; this is jcl {jcl.__version__}, which reads format 3'
   )
   with pytest.raises(UserError, match=wanted):
     latest(workdir)

@@ -20,7 +20,7 @@ from jcl.storage.in_memory import MemoryLog, NoSnapshots
 from jcl.storage.metrics_log import MetricsLog
 from jcl.training import experiment
 
-EVENTS = ('snapshot begun', 'snapshot renamed', 'snapshot committed')
+EVENTS = ('snapshot begun', 'snapshot written', 'snapshot committed')
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_events_come_in_order_and_what_is_under_way_is_known(tmp_path):
 
   def announce(event):
     said.append((event, snapshots.committed))
-    assert event != 'snapshot renamed' or go_on.wait(30)
+    assert event != 'snapshot written' or go_on.wait(30)
 
   snapshots = Snapshots(tmp_path, announce=announce)
   assert (snapshots.number, snapshots.committed, snapshots.pending) == (-1, -1, False)

@@ -32,7 +32,7 @@ PHASES = ('before_task', 'train', 'after_task', 'evaluate')
 REFUSED = 2  # exit code
 PATIENCE = 300  # seconds that a child may take
 PRELOADED = (
-  'support.kills', 'orbax.checkpoint.v1', 'jcl.training.loop', 'jcl.training.experiment',
+  'support.kills', 'orbax.checkpoint', 'jcl.training.loop', 'jcl.training.experiment',
   'jcl.reports.report', 'transformers',
   'matplotlib.pyplot', *(f'jcl.methods.{name}' for name in methods.BUILT_IN),
 )  # fmt: skip

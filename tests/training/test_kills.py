@@ -13,12 +13,12 @@ from jcl import methods
 # Of these runs an event each in the default suite; `slow` has all methods.
 FEW = {
   'seq': ('train step',),
-  'lamol': ('before_task chunk', 'snapshot renamed'),
+  'lamol': ('before_task chunk', 'snapshot written'),
   'ewc': ('train step', 'after_task chunk'),
 }
 # Events that are the loop's, whatever the method: each method is killed at one, in turn.
 TURNS = (
-  'dev evaluation', 'snapshot begun', 'evaluate chunk', 'snapshot renamed', 'task done',
+  'dev evaluation', 'snapshot begun', 'evaluate chunk', 'snapshot written', 'task done',
   'snapshot committed',
 )  # fmt: skip
 OWN = {

@@ -100,7 +100,7 @@ def test_a_slow_disk_makes_no_kill_dearer(every, tmp_path):
   begun, sealed, behind, beside = [], [(0, 0)], [], []
 
   def announce(event):
-    if event.kind == 'snapshot renamed':
+    if event.kind == 'snapshot written':
       time.sleep(0.05)  # where it is written
     if event.kind == 'snapshot committed':
       sealed.append(begun[len(sealed) - 1])

@@ -9,9 +9,9 @@ from support import own_data, runs
 
 from jcl.backbones.files import hf
 from jcl.backbones.files.companions import Companions
-from jcl.backbones.files.stored import Stored
 from jcl.config import BackboneConfig
 from jcl.errors import UserError
+from jcl.storage.stored import Stored
 from jcl.streams import Stream
 from jcl.streams.chat_templates import NAMED
 from jcl.training import experiment

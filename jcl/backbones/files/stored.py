@@ -1,72 +1,21 @@
-"""Leaves of a model's tree that are still in its files: a part is read when it is asked for.
+"""Leaves of a model's tree that are still in its files; see `jcl.storage.stored`.
 
 A run that shards its model so reads on each process what its own devices hold, and no process ever
 has the whole model on the host. What a part holds has the bits of the same part of the whole leaf.
 """
 
 import dataclasses
-import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from jcl.backbones.files.family import Rule
 from jcl.errors import UserError
-
-Spans = tuple[slice, ...]
-"""One slice with start and stop for each dimension."""
+from jcl.storage.stored import Spans, Stored, shape_of
 
 BLOCK = 2**26  # bytes of a block of `blocks`, unless one entry of the first axis has more
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Stored:
-  """A float32 leaf that is not read yet.
-
-  Attributes:
-    shape: of the leaf.
-    parts: list of spans -> a contiguous float32 array for each.
-    apart: whether parts may be read one by one, so that nothing is read twice; otherwise each call
-      of `parts` reads the tensors whole, one after another.
-  """
-
-  shape: tuple[int, ...]
-  parts: Callable[[Sequence[Spans]], list[np.ndarray]]
-  apart: bool = True
-
-  @property
-  def dtype(self) -> np.dtype:
-    """Type of the leaf, whatever that of the file is."""
-    return np.dtype(np.float32)
-
-  @property
-  def ndim(self) -> int:
-    """Number of dimensions."""
-    return len(self.shape)
-
-  @property
-  def size(self) -> int:
-    """Number of entries."""
-    return math.prod(self.shape)
-
-  @property
-  def nbytes(self) -> int:
-    """Bytes of the leaf."""
-    return self.size * self.dtype.itemsize
-
-  def __getitem__(self, index: Any) -> np.ndarray:
-    """Reads a part, given as NumPy's index of whole numbers and slices without a step."""
-    index = index if isinstance(index, tuple) else (index,)
-    spans = spans_of(index, self.shape)
-    (part,) = self.parts([spans])
-    return part[tuple(slice(None) if isinstance(i, slice) else 0 for i in index)]
-
-  def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-    """Reads the whole leaf."""
-    return np.asarray(self[()], dtype)
 
 
 class Piece(NamedTuple):
@@ -91,30 +40,6 @@ class Piece(NamedTuple):
   view: Callable[[], np.ndarray] | None
   read: Callable[[], np.ndarray]
   config: Any
-
-
-def spans_of(index: Sequence[Any], shape: tuple[int, ...]) -> Spans:
-  """Returns an index as one slice with start and stop for each dimension.
-
-  Raises:
-    IndexError: the index has a step, or does not fit.
-  """
-  found = []
-  for place, size in zip([*index, *[slice(None)] * (len(shape) - len(index))], shape, strict=True):
-    if not isinstance(place, slice):
-      if not -size <= place < size:
-        raise IndexError(f'{place} is out of the {size} entries of a stored leaf')
-      place = slice(place % size, place % size + 1)
-    start, stop, step = place.indices(size)
-    if step != 1:
-      raise IndexError('a stored leaf is read without a step')
-    found.append(slice(start, max(start, stop)))
-  return tuple(found)
-
-
-def shape_of(spans: Spans) -> tuple[int, ...]:
-  """Returns the shape of a part."""
-  return tuple(span.stop - span.start for span in spans)
 
 
 def leaf_of(
@@ -269,15 +194,3 @@ def blocks(leaf: np.ndarray | Stored) -> Iterator[np.ndarray]:
   step = leaf.shape[0] if whole else count
   for start in range(0, leaf.shape[0], max(step, 1)):
     yield leaf[start : start + step]
-
-
-def placed(leaf: Stored, sharding: jax.sharding.Sharding) -> jax.Array:
-  """Returns a leaf on the devices; this process reads the parts that its own devices hold."""
-  found: dict[Any, np.ndarray] = {}
-  key = lambda index: tuple((span.start, span.stop) for span in spans_of(index, leaf.shape))
-  if not leaf.apart:
-    asked = sharding.addressable_devices_indices_map(leaf.shape).values()
-    spans = {key(index): spans_of(index or (), leaf.shape) for index in asked}
-    found = dict(zip(spans, leaf.parts([*spans.values()]), strict=True))
-  part = lambda index: found[key(index)] if found else leaf[index]
-  return jax.make_array_from_callback(leaf.shape, sharding, part)
