@@ -1,6 +1,7 @@
 """Workloads beside the steps: Fisher, draws of replay, snapshots."""
 
 import shutil
+import statistics
 from collections.abc import Sequence
 
 from jcl.batching import epochs
@@ -85,5 +86,8 @@ def snapshot(bench: Bench) -> list[Case]:
     kept = sum(f.stat().st_size for f in folder.rglob('*') if f.is_file())
     facts[f'{name}: bytes on the disk'] = float(kept)
     shutil.rmtree(folder)
+  for contender in bench.contenders:
+    if waits := contender.waits[-bench.rounds :]:
+      facts[f'{contender.name}: seconds before the next step'] = statistics.median(waits)
   cases[0].facts.update(facts)
   return cases

@@ -115,6 +115,7 @@ class Contender:
     caches_teacher: whether `teach` does anything.
     fixed_rows: prompts that it always continues together; None: as it is asked to.
     notes: lines for the user about choices that were made by measuring.
+    waits: seconds of each `store` before a next step could begin; empty: it is the whole.
   """
 
   name: str
@@ -126,6 +127,7 @@ class Contender:
   caches_teacher: bool
   fixed_rows: int | None = None
   notes: list[str] = dataclasses.field(default_factory=list)
+  waits: list[float] = dataclasses.field(default_factory=list)
 
 
 def tolerance(width: int, layers: int, dtype: str, platform: str = 'cpu') -> float:

@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jcl import failures
@@ -29,6 +28,7 @@ from jcl.training.run_output import RunOutput
 from jcl.training.run_state import Run
 from jcl.training.snapshot_policy import SnapshotPolicy
 from jcl.training.speed import Speed
+from jcl.training.state_copy import StateCopy
 from jcl.training.step_inputs import StepInputs, inputs_on_devices
 from jcl.types import Params, Tree
 
@@ -140,6 +140,7 @@ class TaskTrainer:
     evaluating = _is_evaluating(now, tools)
     batches = loader.batches(now.step - evaluating, end)
     flight: collections.deque = collections.deque()
+    copies = StateCopy()
 
     def land(most: int) -> None:
       while len(flight) > most:
@@ -162,8 +163,7 @@ class TaskTrainer:
             if not any(due):
               continue
             land(0)
-            kept = jax.tree.map(jnp.array, inputs.state)  # the next step donates the state
-            now = self._after(now, kept, inputs, loaded)
+            now = self._after(now, self._copied(inputs.state, due, copies), inputs, loaded)
           else:
             due = self._due(loaded)
           now = self._between(now, task, tools, loaded, loader, due)
@@ -204,11 +204,23 @@ class TaskTrainer:
     of_run = task.index, len(self.parts.stream)
     train, at = self.parts.config.train, (loaded.number, loader.total, *of_run)
     rate = learning_rate(train, *at, peak=peak_rate(train))
+    self.output.snapshots.check()
     self.speed.dispatching(inputs, rate, loaded)
     self.output.counter.says('step')
     inputs, metrics = inputs.after(self.train_step, rate, loaded.batch)
     self.output.counter.took(steps=1)
     return inputs, (loaded, metrics, learning_rate(train, *at))
+
+  def _copied(self, state: Tree, due: Due, copies: StateCopy) -> Tree:
+    """Returns a copy of the state, which the next step gives up."""
+    if due.snapshot:
+      self.output.snapshots.wait()  # for the one that holds the last copy, as `save` would
+    elif self.output.snapshots.pending:
+      copies.keep()
+    copy = copies.of(state)
+    if due.best:  # the best parameters may be those of this copy
+      copies.keep()
+    return copy
 
   def _due(self, loaded: LoadedBatch) -> Due:
     """Returns the work that is due between this step and the next one."""
