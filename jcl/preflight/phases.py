@@ -1,4 +1,4 @@
-"""Bytes of every phase of a run on each device, and the largest array that stands anywhere.
+"""Bytes of every phase of a run on each device and on the host, and the largest array of each.
 
 The hooks of the first two tasks run on shapes and say which programs they would call; each program
 is compiled for the devices of the mesh. Nothing is computed.
@@ -15,6 +15,7 @@ import numpy as np
 
 from jcl.batching import batch as batches
 from jcl.batching.batch import Batch, Row, Shape
+from jcl.preflight import host_phases
 from jcl.preflight.collectives import COMPUTATION, array_bytes
 from jcl.preflight.cost import memory
 from jcl.preflight.first_step import Outline
@@ -223,7 +224,7 @@ def programs(now: Outline, device_memory: float | None = None) -> dict[str, Prog
 
 @computing
 def section(now: Outline, device_memory: float | None = None) -> Section:
-  """Section: bytes of each phase on a device, its largest array, how it gathers parameters.
+  """Section: bytes of each phase on device or host, largest array, how parameters are gathered.
 
   Args:
     now: the first step.
@@ -260,13 +261,20 @@ def section(now: Outline, device_memory: float | None = None) -> Section:
     sizes = f'{one["bytes"]:,}', short(one['bytes'], 'B')
     how = f'once, {short(one["gathered"], "B")}' if one['gathered'] else 'a layer at a time'
     rows.append([phase, *sizes, one['array'], short(one['largest'], 'B'), *[how] * sharded])
+  on_host = host_phases.on_host(now)
+  rows.append(['on the host of a process', *[''] * (4 + sharded)])
+  for phase, one in on_host.items():
+    sizes = f'{one["bytes"]:,}', short(one['bytes'], 'B')
+    rows.append([phase, *sizes, one['array'], short(one['largest'], 'B'), *[''] * sharded])
   notes = [
     f'the whole model is {short(whole, "B")} in float32',
     'bytes of a hook: parameters, optimiser and teacher, and what its program takes beside them',
+    f'a process has {min(host_phases.LOCAL, now.parts.tools.mesh.size)} of the devices',
   ]
   if sharded:
     notes.append(
       f'parameters are gathered once where they take at most a fourth of '
       f'{short(device_memory or UNKNOWN, "B")}, the memory of a device (--device_memory)'
     )
-  return Section('phases', 'bytes of each phase', {'phases': values, 'model': whole}, rows, notes)
+  found = {'phases': values, 'host': on_host, 'model': whole}
+  return Section('phases', 'bytes of each phase', found, rows, notes)
