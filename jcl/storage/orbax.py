@@ -13,6 +13,8 @@ from typing import Any
 import jax
 import numpy as np
 
+SMALL = 2**20  # bytes of arrays, on the average, that are written together
+
 
 def load_orbax() -> ModuleType:
   """Returns Orbax; importing it takes 2 s, which a refused run need not wait for.
@@ -85,6 +87,9 @@ def _numpy_handler() -> Any:
 
   class Handler(type_handlers.NumpyHandler):
     async def _background_serialize(self, values: Any, infos: Any, args: Any = None) -> None:
+      # One commit, where that holds little in memory: each one writes an index of all arrays anew.
+      together = sum(value.nbytes for value in values) < SMALL * len(values)
+      commit = tensorstore.Transaction() if together else None
       for value, info, arg in zip(values, infos, args, strict=True):
         await info.await_path_creation()
         spec = tensorstore_utils.build_array_write_spec(
@@ -95,9 +100,15 @@ def _numpy_handler() -> Any:
           ),
         )  # fmt: skip
         store = await tensorstore.open(
-          tensorstore.Spec(spec.json), create=True, open=True, context=info.ts_context
+          tensorstore.Spec(spec.json),
+          create=True,
+          open=True,
+          context=info.ts_context,
+          transaction=commit,
         )
         await store.write(value, can_reference_source_data_indefinitely=True)
+      if commit is not None:
+        await commit.commit_async()
 
   return Handler(deepcopy_host_arrays=False)
 

@@ -271,14 +271,12 @@ def test_no_number_comes_twice(workdir):
 @pytest.mark.parametrize('write', [True, False])
 def test_where_none_can_be_read_the_user_is_told(workdir, write):
   for number in (1, 2):
-    (workdir / 'checkpoints' / str(number) / '0' / 'small' / 'run' / '_METADATA').unlink()
+    (workdir / 'checkpoints' / str(number) / '0' / 'small' / '_METADATA').unlink()
   for _ in range(2):  # and the next time too: nothing was put away, nothing starts afresh
     with pytest.raises(UserError, match=r'no snapshot can be read \(.*; start a new workdir') as e:
       latest(workdir, write)
     assert '\n' not in str(e.value)
-    assert 'snapshot 2: 0/small/run/_METADATA is missing; snapshot 1: 0/small/run/_METADATA' in str(
-      e.value
-    )
+    assert 'snapshot 2: 0/small/_METADATA is missing; snapshot 1: 0/small/_METADATA' in str(e.value)
   assert names(workdir) == ['1', '2']
 
 

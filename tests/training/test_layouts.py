@@ -169,11 +169,11 @@ def test_a_snapshot_of_another_jax_is_gone_on_from_and_it_is_said(finished, monk
 
 def test_a_run_that_is_opened_again_says_which_snapshot_it_could_not_use(finished, capsys):
   made, workdir = finished
-  (workdir / 'checkpoints' / '1' / 'run' / '_METADATA').unlink()
+  (workdir / 'checkpoints' / '1' / '0' / 'small' / '_METADATA').unlink()
   assert TrainedRun(made, workdir).now.done == 2
   said, *more = capsys.readouterr().err.splitlines()
   assert (
-    said == 'snapshot 1 cannot be used (run/_METADATA is missing): going back to the one before'
+    said == 'snapshot 1 cannot be used (0/small/_METADATA is missing): going back to the one before'
   )
   assert [line[:30] for line in more] == ['note: this run is not finished']
   assert (workdir / 'checkpoints' / '1').is_dir()

@@ -66,13 +66,13 @@ def test_a_state_of_another_kind_gets_memory_of_its_own():
   assert values(first) == [[1, 1, 1]]
 
 
-SOME = {'stream': {'max_tasks': 1}, 'checkpoint': {'every_steps': 2}, 'train': {'epochs': 4}}
+SOME = {'stream': {'max_tasks': 1}, 'checkpoint': {'every_steps': 2}, 'train': {'epochs': 3}}
 
 
 @pytest.mark.parametrize('best', [False, True])
 def test_a_run_that_copies_so_ends_in_the_same_bits(tmp_path, monkeypatch, best):
   """With the best parameters kept, which may be those of a copy."""
-  made = runs.config('seq', **SOME, evaluate={'every_steps': 1})
+  made = runs.config('seq', **SOME)
   made.train.keep_best = best
   again = runs.run(made, tmp_path / 'again')
   monkeypatch.setattr(state_copy, 'LARGE', 2**60)
