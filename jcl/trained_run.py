@@ -42,7 +42,8 @@ class TrainedRun:
 
   @computing
   def __init__(self, config: Config, workdir: pathlib.Path, allowed: Collection[str] = ()):
-    self.parts = assemble(config, weights=False, old=True)  # the snapshot has the parameters
+    alone = dataclasses.replace(config, train=dataclasses.replace(config.train, tensor=1))
+    self.parts = assemble(alone, weights=False, old=True)  # the snapshot has the parameters
     inputs.check(workdir, self.parts.inputs, config, allowed)
     found = None
     if (workdir / 'checkpoints').is_dir():  # else opening it would make it

@@ -31,6 +31,7 @@ Changes = dict[str, tuple[object, object]]  # {dotted name of a field: (old valu
 # These fields decide how numbers are computed. The results stay equal within float rounding.
 ROUNDING = (
   'train.fsdp',
+  'train.tensor',
   'train.microbatches',
   'train.packing',
   'evaluate.batch_size',

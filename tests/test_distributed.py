@@ -8,9 +8,10 @@ import sys
 
 import numpy as np
 import pytest
-from support import ROOT, rounding, two_snapshots
+from support import ROOT, external, rounding, two_snapshots
 from support.tiny import DEEP_ROUNDING
 
+from jcl.backbones.files import weights
 from jcl.storage.checkpoint import Snapshots
 
 SETTINGS = (
@@ -84,6 +85,21 @@ def train(workdir, processes):
   return together(
     [[*command, '--distributed']] * 2, [{**environment, 'JAX_PROCESS_ID': i} for i in '01']
   )
+
+
+def test_of_each_file_two_processes_read_their_parts(tmp_path, monkeypatch):
+  monkeypatch.setattr(weights, 'SHARD_BYTES', 20_000)
+  folder, port = external.written(tmp_path / 'model'), str(free_port())
+  program = [sys.executable, '-m', 'support.two_readers']
+  commands = [[*program, str(i), port, str(folder)] for i in (0, 1)]
+  found = [json.loads(out) for out in together(commands, [{'JAX_NUM_CPU_DEVICES': '4'}] * 2)]
+  assert len(list(folder.glob('model-*.safetensors'))) > 1
+  for one in found:
+    assert one['read'] == one['held'] < 0.51  # norms are whole in both
+    assert one['bits']
+    assert one['digest']
+    assert one['files'] == len(list(folder.glob('model-*.safetensors')))
+  assert sum(one['hashed'] for one in found) == 1
 
 
 @pytest.mark.slow

@@ -108,7 +108,8 @@ def _capped(
 ) -> jax.Array:
   """Returns attended values [B, T, H, d] by scores cap · tanh(q · k · scale / cap)."""
   batch, length, heads, width = q_BTHd.shape
-  q_BTKGd = q_BTHd.reshape(batch, length, config.kv_heads, heads // config.kv_heads, width)
+  kv_heads = k_BSKd.shape[2]
+  q_BTKGd = q_BTHd.reshape(batch, length, kv_heads, heads // kv_heads, width)
   score_BKGTS = jnp.einsum('btkgd,bskd->bkgts', q_BTKGd, k_BSKd, preferred_element_type=config.wide)
   score_BKGTS *= config.query_scale or width**-0.5
   score_BKGTS = cap(score_BKGTS, config.attention_cap)

@@ -43,20 +43,22 @@ from jcl.backbones.layers import (
   with_remat,
 )
 from jcl.backbones.rotary import rotate
+from jcl.backbones.split import ALONE, Split
 from jcl.batching.batch import Batch
 
 
 @functools.lru_cache(64)
-def decoder(config: DecoderConfig) -> Backbone:
+def decoder(config: DecoderConfig, split: Split = ALONE) -> Backbone:
   """Returns the decoder as a record of pure functions.
 
-  Equal configs give the same record: what is compiled for one is compiled for all.
+  With a `split` all of them but `init` are called inside a shard_map, with a device's parts of the
+  parameters. Equal configs give the same record: what is compiled for one is compiled for all.
   Leaves of `params['layers']` may be boxed (`shards.Shard`): each layer unboxes its own inside
   the scan, and again in the backward pass.
   """
 
   def apply(params: Params, tokens: jax.Array, place: Place, **kwargs: Any) -> Any:
-    module = Decoder(config.with_depth(depth(params)))
+    module = Decoder(config.with_depth(depth(params)), split)
     return module.apply(linen_variables(params, config), tokens, place, **kwargs)
 
   def hidden(params: Params, batch: Batch, train: bool = False) -> jax.Array:
@@ -68,8 +70,9 @@ def decoder(config: DecoderConfig) -> Backbone:
     if config.classes:
       return heads.project(params['head'], hidden_MD, config)
     table_RD = params['embed' if config.tied else 'unembed']['embedding'].astype(config.dtype)
-    hidden_MD = hidden_MD.astype(config.dtype)
+    hidden_MD = split.enter(hidden_MD.astype(config.dtype))
     logits_MR = jnp.einsum('md,rd->mr', hidden_MD, table_RD, preferred_element_type=config.wide)
+    logits_MR = split.joined(logits_MR)
     logits_MV = logits_MR[:, : config.vocabulary]
     if config.logit_divisor != 1:
       logits_MV /= config.logit_divisor
@@ -81,7 +84,7 @@ def decoder(config: DecoderConfig) -> Backbone:
     return project(params, hidden_BTD[:, -1]), cache
 
   def cache(params, rows, length):
-    shape = (depth(params), rows, length, config.kv_heads, config.head_dim)
+    shape = (depth(params), rows, length, config.kv_heads // split.parts, config.head_dim)
     return jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype)
 
   read = 'head' if config.classes else 'embed' if config.tied else 'unembed'
@@ -120,9 +123,11 @@ class Decoder(nn.Module):
 
   Attributes:
     config: of the model.
+    split: of the model.
   """
 
   config: DecoderConfig
+  split: Split = ALONE
 
   @nn.compact
   def __call__(
@@ -143,7 +148,8 @@ class Decoder(nn.Module):
       delta_BTD: added to the embeddings; None: nothing.
     """
     config = self.config
-    embedded_BTD = Table(config.rows, config.width, config, name='embed')(tokens_BT)
+    table = Table(config.rows, config.width, config, self.split, name='embed')
+    embedded_BTD = table(tokens_BT)
     if config.embedding_scale != 1:
       embedded_BTD *= jnp.asarray(config.embedding_scale, embedded_BTD.dtype)
     x_BTD = add_delta(embedded_BTD, delta_BTD)
@@ -158,7 +164,7 @@ class Decoder(nn.Module):
       split_rngs={'params': True},
       in_axes=(0, nn.broadcast, nn.broadcast),
       length=config.layers,
-    )(config, name='layers')
+    )(config, self.split, name='layers')
     layer_L = jnp.arange(config.layers)
     (x_BTD, cache), _ = scanned((x_BTD, cache), layer_L, place, keys)
     return Norm(config, name='final_norm')(x_BTD), cache
@@ -198,6 +204,7 @@ class Block(nn.Module):
   """One layer: attention and feed-forward part, each added to the residual stream."""
 
   config: DecoderConfig
+  split: Split = ALONE
 
   @nn.compact
   def __call__(self, carry, layer, place, keys):
@@ -222,15 +229,16 @@ class Block(nn.Module):
       return x_BTD if config.residual_scale == 1 else x_BTD * config.residual_scale
 
     normed_BTD = before('attention', x_BTD)
-    attended_BTD, cache = attention(config, normed_BTD, cache, layer, place, keys)
+    attended_BTD, cache = attention(config, self.split, normed_BTD, cache, layer, place, keys)
     middle_BTD = x_BTD + added('attention', attended_BTD, 0)
     normed_BTD = before('mlp', x_BTD if config.parallel else middle_BTD)
-    fed_BTD = feed_forward(config, normed_BTD, keys)
+    fed_BTD = feed_forward(config, self.split, normed_BTD, keys)
     return (middle_BTD + added('mlp', fed_BTD, 1), cache), None
 
 
 def attention(
   config: DecoderConfig,
+  split: Split,
   x_BTD: jax.Array,
   cache: Cache | None,
   layer: jax.Array,
@@ -242,7 +250,10 @@ def attention(
   Called inside the compact method of `Block`, whose arguments these are.
   """
 
+  x_BTD = split.enter(x_BTD)
+
   def project(name: str, heads: int) -> jax.Array:
+    heads //= split.parts
     y = Dense(heads * config.head_dim, config.qkv_bias, config, name=name)(x_BTD, keys)
     normed = config.qk_norm and name != 'v'
     if normed and config.qk_norm_over == 'all':
@@ -263,13 +274,17 @@ def attention(
     cache = write(cache[0], k_BSKd), write(cache[1], v_BSKd)
     k_BSKd, v_BSKd = (jax.lax.dynamic_index_in_dim(c, layer, keepdims=False) for c in cache)
   out_BTHd = causal_attention(config, q_BTHd, k_BSKd, v_BSKd, layer, place)
-  out = Dense(config.width, config.o_bias, config, output=True, name='o')
+  out = Dense(config.width, config.o_bias, config, output=True, split=split, name='o')
   return out(attended(out_BTHd).reshape(*out_BTHd.shape[:2], -1), keys), cache
 
 
-def feed_forward(config: DecoderConfig, x_BTD: jax.Array, keys: RowKeys | None) -> jax.Array:
+def feed_forward(
+  config: DecoderConfig, split: Split, x_BTD: jax.Array, keys: RowKeys | None
+) -> jax.Array:
   """Feed-forward part, gated or not -> [B, T, D]; called inside the compact method of `Block`."""
-  into = lambda name: Dense(config.feed_forward, config.mlp_bias, config, name=name)(x_BTD, keys)
+  x_BTD, width = split.enter(x_BTD), config.feed_forward // split.parts
+  into = lambda name: Dense(width, config.mlp_bias, config, name=name)(x_BTD, keys)
   act = ACTIVATIONS[config.activation]
   inner_BTF = act(into('gate')) * into('up') if config.gated else act(into('up'))
-  return Dense(config.width, config.mlp_bias, config, output=True, name='down')(inner_BTF, keys)
+  out = Dense(config.width, config.mlp_bias, config, output=True, split=split, name='down')
+  return out(inner_BTF, keys)

@@ -25,6 +25,7 @@ from jcl.backbones.backbone import Params
 from jcl.backbones.decoder_config import DecoderConfig
 from jcl.backbones.encoder_config import EncoderConfig
 from jcl.backbones.model_config import ModelConfig
+from jcl.backbones.split import ALONE, Split
 from jcl.batching.batch import Batch
 
 # Chebyshev series in t = 2 / (2 + z) of exp(z²)·erfc(z) / t, which is smooth for z in [0, ∞).
@@ -63,6 +64,7 @@ ACTIVATIONS = {
   'relu': nn.relu,
 }
 ATTENDED = 'attended'  # name of the result of attention
+SUMMED = 'summed'  # name of a sum over the devices that share a layer
 
 
 def with_remat(block: type[nn.Module], everything: bool) -> type[nn.Module]:
@@ -70,7 +72,7 @@ def with_remat(block: type[nn.Module], everything: bool) -> type[nn.Module]:
 
   The products of states and weights are kept, and what attention returns. All else takes longer to
   write and to read again than to compute: norms, activations, the scores of attention, and whole
-  weights that were gathered from shards.
+  weights that were gathered from shards. A sum over devices is kept too: it would be sent again.
 
   Args:
     block: the module.
@@ -82,7 +84,7 @@ def with_remat(block: type[nn.Module], everything: bool) -> type[nn.Module]:
 def _is_kept(primitive: Any, *args: Any, **params: Any) -> bool:
   """Whether the result of an operation is kept for the backward pass."""
   product = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-  attended = params.get('name') == ATTENDED or 'dot_product_attention' in primitive.name
+  attended = params.get('name') in (ATTENDED, SUMMED) or 'dot_product_attention' in primitive.name
   return attended or product(primitive, *args, **params)
 
 
@@ -112,7 +114,7 @@ def fold_in_rows(keys: RowKeys | None, number: Any) -> RowKeys | None:
   return keys._replace(key_R=jax.vmap(jax.random.fold_in, (0, None))(keys.key_R, number))
 
 
-def dropout(x_BTD: jax.Array, keys: RowKeys | None, rate: float) -> jax.Array:
+def dropout(x_BTD: jax.Array, keys: RowKeys | None, rate: float, split: Split = ALONE) -> jax.Array:
   """Inverted dropout whose mask depends on the row's key and the place in the row alone.
 
   A row has the same mask in every batch, packed or not, and, up to its own length, in every length
@@ -122,14 +124,17 @@ def dropout(x_BTD: jax.Array, keys: RowKeys | None, rate: float) -> jax.Array:
     x_BTD: of lines of tokens.
     keys: a key for each row; None: no dropout.
     rate: probability that an entry becomes 0; the others are divided by 1 - rate.
+    split: of whose last axis x is a part.
   """
   if keys is None or not rate:
     return x_BTD
+  tokens, width = x_BTD.shape[1], x_BTD.shape[2] * split.parts
   if keys.segment_BT is None:
-    draw = lambda key: jax.random.bernoulli(key, 1 - rate, x_BTD.shape[1:])
+    draw = lambda key: jax.random.bernoulli(key, 1 - rate, (tokens, width))
     kept_BTD = jax.vmap(draw)(keys.key_R)
   else:
-    kept_BTD = _packed_bernoulli(keys, 1 - rate, x_BTD.shape[2])
+    kept_BTD = _packed_bernoulli(keys, 1 - rate, width)
+  kept_BTD = split.own(kept_BTD)
   return jnp.where(kept_BTD, x_BTD / (1 - rate), 0).astype(x_BTD.dtype)
 
 
@@ -195,12 +200,15 @@ class Dense(nn.Module):
     config: of the model.
     output: whether the result is added to the residual stream, which makes the initial kernel
       smaller.
+    split: of the model; an output is the sum of what its devices compute of their parts of x, other
+      kernels give each device its part of the result.
   """
 
   features: int
   bias: bool
   config: ModelConfig
   output: bool = False
+  split: Split = ALONE
 
   @nn.compact
   def __call__(self, x: jax.Array, keys: RowKeys | None = None) -> jax.Array:
@@ -216,9 +224,26 @@ class Dense(nn.Module):
     kernel = self.param('kernel', nn.initializers.normal(std), shape, config.wide)
     flat = x.reshape(-1, x.shape[-1])
     y = (flat @ kernel.astype(config.dtype)).reshape(*x.shape[:-1], self.features)
+    parts = self.split if self.output else ALONE
+    if parts.parts > 1:  # the bias is added once
+      total = parts.summed(self._adapted(x, y, shape, keys, parts))
+      return self._biased(checkpoint_name(total, SUMMED))
+    return self._adapted(x, self._biased(y), shape, keys)
+
+  def _biased(self, y: jax.Array) -> jax.Array:
+    """Returns y + b where there is b."""
+    config = self.config
     if self.bias:
       bias = self.param('bias', nn.initializers.zeros, (self.features,), config.wide)
       y += jnp.broadcast_to(bias.astype(config.dtype), y.shape)
+    return y
+
+  def _adapted(
+    self, x: jax.Array, y: jax.Array, shape: tuple[int, int], keys: RowKeys | None,
+    split: Split = ALONE,
+  ) -> jax.Array:  # fmt: skip
+    """Returns y and what the adapter of a kernel of `shape` adds to it."""
+    config = self.config
     if self.has_variable('lora', 'a'):
       a, b, scale = (nn.meta.unbox(self.get_variable('lora', x)) for x in ('a', 'b', 'scale'))
       chex.assert_shape(a, (None, shape[0]), custom_message=f'lora a of {self.name}: [r, in]')
@@ -228,7 +253,7 @@ class Dense(nn.Module):
         own = np.uint32(
           zlib.crc32(str(self.name).encode())
         )  # projections of one layer differ in masks
-        x = dropout(x, fold_in_rows(keys, own), config.lora_dropout)
+        x = dropout(x, fold_in_rows(keys, own), config.lora_dropout, split)
       y += (x @ a.T.astype(config.dtype)) @ (scale * b).astype(config.dtype)
     return y
 
@@ -240,18 +265,26 @@ class Table(nn.Module):
     rows: number of ids.
     width: D.
     config: of the model.
+    split: whose devices have a part of the rows each.
   """
 
   rows: int
   width: int
   config: ModelConfig
+  split: Split = ALONE
 
   @nn.compact
   def __call__(self, ids: jax.Array) -> jax.Array:
     """Returns [..., width] for integer ids [...]."""
-    shape, draw = (self.rows, self.width), nn.initializers.normal(self.width**-0.5)
+    split, rows = self.split, self.rows // self.split.parts
+    shape, draw = (rows, self.width), nn.initializers.normal(self.width**-0.5)
     table = self.param('embedding', draw, shape, self.config.wide)
-    return table[ids].astype(self.config.dtype)
+    if split.parts == 1:
+      return table[ids].astype(self.config.dtype)
+    place = ids - split.number() * rows
+    here = ((place >= 0) & (place < rows))[..., None]
+    found = table[jnp.clip(place, 0, rows - 1)].astype(self.config.dtype)
+    return split.summed(jnp.where(here, found, 0))
 
 
 class Norm(nn.Module):

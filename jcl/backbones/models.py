@@ -8,16 +8,24 @@ from jcl.backbones.decoder_config import DecoderConfig
 from jcl.backbones.encoder import encoder
 from jcl.backbones.encoder_config import EncoderConfig
 from jcl.backbones.model_config import Config, ModelConfig
+from jcl.backbones.split import ALONE, Split
+from jcl.backbones.split import check as split_check
 
 
-def make_backbone(config: ModelConfig) -> Backbone:
+def make_backbone(config: ModelConfig, split: Split = ALONE) -> Backbone:
   """Returns the decoder or encoder that a config describes.
 
+  Args:
+    config: shape of the model.
+    split: how devices share a model.
+
   Raises:
+    UserError: the model cannot be split so.
     TypeError: it is neither a DecoderConfig nor an EncoderConfig.
   """
+  split_check(config, split.parts)
   if isinstance(config, DecoderConfig):
-    return decoder(config)
+    return decoder(config, split)
   if isinstance(config, EncoderConfig):
     return encoder(config)
   raise TypeError(f'config must be a DecoderConfig or EncoderConfig, not {type(config).__name__}')

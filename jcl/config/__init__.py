@@ -176,6 +176,8 @@ class TrainConfig:
   # after its last; 0: none.
   gradient_norms_every: int = number(100, least=0)
   fsdp: bool = False  # shard parameters and optimiser state over the devices
+  # devices that share each layer: attention heads, feed-forward part and vocabulary
+  tensor: int = number(1, least=1)
 
 
 @dataclasses.dataclass

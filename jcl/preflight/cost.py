@@ -43,7 +43,7 @@ def page(
   Raises:
     UserError: for settings or files that cannot be used, or a stream that cannot be learned.
   """
-  now = outline(config, sharding.make_mesh(devices), tokens, targets)
+  now = outline(config, sharding.make_mesh(devices, config.train.tensor), tokens, targets)
   if is_textless(config, tokens):
     asked = [make(now) for make in more]
     return [assumed(now, left_out=True), memory(now), *asked, operations(now)]
@@ -75,6 +75,7 @@ def assumed(now: Outline, left_out: bool = False) -> Section:
     'dtype': config.dtype,
     'devices': devices,
     'fsdp': train.fsdp,
+    'tensor': train.tensor,
     'microbatches': train.microbatches,
     'rows': shape.rows,
     'lines': shape.lines or shape.rows,
@@ -86,6 +87,8 @@ def assumed(now: Outline, left_out: bool = False) -> Section:
   }
   whole, trained = (_elements(t) for t in (now.params, now.trained))
   how = 'FSDP, parameters sharded' if train.fsdp else 'data parallel, parameters on every device'
+  if train.tensor > 1:
+    how += f'; {train.tensor} devices share each layer'
   rows = [
     ['model', f'{whole / 1e6:,.2f} million parameters, {trained / 1e6:,.2f} of them train; '
      f'{count_of(config.layers, "layer")}, {config.rows:,} rows of the embedding, computes in '

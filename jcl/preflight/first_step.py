@@ -64,7 +64,7 @@ class Outline:
   def blocks(self) -> int:
     """Blocks of the batch: devices × microbatches."""
     microbatches = 1 if self.inputs is None else self.parts.config.train.microbatches
-    return self.parts.tools.mesh.size * microbatches
+    return self.parts.tools.row_blocks * microbatches
 
   @property
   def trained(self) -> Tree:
@@ -132,7 +132,7 @@ def outline_of(parts: Experiment, tokens: int = 0, targets: int = 0) -> Outline:
   fsdp = parts.config.train.fsdp
   put = lambda tree: sharding.outline(tree, mesh, sharding.specs(tree, mesh, fsdp))
   inputs = outlined_inputs(parts, whole, teacher, plan) if plan.takes_steps else None
-  blocks = mesh.size * (parts.config.train.microbatches if plan.takes_steps else 1)
+  blocks = parts.tools.row_blocks * (parts.config.train.microbatches if plan.takes_steps else 1)
   heads = parts.tools.at(task.index).heads
   empty = batches.layout([], blocks, shape, tables=plan.tables, heads=heads)
   batch = sharding.outline(empty, mesh, sharding.ROWS)
@@ -189,7 +189,8 @@ def _textless(config: Config, mesh: Mesh) -> Experiment:
   tokenizer, special = word_tokenizer(['a'])
   add_tokens(tokenizer, names)
   text = Text(tokenizer, special, stream.template, text_format, shape.max_positions)
-  backbone, train = make_backbone(shape), config.train
+  train = config.train
+  backbone = make_backbone(shape, sharding.split_of(train.tensor))
   how = train.seed, config.evaluate.batch_size
   tools = make_tools(backbone, text, stream, mesh, *how, train=train)
   method = methods.make(backbone, config.method)
@@ -240,7 +241,7 @@ def _given_shape(parts: Experiment, tokens: int, targets: int) -> batches.Shape:
   if targets > tokens:
     raise UserError(f'--targets={targets} is more than a row has: {count_of(tokens, "token")}')
   train, example = parts.config.train, parts.stream.tasks[0].train[0]
-  blocks = parts.tools.mesh.size * train.microbatches
+  blocks = parts.tools.row_blocks * train.microbatches
   a_block = -(-len(parts.text.rows(example)) * train.batch_size // blocks)
   length = batches.bucket(tokens, batches.LENGTHS)
   return batches.Shape(

@@ -104,6 +104,10 @@ class ShapeOnlyTools(RunContext):
       tokens, targets = max(len(r.tokens) for r in rows), sum(len(r.targets) for r in rows)
       ladders = batches.bucket(tokens, batches.LENGTHS), batches.bucket(targets, batches.TARGETS)
       batch = batches.layout(rows, 1, batches.Shape(len(rows), *ladders), heads=self.heads)
+      if sharding.parts_of(self.mesh) > 1:  # which a layer needs by name
+        whole = sharding.specs(params, self.mesh)
+        given, out = (whole, sharding.WHOLE), whole if hasattr(fn, 'becomes') else sharding.WHOLE
+        fn = jax.shard_map(fn, mesh=self.mesh, in_specs=given, out_specs=out, check_vma=False)
       self.shapes[same] = jax.eval_shape(fn, params, batch)
     return self.shapes[same]
 

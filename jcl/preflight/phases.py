@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from jcl.batching import batch as batches
 from jcl.batching.batch import Batch, Row, Shape
@@ -87,7 +89,7 @@ class RecordingTools(ShapeOnlyTools):
     self, fn: Callable, params: Params, examples: Sequence, together: int = 1
   ) -> Tree:
     """Keeps the sum over examples."""
-    items = -(-max(self.batch_size // together, 1) // self.mesh.size) * self.mesh.size
+    items = -(-max(self.batch_size // together, 1) // self.row_blocks) * self.row_blocks
     each = Shape(items * together, self.shape.tokens, together * self._targets())
     batch = batches.layout([], items, each, heads=self.heads)
     counts = np.zeros(items, np.float32)
@@ -112,13 +114,13 @@ class RecordingTools(ShapeOnlyTools):
 
   def _targets(self) -> int:
     """Returns the targets of a row of the batch."""
-    return max(self.shape.targets * self.mesh.size // max(self.shape.rows, 1), 1)
+    return max(self.shape.targets * self.row_blocks // max(self.shape.rows, 1), 1)
 
   def rows_of(self) -> Batch:
     """Returns a chunk of rows of the batch's length."""
-    rows = self.batch_size // self.mesh.size
+    rows = self.batch_size // self.row_blocks
     shape = Shape(self.batch_size, self.shape.tokens, rows * self._targets())
-    return batches.layout([], self.mesh.size, shape, heads=self.heads)
+    return batches.layout([], self.row_blocks, shape, heads=self.heads)
 
   def keep_map(self, name: str, fn: Callable, params: Params) -> None:
     """Keeps a map over targets."""
@@ -148,7 +150,8 @@ class RecordingTools(ShapeOnlyTools):
       args.append(put(rest, sharding.WHOLE))
     maps = self.maps
     if size:
-      whole = put(jax.eval_shape(maps.gathered(True), own), sharding.WHOLE)
+      shapes = jax.eval_shape(maps.gathered(True), own)
+      whole = put(shapes, sharding.specs(shapes, self.mesh))
       if apart:
         args.append(whole)
       else:
@@ -176,10 +179,10 @@ def largest_array(text: str) -> tuple[int, str]:
   return best
 
 
-def _named(leaf: jax.ShapeDtypeStruct) -> tuple[int, str]:
-  """Returns bytes and name of a leaf as `largest_array` does."""
+def _named(leaf: jax.ShapeDtypeStruct, mesh: Mesh, spec: P) -> tuple[int, str]:
+  """Returns bytes and name of a device's part of a leaf, as `largest_array` does."""
   name = {'bfloat16': 'bf16', 'float32': 'f32'}.get(leaf.dtype.name, leaf.dtype.name)
-  dims = ','.join(map(str, leaf.shape))
+  dims = ','.join(map(str, NamedSharding(mesh, spec).shard_shape(leaf.shape)))
   return array_bytes(name, dims), f'{name}[{dims}]'
 
 
@@ -237,7 +240,7 @@ def section(now: Outline, device_memory: float | None = None) -> Section:
     total = memory(now).values['per_device']['total']
     size, name = largest_array(now.compiled.as_text() or '')
     values['training'] = {'bytes': total, 'largest': size, 'array': name, 'gathered': 0}
-  maps = now.parts.tools.maps
+  maps, mesh = now.parts.tools.maps, now.parts.tools.mesh
   # By layers whatever the memory: XLA's CPU compiler would keep whole kernels in float32 too.
   for phase, program in programs(now, device_memory=0).items():
     compiled = program.call.lower(*program.arguments).compile()
@@ -247,7 +250,9 @@ def section(now: Outline, device_memory: float | None = None) -> Section:
     largest = largest_array(compiled.as_text() or '')
     if once := maps.gathers(program.arguments[0], device_memory):
       gathered = jax.eval_shape(maps.gathered(True), program.arguments[0])
-      largest = max(largest, *map(_named, jax.tree.leaves(gathered)))
+      each = lambda leaf, spec: _named(leaf, mesh, spec)
+      named = jax.tree.map(each, gathered, sharding.specs(gathered, mesh))
+      largest = max(largest, *jax.tree.leaves(named, is_leaf=lambda x: isinstance(x, tuple)))
     values[phase] = {
       'bytes': between + own + once,
       'largest': largest[0],

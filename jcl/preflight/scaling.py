@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 
 from jcl.config import Config
-from jcl.errors import count_of
+from jcl.errors import UserError, count_of
 from jcl.preflight import collectives, cost, first_step
 from jcl.preflight.footprint import short
 from jcl.preflight.page import Section
@@ -80,11 +80,15 @@ def page(config: Config, most: int, tokens: int, targets: int, speeds: Speeds) -
   Raises:
     UserError: for settings or files that cannot be used, or a stream that cannot be learned.
   """
-  parts = first_step.assembled(config, sharding.make_mesh(1), tokens)
+  tensor = config.train.tensor
+  numbers = [count for count in doubling(most) if count % tensor == 0]
+  if not numbers:
+    raise UserError(f'train.tensor is {tensor}, which does not divide 1, 2, 4, … {most} devices')
+  parts = first_step.assembled(config, sharding.make_mesh(numbers[0], tensor), tokens)
   first = first_step.outline_of(parts, tokens, targets)
   points = [point(first)]
-  for devices in watched(doubling(most)[1:], 'numbers of devices'):
-    tools = dataclasses.replace(parts.tools, mesh=sharding.make_mesh(devices))
+  for devices in watched(numbers[1:], 'numbers of devices'):
+    tools = dataclasses.replace(parts.tools, mesh=sharding.make_mesh(devices, tensor))
     now = first_step.outline_of(dataclasses.replace(parts, tools=tools), tokens, targets)
     points.append(point(now))
   made = section(points, speeds, config.train.batch_size)
@@ -111,11 +115,11 @@ def section(points: Sequence[Point], speeds: Speeds, batch_size: int) -> Section
   """Section: bytes, operations, bytes sent and efficiency by the number of devices.
 
   Args:
-    points: one a number of devices, that of one device first.
+    points: one a number of devices, the smallest first.
     speeds: of the devices and their links.
     batch_size: examples of a step on all devices together.
   """
-  alone = points[0].flops / speeds.rate
+  alone = points[0].devices * points[0].flops / speeds.rate
   values: list[Json] = []
   rows = [['devices', 'bytes on each', 'FLOP on each', 'sent by each',
            *(f'at {short(link, "B/s")}' for link in speeds.links)]]  # fmt: skip

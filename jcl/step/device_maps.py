@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 from jcl.batching.batch import Batch
 from jcl.step.shapes import check_array, check_batch, check_divisible
-from jcl.step.sharding import AXIS, ROWS, WHOLE, mapped, specs, summed
+from jcl.step.sharding import AXIS, ROWS, WHOLE, blocks_of, mapped, specs, summed
 from jcl.step.shards import gather, gather_apart
 from jcl.types import Params, Tree
 
@@ -56,7 +56,7 @@ def map_targets(fn: Callable, mesh: Mesh, fsdp: bool = False) -> Callable:
 
   @jax.jit
   def call(params: Params, batch: Batch) -> Tree:
-    check_batch(batch, mesh.size)
+    check_batch(batch, blocks_of(mesh))
     own = specs(params, mesh, fsdp)
     per_device = lambda params, batch: fn(gather(params, own), batch)
     return jax.shard_map(per_device, mesh=mesh, in_specs=(own, P(AXIS)), out_specs=P(AXIS))(
@@ -93,16 +93,17 @@ def sum_examples(fn: Callable, mesh: Mesh, fsdp: bool = False) -> Callable:
     for a function of a gradient with `fsdp`: then no layer is gathered here.
   """
 
-  apart = fsdp and mesh.size > 1 and hasattr(fn, 'becomes')
+  of = hasattr(fn, 'becomes')
+  apart = fsdp and blocks_of(mesh) > 1 and of
 
   @jax.jit
   def call(params: Params, batch: Batch, counts: jax.Array, whole: Params | None = None) -> Tree:
     check_array('counts', counts, (None,), jnp.floating)
-    check_divisible('counts', len(counts), mesh.size)
+    check_divisible('counts', len(counts), blocks_of(mesh))
     check_batch(batch, len(counts))
     if apart:
       return _gradients_apart(cast(OfGradient, fn), mesh, params, batch, counts, whole)
-    own = len(counts) // mesh.size
+    own = len(counts) // blocks_of(mesh)
 
     def per_device(params, batch, counts):
       # Of a replicated tree jax.grad would hand back the sum over devices, silently.
@@ -122,12 +123,13 @@ def sum_examples(fn: Callable, mesh: Mesh, fsdp: bool = False) -> Callable:
 
         return jax.tree.map(lambda c, x: c + weighted(x), carry, trees), None
 
-      blank = lax.pcast(
-        jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like), AXIS, to='varying'
-      )
+      zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
+      blank = jax.tree.map(jnp.zeros_like, params) if of else lax.pcast(zeros, AXIS, to='varying')
       return summed(lax.scan(add, blank, chunks)[0])
 
-    return mapped(per_device, mesh, (P(), P(AXIS), P(AXIS)), P())(params, batch, counts)
+    whole = specs(params, mesh)
+    sums = whole if of else WHOLE
+    return mapped(per_device, mesh, (whole, ROWS, ROWS), sums)(params, batch, counts)
 
   return call
 
@@ -150,7 +152,8 @@ def _gradients_apart(
     blank = jax.tree.map(jnp.zeros_like, params)
     return lax.scan(add, blank, (items, counts))[0]
 
-  return mapped(per_device, mesh, (own, ROWS, ROWS, WHOLE), own)(params, batch, counts, whole)
+  given = own, ROWS, ROWS, specs(whole, mesh)
+  return mapped(per_device, mesh, given, own)(params, batch, counts, whole)
 
 
 def everywhere(count: jax.Array) -> jax.Array:
@@ -179,7 +182,7 @@ def map_rows(fn: Callable, mesh: Mesh, fsdp: bool = False) -> Callable:
     leaves = jax.tree.leaves(rows)
     for number, x in enumerate(leaves):
       check_array(f'rows, leaf {number}', x, (len(leaves[0]), *[None] * (x.ndim - 1)))
-      check_divisible(f'rows, leaf {number}', len(x), mesh.size)
+      check_divisible(f'rows, leaf {number}', len(x), blocks_of(mesh))
     own = specs(params, mesh, fsdp)
     return jax.shard_map(
       lambda params, rows, scalars: fn(gather(params, own), *rows, *scalars),

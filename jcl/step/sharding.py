@@ -1,10 +1,12 @@
 """The mesh, and which device holds which part of a tree. Only files in `step/` name an axis.
 
-A leaf is whole on every device, or sharded in one dimension.
+A leaf is whole on every device, or sharded in one dimension over the devices that have rows of
+their own, and in another over those that share a layer.
 """
 
+import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -14,6 +16,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jax.tree_util import KeyPath
 
+from jcl.backbones.split import ALONE, Split
 from jcl.batching.batch import Batch
 from jcl.errors import UserError
 from jcl.storage import stored
@@ -23,38 +26,91 @@ Leaf = jax.Array | np.ndarray | jax.ShapeDtypeStruct
 AXIS = 'data'
 WHOLE = P()
 ROWS = P(AXIS)  # of a batch: each device has its own block
+TENSOR = 'tensor'  # axis of devices that share each layer
+# Which dimension of a leaf such devices share.
+SHARED: dict[tuple, int] = {
+  **{
+    (name, leaf): -1 for name in ('q', 'k', 'v', 'gate', 'up') for leaf in ('kernel', 'bias', 'b')
+  },
+  **{(name, leaf): dim for name in ('o', 'down') for leaf, dim in (('kernel', -2), ('a', -1))},
+  **{(name, 'embedding'): 0 for name in ('embed', 'unembed')},
+}
 
 
-def make_mesh(devices: int = 0) -> Mesh:
-  """Returns a mesh of the first `devices` devices; 0: of all devices."""
-  every = jax.devices()
-  count = devices or len(every)
-  return jax.make_mesh((count,), (AXIS,), axis_types=(AxisType.Auto,), devices=every[:count])
+def make_mesh(devices: int = 0, tensor: int = 1) -> Mesh:
+  """Returns a mesh of the first `devices` devices; 0: of all devices.
 
-
-def given_mesh(mesh: object) -> Mesh:
-  """Returns the mesh that a user gave; None: one of all devices.
+  Args:
+    devices: their number.
+    tensor: devices that share each layer; 1: the mesh has no axis for them.
 
   Raises:
-    UserError: it is no mesh of the one axis `data`.
+    UserError: `tensor` does not divide the number of devices.
+  """
+  every = jax.devices()
+  count = devices or len(every)
+  if count % tensor:
+    raise UserError(f'train.tensor is {tensor}, which does not divide the {count} devices')
+  shape = ((count // tensor, AXIS), (tensor, TENSOR))[: 1 + (tensor > 1)]
+  sizes, names = zip(*shape, strict=True)
+  kinds = (AxisType.Auto,) * len(names)
+  return jax.make_mesh(sizes, names, axis_types=kinds, devices=every[:count])
+
+
+def given_mesh(mesh: object, tensor: int = 1) -> Mesh:
+  """Returns the mesh that a user gave; None: one of all devices.
+
+  Args:
+    mesh: what was given.
+    tensor: size of its axis `tensor`, as in `make_mesh`.
+
+  Raises:
+    UserError: it is no mesh of the axis `data`, and of `tensor` where several devices share layers.
   """
   if mesh is None:
-    return make_mesh()
-  if isinstance(mesh, Mesh) and mesh.axis_names == (AXIS,):
+    return make_mesh(tensor=tensor)
+  names = (AXIS, TENSOR)[: 1 + (tensor > 1)]
+  if isinstance(mesh, Mesh) and mesh.axis_names == names and parts_of(mesh) == tensor:
     return mesh
   given = f'has the axes {mesh.axis_names}' if isinstance(mesh, Mesh) else f'is {mesh!r:.60}'
-  raise UserError(f"mesh {given}; give jax.make_mesh((N,), ('{AXIS}',)), or None for all devices")
+  wanted = f"(N,), ('{AXIS}',)" if tensor == 1 else f"(N, {tensor}), ('{AXIS}', '{TENSOR}')"
+  raise UserError(f'mesh {given}; give jax.make_mesh({wanted}), or None for all devices')
+
+
+def blocks_of(mesh: Mesh) -> int:
+  """Returns the number of blocks in which the rows of a batch stand on the devices."""
+  return mesh.shape[AXIS]
+
+
+def parts_of(mesh: Mesh) -> int:
+  """Returns the number of devices that share each layer."""
+  return mesh.shape.get(TENSOR, 1)
+
+
+@functools.cache
+def split_of(parts: int) -> Split:
+  """Returns what `parts` devices that share a model exchange, inside a shard_map."""
+  if parts == 1:
+    return ALONE
+  return Split(
+    parts,
+    enter=lambda x: lax.pcast(x, TENSOR, to='varying'),
+    summed=lambda x: lax.psum(x, TENSOR),
+    joined=lambda x: lax.all_gather(x, TENSOR, axis=x.ndim - 1, tiled=True, to='invarying'),
+    number=lambda: lax.axis_index(TENSOR),
+  )
 
 
 def specs(tree: Tree, mesh: Mesh, fsdp: bool = False) -> Tree:
   """Returns a partition spec for each leaf.
 
-  With `fsdp` a matrix is split in the largest dimension that the number of devices divides; all
-  other leaves are whole. The axis of stacked layers is never split, since layers are gathered one
-  at a time.
+  Devices that share a model have their parts of heads, of the feed-forward part and of the tables
+  of tokens. With `fsdp` a matrix is split over the others too, in the largest further dimension
+  that their number divides. All other leaves are whole. The axis of stacked layers is never split,
+  since layers are gathered one at a time.
   """
   return jax.tree_util.tree_map_with_path(
-    lambda path, x: _spec(is_stacked(path), x, mesh.size, fsdp), tree
+    lambda path, x: _spec([getattr(key, 'key', None) for key in path], x, mesh, fsdp), tree
   )
 
 
@@ -76,14 +132,20 @@ def mask_specs(masks: Tree, tree_specs: Tree) -> Tree:
   return jax.tree.map(one, masks, tree_specs)
 
 
-def _spec(stacked: bool, x: Leaf | stored.Stored, count: int, fsdp: bool) -> P:
-  """Returns the partition spec of one leaf on `count` devices; see `specs`."""
-  first = int(stacked)
+def _spec(names: Sequence[Any], x: Leaf | stored.Stored, mesh: Mesh, fsdp: bool) -> P:
+  """Returns the partition spec of the leaf at a path of `names`; see `specs`."""
+  first, count, parts = int('layers' in names), blocks_of(mesh), parts_of(mesh)
   shape = np.shape(x)
-  dims = [i for i, size in enumerate(shape) if size % count == 0 and i >= first]
-  if not (fsdp and count > 1 and dims and len(shape) - first > 1):
-    return P()
-  return P(*[None] * max(dims, key=lambda i: shape[i]), AXIS)
+  axes: list[str | None] = [None] * len(shape)
+  dim = SHARED.get(tuple(names[-2:])) if parts > 1 else None
+  if dim is not None and len(shape) - first >= abs(dim) and shape[dim] % parts == 0:
+    axes[dim] = TENSOR
+  dims = [i for i, n in enumerate(shape) if n % count == 0 and i >= first and axes[i] is None]
+  if fsdp and count > 1 and dims and len(shape) - first > 1:
+    axes[max(dims, key=lambda i: shape[i])] = AXIS
+  while axes and axes[-1] is None:
+    axes.pop()
+  return P(*axes)
 
 
 def place_leaf(path: str, x: Leaf | stored.Stored, mesh: Mesh, fsdp: bool = False) -> jax.Array:
@@ -95,7 +157,7 @@ def place_leaf(path: str, x: Leaf | stored.Stored, mesh: Mesh, fsdp: bool = Fals
     mesh: of devices.
     fsdp: as in `specs`.
   """
-  return place(x, mesh, _spec('layers' in re.findall(r'\w+', path), x, mesh.size, fsdp))
+  return place(x, mesh, _spec(re.findall(r'\w+', path), x, mesh, fsdp))
 
 
 def is_stacked(path: KeyPath) -> bool:
@@ -104,8 +166,12 @@ def is_stacked(path: KeyPath) -> bool:
 
 
 def summed(tree: Tree) -> Tree:
-  """Sums arrays over all devices, inside a `mapped` function; of one device nothing is copied."""
-  return lax.psum(tree, AXIS) if lax.axis_size(AXIS) > 1 else tree
+  """Sums arrays over the blocks of a batch, inside a `mapped` function.
+
+  On one device nothing is copied. Devices that share layers have the same values already.
+  """
+  alone = lax.axis_size(AXIS) == 1 and TENSOR not in jax.sharding.get_abstract_mesh().axis_names
+  return tree if alone else lax.psum(tree, AXIS)
 
 
 def mapped(fn: Callable, mesh: Mesh, in_specs: Any, out_specs: Any) -> Callable:

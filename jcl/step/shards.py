@@ -15,10 +15,10 @@ import jax.numpy as jnp
 from flax import struct
 from flax.core.meta import AxisMetadata
 from jax import lax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from jax.tree_util import KeyPath
 
-from jcl.step.sharding import AXIS, WHOLE, Leaf, is_stacked, specs
+from jcl.step.sharding import AXIS, Leaf, is_stacked, specs
 from jcl.types import Tree
 
 
@@ -203,16 +203,19 @@ def _sent_as(path: KeyPath, x: Leaf, dtype: Any) -> Any:
   return jnp.dtype(dtype) if narrow else x.dtype
 
 
-def whole_bytes(tree: Tree, dtype: Any = None) -> int:
-  """Returns the bytes of what `gathered` makes of a tree of arrays or shapes."""
-  sizes = jax.tree_util.tree_map_with_path(
-    lambda path, x: math.prod(x.shape) * jnp.dtype(_sent_as(path, x, dtype)).itemsize, tree
-  )
+def whole_bytes(tree: Tree, mesh: Mesh, dtype: Any = None) -> int:
+  """Returns the bytes on each device of what `gathered` makes of a tree of arrays or shapes."""
+
+  def size(path, x, spec):
+    shape = NamedSharding(mesh, spec).shard_shape(x.shape)
+    return math.prod(shape) * jnp.dtype(_sent_as(path, x, dtype)).itemsize
+
+  sizes = jax.tree_util.tree_map_with_path(size, tree, specs(tree, mesh))
   return sum(jax.tree.leaves(sizes))
 
 
 def gathered(mesh: Mesh, dtype: Any = None) -> Callable:
-  """Returns the jitted function (tree sharded with FSDP) -> the tree, whole on every device.
+  """Returns the jitted function (tree sharded with FSDP) -> the tree, sharded without it.
 
   What computes with the result has the bits of what computes with `Shard`s.
 
@@ -223,7 +226,7 @@ def gathered(mesh: Mesh, dtype: Any = None) -> Callable:
 
   @jax.jit
   def call(tree: Tree) -> Tree:
-    own = specs(tree, mesh, fsdp=True)
+    own, whole = specs(tree, mesh, fsdp=True), specs(tree, mesh)
 
     def one(path, x, spec):
       x = x.astype(_sent_as(path, x, dtype))
@@ -231,8 +234,8 @@ def gathered(mesh: Mesh, dtype: Any = None) -> Callable:
         return x
       return lax.all_gather(x, AXIS, axis=tuple(spec).index(AXIS), tiled=True)
 
-    whole = lambda tree: jax.tree_util.tree_map_with_path(one, tree, own)
+    every = lambda tree: jax.tree_util.tree_map_with_path(one, tree, own)
     # What is gathered is the same everywhere, which JAX does not see.
-    return jax.shard_map(whole, mesh=mesh, in_specs=(own,), out_specs=WHOLE, check_vma=False)(tree)
+    return jax.shard_map(every, mesh=mesh, in_specs=(own,), out_specs=whole, check_vma=False)(tree)
 
   return call

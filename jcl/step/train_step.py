@@ -21,7 +21,7 @@ from jcl.errors import UserError
 from jcl.step import losses
 from jcl.step.groups import ALL, NO_GROUPS, Groups, check_like, combined, gradients
 from jcl.step.shapes import check_array, check_batch
-from jcl.step.sharding import AXIS, mapped, mask_specs, specs, summed
+from jcl.step.sharding import AXIS, blocks_of, mapped, mask_specs, specs, summed
 from jcl.step.shards import gather, varying
 from jcl.step.trainable import counted, held, is_none, join
 from jcl.types import Tree
@@ -235,7 +235,7 @@ def make_gradient(
 
   def gradient(trained, frozen, teacher_params, weights, batch, groups=NO_GROUPS, masks=None):
     _check_groups(method, groups)
-    check_batch(batch, mesh.size * microbatches)
+    check_batch(batch, blocks_of(mesh) * microbatches)
     for term, weight in weights.items():
       check_array(f'weights[{term!r}]', weight, ())
     masks = {} if masks is None else masks

@@ -92,7 +92,7 @@ class BatchLoader:
     else:
       new = list(new)
     self.plan = plan._replace(new=new, old=old)
-    self._blocks = tools.mesh.size * train.microbatches
+    self._blocks = tools.row_blocks * train.microbatches
     if self._lazy:
       self.per_epoch = len(self._blocks_of(0))
       self.total = train.steps or self._steps(train.epochs)

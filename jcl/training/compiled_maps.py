@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 
 from jcl.backbones import Backbone, generate
 from jcl.step import device_maps, shards
+from jcl.step.sharding import blocks_of
 from jcl.types import Params
 
 SHARE = 4  # whole parameters may take one part of so many of a device's memory
@@ -27,6 +28,7 @@ class CompiledMaps:
     gathered: narrow -> `shards.gathered(mesh, …)`, in which kernels become narrow or not.
     whole: maps of parameters that were gathered; None: parameters are not sharded.
     dtype: `backbone.dtype`.
+    mesh: of devices; None: parameters are not sharded.
   """
 
   targets: Callable[[Callable], Callable]
@@ -36,6 +38,7 @@ class CompiledMaps:
   gathered: Callable[[bool], Callable]
   whole: 'CompiledMaps | None' = None
   dtype: str | None = None
+  mesh: Mesh | None = None
 
   def gathers(self, params: Params, memory: float | None) -> int:
     """Returns the bytes of whole parameters, where a phase gathers them once; otherwise 0.
@@ -47,7 +50,7 @@ class CompiledMaps:
       params: arrays or shapes.
       memory: bytes of a device; None: `UNKNOWN`.
     """
-    size = 0 if self.whole is None else shards.whole_bytes(params, self.dtype)
+    size = 0 if self.mesh is None else shards.whole_bytes(params, self.mesh, self.dtype)
     return size if size * SHARE <= (UNKNOWN if memory is None else memory) else 0
 
   def of_phase(self, params: Params, memory: float | None) -> 'tuple[CompiledMaps, Params]':
@@ -69,7 +72,7 @@ def compiled_maps(
     mesh: of devices.
     fsdp: parameters are sharded.
   """
-  layered = fsdp and mesh.size > 1
+  layered = fsdp and blocks_of(mesh) > 1
 
   def sampler(max_new: int, k: int) -> Callable:
     largest = device_maps.everywhere if layered else generate.alone
@@ -86,4 +89,5 @@ def compiled_maps(
     shared(lambda narrow: shards.gathered(mesh, backbone.dtype if narrow else None)),
     compiled_maps(backbone, eos, pad, mesh) if layered else None,
     backbone.dtype,
+    mesh if layered else None,
   )

@@ -252,9 +252,10 @@ def assemble(
   shape = for_method(base.shape, config.method.lora_dropout, config.method.block_every)
   limit = min(config.stream.max_length, shape.max_positions)
   text, stream = _text(config, base, stream, limit, shape.pooling)
-  backbone, corpus = make_backbone(shape), read_corpus(config, text)
+  split = sharding.split_of(config.train.tensor)
+  backbone, corpus = make_backbone(shape, split), read_corpus(config, text)
   tools = make_tools(
-    backbone, text, stream, sharding.given_mesh(mesh),
+    backbone, text, stream, sharding.given_mesh(mesh, config.train.tensor),
     config.train.seed, config.evaluate.batch_size, corpus=corpus, added=base.added,
     membership=membership([task.classes for task in stream.tasks], shape.classes),
     train=config.train, states={} if config.method.keeps_backbone else None,
@@ -301,7 +302,8 @@ def between_tasks(config: Config, stream: Stream) -> list[Unread]:
 
 
 READ_WITHOUT_STEPS = {
-  'train': ('seed', 'packing', 'fsdp'), 'adversarial': (), 'evaluate': ('answer', 'batch_size')
+  'train': ('seed', 'packing', 'fsdp', 'tensor'), 'adversarial': (),
+  'evaluate': ('answer', 'batch_size'),
 }  # fmt: skip
 
 

@@ -112,7 +112,7 @@ class HookTools(RunContext):
       if sum(map(np.size, here.values())) + len(kept) * self.backbone.width <= KEPT:
         kept.update(here)
       ordered = [here[n] if n in here else kept[n] for n in (row.number for row in chunk)]
-      return self._projected(params, ordered, shape.targets * self.mesh.size)
+      return self._projected(params, ordered, shape.targets * self.row_blocks)
 
     return self._mapped(values_of, rows, 'logits')
 
@@ -133,7 +133,7 @@ class HookTools(RunContext):
     sizes = [outline_of(row) for row in rows]
     starts = np.cumsum([0, *(len(r.targets) for r in sizes)])
     width = self.backbone.width
-    chunks = chunked(sizes, self.batch_size, self.mesh.size, self.packing, width)
+    chunks = chunked(sizes, self.batch_size, self.row_blocks, self.packing, width)
 
     def part(carry, shape_and_chunk):
       shape, chunk = shape_and_chunk
@@ -183,12 +183,12 @@ class HookTools(RunContext):
 
   def blocks(self, sizes: Sequence[SizedRow]) -> list[Chunk]:
     """Returns rows in the blocks in which `fold_targets` computes them."""
-    return chunked(sizes, self._block(), self.mesh.size, 'off', self.backbone.width)
+    return chunked(sizes, self._block(), self.row_blocks, 'off', self.backbone.width)
 
   def _block(self) -> int:
     """Returns the number of rows of a block of `fold_targets`, on all devices together."""
     cpu = self.mesh.devices.flat[0].platform == 'cpu'
-    return self.mesh.size * (CPU_BLOCK if cpu else BLOCK)
+    return self.row_blocks * (CPU_BLOCK if cpu else BLOCK)
 
   def mean_targets(
     self, fn: Callable, params: Params, examples: Sequence[Example]
@@ -203,12 +203,12 @@ class HookTools(RunContext):
       examples: blocks; each makes one row.
     """
     most, (maps, params) = self.text.max_length, self._of_phase(params)
-    targets = batches.bucket(most * self.batch_size // self.mesh.size, batches.TARGETS)
+    targets = batches.bucket(most * self.batch_size // self.row_blocks, batches.TARGETS)
     shape = batches.Shape(self.batch_size, batches.bucket(most, batches.LENGTHS), targets)
 
     def part(sums, first):
       rows = [row for e in examples[first : first + self.batch_size] for row in self.text.rows(e)]
-      batch = batches.layout(rows, self.mesh.size, shape)
+      batch = batches.layout(rows, self.row_blocks, shape)
       counts = batch.target_weight > 0
       values = maps.targets(fn)(params, sharding.place_batch(batch, self.mesh))
       new = {k: fetch(v)[counts].sum(dtype=np.float64) for k, v in values.items()}
@@ -224,7 +224,7 @@ class HookTools(RunContext):
     self, mapped: Callable, params: Params, rows: list[batches.Row], shape: batches.Shape
   ) -> list[np.ndarray]:
     """Returns the values of each row, computed together by a compiled map over targets."""
-    blocks = self.mesh.size
+    blocks = self.row_blocks
     batch = batches.layout(rows, blocks, shape, heads=self.heads)
     values = fetch(mapped(params, sharding.place_batch(batch, self.mesh)))
     out = [np.zeros(0)] * len(rows)
@@ -253,7 +253,7 @@ class HookTools(RunContext):
     groups = epochs.in_parts(Lazy(order, lambda _, i: self.example(examples[i])), together)
     sizes = [[size for e in group for size in self.text.outlines(e)] for group in groups]
     most = max(self.batch_size // together, 1)
-    size = -(-most // self.mesh.size) * self.mesh.size
+    size = -(-most // self.row_blocks) * self.row_blocks
     labels = self.key('labels', self.task_index)
 
     params = self.placed(params)
@@ -357,7 +357,8 @@ def make_tools(
     batch_size: rows of a chunk; it is rounded up to a multiple of the number of devices.
     **more: the other fields of `RunContext`.
   """
-  whole = -(-batch_size // mesh.size) * mesh.size
+  blocks = sharding.blocks_of(mesh)
+  whole = -(-batch_size // blocks) * blocks
   fsdp = more['train'].fsdp if 'train' in more else False
   maps = compiled_maps(backbone, text.eos, text.pad, mesh, fsdp)
   memory = distributed.least_memory(mesh) if maps.whole is not None else None

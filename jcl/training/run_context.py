@@ -17,6 +17,7 @@ from jcl.batching.corpus import Corpus
 from jcl.batching.packing import mode
 from jcl.batching.text_formats import Text
 from jcl.config import TrainConfig
+from jcl.step.sharding import blocks_of
 from jcl.streams.stream import Example, Lazy, Reference, Stream, Task, TaskPlan
 
 
@@ -62,6 +63,11 @@ class RunContext:
   def packing(self) -> str:
     """`on`, `off` or `auto`: how the rows of the backbone may be packed, see `packing.mode`."""
     return mode(self.train.packing, self.backbone.packs, self.backbone.width)
+
+  @property
+  def row_blocks(self) -> int:
+    """Number of blocks in which the rows of a batch stand on the devices."""
+    return blocks_of(self.mesh)
 
   @property
   def heads(self) -> batches.Heads | None:

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.stages import Wrapped
 
-from jcl.step import flops
+from jcl.step import flops, sharding
 from jcl.step.numerics import computing
 from jcl.step.peaks import Peak, peak
 from jcl.training.batch_loader import LoadedBatch
@@ -67,7 +67,8 @@ class Speed:
   def _count(self, *arguments: object) -> float:
     """Returns the operations of a step on each device."""
     found = flops.count(self._step, *arguments)
-    shards = self._parts.tools.mesh.size if self._parts.config.train.fsdp else 1
+    mesh, fsdp = self._parts.tools.mesh, self._parts.config.train.fsdp
+    shards = mesh.size if fsdp else sharding.parts_of(mesh)
     return found.mapped + found.whole / shards
 
   def after(self, loaded: LoadedBatch) -> Json | None:

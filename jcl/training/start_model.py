@@ -26,6 +26,7 @@ from jcl.batching.text_formats import ANSWER, Text, added_tokens
 from jcl.config import BackboneConfig, Config, Unread
 from jcl.errors import UserError, count_of
 from jcl.memory.teacher import ExternalTeacher
+from jcl.step import sharding
 from jcl.streams.stream import Stream
 from jcl.training.inputs import digests_of, weights_digest
 from jcl.training.model_shape import shape_fields
@@ -214,7 +215,8 @@ def outside_teacher(
       f'method.teacher_path: {path} reads {shape.max_positions} tokens, rows have up to '
       f'{text.max_length}; lower stream.max_length'
     )
-  backbone = make_backbone(with_settings(shape, config.backbone))
+  split = sharding.split_of(config.train.tensor)
+  backbone = make_backbone(with_settings(shape, config.backbone), split)
   digest = None if params is None else weights_digest(params)
   if params is None:
     params = jax.eval_shape(backbone.init, jax.random.key(0))
