@@ -252,11 +252,10 @@ def assemble(
   shape = for_method(base.shape, config.method.lora_dropout, config.method.block_every)
   limit = min(config.stream.max_length, shape.max_positions)
   text, stream = _text(config, base, stream, limit, shape.pooling)
-  split = sharding.split_of(config.train.tensor)
-  backbone, corpus = make_backbone(shape, split), read_corpus(config, text)
+  backbone = make_backbone(shape, sharding.split_of(config.train.tensor))
   tools = make_tools(
     backbone, text, stream, sharding.given_mesh(mesh, config.train.tensor),
-    config.train.seed, config.evaluate.batch_size, corpus=corpus, added=base.added,
+    config.train.seed, config.evaluate.batch_size, corpus=read_corpus(config, text), added=base.added,
     membership=membership([task.classes for task in stream.tasks], shape.classes),
     train=config.train, states={} if config.method.keeps_backbone else None,
     task_id_given=config.scenario == 'til' or 'task_id' in config.method.needs,
@@ -271,7 +270,7 @@ def assemble(
   shapes = {'weights': shape_fields(base.shape)} if config.backbone.path or loaded else {}
   shapes |= {'teacher': teacher_shape} if teacher else {}
   probe = read_probe(config, text, documents)
-  rows = (*stream_rows(stream, documents), *probe_rows(probe), *corpus_rows(corpus, text))
+  rows = (*stream_rows(stream, documents), *probe_rows(probe), *corpus_rows(tools.corpus, text))
   read = Inputs(stream.template, rows, base.tokenizer_digest, base.weights_digest, teacher_digest,
                 template_digest(base.chat.source), shapes)  # fmt: skip
   return Experiment(
