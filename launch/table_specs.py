@@ -203,6 +203,7 @@ GENERAL = Table(
     ),
     'lora': Row('lora', ADAPTERS),
     'osft': Row('osft', FULL),
+    'sdft': Row('sdft', FULL),
   },
   {
     'text, nats, before': probe('nats', last=False), 'after': probe('nats'),
