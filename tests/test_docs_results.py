@@ -87,6 +87,7 @@ def test_every_documented_field_occurs(tmp_path):
     learned(tmp_path, 'distill', evaluate={'probe': str(probe)}),
     learned(tmp_path, 'closed_form'),
     learned(tmp_path, 'closed_form', settings={'solver': 'lda', 'projection': 4000}),
+    learned(tmp_path, 'closed_form', settings={'choose_state': True}),
     learned(tmp_path, 'agem', train={'speed_every': 30.0}, settings={'answers': 'own'}),
     learned(tmp_path, 'olora'),
     learned(tmp_path, 'sdft'),

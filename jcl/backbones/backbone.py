@@ -27,6 +27,12 @@ class HiddenFn(Protocol):
   def __call__(self, params: Params, batch: Batch, train: bool = False) -> jax.Array: ...
 
 
+class StatesFn(Protocol):
+  """(params, batch) -> states after 0 … L blocks, with each pooling, [M, L + 1, Q, D]."""
+
+  def __call__(self, params: Params, batch: Batch) -> jax.Array: ...
+
+
 class InitFn(Protocol):
   """key -> fresh parameters."""
 
@@ -93,6 +99,8 @@ class Backbone:
     shares: whether the beginning of a text is computed alike however long the text is; False: some
       rotary scalings depend on the length.
     dtype: in which kernels of layers are multiplied; None: their own.
+    states: (params, batch) -> [M, L + 1, Q, D], what `hidden` would give of a model that ends after
+      0 … L blocks, with each of `heads.POOLINGS`; None: the model does not offer it.
   """
 
   init: InitFn
@@ -107,6 +115,7 @@ class Backbone:
   packs: bool = False
   shares: bool = False
   dtype: str | None = None
+  states: StatesFn | None = None
 
   @property
   def outputs(self) -> int:

@@ -29,6 +29,7 @@ from jcl.backbones.backbone import Backbone, Cache, Params
 from jcl.backbones.decoder_config import DecoderConfig
 from jcl.backbones.layers import (
   ACTIVATIONS,
+  BLOCKS,
   Dense,
   Norm,
   RowKeys,
@@ -38,6 +39,7 @@ from jcl.backbones.layers import (
   depth,
   dropout,
   dropout_keys,
+  every_state,
   fold_in_rows,
   linen_variables,
   with_remat,
@@ -62,9 +64,15 @@ def decoder(config: DecoderConfig, split: Split = ALONE) -> Backbone:
     return module.apply(linen_variables(params, config), tokens, place, **kwargs)
 
   def hidden(params: Params, batch: Batch, train: bool = False) -> jax.Array:
-    keys, delta_BTD = dropout_keys(config, batch, train), batch.embedding_delta
-    hidden_BTD, _ = apply(params, batch.tokens, _place(batch), keys=keys, delta_BTD=delta_BTD)
+    given = {'keys': dropout_keys(config, batch, train), 'delta_BTD': batch.embedding_delta}
+    if config.mixed:
+      return heads.mixed(params['head'], pooled(params, batch, **given)).astype(config.wide)
+    hidden_BTD, _ = apply(params, batch.tokens, _place(batch), **given)
     return heads.pool(hidden_BTD, batch, config.pooling).astype(config.wide)
+
+  def pooled(params: Params, batch: Batch, **given: Any) -> jax.Array:
+    _, found = apply(params, batch.tokens, _place(batch), mutable=[BLOCKS], **given)
+    return heads.pooled(every_state(params, config, found), batch)
 
   def project(params, hidden_MD):
     if config.classes:
@@ -72,8 +80,7 @@ def decoder(config: DecoderConfig, split: Split = ALONE) -> Backbone:
     table_RD = params['embed' if config.tied else 'unembed']['embedding'].astype(config.dtype)
     hidden_MD = split.enter(hidden_MD.astype(config.dtype))
     logits_MR = jnp.einsum('md,rd->mr', hidden_MD, table_RD, preferred_element_type=config.wide)
-    logits_MR = split.joined(logits_MR)
-    logits_MV = logits_MR[:, : config.vocabulary]
+    logits_MV = split.joined(logits_MR)[:, : config.vocabulary]
     if config.logit_divisor != 1:
       logits_MV /= config.logit_divisor
     return cap(logits_MV, config.logit_cap)
@@ -101,6 +108,7 @@ def decoder(config: DecoderConfig, split: Split = ALONE) -> Backbone:
     packs=config.attention == 'xla',
     shares=not (config.rope_scaling and config.rope_scaling.by_length),
     dtype=config.dtype,
+    states=pooled,
   )
 
 
@@ -158,9 +166,10 @@ class Decoder(nn.Module):
         place.position_BT
       )
     x_BTD = dropout(x_BTD, fold_in_rows(keys, 0), config.dropout)
+    self.sow(BLOCKS, 'state', x_BTD)
     scanned = nn.scan(
       with_remat(Block, config.remat),
-      variable_axes={'params': 0, 'lora': 0},
+      variable_axes={'params': 0, 'lora': 0, BLOCKS: 0},
       split_rngs={'params': True},
       in_axes=(0, nn.broadcast, nn.broadcast),
       length=config.layers,
@@ -232,8 +241,9 @@ class Block(nn.Module):
     attended_BTD, cache = attention(config, self.split, normed_BTD, cache, layer, place, keys)
     middle_BTD = x_BTD + added('attention', attended_BTD, 0)
     normed_BTD = before('mlp', x_BTD if config.parallel else middle_BTD)
-    fed_BTD = feed_forward(config, self.split, normed_BTD, keys)
-    return (middle_BTD + added('mlp', fed_BTD, 1), cache), None
+    x_BTD = middle_BTD + added('mlp', feed_forward(config, self.split, normed_BTD, keys), 1)
+    self.sow(BLOCKS, 'state', x_BTD)
+    return (x_BTD, cache), None
 
 
 def attention(

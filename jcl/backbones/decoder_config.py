@@ -157,7 +157,7 @@ class DecoderConfig(ModelConfig):
 
 def from_scratch(
   settings: BackboneConfig, vocabulary: int, classes: int = 0,
-  random_features: RandomFeatures | None = None,
+  random_features: RandomFeatures | None = None, mixed: bool = False,
 ) -> DecoderConfig:  # fmt: skip
   """Returns the shape of the small Llama-like decoder that the settings describe.
 
@@ -166,6 +166,7 @@ def from_scratch(
     vocabulary: V, token ids of the tokenizer.
     classes: C of a head; 0: no head.
     random_features: what a linear head reads in place of the state; None: the state.
+    mixed: the head reads a weighted sum of the states after all blocks.
 
   Raises:
     UserError: the width is no multiple of the number of heads.
@@ -188,4 +189,5 @@ def from_scratch(
     settings,
     classes,
     random_features,
+    mixed,
   )

@@ -17,7 +17,7 @@ distances.
 """
 
 import functools
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
 import jax
@@ -30,6 +30,7 @@ from jcl.backbones.backbone import Backbone, Params
 from jcl.backbones.encoder_config import EncoderConfig
 from jcl.backbones.layers import (
   ACTIVATIONS,
+  BLOCKS,
   Dense,
   Norm,
   RowKeys,
@@ -39,6 +40,7 @@ from jcl.backbones.layers import (
   depth,
   dropout,
   dropout_keys,
+  every_state,
   fold_in_rows,
   linen_variables,
   with_remat,
@@ -69,8 +71,15 @@ def encoder(config: EncoderConfig) -> Backbone:
   def hidden(params: Params, batch: Batch, train: bool = False) -> jax.Array:
     place = Place(batch.length, batch.segment, batch.position)
     keys, delta_BTD = dropout_keys(config, batch, train), batch.embedding_delta
+    if config.mixed:
+      return heads.mixed(params['head'], pooled(params, batch, keys, delta_BTD)).astype(config.wide)
     hidden_BTD = states(config, params, batch.tokens, place, keys, delta_BTD)
     return heads.pool(hidden_BTD, batch, config.pooling).astype(config.wide)
+
+  def pooled(params: Params, batch: Batch, *given: Any) -> jax.Array:
+    place = Place(batch.length, batch.segment, batch.position)
+    _, found = _apply(config, params, batch.tokens, place, *given, mutable=[BLOCKS])
+    return heads.pooled(every_state(params, config, found), batch)
 
   def head(params):
     if not config.classes:
@@ -92,6 +101,7 @@ def encoder(config: EncoderConfig) -> Backbone:
     vocabulary=0,
     packs=config.attention == 'xla',
     dtype=config.dtype,
+    states=pooled,
   )
 
 
@@ -131,10 +141,13 @@ def states(
     keys: a key for each row, for dropout; None: no dropout.
     delta_BTD: added to the embeddings of the tokens; None: nothing.
   """
-  deep = config.with_depth(depth(params))
-  model = Encoder(deep)
-  out = model.apply(linen_variables(params, config), tokens_BT, place, keys, delta_BTD)
-  return cast(jax.Array, out)
+  return cast(jax.Array, _apply(config, params, tokens_BT, place, keys, delta_BTD))
+
+
+def _apply(config: EncoderConfig, params: Params, *args: Any, **kwargs: Any) -> Any:
+  """Applies the module, whose depth is read off `params`."""
+  model = Encoder(config.with_depth(depth(params)))
+  return model.apply(linen_variables(params, config), *args, **kwargs)
 
 
 def sentence_vectors(
@@ -188,6 +201,7 @@ class Encoder(nn.Module):
       x_BTD += Table(config.types, config.width, config, name='types')(first_11)
     x_BTD = Norm(config, name='embed_norm')(x_BTD)
     x_BTD = dropout(x_BTD, fold_in_rows(keys, 0), config.dropout)
+    self.sow(BLOCKS, 'state', x_BTD)
     bias_1HTT = None
     if config.relative:
       bias_TTH = Table(config.relative, config.heads, config, name='relative')(
@@ -196,7 +210,7 @@ class Encoder(nn.Module):
       bias_1HTT = jnp.moveaxis(bias_TTH, -1, 0)[None]
     scanned = nn.scan(
       with_remat(Block, config.remat),
-      variable_axes={'params': 0, 'lora': 0},
+      variable_axes={'params': 0, 'lora': 0, BLOCKS: 0},
       split_rngs={'params': True},
       in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
       length=config.layers,
@@ -255,7 +269,9 @@ class Block(nn.Module):
     x_BTD = after('attention', x_BTD + attended_BTD)
     fed_BTD = feed_forward(config, before('mlp', x_BTD), keys)
     fed_BTD = dropout(fed_BTD, fold_in_rows(keys, 1), config.dropout)
-    return after('mlp', x_BTD + fed_BTD), None
+    x_BTD = after('mlp', x_BTD + fed_BTD)
+    self.sow(BLOCKS, 'state', x_BTD)
+    return x_BTD, None
 
 
 def attention(

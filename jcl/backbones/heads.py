@@ -13,11 +13,16 @@ their standard deviation:
     relu     max(x · projection, 0)                                        projection [D, P]
     fourier  √(2 / P) cos(x · projection / bandwidth + phase)              projection, phase [P]
 
+A head may read a weighted sum of the states after 0 … L blocks, each with every pooling:
+
+    Σ_lq mix[l, q] · state[l, q]                                           mix [L + 1, Q]
+
 The entries of `projection` are normal with variance 1 / D, those of `phase` uniform in [0, 2π).
 Sources: McDonnell et al. 2023 (RanPAC); Rahimi and Recht 2007 (Fourier features); Momeni et al.
 2024 (KLDA).
 
-Letters in shapes: R rows, B lines of T tokens, M targets, D width, P random features, C classes.
+Letters in shapes: R rows, B lines of T tokens, M targets, D width, P random features, C classes, L
+blocks of the model, Q poolings.
 """
 
 from collections.abc import Callable
@@ -31,6 +36,7 @@ from jcl.backbones.backbone import Params
 from jcl.backbones.model_config import ModelConfig
 from jcl.batching.batch import Batch
 
+POOLINGS = ('last', 'first', 'mean')  # of the axis Q
 SCALE = 10.0  # of a fresh cosine head: cosines alone, in [-1, 1], give a nearly uniform softmax
 
 
@@ -58,7 +64,11 @@ def init(key: jax.Array, config: ModelConfig) -> dict[str, jax.Array]:
   """
   if config.classes < 1:
     raise ValueError(f'config.classes is {config.classes}; a head needs at least 1')
-  return HEADS[config.head].init(key, config)
+  head = HEADS[config.head].init(key, config)
+  if config.mixed:  # at first the mean state after all blocks
+    mix_LQ = jnp.zeros((config.layers + 1, len(POOLINGS)), config.wide)
+    head['mix'] = mix_LQ.at[-1, POOLINGS.index('mean')].set(1)
+  return head
 
 
 def project(head: Params, hidden_MD: jax.Array, config: ModelConfig) -> jax.Array:
@@ -130,6 +140,26 @@ def pool(hidden_BTD: jax.Array, batch: Batch, pooling: str) -> jax.Array:
   if pooling == 'mean':
     return row_mean(hidden_BTD, batch.length, batch.segment)[batch.target_row]
   return hidden_BTD.reshape(-1, hidden_BTD.shape[-1])[batch.target_position]
+
+
+def pooled(states_LBTD: jax.Array, batch: Batch) -> jax.Array:
+  """Returns states [M, L, Q, D] of the rows of targets, with each of `POOLINGS`.
+
+  Args:
+    states_LBTD: states of whole lines, after several numbers of blocks.
+    batch: whose targets stand at the last tokens of their rows.
+  """
+  first_M = batch.target_position - batch.length[batch.target_row] + 1
+  at_first = batch.replace(target_position=jnp.maximum(first_M, 0))
+  given = ((batch, 'last'), (at_first, 'first'), (batch, 'mean'))
+  every = lambda x_BTD: jnp.stack([pool(x_BTD, *one) for one in given], 1)
+  return jnp.moveaxis(jax.vmap(every)(states_LBTD), 0, 1)
+
+
+def mixed(head: Params, states_MLQD: jax.Array) -> jax.Array:
+  """Returns the weighted sum [M, D] of states that the array `mix` of a head describes."""
+  mix_LQ, highest = head['mix'].astype(states_MLQD.dtype), jax.lax.Precision.HIGHEST
+  return jnp.einsum('lq,mlqd->md', mix_LQ, states_MLQD, precision=highest)
 
 
 def row_mean(

@@ -8,7 +8,8 @@ Letters in shapes: B rows, T tokens, D width.
 
 import math
 import zlib
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple, cast
 
 import chex
 import flax.linen as nn
@@ -65,6 +66,7 @@ ACTIVATIONS = {
 }
 ATTENDED = 'attended'  # name of the result of attention
 SUMMED = 'summed'  # name of a sum over the devices that share a layer
+BLOCKS = 'blocks'  # collection of the states between blocks; kept where it is asked for
 
 
 def with_remat(block: type[nn.Module], everything: bool) -> type[nn.Module]:
@@ -322,6 +324,23 @@ def add_delta(x_BTD: jax.Array, delta_BTD: jax.Array | None) -> jax.Array:
 def depth(params: Params) -> int:
   """Returns L, the number of layers, read off the leaves of `params['layers']`."""
   return jax.tree.leaves(params['layers'])[0].shape[0]
+
+
+def every_state(
+  params: Params, config: DecoderConfig | EncoderConfig, found: Mapping[str, Any]
+) -> jax.Array:  # fmt: skip
+  """Returns the final states [L + 1, B, T, D] of models that end after 0 … L blocks.
+
+  Args:
+    params: parameters of the model.
+    config: config of the model.
+    found: the collection `BLOCKS` that a module's `apply` returned.
+  """
+  kept = found[BLOCKS]
+  x_LBTD = jnp.concatenate([kept['state'][0][None], kept['layers']['state'][0]])
+  if 'final_norm' not in params:
+    return x_LBTD
+  return cast(jax.Array, Norm(config).apply({'params': params['final_norm']}, x_LBTD))
 
 
 def linen_variables(params: Params, config: ModelConfig) -> dict[str, Params]:

@@ -51,6 +51,7 @@ class ModelConfig:
   family: str = ''  # model_type or package.module:name of its Family; see files/families.py
   model_type: str = ''  # in config.json; empty: the family's name
   pooling: Literal['last', 'first', 'mean'] = 'last'  # the state a target is predicted from
+  mixed: bool = False  # the head holds weights of the states after all blocks; see heads.py
   max_positions: int = 0  # tokens that a row may have
   norm_epsilon: float = 1e-5  # added to the mean square inside norms
   norm_offset: float = 0.0  # added to the scale of a norm: Gemma's files hold scale - 1
@@ -115,7 +116,7 @@ Config = TypeVar('Config', bound=ModelConfig)
 
 def with_settings(
   config: Config, settings: BackboneConfig, classes: int = 0,
-  random_features: RandomFeatures | None = None,
+  random_features: RandomFeatures | None = None, mixed: bool = False,
 ) -> Config:  # fmt: skip
   """Returns the config with what a run chooses: dropout, dtype, attention, remat, and a head.
 
@@ -124,8 +125,11 @@ def with_settings(
     settings: those of the run; `head` and `pooling` are read where there are classes.
     classes: C of the head; 0: no head.
     random_features: what a linear head reads in place of the state; None: the state.
+    mixed: with classes, the head reads a weighted sum of the states after all blocks.
   """
   head, pooling = (settings.head, settings.pooling) if classes else ('', '')
+  mixed = mixed and classes > 0
+  pooling = 'mean' if mixed else pooling
   return dataclasses.replace(
     config,
     head=cast(Literal['linear', 'cosine'], head or config.head),
@@ -136,4 +140,5 @@ def with_settings(
     remat=settings.remat,
     classes=classes,
     random_features=random_features if classes else None,
+    mixed=mixed,
   )

@@ -106,7 +106,11 @@ class BackboneConfig:
   remat: bool = False  # recompute each layer in the backward pass
   head: str = choice('', 'linear', 'cosine')  # classifies instead of writing answers; '': none
   # state that a head reads; '': the model's own
-  pooling: str = only_with(choice('', 'last', 'first', 'mean'), {'backbone.head': GIVEN})
+  pooling: str = only_with(
+    choice('', 'last', 'first', 'mean'),
+    {'backbone.head': GIVEN, 'method.chooses_state': False},
+    says='backbone.head given, and method.choose_state not',
+  )
   # of a pretrained model, so many blocks from the first on, read by a head; 0: all
   depth: int = only_with(number(0, least=0), {'path': GIVEN, 'backbone.head': GIVEN})
   # embedding rows of __ans__ and generation tokens

@@ -12,35 +12,44 @@ added to the sums n_c, Σ φ, Σ φ φᵀ (G = Σ h hᵀ, C = Σ h yᵀ), and th
 all tasks. So the head is that of joint training, whatever the order of tasks.
 The papers standardise φ by the first task and choose λ on the newest task, so there the order
 matters; here λ is chosen on a fifth of all rows, drawn by a hash of their tokens.
+
+Under `choose_state` the state is chosen on the first task (jcl.memory.state_choice). Under `adapt`
+the model, or an adapter, then trains on the first task, L = CE(new), with a head that is replaced
+afterwards (McDonnell et al.). Both precede the sums: the order of the other tasks changes nothing.
 """
 
 import dataclasses
 import functools
-import zlib
 from collections.abc import Callable
 from typing import ClassVar
 
 import numpy as np
 
-from jcl.backbones import Backbone, heads
+from jcl.backbones import Backbone, heads, lora
 from jcl.backbones.model_config import RandomFeatures
 from jcl.config import choice, number, only_with
-from jcl.errors import count_of
-from jcl.memory import class_sums
+from jcl.errors import UserError, count_of
+from jcl.memory import class_sums, state_choice
 from jcl.memory.class_sums import Solved, Sums
 from jcl.memory.teacher import ExternalTeacher
 from jcl.memory.tools import Tools
 from jcl.methods.method import Method, Settings
-from jcl.streams.stream import Lazy, Task, TaskPlan
+from jcl.streams.stream import Task, TaskPlan
 
 HELD_OUT = 5  # one row in so many is held out to choose the ridge
 SHOWN = 3  # classes that a warning names
 RANDOM = ('ranpac', 'klda')
+FIXED = (('^head/(projection|phase|mix)$', False),)
+TRAINED = {
+  'model': (('', True),),
+  'lora': (('/scale$', False), ('^(lora|head)/', True), ('', False)),
+}
+SCALE = 2.0  # of an adapter
 
 
 @dataclasses.dataclass
 class ClosedForm(Settings):
-  """No gradient step is taken; the memory holds sums, and no row is stored."""
+  """No gradient step is taken by default; the memory holds sums, and no row is stored."""
 
   solver: str = choice('ranpac', 'klda', 'lda', 'ncm')
   # P, random features that the head reads
@@ -50,18 +59,35 @@ class ClosedForm(Settings):
   # s of Σ_s = (1 − s) Σ_w + s tr(Σ_w) / P I
   shrinkage: float = only_with(number(1e-2, least=0, most=1), {'solver': ('lda', 'klda')})
   bandwidth: float = only_with(number(2.0, above=0), {'solver': 'klda'})  # σ, in units of √D
+  # choose blocks and pooling of the state by the dev score of the first task
+  choose_state: bool = False
+  # what trains on the first task, with a head, before it is frozen for good; '': nothing
+  adapt: str = choice('', 'model', 'lora')
+  r: int = only_with(number(16, least=1), {'adapt': 'lora'})  # rank of the adapter
+  # projections that have an adapter, whose scale is that of `lora` at its defaults, 2
+  targets: tuple[str, ...] = only_with(('q', 'v'), {'adapt': 'lora'})
   scenarios: ClassVar = ('cil', 'til', 'dil')
   needs: ClassVar = ('head', 'linear_head')
-  changes: ClassVar = ('after_task',)
+
+  @property
+  def changes(self) -> tuple[str, ...]:
+    """Returns the hooks that change parameters."""
+    early = self.choose_state or self.adapt == 'lora'
+    return ('before_task', 'after_task') if early else ('after_task',)
 
   @property
   def takes_steps(self) -> bool:
-    """Returns false: the head is solved after each task."""
-    return False
+    """Returns whether the first task trains the model: heads are solved after each task."""
+    return bool(self.adapt)
+
+  @property
+  def adapters(self) -> bool:
+    """Returns whether an adapter trains in place of the model."""
+    return self.adapt == 'lora'
 
   @property
   def keeps_backbone(self) -> bool:
-    """Returns true: the head alone changes."""
+    """Returns true: after the first task the head alone changes."""
     return True
 
   @property
@@ -73,6 +99,25 @@ class ClosedForm(Settings):
       return RandomFeatures('fourier', self.projection, self.bandwidth)
     return None
 
+  @property
+  def chooses_state(self) -> bool:
+    """Returns whether the state that the head reads is chosen."""
+    return self.choose_state
+
+  def check_run(self, scenario: str, tools: Tools) -> None:
+    """Refuses a choice of the state without rows or classes to choose by."""
+    if not self.choose_state:
+      return
+    task = tools.stream.tasks[0]
+    if tools.backbone.states is None:
+      raise UserError('method.choose_state is true, but the model does not offer its states')
+    if len({e.label for e in task.train}) < 2 or not (task.dev or len(task.train) >= HELD_OUT):
+      raise UserError(
+        f'method.choose_state is true, but task {task.name} has no two classes, or neither dev '
+        f'rows nor {HELD_OUT} training rows, by which a state could be chosen; put another task '
+        'first, or give backbone.depth and backbone.pooling'
+      )
+
   def build(self, backbone: Backbone, teacher: ExternalTeacher | None = None) -> Method:
     """Builds `closed_form`."""
     return closed_form(backbone, self)
@@ -81,6 +126,7 @@ class ClosedForm(Settings):
 def closed_form(backbone: Backbone, settings: ClosedForm) -> Method:
   """Returns the method; its memory holds sums in float64, packed."""
   chooses, solve = settings.solver == 'ranpac' and not settings.ridge, solver_of(settings)
+  choose = state_choice.chooser(backbone)
 
   def features(params, batch):
     return heads.features(params['head'], backbone.hidden(params, batch))
@@ -90,13 +136,28 @@ def closed_form(backbone: Backbone, settings: ClosedForm) -> Method:
     return {
       'teacher': {},
       'sums': class_sums.nothing(size, shares=1 + chooses, second=settings.solver != 'ncm'),
+      'state': {},
+      'frozen': not settings.adapt,
     }
 
+  def before_task(memory, params, task, tools):
+    if settings.choose_state and not memory['state']:
+      params, state = choose(params, task, tools)
+      memory = memory | {'state': state}
+    if settings.adapt == 'lora' and not memory['frozen']:
+      given = params, tools.key('adapter', task.index), settings.r, SCALE * settings.r
+      params = {**params, 'lora': lora.init_adapter(*given, settings.targets)}
+    return memory, params
+
   def plan(memory, task):
-    return TaskPlan(task.train, takes_steps=False)
+    if memory['frozen']:
+      return TaskPlan(task.train, takes_steps=False)
+    return TaskPlan(task.train, trainable=(*FIXED, *TRAINED[settings.adapt]))
 
   def after_task(memory, params, task, tools):
-    rows = Lazy(task.train, lambda _, one: tools.text.rows(tools.example(one))[0])
+    if not memory['frozen']:
+      memory, params = memory | {'frozen': True}, lora.merged(params)
+    rows = state_choice.rows_of(task.train, tools)
 
     def body(sums, members, values):
       own = [rows[i] for i in members]
@@ -114,7 +175,7 @@ def closed_form(backbone: Backbone, settings: ClosedForm) -> Method:
     head = {**head, 'kernel': found.kernel_PC.astype(dtype), 'bias': found.bias_C.astype(dtype)}
     return memory | {'sums': class_sums.packed(sums)}, {**params, 'head': head}
 
-  return Method(init, plan=plan, after_task=after_task)
+  return Method(init, before_task, plan, after_task=after_task)
 
 
 def solver_of(settings: ClosedForm) -> Callable[[Sums], Solved]:
@@ -128,7 +189,7 @@ def solver_of(settings: ClosedForm) -> Callable[[Sums], Solved]:
 
 def _held_out(tokens: np.ndarray) -> bool:
   """Whether a row is held out; depends on its tokens alone, so that the order of rows is free."""
-  return zlib.crc32(np.asarray(tokens, np.int32).tobytes()) % HELD_OUT == 0
+  return state_choice.mark(tokens) % HELD_OUT == 0
 
 
 def _report(

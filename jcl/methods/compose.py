@@ -95,7 +95,7 @@ def _hook(field: str, parts: Parts, changes: Mapping[str, Sequence[str]]) -> Hoo
     for name in order:
       hook = getattr(parts[name], field)
       memories[name], found = hook(_own(memory, name), params, task, tools)
-      if not (changing(name) or _same(found, params)):
+      if not (changing(name) or same_arrays(found, params)):
         raise UserError(
           f'{name}: {field} changes the parameters, so its settings must say '
           f'changes = ({field!r},): other methods of a composition run before or after it'
@@ -120,7 +120,7 @@ def _epoch_hook(parts: Parts) -> EpochHook | None:
   return call if hooks else None
 
 
-def _same(found: Params, given: Params) -> bool:
+def same_arrays(found: Params, given: Params) -> bool:
   """Whether two trees hold the very same arrays."""
   some, others = (jax.tree_util.tree_leaves_with_path(tree) for tree in (found, given))
   paths = [[path for path, _ in leaves] for leaves in (some, others)]

@@ -93,7 +93,8 @@ class Settings:
 
   A method's settings are a dataclass that derives from this class. Its fields have a default, and
   `jcl.config.number` and `choice` give them bounds. The attributes below are overridden as class
-  attributes (`brings: ClassVar = ('rows',)`); the last eight may be fields or properties, too.
+  attributes (`brings: ClassVar = ('rows',)`); `changes` and the last nine may be fields or
+  properties, too.
 
   Attributes:
     scenarios: scenarios in which the method has a meaning.
@@ -126,10 +127,11 @@ class Settings:
     teacher_family: `package.module:name` of its Family; empty: found by its model_type.
     takes_steps: whether the optimiser takes steps in any task; False: the model learns in hooks
       alone.
-    keeps_backbone: whether steps and hooks change the head alone, so that the states of evaluated
-      rows are computed once.
+    keeps_backbone: whether most tasks change the head alone, so that the states of evaluated rows
+      are kept until the backbone changes.
     random_features: random features that a linear head reads in place of the state; None: the head
       reads the state.
+    chooses_state: whether the method weighs the states after all blocks that the head reads.
     adapters: whether adapters train in place of the model, at `train.adapter_learning_rate`; None
       (where the method adds leaves and does not say): perhaps.
   """
@@ -139,11 +141,15 @@ class Settings:
   needs: ClassVar[tuple[str, ...]] = ()
   starts_afresh: ClassVar[bool] = False
   brings: ClassVar[tuple[str, ...]] = ()
-  changes: ClassVar[tuple[str, ...]] = ()
   holds_tree: ClassVar[bool] = False
   neutral: ClassVar[Mapping[str, Any] | None] = {}
   oracle: ClassVar[str] = ''
   needs_jcl: ClassVar[str] = ''
+
+  @property
+  def changes(self) -> tuple[str, ...]:
+    """See the class."""
+    return ()
 
   @property
   def text_format(self) -> str:
@@ -174,6 +180,11 @@ class Settings:
   def random_features(self) -> RandomFeatures | None:
     """See the class."""
     return None
+
+  @property
+  def chooses_state(self) -> bool:
+    """See the class."""
+    return False
 
   @property
   def teacher_path(self) -> str:

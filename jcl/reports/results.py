@@ -130,6 +130,8 @@ class Results(TypedDict):
   probe: NotRequired[list[Probe] | None]
   pseudo: NotRequired[list[Json] | None]
   buffer: NotRequired[list[Json]]
+  notes: NotRequired[list[str] | None]
+  state: NotRequired[list[Json] | None]
   warnings: NotRequired[list[str]]
   cut_rows: NotRequired[int]
   overlap: NotRequired[Json]
@@ -238,6 +240,7 @@ SCHEMA = {
                          'wrong': Optional([list])}]),
   'weights': Optional([{'task': str, 'terms': Each(NUMBER)}]), 'machine': Optional(dict),
   'buffer': Optional([dict]), 'own_answers': Optional([dict]), 'warnings': Optional(list),
+  'notes': Optional(list), 'state': Optional([dict]),
   'mix': Optional([{'task': str, 'new': NUMBER, 'old': NUMBER, 'new_rows': Optional(NUMBER),
                     'old_rows': Optional(NUMBER)}]),
   'drift': Optional([{'task': str, 'kl': NUMBER, 'perplexity': NUMBER}]),

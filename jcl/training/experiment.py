@@ -255,8 +255,8 @@ def assemble(
   backbone = make_backbone(shape, sharding.split_of(config.train.tensor))
   tools = make_tools(
     backbone, text, stream, sharding.given_mesh(mesh, config.train.tensor),
-    config.train.seed, config.evaluate.batch_size, corpus=read_corpus(config, text), added=base.added,
-    membership=membership([task.classes for task in stream.tasks], shape.classes),
+    config.train.seed, config.evaluate.batch_size, corpus=read_corpus(config, text),
+    added=base.added, membership=membership([task.classes for task in stream.tasks], shape.classes),
     train=config.train, states={} if config.method.keeps_backbone else None,
     task_id_given=config.scenario == 'til' or 'task_id' in config.method.needs,
   )  # fmt: skip

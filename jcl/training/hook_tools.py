@@ -44,7 +44,7 @@ class HookTools(RunContext):
     folds: the runner of the phase's folds.
     steps: {loss_fn: the train step of `learn`}, each compiled once in a run.
     states: {number of a row: states at its targets [m, D]} that `logits` has computed, where the
-      head alone changes in a run; None: it keeps none.
+      head alone changes in most phases; None: it keeps none.
     device_memory: bytes of a device, by which a phase gathers sharded parameters once or a layer at
       a time (`CompiledMaps.gathers`); None: unknown.
   """
@@ -104,17 +104,28 @@ class HookTools(RunContext):
       return self.map_targets(self.backbone.logits, params, rows)
     (maps, params), kept = self._of_phase(params), self.states
     hidden = maps.targets(self.backbone.hidden)
+    kernel = fetch(params['head']['kernel'])
+    untaught = not np.any(kernel)  # the logits do not depend on the states
 
     def values_of(chunk, shape):
+      places = shape.targets * self.row_blocks
+      if untaught:
+        states = [np.zeros((len(row.targets), self.backbone.width), kernel.dtype) for row in chunk]
+        return self._projected(params, states, places)
       new = [row for row in chunk if row.number not in kept]
       found = self._map_chunk(hidden, params, new, shape) if new else []
       here = dict(zip((row.number for row in new), found, strict=True))
       if sum(map(np.size, here.values())) + len(kept) * self.backbone.width <= KEPT:
         kept.update(here)
       ordered = [here[n] if n in here else kept[n] for n in (row.number for row in chunk)]
-      return self._projected(params, ordered, shape.targets * self.row_blocks)
+      return self._projected(params, ordered, places)
 
     return self._mapped(values_of, rows, 'logits')
+
+  def forget_states(self) -> None:
+    """Forgets the states that `logits` has kept: another backbone gives others."""
+    if self.states:
+      self.states.clear()
 
   def _projected(
     self, params: Params, states: Sequence[np.ndarray], places: int

@@ -16,6 +16,7 @@ import numpy as np
 
 from jcl import distributed, failures
 from jcl.errors import count_of
+from jcl.methods.compose import same_arrays
 from jcl.reports.results import Results
 from jcl.step import sharding
 from jcl.step.carried import surviving
@@ -280,7 +281,10 @@ class Loop:
   def _hook(self, now: Run, task: Task, hook: Callable) -> tuple[Memory, Params]:
     """Calls a hook -> memory, params. Its folds stand on a progress bar, its time on the clock."""
     with self._folds(now, task), self.output.clock.of('memory'):
-      return hook(now.memory, now.params, task, self._tools(task))
+      memory, params = hook(now.memory, now.params, task, self._tools(task))
+    if not same_backbone(now.params, params):
+      self.tools.forget_states()
+    return memory, params
 
   def init(self, now: Run, task: Task | None) -> Run:
     """Makes the method's memory."""
@@ -360,3 +364,10 @@ class Loop:
     """Scores parameters on examples of one task."""
     how, longest = self.config.evaluate.answer, self.parts.longest_answer
     return evaluation.score(params, task, examples, tools, how, longest)
+
+
+def same_backbone(some: Params, others: Params) -> bool:
+  """Whether two trees of parameters are the very same arrays, kernel and bias of a head apart."""
+  head = {'kernel': None, 'bias': None}
+  plain = lambda params: {**params, 'head': {**params.get('head', {}), **head}}
+  return same_arrays(plain(some), plain(others))

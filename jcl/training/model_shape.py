@@ -14,8 +14,8 @@ from jcl.types import Json
 # Fields that a run chooses, that weights and tokenizer say already, or that only limit rows.
 OTHERS = {
   'added_rows', 'attention', 'block_every', 'classes', 'dropout', 'dtype', 'family', 'head',
-  'lora_dropout', 'max_positions', 'model_type', 'pooling', 'random_features', 'remat', 'rows',
-  'tied', 'vocabulary',
+  'lora_dropout', 'max_positions', 'mixed', 'model_type', 'pooling', 'random_features', 'remat',
+  'rows', 'tied', 'vocabulary',
 }  # fmt: skip
 
 

@@ -93,7 +93,9 @@ class RunOutput:
     return sum(self.recorder.seconds[kind] + self.clock.seconds[kind] for kind in kinds)
 
   def take(self, tools: HookTools) -> None:
-    """Moves what the hooks reported into the record; their warnings are printed."""
+    """Moves what the hooks reported into the record; their notes and warnings are printed."""
+    for note in tools.reports.get('notes', ()):
+      self.say(note)
     for warning in tools.reports.get('warnings', ()):
       self.say(f'warning: {warning}')
     self.recorder.take(tools, self.clock)

@@ -108,8 +108,8 @@ def _from_scratch(config: Config, stream: Stream) -> StartModel:
   digests = digests_of(tokenizer, special, None)
   added = tuple(add_tokens(tokenizer, names))
   classes = len(stream.classes) if settings.head else 0
-  random_features = config.method.random_features
-  shape = from_scratch(settings, vocabulary_size(tokenizer), classes, random_features)
+  read = config.method.random_features, config.method.chooses_state
+  shape = from_scratch(settings, vocabulary_size(tokenizer), classes, *read)
   return StartModel(shape, None, tokenizer, special, added, chat, *digests, companions, notes)
 
 
@@ -134,7 +134,8 @@ def _pretrained(
     )
   if classes and settings.depth:
     shape, params = _cut(shape, params, settings.depth)
-  shape = with_settings(shape, settings, classes, config.method.random_features)
+  read = config.method.random_features, config.method.chooses_state
+  shape = with_settings(shape, settings, classes, *read)
   if classes and params is not None:
     params = {k: v for k, v in params.items() if k != 'unembed'}
     params['head'] = heads.init(jax.random.key(config.train.seed), shape)

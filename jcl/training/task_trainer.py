@@ -171,6 +171,7 @@ class TaskTrainer:
     finally:
       batches.close()
     assert loaded is not None
+    tools.forget_states()
     return self._after(now, inputs.state, inputs, loaded)
 
   def _at(self, task: Task, loaded: LoadedBatch | None) -> str:
@@ -262,6 +263,7 @@ class TaskTrainer:
     tasks = self.parts.stream.tasks
     learned = [tasks[i] for i in sorted({tools.example(e).task for e in loader.plan.new})]
     asked = [t for t in tasks if t in learned or (due.curve and t.index <= task.index)]
+    tools.forget_states()
     with self._folds(now, task), self.output.clock.of('evaluate'):
       found = self._scores(now, [(t, t.dev) for t in asked], tools)
     scores = {t.name: one.merit for t, one in zip(asked, found, strict=True)}

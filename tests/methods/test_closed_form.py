@@ -2,20 +2,23 @@
 
 import dataclasses
 import json
+import zlib
 
 import jax
 import numpy as np
 import pytest
 from oracles import solvers
 from support import runs, slow, tiny
+from support.chosen_states import chosen
+from support.launchers import forks
 
 import jcl
 from jcl import methods
-from jcl.backbones import heads
+from jcl.backbones import heads, layers
 from jcl.errors import UserError
 from jcl.memory import class_sums
 from jcl.step import sharding
-from jcl.training import experiment
+from jcl.training import experiment, loop
 from jcl.training.hook_tools import make_tools
 
 ROWS, CLASSES, WIDTH = 240, 5, 12
@@ -157,6 +160,147 @@ def test_a_row_is_computed_alike_beside_others_in_any_number():
     found.append(seen)
   for i, value in found[1].items():
     np.testing.assert_array_equal(value, found[0][i])
+
+
+@pytest.mark.parametrize('dev', [True, False])
+def test_the_state_is_the_one_that_scores_best_on_the_first_task(dev):
+  """Each candidate is a model of its own here; its head and its score are those of oracles."""
+  params, memory, tools = chosen(dev=dev)
+  start, (told,), task = tiny.params(tools.backbone), tools.reports['state'], tools.stream.tasks[0]
+  rows = [tools.text.rows(e)[0] for e in (*task.train, *task.dev)]
+  if dev:
+    held = np.arange(len(rows)) >= len(task.train)
+  else:
+    marks = [zlib.crc32(row.tokens.astype(np.int32).tobytes()) for row in rows]
+    held = np.isin(np.arange(len(rows)), np.argsort(marks)[:2])
+  label = np.array([row.wanted[0] for row in rows])
+
+  def state(blocks, mean, pooling):
+    """States of all rows, of models that end after 1 … blocks blocks; 0 blocks are their input."""
+    found, at = [], range(0 if mean else blocks, blocks + 1)
+    for end in at:
+      mix = np.zeros((end + 1, 3), np.float32)
+      mix[end, heads.POOLINGS.index(pooling)] = 1
+      layers = jax.tree.map(lambda x, end=end: x[: max(end, 1)], start['layers'])
+      if not end:
+        mix = np.stack([mix[0], 0 * mix[0]])
+      model = {**start, 'layers': layers, 'head': {**start['head'], 'mix': mix}}
+      found.append(np.concatenate(tools.map_targets(tools.backbone.hidden, model, rows)))
+      tools.folds.forget()
+    return np.mean(found, 0, np.float64)
+
+  fit, marked = np.flatnonzero(~held), lambda i, start: zlib.crc32(rows[i].tokens.tobytes(), start)
+  draws = [
+    [
+      i
+      for c in (0, 1)
+      for i in sorted(fit[label[fit] == c], key=lambda i, s=start: marked(i, s))[:4]
+    ]
+    for start in range(16)
+  ]
+  best, tried = None, []
+  for blocks in (1, 2, 3):
+    for mean in (False, True):
+      for pooling in ('last', 'mean'):
+        x = solvers.standardised(state(blocks, mean, pooling))
+        kernels = [solvers.ridge(x[some], label[some], 2, 0.1)[0] for some in draws]
+        apart = np.array([x[held] @ k @ (-1, 1) for k in kernels]) * np.where(
+          label[held] > 0, 1, -1
+        )
+        score = np.mean(apart > 0), apart.sum() / np.abs(apart).sum()
+        tried.append([blocks, mean, pooling, *score])
+        best = max(best or (score, ()), (score, (blocks, mean, pooling)), key=lambda one: one[0])
+  assert len({score[3] for score in tried}) > 1 or len({score[4] for score in tried}) > 1
+  for one, wanted in zip(told['tried'], tried, strict=True):
+    assert one[:3] == wanted[:3]
+    np.testing.assert_allclose(one[3:], wanted[3:], atol=2e-4)
+  assert memory['state'] == dict(zip(('blocks', 'mean', 'pooling'), best[1], strict=True))
+  assert told['held'] == ('2 dev rows' if dev else '2 training rows')
+  blocks = memory['state']['blocks']
+  assert layers.depth(params) == blocks
+  assert params['head']['mix'].shape == (blocks + 1, 3)
+  assert 'of task t0 right from 4 rows a class, the best of 12 states' in tools.reports['notes'][0]
+
+
+def test_a_chosen_state_stays_in_any_order_of_later_tasks():
+  params, memory, _ = chosen()
+  others, kept, _ = chosen(order=(0, 2, 1))
+  assert kept['state'] == memory['state']
+  np.testing.assert_array_equal(others['head']['mix'], params['head']['mix'])
+  largest = np.abs(params['head']['kernel']).max()
+  assert np.abs(others['head']['kernel'] - params['head']['kernel']).max() <= 2e-6 * largest
+
+
+@pytest.mark.slow
+def test_eight_devices_choose_the_state_that_one_chooses():
+  done = forks().module('support.chosen_states', devices=8, limit=300)
+  assert done.status == 0, done.err[-4000:]
+  one, eight = json.loads(done.out.splitlines()[-1])
+  assert one['state'] == eight['state']
+  for some, found in zip(one['tried'], eight['tried'], strict=True):
+    assert some[:4] == found[:4]
+    assert some[4] == pytest.approx(found[4], abs=2e-4)
+  largest = np.abs(one['kernel']).max()
+  assert np.abs(np.subtract(one['kernel'], eight['kernel'])).max() <= 2e-5 * largest
+
+
+@pytest.mark.parametrize(
+  ('splits', 'line'),
+  [
+    ({'train': slice(0, 12, 2)}, 'task t0 has no two classes'),
+    ({'train': slice(0, 4), 'dev': slice(0, 0)}, 'neither dev rows nor 5 training rows'),
+  ],
+)
+def test_a_first_task_that_cannot_choose_is_refused(splits, line):
+  settings = methods.settings('closed_form')
+  settings.choose_state = True
+  tools = tiny.tools_for(settings, examples=12)
+  first, *rest = tools.stream.tasks
+  first = dataclasses.replace(first, **{k: getattr(first, k)[at] for k, at in splits.items()})
+  tools = dataclasses.replace(tools, stream=dataclasses.replace(tools.stream, tasks=(first, *rest)))
+  with pytest.raises(UserError, match=f'method.choose_state is true, but .*{line}.*backbone.depth'):
+    settings.check_run('cil', tools)
+
+
+def test_states_of_evaluated_rows_are_those_of_the_newest_backbone():
+  """Kept states are forgotten where the backbone is cut, and kept where a head alone changes."""
+  one = {'layers': {'q': np.ones(3)}, 'head': {'kernel': np.ones(2), 'mix': np.ones(2)}}
+  solved = {**one, 'head': {**one['head'], 'kernel': np.zeros(2)}}
+  assert loop.same_backbone(one, solved)
+  for part in ('layers', 'head'):
+    moved = {**one, part: jax.tree.map(np.copy, one[part])}
+    assert not loop.same_backbone(one, moved)
+  assert not loop.same_backbone(one, {**one, 'lora': np.ones(1)})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('adapt', ['model', 'lora'])
+def test_the_first_task_alone_adapts_the_model(adapt, tmp_path):
+  """Later tasks leave the backbone as it is, whatever their order, and answers stay the same."""
+  base = jcl.learn(stream(TEXTS), 'seq', train={'steps': 1}, quiet=True).model
+  base.save(tmp_path / 'base')
+  backbone = jcl.BackboneConfig(path=str(tmp_path / 'base'), head='linear', pooling='mean')
+  rate = {'adapter_learning_rate': 1e-2} if adapt == 'lora' else {'learning_rate': 1e-3}
+  train = {'epochs': 3, 'batch_size': 4, **rate}
+  given = dict(model=backbone, solver='lda', adapt=adapt, train=train, quiet=True)
+  one, two = (
+    jcl.learn(stream(order), 'closed_form', **given)
+    for order in (('travel', 'home', 'music'), ('travel', 'music', 'home'))
+  )
+  plain = jcl.learn(stream(TEXTS), 'closed_form', model=backbone, solver='lda', quiet=True).model
+  kept = lambda model: {k: v for k, v in model.params.items() if k not in ('head', 'embed')}
+  difference = lambda a, b: max(
+    jax.tree.leaves(jax.tree.map(lambda x, y: float(np.abs(x - y).max()), kept(a), kept(b)))
+  )
+  assert 'lora' not in one.model.params
+  assert difference(one.model, plain) > 1e-3
+  if adapt == 'lora':
+    for name in one.model.params['layers'].keys() - {'q', 'v'}:
+      jax.tree.map(np.testing.assert_array_equal, one.model.params['layers'][name],
+                   plain.params['layers'][name])  # fmt: skip
+  assert difference(one.model, two.model) == 0
+  asked = [f'{text} {when}' for texts in TEXTS.values() for text in texts for when in WHEN]
+  assert one.model.answer(asked) == two.model.answer(asked)
 
 
 def test_what_is_weak_is_said():

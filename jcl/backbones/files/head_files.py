@@ -26,7 +26,8 @@ def write_head(folder: pathlib.Path, config: ModelConfig, head: Params | None) -
 
   A linear head computes h W + b with `kernel` W [D, C] and `bias` b [C], a cosine head
   s · cos(h, w) with `kernel` [D, C], whose columns are w, and `scale` s []. A linear head of
-  random features (see heads.py) has P in place of D, and `projection` and `phase` besides.
+  random features (see heads.py) has P in place of D, and `projection` and `phase` besides. A head
+  that reads a mix of states has `mix` [L + 1, Q].
 
   Args:
     folder: that exists.
@@ -41,6 +42,8 @@ def write_head(folder: pathlib.Path, config: ModelConfig, head: Params | None) -
   }  # fmt: skip
   if config.random_features:
     values['random_features'] = dataclasses.asdict(config.random_features)
+  if config.mixed:
+    values['mixed'] = True
   write_json(folder / 'head.json', values)
 
 
@@ -59,6 +62,8 @@ def with_head(folder: pathlib.Path, config: Config) -> Config:
     if value not in known:
       raise UserError(f'{file}: field {name!r} is {value!r}, not one of {", ".join(known)}')
   changes: dict[str, Any] = {'head': kind, 'pooling': pooling}
+  if 'mixed' in fields.values:
+    changes['mixed'] = fields.get('mixed', bool)
   if 'random_features' in fields.values:
     changes['random_features'] = _random_features(fields.get('random_features', dict), str(file))
   return dataclasses.replace(config, classes=fields.get('classes', int), **changes)

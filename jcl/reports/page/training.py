@@ -44,10 +44,11 @@ def findings(source: Source) -> Html:
   if not parts:
     seen = '' if source.lines else ' in results.json (metrics.jsonl is not at hand)'
     parts = [tag('p', f'Nothing looks wrong{seen}.', class_='fine')]
-  warnings = [str(line) for line in source.results.get('warnings') or ()]
-  if warnings:
-    listed = tag('ul', join(tag('li', own(line)) for line in warnings[:100]))
-    parts.append(tag('div', join([tag('h3', f'Warnings of the run ({len(warnings)})'), listed])))
+  run = source.results
+  for title, said in (('Notes', run.get('notes')), ('Warnings', run.get('warnings'))):
+    if said:
+      listed = tag('ul', join(tag('li', own(str(line))) for line in said[:100]))
+      parts.append(tag('div', join([tag('h3', f'{title} of the run ({len(said)})'), listed])))
   return section('Findings', f'{source.anchor}findings', parts)
 
 
