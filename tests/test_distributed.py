@@ -140,7 +140,7 @@ def test_a_run_of_two_processes_is_that_of_one(tmp_path):
   assert results[1]['finished']
   assert results[0]['tokens']['train'] == results[1]['tokens']['train']
   losses = [
-    [json.loads(line)['loss'] for line in (d / 'metrics.jsonl').read_text().splitlines()][:5]
+    [x['loss'] for x in map(json.loads, (d / 'metrics.jsonl').open()) if 'loss' in x][:5]
     for d in (one, first)
   ]
   depth = 5 * rounding.layers(1, gradient=True)  # a step starts from the one before

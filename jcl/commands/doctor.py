@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from jcl.commands import command_line
+from jcl.commands.begun import results_of
 from jcl.errors import UserError
 from jcl.storage import console
 
@@ -40,6 +41,11 @@ def show(workdir: pathlib.Path) -> None:
   from jcl.reports import results
 
   file = workdir / 'results.json'
+  if not file.is_file() and (begun := results_of(workdir)) is not None:
+    console.show('no task is done yet: what follows is of the steps that were taken')
+    if not say(begun, workdir):
+      console.show('nothing looks wrong')
+    return
   if not file.is_file():
     raise UserError(f'{workdir} has no results.json, which a run writes after its first task')
   found = results.read(file)

@@ -88,8 +88,14 @@ def _read(folder: str) -> 'dict[pathlib.Path, Results]':
   path = pathlib.Path(folder)
   files = [path / 'results.json', *sorted(path.glob('*/results.json'))]
   found = [file for file in files if file.is_file()]
-  if not found:
+  begun = [file for file in files if not file.is_file() and (file.parent / 'config.json').is_file()]
+  begun += [file.parent / 'results.json' for file in sorted(path.glob('*/config.json'))
+            if not (file.parent / 'results.json').is_file()]  # fmt: skip
+  from jcl.commands.begun import results_of
+
+  empty = {file: results for file in begun if (results := results_of(file.parent)) is not None}
+  if not found and not empty:
     raise UserError(f'--runs: {path} holds no results.json, and no folder in it does')
   from jcl.reports import results as results_json
 
-  return {file: results_json.read(file) for file in found}
+  return {file: results_json.read(file) for file in found} | empty

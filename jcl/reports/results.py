@@ -136,6 +136,7 @@ class Results(TypedDict):
   cut_rows: NotRequired[int]
   overlap: NotRequired[Json]
   resumes: NotRequired[list[Json] | None]
+  config_changes: NotRequired[list[Json] | None]
   config: NotRequired[Json | None]
   params_sha256: NotRequired[str | None]
   finished: NotRequired[bool | None]
@@ -234,6 +235,7 @@ SCHEMA = {
   'metrics': FIGURES, 'metrics_train': FIGURES, 'seconds': FIGURES, 'tokens': FIGURES,
   'cost': FIGURES, 'config': Optional(dict), 'finished': Optional(bool),
   'params_sha256': Optional(str), 'resumes': Optional([dict]),
+  'config_changes': Optional([{'changes': dict}]),
   'negative_flips': Optional({'count': NUMBER, 'of': NUMBER, 'examples': Optional(list)}),
   'refused_steps': Optional([{'task': str, 'count': NUMBER}]),
   'by_class': Optional([{'task': str, 'class': str, 'examples': NUMBER, 'right': NUMBER,

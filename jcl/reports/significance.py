@@ -79,3 +79,20 @@ def ranked(groups: Sequence[Group], means: Sequence[float | None], larger: bool)
   sign = -1 if larger else 1
   known = lambda i: (means[i] is None, sign * (means[i] or 0.0))
   return sorted(range(len(groups)), key=known)
+
+
+def corrected(values: Sequence[float | None]) -> list[float | None]:
+  """Returns p-values corrected for their number, by Holm (1979), in the order given.
+
+      p_(k) becomes max over i ≤ k of min(1, (m − i + 1) · p_(i)),   p_(1) ≤ … ≤ p_(m)
+
+  Args:
+    values: p-values of the same question; None where there is no test, which does not count.
+  """
+  known = sorted((p, i) for i, p in enumerate(values) if p is not None)
+  found: list[float | None] = [None] * len(values)
+  largest = 0.0
+  for rank, (p, i) in enumerate(known):
+    largest = max(largest, min(1.0, (len(known) - rank) * p))
+    found[i] = largest
+  return found

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import hashlib
+import json
 import pathlib
 import platform
 import time
@@ -340,6 +341,9 @@ class Recorder:
     results = self.results(params, finished)
     if not is_first():
       return results
+    if (file := workdir / 'config_changes.jsonl').is_file():
+      lines_of_config = file.read_text('utf-8').splitlines()
+      results['config_changes'] = [json.loads(line) for line in lines_of_config]
     write_json(workdir / 'results.json', results)
     report.html_report([results], workdir / 'report.html', [lines])
     if finished:

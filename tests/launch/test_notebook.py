@@ -51,6 +51,16 @@ def test_a_notebook_has_no_outputs_and_the_address_of_the_folder(name):
   assert 'JCL_SMALL' in text
 
 
+def test_the_readme_says_that_badges_lead_nowhere_as_long_as_they_do():
+  address, page = (
+    (FOLDER / 'repository.txt').read_text().strip(),
+    (FOLDER / 'README.md').read_text(),
+  )
+  assert all(f'`{name}.ipynb`' in page for name in NAMES)
+  assert ('lead nowhere' in page) == ('/OWNER/' in f'{address}/')
+  assert '--repository=' in page
+
+
 def test_the_address_is_set_in_all_of_them(tmp_path, monkeypatch):
   command = module()
   for name in NAMES:

@@ -5,7 +5,7 @@ import scipy.stats
 from support import reported
 
 from jcl.reports.comparison import group_runs
-from jcl.reports.significance import by_seed, paired_difference, ranked
+from jcl.reports.significance import by_seed, corrected, paired_difference, ranked
 
 MINE, OTHER = [0.91, 0.84, 0.88, 0.93], [0.82, 0.83, 0.80, 0.90]
 
@@ -42,3 +42,13 @@ def test_the_best_comes_first_and_what_is_not_known_last():
   groups = group_runs([reported.run(name) for name in 'abcd'])
   assert ranked(groups, [0.5, None, 0.9, 0.7], larger=True) == [2, 3, 0, 1]
   assert ranked(groups, [0.5, None, 0.9, 0.7], larger=False) == [0, 3, 2, 1]
+
+
+def test_p_values_are_corrected_by_holm():
+  """Sorted 0.01, 0.02, 0.03, 0.9: times 4, 3, 2, 1, and never smaller than one before."""
+  found = corrected([0.02, 0.9, None, 0.01, 0.03])
+  assert found[2] is None
+  assert [found[i] for i in (0, 1, 3, 4)] == pytest.approx([0.06, 0.9, 0.04, 0.06])
+  assert corrected([0.6, 0.7]) == [1.0, 1.0]
+  assert corrected([0.03]) == [0.03]
+  assert corrected([]) == []

@@ -1,11 +1,17 @@
 """Sinks with their real packages: what they write is read back, also of a killed run."""
 
 import io
+import json
+import os
 import struct
+import subprocess
 import sys
+import time
 
 import PIL.Image
 import pytest
+from support import ROOT
+from support.launchers import SMALL
 from support.told import events, tell
 
 from jcl.sinks import sink
@@ -84,6 +90,40 @@ def test_tensorboard_reads_what_was_written_once(tmp_path):
   (settings,) = (value for value in values if value.tag == 'settings/text_summary')
   assert b'| train.epochs | 2 |' in settings.tensor.string_val[0]
   assert sum(value.tag == '_hparams_/session_start_info' for value in values) == 1
+
+
+@pytest.mark.slow
+def test_a_real_run_that_is_killed_and_resumed_has_no_step_twice(tmp_path):
+  """SIGKILL in the second task, far behind the last snapshot; the same command goes on."""
+  package('tensorboardX')
+  folder = tmp_path / 'run'
+  command = [
+    sys.executable, 'launch/train.py', '--config=configs/quickstart.py:replay', *SMALL,
+    '--sinks=tensorboard', f'--workdir={folder}', '--config.train.log_every=1',
+    '--config.train.speed_every=0', '--config.train.epochs=40',
+    '--config.checkpoint.every_steps=25',
+  ]  # fmt: skip
+  env = {**os.environ, 'JAX_PLATFORMS': 'cpu'}
+  child = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.DEVNULL)
+  log, deadline = folder / 'metrics.jsonl', time.monotonic() + 240
+  while not (log.is_file() and '"task": 1, "step": 38' in log.read_text()):
+    assert child.poll() is None, 'the run has ended before it was killed'
+    assert time.monotonic() < deadline
+    time.sleep(0.01)
+  child.kill()
+  child.wait()
+  before = scalars(folder / 'sinks' / 'tensorboard')
+  done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+  assert done.returncode == 0, done.stderr
+  (resumed,) = json.loads((folder / 'results.json').read_text())['resumes']
+  assert resumed['steps_repeated'] > 0
+  after = scalars(folder / 'sinks' / 'tensorboard')
+  assert after[: len(before)] == before
+  places = [(tag, step) for tag, step, _ in after]
+  assert len(places) == len(set(places))
+  steps = [step for tag, step in places if tag == 'train/loss']
+  logged = [x for x in map(json.loads, log.read_text().splitlines()) if 'loss' in x]
+  assert steps == [*range(1, len(logged) + 1)]
 
 
 def test_tensorboard_needs_a_folder(tmp_path, monkeypatch):

@@ -92,6 +92,7 @@ def run(monkeypatch):
   yield start
   for one in made:
     one.close()
+    one._thread.join(10)  # the machine may have other work
     assert not one._thread.is_alive()
 
 
@@ -132,6 +133,54 @@ def test_all_stop_at_one_point_that_none_had_passed(seed, run):
   found = worked(processes, 150, {2: (20, 'SIGTERM')}, seed)
   assert found[0] in [{point: 'SIGTERM'} for point in range(21, 151)]
   assert found == [found[0]] * 4
+
+
+def own_point(self, word, number):
+  """Due at the next point of this process, whatever the others have passed."""
+  with self._lock:
+    self._due.setdefault(1 + self._passed, set()).add(word)
+
+
+def without_the_others(self, word, number):
+  """Writes down how far it is and waits for nobody."""
+  with self._lock:
+    key = self._key('passed', number)
+    self._client.key_value_set(f'{key}/{self._index}', str(self._passed))
+    found = self._client.key_value_dir_get(f'{key}/')
+    self._due.setdefault(1 + max(int(passed) for _, passed in found), set()).add(word)
+
+
+def a_point_that_one_has_passed(self, word, number):
+  """Agrees as it should, on the largest number of points that a process has passed."""
+  agree(self, word, number)
+  self._due = {max(point - 1, 1): words for point, words in self._due.items()}
+
+
+def while_others_work(self, word, number):
+  """Tells how far it is without holding its work there."""
+  key = self._key('passed', number)
+  self._client.key_value_set(f'{key}/{self._index}', str(self._passed))
+  while len(found := self._client.key_value_dir_get(f'{key}/')) < self._count:
+    self._live()
+  time.sleep(0.01)
+  with self._lock:
+    self._due.setdefault(1 + max(int(passed) for _, passed in found), set()).add(word)
+
+
+agree = Peers._agree
+BROKEN = [own_point, without_the_others, a_point_that_one_has_passed, while_others_work]
+
+
+@pytest.mark.parametrize('broken', BROKEN)
+def test_an_agreement_that_is_broken_is_seen(broken, run, monkeypatch):
+  """What the other tests of agreement look at is wrong for a broken one, in one of a few runs."""
+  monkeypatch.setattr(Process, '_agree', broken)
+  for seed in range(8):
+    _, processes = run(4)
+    found = worked(processes, 60, {2: (20, 'SIGTERM')}, seed)
+    if found != [found[0]] * 4 or found[0] not in [{p: 'SIGTERM'} for p in range(21, 61)]:
+      return
+  raise AssertionError('eight runs agreed')
 
 
 def test_snapshots_and_a_stop_are_due_in_turn_and_the_stop_prevails(run):

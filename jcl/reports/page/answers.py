@@ -1,5 +1,7 @@
 """The answers of a run: examples that flipped, accuracy by class, which classes are confused."""
 
+import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from jcl.reports.formatting import MISSING, format_number
@@ -16,13 +18,14 @@ from jcl.reports.page.markup import (
   section,
   short,
   table,
+  tag,
 )
 from jcl.reports.page.source import Source
 from jcl.reports.results import Results, is_number, whole_matrix
 from jcl.types import Json
 
 ROWS = 200  # examples and confusions that a page shows at most
-WORST = 12  # classes whose bars are drawn
+WORST = 12  # classes whose bars are drawn, and that stand in the picture of confusions
 
 
 def flips(source: Source) -> Html:
@@ -93,7 +96,8 @@ def classes(source: Source) -> Html:
   whole = table('Newest answers by class', header, rows, 'words', filtered=True)
   title = 'Accuracy by class' if len(entries) <= WORST else f'The {WORST} classes with least right'
   return section('Answers by class', f'{source.anchor}classes', [
-    invalid, figure(title, charts.bars(label, bars, 1.0), numbers=whole), _confusions(confused),
+    invalid, figure(title, charts.bars(label, bars, 1.0), numbers=whole), _picture(entries),
+    _confusions(confused),
   ])  # fmt: skip
 
 
@@ -117,6 +121,45 @@ def _class(label: object) -> Html:
 
 def _count(value: float) -> Number:
   return Number(f'{value:,}', value)
+
+
+def _picture(entries: Sequence[Json]) -> Html:
+  """Returns a matrix of the classes with most wrong answers, the darker the more answers."""
+  wrong = lambda entry: entry['examples'] - entry['right']
+  rows = [e for e in sorted(entries, key=wrong, reverse=True)[:WORST] if wrong(e)]
+  counts = [{json.dumps(c): n for c, n in filter(_is_pair, e.get('wrong') or ())} for e in rows]
+  answered: Counter[str] = Counter()
+  for found in counts:
+    answered.update({label: int(n) for label, n in found.items()})
+  wanted = [json.dumps(e['class']) for e in rows]
+  columns = [*dict.fromkeys(wanted), *(c for c, _ in answered.most_common() if c not in wanted)]
+  columns = columns[:WORST]
+  if not rows or not any(answered[c] for c in columns):
+    return Html('')
+  body = []
+  for entry, found, mine in zip(rows, counts, wanted, strict=True):
+    cells = [_cell(entry, c == mine, found.get(c, 0)) for c in columns]
+    body.append(tag('tr', join([tag('th', name(entry['class']), scope='row'), *cells], '')))
+  heads = [tag('th', 'wanted ↓ answered →', scope='col')]
+  heads += [tag('th', _class(json.loads(c)), scope='col') for c in columns]
+  title = 'Share of the test examples of a class (row) that are answered with another, %'
+  inner = join([
+    tag('caption', title), tag('thead', tag('tr', join(heads, ''))), tag('tbody', join(body)),
+  ])  # fmt: skip
+  held = tag('div', tag('table', inner, class_='matrix'), class_='wide', tabindex='0',
+             role='region', aria_label=title)  # fmt: skip
+  told = note(f'At most {WORST} classes, those with most wrong answers; all stand in the table.')
+  return tag(
+    'figure', join([tag('figcaption', 'What is taken for what'), held, told]), class_='full'
+  )
+
+
+def _cell(entry: Json, right: bool, wrong: float) -> Html:
+  """Returns a cell of the picture of confusions."""
+  share = (entry['right'] if right else wrong) / entry['examples']
+  kind = 'n own' if right else 'n later' if share else 'n none'
+  shown = f'{100 * share:.0f}' if share or right else ''
+  return tag('td', shown, class_=kind, style=f'--v:{min(share, 1):.3f}' if share else None)
 
 
 def _confusions(confused: Sequence[tuple[Json, object, float]]) -> Html:

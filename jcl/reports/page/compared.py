@@ -24,7 +24,7 @@ from jcl.reports.page.markup import (
 )
 from jcl.reports.page.source import count_cell, scale, score_axis
 from jcl.reports.results import Results, is_number, score_matrix, score_of
-from jcl.reports.significance import Paired, by_seed, paired_difference, ranked
+from jcl.reports.significance import Paired, by_seed, corrected, paired_difference, ranked
 from jcl.reports.tables import comparison_notes
 
 BOUNDS = {'seq': 'lower bound', 'joint': 'upper bound'}  # methods that others lie between
@@ -71,6 +71,7 @@ def _ranking(groups: Sequence[Group]) -> tuple[Html, list[Html]]:
     contenders[0] if contenders and summaries[contenders[0]]['average'][0] is not None else None
   )
   unit = score_of(groups[0].runs[0])
+  to_lower, to_best = (_differences(scores, j, unit) for j in (lower, best))
   rows: list[list[Cell]] = []
   for rank, i in enumerate(order, 1):
     group, found = groups[i], summaries[i]
@@ -79,10 +80,7 @@ def _ranking(groups: Sequence[Group]) -> tuple[Html, list[Html]]:
       label = join([label, Html(f'<em>({bound})</em>')], ' ')
     cells = [_with_interval(*found[k], unit=unit) for k in
              ('average', 'incremental', 'forgetting', 'backward', 'worst')]  # fmt: skip
-    against = [
-      MISSING if j is None or j == i else _difference(paired_difference(scores[i], scores[j]), unit)
-      for j in (lower, best)
-    ]
+    against = [MISSING if j == i else of[i] for j, of in ((lower, to_lower), (best, to_best))]
     rows.append([
       label, Number(str(rank), rank), Number(str(len(group.runs)), len(group.runs)), *cells,
       *against, _mean(group, _flips, '{:,.0f}'.format),
@@ -101,6 +99,19 @@ def _with_interval(mean: float | None, half: float | None, unit: str) -> Number:
   if half is not None:
     shown += f' ± {format_number(half, unit)}'  # type: ignore[arg-type]
   return Number(shown, mean)
+
+
+def _differences(scores: Sequence[dict], other: int | None, unit: str) -> list[Cell]:
+  """Returns the difference of each method to another one, with p-values for all of these tests."""
+  if other is None:
+    return [MISSING] * len(scores)
+  found = [None if i == other else paired_difference(mine, scores[other])
+           for i, mine in enumerate(scores)]  # fmt: skip
+  ps = corrected([None if one is None else one.p for one in found])
+  return [
+    _difference(None if one is None else one._replace(p=p), unit)
+    for one, p in zip(found, ps, strict=True)
+  ]
 
 
 def _difference(found: Paired | None, unit: str) -> Cell:
@@ -135,7 +146,8 @@ def _verdicts(
       lines.append(tag('li', join([name(groups[i].label), text(f'is {verdict}.')], ' ')))
   told = note(
     'Differences are means over the seeds that both have, ± 95 % interval, with the p-value of the '
-    'paired t-test, not corrected for the number of methods. The best leaves out the bounds.'
+    'paired t-test, corrected for the number of methods in the column (Holm). Intervals and the '
+    'words above are not corrected. The best leaves out the bounds.'
   )
   few = max(len(group.runs) for group in groups) < 2
   more = note('One seed has no interval; give several, such as --seeds=0,1,2.') if few else ''

@@ -118,6 +118,21 @@ def facts(source: Source) -> Html:
     parts.append(
       table('Times that the run was resumed', ['', *(f.replace('_', ' ') for f in fields)], rows)
     )
+  if changes := run.get('config_changes'):
+    said = lambda value: own(json.dumps(value, default=str, ensure_ascii=False))
+    made: list[list[Cell]] = [
+      [
+        own(line.get('time', MISSING)),
+        own(line.get('snapshot', MISSING)),
+        own(field),
+        *map(said, pair),
+      ]
+      for line in changes
+      for field, pair in line['changes'].items()
+      if isinstance(pair, list) and len(pair) == 2
+    ]
+    header = ['time', 'from snapshot', 'setting', 'before', 'after']
+    parts.append(table('Settings that were changed in the run', header, made, 'words'))
   if config := run.get('config'):
     shown = lambda value: own(json.dumps(value, default=str, ensure_ascii=False))
     lines: list[list[Cell]] = [[own(k), shown(v)] for k, v in flatten(config).items()]

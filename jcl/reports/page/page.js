@@ -51,17 +51,18 @@
     });
   }
 
-  // Under the pointer a chart says the values of its lines.
-  const tip = make('div', { className: 'jcl-tip', hidden: true }, '');
+  // Under the pointer, and at the keys ← → Home End, a chart says the values of its lines.
+  const tip = make('div', { className: 'jcl-tip', hidden: true, role: 'status' }, '');
   (document.querySelector('.jcl') || document.body).append(tip);
-  const show = (event, lines) => {
+  const hide = () => { tip.hidden = true; };
+  const show = (x, y, lines) => {
     tip.replaceChildren(...lines.map(line => make('div', {}, line)));
     tip.hidden = false;
     const room = document.documentElement.clientWidth - tip.offsetWidth - 8;
-    tip.style.left = `${Math.max(4, Math.min(event.clientX + 14, room))}px`;
-    tip.style.top = `${Math.max(4, event.clientY - tip.offsetHeight - 12)}px`;
+    tip.style.left = `${Math.max(4, Math.min(x + 14, room))}px`;
+    tip.style.top = `${Math.max(4, y - tip.offsetHeight - 12)}px`;
   };
-  for (const chart of document.querySelectorAll('.jcl svg[data-plot]')) {
+  for (const chart of document.querySelectorAll('.jcl svg[data-plot]:has(polyline[data-name])')) {
     const [left, right, bottom, top, x0, x1, y0, y1, log] = JSON.parse(chart.dataset.plot);
     const shown = value => Number(value.toPrecision(3)).toLocaleString('en');
     const valueAt = y => {
@@ -72,16 +73,28 @@
       name: line.dataset.name,
       points: line.getAttribute('points').split(' ').map(pair => pair.split(',').map(Number)),
     }));
-    if (!series.length) continue;
-    chart.addEventListener('pointermove', event => {
-      const at = new DOMPoint(event.clientX, event.clientY)
-        .matrixTransform(chart.getScreenCTM().inverse()).x;
+    const say = (at, clientX, clientY) => {
       const nearest = points => points.reduce((best, point) =>
         Math.abs(point[0] - at) < Math.abs(best[0] - at) ? point : best);
       const found = series.map(({ name, points }) => [name, nearest(points)]);
       const x = x0 + (x1 - x0) * (found.at(-1)[1][0] - left) / (right - left);
-      show(event, [`at ${shown(x)}`, ...found.map(([name, p]) => `${name}: ${shown(valueAt(p[1]))}`)]);
+      show(clientX, clientY, [`at ${shown(x)}`, ...found.map(([n, p]) => `${n}: ${shown(valueAt(p[1]))}`)]);
+    };
+    chart.addEventListener('pointermove', event => say(new DOMPoint(event.clientX, event.clientY)
+      .matrixTransform(chart.getScreenCTM().inverse()).x, event.clientX, event.clientY));
+    chart.addEventListener('pointerleave', hide);
+    let place = -1;
+    const places = series.at(-1).points.map(point => point[0]);
+    chart.tabIndex = 0;
+    chart.setAttribute('aria-description', 'Arrow keys say the values.');
+    chart.addEventListener('blur', hide);
+    chart.addEventListener('keydown', event => {
+      const to = { ArrowRight: place + 1, ArrowLeft: place - 1, Home: 0, End: places.length - 1 }[event.key];
+      if (to === undefined) return event.key === 'Escape' && hide();
+      event.preventDefault();
+      place = Math.max(0, Math.min(to, places.length - 1));
+      const at = new DOMPoint(places[place], top).matrixTransform(chart.getScreenCTM());
+      say(places[place], at.x, at.y);
     });
-    chart.addEventListener('pointerleave', () => { tip.hidden = true; });
   }
 })();

@@ -96,4 +96,21 @@ def test_tables_sort_and_filter_by_keys_and_charts_say_values(browser, tmp_path)
   browser.call('Input.dispatchMouseEvent', type='mouseMoved', x=x, y=y)
   said = browser.run("document.querySelector('.jcl-tip').textContent")
   assert said == 'at 3mean: 56.7'
+  browser.run("document.querySelector('svg[data-plot]').focus()")
+  said = lambda: browser.run(
+    "(t => t.hidden ? null : t.textContent)(document.querySelector('.jcl-tip'))"
+  )
+  keys = {'ArrowRight': [], 'ArrowLeft': [], 'Home': [], 'End': [], 'Escape': []}
+  for key, heard in keys.items():
+    for kind in ('keyDown', 'keyUp'):
+      browser.call('Input.dispatchKeyEvent', type=kind, key=key, code=key)
+    heard.append(said())
+  assert keys == {
+    'ArrowRight': ['at 1mean: 90'],
+    'ArrowLeft': ['at 1mean: 90'],
+    'Home': ['at 1mean: 90'],
+    'End': ['at 3mean: 56.7'],
+    'Escape': [None],
+  }
+  assert browser.run("document.querySelector('.jcl-tip').getAttribute('role')") == 'status'
   assert json.loads(json.dumps(browser.said)) == []

@@ -103,3 +103,28 @@ def test_each_term_has_its_share_of_the_gradients_by_task():
   assert rows == [['travel', '54.7', '27.4', '17.9'], ['music', '54.7', '27.4', '17.9']]
   bare = made()._replace(lines=[line for line in one.lines if 'gradient_norms' not in line])
   assert 'in the gradients' not in training.training(bare, history(bare.results, bare.lines))
+
+
+def test_confusions_are_a_picture_too():
+  """Of five cards lost one is right, three are flights and one is no label."""
+  page = Parts(answers.classes(made()))
+  header, *rows = page.table('Share of the test examples of a class')
+  assert header == ['wanted ↓ answered →', 'card lost', 'book flight', 'no label']
+  assert rows == [['card lost', '20', '60', '20']]
+  dark = [a.get('style') for a, _ in page.all('td') if str(a.get('class')).startswith('n ')]
+  assert dark[:3] == ['--v:0.200', '--v:0.600', '--v:0.200']
+  right = [{'task': 'bank', 'class': 'a', 'examples': 5, 'right': 5, 'wrong': []}]
+  assert 'taken for what' not in answers.classes(made(by_class=right))
+  many = [{'task': 'a', 'class': f'{i}', 'examples': 9, 'right': 0, 'wrong': [[f'{i + 1}', 9]]}
+          for i in range(30)]  # fmt: skip
+  header, *rows = Parts(answers.classes(made(by_class=many))).table('Share of the test examples')
+  assert (len(header), len(rows)) == (13, 12)
+
+
+def test_settings_that_were_changed_stand_in_the_history():
+  lines = [{'time': '2026-01-02', 'snapshot': 7, 'changes': {'train.learning_rate': [0.1, 0.01]}}]
+  page = Parts(costs.facts(made(config_changes=lines)))
+  assert page.table('Settings that were changed')[1:] == [
+    ['2026-01-02', '7', 'train.learning_rate', '0.1', '0.01']
+  ]
+  assert 'were changed' not in costs.facts(made())
