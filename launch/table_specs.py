@@ -82,9 +82,9 @@ def tokens(run: Results) -> str:
   return f'{((run.get("tokens") or {}).get("train") or 0) / 1e3:.0f}'
 
 
-def megabytes(run: Results) -> str:
-  """Returns the bytes that a method carries from task to task, in MB."""
-  return f'{((run.get("cost") or {}).get("memory_bytes") or 0) / 1e6:.1f}'
+def kilobytes(run: Results) -> str:
+  """Returns the bytes that a method carries from task to task, in kB."""
+  return f'{((run.get("cost") or {}).get("memory_bytes") or 0) / 1e3:,.0f}'
 
 
 def cpu_seconds(run: Results) -> str:
@@ -133,7 +133,7 @@ CLINC = Table(
     'Ā %': score('average_incremental_accuracy'), 'forgetting': score('forgetting'),
     'just learned, worst': quantity('worst'), 'samples kept %': quantity('kept'),
     'word for word %': verbatim, 'tokens, thousands': tokens, 'CPU seconds': cpu_seconds,
-    'kept between tasks, MB': megabytes,
+    'kept between tasks, kB': kilobytes,
   },
 )  # fmt: skip
 
@@ -177,7 +177,7 @@ LONG = Table(
   {
     'Ā %': score('average_incremental_accuracy'), 'forgetting': score('forgetting'),
     'just learned, worst': quantity('worst'), 'tokens, thousands': tokens,
-    'CPU seconds': cpu_seconds, 'kept between tasks, MB': megabytes,
+    'CPU seconds': cpu_seconds, 'kept between tasks, kB': kilobytes,
   },
 )  # fmt: skip
 
@@ -208,7 +208,7 @@ GENERAL = Table(
   {
     'text, nats, before': probe('nats', last=False), 'after': probe('nats'),
     'text, KL': probe('kl'), 'prompts, KL': probe('kl_prompts'), 'tokens, thousands': tokens,
-    'CPU seconds': cpu_seconds, 'kept between tasks, MB': megabytes,
+    'CPU seconds': cpu_seconds, 'kept between tasks, kB': kilobytes,
   },
 )  # fmt: skip
 
