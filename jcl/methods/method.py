@@ -67,9 +67,8 @@ class Method(NamedTuple):
       `memory` is as `before_task` left it and `params` are those in training, which must count.
     before_epoch: (memory, params, task, epoch, tools) -> memory, called before every epoch of a
       task with the parameters in training, epochs counted from 0. The plan is then asked for anew
-      and trains this epoch alone. All epochs have as many examples as the plan that `before_task`
-      leaves, and no row of them is longer or has more targets than the one in its place there, so
-      that shapes are chosen once. None: one plan trains all epochs.
+      and trains this epoch alone. It has as many examples in every epoch, and in all of them the
+      same `TaskPlan.largest`, so that shapes are chosen once. None: one plan trains all epochs.
   """
 
   init: Callable[[Params, Stream, Tools], Memory] = lambda params, stream, tools: {'teacher': {}}

@@ -35,7 +35,7 @@ from jcl.streams.stream import Example, Stream, Task, TaskPlan
 from jcl.types import Memory, Params
 
 FIRST_NUMBER = pseudo.FIRST_NUMBER + 2**27  # of own answers, apart from all other made rows
-GIVES_ALPHA = {'alpha': GIVEN}
+WITH_ALPHA = {'alpha': GIVEN}
 
 
 @dataclasses.dataclass
@@ -45,18 +45,18 @@ class Sdft(Settings):
   # Weight of the divergence from the teacher; that of cross-entropy on new rows is 1 - alpha.
   alpha: float = number(1.0, least=0, most=1)
   # KL(teacher ‖ model), as the published runs have it, or KL(model ‖ teacher).
-  direction: str = only_with(choice('forward', 'reverse'), GIVES_ALPHA)
+  direction: str = only_with(choice('forward', 'reverse'), WITH_ALPHA)
   # The model's likeliest tokens that count one by one, all others as one; 0: all one by one.
-  top_k_logits: int = only_with(number(0, least=0), GIVES_ALPHA)
+  top_k_logits: int = only_with(number(0, least=0), WITH_ALPHA)
   # The model that teaches: a moving average, the model itself at the start of the epoch, the model
   # before the task, or the one before the first task.
-  anchor: str = only_with(choice('average', 'current', 'last', 'base'), GIVES_ALPHA)
+  anchor: str = only_with(choice('average', 'current', 'last', 'base'), WITH_ALPHA)
   # share of the model in the average after each update; the average starts at the model before
   # the task
   average_rate: float = only_with(number(0.02, above=0, most=1), {'anchor': 'average'})
   # Text with {x} and {y} that is the teacher's input; empty: the training row, then the prompt.
-  demonstration: str = only_with('', GIVES_ALPHA)
-  temperature: float = only_with(number(1.0, least=0), GIVES_ALPHA)  # of own answers; 0: greedy
+  demonstration: str = only_with('', WITH_ALPHA)
+  temperature: float = only_with(number(1.0, least=0), WITH_ALPHA)  # of own answers; 0: greedy
   # number of likeliest tokens that each token of an own answer is drawn from
   top_k: int = only_with(number(20, least=1), {'temperature': GIVEN})
   teacher_cache_mb: int = number(2048, least=0)  # MiB that the teacher's states may take
@@ -94,8 +94,8 @@ def sdft(backbone: Backbone, settings: Sdft) -> Method:
   """Returns the method.
 
   `teacher` holds what projects the states of the epoch's teacher (`projects`), and with `anchor`
-  `average` the moving average. `own` are the own answers of the epoch; before the first epoch of a
-  task, answers of as many tokens as one can have.
+  `average` the moving average. `own` are the own answers of the epoch, none of more tokens than
+  `longest`; before the first epoch of a task they are blank.
   """
   s = settings
   divergence = functools.partial(
@@ -113,18 +113,19 @@ def sdft(backbone: Backbone, settings: Sdft) -> Method:
     average = {'average': params} if s.anchor == 'average' else {}
     held = {'anchor': params} if s.anchor in ('last', 'base') else {}
     taught = {'teacher': {'projects': backbone.unembedding(params), **average}, **held}
-    return taught | {'own': [], 'tables': tables({}, backbone.width)}
+    return taught | {'own': [], 'longest': 0, 'tables': tables({}, backbone.width)}
 
   def before_task(memory, params, task, tools):
     if not s.alpha:
       return memory, params
-    longest, pad = longest_answer(task, tools), tools.text.pad
-    blank = [own_answer(tools, example, [pad] * longest) for example in task.train]
+    longest = longest_answer(task, tools)
+    none_yet = blank([own_answer(tools, example, []) for example in task.train], longest)
     average = {'average': params} if s.anchor == 'average' else {}
     return memory | {
       'teacher': memory['teacher'] | average,
       **({'anchor': params} if s.anchor == 'last' else {}),
-      'own': blank,
+      'own': none_yet,
+      'longest': longest,
       'tables': tables({}, backbone.width),
     }, params
 
@@ -132,11 +133,12 @@ def sdft(backbone: Backbone, settings: Sdft) -> Method:
     return memory | epoch_of(memory, params, task, epoch, tools, s)
 
   def plan(memory, task):
-    own = own_examples(memory['own'], task) if s.alpha else []
-    new = [*task.train, *own] if s.alpha < 1 else own
+    own, longest = memory['own'] if s.alpha else [], memory['longest']
+    data = task.train if s.alpha < 1 else ()
+    new, largest = ([*data, *own_examples(some, task)] for some in (own, blank(own, longest)))
     # With alpha 1 no new row has cross-entropy, and old rows of a composition keep theirs.
     weights = {'kl': s.alpha, 'ce': 1 - s.alpha if s.alpha < 1 else 1.0}
-    return TaskPlan(new, weights=weights, tables=memory['tables'])
+    return TaskPlan(new, weights=weights, tables=memory['tables'], largest=largest)
 
   def after_step(teacher_params, params, step):
     toward = lambda mean, now: mean + s.average_rate * (now - mean)
@@ -203,8 +205,16 @@ def own_answer(tools: Tools, example: Example, ids: Sequence[int]) -> Sample:
   return {'task': example.task, 'tokens': [*prompt, *ids], 'prompt_size': len(prompt)}
 
 
+def blank(own: Sequence[Sample], longest: int) -> list[Sample]:
+  """Returns answers of `longest` tokens to the same prompts, of which only the size counts."""
+  ids = [0] * longest
+  return [{**s, 'tokens': [*s['tokens'][: s['prompt_size']], *ids]} for s in own]
+
+
 def own_examples(own: Sequence[Sample], task: Task) -> list[Example]:
   """Returns the examples of a task with the model's own answers."""
+  if not own:
+    return []
   return [
     dataclasses.replace(
       example, number=FIRST_NUMBER + i, tokens=tuple(sample['tokens']),

@@ -95,8 +95,7 @@ class Stream:
     tasks: tasks in the order in which they are learned.
     classes: label of each class as the model writes it (`data loss`); empty where answers are free.
     template: text of a plain row up to and with the answer, with `{x}` and `{y}`.
-    overlap: maps each task to the number of its test examples whose text stands in a train split
-      too, counted on whole splits before any task or example was left out.
+    overlap: {task: number of its test examples whose text a train split has too}, of whole splits.
     held_out: blocks of raw text that no task has, on which continual pretraining is watched.
     labels: label of each class as the user wrote it (`data_loss`), in the order of `classes`.
     reader: function that reads the stream; None for a stream that was put together by hand.
@@ -152,8 +151,7 @@ class Stream:
         learned.
       test: maps tasks to test rows.
       dev: maps tasks to dev rows.
-      id: field that holds an id of each row, unique in the stream, for messages and reports; empty:
-        rows are called `task/split[index]`.
+      id: field with an id of each row, unique in the stream; empty: rows are `task/split[index]`.
       name: name of the stream in reports.
       template: text of a plain row, with `{x}` for the text and, after it, `{y}` for the answer.
       overlap: what happens to training rows whose text a test split has too: `refuse` (an error),
@@ -383,6 +381,7 @@ class TaskPlan(NamedTuple):
     trainable: ((pattern, True | False | mask), …), first match wins; empty: `train.trainable`.
     tables: {field: table of `jcl.batching.batch.table`}, gathered into `batch.fields`.
     takes_steps: whether the optimiser takes steps on the examples; False: the hooks alone learn.
+    largest: in place of `new`, with the largest rows that an epoch may have; empty: `new`.
   """
 
   new: Sequence[Example | Reference]
@@ -398,3 +397,4 @@ class TaskPlan(NamedTuple):
   trainable: Sequence[tuple[str, bool | np.ndarray]] = ()
   tables: Mapping[str, Mapping[str, np.ndarray]] = {}
   takes_steps: bool = True
+  largest: Sequence[Example] = ()

@@ -98,24 +98,22 @@ class BatchLoader:
       self.total = train.steps or self._steps(train.epochs)
       self._shapes = [self._whole_blocks()]
       return
-    steps = self._outlines(0)
+    # Of rows that change from epoch to epoch the largest that there can be decide on shapes.
+    largest = self.of_epoch(plan._replace(new=plan.largest)) if plan.largest else self
+    steps = largest._outlines(0)
     self.per_epoch = len(steps)
     self.total = train.steps or self._steps(train.epochs)
     for epoch in range(1, min(-(-self.total // self.per_epoch), LOOKED_AT)):
       if len(steps) >= ENOUGH:
         break
-      steps += self._outlines(epoch)
+      steps += largest._outlines(epoch)
     width = tools.backbone.width
     packing = mode(train.packing, tools.backbone.packs, width)
     rest = self._blocks, self._rows(), packing, width
     self._shapes = batch_shapes.chosen(steps, *rest)
 
   def of_epoch(self, plan: TaskPlan) -> 'BatchLoader':
-    """Returns a loader in these shapes for a plan that trains one epoch.
-
-    Args:
-      plan: has as many examples as this loader's, and no longer rows.
-    """
+    """Returns a loader in these shapes for a plan of as many examples that trains one epoch."""
     loader = copy.copy(self)
     loader.plan = plan._replace(new=list(self._resolved(plan.new)), old=self._resolved(plan.old))
     return loader

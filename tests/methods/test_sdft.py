@@ -60,6 +60,16 @@ def test_raw_text_and_heads_are_refused():
     experiment.assemble(runs.config('sdft', backbone={'head': 'linear'}))
 
 
+@pytest.mark.parametrize('names', ['sdft', 'sdft+ewc'])
+def test_the_best_parameters_may_be_kept_though_the_teacher_moves(names):
+  """What is evaluated is what trains, other than with an average that is evaluated."""
+  parts = experiment.assemble(runs.config(names, train={'keep_best': True}))
+  assert parts.method.after_step is not None
+  other = names.replace('sdft', 'ema')
+  with pytest.raises(UserError, match=r'train\.keep_best is true, but .*ema'):
+    experiment.assemble(runs.config(other, train={'keep_best': True}))
+
+
 def test_states_that_would_take_too_much_are_refused_with_the_figure():
   made = runs.config('sdft', backbone={'width': 4096, 'heads': 32})
   made.method.teacher_cache_mb = 1

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 from support import runs, tiny
+from support.scripted import own_answer, scripted
 
 from jcl import methods
 from jcl.errors import UserError
@@ -122,10 +123,29 @@ def test_every_epoch_has_the_shapes_that_the_longest_answers_have():
     assert [one.number for one in found] == [STEPS * epoch + i for i in range(STEPS)]
     assert [one.ends_epoch for one in found] == [False, False, True]
     assert found[-1].last == (epoch == 1)
-    assert {one.shape for one in found} <= {one.shape for one in loader.batches()}
+    shapes = {(shape.rows, shape.tokens) for shape in loader._shapes}
+    assert {one.batch.tokens.shape for one in found} <= shapes
     tokens = {tuple(e.tokens) for e in plan.new}
     rows = {tuple(r.tokens.tolist()) for e in mine.plan.new for r in parts.text.rows(e)}
     assert rows == tokens
+
+
+def test_shapes_are_chosen_for_the_longest_answers_also_where_short_ones_are_drawn():
+  """A run that goes on inside an epoch pads its steps as one that was never killed."""
+  tools = scripted(tiny.tools('plain', examples=7), own_answer)
+  method = methods.make(tools.backbone, methods.settings('sdft'))
+  params, task = tiny.params(tools.backbone), tools.stream.tasks[0]
+  memory = method.init(params, tools.stream, tools)
+  memory, params = method.before_task(memory, params, task, tools)
+  drawn = method.before_epoch(memory, params, task, 0, tools)
+  plans = [method.plan(m, task) for m in (memory, drawn)]
+  shapes = [BatchLoader(plan, 0, tools, tools.train)._shapes for plan in plans]
+  assert shapes[0] == shapes[1]
+  sizes = [[e.prompt_size + 3 for e in plan.new] for plan in plans]  # "switch on" and its end
+  assert [[len(e.tokens) for e in plan.largest] for plan in plans] == sizes
+  assert sum(len(e.tokens) for e in plans[1].new) < sum(sizes[1])
+  fitted = BatchLoader(plans[1]._replace(largest=()), 0, tools, tools.train)._shapes
+  assert fitted != shapes[1]
 
 
 @pytest.mark.parametrize('given', [{'unit': 'tokens'}, {'update': 'every_epoch'}])
