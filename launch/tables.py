@@ -77,6 +77,9 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     part.add_argument('--data', default='data')
     part.add_argument('--model', default='models/smollm2-135m.gguf')
     part.add_argument('--whole', action='store_true', help='all rows of the data, for a GPU')
+    part.add_argument(
+      '--allow_config_change', default='', help='as of jcl train, for runs of an earlier jcl'
+    )
     part.add_argument('--print', action='store_true', help='print the commands and run nothing')
   parts.add_parser('write', help='make the tables of the page from the kept files')
   parts.add_parser('verify', help='compare the page and the digests with the kept files')
@@ -110,6 +113,8 @@ def _run(given: argparse.Namespace) -> int:
     table_specs.write_texts(pathlib.Path(given.data), pathlib.Path(given.workdir) / 'texts')
   for row, table, seed, folder in _asked(given):
     line = ['-m', 'jcl', 'train', *command(row, table, seed, given), f'--workdir={folder}']
+    if given.allow_config_change:
+      line.append(f'--allow_config_change={given.allow_config_change}')
     print(' '.join(['python', *line]), flush=True)
     if given.print:
       continue

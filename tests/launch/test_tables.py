@@ -162,6 +162,14 @@ def test_a_row_that_there_is_not_is_refused(capsys):
   assert "no row 'none'" in capsys.readouterr().err
 
 
+def test_a_change_that_is_allowed_is_passed_on(capsys):
+  part = ['run', '--table=general', '--rows=seq', '--print']
+  assert tables.main(part) == 0
+  assert 'allow_config_change' not in capsys.readouterr().out
+  assert tables.main([*part, '--allow_config_change=train.tensor']) == 0
+  assert capsys.readouterr().out.endswith(' --allow_config_change=train.tensor\n')
+
+
 @pytest.mark.slow
 @needs_stories
 def test_a_table_from_nothing(tmp_path, monkeypatch):
