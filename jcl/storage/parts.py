@@ -185,7 +185,8 @@ class Saved:
     parts: dict[str, list[Part]] = {}
     for folder in folders:
       for path, (shape, dtype, name, pieces) in read_seal(folder)['leaves'].items():
-        shapes[path] = tuple(shape), np.dtype(dtype)
+        # Plain data may differ between processes; that of the first one, which writes it, counts.
+        shapes.setdefault(path, (tuple(shape), np.dtype(dtype)))
         if pieces:
           parts.setdefault(path, []).append(Part(folder, name, pieces))
         blank = _blank(name, [size for _, size in pieces], np.dtype(dtype))
