@@ -137,8 +137,10 @@ def section(points: Sequence[Point], speeds: Speeds, batch_size: int) -> Section
     cells = [f'{apart:.0%} to {together:.0%}' for together, apart in shares]
     units = short(now.bytes, 'B'), short(now.flops, 'FLOP'), short(now.sent, 'B')
     rows.append([str(now.devices), *units, *cells])
+  first = points[0].devices
+  time = 'the time of one device' if first == 1 else f'{first} × the time of {first} devices'
   notes = [
-    'efficiency: the time of one device / (devices × time), for the same '
+    f'efficiency: {time} / (devices × time), for the same '
     f'{count_of(batch_size, "example")} a step on all devices together; it falls where a '
     'device has few rows, so ask with the train.batch_size of the run',
     f'a device computes {short(speeds.rate, "FLOP/s")} (--device_rate) and sends at the speed of '
