@@ -144,7 +144,7 @@ def test_three_clipped_and_projected_steps_with_a_moving_teacher_end_the_same(ei
 
 
 def test_the_largest_dimension_is_sharded_but_never_that_of_layers():
-  eight = types.SimpleNamespace(size=8)
+  eight = types.SimpleNamespace(size=8, shape={'data': 8})
   zeros = lambda *shape: np.zeros(shape, np.float32)
   tree = {
     'embed': {'embedding': zeros(48, 16)},
