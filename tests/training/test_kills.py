@@ -107,6 +107,7 @@ def test_every_method_survives_kills(method, table):
 def test_a_choice_of_the_state_and_an_adaptation_survive_kills(tmp_path):
   made = kills.config('closed_form', backbone={'layers': 3})
   made.method.choose_state, made.method.adapt = True, 'lora'
+  made.train.speed_every = 0  # such lines have times
   life = kills.whole(made, tmp_path / 'alone')
   own = {'before_task chunk', 'train step', 'after_task chunk'}
   assert killed_in_turn(made, tmp_path, tmp_path / 'alone', life, own) == own
