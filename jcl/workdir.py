@@ -20,6 +20,7 @@ from jcl.errors import UserError
 from jcl.step import rates
 from jcl.storage import lock, paths
 from jcl.storage.atomic import write_json, write_text
+from jcl.storage.checkpoint import check_format
 from jcl.storage.sealed_folder import newest
 from jcl.training import inputs
 from jcl.training.answer_format import FOLDER
@@ -288,6 +289,7 @@ def _compare_with_run(
       raise UserError(f'{file} is not JSON; give another workdir') from None
     if not isinstance(found, dict) or 'method' not in found:  # such as a model's config
       raise UserError(f'{file} is not the config of a run; give another workdir')
+    check_format(workdir / 'checkpoints')  # before anything is written
     defaults = config_to_json(Config(method=type(config.method)()))
     before = inputs.read(workdir)
     changed = inputs.changes(before, read, config, _begun(workdir))

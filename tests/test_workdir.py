@@ -17,6 +17,7 @@ from jcl import workdir as workdirs
 from jcl.config import Config
 from jcl.errors import UserError
 from jcl.step import rates
+from jcl.storage import sealed_folder
 from jcl.storage.checkpoint import Snapshots
 from jcl.storage.encoding import leaves_by_path
 from jcl.training import experiment
@@ -76,7 +77,8 @@ def test_what_can_change_leaves_parameters_and_state_as_they_are(made):
     'backbone__remat': True, 'train__learning_rate': 0.0,
     'train__weight_decay': 0.0, 'train__packing': 'on',
   }  # fmt: skip
-  assert {f.replace('__', '.') for f in others} >= set(workdirs.ROUNDING) - {'backbone.attention'}
+  apart = {'backbone.attention', 'train.tensor'}  # a kernel, and devices, that are not here
+  assert {f.replace('__', '.') for f in others} >= set(workdirs.ROUNDING) - apart
   for field, value in others.items():
     assert trees(other(made, **{field: value})) == wanted, field
   assert trees(other(made, train__clip_norm=0.0)) != wanted  # hence it is none of them
@@ -136,6 +138,21 @@ def test_an_allowed_change_is_written_and_the_old_value_kept(made, workdir):
   assert (first['snapshot'], second['snapshot']) == (-1, 1)
   assert second['changes'] == {'train.log_every': [5, 9]}
   assert first['time'] <= second['time']
+
+
+def test_a_snapshot_of_another_format_is_refused_before_anything_is_written(made, workdir):
+  snapshots = Snapshots(workdir)
+  snapshots.save({'step': 0})
+  snapshots.close()
+  folder, before = workdir / 'checkpoints' / '0', (workdir / 'config.json').read_bytes()
+  content = sealed_folder.read_seal(folder) | {'format': 2, 'jcl': '0.0.9'}
+  (folder / 'snapshot.json').unlink()
+  sealed_folder.seal(folder, content)
+  new = other(made, train__log_every=5)
+  with pytest.raises(UserError, match=r'has format 2, of jcl 0\.0\.9; this is jcl'):
+    workdirs.open_workdir(str(workdir), new, ['train.log_every'])
+  assert (workdir / 'config.json').read_bytes() == before
+  assert not (workdir / 'config_changes.jsonl').exists()
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,7 @@ from jcl.storage.encoding import Array, Place, decode, encode, on_host
 from jcl.storage.in_all import in_all, reason_of
 from jcl.storage.orbax import failure_reason, load_orbax, system_number
 from jcl.storage.sealed_folder import (
+  Damaged,
   check_files,
   delete,
   is_sealed,
@@ -286,9 +287,7 @@ class Snapshots:
       UserError: the snapshot has another format.
     """
     path = self.folder / str(number)
-    content = read_seal(path)
-    if content['format'] != FORMAT:
-      raise _other_format(path, content['format'], f'jcl {content["jcl"]}')
+    content = _seal_of_format(path)
     reads = lambda name: int(name) % jax.process_count() == jax.process_index()
     more: list[str] = []
     in_all(lambda: more.extend(check_files(path, content, reads)))
@@ -349,6 +348,30 @@ def versions() -> dict[str, str]:
     'jcl': jcl.__version__,
     **{name: metadata.version(name) for name in ('jax', 'jaxlib', 'orbax-checkpoint')},
   }
+
+
+def check_format(folder: pathlib.Path) -> None:
+  """Checks that the newest snapshot in a folder has the format that is read; damage is no matter.
+
+  Raises:
+    UserError: it has another one.
+  """
+  with contextlib.suppress(Damaged, OSError):  # `Snapshots.latest` says what is wrong
+    if (number := newest(folder)) >= 0:
+      _seal_of_format(folder / str(number))
+
+
+def _seal_of_format(path: pathlib.Path) -> Json:
+  """Returns the content of a snapshot's seal.
+
+  Raises:
+    Damaged: the seal is not as it was written.
+    UserError: the snapshot has another format.
+  """
+  content = read_seal(path)
+  if content['format'] != FORMAT:
+    raise _other_format(path, content['format'], f'jcl {content["jcl"]}')
+  return content
 
 
 def _link(source: str, target: str) -> str:
