@@ -30,7 +30,7 @@ def refused(words: list[str]) -> str:
     if not (ROOT / words[1]).is_file():
       return f'there is no {words[1]}'
     name, rest = words[1].removeprefix('launch/').removesuffix('.py'), words[2:]
-    if name == 'tables':
+    if name == 'results/tables':
       return refused_by_tables(rest)
   else:
     name, rest = words[1], words[2:]
@@ -48,8 +48,8 @@ def refused(words: list[str]) -> str:
 
 
 def refused_by_tables(words: list[str]) -> str:
-  """Returns the fault of a command of launch/tables.py, which is no command of jcl."""
-  sys.path.insert(0, str(ROOT / 'launch'))
+  """Returns the fault of a command of launch/results/tables.py, which is no command of jcl."""
+  sys.path.insert(0, str(ROOT / 'launch' / 'results'))
   tables, said = importlib.import_module('tables'), io.StringIO()
   try:
     with contextlib.redirect_stderr(said):
@@ -146,7 +146,7 @@ BROKEN = {
   'no such field': ('    jcl train --config=quickstart --config.train.epoch=3', 'epoch'),
   'a word for a number': ('```sh\njcl train --config=quickstart --config.train.epochs=x\n```', 'x'),
   'no such launcher': ('    python launch/trian.py --workdir=x', 'there is no launch/trian.py'),
-  'no such table': ('    python launch/tables.py run --table=nothing', 'nothing'),
+  'no such table': ('    python launch/results/tables.py run --table=nothing', 'nothing'),
 }
 
 

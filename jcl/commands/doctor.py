@@ -36,20 +36,17 @@ def show(workdir: pathlib.Path) -> None:
   """Prints what is wrong with the run in a folder.
 
   Raises:
-    UserError: the folder holds no results.json, or a damaged one.
+    UserError: the folder holds no run, or a damaged results.json.
   """
   from jcl.reports import results
 
   file = workdir / 'results.json'
-  if not file.is_file() and (begun := results_of(workdir)) is not None:
+  found = results.read(file) if file.is_file() else results_of(workdir)
+  if found is None:
+    raise UserError(f'{workdir} has no results.json and is no run; give the --workdir of one')
+  if not results.tasks_learned(found['matrix']):
     console.show('no task is done yet: what follows is of the steps that were taken')
-    if not say(begun, workdir):
-      console.show('nothing looks wrong')
-    return
-  if not file.is_file():
-    raise UserError(f'{workdir} has no results.json, which a run writes after its first task')
-  found = results.read(file)
-  if not found.get('finished'):
+  elif not found.get('finished'):
     console.show('the run is not finished: what follows is of the tasks that are')
   if not say(found, workdir):
     console.show('nothing looks wrong')

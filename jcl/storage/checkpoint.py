@@ -46,6 +46,7 @@ from jcl.storage.sealed_folder import (
   check_files,
   delete,
   is_sealed,
+  link,
   newest,
   numbered,
   read_seal,
@@ -231,7 +232,7 @@ class Snapshots:
     with self._one_line(target):
       delete(half)
       try:
-        shutil.copytree(self.folder / str(self.committed), half, copy_function=_link)
+        shutil.copytree(self.folder / str(self.committed), half, copy_function=link)
         delete(target)
         os.replace(half, target)
       finally:
@@ -372,15 +373,6 @@ def _seal_of_format(path: pathlib.Path) -> Json:
   if content['format'] != FORMAT:
     raise _other_format(path, content['format'], f'jcl {content["jcl"]}')
   return content
-
-
-def _link(source: str, target: str) -> str:
-  """Links a file, or copies it where the file system has no links."""
-  try:
-    os.link(source, target)
-  except OSError:
-    shutil.copy2(source, target)
-  return target
 
 
 def _is_of_format_1(path: pathlib.Path) -> bool:

@@ -8,6 +8,7 @@ every bit of the folder, those of the seals included.
 
 import contextlib
 import json
+import os
 import pathlib
 import shutil
 import types
@@ -122,6 +123,15 @@ def delete(folder: pathlib.Path) -> None:
   with contextlib.suppress(OSError):
     (folder / NAME).unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def link(source: str, target: str) -> str:
+  """Links a file, or copies it where the file system has no links."""
+  try:
+    os.link(source, target)
+  except OSError:
+    shutil.copy2(source, target)
+  return target
 
 
 def _names(folder: pathlib.Path) -> list[str]:

@@ -15,7 +15,9 @@ from jcl.backbones.files import hf, peft
 from jcl.errors import UserError
 from jcl.streams import hub
 
-SOURCES = sorted([*ROOT.glob('jcl/**/*.py'), *ROOT.glob('launch/*.py'), *ROOT.glob('configs/*.py')])
+SOURCES = sorted(
+  [*ROOT.glob('jcl/**/*.py'), *ROOT.glob('launch/**/*.py'), *ROOT.glob('configs/*.py')]
+)
 MODULES = {
   'pickle', 'cPickle', '_pickle', 'marshal', 'dill', 'cloudpickle', 'joblib', 'shelve', 'torch',
   'subprocess', 'socket', 'requests', 'urllib', 'http', 'ctypes', 'code', 'imp', 'pty', 'runpy',
@@ -33,7 +35,10 @@ CALLS = {
 KEYWORDS = {'trust_remote_code': True, 'allow_pickle': True, 'shell': True}
 LOADER = 'config_files.py'  # runs the user's own --config
 # Programs that are started: this Python on code of jcl's own, and the torch contenders.
-STARTERS = {'jcl/commands/jax_settings.py': {'subprocess'}}
+STARTERS = {
+  'jcl/commands/jax_settings.py': {'subprocess'},
+  'launch/results/tables.py': {'subprocess'},
+}
 CONTENDERS = 'jcl/benchmarks/'  # read nothing but what the benchmark has written itself
 
 

@@ -9,7 +9,7 @@ from absl import flags
 from support import ROOT
 from support.model_folder import STORIES, needs_stories
 
-sys.path.insert(0, str(ROOT / 'launch'))
+sys.path.insert(0, str(ROOT / 'launch' / 'results'))
 import table_specs
 import tables
 

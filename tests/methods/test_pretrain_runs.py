@@ -73,10 +73,13 @@ def test_tokens_of_a_run_are_counted_new_and_old(trained):
   parts = experiment.assemble(made)
   new = [2 * t.train.targets for t in parts.stream.tasks]
   old = [0, *(round(n / 4) for n in new[1:])]
-  assert results['mix'] == [
-    {'task': t.name, 'new': n, 'old': o}
-    for t, n, o in zip(parts.stream.tasks, new, old, strict=True)
+  assert [(line['task'], line['new'], line['old']) for line in results['mix']] == [
+    (t.name, n, o) for t, n, o in zip(parts.stream.tasks, new, old, strict=True)
   ]
+  assert [line['new_rows'] for line in results['mix']] == [
+    2 * len(t.train) for t in parts.stream.tasks
+  ]
+  assert [line['old_rows'] > 0 for line in results['mix']] == [o > 0 for o in old]
   assert results['tokens']['train'] == sum(new) + sum(old)
 
 

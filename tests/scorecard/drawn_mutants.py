@@ -21,7 +21,8 @@ DRAWN = (
   ),
   Mutant(
     'the teacher answers', 'methods/sdft.py',
-    'own = drawn(params, task,', "own = drawn(memory['teacher'].get('average', params), task,",
+    'tools.backbone, drawn(params, task,',
+    "tools.backbone, drawn(memory['teacher'].get('average', params), task,",
     _cells('drawn/sdft'),
   ),
   Mutant(

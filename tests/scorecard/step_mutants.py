@@ -112,7 +112,8 @@ LOSSES = (
   ),
   Mutant(
     'a gradient goes into the teacher', 'step/losses.py',
-    'for x in (logits_MV, jax.lax.stop_gradient(teacher_MV))', 'for x in (logits_MV, teacher_MV)',
+    '/ temperature)\n    for x in (logits_MV, jax.lax.stop_gradient(teacher_MV))',
+    '/ temperature)\n    for x in (logits_MV, teacher_MV)',
     _cells('teacher/distill'),
   ),
   Mutant(

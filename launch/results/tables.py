@@ -1,9 +1,9 @@
 """Makes the tables of docs/results.md that a decoder fills, from whole runs.
 
-    python launch/tables.py run --table=long_sequence --rows=seq,lora --workdir=runs/tables
-    python launch/tables.py keep --table=long_sequence --workdir=runs/tables
-    python launch/tables.py write
-    python launch/tables.py verify
+    python launch/results/tables.py run --table=long_sequence --rows=seq,lora --workdir=runs/tables
+    python launch/results/tables.py keep --table=long_sequence --workdir=runs/tables
+    python launch/results/tables.py write
+    python launch/results/tables.py verify
 
 `run` trains the rows of a table, one after another. Rows that were interrupted go on, and finished
 ones are not run again. `--whole` leaves the slice away and trains on all rows, which takes a GPU.
@@ -31,7 +31,7 @@ from jcl.errors import UserError
 from jcl.reports.results import Results, read
 from jcl.storage import atomic
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 PAGE, KEPT = ROOT / 'docs' / 'results.md', ROOT / 'docs' / 'results'
 COST = 'cost.json'  # beside results.json: CPU seconds of the row's processes so far
 

@@ -1,4 +1,4 @@
-"""Rows, settings and columns of the tables that `launch/tables.py` makes.
+"""Rows, settings and columns of the tables that `launch/results/tables.py` makes.
 
 A table has flags that all its rows share, those of the slice that a CPU allows, those of the whole
 data for a GPU, and for each row a method with flags of its own. `{data}` in a flag is the folder
