@@ -78,7 +78,7 @@ def test_a_run_with_pseudo_samples_and_a_penalty(tmp_path):
 
 @pytest.mark.slow
 def test_every_documented_field_occurs(tmp_path):
-  """But for those that need a bad step, free answers or one generation token for three tasks."""
+  """But for those of a bad step, changed settings, or one generation token for three tasks."""
   probe = tmp_path / 'probe.txt'
   probe.write_text('what will the weather be like in the mountains tomorrow\n')
   made = [
@@ -98,6 +98,9 @@ def test_every_documented_field_occurs(tmp_path):
   for results, lines in made:
     check(results, lines)
   rare = {
+    'config_changes[].time',
+    'config_changes[].snapshot',
+    'config_changes[].changes.SETTING',
     'metrics_train.METRIC',
     'refused_steps[].task',
     'refused_steps[].count',

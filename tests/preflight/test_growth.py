@@ -40,7 +40,7 @@ def test_bytes_grow_by_the_same_for_each_task_or_not_at_all(method):
   made.scenario = next(s for s in ('dil', 'cpt', 'til') if s in made.method.scenarios)
   for tasks in TASKS:
     given = stream(tasks)
-    made.stream = dataclasses.replace(given.settings, max_length=16)
+    made.stream = dataclasses.replace(given.settings, max_length=24)
     size = footprint(experiment.assemble(made, stream=given))
     assert size.whole
     found.append((size.device['total'], size.snapshot['total']))
