@@ -81,8 +81,9 @@ def test_every_documented_field_occurs(tmp_path):
   """But for those of a bad step, changed settings, or one generation token for three tasks."""
   probe = tmp_path / 'probe.txt'
   probe.write_text('what will the weather be like in the mountains tomorrow\n')
+  small = {'l1': 1e-9, 'l2': 1e-9, 'gradient_norms_every': 2}
   made = [
-    learned(tmp_path, 'lamol_kd+ewc+l2+mas', killed=True, train={'l1': 1e-9, 'l2': 1e-9}),
+    learned(tmp_path, 'lamol_kd+ewc+l2+mas', killed=True, train=small),
     learned(tmp_path, 'derpp', adversarial={'epsilon': 0.1}),
     learned(tmp_path, 'distill', evaluate={'probe': str(probe)}),
     learned(tmp_path, 'closed_form'),
