@@ -20,7 +20,7 @@ def _same(x: jax.Array) -> jax.Array:
 
 
 class Split(NamedTuple):
-  """What the devices of a group exchange; by default a device has the whole model.
+  """Functions by which the devices of a group exchange arrays; a device alone has the whole model.
 
   Attributes:
     parts: devices of a group.

@@ -8,6 +8,21 @@ if TYPE_CHECKING:
   from jcl.reports.results import Results
 
 
+def read(workdir: pathlib.Path) -> 'Results | None':
+  """Returns results.json of a folder, else results without a score; None: the folder has neither.
+
+  Args:
+    workdir: folder of a run.
+
+  Raises:
+    UserError: results.json is damaged.
+  """
+  from jcl.reports import results
+
+  file = workdir / 'results.json'
+  return results.read(file) if file.is_file() else results_of(workdir)
+
+
 def results_of(workdir: pathlib.Path) -> 'Results | None':
   """Returns results without a score; None: the folder holds no run, or not yet what it reads.
 

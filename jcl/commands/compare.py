@@ -12,6 +12,7 @@ for those that read it.
 import copy
 import pathlib
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from absl import flags
 
@@ -20,6 +21,9 @@ from jcl.config import Config
 from jcl.errors import UserError
 from jcl.storage import console
 from jcl.types import Json
+
+if TYPE_CHECKING:
+  from jcl.reports.results import Results
 
 
 def define_flags(given: flags.FlagValues, arguments: Sequence[str]) -> None:
@@ -40,8 +44,6 @@ def run(given: flags.FlagValues) -> None:
   jax_settings.use_compile_cache()
   from jcl import distributed, learning, sinks
   from jcl import workdir as workdirs
-  from jcl.reports import report
-  from jcl.reports.results import Results
   from jcl.training import experiment
 
   allowed = given.allow_config_change
@@ -64,14 +66,30 @@ def run(given: flags.FlagValues) -> None:
     logs.append(done.log)
   if not distributed.is_first():
     return
+  show(results, logs, workdir, given.quiet)
+
+
+def show(
+  results: 'Sequence[Results]', logs: Sequence[Sequence[Json]], folder: pathlib.Path, quiet: bool
+) -> None:
+  """Prints the table of runs, and writes their picture and page.
+
+  Args:
+    results: of each run.
+    logs: lines of metrics.jsonl of each run.
+    folder: that takes picture and page.
+    quiet: print the table alone.
+  """
+  from jcl.reports import report
+
   print(report.comparison_table(results))
-  report.comparison_picture(results, workdir / 'comparison.png')
-  report.html_report(results, workdir / 'report.html', logs)
-  if given.quiet:
+  report.comparison_picture(results, folder / 'comparison.png')
+  report.html_report(results, folder / 'report.html', logs)
+  if quiet:
     return
   for line in report.picture_notes(results):
     console.show(f'warning: {line}')
-  print(f'the picture is {workdir / "comparison.png"}, the page {workdir / "report.html"}')
+  print(f'the picture is {folder / "comparison.png"}, the page {folder / "report.html"}')
 
 
 def _keep_stored_order(folder: pathlib.Path, config: Config, seed: int) -> None:

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from jcl.commands import command_line
-from jcl.commands.begun import results_of
+from jcl.commands import begun, command_line
 from jcl.errors import UserError
 from jcl.storage import console
 
@@ -40,8 +39,7 @@ def show(workdir: pathlib.Path) -> None:
   """
   from jcl.reports import results
 
-  file = workdir / 'results.json'
-  found = results.read(file) if file.is_file() else results_of(workdir)
+  found = begun.read(workdir)
   if found is None:
     raise UserError(f'{workdir} has no results.json and is no run; give the --workdir of one')
   if not results.tasks_learned(found['matrix']):

@@ -86,16 +86,11 @@ def _read(folder: str) -> 'dict[pathlib.Path, Results]':
     UserError: there is none, or a file is damaged.
   """
   path = pathlib.Path(folder)
-  files = [path / 'results.json', *sorted(path.glob('*/results.json'))]
-  found = [file for file in files if file.is_file()]
-  begun = [file for file in files if not file.is_file() and (file.parent / 'config.json').is_file()]
-  begun += [file.parent / 'results.json' for file in sorted(path.glob('*/config.json'))
-            if not (file.parent / 'results.json').is_file()]  # fmt: skip
-  from jcl.commands.begun import results_of
+  from jcl.commands import begun
 
-  empty = {file: results for file in begun if (results := results_of(file.parent)) is not None}
-  if not found and not empty:
+  folders = [path, *sorted(child for child in path.glob('*') if child.is_dir())]
+  read = {folder / 'results.json': begun.read(folder) for folder in folders}
+  found = {file: results for file, results in read.items() if results is not None}
+  if not found:
     raise UserError(f'--runs: {path} holds no results.json, and no folder in it does')
-  from jcl.reports import results as results_json
-
-  return {file: results_json.read(file) for file in found} | empty
+  return dict(sorted(found.items(), key=lambda item: not item[0].is_file()))  # with a score first

@@ -7,16 +7,15 @@ in folders of --out, each named by its value; one that has finished is not run a
 """
 
 import copy
+import operator
 import pathlib
 from collections.abc import Sequence
-from typing import Any
 
 from absl import flags
 
-from jcl.commands import command_line, jax_settings
+from jcl.commands import command_line, compare, jax_settings
 from jcl.config import Config
 from jcl.errors import UserError
-from jcl.storage import console
 from jcl.types import Json
 
 
@@ -35,7 +34,6 @@ def run(given: flags.FlagValues) -> None:
   out = pathlib.Path(given.out or f'{workdir}-sweep')
   from jcl import learning
   from jcl import workdir as workdirs
-  from jcl.reports import report
   from jcl.reports import results as results_json
   from jcl.training import experiment
 
@@ -57,11 +55,7 @@ def run(given: flags.FlagValues) -> None:
     done = learning.run(config, folders[value], quiet=given.quiet)
     results.append(done.results)
     logs.append(done.log)
-  print(report.comparison_table(results))
-  report.comparison_picture(results, out / 'comparison.png')
-  report.html_report(results, out / 'report.html', logs)
-  if not given.quiet:
-    console.show(f'the picture is {out / "comparison.png"}, the page {out / "report.html"}')
+  compare.show(results, logs, out, given.quiet)
 
 
 def with_value(config: Config, setting: str, value: float) -> Config:
@@ -80,16 +74,9 @@ def with_value(config: Config, setting: str, value: float) -> Config:
   if isinstance(now, int) and value != int(value):
     raise UserError(f'--values: {value:g} is no whole number, which {setting} must be')
   holder, _, name = setting.rpartition('.')
-  setattr(_holder(changed, holder), name, int(value) if isinstance(now, int) else value)
+  where = operator.attrgetter(holder)(changed) if holder else changed
+  setattr(where, name, int(value) if isinstance(now, int) else value)
   return changed
-
-
-def _holder(config: Config, path: str) -> Any:
-  """Returns the settings at a dotted name; None where there are none."""
-  found: Any = config
-  for part in filter(None, path.split('.')):
-    found = getattr(found, part, None)
-  return found
 
 
 def _value(config: Config, setting: str) -> float | int:
@@ -98,7 +85,10 @@ def _value(config: Config, setting: str) -> float | int:
   Raises:
     UserError: there is no such number.
   """
-  found = _holder(config, setting)
+  try:
+    found = operator.attrgetter(setting)(config)
+  except AttributeError:
+    found = None
   if isinstance(found, bool) or not isinstance(found, int | float):
     raise UserError(
       f'--setting is {setting!r}, which is no number of this run; give one of its config.json, '

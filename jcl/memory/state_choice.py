@@ -56,7 +56,7 @@ class Candidate(NamedTuple):
 
 
 class Found(NamedTuple):
-  """What a candidate reaches on the held-out rows.
+  """Scores of a candidate on the held-out rows.
 
   Attributes:
     candidate: the candidate.

@@ -60,7 +60,7 @@ class LoadedBatch(NamedTuple):
 
   @property
   def shape(self) -> Hashable:
-    """What decides which program computes the batch: the shape of each of its arrays."""
+    """Shape of each array of the batch; batches of equal shapes are computed by one program."""
     return tuple(np.shape(x) for x in jax.tree.leaves(self.batch))
 
 

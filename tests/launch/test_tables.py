@@ -143,7 +143,7 @@ def test_kept_files_hold_no_texts_of_the_data():
 @pytest.mark.parametrize('whole', [False, True])
 @pytest.mark.parametrize(('table', 'row'), EVERY)
 def test_every_setting_of_a_row_is_read(table, row, whole, tmp_path):
-  """What a method does not read would be refused when its run begins."""
+  """A setting that the method does not read would be refused when the run begins."""
   spec = tables.TABLES[table]
   texts = tmp_path / 'texts'
   texts.mkdir()

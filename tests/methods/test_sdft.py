@@ -62,7 +62,7 @@ def test_raw_text_and_heads_are_refused():
 
 @pytest.mark.parametrize('names', ['sdft', 'sdft+ewc'])
 def test_the_best_parameters_may_be_kept_though_the_teacher_moves(names):
-  """What is evaluated is what trains, other than with an average that is evaluated."""
+  """Evaluation takes the parameters that train, unlike methods that evaluate an average."""
   parts = experiment.assemble(runs.config(names, train={'keep_best': True}))
   assert parts.method.after_step is not None
   other = names.replace('sdft', 'ema')

@@ -12,7 +12,7 @@ from jcl.storage.sealed_folder import Damaged
 
 @pytest.fixture
 def told(monkeypatch):
-  """What this process tells the others; the third one cannot write."""
+  """Texts that this process tells the others, of which the third cannot write."""
   found = []
   exchanged = lambda text: (found.append(text), [text, '', 'No space left on device'])[1]
   monkeypatch.setattr(distributed, 'exchanged', exchanged)

@@ -45,7 +45,7 @@ def chosen(
 
 
 def told(devices: int) -> dict[str, object]:
-  """What was chosen on some devices, and the head's kernel."""
+  """The choice that is made on some devices, and the kernel of the head."""
   params, memory, tools = chosen(devices)
   kernel = np.asarray(params['head']['kernel'], np.float64).tolist()
   return {'state': memory['state'], 'kernel': kernel, 'tried': tools.reports['state'][0]['tried']}

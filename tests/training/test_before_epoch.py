@@ -74,7 +74,7 @@ def log(folder):
 
 
 def test_a_run_that_dies_around_a_draw_goes_on_to_the_same_bits(tmp_path):
-  """It dies in the hook, in the evaluation before it, and at steps of the last epoch."""
+  """The run dies in the hook, in the evaluation before it, and at steps of the last epoch."""
   whole = Course(tmp_path / 'whole', config())
   wanted = whole.run()
   assert whole.drawn == [(0, 0), (0, 1)]

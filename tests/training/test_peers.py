@@ -173,7 +173,7 @@ BROKEN = [own_point, without_the_others, a_point_that_one_has_passed, while_othe
 
 @pytest.mark.parametrize('broken', BROKEN)
 def test_an_agreement_that_is_broken_is_seen(broken, run, monkeypatch):
-  """What the other tests of agreement look at is wrong for a broken one, in one of a few runs."""
+  """With a broken agreement one of a few runs fails the conditions of the other tests."""
   monkeypatch.setattr(Process, '_agree', broken)
   for seed in range(8):
     _, processes = run(4)
