@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jcl.backbones import blocked_attention
 from jcl.backbones.decoder_config import DecoderConfig
+from jcl.backbones.layers import ATTENDED, attended
 from jcl.backbones.model_config import ModelConfig
 
 
@@ -62,7 +64,7 @@ def causal_attention(
   layer: jax.Array,
   place: Place,
 ) -> jax.Array:
-  """Returns the attended values [B, T, H, d].
+  """Returns the attended values [B, T, H, d], under the name that `with_remat` keeps.
 
   Args:
     config: of the model.
@@ -87,8 +89,14 @@ def causal_attention(
   elif near_TS is not None:
     mask_B1TS = (near_TS & jnp.tri(length, dtype=bool))[None, None]
   if config.attention_cap:
-    return _capped(config, q_BTHd, k_BSKd, v_BSKd, mask_B1TS)
-  return jax.nn.dot_product_attention(
+    return attended(_capped(config, q_BTHd, k_BSKd, v_BSKd, mask_B1TS))
+  in_xla = cached or config.attention == 'xla'
+  if in_xla and place.position_BS is None and length >= blocked_attention.LONG:
+    scale = config.query_scale or q_BTHd.shape[-1] ** -0.5
+    window = kwargs['local_window_size'][0] + 1 if 'local_window_size' in kwargs else 0
+    options = blocked_attention.Options(scale, window, ATTENDED)
+    return blocked_attention.attention(q_BTHd, k_BSKd, v_BSKd, mask_B1TS, options)
+  out_BTHd = jax.nn.dot_product_attention(
     q_BTHd,
     k_BSKd,
     v_BSKd,
@@ -97,6 +105,7 @@ def causal_attention(
     implementation='xla' if cached else config.attention,
     **kwargs,
   )
+  return attended(out_BTHd)
 
 
 def _capped(

@@ -35,7 +35,6 @@ from jcl.backbones.layers import (
   RowKeys,
   Table,
   add_delta,
-  attended,
   depth,
   dropout,
   dropout_keys,
@@ -285,7 +284,7 @@ def attention(
     k_BSKd, v_BSKd = (jax.lax.dynamic_index_in_dim(c, layer, keepdims=False) for c in cache)
   out_BTHd = causal_attention(config, q_BTHd, k_BSKd, v_BSKd, layer, place)
   out = Dense(config.width, config.o_bias, config, output=True, split=split, name='o')
-  return out(attended(out_BTHd).reshape(*out_BTHd.shape[:2], -1), keys), cache
+  return out(out_BTHd.reshape(*out_BTHd.shape[:2], -1), keys), cache
 
 
 def feed_forward(

@@ -9,6 +9,7 @@ from.
 
 import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -30,7 +31,7 @@ def tolerance(terms: int, depth: int = 1, margin: float = 8, dtype=np.float32) -
       beside it.
     dtype: precision that the less precise side computes in.
   """
-  return float(margin * depth * np.sqrt(terms) * np.finfo(dtype).eps)
+  return float(margin * depth * np.sqrt(terms) * jnp.finfo(dtype).eps)
 
 
 def layers(count: int, gradient: bool = False) -> int:
