@@ -61,7 +61,7 @@ def add_token_rows(
     ValueError: `like_ids` does not have one id below V for each token.
     AssertionError: a table has not the rows and width of the config.
   """
-  from jcl.backbones.files.stored import grown  # files/ imports models, not the reverse
+  from jcl.backbones.files.stored import grown, read_whole  # files/ imports models, not the reverse
 
   old = config.vocabulary
   if init == 'copy' and (len(like_ids) != count or not all(0 <= i < old for i in like_ids)):
@@ -71,7 +71,7 @@ def add_token_rows(
     if name not in params:
       continue
     stored = params[name]['embedding']
-    table_RD = np.asarray(stored, np.float32)
+    table_RD = read_whole(stored)
     shape = (config.rows, config.width)
     chex.assert_shape(table_RD, shape, custom_message=f'params[{name!r}]: [config.rows, D]')
     real_VD = table_RD[:old]

@@ -38,7 +38,8 @@ def on_host(now: Outline) -> dict[str, Json]:
   """Returns {phase: {bytes, largest, array}} of a process: in all, of its largest array, its shape.
 
   `load` places the leaves of the base model one after another, each process its own parts.
-  `digest of weights` reads them a block at a time, a leaf a thread. `snapshot` fetches and writes
+  `digest of weights` reads a leaf a thread: whole, and places it, if it has at most `stored.HELD`
+  bytes, else a block at a time. `snapshot` fetches and writes
   one array's own shards after another, and the small ones together. `restore` places arrays alike
   with `train.fsdp`, and else first has model and optimiser state on the host. `digest` fetches a
   layer of what is sharded, and whole arrays of what is not.
@@ -99,5 +100,7 @@ def _layer(x: Any) -> Part:
 
 def _block(x: Any) -> Part:
   """Returns what the digest of weights reads at once of a leaf."""
+  if _bytes(_whole(x)) <= stored.HELD:
+    return _whole(x)
   rows = max(x.shape[0] * stored.BLOCK // max(_bytes(_whole(x)), 1), 1) if x.shape else 1
   return Part((min(rows, *x.shape[:1]), *x.shape[1:]) if x.shape else (), x.dtype)

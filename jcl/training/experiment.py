@@ -28,6 +28,7 @@ from jcl.step.numerics import computing
 from jcl.storage import paths
 from jcl.streams.many_objects import uncollected
 from jcl.streams.stream import Stream, TaskPlan
+from jcl.training.first_weights import FirstWeights
 from jcl.training.general_text import corpus_rows, read_corpus
 from jcl.training.hook_tools import HookTools, make_tools
 from jcl.training.inputs import Inputs, probe_rows, stream_rows, template_digest
@@ -61,6 +62,8 @@ class Experiment:
     rate_origin: where `train.learning_rate` comes from, in words.
     companions: files that go with the pretrained model, such as chat templates.
     notes: a line for each contradiction in its files that was resolved, and for what is unused.
+    probe: rows of `evaluate.probe`.
+    first: the weights as far as they are on the devices already.
   """
 
   config: Config
@@ -78,6 +81,7 @@ class Experiment:
   companions: Companions = dataclasses.field(default_factory=Companions)
   notes: tuple[str, ...] = ()
   probe: tuple[Row, ...] = ()
+  first: FirstWeights | None = None
 
   @property
   def score(self) -> Literal['accuracy', 'log_perplexity']:
@@ -98,7 +102,8 @@ class Experiment:
     """Returns the parameters that the run starts from, float32, sharded from the start."""
     mesh, fsdp = self.tools.mesh, self.config.train.fsdp
     if self.weights is not None:
-      return sharding.place(self.weights, mesh, sharding.specs(self.weights, mesh, fsdp))
+      weights = self.weights if self.first is None else self.first.taken()
+      return sharding.place(weights, mesh, sharding.specs(weights, mesh, fsdp))
     return sharding.born(self.backbone.init, mesh, fsdp)(self.tools.key('init'))
 
   @property
@@ -250,8 +255,7 @@ def assemble(
     config, stream=dataclasses.replace(config.stream, chat_date=base.chat.date)
   )
   shape = for_method(base.shape, config.method.lora_dropout, config.method.block_every)
-  limit = min(config.stream.max_length, shape.max_positions)
-  text, stream = _text(config, base, stream, limit, shape.pooling)
+  text, stream = _text(config, base, stream, shape)
   backbone = make_backbone(shape, sharding.split_of(config.train.tensor))
   tools = make_tools(
     backbone, text, stream, sharding.given_mesh(mesh, config.train.tensor),
@@ -267,28 +271,30 @@ def assemble(
   useless = [*stream.unread, *base.unread, *between_tasks(config, stream)]
   useless += unread_in_training(asked, config, backbone)
   notes = () if old else tuple(refused(useless, asked.from_file))
+  first = FirstWeights(base.params, tools.mesh, config.train.fsdp, begins=not old)
   shapes = {'weights': shape_fields(base.shape)} if config.backbone.path or loaded else {}
   shapes |= {'teacher': teacher_shape} if teacher else {}
   probe = read_probe(config, text, documents)
   rows = (*stream_rows(stream, documents), *probe_rows(probe), *corpus_rows(tools.corpus, text))
-  read = Inputs(stream.template, rows, base.tokenizer_digest, base.weights_digest, teacher_digest,
-                template_digest(base.chat.source), shapes)  # fmt: skip
+  read = Inputs(stream.template, rows, base.tokenizer_digest, first.digest(base.files),
+                teacher_digest, template_digest(base.chat.source), shapes)  # fmt: skip
   return Experiment(
     config, stream, text, backbone, shape, method, tools, base.params, base.added, longest, read,
-    rate_origin, base.companions, (*base.notes, *notes), probe,
+    rate_origin, base.companions, (*base.notes, *notes), probe, first,
   )  # fmt: skip
 
 
 def _text(
-  config: Config, base: StartModel, stream: Stream, limit: int, pooling: str
+  config: Config, base: StartModel, stream: Stream, shape: ModelConfig
 ) -> tuple[Text, Stream]:
-  """Returns what makes rows of examples, of at most `limit` tokens, and the stream it can read."""
+  """Returns what makes rows of examples for a model, and the stream that it can read."""
+  limit = min(config.stream.max_length, shape.max_positions)
   given = base.tokenizer, base.special
   if config.scenario == 'cpt':
     probe = getattr(config.method, 'probe_path', '')
     return packed_stream(config.stream, stream, *given, limit, probe)
   return chat_choice.make_text(
-    base.chat, config.stream, *given, stream, config.text_format, limit, pooling
+    base.chat, config.stream, *given, stream, config.text_format, limit, shape.pooling
   )
 
 

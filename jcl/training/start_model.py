@@ -10,6 +10,7 @@ from jcl import methods
 from jcl.backbones import heads
 from jcl.backbones.decoder_config import DecoderConfig, from_scratch
 from jcl.backbones.files.companions import Companions
+from jcl.backbones.files.stored import rereadable
 from jcl.backbones.model_config import ModelConfig, with_settings
 from jcl.backbones.models import make_backbone
 from jcl.backbones.new_tokens import add_token_rows, with_new_tokens
@@ -28,7 +29,7 @@ from jcl.errors import UserError, count_of
 from jcl.memory.teacher import ExternalTeacher
 from jcl.step import sharding
 from jcl.streams.stream import Stream
-from jcl.training.inputs import digests_of, weights_digest
+from jcl.training.inputs import tokenizer_digests, weights_digest
 from jcl.training.model_shape import shape_fields
 from jcl.types import Json, Params
 
@@ -48,7 +49,7 @@ class StartModel(NamedTuple):
     added: ids of the tokens that were added.
     chat: chat template of the run.
     tokenizer_digest: digests of the tokenizer before tokens were added.
-    weights_digest: digest of the weights; None: none were read.
+    files: the weights as the files have them, before blocks, rows or a head change; None as above.
     companions: files that go with the model, such as chat templates.
     notes: a line for each contradiction in its files that was resolved, and for what is unused.
     unread: settings that are given and that nothing reads.
@@ -61,7 +62,7 @@ class StartModel(NamedTuple):
   added: tuple[int, ...]
   chat: Choice
   tokenizer_digest: dict[str, str]
-  weights_digest: str | None
+  files: Params | None
   companions: Companions = Companions()
   notes: tuple[str, ...] = ()
   unread: tuple[Unread, ...] = ()
@@ -105,12 +106,12 @@ def _from_scratch(config: Config, stream: Stream) -> StartModel:
       tokenizer, special = bpe_tokenizer(texts, settings.vocabulary)
     else:
       tokenizer, special = word_tokenizer(texts)
-  digests = digests_of(tokenizer, special, None)
+  digest = tokenizer_digests(tokenizer, special)
   added = tuple(add_tokens(tokenizer, names))
   classes = len(stream.classes) if settings.head else 0
   read = config.method.random_features, config.method.chooses_state
   shape = from_scratch(settings, vocabulary_size(tokenizer), classes, *read)
-  return StartModel(shape, None, tokenizer, special, added, chat, *digests, companions, notes)
+  return StartModel(shape, None, tokenizer, special, added, chat, digest, None, companions, notes)
 
 
 def _pretrained(
@@ -124,9 +125,10 @@ def _pretrained(
     known = loaded.config if loaded else hf.load_config(settings.path, settings.family)
     check_pre_norm(known, config)
   found = loaded or hf.load(settings.path, weights, settings.family, stored=True)
-  shape, params, tokenizer, special, companions, notes = found
+  shape, read, tokenizer, special, companions, notes = found
+  files = params = None if read is None else jax.tree.map(rereadable, read)
   chat = choose(config.stream, stream, config.text_format, companions)
-  digests = digests_of(tokenizer, special, params)
+  digest = tokenizer_digests(tokenizer, special)
   classes = len(stream.classes) if settings.head else 0
   if not classes and (not isinstance(shape, DecoderConfig) or shape.classes):
     raise UserError(
@@ -134,8 +136,8 @@ def _pretrained(
     )
   if classes and settings.depth:
     shape, params = _cut(shape, params, settings.depth)
-  read = config.method.random_features, config.method.chooses_state
-  shape = with_settings(shape, settings, classes, *read)
+  features = config.method.random_features, config.method.chooses_state
+  shape = with_settings(shape, settings, classes, *features)
   if classes and params is not None:
     params = {k: v for k, v in params.items() if k != 'unembed'}
     params['head'] = heads.init(jax.random.key(config.train.seed), shape)
@@ -155,7 +157,7 @@ def _pretrained(
     init: Literal['copy', 'mean'] = 'mean' if settings.added_token_init == 'mean' else 'copy'
     shape, params = add_token_rows(shape, params, len(new), like, config.train.seed, init, multiple)
   return StartModel(
-    shape, params, tokenizer, special, added, chat, *digests, companions, notes, tuple(unread)
+    shape, params, tokenizer, special, added, chat, digest, files, companions, notes, tuple(unread)
   )
 
 

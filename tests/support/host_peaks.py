@@ -17,12 +17,14 @@ import numpy as np
 from jcl import methods
 from jcl.backbones.decoder import decoder
 from jcl.backbones.files import hf
+from jcl.backbones.files.stored import rereadable
 from jcl.config import Config, TrainConfig
 from jcl.preflight import first_step, host_phases
 from jcl.step import sharding
 from jcl.storage import parts
 from jcl.storage.encoding import encode, leaves_by_path, on_host
-from jcl.training import inputs, recorder
+from jcl.training import recorder
+from jcl.training.first_weights import FirstWeights
 from support import gguf_files, tiny
 from support.decoders import TINY
 
@@ -81,9 +83,11 @@ def main(folder: pathlib.Path, fsdp: bool) -> None:
   jax.make_array_from_callback = taken  # type: ignore[assignment]
   load = parts.load_arrays
   parts.load_arrays = lambda *of: {name: x.copy() for name, x in load(*of).items()}
+  files = jax.tree.map(rereadable, in_file())
+  hashed = lambda: FirstWeights(files, mesh, fsdp, begins=True).digest(files)
   measured = {
     'load': peak(lambda: sharding.place(in_file(), mesh, specs)),
-    'digest of weights': peak(lambda: inputs.weights_digest(in_file())),
+    'digest of weights': peak(hashed),
     'snapshot': peak(lambda: parts.write(folder / '0', arrays)),
     'restore': peak(read),
     'digest': peak(lambda: recorder.digest(params)),

@@ -16,6 +16,7 @@ from jcl.errors import UserError
 from jcl.storage.stored import Spans, Stored, shape_of
 
 BLOCK = 2**26  # bytes of a block of `blocks`, unless one entry of the first axis has more
+HELD = 2**28  # bytes of a leaf that the host holds whole; of a larger one a part at a time
 
 
 class Piece(NamedTuple):
@@ -174,6 +175,46 @@ def grown(leaf: Stored, old: int, tail: np.ndarray) -> Stored:
     return [np.concatenate(pair) if len(pair[1]) else pair[0] for pair in pairs]
 
   return Stored((old + len(tail), *leaf.shape[1:]), parts, leaf.apart)
+
+
+class Reread:
+  """The parts of a leaf, read from its file each time, or cut from the whole leaf while it is held.
+
+  Args:
+    leaf: still in its file.
+  """
+
+  def __init__(self, leaf: Stored):
+    self._leaf = leaf
+    self._array: np.ndarray | None = None
+
+  def __call__(self, asked: Sequence[Spans]) -> list[np.ndarray]:
+    """Returns an array for each of the spans that are asked for."""
+    if self._array is None:
+      return self._leaf.parts(asked)
+    return [self._array[spans] for spans in asked]
+
+  def hold(self) -> np.ndarray:
+    """Reads the whole leaf, which is then held, unless it was read and is held already."""
+    if self._array is None:
+      self._array = np.asarray(self._leaf)
+    return self._array
+
+  def release(self) -> None:
+    """Holds the leaf no longer: parts are read from the file again."""
+    self._array = None
+
+
+def rereadable(leaf: np.ndarray | Stored) -> np.ndarray | Stored:
+  """Returns a leaf whose `parts`, if it is in its file, are `Reread`."""
+  return dataclasses.replace(leaf, parts=Reread(leaf)) if isinstance(leaf, Stored) else leaf
+
+
+def read_whole(leaf: np.ndarray | Stored) -> np.ndarray:
+  """Returns a leaf as an array; one that is `Reread` and not too large for the host is held."""
+  if isinstance(leaf, Stored) and isinstance(leaf.parts, Reread) and leaf.nbytes <= HELD:
+    return leaf.parts.hold()
+  return np.asarray(leaf, np.float32)
 
 
 def first(leaf: np.ndarray | Stored, count: int) -> np.ndarray | Stored:
