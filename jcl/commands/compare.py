@@ -2,11 +2,11 @@
 
     jcl compare --config=quickstart --methods=seq,lamol,joint --seeds=0,1,2 --workdir=runs/three
 
-A seed determines the initial parameters, every random draw and, in the synthetic stream and the
-benchmarks, the order of the stream; own files keep their order of tasks unless stream.order_seed is
-given. A run that has finished is not run again. Any setting is a flag, as for `jcl train`; a
-setting of a method, --config.method.gamma=0.5, holds for the methods that have it, and any other
-for those that read it.
+A seed determines the initial parameters, every random draw and, in the synthetic stream, the
+benchmarks and data that is cut by classes, the order of the stream; own files keep their order of
+tasks unless stream.order_seed is given. A run that has finished is not run again. Any setting is a
+flag, as for `jcl train`; a setting of a method, --config.method.gamma=0.5, holds for the methods
+that have it, and any other for those that read it.
 """
 
 import copy

@@ -31,12 +31,12 @@ PUBLISHED_TASKS = ('long_sequence', 'standard_cl', 'trace', 'superni')
 class StreamConfig:
   """Settings of the stream of tasks that is learned."""
 
-  # synthetic | files | a published stream (streams/registry.py) | package.module:reader |
+  # synthetic | files | classes | a published stream (streams/registry.py) | package.module:reader |
   # an entry point
   name: str = 'synthetic'
   # folder or manifest that holds the data; empty for synthetic
   path: str = only_with('', {'name': Other('synthetic')})
-  # classes a task; benchmarks with classes only
+  # classes a task; `classes`, and benchmarks with classes alone
   classes_per_task: int = only_with(
     number(10, least=1),
     {'name': Other('synthetic', 'files', 'rows', 'concept1k', *PUBLISHED_TASKS)},

@@ -205,7 +205,7 @@ def unknown_label(row: RawRow, classes: Sequence[str], of: str = '') -> UserErro
     )
   return UserError(
     f'{row.where}: label {shown(row.label)} is not in the train split{of}, which has {some}: '
-    'correct it, or add training examples of it'
+    'correct it, add training examples of it, or leave it out'
   )
 
 

@@ -106,12 +106,10 @@ def read(config: StreamConfig, targets: bool = True) -> RawStream:
   manifest = read_manifest(config, targets)
   tasks = divided_tasks(manifest) if 'task' in manifest.fields else listed_tasks(manifest)
   tasks = [tasks[i] for i in permutation(len(tasks), config.order_seed)]
-  name = manifest.texts.get('name', shortened(manifest.folder.name) or 'files')
-  check_stream_name(name, f'{manifest.called}: name')
   template = manifest.texts.get('template', TEMPLATE)
   if targets:
     check_template(template, f'{manifest.called}: template')
-  return RawStream(name, tasks, template, targets=targets, notes=manifest.notes)
+  return RawStream(stream_name(manifest), tasks, template, targets=targets, notes=manifest.notes)
 
 
 def read_manifest(config: StreamConfig, targets: bool) -> Manifest:
@@ -119,6 +117,19 @@ def read_manifest(config: StreamConfig, targets: bool) -> Manifest:
   file = manifest_file(config.path)
   called, text = file.name, read_text(file, str(file))
   fields = json_value(text, called) if file.suffix == '.json' else literal(text, called)
+  return checked(fields, called, file.resolve().parent, config, targets)
+
+
+def checked(
+  fields: object, called: str, folder: pathlib.Path, config: StreamConfig, targets: bool
+) -> Manifest:
+  """Returns the content of a manifest, its keys checked and the values that hold for all tasks.
+
+  Args:
+    fields: the content.
+    called, folder, targets: as in `Manifest`.
+    config: settings of the stream.
+  """
   if not isinstance(fields, dict):
     raise UserError(f'{called}: not an object: write {{"tasks": […], …}}')
   check_keys(fields, MANIFEST_KEYS, called)
@@ -126,12 +137,19 @@ def read_manifest(config: StreamConfig, targets: bool) -> Manifest:
   folders = as_list(fields.get('folders', []))
   if not isinstance(folders, list) or not all(isinstance(f, str) and f for f in folders):
     raise UserError(f'{called}: \'folders\' is not a list of folders: write ["../data"]')
-  folder = file.resolve().parent
+  folder = folder.resolve()
   roots = (folder, *(resolved(folder, f, called) for f in folders))
   for name, root in zip(folders, roots[1:], strict=True):
     if paths.home_within(root):
       raise UserError(f"{called}: 'folders' lists {name!r}, which is too much: name what is read")
   return Manifest(called, folder, roots, fields, texts, targets, config.test_fraction > 0, [])
+
+
+def stream_name(manifest: Manifest) -> str:
+  """Returns the name of the stream: the manifest's, or that of its folder."""
+  name = manifest.texts.get('name', shortened(manifest.folder.name) or 'files')
+  check_stream_name(name, f'{manifest.called}: name')
+  return name
 
 
 def as_list(value: object) -> object:
@@ -155,10 +173,15 @@ def manifest_file(path: str) -> pathlib.Path:
     found = [file / name for name in ('manifest.json', 'manifest.py') if (file / name).is_file()]
     if len(found) != 1:
       what = 'both manifest.json and' if found else 'neither manifest.json nor'
-      raise UserError(f'{file}: the folder holds {what} manifest.py: name one file')
+      raise UserError(
+        f'{file}: the folder holds {what} manifest.py: name one file; stream.name=classes reads '
+        'train.csv and test.csv'
+      )
     file = found[0]
   if file.suffix not in ('.json', '.py') and file.exists():
-    raise UserError(f'{file}: a manifest is a .json or .py file: rename it')
+    raise UserError(
+      f'{file}: a manifest is a .json or .py file: rename it; stream.name=classes reads a table'
+    )
   return file
 
 
@@ -192,7 +215,7 @@ def listed_tasks(manifest: Manifest) -> list[RawTask]:
   if stray:
     raise UserError(
       f"{called}: {stray[0]!r} stands beside 'tasks': put it into a task, or name the column that "
-      "tells tasks apart as 'task'"
+      "tells tasks apart as 'task', or set stream.name=classes to cut tasks by classes"
     )
   listed = fields.get('tasks')
   if not isinstance(listed, list) or not listed:

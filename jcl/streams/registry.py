@@ -22,6 +22,7 @@ GROUP = 'jcl.streams'
 BUILT_IN: dict[str, str] = {
   'synthetic': 'jcl.streams.synthetic:read',
   'files': 'jcl.streams.manifest:read',
+  'classes': 'jcl.streams.class_data:read',
   'clinc150': 'jcl.streams.benchmarks:read',
   'banking77': 'jcl.streams.benchmarks:read',
   'hwu64': 'jcl.streams.benchmarks:read',
