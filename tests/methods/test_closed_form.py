@@ -2,19 +2,19 @@
 
 import dataclasses
 import json
-import zlib
 
 import jax
 import numpy as np
 import pytest
 from oracles import solvers
+from scorecard import chosen as choices
 from support import runs, slow, tiny
 from support.chosen_states import chosen
 from support.launchers import forks
 
 import jcl
 from jcl import methods
-from jcl.backbones import heads, layers
+from jcl.backbones import heads
 from jcl.errors import UserError
 from jcl.memory import class_sums
 from jcl.step import sharding
@@ -164,61 +164,7 @@ def test_a_row_is_computed_alike_beside_others_in_any_number():
 
 @pytest.mark.parametrize('dev', [True, False])
 def test_the_state_is_the_one_that_scores_best_on_the_first_task(dev):
-  """Each candidate is a model of its own here; its head and its score are those of oracles."""
-  params, memory, tools = chosen(dev=dev)
-  start, (told,), task = tiny.params(tools.backbone), tools.reports['state'], tools.stream.tasks[0]
-  rows = [tools.text.rows(e)[0] for e in (*task.train, *task.dev)]
-  if dev:
-    held = np.arange(len(rows)) >= len(task.train)
-  else:
-    marks = [zlib.crc32(row.tokens.astype(np.int32).tobytes()) for row in rows]
-    held = np.isin(np.arange(len(rows)), np.argsort(marks)[:2])
-  label = np.array([row.wanted[0] for row in rows])
-
-  def state(blocks, mean, pooling):
-    """States of all rows, of models that end after 1 … blocks blocks; 0 blocks are their input."""
-    found, at = [], range(0 if mean else blocks, blocks + 1)
-    for end in at:
-      mix = np.zeros((end + 1, 3), np.float32)
-      mix[end, heads.POOLINGS.index(pooling)] = 1
-      layers = jax.tree.map(lambda x, end=end: x[: max(end, 1)], start['layers'])
-      if not end:
-        mix = np.stack([mix[0], 0 * mix[0]])
-      model = {**start, 'layers': layers, 'head': {**start['head'], 'mix': mix}}
-      found.append(np.concatenate(tools.map_targets(tools.backbone.hidden, model, rows)))
-      tools.folds.forget()
-    return np.mean(found, 0, np.float64)
-
-  fit, marked = np.flatnonzero(~held), lambda i, start: zlib.crc32(rows[i].tokens.tobytes(), start)
-  draws = [
-    [
-      i
-      for c in (0, 1)
-      for i in sorted(fit[label[fit] == c], key=lambda i, s=start: marked(i, s))[:4]
-    ]
-    for start in range(16)
-  ]
-  best, tried = None, []
-  for blocks in (1, 2, 3):
-    for mean in (False, True):
-      for pooling in ('last', 'mean'):
-        x = solvers.standardised(state(blocks, mean, pooling))
-        kernels = [solvers.ridge(x[some], label[some], 2, 0.1)[0] for some in draws]
-        apart = np.array([x[held] @ k @ (-1, 1) for k in kernels]) * np.where(
-          label[held] > 0, 1, -1
-        )
-        score = np.mean(apart > 0), apart.sum() / np.abs(apart).sum()
-        tried.append([blocks, mean, pooling, *score])
-        best = max(best or (score, ()), (score, (blocks, mean, pooling)), key=lambda one: one[0])
-  assert len({score[3] for score in tried}) > 1 or len({score[4] for score in tried}) > 1
-  for one, wanted in zip(told['tried'], tried, strict=True):
-    assert one[:3] == wanted[:3]
-    np.testing.assert_allclose(one[3:], wanted[3:], atol=2e-4)
-  assert memory['state'] == dict(zip(('blocks', 'mean', 'pooling'), best[1], strict=True))
-  assert told['held'] == ('2 dev rows' if dev else '2 training rows')
-  blocks = memory['state']['blocks']
-  assert layers.depth(params) == blocks
-  assert params['head']['mix'].shape == (blocks + 1, 3)
+  tools = choices.state_by(dev)
   assert 'of task t0 right from 4 rows a class, the best of 12 states' in tools.reports['notes'][0]
 
 
@@ -232,16 +178,9 @@ def test_a_chosen_state_stays_in_any_order_of_later_tasks():
 
 
 @pytest.mark.slow
-def test_eight_devices_choose_the_state_that_one_chooses():
-  done = forks().module('support.chosen_states', devices=8, limit=300)
+def test_devices_choose_the_state_that_one_chooses_whether_or_not_they_share_layers():
+  done = forks().module('scorecard.chosen', devices=8, limit=300)
   assert done.status == 0, done.err[-4000:]
-  one, eight = json.loads(done.out.splitlines()[-1])
-  assert one['state'] == eight['state']
-  for some, found in zip(one['tried'], eight['tried'], strict=True):
-    assert some[:4] == found[:4]
-    assert some[4] == pytest.approx(found[4], abs=2e-4)
-  largest = np.abs(one['kernel']).max()
-  assert np.abs(np.subtract(one['kernel'], eight['kernel'])).max() <= 2e-5 * largest
 
 
 @pytest.mark.parametrize(

@@ -61,3 +61,23 @@ def fourier(hidden_ND: np.ndarray, projection_DP: np.ndarray, phase_P: np.ndarra
 def standardised(hidden_ND: np.ndarray) -> np.ndarray:
   """Each row with mean 0 and variance 1."""
   return np.stack([(h - h.mean()) / h.std() for h in hidden_ND])
+
+
+def few(mark_N: np.ndarray, y_N: np.ndarray, held_N: np.ndarray, shots: int) -> list[int]:
+  """The rows of each class with the least marks, but for those held out."""
+  rows = [i for i in np.argsort(mark_N, kind='stable') if not held_N[i]]
+  return [i for c in np.unique(y_N) for i in [i for i in rows if y_N[i] == c][:shots]]
+
+
+def score(
+  x_ND: np.ndarray, y_N: np.ndarray, held_N: np.ndarray, draws: list[list[int]], strength: float
+) -> tuple[float, float]:
+  """Accuracy of ridge heads on the rows held out, and the mean margin over the mean of its size."""
+  x_ND, classes = standardised(x_ND), int(y_N.max()) + 1
+  margins = []
+  for rows in draws:
+    logits_HC = x_ND[held_N] @ ridge(x_ND[rows], y_N[rows], classes, strength)[0]
+    for logit_C, right in zip(logits_HC, y_N[held_N], strict=True):
+      margins.append(logit_C[right] - max(np.delete(logit_C, right)))
+  margin = np.array(margins)
+  return float((margin > 0).mean()), float(margin.sum() / np.abs(margin).sum())

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from scorecard import (
   anchors,
   checks,
+  chosen,
   directions,
   drawn,
   general_text,
@@ -81,4 +82,6 @@ SHARED: dict[str, Callable[[], None]] = {
   'corpus': general_text.mixed,
   'project': directions.projected,
   'masked': directions.masked,
+  'chosen_state': chosen.state,
+  'chosen_on_devices': chosen.devices,
 }

@@ -53,6 +53,8 @@ LINES: tuple[tuple[str, str, str], ...] = (
   ('anchor', '*', 'of distill with another anchor: checked once, in the last row'),
   ('own_answers', '*', 'of replay with own answers: checked once, in the last row'),
   ('corpus', '*', 'of replay with general text: checked once, in the last row'),
+  ('chosen_state', '*', 'of closed_form with choose_state: checked once, in the last row'),
+  ('chosen_on_devices', '*', 'of closed_form with choose_state: checked once, in the last row'),
   ('merges', '*', 'merges are of no method: checked once, in the last row'),
 )
 

@@ -301,26 +301,6 @@ TAUGHT = (
   ),
 )  # fmt: skip
 
-SOLVED = (
-  Mutant(
-    'a head is solved from its own task alone', 'methods/closed_form.py',
-    "start = class_sums.unpacked(memory['sums'])",
-    "start = class_sums.unpacked({k: 0 * x for k, x in memory['sums'].items()})",
-    _cells('solved/closed_form'),
-  ),
-  Mutant(
-    'the scatter is around the mean of all rows', 'memory/class_sums.py',
-    '(mean_PK * count_C[seen]) @ mean_PK.T',
-    'np.outer(total_PC.sum(1), total_PC.sum(1)) / rows',
-    _cells('solved/closed_form'),
-  ),
-  Mutant(
-    'all classes are equally likely', 'memory/class_sums.py',
-    '+ np.log(count_C[seen] / rows)', '- np.log(seen.sum())',
-    _cells('solved/closed_form'),
-  ),
-)  # fmt: skip
-
 SHELLS = (
   Mutant(
     'MAML steps down the loss of all rows', 'methods/maml.py',

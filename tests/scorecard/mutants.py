@@ -13,14 +13,14 @@ from scorecard.method_mutants import (
   PARTS,
   PAST,
   SHELLS,
-  SOLVED,
   SUBSPACES,
   TAUGHT,
 )  # fmt: skip
 from scorecard.mutant import Mutant
+from scorecard.solved_mutants import CHOSEN, SOLVED
 from scorecard.step_mutants import DIRECTIONS, HEADS, LOSSES, ROWS, STEP
 
 MUTANTS: tuple[Mutant, ...] = (
   *ROWS, *HEADS, *LOSSES, *STEP, *DIRECTIONS, *PAST, *METHODS, *FREEZING, *AVERAGES, *KNOBS,
-  *SOLVED, *SUBSPACES, *TAUGHT, *DRAWN, *SHELLS, *PARTS,
+  *SOLVED, *CHOSEN, *SUBSPACES, *TAUGHT, *DRAWN, *SHELLS, *PARTS,
 )  # fmt: skip
