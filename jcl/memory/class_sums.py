@@ -124,6 +124,7 @@ def discriminant(sums: Sums, shrinkage: float) -> Solved:
   Args:
     sums: unpacked sums of at least one row.
     shrinkage: s; where Σ_s has no inverse, s is raised to the least of `LADDER` that gives one.
+      0: estimated from the scatter, see `estimated_shrinkage`.
   """
   count_C, total_PC, gram_PP = (sums[name].sum(0) for name in ('count', 'total', 'gram'))
   seen, rows = count_C > 0, count_C.sum()
@@ -135,12 +136,33 @@ def discriminant(sums: Sums, shrinkage: float) -> Solved:
   if sphere <= NOTHING * np.trace(gram_PP) / (rows * features):
     strength, singular, solved_PK = 1.0, True, mean_PK
   else:
-    strength, solved_PK = _shrunk(scatter_PP, sphere, shrinkage, mean_PK)
-    singular = bool(singular or strength != shrinkage)
+    wanted = shrinkage or estimated_shrinkage(scatter_PP, int(rows - seen.sum()))
+    strength, solved_PK = _shrunk(scatter_PP, sphere, wanted, mean_PK)
+    singular = bool(singular or strength != wanted)
   kernel_PC, bias_C = np.zeros_like(total_PC), np.zeros(len(count_C))
   kernel_PC[:, seen] = solved_PK
   bias_C[seen] = -0.5 * (mean_PK * solved_PK).sum(0) + np.log(count_C[seen] / rows)
   return Solved(kernel_PC, bias_C, strength, singular)
+
+
+def estimated_shrinkage(scatter_PP: np.ndarray, freedom: int) -> float:
+  """Returns the s of Σ_s that is nearest to the scatter of endless rows, if these were normal.
+
+      s = ((1 − 2/P) tr(Σ²) + tr(Σ)²) / ((n + 1 − 2/P) (tr(Σ²) − tr(Σ)² / P)), at most 1
+
+  is the oracle approximating shrinkage of Chen, Wiesel, Eldar and Hero (2010). Few rows in many
+  features have a large one, many rows a small one.
+
+  Args:
+    scatter_PP: Σ, the scatter within classes divided by the number of rows.
+    freedom: n, rows less classes.
+  """
+  features = len(scatter_PP)
+  squares, trace = float(np.square(scatter_PP).sum()), float(np.trace(scatter_PP))
+  apart = squares - trace**2 / features
+  wanted = (1 - 2 / features) * squares + trace**2
+  least = wanted / (freedom + 1 - 2 / features)
+  return 1.0 if least >= apart else max(least / apart, LADDER[0])
 
 
 def ridge(sums: Sums, strength: float) -> Solved:

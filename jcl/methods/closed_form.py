@@ -56,8 +56,8 @@ class ClosedForm(Settings):
   projection: int = only_with(number(4000, least=1), {'solver': RANDOM})
   # λ in units of the mean eigenvalue of G; 0: chosen on a fifth of the rows
   ridge: float = only_with(number(0.0, least=0), {'solver': 'ranpac'})
-  # s of Σ_s = (1 − s) Σ_w + s tr(Σ_w) / P I
-  shrinkage: float = only_with(number(1e-2, least=0, most=1), {'solver': ('lda', 'klda')})
+  # s of Σ_s = (1 − s) Σ_w + s tr(Σ_w) / P I; 0: estimated from Σ_w and the number of rows
+  shrinkage: float = only_with(number(0.0, least=0, most=1), {'solver': ('lda', 'klda')})
   bandwidth: float = only_with(number(2.0, above=0), {'solver': 'klda'})  # σ, in units of √D
   # choose blocks and pooling of the state by the dev score of the first task
   choose_state: bool = False
@@ -212,9 +212,9 @@ def _report(
       f'alone its part of the head of method.solver {settings.solver!r} rests: {names}'
     )
   poor = f'{after}: the scatter of {count_of(rows, "row")} in {features} features is singular'
-  if found.singular and found.strength != settings.shrinkage:
+  if found.singular and settings.shrinkage and found.strength != settings.shrinkage:
     tools.report(
       warnings=f'{poor} with method.shrinkage {settings.shrinkage:g}; {found.strength:g} is used'
     )
   elif found.singular and settings.solver == 'lda':
-    tools.report(warnings=f'{poor}; method.shrinkage {found.strength:g} gives it an inverse')
+    tools.report(warnings=f'{poor}; a shrinkage of {found.strength:g} gives it an inverse')

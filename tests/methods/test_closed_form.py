@@ -57,9 +57,12 @@ def test_every_solver_is_its_oracle_on_all_rows():
   features, label, held = rows()
   one, two = (summed(features, label, share, n) for share, n in ((0 * label, 1), (held * 1, 2)))
   close(class_sums.nearest_mean(one), solvers.nearest_mean(features, label, CLASSES))
-  for shrinkage in (0.0, 0.3, 1.0):
-    wanted = solvers.discriminant(features, label, CLASSES, shrinkage)
-    close(class_sums.discriminant(one, shrinkage), wanted)
+  for shrinkage in (0.0, 1e-3, 0.3, 1.0):
+    strength = shrinkage or solvers.shrinkage(features, label, CLASSES)
+    wanted = solvers.discriminant(features, label, CLASSES, strength)
+    found = class_sums.discriminant(one, shrinkage)
+    close(found, wanted)
+    assert found.strength == pytest.approx(strength, rel=1e-10)
   close(class_sums.ridge(one, 0.1), solvers.ridge(features, label, CLASSES, 0.1))
   best = solvers.chosen(features, label, CLASSES, held)
   found = class_sums.ridge(two, 0.0)
@@ -80,6 +83,22 @@ def test_the_ridge_is_the_one_that_errs_least_on_what_is_held_out():
   assert strengths[0] < strengths[1]
   nothing_held = summed(*rows()[:2], np.zeros(ROWS, int), 2)
   assert class_sums.ridge(nothing_held, 0.0).strength == class_sums.UNCHOSEN
+
+
+def test_few_rows_are_shrunk_more_than_many():
+  """Rows whose true scatter is a sphere are shrunk wholly, and two rows of as many classes too."""
+  random, spread = np.random.default_rng(2), np.diag(np.linspace(0.1, 3, 40))
+  label = np.arange(4000) % CLASSES
+  features = random.standard_normal((4000, 40)) @ spread
+  found = []
+  for rows in (10, 100, 4000):
+    sums = summed(features[:rows], label[:rows], np.zeros(rows, int), 1, (rows,))
+    found.append(class_sums.discriminant(sums, 0.0).strength)
+  assert 1 > found[0] > 2 * found[1] > 20 * found[2] > 0
+  sphere = random.standard_normal((60, 40)), label[:60], np.zeros(60, int), 1, (60,)
+  assert class_sums.discriminant(summed(*sphere), 0.0).strength > 0.9
+  alone = features[:CLASSES], label[:CLASSES], np.zeros(CLASSES, int), 1, (CLASSES,)
+  assert class_sums.discriminant(summed(*alone), 0.0).strength == 1
 
 
 def test_random_features_are_those_of_the_formula():
@@ -243,7 +262,7 @@ def test_the_first_task_alone_adapts_the_model(adapt, tmp_path):
 
 
 def test_what_is_weak_is_said():
-  method, tools = made('lda', shrinkage=0.0)
+  method, tools = made('lda', shrinkage=1e-18)
   tasks = [dataclasses.replace(t, train=t.train[:3]) for t in tools.stream.tasks]
   tools = dataclasses.replace(tools, stream=dataclasses.replace(tools.stream, tasks=tuple(tasks)))
   learned(method, tools, (0,))
@@ -251,12 +270,12 @@ def test_what_is_weak_is_said():
   assert 'of 1 class there is one training row' in one
   assert "'open'" in one
   assert "method.solver 'lda'" in one
-  assert 'the scatter of 3 rows in 16 features is singular with method.shrinkage 0' in scatter
+  assert 'the scatter of 3 rows in 16 features is singular with method.shrinkage 1e-18' in scatter
   assert tools.reports['closed_form'][0]['singular'] is True
   alone = [dataclasses.replace(t, train=t.train[:2]) for t in tools.stream.tasks]
   tools = dataclasses.replace(tools, stream=dataclasses.replace(tools.stream, tasks=tuple(alone)))
   head, _ = learned(method, tools, (0,))
-  assert 'singular with method.shrinkage 0; 1 is used' in tools.reports['warnings'][-1]
+  assert 'singular with method.shrinkage 1e-18; 1 is used' in tools.reports['warnings'][-1]
   assert all(np.isfinite(x).all() for x in head.values())
 
 

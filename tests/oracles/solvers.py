@@ -25,6 +25,18 @@ def discriminant(
   return np.stack([inverse @ m for m in means], 1), np.array(bias)
 
 
+def shrinkage(x_ND: np.ndarray, y_N: np.ndarray, classes: int) -> float:
+  """The oracle approximating shrinkage of the scatter within classes, from its eigenvalues."""
+  rows, width = x_ND.shape
+  centred = np.stack([x - x_ND[y_N == c].mean(0) for x, c in zip(x_ND, y_N, strict=True)])
+  value_D = np.linalg.svd(centred, full_matrices=True)[1] ** 2 / rows
+  squares, mean = (value_D**2).sum(), value_D.sum() / width
+  freedom = rows - classes
+  above = (1 - 2 / width) * squares + (width * mean) ** 2
+  below = (freedom + 1 - 2 / width) * (squares - width * mean**2)
+  return min(1.0, above / below) if below > 0 else 1.0
+
+
 def ridge(
   x_ND: np.ndarray, y_N: np.ndarray, classes: int, strength: float
 ) -> tuple[np.ndarray, np.ndarray]:

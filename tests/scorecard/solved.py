@@ -20,9 +20,9 @@ def solved(case: Case) -> None:
     tools.folds.forget()
     label_N, state_ND = np.array([c for c, _ in rows]), np.concatenate(states).astype(np.float64)
     seen = np.unique(label_N)
-    found = solvers.discriminant(
-      state_ND, np.searchsorted(seen, label_N), len(seen), case.settings.shrinkage
-    )
+    place_N = np.searchsorted(seen, label_N)
+    strength = case.settings.shrinkage or solvers.shrinkage(state_ND, place_N, len(seen))
+    found = solvers.discriminant(state_ND, place_N, len(seen), strength)
     head = moment.left['head']
     what = f'task {moment.task.index + 1}'
     near(f'{what}: kernel', np.asarray(head['kernel'])[:, seen], found[0], ROUNDING)
