@@ -1,5 +1,6 @@
 """Two processes of four devices each: the same numbers as one of eight, and whole runs."""
 
+import itertools
 import json
 import os
 import socket
@@ -9,7 +10,9 @@ import sys
 import numpy as np
 import pytest
 from support import ROOT, external, rounding, two_snapshots
+from support.launchers import forks
 from support.tiny import DEEP_ROUNDING
+from support.two_processes import NORMS
 
 from jcl.backbones.files import weights
 from jcl.storage.checkpoint import Snapshots
@@ -19,7 +22,7 @@ SETTINGS = (
   '--config.stream.max_test_per_task=16', '--config.backbone.width=16',
   '--config.backbone.layers=1', '--config.backbone.heads=2', '--config.backbone.feed_forward=24',
   '--config.train.epochs=2', '--config.train.batch_size=16', '--config.train.log_every=1',
-  '--config.train.speed_every=0',
+  '--config.train.speed_every=0', '--config.train.gradient_norms_every=2',
   '--config.train.learning_rate=1e-2', '--config.evaluate.batch_size=16',
   '--config.evaluate.every_epochs=0', '--config.train.fsdp=true',
 )  # fmt: skip
@@ -63,7 +66,12 @@ def test_two_processes_of_four_devices_compute_what_one_of_eight_does(
   with np.load(out) as file:
     found = dict(file)
   assert len([k for k in found if k.endswith('/13/gradient')]) == 9
-  computed = eight_devices | eight_devices_every_way
+  of_one = forks().module('support.terms', devices=8)
+  assert of_one.status == 0, of_one.err[-3000:]
+  one = {name: ways['one'] for name, ways in json.loads(of_one.out).items() if name in NORMS}
+  norms = {f'norms/{name}/{term}': n for name, terms in one.items() for term, n in terms.items()}
+  assert norms.keys() <= found.keys()
+  computed = eight_devices | eight_devices_every_way | norms
   for key, value in found.items():
     if key == 'training/sharded':
       continue
@@ -129,6 +137,13 @@ def test_two_processes_write_their_own_shards_and_one_can_read_them(tmp_path):
   assert np.asarray(found['trained']).tobytes() == two_snapshots.contents(1)['trained'].tobytes()
 
 
+def norms_of(log):
+  """((task, step), {term: norm}) of each line of norms."""
+  lines = [x for x in map(json.loads, log.read_text().splitlines()) if 'gradient_norms' in x]
+  assert lines
+  return [((x['task'], x['step']), x['gradient_norms']) for x in lines]
+
+
 @pytest.mark.slow
 def test_a_run_of_two_processes_is_that_of_one(tmp_path):
   one, first = (tmp_path / name for name in ('one', 'two'))
@@ -145,6 +160,11 @@ def test_a_run_of_two_processes_is_that_of_one(tmp_path):
   ]
   depth = 5 * rounding.layers(1, gradient=True)  # a step starts from the one before
   rounding.assert_close(np.array(losses[1]), np.array(losses[0]), terms=64, depth=depth)
+  norms = [norms_of(d / 'metrics.jsonl') for d in (one, first)]
+  assert [at for at, _ in norms[0]] == [at for at, _ in norms[1]]
+  for (at, wanted), (_, found) in itertools.islice(zip(*norms, strict=True), 2):
+    assert wanted.keys() == found.keys() == {'qa', 'gen'}
+    assert found == pytest.approx(wanted, rel=rounding.tolerance(64, depth, margin=64)), at
   again = train(first, 2)  # nothing is left to do, and both know it
   assert 'going on from snapshot' in again[0]
   assert json.loads((first / 'results.json').read_text())['matrix'] == results[1]['matrix']

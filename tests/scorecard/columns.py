@@ -20,6 +20,7 @@ from scorecard import (
   solved,
   subspaces,
   taught,
+  terms,
 )
 from scorecard.cases import Case
 
@@ -84,4 +85,5 @@ SHARED: dict[str, Callable[[], None]] = {
   'masked': directions.masked,
   'chosen_state': chosen.state,
   'chosen_on_devices': chosen.devices,
+  'terms': terms.measured,
 }

@@ -55,6 +55,7 @@ LINES: tuple[tuple[str, str, str], ...] = (
   ('corpus', '*', 'of replay with general text: checked once, in the last row'),
   ('chosen_state', '*', 'of closed_form with choose_state: checked once, in the last row'),
   ('chosen_on_devices', '*', 'of closed_form with choose_state: checked once, in the last row'),
+  ('terms', '*', 'norms of terms are of the step: checked once, in the last row'),
   ('merges', '*', 'merges are of no method: checked once, in the last row'),
 )
 

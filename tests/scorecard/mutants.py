@@ -18,9 +18,9 @@ from scorecard.method_mutants import (
 )  # fmt: skip
 from scorecard.mutant import Mutant
 from scorecard.solved_mutants import CHOSEN, SOLVED
-from scorecard.step_mutants import DIRECTIONS, HEADS, LOSSES, ROWS, STEP
+from scorecard.step_mutants import DIRECTIONS, HEADS, LOSSES, ROWS, STEP, TERMS
 
 MUTANTS: tuple[Mutant, ...] = (
-  *ROWS, *HEADS, *LOSSES, *STEP, *DIRECTIONS, *PAST, *METHODS, *FREEZING, *AVERAGES, *KNOBS,
+  *ROWS, *HEADS, *LOSSES, *STEP, *DIRECTIONS, *TERMS, *PAST, *METHODS, *FREEZING, *AVERAGES, *KNOBS,
   *SOLVED, *CHOSEN, *SUBSPACES, *TAUGHT, *DRAWN, *SHELLS, *PARTS,
 )  # fmt: skip

@@ -266,3 +266,58 @@ DIRECTIONS = (
     _cells('project/(shared)'),
   ),
 )  # fmt: skip
+
+MEASURED = (
+  '            inputs, step = self._step(inputs, loaded, loader, task)\n'
+  '            flight.append(step)\n',
+  '            if self.gradient_norms.due(loaded):\n'
+  '              land(0)\n'
+  '              self._measure(task, inputs, loaded, loader.total)\n',
+)
+TERMS = (
+  Mutant(
+    'the other terms keep their weights', 'step/term_norms.py',
+    'nothing = dict.fromkeys(weights, np.float32(0))', 'nothing = dict(weights)',
+    _cells('terms/(shared)'),
+  ),
+  Mutant(
+    'the gradient of a term is measured without its weight', 'step/term_norms.py',
+    '{**nothing, term: weights[term]}', '{**nothing, term: np.float32(1)}',
+    _cells('terms/(shared)'),
+  ),
+  Mutant(
+    'the square of the norm is measured', 'step/term_norms.py',
+    'optax.tree.norm(grads)', 'optax.tree.norm(grads, squared=True)',
+    _cells('terms/(shared)'),
+  ),
+  Mutant(
+    'what is frozen counts in the norm', 'step/term_norms.py',
+    'weights, batch, masks=masks)', 'weights, batch)',
+    _cells('terms/(shared)'),
+  ),
+  Mutant(
+    'the norm is that of the shards of one device', 'step/term_norms.py',
+    'return optax.tree.norm(grads)',
+    'from jcl.step.sharding import WHOLE, specs\n'
+    '    own = specs(params, mesh, how.get("fsdp", False))\n'
+    '    return jax.shard_map(\n'
+    '      optax.tree.norm, mesh=mesh, in_specs=(own,), out_specs=WHOLE, check_vma=False\n'
+    '    )(grads)',
+    _cells('terms/(shared)'),
+  ),
+  Mutant(
+    'weights of the plan are not those of the measure', 'training/gradient_norms.py',
+    'inputs.weights.get(term, np.float32(1))', 'np.float32(1)',
+    _cells('terms/(shared)'),
+  ),
+  Mutant(
+    'norms are measured a step late', 'training/gradient_norms.py',
+    '(loaded.number + 1 - FIRST)', '(loaded.number - FIRST)',
+    _cells('terms/(shared)'),
+  ),
+  Mutant(
+    'norms are of the parameters before the step', 'training/task_trainer.py',
+    MEASURED[0] + MEASURED[1], MEASURED[1] + MEASURED[0],
+    _cells('terms/(shared)'),
+  ),
+)  # fmt: skip

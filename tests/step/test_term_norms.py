@@ -1,6 +1,7 @@
 """The gradient of each term alone: its norm is that of the term's own weighted mean."""
 
 import functools
+import json
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 from support import rounding, tiny
+from support.launchers import forks
 
 from jcl.batching.batch import Shape, layout
 from jcl.memory import fisher
@@ -18,6 +20,9 @@ from jcl.step.term_norms import make_term_norms
 BACKBONE = tiny.recurrent(tiny.CONFIG.vocabulary)
 WEIGHTS = {'ce': 0.7, 'mse': 0.3, 'ewc': 20.0}
 CLOSE = functools.partial(rounding.assert_close, terms=64, depth=6)  # a mean over 64 targets
+# Devices add gradients that they have rounded to bfloat16. A norm averages what its entries were
+# rounded by, and no sum of many of them is left: at most one rounding.
+BFLOAT16 = float(jnp.finfo(jnp.bfloat16).eps)
 
 
 def method(**fields):
@@ -107,3 +112,21 @@ def test_an_objective_that_wraps_the_loss_has_no_gradient_of_a_term(made):
   assert (
     make_term_norms(made, made.loss_fn or losses.plain(BACKBONE), sharding.make_mesh(1)) is None
   )
+
+
+def in_many_ways(every=False):
+  """{cell: {way: {term: norm}}} on eight fake devices."""
+  done = forks().module('support.terms', *['every'] * every, devices=8, limit=400)
+  assert done.status == 0, done.err[-3000:]
+  return json.loads(done.out)
+
+
+@pytest.mark.parametrize('every', [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_devices_shards_microbatches_and_packed_rows_give_the_norms_of_one_device(every):
+  for name, ways in in_many_ways(every).items():
+    one, tolerance = ways.pop('one'), BFLOAT16 if name == 'bfloat16' else tiny.DEEP_ROUNDING
+    assert len({*one.values()}) == len(one)
+    assert min(one.values()) > 0.1
+    assert ways
+    for way, found in ways.items():
+      assert found == pytest.approx(one, rel=tolerance), (name, way)

@@ -33,8 +33,9 @@ class Cut(runs.Loop):
 def config(method):
   """Two tasks of five steps each, a snapshot after every step."""
   return runs.config(
-    method, stream={'max_tasks': 2}, train={'steps': 5}, checkpoint={'every_steps': 1}
-  )
+    method, stream={'max_tasks': 2}, train={'steps': 5, 'gradient_norms_every': 2},
+    checkpoint={'every_steps': 1},
+  )  # fmt: skip
 
 
 def run(root: pathlib.Path, cell: dict) -> list[str]:

@@ -1,15 +1,21 @@
-"""Gradients of `eight_devices.py` on two processes of four devices: NUMBER PORT OUT.npz"""
+"""Gradients of `eight_devices.py`, norms of `terms.py`, on two processes of four devices.
+
+Arguments: NUMBER PORT OUT.npz
+"""
 
 import sys
 
 import jax
 import numpy as np
 
+NORMS = ('lamol', 'adapters')  # cells of `terms.py`
+
 
 def main(number: int, port: int, path: str) -> None:
   """Computes a few cells; the first process writes them."""
   jax.distributed.initialize(f'localhost:{port}', num_processes=2, process_id=number)
   from support import eight_devices as cells
+  from support import terms
 
   assert jax.device_count() == 8
   assert jax.local_device_count() == 4
@@ -19,6 +25,9 @@ def main(number: int, port: int, path: str) -> None:
       cells.gradients(out, name, way)
   cells.gradients(out, 'decoder', '8 fsdp')
   cells.training(out, '8 fsdp')
+  for name in NORMS:
+    for term, norm in terms.norms(name, 'all').items():
+      out[f'norms/{name}/{term}'] = np.asarray(norm)
   if number == 0:
     np.savez(path, **out)
 

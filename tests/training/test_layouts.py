@@ -107,8 +107,21 @@ def ends_alike(folder, name):
   assert results['finished']
   assert {r['steps_repeated'] for r in results['resumes']} == {0}
   assert {r['phase'] for r in results['resumes']} == {'train'}
-  log = [json.loads(x) for x in (folder / name / 'metrics.jsonl').read_text().splitlines()]
-  assert [(x['task'], x['step']) for x in log] == [(t, s) for t in (0, 1) for s in range(1, 6)]
+  log = lines(folder, name)
+  steps = [(x['task'], x['step']) for x in log if 'loss' in x]
+  assert steps == [(t, s) for t in (0, 1) for s in range(1, 6)]
+  norms = [x for x in log if 'gradient_norms' in x]
+  assert [(x['task'], x['step']) for x in norms] == [(1, 2), (1, 4), (1, 5)]
+  for line, one in zip(
+    norms, (x for x in lines(folder, 'whole') if 'gradient_norms' in x), strict=True
+  ):
+    # The penalty pulls by how far parameters have moved: a share of at least one step of 1e-2.
+    assert line['gradient_norms'] == pytest.approx(one['gradient_norms'], rel=ROUNDING / 1e-2)
+
+
+def lines(folder, name):
+  """The lines of metrics.jsonl."""
+  return [json.loads(x) for x in (folder / name / 'metrics.jsonl').read_text().splitlines()]
 
 
 @pytest.mark.slow
