@@ -13,6 +13,7 @@ from jcl.training.run_output import RunOutput
 from jcl.training.step_inputs import StepInputs
 
 FIRST = 10  # step whose gradients are measured, and others before and after it at equal distance
+LONG = 1000  # steps of a task that are worth a program for every shape of its batches
 
 
 class GradientNorms:
@@ -24,7 +25,11 @@ class GradientNorms:
 
   It costs a forward and a backward pass for each term whose weight and value are not 0, and nothing
   where fewer than two terms have them, since the whole gradient is then that of one term. Its
-  seconds count as evaluation. The program is compiled at the first measure of each shape of batch.
+  seconds count as evaluation.
+
+  Each shape of batch needs a program, which takes about as long to compile as the train step. So in
+  a task of fewer than `LONG` steps a batch of a new shape is measured only where nothing else has
+  been measured in the task. A run that goes on after a kill knows which shapes it has measured.
 
   Args:
     parts: of the run.
@@ -44,20 +49,28 @@ class GradientNorms:
     )
 
   def measure(
-    self, task: Task, inputs: StepInputs, loaded: LoadedBatch, values: Mapping[str, float]
-  ) -> None:
+    self, task: Task, inputs: StepInputs, loaded: LoadedBatch, values: Mapping[str, float],
+    steps: int,
+  ) -> None:  # fmt: skip
     """Writes down the norm of weight · gradient of each term, unless one term alone has any.
+
+    It does not where the batch has a new shape that is not worth a program, either.
 
     Args:
       task: the task under way.
       inputs: of the next step.
       loaded: the batch of the step that is done.
       values: {term: value} of that step.
+      steps: of the task.
     """
     weights = {term: inputs.weights.get(term, np.float32(1)) for term in values}
     felt = {term: weights[term] if values[term] else np.float32(0) for term in values}
     if self._norms is None or np.count_nonzero([*felt.values()]) < 2:
       return
+    record, shape = self._output.recorder, str(loaded.shape)
+    if steps < LONG and record.has_norms(task) and not record.has_norms(task, shape):
+      return
+    record.took_norms(task, shape)
     with self._output.clock.of('evaluate'):
       state, teacher = inputs.state['params'], inputs.teacher
       found = jax.device_get(self._norms(state, inputs.fixed, teacher, felt, loaded.batch))

@@ -84,7 +84,7 @@ class Recorder:
     self._state: Json = {
       'matrix': [], 'matrix_train': [], 'invalid': [], 'right': {}, 'last': {}, 'reports': {},
       'mix': {}, 'refused': {}, 'doubtful': {}, 'answer_scores': {}, 'weights': {}, 'answered': {},
-      'by_class': [],
+      'by_class': [], 'norms': {'task': -1, 'shapes': []},
     }  # fmt: skip
     self.seconds = dict.fromkeys(KINDS, 0.0)
     self.tokens = {'train': 0, 'generate': 0}
@@ -174,6 +174,16 @@ class Recorder:
       reports = self._state['reports']
       self._state['reports'] = reports | {'warnings': [*reports.get('warnings', []), line]}
     return found
+
+  def has_norms(self, task: Task, shape: str | None = None) -> bool:
+    """Returns whether gradients of terms were measured in this task, or in batches of a shape."""
+    norms = self._state['norms']
+    return norms['task'] == task.index if shape is None else shape in norms['shapes']
+
+  def took_norms(self, task: Task, shape: str) -> None:
+    """Notes a measure of the gradients of terms."""
+    shapes = dict.fromkeys([*self._state['norms']['shapes'], shape])
+    self._state['norms'] = {'task': task.index, 'shapes': list(shapes)}
 
   def _pad(self, values: Sequence) -> list:
     return [*values, *[None] * (len(self._parts.stream) - len(values))]

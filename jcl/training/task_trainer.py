@@ -158,7 +158,7 @@ class TaskTrainer:
             flight.append(step)
             if self.gradient_norms.due(loaded):
               land(0)
-              self._measure(task, inputs, loaded)
+              self._measure(task, inputs, loaded, loader.total)
             due = self._due(loaded)
             if not any(due):
               continue
@@ -180,10 +180,10 @@ class TaskTrainer:
     shape = failures.describe_batch(loaded.batch, mesh) if loaded else 'its first batch'
     return f'task {task.name}, step {loaded.number + 1 if loaded else 0}: {shape}'
 
-  def _measure(self, task: Task, inputs: StepInputs, loaded: LoadedBatch) -> None:
+  def _measure(self, task: Task, inputs: StepInputs, loaded: LoadedBatch, steps: int) -> None:
     """Measures the gradient of each term after a step, the newest one read, if it was applied."""
     if not self._refused_last:
-      self.gradient_norms.measure(task, inputs, loaded, self._values)
+      self.gradient_norms.measure(task, inputs, loaded, self._values, steps)
 
   def _bar(self, now: Run, task: Task, steps: int) -> Bar:
     """Returns the progress of the training of a task."""

@@ -1,7 +1,10 @@
 """Norms of the terms' gradients in a run: when they are taken, and that they change nothing."""
 
+import contextlib
 import json
+import types
 
+import numpy as np
 import pytest
 from support import runs
 
@@ -9,6 +12,7 @@ from jcl.training import experiment
 from jcl.training.batch_loader import LoadedBatch
 from jcl.training.gradient_norms import GradientNorms
 from jcl.training.loop import Loop
+from jcl.training.recorder import Recorder
 
 TERMS = {'ce', 'ewc'}
 
@@ -86,3 +90,31 @@ def test_the_tenth_step_and_the_last_are_among_those_that_are_measured(every, st
   norms._every, norms._norms = every, (lambda *_: {}) if every else None
   loaded = lambda step: LoadedBatch(step - 1, None, 0, 0, 0, 0, (), 0, False, step == 230)
   assert {step for step in range(1, 231) if norms.due(loaded(step))} == steps
+
+
+def due_ones(batches, steps, resumed=False):
+  """(task, width of the batch) of those that are measured, of due ones in their order.
+
+  Between any two the run dies and goes on, if it is `resumed`.
+  """
+  said, made = [], GradientNorms.__new__(GradientNorms)
+  made._norms = lambda params, fixed, teacher, weights, batch: dict.fromkeys(weights, 1.0)
+  clock = types.SimpleNamespace(of=lambda kind: contextlib.nullcontext())
+  made._output = types.SimpleNamespace(recorder=Recorder(None), clock=clock, step=said.append)
+  inputs = types.SimpleNamespace(weights={}, state={'params': None}, fixed=None, teacher=None)
+  for number, (task, width) in enumerate(batches):
+    if resumed:
+      state = json.loads(json.dumps(made._output.recorder.state()))
+      made._output.recorder = Recorder(None)
+      made._output.recorder.restore(state)
+    loaded = LoadedBatch(number, np.zeros(width), 0, 0, 0, 0, (), 0, False, False)
+    made.measure(types.SimpleNamespace(index=task), inputs, loaded, {'a': 1.0, 'b': 1.0}, steps)
+  return [batches[line['step'] - 1] for line in said]
+
+
+@pytest.mark.parametrize('resumed', [False, True])
+def test_a_short_task_has_one_new_shape_at_most_and_a_long_one_all(resumed):
+  batches = [(0, 2), (0, 3), (0, 2), (1, 2), (1, 3), (2, 3), (2, 2), (2, 4), (3, 3), (3, 4), (3, 2)]
+  short = [(0, 2), (0, 2), (1, 2), (2, 3), (2, 2), (3, 3), (3, 2)]
+  assert due_ones(batches, 999, resumed) == short
+  assert due_ones(batches, 1000, resumed) == batches
