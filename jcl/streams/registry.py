@@ -128,9 +128,9 @@ def _read(reader: Callable[..., RawStream], config: StreamConfig, targets: bool)
     wants_targets = False
   try:
     raw = reader(config, targets=targets) if wants_targets else reader(config)
-  except UserError:
+  except (MemoryError, UserError):
     raise
-  except Exception as error:
+  except Exception as error:  # of any kind: it may be a stranger's program
     if config.name in BUILT_IN:
       raise
     raise UserError(

@@ -139,10 +139,10 @@ def arrow_records(data: Any, called: str) -> Sequence[Record]:
 
 def known_type(field: Any) -> bool:
   """Whether `datasets` has the type of a column of Arrow."""
-  schema = hub.imported('pyarrow').schema([field])
+  schema, features = hub.imported('pyarrow').schema([field]), hub.imported('datasets').Features
   try:
-    hub.imported('datasets').Features.from_arrow_schema(schema)
-  except Exception:  # the library raises many kinds
+    features.from_arrow_schema(schema)
+  except (NotImplementedError, TypeError, ValueError):  # which Arrow's own errors are, too
     return False
   return True
 

@@ -89,7 +89,7 @@ class Peers:
     """Tells the others that this process ends, and why; they end with that line and status."""
     if self._closed:
       return
-    with contextlib.suppress(Exception):  # the store may be gone
+    with contextlib.suppress(jax.errors.JaxRuntimeError):  # the store may be gone
       self._post({'kind': 'lost', 'by': self._index, 'line': line, 'status': status})
     self._closed, self._failed = True, status
 
@@ -98,7 +98,7 @@ class Peers:
 
     Where one is, this does not return.
     """
-    with contextlib.suppress(Exception):
+    with contextlib.suppress(jax.errors.JaxRuntimeError):
       self._client.key_value_set(self._key('suspected'), '', allow_overwrite=True)
     time.sleep(min(self._patience, SUSPECTED) + 5 * BEAT)
 
@@ -110,7 +110,7 @@ class Peers:
     if self._failed:
       self._leave(self._failed)
     if not self._closed:
-      with contextlib.suppress(Exception):
+      with contextlib.suppress(jax.errors.JaxRuntimeError):
         self._post({'kind': 'end'})
     self._closed = True
     self._thread.join(2 * BEAT)
@@ -220,13 +220,13 @@ class Peers:
   def _end(self, line: str, status: int) -> None:
     """Ends this process with a line."""
     kind = 'stopped' if status == STATUS else 'error'
-    with contextlib.suppress(Exception):
+    with contextlib.suppress(Exception):  # whatever stands for standard error: it ends all the same
       console.show(f'{kind}: {escaped(line)}', sys.stderr)
     self._leave(status)
 
   def _leave(self, status: int) -> NoReturn:
     """Ends this process at once; process 0 stays until the others have read why."""
-    with contextlib.suppress(Exception):
+    with contextlib.suppress(Exception):  # as above
       sys.stdout.flush()
       sys.stderr.flush()
     if self._index == 0:

@@ -46,6 +46,10 @@ def ends(config):
   raise KeyboardInterrupt
 
 
+def needs_room(config):
+  raise MemoryError
+
+
 def needs_more(config, password):
   return raw()
 
@@ -182,6 +186,8 @@ def test_a_reader_refuses_in_its_own_words(readers):
     load(readers('refuses'))
   with pytest.raises(KeyboardInterrupt):
     load(readers('ends'))
+  with pytest.raises(MemoryError):
+    load(readers('needs_room'))
 
 
 @pytest.mark.parametrize(
