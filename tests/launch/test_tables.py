@@ -126,13 +126,17 @@ def test_an_unfinished_run_is_not_kept(kept, tmp_path):
 
 
 def test_texts_of_the_data_are_not_kept(kept):
-  for file in kept.glob('*/*/results.json'):
+  files = list(kept.glob('*/*/results.json'))
+  assert files
+  for file in files:
     assert 'of the data' not in file.read_text()
     assert '"verbatim": 1' in file.read_text()
 
 
 def test_kept_files_hold_no_texts_of_the_data():
-  for file in tables.KEPT.glob('*/*/results.json'):
+  files = list(tables.KEPT.glob('*/*/results.json'))
+  assert files
+  for file in files:
     run = json.loads(file.read_text())
     assert run['finished']
     assert not run['by_class']

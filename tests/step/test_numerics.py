@@ -35,7 +35,7 @@ def test_data_of_the_host_may_be_moved():
   add = jax.jit(lambda x: x + 1)
   jax.config.update('jax_transfer_guard', 'disallow')
   try:
-    with pytest.raises(Exception, match=r'[Dd]isallowed'):
+    with pytest.raises(jax.errors.JaxRuntimeError, match=r'[Dd]isallowed'):
       add(np.ones(2))
     assert computing(add)(np.ones(2)).tolist() == [2, 2]
   finally:

@@ -37,7 +37,7 @@ def test_a_url_is_no_path(url):
   with pytest.raises(UserError, match=r'URL.*; .*(path|folder)') as caught:
     paths.local(url, '--workdir')
   assert str(caught.value).startswith(f'--workdir is {url!r}')
-  with pytest.raises(UserError):
+  with pytest.raises(UserError, match=r'^--workdir is .*URL'):
     paths.local(pathlib.PurePosixPath(url), '--workdir')
 
 
