@@ -19,6 +19,7 @@ from jcl.batching import batch as batches
 from jcl.batching.batch import Row
 from jcl.batching.packed_text import PackedText
 from jcl.step import sharding
+from jcl.storage import parts as snapshot_parts
 from jcl.streams.stream import TaskPlan
 from jcl.training.experiment import Experiment
 from jcl.training.run_context import RunContext
@@ -26,6 +27,7 @@ from jcl.training.step_inputs import StepInputs, outline_on_devices, step_inputs
 from jcl.types import Memory, Params, Tree
 
 SNAPSHOTS = 3  # the two that are kept and the one being written
+COPIES = 2  # of what is the same in all snapshots
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +122,9 @@ class Footprint:
     snapshot: parts of a snapshot, before compression and without plain data such as references:
       `parameters`, `optimizer`, `memory`, `under_way` (what only one inside a phase has) and
       `total`.
-    kept: all snapshots of finished tasks that the settings keep.
+    kept: all snapshots of finished tasks that the settings keep, without what is still.
+    still: arrays of a snapshot that no step and no hook ever changes, such as the weights that
+      adapters stand beside. A snapshot links them from the one before the last.
     device: on each device beside a step's activations: `parameters`, `gradients`, `optimizer`,
       `teacher`, `start_of_task`, `memory` and `total`.
     whole: whether the hooks of every task could be called; if not, the run may take more.
@@ -130,11 +134,17 @@ class Footprint:
   kept: int
   device: dict[str, int]
   whole: bool
+  still: int = 0
+
+  @property
+  def rolling(self) -> int:
+    """Bytes of the snapshots that are there at once, beside those of tasks."""
+    return SNAPSHOTS * self.snapshot['total'] - (SNAPSHOTS - COPIES) * self.still
 
   @property
   def disk(self) -> int:
-    """Bytes that a workdir will hold at once."""
-    return SNAPSHOTS * self.snapshot['total'] + self.kept
+    """Bytes that a workdir will hold at once, on a file system that has links."""
+    return self.rolling + self.kept
 
 
 def shape_only(tools: RunContext) -> ShapeOnlyTools:
@@ -154,9 +164,11 @@ def footprint(parts: Experiment) -> Footprint:
   states = _states(parts)
   devices: list[dict[str, int]] = []
   snapshots: list[dict[str, int]] = []
+  moments = _Moments()
 
   def go(params: Params) -> tuple:
     memory, trained = method.init(params, stream, tools), None
+    moments.add(params, memory)
     for task in brief:
       here = dataclasses.replace(
         tools, stream=dataclasses.replace(stream, tasks=brief), task_index=task.index, held=[]
@@ -165,6 +177,7 @@ def footprint(parts: Experiment) -> Footprint:
       if method.before_epoch is not None:
         memory = method.before_epoch(memory, params, task, 0, here)
       plan = method.plan(memory, task)
+      moments.add(params, memory)
       if plan.new and not plan.takes_steps:
         kept = {name: tree for name, tree in memory.items() if name != 'teacher'}
         trees = {**at_rest(params), 'memory': _on_devices(_trees(kept))}
@@ -172,8 +185,10 @@ def footprint(parts: Experiment) -> Footprint:
       elif plan.new:
         inputs = outlined_inputs(parts, params, memory['teacher'], plan)
         trained = inputs.state['params']
+        moments.changed(parts.split(params, plan)[0], memory, method)
         devices.append(_on_device(parts, params, inputs, memory))
       memory, params = method.after_task(memory, params, task, here)
+      moments.add(params, memory)
       snapshots.append(_in_snapshot(parts, params, trained, memory, states(memory), sum(here.held)))
     return ()
 
@@ -185,9 +200,39 @@ def footprint(parts: Experiment) -> Footprint:
   plain: Memory = {'teacher': {}}
   devices = devices or [_without_hooks(parts, start)]
   snapshots = snapshots or [_in_snapshot(parts, start, start, plain, 0, 0)]
-  settled = sum(sum(found.values()) - found['under_way'] for found in snapshots)
+  still = moments.still() if whole else 0
+  settled = sum(sum(found.values()) - found['under_way'] - still for found in snapshots)
   kept = settled if parts.config.checkpoint.keep_tasks else 0
-  return Footprint(_largest(snapshots), kept, _largest(devices), whole)
+  return Footprint(_largest(snapshots), kept, _largest(devices), whole, still)
+
+
+class _Moments:
+  """Which arrays are the same in every snapshot: a hook that leaves one returns the same object."""
+
+  def __init__(self) -> None:
+    self._there: list[dict[int, Any]] = []
+    self._changed: dict[int, Any] = {}
+
+  def add(self, params: Params, memory: Memory) -> None:
+    """Adds a moment at which a snapshot may be taken."""
+    self._there.append(_by_identity((params, _trees(memory))))
+
+  def changed(self, trained: Tree, memory: Memory, method: methods.Method) -> None:
+    """Adds what the steps of a task change: what trains, and a teacher that follows it."""
+    self._changed |= _by_identity(trained)
+    if method.after_step is not None:
+      self._changed |= _by_identity(memory['teacher'])
+
+  def still(self) -> int:
+    """Returns the bytes of what never changes and is a part of its own on the disk."""
+    same = set[int](self._there[0]).intersection(*self._there)
+    sizes = [tree_bytes(self._there[0][key]) for key in same - self._changed.keys()]
+    return sum(size for size in sizes if size >= snapshot_parts.LARGE * jax.process_count())
+
+
+def _by_identity(tree: Tree) -> dict[int, Any]:
+  """Returns {id: leaf}; the leaves are held, so that no other object gets the id of one."""
+  return {id(x): x for x in jax.tree.leaves(tree)}
 
 
 def _largest(found: Sequence[dict[str, int]]) -> dict[str, int]:

@@ -116,8 +116,8 @@ def disk(checkup: Checkup, workdir: str | None = None) -> Section:
   size = checkup.footprint
   free = None if workdir is None else checks.free_space(workdir)
   values = {
-    'snapshot': size.snapshot, 'snapshots': SNAPSHOTS, 'kept': size.kept, 'total': size.disk,
-    'free': free, 'rehearsed': size.whole,
+    'snapshot': size.snapshot, 'snapshots': SNAPSHOTS, 'still': size.still, 'kept': size.kept,
+    'total': size.disk, 'free': free, 'rehearsed': size.whole,
   }  # fmt: skip
   lines = {
     'parameters': size.snapshot['parameters'],
@@ -125,7 +125,7 @@ def disk(checkup: Checkup, workdir: str | None = None) -> Section:
     "the method's memory": size.snapshot['memory'],
     'inside a phase': size.snapshot['under_way'],
     'a snapshot': size.snapshot['total'],
-    f'{SNAPSHOTS} of them': SNAPSHOTS * size.snapshot['total'],
+    f'{SNAPSHOTS} of them': size.rolling,
     'snapshots of tasks': size.kept,
     'total': size.disk,
     **({} if free is None else {'free': free}),
@@ -133,7 +133,8 @@ def disk(checkup: Checkup, workdir: str | None = None) -> Section:
   table = [['', 'bytes', ''], *([k, f'{v:,}', short(v, 'B')] for k, v in lines.items())]
   notes = [
     'a snapshot: at its largest and before compression; plain data, some bytes an example, aside',
-    f'{SNAPSHOTS} of them: two are kept while another is written',
+    f'{SNAPSHOTS} of them: two are kept while another is written; what never changes, '
+    f'{short(size.still, "B")}, is on the disk twice, by links',
   ]
   if not size.whole:
     notes.append('it may be more: the method looks at its parameters, which are not there yet')

@@ -259,8 +259,8 @@ def test_the_page_says_what_the_stream_holds_and_what_a_run_leaves(tmp_path):
   disk = said['disk']
   assert disk.pop('free') > 1e6
   assert disk == {
-    'snapshot': size.snapshot, 'snapshots': 3, 'kept': size.kept, 'total': size.disk,
-    'rehearsed': True,
+    'snapshot': size.snapshot, 'snapshots': 3, 'still': size.still, 'kept': size.kept,
+    'total': size.disk, 'rehearsed': True,
   }  # fmt: skip
   assert said['memory']['largest_task'] == size.device
   (line,) = said['warnings']['lines']

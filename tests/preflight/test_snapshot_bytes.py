@@ -9,6 +9,7 @@ from jcl.methods import Method
 from jcl.methods.seq import Seq
 from jcl.preflight import checks, cost
 from jcl.step import sharding
+from jcl.storage import parts as snapshot_parts
 from jcl.storage.checkpoint import Snapshots
 from jcl.storage.encoding import encode
 from jcl.training import experiment
@@ -63,6 +64,32 @@ def test_a_snapshot_takes_what_is_said(method, tmp_path):
   assert 0.85 * settled <= disk <= settled
 
 
+def test_what_never_changes_is_on_the_disk_twice(tmp_path, monkeypatch):
+  """Bytes of the files of all snapshots at once, of which a linked one counts once."""
+  monkeypatch.setattr(snapshot_parts, 'LARGE', 2**13)
+  made = runs.config(
+    'lora', train={'epochs': 1, 'batch_size': 8},
+    backbone={'width': 96, 'layers': 2, 'feed_forward': 384},
+    stream={'max_tasks': 2, 'max_train_per_task': 24, 'max_test_per_task': 4},
+    checkpoint={'every_steps': 1, 'keep_tasks': True},
+  )  # fmt: skip
+  parts = experiment.assemble(made)
+  said = checks.checkup(parts).footprint
+  taken: list[int] = []
+
+  def look(event):
+    if event.kind == 'snapshot written':
+      files = [p.stat() for p in tmp_path.rglob('*') if p.is_file()]
+      taken.append(sum({one.st_ino: one.st_size for one in files}.values()))
+
+  loop = runs.Loop(parts, tmp_path, quiet=True, announce=look)
+  loop.score = lambda params, task, examples, tools: Score([True] * len(examples), 0.0, [])
+  loop.run()
+  base = said.snapshot['parameters']
+  assert 0.5 * base < said.still < base
+  assert 0.85 * said.disk <= max(taken) <= 1.1 * said.disk
+
+
 def test_what_grows_with_the_tasks_is_counted_at_its_end():
   """A model a task, all of whose snapshots are kept, and the best parameters inside a task."""
   made = runs.config('single', checkpoint={'keep_tasks': True}, train={'keep_best': True})
@@ -73,6 +100,7 @@ def test_what_grows_with_the_tasks_is_counted_at_its_end():
     'total': 8 * size + 4,
   }  # fmt: skip
   assert said.kept == sum(3 * size + 4 + (1 + models) * size for models in (1, 2, 3))
+  assert said.still == 0
   assert said.disk == 3 * said.snapshot['total'] + said.kept
   assert said.device['memory'] == 3 * size
   carried = runs.config('ewc', train={'optimizer_between_tasks': 'carried'})
