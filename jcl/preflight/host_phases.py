@@ -39,10 +39,10 @@ def on_host(now: Outline) -> dict[str, Json]:
 
   `load` places the leaves of the base model one after another, each process its own parts.
   `digest of weights` reads a leaf a thread: whole, and places it, if it has at most `stored.HELD`
-  bytes, else a block at a time. `snapshot` fetches and writes
-  one array's own shards after another, and the small ones together. `restore` places arrays alike
-  with `train.fsdp`, and else first has model and optimiser state on the host. `digest` fetches a
-  layer of what is sharded, and whole arrays of what is not.
+  bytes, else a block at a time. `snapshot` fetches and writes one array's own shards after another,
+  and the small ones together. `restore` places arrays alike with `train.fsdp`, and else first has
+  model and optimiser state on the host. `digest` fetches a layer of what is sharded, and whole
+  arrays of what is not.
 
   Args:
     now: the first step, with shardings.

@@ -23,7 +23,9 @@ from jcl.storage.orbax import load_arrays, save_arrays, system_number
 from jcl.storage.sealed_folder import Damaged, read_seal, same_file, seal
 from jcl.storage.stored import Spans, Stored, shape_of
 
-LARGE = 2**20  # bytes from which a part has a checkpoint of its own
+# Bytes from which a part has a checkpoint of its own, which is eight files: those of adapters and
+# their moments are often a megabyte or two, and all of them change.
+LARGE = 2**22
 SMALL = 'small'  # name of the checkpoint of all other parts
 
 
@@ -190,7 +192,7 @@ class Saved:
         if pieces:
           parts.setdefault(path, []).append(Part(folder, name, pieces))
         blank = _blank(name, [size for _, size in pieces], np.dtype(dtype))
-        if sum(x.nbytes for x in blank.values()) < LARGE:
+        if not (folder / name).is_dir():  # whatever was large for the jcl that wrote it
           self._sizes[folder] |= blank
     self.leaves = {
       path: Stored(
@@ -234,7 +236,7 @@ class Saved:
     """
     blank = _blank(part.digest, [size for _, size in part.pieces], dtype)
     try:
-      if sum(x.nbytes for x in blank.values()) >= LARGE:
+      if (part.folder / part.digest).is_dir():
         values = load_arrays(part.folder / part.digest, blank)
       else:
         if part.folder not in self._small:

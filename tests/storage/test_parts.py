@@ -12,12 +12,12 @@ from jcl.storage import parts
 from jcl.storage.checkpoint import Snapshots
 from jcl.storage.stored import spans_of
 
-FROZEN = np.random.default_rng(0).random(300_000, np.float32)  # larger than parts.LARGE
+FROZEN = np.random.default_rng(0).random(1_200_000, np.float32)  # larger than parts.LARGE
 
 
 def content(step):
   """A frozen base, an adapter that trains, and a buffer."""
-  adapter = np.random.default_rng(step + 1).random(280_000, np.float32)
+  adapter = np.random.default_rng(step + 1).random(1_100_000, np.float32)
   return {'base': jnp.asarray(FROZEN), 'adapter': jnp.asarray(adapter), 'step': np.arange(step)}
 
 
@@ -73,6 +73,18 @@ def test_what_does_not_change_is_written_twice_in_a_run(tmp_path):
   adapters = [data(tmp_path / 'checkpoints' / n, parts.LARGE).keys() for n in '45']
   assert len(adapters[0] ^ adapters[1]) >= 2  # what changed is written
   same(Snapshots(tmp_path, write=False).latest(), content(5))
+
+
+@pytest.mark.parametrize('large', [2**20, 2**24])
+def test_parts_of_a_jcl_to_which_others_were_large_are_read_and_linked(
+  large, tmp_path, monkeypatch
+):  # fmt: skip
+  with monkeypatch.context() as older:
+    older.setattr(parts, 'LARGE', large)
+    save(tmp_path, 0, 1)
+  same(Snapshots(tmp_path, write=False).latest(), content(1))
+  save(tmp_path, 2)
+  same(Snapshots(tmp_path, write=False).latest(), content(2))
 
 
 def test_a_flipped_bit_of_a_linked_part_damages_one_snapshot_and_is_not_passed_on(workdir):
@@ -163,7 +175,7 @@ def test_only_what_somebody_may_write_to_is_copied():
   assert parts.still(on_host) is on_host
 
 
-@pytest.mark.parametrize('size', [(16, 6), (16, 20_000)])
+@pytest.mark.parametrize('size', [(16, 6), (16, 80_000)])
 def test_any_span_of_an_array_comes_back_whatever_its_shards_were(size, tmp_path, monkeypatch):
   """Two processes with shards of three and five rows and of other columns."""
   whole = np.random.default_rng(0).random(size)
@@ -189,5 +201,5 @@ def test_on_a_device_one_array_at_a_time_is_fetched(tmp_path, monkeypatch):
   monkeypatch.setattr(
     parts, 'save_arrays', lambda *given, **how: (order.append('write'), put(*given, **how))
   )
-  parts.write(tmp_path / '0', {f'/{i}': jnp.full(300_000, i) for i in range(3)})
+  parts.write(tmp_path / '0', {f'/{i}': jnp.full(parts.LARGE // 4, i) for i in range(3)})
   assert order == ['fetch', 'write'] * 3

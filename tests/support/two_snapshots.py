@@ -18,7 +18,7 @@ from jcl.step import sharding
 from jcl.storage import parts
 from jcl.storage.checkpoint import Snapshots
 
-SIZE = (8, 100_000)  # of an array; a process holds more than `parts.LARGE` bytes of it
+SIZE = (8, 300_000)  # of an array; a process holds more than `parts.LARGE` bytes of it
 
 
 def contents(step: int) -> dict[str, np.ndarray]:
@@ -26,7 +26,7 @@ def contents(step: int) -> dict[str, np.ndarray]:
   random = np.random.default_rng
   return {
     'frozen': random(0).random(SIZE, np.float32), 'trained': random(step).random(SIZE, np.float32),
-    'small': np.full((4, 6), step, np.int32), 'norm': random(3).random(500_000, np.float32),
+    'small': np.full((4, 6), step, np.int32), 'norm': random(3).random(1_500_000, np.float32),
     'table': np.arange(step + 5),
   }  # fmt: skip
 
