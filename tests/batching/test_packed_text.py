@@ -326,9 +326,13 @@ def test_rows_that_make_no_classes_together_are_texts_all_the_same():
   raw = RawStream('toy', [RawTask('a', train, [row(4, label='other')])])
   stream = build(raw, StreamConfig(), targets=False)
   assert [e.label for e in stream.examples] == [-1] * 4
-  for kept in (train[:1], train[:2], train[1:]):
-    with pytest.raises(UserError):
-      build(raw._replace(tasks=[RawTask('a', kept, [row(4, label='other')])]), StreamConfig())
+  for kept, label, says in (
+    (train[:1], 'other', "label 'other' is not in the train split"),
+    (train[:2], 'x y', "labels 'x y' and 'x_y' read the same"),
+    (train[1:], 'x_y', 'f:3 has a free answer and f:2 a label'),
+  ):
+    with pytest.raises(UserError, match=says):
+      build(raw._replace(tasks=[RawTask('a', kept, [row(4, label=label)])]), StreamConfig())
 
 
 def test_texts_of_a_classed_stream_are_left_out_class_by_class():
