@@ -78,12 +78,15 @@ CHOSEN = (
   ),
   Mutant(
     'blocks behind the best state stay', CHOICE,
-    'lambda leaf: leaf[: one.blocks]', 'lambda leaf: leaf[:]',
+    "[: one.blocks + 1].astype(params['head']['mix'].dtype)\n"
+    "    own = jax.tree.map(lambda leaf: leaf[: one.blocks], params['layers'])",
+    ".astype(params['head']['mix'].dtype)\n    own = params['layers']",
     STATE,
   ),
   Mutant(
     'the head reads the last state', CHOICE,
-    "'mix': mix_LQ}}, one._asdict()", "'mix': params['head']['mix']}}, one._asdict()",
+    "'mix': mix_LQ}}, one._asdict()",
+    "'mix': params['head']['mix'][layers - one.blocks :]}}, one._asdict()",
     STATE,
   ),
   Mutant(
