@@ -16,6 +16,7 @@ from jcl.backbones.decoder import decoder
 from jcl.backbones.decoder_config import DecoderConfig
 from jcl.backbones.tokenizers import vocabulary_size
 from jcl.batching.batch import Shape, layout
+from jcl.batching.batch_shapes import packed_rungs
 from jcl.config import TrainConfig
 from jcl.memory import fisher
 from jcl.methods import Method
@@ -32,6 +33,7 @@ KINDS = {
   'gpt2': dataclasses.replace(GPT2_LIKE, layers=2),
   'few keys': dataclasses.replace(TINY, layers=2, attention_cap=5.0),
 }
+KINDS |= {f'{name} bf16': dataclasses.replace(x, dtype='bfloat16') for name, x in KINDS.items()}
 # name: (devices, those that share a layer, fsdp)
 WAYS = {
   '1': (1, 1, False), '1x2': (2, 2, False), '4x2': (8, 2, False), '4x2 fsdp': (8, 2, True),
@@ -75,14 +77,25 @@ def cell_of(name: str, backbone) -> cells.Cell:
 
 
 def gradient(kind: str, name: str, way: str) -> tuple[np.ndarray, np.ndarray, str]:
-  """Returns loss and gradient of a batch, and the compiled program."""
+  """Returns loss and gradient of a batch, and the compiled program.
+
+  Args:
+    kind: of the model.
+    name: of the objective; with ` packed` behind it several rows stand in a line.
+    way: how devices share the work.
+  """
   devices, tensor, fsdp = WAYS[way]
   shape = dataclasses.replace(KINDS[kind], dropout=0.3, lora_dropout=0.2)
+  packed, name = name.endswith(' packed'), name.removesuffix(' packed')
   cell = cell_of(name, decoder(shape, sharding.split_of(tensor)))
   mesh = sharding.make_mesh(devices, tensor)
   parts = 2 if name == 'accumulated' else 1
   blocks = sharding.blocks_of(mesh) * parts
-  batch = layout(cell.rows, blocks, Shape(16, 20, 64), tiny.keys(len(cell.rows)), cell.tables)
+  lines = Shape(16, 20, 64)
+  if packed:
+    lines = packed_rungs([cell.rows], blocks, 16, shape.width)[0]._replace(targets=64)
+    assert lines.lines < 16
+  batch = layout(cell.rows, blocks, lines, tiny.keys(len(cell.rows)), cell.tables)
   trained, frozen, masks = trainable.split(cell.params, cell.rules)
   put = lambda tree: sharding.place(tree, mesh, sharding.specs(tree, mesh, fsdp))
   given = put(trained), put(frozen), put(cell.teacher)
@@ -153,9 +166,16 @@ def bytes_of(kind: str, way: str) -> tuple[float, float]:
 
 
 def compared(kind: str, name: str, way: str) -> dict:
-  """Differences from one device, and bytes that are sent beside those that must be."""
-  loss, of_one, _ = once(kind, name)
+  """Differences from one device, and bytes that are sent beside those that must be.
+
+  Of bfloat16 the distance of the gradient from that of float32 is a multiple of one device's.
+  """
+  loss, of_one, _ = once(kind, name.removesuffix(' packed'))
   other_loss, many, text = gradient(kind, name, way)
+  if kind.endswith(' bf16'):
+    exact = once(kind.removesuffix(' bf16'), name.removesuffix(' packed'))[1]
+    errors = [float(np.linalg.norm(x - exact)) for x in (of_one, many)]
+    return {'narrow loss': apart(loss, other_loss), 'narrow gradient': errors[1] / errors[0]}
   found = {'loss': apart(loss, other_loss), 'gradient': apart(of_one, many)}
   if name == 'seq' and not WAYS[way][2]:
     sent = {key: kind.sent for key, kind in collectives.count(text).items()}
@@ -184,15 +204,19 @@ def of_hooks(way: str, by_layers: bool) -> dict:
 
 
 SOME = [('llama', 'seq', '4x2'), ('llama', 'seq', '2x4'), ('gpt2', 'lora', '4x2 fsdp')]
+SOME += [('llama', 'seq packed', '4x2 fsdp'), ('llama bf16', 'seq', '4x2 fsdp')]
 EVERY = [
   (kind, name, way)
   for kind in ('llama', 'gpt2') for name in METHODS for way in ('4x2', '2x4 fsdp')
-] + [('few keys', 'seq', '4x2'), ('gpt2', 'seq', '2x4'), ('gpt2', 'lora', '1x2')]  # fmt: skip
+] + [
+  ('few keys', 'seq', '4x2'), ('gpt2', 'seq', '2x4'), ('gpt2', 'lora', '1x2'),
+  ('gpt2', 'lamol_kd packed', '2x4 fsdp'), ('llama', 'accumulated packed', '4x2'),
+]  # fmt: skip
 
 
 def main(every: bool) -> None:
   """Prints all of it, or a part."""
-  found = {' '.join(cell): compared(*cell) for cell in (EVERY if every else SOME)}
+  found = {' '.join(cell): compared(*cell) for cell in (SOME + EVERY if every else SOME)}
   found['hooks 4x2 fsdp'] = of_hooks('4x2 fsdp', False)
   if every:
     found['hooks 2x4'] = of_hooks('2x4', False)
