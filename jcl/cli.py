@@ -1,6 +1,5 @@
 """The console script `jcl`: calls a command, and turns bad input of any kind into one line."""
 
-import difflib
 import os
 import re
 import sys
@@ -13,7 +12,7 @@ from absl import flags
 import jcl
 from jcl import commands
 from jcl.commands import command_line, config_files
-from jcl.errors import UserError
+from jcl.errors import UserError, nearest
 from jcl.storage import atomic, console, progress
 from jcl.streams.escaping import escaped
 from jcl.training.signals import STATUS, Stopped
@@ -115,9 +114,7 @@ def _no_command(name: str) -> str:
   """Returns what is wrong with the name of a command, and the nearest one or all that there are."""
   if name.startswith('-'):
     return f'{name[:60]!r} stands before the command; a command comes first, such as {EXAMPLE}'
-  near = difflib.get_close_matches(name, commands.SUMMARIES, 1)
-  all_names = ', '.join(commands.SUMMARIES)
-  right = f'did you mean {near[0]}?' if near else f'there are {all_names}'
+  right = nearest(name, commands.SUMMARIES).strip() or f'there are {", ".join(commands.SUMMARIES)}'
   return f'jcl has no command {name[:60]!r}; {right}'
 
 

@@ -1,4 +1,7 @@
-"""Parts of messages to the user: the error that a user can mend, and counts with their nouns."""
+"""Parts of messages to the user: the error that a user can mend, counts, and the nearest name."""
+
+import difflib
+from collections.abc import Iterable
 
 
 class UserError(ValueError):
@@ -27,3 +30,16 @@ def count_of(number: int, noun: str, several: str = '') -> str:
   elif not several and noun.endswith('y') and noun[-2] not in 'aeiou':
     several = f'{noun[:-1]}ies'
   return f'{number:,} {several or f"{noun}s"}'
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+  """Returns 'did you mean X? ' where a known name is much like a wrong one; else ''.
+
+  Args:
+    name: the wrong one; its case, and whether it has - or _, do not matter.
+    known: the right ones.
+  """
+  names = list(known)
+  plain = name[:100].lower().replace('-', '_')
+  near = difflib.get_close_matches(plain, names, 1)
+  return f'did you mean {near[0]}? ' if near else ''

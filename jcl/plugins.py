@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jcl
-from jcl.errors import UserError
+from jcl.errors import UserError, nearest
 
 
 def _entry_points(group: str) -> importlib.metadata.EntryPoints:
@@ -57,8 +57,8 @@ def find(argument: str, name: str, built_in: Mapping[str, str], group: str) -> A
   if not places:
     known = ', '.join(names(built_in, group))
     raise UserError(
-      f'{argument}: nothing is called {name!r}; there are {known}, and package.module:name for one '
-      'of your own'
+      f'{argument}: nothing is called {name!r}; {nearest(name, names(built_in, group))}there are '
+      f'{known}, and package.module:name for one of your own'
     )
   if len(places) > 1:
     raise UserError(

@@ -104,3 +104,4 @@ def _ask(question: Question) -> str:
     found = [answer for answer in question.answers if word and answer.startswith(word)]
     if len(found) == 1:
       return found[0]
+    console.show(f'{word!r} is none of them; the first letters are enough')

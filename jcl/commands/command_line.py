@@ -3,12 +3,14 @@
 import re
 import textwrap
 from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 from absl import flags
 
 from jcl import notation
-from jcl.errors import UserError
+from jcl.config import Config
+from jcl.errors import UserError, nearest
 from jcl.storage import paths
 
 WIDTH = 100  # columns of a page of help
@@ -168,13 +170,27 @@ def parse(given: flags.FlagValues, arguments: Sequence[str]) -> None:
       raise error.__context__ from None
     raise UserError(_illegal_value(str(error))) from None
   except flags.UnrecognizedFlagError as error:
-    raise UserError(f'{error}; --help lists the flags') from None
+    raise UserError(_unknown(error.flagname, given)) from None
   except flags.Error as error:
     raise UserError(f'{error}; flags are written --name=value') from None
   except (KeyError, TypeError, ValueError) as error:
     raise UserError(f'a --config.… flag has a value that does not fit its field: {error}') from None
   if rest:
     raise UserError(f'{rest[0]!r} is no flag; flags are written --name=value')
+
+
+def _unknown(name: str, given: flags.FlagValues) -> str:
+  """Returns what is wrong with the name of a flag, and what would be right."""
+  own = sorted(flag for flag in given if '.' not in flag)
+  if 'config' in own:  # a setting may be given without the name of its group
+    for group in fields(Config):
+      inside = (
+        fields(group.type) if isinstance(group.type, type) and is_dataclass(group.type) else ()
+      )
+      if name.replace('-', '_') in {field.name for field in inside}:
+        setting = f'config.{group.name}.{name.replace("-", "_")}'
+        return f'--{name} is no flag; did you mean --{setting}?'
+  return f'--{name} is no flag; {nearest(name, own)}there are --{", --".join(own)}'
 
 
 def _illegal_value(message: str) -> str:

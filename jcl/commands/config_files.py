@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import jcl
 from jcl.config import Config
-from jcl.errors import UserError
+from jcl.errors import UserError, nearest
 from jcl.storage import paths
 
 if TYPE_CHECKING:
@@ -96,7 +96,9 @@ def _find(given: str) -> pathlib.Path:
     return file
   stem, known = pathlib.PurePath(given).stem, ', '.join(shipped())
   if given.isidentifier():
-    raise UserError(f'--config: no config is called {given!r}; there are {known}')
+    raise UserError(
+      f'--config: no config is called {given!r}; {nearest(given, shipped())}there are {known}'
+    )
   if stem in shipped():
     right = f'the config that comes with jcl is --config={stem}:METHOD'
   else:

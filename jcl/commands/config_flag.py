@@ -16,7 +16,7 @@ from ml_collections import config_flags
 from jcl import notation
 from jcl.commands import command_line
 from jcl.config import Config, check_values, entry_type, unread
-from jcl.errors import UserError
+from jcl.errors import UserError, nearest
 from jcl.storage import console
 
 EXAMPLE = '--config=quickstart:lamol'
@@ -332,7 +332,7 @@ def _check_field(config: Config, name: str) -> None:
     known = [f.name for f in dataclasses.fields(inside)] if dataclasses.is_dataclass(inside) else []
     if part not in known:
       kind = type(inside).__name__
-      has = f'it has {", ".join(known)}' if known else f'a {kind} has no fields'
+      has = f'{nearest(part, known)}it has {", ".join(known)}' if known else 'it has none'
       raise UserError(f'--{name}: {kind} has no field {part!r}; {has}')
     inside = getattr(inside, part)
   if dataclasses.is_dataclass(inside):

@@ -146,10 +146,19 @@ def _input(record: 'Record', column: str) -> str | Sequence[Mapping[str, Any]]:
   """Returns the text, or the messages, of a record."""
   from jcl.streams import chat, records
 
+  if not (set(column) & set('{.') or column in record.fields):
+    names = ', '.join(map(repr, record.fields))
+    raise UserError(
+      f'{record.where}: no column {column!r}: the row has {names}; give --column=NAME with one of '
+      'these, or with a template'
+    )
   messages = None if '{' in column else chat.as_messages(records.found(record, column))
   if messages is not None:
     return chat.asked(messages, record.where).messages
-  return records.filled(record, column)
+  text = records.filled(record, column)
+  if not text.strip():
+    raise UserError(f'{record.where}: {column!r} is empty: fill it in, or leave the row out')
+  return text
 
 
 def _line(prediction: Prediction) -> str:

@@ -7,6 +7,7 @@ in folders of --out, each named by its value; one that has finished is not run a
 """
 
 import copy
+import dataclasses
 import operator
 import pathlib
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from absl import flags
 
 from jcl.commands import command_line, compare, jax_settings
 from jcl.config import Config
-from jcl.errors import UserError
+from jcl.errors import UserError, nearest
 from jcl.types import Json
 
 
@@ -90,11 +91,19 @@ def _value(config: Config, setting: str) -> float | int:
   except AttributeError:
     found = None
   if isinstance(found, bool) or not isinstance(found, int | float):
+    holder = setting.rpartition('.')[0]
+    near = nearest(setting, (f'{holder}.{name}' for name in _names(config, holder)))
     raise UserError(
-      f'--setting is {setting!r}, which is no number of this run; give one of its config.json, '
-      'such as train.learning_rate'
+      f'--setting is {setting!r}, which is no number of this run; {near}give one of its '
+      'config.json, such as train.learning_rate'
     )
   return found
+
+
+def _names(config: Config, group: str) -> list[str]:
+  """Returns the settings of a group such as `train`; none where there is no such group."""
+  inside = getattr(config, group, None)
+  return [field.name for field in dataclasses.fields(inside)] if inside is not None else []
 
 
 def _log(workdir: pathlib.Path) -> Sequence[Json]:

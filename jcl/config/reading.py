@@ -43,7 +43,7 @@ def refused(found: Iterable[Unread], from_file: Iterable[str] = ()) -> list[str]
   for setting in found:
     if setting.name not in from_file:
       raise UserError(str(setting))
-    notes.append(f'the config file sets {setting}')
+    notes.append(f'the config file says {setting}')
   return notes
 
 

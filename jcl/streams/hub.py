@@ -27,7 +27,11 @@ DESCRIBED = ('README.md', '.huggingface.yaml')
 
 
 def imported(name: str) -> types.ModuleType:
-  """Returns a library that can reach the hub, its telemetry turned off."""
+  """Returns a library that can reach the hub, its telemetry turned off.
+
+  A module inside a library is asked for by its full name: whether the library has it as an
+  attribute depends on what was imported before.
+  """
   os.environ['HF_HUB_DISABLE_TELEMETRY'] = '1'  # read at import, by child processes too
   from huggingface_hub import constants
 
@@ -179,13 +183,13 @@ def data_set(
   """
   if path is None and not re.fullmatch(NAME, name):
     raise UserError(f'{name!r} is no folder and no name on the hub: correct it')
-  datasets = imported('datasets')
+  datasets, utils = map(imported, ('datasets', 'datasets.utils'))
   datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False
   logging.getLogger('datasets').setLevel(logging.CRITICAL)  # the caller reports errors
   if path is None:
-    with library_bars(datasets.utils, imported('huggingface_hub').utils, shown=has_bars()):
+    with library_bars(utils, imported('huggingface_hub.utils'), shown=has_bars()):
       return datasets.load_dataset(name, config, split=split or usual)
-  with library_bars(datasets.utils, shown=False):
+  with library_bars(utils, shown=False):
     return _in_folder(name, path, config, split, usual, roots)
 
 

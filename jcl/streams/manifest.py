@@ -180,7 +180,8 @@ def manifest_file(path: str) -> pathlib.Path:
     file = found[0]
   if file.suffix not in ('.json', '.py') and file.exists():
     raise UserError(
-      f'{file}: a manifest is a .json or .py file: rename it; stream.name=classes reads a table'
+      f'{file}: this is no manifest, which is a .json or .py file that names tasks, files and '
+      'columns (docs/data.md); write one, or cut a table of classes into tasks by stream.name=classes'
     )
   return file
 

@@ -228,7 +228,8 @@ def found(record: Record, column: str) -> object:
   if not passed:
     names = ', '.join(map(shown, record.fields))
     raise UserError(
-      f'{record.where}: no {record.noun} {column!r}: the row has {names}: rename one, or add it'
+      f'{record.where}: no {record.noun} {column!r}: the row has {names}; name one of '
+      'these, or add it'
     )
   raise UserError(
     f'{record.where}: {record.noun} {column!r}: {".".join(parts[:passed])!r} is '

@@ -10,8 +10,15 @@ writes it and them. The notebooks here stay without outputs. It needs the extra 
 import argparse
 import os
 import pathlib
+import sys
 
-import nbformat
+try:
+  import nbclient
+  import nbformat
+except ImportError as error:
+  sys.exit(
+    f'error: {error.name} is not installed: pip install "jcl[notebooks]", or -e ".[notebooks]"'
+  )
 
 HERE = pathlib.Path(__file__).resolve().parent
 ADDRESS = HERE / 'repository.txt'
@@ -62,24 +69,27 @@ def execute(name: str, out: pathlib.Path, small: bool) -> None:
     name: of the notebook.
     out: folder of the copy, in which it runs too.
     small: on settings of seconds.
-  """
-  import nbclient
 
+  Raises:
+    nbclient.exceptions.CellExecutionError: a cell failed; the copy has the outputs up to there.
+  """
   notebook = nbformat.read(HERE / f'{name}.ipynb', 4)
   os.environ['JCL_SMALL'] = '1' if small else ''
   resources = {'metadata': {'path': str(out)}}
-  nbclient.NotebookClient(notebook, timeout=3600, resources=resources).execute()
-  for cell in notebook.cells:
-    if 'outputs' in cell:  # bars of progress are of no use later
-      cell.outputs = [output for output in cell.outputs if output.get('name') != 'stderr']
-  nbformat.write(notebook, out / f'{name}.ipynb')
+  try:
+    nbclient.NotebookClient(notebook, timeout=3600, resources=resources).execute()
+  finally:
+    for cell in notebook.cells:
+      if 'outputs' in cell:  # bars of progress are of no use later
+        cell.outputs = [output for output in cell.outputs if output.get('name') != 'stderr']
+    nbformat.write(notebook, out / f'{name}.ipynb')
 
 
 def main() -> None:
   """Reads the flags and does what they say."""
   flags = argparse.ArgumentParser(description=__doc__)
   flags.add_argument('--out', type=pathlib.Path, help='folder of the copies')
-  flags.add_argument('--small', action='store_true', help='settings of seconds, for a test')
+  flags.add_argument('--small', action='store_true', help='settings of seconds, as JCL_SMALL=1')
   flags.add_argument('--names', default='', help='notebooks, with commas; all by default')
   flags.add_argument('--repository', default='', help='address of the repository on GitHub')
   given = flags.parse_args()
@@ -91,9 +101,17 @@ def main() -> None:
     flags.error('--out is missing; give --out=FOLDER')
   if given.out:
     given.out.mkdir(parents=True, exist_ok=True)
-    for name in given.names.split(',') if given.names else names():
-      execute(name, given.out.resolve(), given.small)
-      print(given.out / f'{name}.ipynb', flush=True)
+    small = given.small or bool(os.environ.get('JCL_SMALL'))
+    wanted = given.names.split(',') if given.names else names()
+    if unknown := set(wanted) - set(names()):
+      flags.error(f'--names: no notebook {min(unknown)}; there are {", ".join(names())}')
+    for name in wanted:
+      copy = given.out / f'{name}.ipynb'
+      try:
+        execute(name, given.out.resolve(), small)
+      except nbclient.exceptions.CellExecutionError as error:
+        sys.exit(f'error: a cell failed: {error.ename}: {error.evalue}; {copy} shows where')
+      print(copy, flush=True)
 
 
 if __name__ == '__main__':

@@ -7,7 +7,7 @@ import pytest
 from absl import flags
 
 from jcl.commands import command_line
-from jcl.errors import UserError
+from jcl.errors import UserError, nearest
 
 
 def defined() -> flags.FlagValues:
@@ -28,7 +28,7 @@ def test_values_are_parsed_and_the_global_flags_are_left_alone():
 @pytest.mark.parametrize(
   ('argument', 'says'),
   [
-    ('--cuont=3', "'cuont'.*--help lists the flags"),
+    ('--cuont=3', '--cuont is no flag; did you mean count[?] there are --'),
     ('--count=x', '--count=x: give a whole number'),
     ('--count=0', '--count=0: .*positive'),
     ('--quiet=perhaps', '--quiet=perhaps: give true or false'),
@@ -119,3 +119,28 @@ def test_libraries_log_as_much_as_is_asked_for():
     absl.logging.set_verbosity(absl.logging.WARNING)
     root.handlers[:] = before[0]
     root.setLevel(before[1])
+
+
+@pytest.mark.parametrize(
+  ('argument', 'says'),
+  [
+    ('--learning-rate=1', 'did you mean --config.train.learning_rate[?]'),
+    ('--epochs=1', 'did you mean --config.train.epochs[?]'),
+    ('--methd=seq', 'did you mean method[?] there are --config, --method'),
+  ],
+)
+def test_a_setting_without_its_group_is_told_the_whole_name(argument, says):
+  given = flags.FlagValues()
+  for name in ('config', 'method'):
+    flags.DEFINE_string(name, None, 'of a run', given)
+  with pytest.raises(UserError, match=says):
+    command_line.parse(given, [argument])
+
+
+@pytest.mark.parametrize(
+  ('wrong', 'near'),
+  [('lamoll', 'lamol'), ('Own-Tasks', 'own_tasks'), ('lambda_ewk', 'lambda_ewc'), ('zzz', '')],
+)
+def test_the_nearest_name_is_offered(wrong, near):
+  known = ('lamol', 'lamol_kd', 'own_tasks', 'lambda_ewc')
+  assert nearest(wrong, known) == (f'did you mean {near}? ' if near else '')

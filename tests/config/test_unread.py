@@ -453,7 +453,7 @@ def test_what_no_parameter_in_training_depends_on_is_refused(trainable, setting,
     experiment.assemble(made)
   assert experiment.assemble(made, old=True)
   made.from_file = frozenset({f'train.{setting}'})  # which serves other runs too
-  assert f'the config file sets train.{setting} is' in experiment.assemble(made).notes[-1]
+  assert f'the config file says train.{setting} is' in experiment.assemble(made).notes[-1]
 
 
 def test_the_rate_of_added_tokens_is_refused_where_their_rows_are_frozen():

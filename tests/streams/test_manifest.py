@@ -312,7 +312,7 @@ def test_no_path_and_a_path_of_another_kind(tmp_path):
   with pytest.raises(UserError, match=r'mine\.yaml: cannot be read \(No such file'):
     load(StreamConfig(name='files', path=str(tmp_path / 'mine.yaml')))
   (tmp_path / 'mine.yaml').write_text('tasks: []')
-  with pytest.raises(UserError, match=r'mine\.yaml: a manifest is a \.json or \.py file'):
+  with pytest.raises(UserError, match=r'mine\.yaml: this is no manifest, which is a \.json or'):
     load(StreamConfig(name='files', path=str(tmp_path / 'mine.yaml')))
 
 

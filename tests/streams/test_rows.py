@@ -314,7 +314,7 @@ REFUSED = {
   'row without text': (rows(row(), {'label': 'a'}), r"billing/train\[1\]: no field 'text'"),
   'row without label': (
     rows(row(), {'text': 'x', 'lable': 'a'}),
-    r"billing/train\[1\]: no field 'label': the row has 'text', 'lable': rename one, or add it",
+    r"billing/train\[1\]: no field 'label': the row has 'text', 'lable'; name one of these",
   ),
   'first row without label': (
     rows({'text': 'x', 'lable': 'a'}),

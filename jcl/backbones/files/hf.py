@@ -302,9 +302,9 @@ def _download(name: str, patterns: tuple[str, ...]) -> pathlib.Path:
   """Fetches the files of a hub repository that match one of `patterns`."""
   if not re.fullmatch(hub.NAME, name):
     raise UserError(f'{name}: no such folder; name an existing one, or a model of the hub')
-  huggingface_hub = hub.imported('huggingface_hub')
+  huggingface_hub, utils = map(hub.imported, ('huggingface_hub', 'huggingface_hub.utils'))
   try:
-    with hub.library_bars(huggingface_hub.utils, shown=has_bars()):
+    with hub.library_bars(utils, shown=has_bars()):
       folder = huggingface_hub.snapshot_download(
         name, allow_patterns=list(patterns), ignore_patterns=list(NOT_DOWNLOADED)
       )

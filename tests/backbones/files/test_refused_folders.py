@@ -3,6 +3,9 @@
 import functools
 import importlib.util
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -152,6 +155,25 @@ def test_code_beside_the_weights_is_not_run(tmp_path):
   (folder / 'modeling.py').write_text('raise SystemExit(1)')
   edit(auto_map={'AutoModelForCausalLM': 'modeling.Model'})(folder)
   assert hf.load(str(folder)).config.width == 16
+
+
+@pytest.mark.parametrize(
+  'call',
+  [
+    'from jcl.backbones.files import hf; hf.load("someone/some-model")',
+    'from jcl.streams import hub; hub.data_set("someone/some-set", None, None, None, "train", ())',
+  ],
+)
+def test_the_hub_is_asked_by_a_process_that_has_imported_nothing_else(call, tmp_path):
+  """A library's inner modules are its attributes only where something else has imported them."""
+  environment = {**os.environ, 'HF_HUB_OFFLINE': '1', 'HF_HOME': str(tmp_path)}
+  done = subprocess.run(
+    [sys.executable, '-c', call], env=environment, capture_output=True, text=True, check=False
+  )
+  last = done.stderr.strip().splitlines()[-1]
+  assert done.returncode == 1
+  assert 'AttributeError' not in last, done.stderr
+  assert 'some-' in last, done.stderr
 
 
 def test_names_that_are_no_folder(tmp_path, monkeypatch):
