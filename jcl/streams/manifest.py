@@ -181,7 +181,7 @@ def manifest_file(path: str) -> pathlib.Path:
   if file.suffix not in ('.json', '.py') and file.exists():
     raise UserError(
       f'{file}: this is no manifest, which is a .json or .py file that names tasks, files and '
-      'columns (docs/data.md); write one, or cut a table of classes into tasks by stream.name=classes'
+      'columns (docs/data.md); write one, or let stream.name=classes cut a table into tasks'
     )
   return file
 

@@ -118,7 +118,7 @@ TABLES = {'train.csv': table('train'), 'test.csv': table('test')}
     ),
     (
       {**TABLES, 'train.csv': table('train', columns=('said', 'meant'))},
-      r"train\.csv:2: no column 'label': the row has 'said', 'meant': rename one",
+      r"train\.csv:2: no column 'label': the row has 'said', 'meant'; name one",
     ),
     (
       TABLES | {'manifest.json': {'answer': 'label', 'train': 'train.csv', 'test': 'test.csv'}},
