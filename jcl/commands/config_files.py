@@ -1,10 +1,11 @@
-"""Config files: those that come with jcl, by name, and any other, by path.
+"""Config files: those that come with jcl, by name, and any other, by path; and folders of runs.
 
 A config file defines `get_config(method)`, or `get_config()` with a method of its own, which
 returns a `jcl.config.Config`. It may import modules that stand beside it. A file is run once a
-process, however many methods are asked for.
+process, however many methods are asked for. The folder of a run stands for the config of the run.
 """
 
+import dataclasses
 import functools
 import importlib.machinery
 import importlib.util
@@ -23,6 +24,7 @@ from jcl.storage import paths
 if TYPE_CHECKING:
   from jcl.methods import Settings
 
+CONFIG = 'config.json'  # in the folder of a run
 FALLBACK = 'jcl_config_file_'  # opens the module name of a file whose own name is taken
 
 
@@ -57,7 +59,7 @@ def make_config(given: str, method: str | None = None) -> Config:
   """Returns the config that a config file gives.
 
   Args:
-    given: name of a config that comes with jcl, or path of a config file.
+    given: name of a config that comes with jcl, or path of a config file or of the folder of a run.
     method: name of a method, methods with `+` between them, or `package.module:Class`; None: the
       config's own.
 
@@ -67,6 +69,8 @@ def make_config(given: str, method: str | None = None) -> Config:
   """
   from jcl import methods  # imports jax
 
+  if given not in shipped() and '\0' not in given and (pathlib.Path(given) / CONFIG).is_file():
+    return _of_run(given, method)
   path = _find(given)
   get_config = _get_config(path.resolve(), str(path))
   try:
@@ -76,6 +80,32 @@ def make_config(given: str, method: str | None = None) -> Config:
   if not isinstance(config, Config) or not isinstance(config.method, methods.Settings):
     raise UserError(f'{path}: get_config must return a jcl.config.Config with a method')
   _check_importable(path, config.method)
+  return config
+
+
+def _of_run(folder: str, method: str | None) -> Config:
+  """Returns the config of a run, of which another method keeps what both have.
+
+  Args:
+    folder: of the run.
+    method: as in `make_config`; None: that of the run.
+
+  Raises:
+    UserError: config.json is damaged, or there is no such method.
+  """
+  from jcl import methods
+  from jcl import workdir as workdirs
+
+  config = workdirs.load_workdir(folder)
+  if method is None or method == methods.name_of(config.method):
+    return config
+  own, config.method = config.method, methods.settings(method)
+  before = methods.parts(own)
+  for name, part in methods.parts(config.method).items():
+    for field in dataclasses.fields(part) if name in before else ():
+      setattr(part, field.name, getattr(before[name], field.name))
+  if bool(own.adapters) != bool(config.method.adapters):
+    config.train.learning_rate = None  # adapters have a rate of their own
   return config
 
 

@@ -20,7 +20,7 @@ from jcl.errors import UserError, nearest
 from jcl.storage import console
 
 EXAMPLE = '--config=quickstart:lamol'
-HELP = 'NAME:METHOD of a config that comes with jcl, or FILE.py:METHOD of your own'
+HELP = 'NAME:METHOD of a config that comes with jcl, FILE.py:METHOD, or WORKDIR:METHOD of a run'
 METHOD = 'config.method.'
 REPEATED = 'repeated'  # attribute of the flag `--config`: notes on fields that are given twice
 

@@ -174,7 +174,9 @@ class TrainConfig:
   keep_best: bool = False  # a task ends with the parameters of its best dev score
   # Steps of a task that are not finite and so not applied; one more ends the run.
   max_bad_steps: int = number(10, least=0)
-  log_every: int = number(10, least=1)  # steps between lines of metrics.jsonl
+  # Most steps between two logged ones. The last step of a task is always logged, and of a short
+  # task at least 16 are.
+  log_every: int = number(10, least=1)
   speed_every: float = number(30.0, least=0)  # seconds between lines about speed; 0: none
   # Steps between two measures of the gradient of each term: after step 10 of a task, 110, …, and
   # after its last; 0: none.

@@ -33,6 +33,7 @@ from jcl.training.step_inputs import StepInputs, inputs_on_devices
 from jcl.types import Params, Tree
 
 IN_FLIGHT = 2  # steps dispatched and not waited for: more deadlock fake CPU devices
+LOGGED = 16  # steps of a short task that are logged at least, where it has as many
 LESS = 'train.batch_size or stream.max_length, or raise train.microbatches'
 
 
@@ -72,6 +73,7 @@ class TaskTrainer:
     self.train_step = parts.train_step()
     self.speed = Speed(parts, output, self.train_step)
     self.gradient_norms = GradientNorms(parts, output)
+    self._log_every = parts.config.train.log_every  # steps, in the task under way
     self._refused_last = False  # the newest step read was not applied
     self._values: Mapping[str, float] = {}  # {term: value} of the newest step read
 
@@ -92,6 +94,8 @@ class TaskTrainer:
     if self.parts.method.before_epoch is not None:
       check_epochs(plan)
     loader = BatchLoader(plan, task.index, tools, self.parts.config.train)
+    # A mean or median over a task needs some steps of it, however short the task is.
+    self._log_every = min(self.parts.config.train.log_every, max(loader.total // LOGGED, 1))
     self.output.steps_before = self.output.counter.steps - now.step
     bar = self._bar(now, task, loader.total)
     try:
@@ -305,7 +309,7 @@ class TaskTrainer:
     of_rows = loaded.new_rows, loaded.old_rows
     self.output.recorder.trained(task, loaded.tokens, loaded.old_tokens, of_rows)
     bar.advance(loaded.number + 1, loaded.tokens, self._note(loaded, values['loss']))
-    if loaded.number % self.parts.config.train.log_every == 0 and not wrong:
+    if (loaded.number % self._log_every == 0 or loaded.last) and not wrong:
       self.output.step({'task': task.index, 'step': loaded.number + 1, 'rate': rate, **values})
     if (line := self.speed.after(loaded)) is not None:
       self.output.step({'task': task.index, 'step': loaded.number + 1, **line})

@@ -23,7 +23,8 @@ def folder(tmp_path, log=None, **changes):
 
 def test_findings_are_lines_with_their_names(tmp_path, capsys):
   doctor.show(folder(tmp_path))
-  (line,) = capsys.readouterr().out.splitlines()
+  line, command = capsys.readouterr().out.splitlines()
+  assert command == f'  jcl evaluate --workdir={tmp_path} --wrong=5'
   assert line.startswith('not learned: 1 of 2 tasks (b) gained less than 0.05 when they were')
 
 
@@ -34,18 +35,19 @@ def test_all_is_well_is_said(tmp_path, capsys):
 
 def test_of_a_run_under_way_the_finished_tasks_are_looked_at(tmp_path, capsys):
   doctor.show(folder(tmp_path, finished=False, matrix=[[0.0, 0.0], [0.02, 0.0]]))
-  first, second = capsys.readouterr().out.splitlines()
+  first, second, _ = capsys.readouterr().out.splitlines()
   assert first == 'the run is not finished: what follows is of the tasks that are'
   assert second.startswith('not learned: 1 of 1 tasks (a)')
 
 
 def test_damaged_lines_are_counted_and_a_half_written_one_is_not(tmp_path, capsys):
-  good = b'{"task": 0, "loss": 1.0, "gradient_norm": 500.0}\n'
-  log = good + b'{"task": 0, "lo\n' + b'\xff\xfe\n' + b'[1]\n' + good + b'{"task": 0, "lo'
-  doctor.show(folder(tmp_path, log, config={'train': {'clip_norm': 1.0}}))
+  good = b'{"task": 1, "loss": 1.0, "gradient_norm": 500.0}\n'
+  log = good + b'{"task": 0, "lo\n' + b'\xff\xfe\n' + b'[1]\n' + 7 * good + b'{"task": 0, "lo'
+  matrix = [[0.0, 0.0], [0.9, 0.0], [0.9, 0.5]]
+  doctor.show(folder(tmp_path, log, config={'train': {'clip_norm': 1.0}}, matrix=matrix))
   said = capsys.readouterr().out.splitlines()
   assert said[0] == 'warning: metrics.jsonl: damaged lines, which are left out: 3'
-  assert any(line.startswith('clipped: the median gradient norm is 500') for line in said)
+  assert any(line.startswith('clipped: the median gradient norm of a task is 500') for line in said)
 
 
 def test_a_folder_without_results_is_refused(tmp_path):

@@ -1,11 +1,16 @@
 """The findings of `jcl doctor`: what is wrong with a run, judged by the run's own figures.
 
-A finding has a figure of the run, what the figure means, and one thing to do. Findings tell a wrong
-setting from a weak method: a penalty too small to have an effect, hardly any replay, pseudo samples
-that are all alike, a task that was never learned and so cannot be forgotten.
+A finding has a figure of the run, what the figure means, one thing to do, and the command that does
+it. Findings tell a wrong setting from a weak method: a penalty too small to have an effect, hardly
+any replay, pseudo samples that are all alike, a task that was never learned and so cannot be
+forgotten.
+
+A cause has one finding: it hides its consequences (`HIDES`), whose advice could contradict its own.
+A run that diverges hides all others. Information, of which nothing is wrong, is given where no
+warning is.
 
 All figures come from `results.json` and the lines of `metrics.jsonl`. The limits are the constants
-of the files here; they are set so that a healthy run of any method has no finding.
+of the files here; they are set so that a healthy run of any method has no warning.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,14 +25,28 @@ __all__ = ['CHECKS', 'Finding', 'findings']
 
 Check = Callable[[Run], Iterator[Finding]]
 CHECKS: tuple[Check, ...] = (
-  learning.refused, learning.not_learned, learning.curves, learning.clipped, penalties.penalties,
-  penalties.penalty_alone, past.replay, past.buffer, past.pseudo_samples, learning.invalid,
-  learning.drift,
+  learning.diverged, learning.refused, learning.curves, learning.not_learned, penalties.penalties,
+  penalties.penalty_alone, past.buffer, past.pseudo_samples, past.replay, learning.clipped,
+  learning.invalid, learning.drift, penalties.lower_bound,
 )  # fmt: skip
+UNLEARNED = ('loss does not fall', 'loss still falls', 'not learned')
+LOST = (*UNLEARNED, 'clipped', 'invalid answers')  # consequences of steps of a wrong size
+HIDES: dict[str, Sequence[str]] = {  # finding -> those that may be its consequences
+  'steps not applied': ('loss rises', *LOST, 'drift from the base model'),
+  'loss rises': (*LOST, 'drift from the base model'),
+  'penalty drowns the loss': (*LOST, 'a penalty alone'),
+  'loss does not fall': ('not learned', 'loss still falls', 'clipped', 'invalid answers'),
+  'loss still falls': ('not learned', 'clipped', 'invalid answers'),
+  'not learned': ('clipped', 'invalid answers'),
+  'a penalty alone': ('penalty not felt',),
+  'tasks not in the buffer': ('little replay', 'less replay than asked'),
+  'pseudo samples rejected': ('pseudo samples alike', 'little replay', 'less replay than asked'),
+  'less replay than asked': ('little replay',),
+}
 
 
 def findings(results: Results, lines: Sequence[Json] = (), workdir: str = WORKDIR) -> list[Finding]:
-  """Returns the findings on a run, in the order of `CHECKS`.
+  """Returns the findings on a run, in the order of `CHECKS`, without consequences of others.
 
   Args:
     results: contents of `results.json`, of a run that may be under way.
@@ -47,4 +66,15 @@ def findings(results: Results, lines: Sequence[Json] = (), workdir: str = WORKDI
     if isinstance(measured, Mapping) and all(is_number(norm) for norm in measured.values()):
       norms.setdefault(task, []).append(measured)
   run = Run(results, steps, norms, flatten(results.get('config') or {}), workdir)
-  return [found for check in CHECKS for found in check(run)]
+  return _causes([found for check in CHECKS for found in check(run)])
+
+
+def _causes(found: Sequence[Finding]) -> list[Finding]:
+  """Returns the findings that no other one hides."""
+  warnings = [one for one in found if one.kind == 'warning']
+  if not warnings:
+    return list(found)
+  if warnings[0].name == 'diverged':
+    return warnings[:1]
+  hidden = {name for one in warnings for name in HIDES.get(one.name, ())}
+  return [one for one in warnings if one.name not in hidden]

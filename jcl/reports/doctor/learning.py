@@ -4,23 +4,36 @@ import math
 import statistics
 from collections.abc import Iterator, Sequence
 
-from jcl.reports.doctor.finding import LEARNED, Finding, Run, before_and_after, named, percent
+from jcl.reports.doctor.finding import (
+  FEWEST,
+  KNOWN,
+  LEARNED,
+  Finding,
+  Run,
+  before_and_after,
+  longer,
+  lower_rate,
+  named,
+  percent,
+  raise_rate,
+)
 from jcl.reports.doctor.penalties import PENALTIES, share_of_gradient
 from jcl.reports.results import score_of
+from jcl.types import Json
 
 CROSS_ENTROPIES = ('ce', 'qa', 'new')  # of new rows, before weights
-KNOWN = 0.9  # accuracy from which a task counts as known before its training
 CLIPPED = 20  # largest median gradient norm, in multiples of `train.clip_norm`
 INVALID = 0.1  # largest share of answers that are no label
 KL = 1.0  # largest KL(base ‖ model), nats per token
 PERPLEXITY = 2.0  # largest perplexity of held-out text, in multiples of that after the first task
 FALLS = 0.95  # share of its start that a loss falls below if a task is being learned
 STILL = 0.8  # share of its third quarter that a loss falls below if more steps would help
+FALLEN = 0.5  # share of its start below which a loss has fallen well
 LEFT = 0.5  # nats per target that a loss still has at the end, if more steps would help
 RISES = 1.2  # multiple of its start that a loss must not rise above within a task
 LEAPS = 2.0  # multiple of its first value that a loss must not reach
 NOISE = 0.1  # nats per target by which a loss that is near 0 may rise
-FEWEST = 8  # least number of logged steps of a task whose loss is judged
+LOST = 2.0  # nats per target that a loss ends above twice its start where training diverges
 
 
 def refused(run: Run) -> Iterator[Finding]:
@@ -32,7 +45,27 @@ def refused(run: Run) -> Iterator[Finding]:
       f'{sum(line["count"] for line in lines)} steps of {named([line["task"] for line in lines])} '
       'had a loss or gradient that was not finite',
       'their rows taught nothing; metrics.jsonl names them and the term',
-      'lower train.learning_rate, or train in float32',
+      *lower_rate(run),
+    )
+
+
+def diverged(run: Run) -> Iterator[Finding]:
+  """Yields tasks that end with a loss far above that of the untrained model."""
+  losses = {index: _cross_entropies(lines) for index, lines in sorted(run.steps.items())}
+  begun = next((values[0] for values in losses.values() if values), 0.0)
+  lost = {
+    run.task(index): _last(values) for index, values in losses.items()
+    if len(values) > 1 and _last(values) > LEAPS * max(begun, values[0]) + LOST
+  }  # fmt: skip
+  if lost:
+    name, rate, _ = run.rate
+    yield Finding(
+      'diverged',
+      f'the cross-entropy of new rows ends at {max(lost.values()):.3g} nats in {named([*lost])}, '
+      f'and the first step of the run had {begun:.3g}',
+      f'train.{name}={rate:g} is too high: the model is worse than before training, and no other '
+      'figure of the run means anything',
+      *lower_rate(run),
     )
 
 
@@ -48,8 +81,7 @@ def not_learned(run: Run) -> Iterator[Finding]:
       f'{len(stuck)} of {len(scores)} tasks ({named(stuck)}) gained less than {LEARNED:g} when '
       'they were learned',
       'what is not learned cannot be forgotten, so low forgetting says nothing here',
-      'train longer (train.epochs) or at a higher train.learning_rate, and look at the findings '
-      'below',
+      *_learn_more(run, stuck),
     )
   if known:
     yield Finding(
@@ -57,8 +89,19 @@ def not_learned(run: Run) -> Iterator[Finding]:
       f'{len(known)} of {len(scores)} tasks ({named(known)}) had an accuracy of {percent(KNOWN)} '
       'or more before they were learned',
       'their scores show little of what the method does',
-      'give tasks that the model does not know yet',
+      'give tasks that the model does not know yet; see what it answers wrongly',
+      run.wrong_answers(),
     )
+
+
+def _learn_more(run: Run, stuck: Sequence[str]) -> tuple[str, str]:
+  """Returns advice on tasks that were not learned, and the command."""
+  curves = {run.task(index): _cross_entropies(lines) for index, lines in run.steps.items()}
+  known = [curves[name] for name in stuck if len(curves.get(name, ())) >= FEWEST]
+  falls = bool(known) and all(_last(values) < FALLEN * _first(values) for values in known)
+  if falls or not (run.steps or run.results.get('mix')):  # more steps are no help
+    return 'look at what it answers in place of the right answer', run.wrong_answers()
+  return longer(run)
 
 
 def curves(run: Run) -> Iterator[Finding]:
@@ -72,8 +115,7 @@ def curves(run: Run) -> Iterator[Finding]:
     weak |= {name} if score_of(run.results) == 'accuracy' and after < KNOWN else set()
   rising, flat, falling = [], [], []
   for index, lines in run.steps.items():
-    term = next((t for t in CROSS_ENTROPIES if t in lines[0]), None)
-    values = [x[term] for x in lines if term in x] if term else []
+    values = _cross_entropies(lines)
     if len(values) < FEWEST:
       continue
     if _rises(values):
@@ -88,33 +130,40 @@ def curves(run: Run) -> Iterator[Finding]:
       f'the cross-entropy of new rows rises in {named(rising)}: it ends more than '
       f'{percent(RISES - 1)} above its start, or leaps to {LEAPS:g} times its first value',
       'the rate is too high, or the task contradicts what is replayed',
-      'lower train.learning_rate by a factor of 3 to 10',
+      *lower_rate(run),
     )
   if flat:
     yield Finding(
       'loss does not fall',
       f'the cross-entropy of new rows falls by less than {percent(1 - FALLS)} in {named(flat)}',
-      'the rate is too low, too little trains, or the penalty is too strong',
-      'raise train.learning_rate by a factor of 3 to 10',
+      'the rate is too low, or too little trains, so the task is not learned',
+      *raise_rate(run),
     )
   if falling:
+    _, rate, default = run.rate
     yield Finding(
       'loss still falls',
       f'the cross-entropy of new rows falls by more than {percent(1 - STILL)} in the last quarter '
       f'of {named(falling)}, and is above {LEFT:g} nats at the end',
       'the training ends before the task is learned: the rate is low for so few steps',
-      'train longer (train.epochs), or raise train.learning_rate by a factor of 2 to 3',
+      *(raise_rate(run) if rate <= default / 10 else longer(run)),
     )
+
+
+def _cross_entropies(lines: Sequence[Json]) -> list[float]:
+  """Returns the cross-entropy of new rows at the logged steps of a task."""
+  term = next((t for t in CROSS_ENTROPIES if any(t in line for line in lines)), None)
+  return [line[term] for line in lines if term in line] if term else []
 
 
 def _first(values: Sequence[float]) -> float:
   """Returns the mean of the first quarter."""
-  return statistics.fmean(values[: len(values) // 4])
+  return statistics.fmean(values[: max(len(values) // 4, 1)])
 
 
 def _last(values: Sequence[float]) -> float:
   """Returns the mean of the last quarter."""
-  return statistics.fmean(values[-(len(values) // 4) :])
+  return statistics.fmean(values[-max(len(values) // 4, 1) :])
 
 
 def _rises(values: Sequence[float]) -> bool:
@@ -135,26 +184,35 @@ def _falls_still(values: Sequence[float]) -> bool:
 
 
 def clipped(run: Run) -> Iterator[Finding]:
-  """Yields a finding where clipping makes most gradients very small."""
-  limit = run.setting('clip_norm')
-  norms = [
-    x['gradient_norm'] for lines in run.steps.values() for x in lines if 'gradient_norm' in x
+  """Yields a finding where clipping makes most gradients very small, in tasks not well learned."""
+  limit, accuracy = run.setting('clip_norm'), score_of(run.results) == 'accuracy'
+  learned = {name for name, _, after in before_and_after(run) if accuracy and after >= KNOWN}
+  of_tasks = [
+    [line['gradient_norm'] for line in lines if 'gradient_norm' in line]
+    for index, lines in run.steps.items()
+    if run.task(index) not in learned
   ]
-  if not limit or not norms or (times := statistics.median(norms) / limit) <= CLIPPED:
+  medians = [statistics.median(norms) for norms in of_tasks if len(norms) >= FEWEST]
+  if not limit or not medians or (times := max(medians) / limit) <= CLIPPED:
     return
   terms = {term for lines in run.norms.values() for line in lines for term in line}
   shares = {t: share_of_gradient(run, t) or 0.0 for t in terms.difference(CROSS_ENTROPIES)}
-  advice = 'look for the term that is so large in metrics.jsonl and lower its weight, or raise '
-  if shares and shares[largest := max(shares, key=lambda term: shares[term])] > 0.5:
-    weight = PENALTIES.get(largest, f'the weight of {largest}')
-    advice = f'{largest} is {percent(shares[largest])} of the gradient: lower {weight}, or raise '
+  largest = max(shares, key=lambda term: shares[term], default='')
+  weight = PENALTIES.get(largest, '')
+  if shares.get(largest, 0.0) > 0.5 and (now := run.setting(weight)):
+    advice = f'{largest} is {percent(shares[largest])} of the gradient: lower {weight}, now {now:g}'
+    command = run.sweep(weight, [now / 100, now / 10])
+  else:
+    better = 10.0 ** math.ceil(math.log10(max(medians)))
+    advice = f'raise train.clip_norm, now {limit:g}, to {better:g}'
+    command = run.sweep('clip_norm', [better])
   yield Finding(
     'clipped',
-    f'the median gradient norm is {statistics.median(norms):.3g}, {times:.0f} times '
+    f'the median gradient norm of a task is {max(medians):.3g}, {times:.0f} times '
     f'train.clip_norm={limit:g}',
     'clipping, not the learning rate, sets the size of every step',
-    f'{advice}train.clip_norm',
-  )
+    advice, command,
+  )  # fmt: skip
 
 
 def invalid(run: Run) -> Iterator[Finding]:
@@ -167,7 +225,8 @@ def invalid(run: Run) -> Iterator[Finding]:
         'invalid answers',
         f'{percent(share)} of the last answers are no label',
         'the model has lost, or never learned, how to answer',
-        'compare with evaluate.answer=score, which asks for the likeliest label',
+        'look at what it answers; evaluate.answer=score asks for the likeliest label',
+        run.wrong_answers(),
       )
 
 
@@ -178,9 +237,10 @@ def drift(run: Run) -> Iterator[Finding]:
     first, last = lines[0], lines[-1]
     if last['kl'] > KL or last['perplexity'] > PERPLEXITY * first['perplexity']:
       yield _drifted(
+        run,
         f'after {last["task"]} KL(base ‖ model) is {last["kl"]:.2f} nats per token, and the '
         f'perplexity of held-out text {last["perplexity"]:.3g} ({first["perplexity"]:.3g} after '
-        f'{first["task"]})'
+        f'{first["task"]})',
       )
   probes = run.results.get('probe') or []
   if len(probes) > 1:
@@ -188,14 +248,15 @@ def drift(run: Run) -> Iterator[Finding]:
     times = math.exp(min(last_probe['nats'] - first_probe['nats'], 100.0))
     if last_probe['kl'] > KL or times > PERPLEXITY:
       yield _drifted(
+        run,
         f'after {last_probe["task"]} KL(first model ‖ model) is {last_probe["kl"]:.2f} nats per '
-        f'token on the probe text, whose perplexity is {times:.3g} times that before training'
+        f'token on the probe text, whose perplexity is {times:.3g} times that before training',
       )
 
 
-def _drifted(figure: str) -> Finding:
+def _drifted(run: Run, figure: str) -> Finding:
   """Returns the finding that a model is far from its base model."""
   return Finding(
     'drift from the base model', figure, 'general skills of the base model are being lost',
-    'lower train.learning_rate, train adapters alone, or replay general text',
+    *lower_rate(run),
   )  # fmt: skip

@@ -8,6 +8,8 @@ from jcl.reports.results import is_number
 
 REPLAYED = 0.02  # least share of old tokens among the training tokens of a later task
 ASKED = 0.5  # least share of the old rows asked for that a later task is trained on
+RATIO = 0.3  # old rows for each new one that a smaller share is raised to, the default of replay
+BUFFERED = 0.2  # share of the examples seen that a larger buffer holds
 AGE = (0.5, 1.5)  # bounds of the mean age in a buffer, in multiples of that with all tasks alike
 SAMPLED = 30  # least number of examples in a buffer whose age is judged: fewer are chance
 KEPT = 0.5  # least share of drawn pseudo samples that are well formed
@@ -31,7 +33,7 @@ def replay(run: Run) -> Iterator[Finding]:
       'little replay',
       f'{percent(tokens)} of the tokens{of_rows} that train a later task are old',
       'so few old tokens hold off little forgetting',
-      'raise the share of old rows (replay_ratio, gamma) or the size of the buffer',
+      *_more_old_rows(run),
     )
   name = 'gamma' if run.setting('gamma') else 'replay_ratio'
   asked, by_rows = run.setting(name), _text(run, 'unit') in ('', 'rows')
@@ -45,8 +47,50 @@ def replay(run: Run) -> Iterator[Finding]:
       'less replay than asked',
       f'later tasks train on {effective:.3g} old rows for each new one, and {name} is {asked:g}',
       'what was kept of the past does not suffice for the ratio',
-      'look at the pseudo samples that were kept, or raise buffer_size',
+      *(_more_generated(run) if name == 'gamma' else _larger(run)),
     )
+
+
+def _more_old_rows(run: Run) -> tuple[str, str]:
+  """Returns advice to replay more, and the command."""
+  if _setting(run, 'mix_by_task'):
+    return f'set mix_by_task={RATIO:g}', run.again('mix', mix_by_task=f'{RATIO:g}')
+  name = next((n for n in ('gamma', 'replay_ratio') if run.setting(n)), None)
+  if name is None or _text(run, 'level') == 'batch':  # half of each batch is old whatever the ratio
+    return _larger(run)
+  now = run.setting(name) or 0.0
+  better = max(10 * now, RATIO) if now < RATIO else 3 * now
+  return f'raise {name}, now {now:g}, to {better:g}', run.sweep(name, [better])
+
+
+def _more_generated(run: Run) -> tuple[str, str]:
+  """Returns advice to learn to generate better, and the command."""
+  now = run.setting('lambda_gen') or 0.0
+  values = [2 * now, 4 * now] if now else [0.25, 1.0]
+  return f'raise lambda_gen, now {now:g}', run.sweep('lambda_gen', values)
+
+
+def _larger(run: Run) -> tuple[str, str]:
+  """Returns advice to keep more examples, and the command."""
+  if (now := run.setting('buffer_size')) is None:
+    return 'see which old tasks are answered wrongly', run.wrong_answers()
+  seen = [line['seen'] for line in run.results.get('buffer') or () if is_number(line.get('seen'))]
+  better = max(10 * int(now), int(seen[-1] * BUFFERED) if seen else 0)
+  return f'raise buffer_size, now {now:g}, to {better}', run.sweep('buffer_size', [better])
+
+
+def _fairer(run: Run) -> tuple[str, str]:
+  """Returns advice to keep all tasks alike, and the command."""
+  if (policy := _text(run, 'policy')) in ('', 'reservoir', 'class_balanced'):
+    return _larger(run)
+  command = run.again('reservoir', policy='reservoir')
+  return f'set policy=reservoir, which keeps all tasks alike, not {policy}', command
+
+
+def _more_random(run: Run) -> tuple[str, str]:
+  """Returns advice to sample more different texts, and the command."""
+  now = run.setting('temperature') or 1.0
+  return f'raise temperature, now {now:g}', run.sweep('temperature', [1.25 * now, 1.5 * now])
 
 
 def _setting(run: Run, name: str) -> object:
@@ -76,7 +120,7 @@ def buffer(run: Run) -> Iterator[Finding]:
       'tasks not in the buffer',
       f'the buffer holds {last.get("examples", 0)} examples and none of {named(lost)}',
       'nothing of these tasks is replayed',
-      'raise buffer_size, or take a policy that keeps all tasks or classes alike',
+      *_fairer(run),
     )
   numbers = [counts[name] if is_number(counts.get(name)) else 0 for name in seen]
   if lost or len(seen) < 3 or sum(numbers) < SAMPLED:
@@ -90,7 +134,7 @@ def buffer(run: Run) -> Iterator[Finding]:
       f'an example in the buffer is {age:.2g} tasks old on average, where {alike:.2g} would be '
       'that of a buffer with all tasks alike',
       'the first tasks are hardly replayed' if young else 'the last tasks are hardly replayed',
-      'take a policy that keeps all tasks or classes alike, or raise buffer_size',
+      *_fairer(run),
     )
 
 
@@ -106,7 +150,7 @@ def pseudo_samples(run: Run) -> Iterator[Finding]:
       'pseudo samples rejected',
       f'{kept} of {drawn} pseudo samples ({percent(kept / max(drawn, 1))}) are well formed',
       'the model has not learned to write the form of its tasks, so little of them is replayed',
-      'raise lambda_gen or train.epochs, or lower temperature and top_k',
+      *_more_generated(run),
     )
   if kept and total('distinct') < DISTINCT * kept:
     yield Finding(
@@ -114,7 +158,7 @@ def pseudo_samples(run: Run) -> Iterator[Finding]:
       f'{total("distinct")} of {kept} kept pseudo samples ({percent(total("distinct") / kept)}) '
       'differ from each other',
       'a few texts are replayed again and again',
-      'raise temperature or top_k, or set deduplicate=true',
+      *_more_random(run),
     )
   if kept and total('verbatim') > VERBATIM * kept:
     yield Finding(
@@ -122,7 +166,7 @@ def pseudo_samples(run: Run) -> Iterator[Finding]:
       f'{total("verbatim")} of {kept} kept pseudo samples ({percent(total("verbatim") / kept)}) '
       'are training inputs word for word',
       'the model gives its training data away, which matters where old data may not be kept',
-      'train for fewer epochs, or raise temperature',
+      *_more_random(run),
     )
   labelled = [line for line in lines if is_number(line.get('valid_label')) and line.get('kept')]
   if labelled:
@@ -133,4 +177,5 @@ def pseudo_samples(run: Run) -> Iterator[Finding]:
         f'{count} of {of} kept pseudo samples ({percent(count / of)}) end in a label of their task',
         'wrong answers are replayed as right ones',
         'set require_known_label=true',
+        run.again('known-labels', require_known_label='true'),
       )

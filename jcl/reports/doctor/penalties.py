@@ -4,7 +4,7 @@ import math
 import statistics
 from collections.abc import Iterator
 
-from jcl.reports.doctor.finding import LEARNED, Finding, Run, before_and_after, percent
+from jcl.reports.doctor.finding import FEWEST, LEARNED, Finding, Run, before_and_after, percent
 
 # Terms that hold parameters where they were -> the setting that is their weight.
 PENALTIES = {
@@ -82,7 +82,7 @@ def _share_of_loss(run: Run, term: str, weight: float) -> float | None:
   shares = []
   for index, lines in run.steps.items():
     late = [line for line in lines[len(lines) // 2 :] if term in line and line['loss'] > 0]
-    if index > 0 and late:
+    if index > 0 and len(lines) >= FEWEST and late:
       shares.append(statistics.median(weight * line[term] / line['loss'] for line in late))
   return statistics.median(shares) if shares else None
 
@@ -117,4 +117,19 @@ def penalty_alone(run: Run) -> Iterator[Finding]:
       'a penalty cannot tell classes apart that are never seen together: it is expected to end '
       'near seq',
       f'compose it with replay: replay+{run.results["method"]}',
+      run.again('replay', f'replay+{run.results["method"]}'),
+    )
+
+
+def lower_bound(run: Run) -> Iterator[Finding]:
+  """Yields, of a run that holds nothing off, that forgetting is what it is there to show."""
+  if run.results['method'] == 'seq' and run.forgetting > FORGOTTEN:
+    yield Finding(
+      'forgets as expected',
+      f'seq ends with a forgetting of {run.forgetting:.2f}',
+      'nothing looks wrong: seq does nothing against forgetting, and is the lower bound that other '
+      'methods are compared with',
+      'train a method that holds it off, such as replay; jcl choose asks which one suits you',
+      run.again('replay', 'replay'),
+      kind='information',
     )

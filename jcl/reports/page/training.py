@@ -37,7 +37,7 @@ def findings(source: Source) -> Html:
       tag('p', join([tag('b', 'Meaning:'), own(one.meaning)], ' ')),
       tag('p', join([tag('b', 'To do:'), own(one.advice)], ' ')),
       tag('p', tag('code', own(one.command))) if one.command else '',
-    ]))
+    ]), class_=one.kind)
     for one in found
   ]  # fmt: skip
   parts: list[str] = [tag('ul', join(cards), class_='findings')] if cards else []

@@ -6,6 +6,8 @@ from support import ROOT
 from jcl.reports.doctor import finding, learning, past, penalties
 
 SAYS = {
+  'diverged': f'more than {learning.LOST:g} nats above twice' if learning.LEAPS == 2 else '',
+  'forgets as expected': f'forgetting above {penalties.FORGOTTEN:g}',
   'not learned': f'less than {finding.LEARNED:g} ',
   'known before': f'{100 * learning.KNOWN:g} % or more',
   'loss rises': f'{100 * (learning.RISES - 1):.0f} % above its start',
