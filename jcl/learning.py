@@ -243,7 +243,7 @@ def _run(
   results = loop.run()
   for line in report.picture_notes([results]) if folder else ():
     say(f'warning: {line}')
-  say(f'{time.monotonic() - start:.0f} s')
+  say(run_output.seconds_in_words(results, time.monotonic() - start))
   assert loop.last is not None
   return Finished(parts, results, loop.last, folder, loop.output.log.lines)
 

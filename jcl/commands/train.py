@@ -38,4 +38,4 @@ def run(given: flags.FlagValues) -> None:
   if not given.quiet and distributed.is_first():
     print(report.matrix_table(finished.results, coloured=console.has_colours()))
     doctor.say(finished.results, pathlib.Path(workdir))
-    print(f'results, report and pictures are in {workdir}')
+    print(f'look: {pathlib.Path(workdir) / "report.html"}, or jcl doctor --workdir={workdir}')

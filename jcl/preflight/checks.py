@@ -12,26 +12,24 @@ import math
 import os
 import pathlib
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator
 
 import jax
 from jax.sharding import Mesh
 
 from jcl.distributed import memory_limit
 from jcl.errors import UserError, count_of
+from jcl.preflight.faults import FAULTS, of_fault, share_of, unknown_by_split
 from jcl.preflight.footprint import Footprint, footprint, short
 from jcl.preflight.round_trip import RoundTrip, round_trip
 from jcl.preflight.split_stats import Split, counted
 from jcl.reports.formatting import one_line
 from jcl.streams.escaping import shortened
 from jcl.streams.many_objects import uncollected
-from jcl.streams.raw import SPLITS
 from jcl.streams.stream import Stream
 from jcl.streams.task_order import describe_order
 from jcl.training.experiment import Experiment
 
-NOTED = 0.01  # share of the rows or tokens of a split above which a fault is worth a line
 FEW = 5  # training rows of a class
 UNEVEN = 5  # times as many rows as another task has
 FULL = 0.8  # of a device's memory, before the activations
@@ -82,8 +80,8 @@ def refuse(checkup: Checkup, workdir: str | os.PathLike | None = None) -> None:
     where = f'task {split.task!r}, {split.name}'
     if 2 * split.unknown > split.tokens:
       raise UserError(
-        f'{where}: {_share(split.unknown, split.tokens)} tokens are unknown to the tokenizer; take '
-        'one that reads this text (backbone.tokenizer=bpe, or another backbone.path)'
+        f'{where}: {share_of(split.unknown, split.tokens)} tokens are unknown to the tokenizer; '
+        'take one that reads this text (backbone.tokenizer=bpe, or another backbone.path)'
       )
     if split.name == 'train' and split.different == 1 < split.texts:
       raise UserError(
@@ -123,52 +121,6 @@ def device_limit(mesh: Mesh) -> int | None:
   return memory_limit(mesh.local_devices[0])
 
 
-class Fault(NamedTuple):
-  """A fault that single rows or tokens of a split can have.
-
-  Attributes:
-    count: split -> number of faulty rows or tokens.
-    of: what is counted: `rows` or `tokens`.
-    least: share of a split above which the fault is worth a line.
-    what: the fault in words.
-    why: what follows from it, or what to do.
-  """
-
-  count: Callable[[Split], int]
-  of: str
-  least: float
-  what: str
-  why: str
-
-
-FAULTS = (
-  Fault(
-    lambda s: s.cut, 'rows', NOTED, 'rows lose the end of their input',
-    'raise stream.max_length if it matters',
-  ),
-  Fault(
-    lambda s: s.leaked + s.elsewhere if s.name != 'train' else 0, 'rows', 0,
-    'rows stand in a train split too', 'they measure what is known by heart',
-  ),
-  Fault(
-    lambda s: s.conflicting, 'rows', 0, 'rows have a text that is trained with another answer',
-    'no model can get both right',
-  ),
-  Fault(
-    lambda s: s.repeated, 'rows', NOTED, 'rows repeat a text of their split',
-    'it counts that often',
-  ),
-  Fault(
-    lambda s: s.unknown, 'tokens', NOTED, 'tokens are unknown to the tokenizer',
-    'words that it does not know all read the same',
-  ),
-  Fault(
-    lambda s: s.lossy, 'rows', NOTED, 'rows have letters in their input that the tokenizer loses',
-    'the model does not see them; take another tokenizer if it matters',
-  ),
-)  # fmt: skip
-
-
 def warnings(checkup: Checkup, workdir: str | os.PathLike | None = None) -> list[str]:
   """Returns a line for each thing that is likely to disappoint, the largest share first.
 
@@ -177,7 +129,7 @@ def warnings(checkup: Checkup, workdir: str | os.PathLike | None = None) -> list
     workdir: as in `refuse`.
   """
   splits = checkup.splits
-  found = [line for fault in FAULTS for line in _of_fault(fault, splits)]
+  found = [line for fault in FAULTS for line in of_fault(fault, splits)]
   found += [*_of_classes(checkup.parts.stream), *_of_sizes(checkup), *checkup.round_trip.lines()]
   if dropped := checkup.parts.text.dropped:
     rows = dropped + sum(s.rows for s in splits)
@@ -186,22 +138,6 @@ def warnings(checkup: Checkup, workdir: str | os.PathLike | None = None) -> list
   if workdir is not None:
     found += _of_room(checkup, free_space(workdir))
   return [line for _, line in sorted(found, key=lambda pair: -pair[0])]
-
-
-def _of_fault(fault: Fault, splits: Sequence[Split]) -> Iterator[tuple[float, str]]:
-  """Yields (largest share of a split, line) if the fault is worth a line."""
-  of = lambda split: getattr(split, fault.of)
-  share = lambda split: fault.count(split) / of(split)
-  worst = max(splits, key=share)
-  if share(worst) <= fault.least:
-    return
-  parts = []
-  for name in SPLITS:
-    alike = [s for s in splits if s.name == name]
-    if count := sum(map(fault.count, alike)):
-      parts.append(f'{name} {_share(count, sum(map(of, alike)))}')
-  most = f'most in {worst.task}, {worst.name} ({_percent(share(worst))})'
-  yield share(worst), f'{fault.what}: {", ".join(parts)}, {most}; {fault.why}'
 
 
 def _of_classes(stream: Stream) -> Iterator[tuple[float, str]]:
@@ -228,14 +164,14 @@ def _of_classes(stream: Stream) -> Iterator[tuple[float, str]]:
     names = ', '.join(untested[:3]) + (', …' if len(untested) > 3 else '')
     yield (
       len(untested) / every,
-      f'{_share(len(untested), every)} classes have no test row ({names}): nothing says whether '
+      f'{share_of(len(untested), every)} classes have no test row ({names}): nothing says whether '
       'they are kept',
     )
   if few:
     count, name = min(few)
     yield (
       len(few) / every,
-      f'{_share(len(few), every)} classes have fewer than {FEW} training rows (least: {name}, '
+      f'{share_of(len(few), every)} classes have fewer than {FEW} training rows (least: {name}, '
       f'{count}): one row more or less may decide their accuracy',
     )
 
@@ -365,7 +301,8 @@ def _totals(checkup: Checkup) -> str:
   """One line: tokens and faults of all rows."""
   splits = checkup.splits
   total = lambda field: sum(getattr(s, field) for s in splits)
-  unknown = f'{_percent(total("unknown") / total("tokens"))} unknown'
+  unknown = ', '.join(unknown_by_split(splits)) or '0.0 %'
+  unknown = f'unknown {unknown}'
   if checkup.parts.score == 'log_perplexity':
     blocks = f'{count_of(total("rows"), "block")} of {checkup.parts.text.max_length} tokens'
     return f'{count_of(total("tokens"), "token")} in {blocks}, {unknown}'
@@ -388,13 +325,3 @@ def _sizes(checkup: Checkup, free: int | None) -> str:
     f'snapshots take {most} {short(size.disk, "B")} ({short(size.snapshot["total"], "B")} each; '
     f'{short(free, "B")} are free), the run {device}'
   )
-
-
-def _share(count: int, of: int) -> str:
-  """'1.2 % (12 of 1,000)'."""
-  return f'{_percent(count / of)} ({count:,} of {of:,})'
-
-
-def _percent(share: float) -> str:
-  """'1.2 %'; a share above 0 is never shown as 0."""
-  return '<0.1 %' if 0 < share < 0.0005 else f'{100 * share:.1f} %'

@@ -3,15 +3,14 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from jcl.errors import UserError
 from jcl.reports.formatting import flatten, one_line, short_method_name
+from jcl.reports.labels import DIFFERENCES, Identity, identity, labels
 from jcl.reports.metrics import average_so_far, mean_and_interval, worst_just_learned
 from jcl.reports.results import Results, metrics_of, score_matrix, score_of, whole_matrix
-
-DIFFERENCES = 2  # settings that a label names at most
 
 
 class Group(NamedTuple):
@@ -26,6 +25,20 @@ class Group(NamedTuple):
   label: str
   runs: list[Results]
   left_out: list[Results]
+
+  @property
+  def identity(self) -> Identity:
+    """What all its runs share."""
+    return identity(self.runs[0])
+
+  @property
+  def end_only(self) -> bool:
+    """Whether only the scores at the end are known, as for joint training."""
+    *earlier, last = curve(self)
+    return bool(earlier) and last is not None and not any(earlier)
+
+
+Summary = dict[str, tuple[float | None, float | None]]  # of `summary`
 
 
 class Spread(NamedTuple):
@@ -51,7 +64,7 @@ def group_runs(runs: Sequence[Results]) -> list[Group]:
   _check_one_stream(runs)
   groups: dict[str, list[Results]] = {}
   for run in runs:
-    groups.setdefault(_as_key(_identity(run)), []).append(run)
+    groups.setdefault(_as_key(identity(run)), []).append(run)
   for members in groups.values():
     copies = Counter(_as_key(run['config']) for run in members if run.get('config'))
     if copies and max(copies.values()) > 1:
@@ -59,8 +72,8 @@ def group_runs(runs: Sequence[Results]) -> list[Group]:
         f'a run of {members[0]["method"]} with seed {members[0].get("seed")} is given twice; '
         'give each run once'
       )
-  labels = _labels([_identity(members[0]) for members in groups.values()])
-  return [_group(label, members) for label, members in zip(labels, groups.values(), strict=True)]
+  names = labels([identity(members[0]) for members in groups.values()])
+  return [_group(label, members) for label, members in zip(names, groups.values(), strict=True)]
 
 
 def _check_one_stream(runs: Sequence[Results]) -> None:
@@ -156,7 +169,7 @@ def quantities(run: Results) -> dict[str, float | None]:
   }
 
 
-def summary(group: Group) -> dict[str, tuple[float | None, float | None]]:
+def summary(group: Group) -> Summary:
   """Returns {quantity: (mean over seeds, half-width of its 95 % interval)}."""
   rows = [quantities(run) for run in group.runs]
   return {name: mean_and_interval([row[name] for row in rows]) for name in rows[0]}
@@ -181,58 +194,3 @@ def learned_and_kept(group: Group) -> list[tuple[float | None, float | None]]:
     (mean([R[j + 1][j] for R in matrices]), mean([R[-1][j] for R in matrices]))
     for j in range(len(matrices[0]) - 1)
   ]
-
-
-class _Identity(NamedTuple):
-  """Settings that all seeds of one method share; seeds of data and of order are seeds too."""
-
-  method: str
-  where: str
-  tasks: int
-  settings: Mapping[str, object]
-
-
-def _identity(run: Results) -> _Identity:
-  settings = flatten(run.get('config') or {})
-  return _Identity(
-    run['method'],
-    f'{run.get("stream", "")} {run.get("scenario", "")}'.strip(),
-    len(run['tasks']),
-    {name: value for name, value in settings.items() if not name.endswith('seed')},
-  )
-
-
-def _labels(identities: Sequence[_Identity]) -> list[str]:
-  """Returns a label for each group; no two are equal."""
-  several = len({i.where for i in identities}) > 1
-  methods = _method_labels([i.method for i in identities])
-  names = [
-    f'{method}, {i.where}' if several else method
-    for method, i in zip(methods, identities, strict=True)
-  ]
-  labels, times = [], Counter[str]()
-  for name, identity in zip(names, identities, strict=True):
-    same = [i.settings for n, i in zip(names, identities, strict=True) if n == name]
-    words = _differences(identity.settings, same) if len(same) > 1 else ''
-    label = one_line(f'{name} ({words})' if words else name)
-    times[label] += 1
-    labels.append(label if times[label] == 1 else f'{label} #{times[label]}')
-  return labels
-
-
-def _method_labels(names: Sequence[str]) -> list[str]:
-  """Returns the short names of methods; the full name where two methods have one short name."""
-  full: dict[str, set[str]] = {}
-  for name in names:
-    full.setdefault(short_method_name(name), set()).add(name)
-  return [
-    short if len(full[short]) == 1 else name
-    for name, short in zip(names, map(short_method_name, names), strict=True)
-  ]
-
-
-def _differences(mine: Mapping[str, object], everyone: Sequence[Mapping[str, object]]) -> str:
-  """Returns `gamma 0.5, epochs 3`: the settings in which groups of one method differ."""
-  names = [k for k in mine if any(k not in other or other[k] != mine[k] for other in everyone)]
-  words = [f'{name.rpartition(".")[2]} {mine[name]}' for name in names[:DIFFERENCES]]
-  return ', '.join([*words, *(['…'] if len(names) > DIFFERENCES else [])])

@@ -14,9 +14,11 @@ if TYPE_CHECKING:
   from matplotlib.axes import Axes
   from matplotlib.figure import Figure
 
-# Okabe and Ito (2008): told apart with any colour vision. Yellow is left out: it is lost on white.
-COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#56B4E9', '#E69F00')
-MARKERS = 'osD^vP'
+# Those of the page, `--c0` to `--c7` in light: a method has one colour in both.
+COLOURS = (
+  '#0b62a8', '#b8480a', '#0a7a55', '#9b3a86', '#7a6200', '#5b5fc7', '#b3261e', '#4d5b66',
+)  # fmt: skip
+MARKERS = 'osD^vPX*'
 LABEL = 36  # characters of a method's label at most
 LINES, PANEL = 4.2, 1.6  # inches: width of the left axes; least width of a panel with its margin
 
@@ -103,8 +105,7 @@ def _style(index: int, group: Group) -> Style:
   """Returns the style of a method: by its place, or black and dashed if only its end is known."""
   from matplotlib.colors import to_rgb
 
-  *earlier, last = curve(group)
-  end_only = bool(earlier) and last is not None and not any(earlier)
+  end_only = group.end_only
   colour = INK if end_only else COLOURS[index % len(COLOURS)]
   red, green, blue = to_rgb(colour)
   return Style(

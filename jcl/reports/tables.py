@@ -1,6 +1,7 @@
 """Tables for the terminal: the accuracy matrix of a run, and the comparison of several."""
 
 import functools
+import re
 import textwrap
 import unicodedata
 from collections.abc import Callable, Sequence
@@ -20,7 +21,7 @@ from jcl.reports.results import (
 from jcl.storage.console import painted
 
 Style = Callable[[int, int], str]  # (line, column) of a table -> style of the cell, or ''
-WIDTH = 80  # columns that a matrix may take; see `_fitted`
+WIDTH = 80  # columns that a table may take; see `_fitted` and `comparison_table`
 LABEL = 26  # columns of the names of rows, where a matrix would be wider than `WIDTH`
 MOST = 30  # tasks whose matrix is printed whole
 LOST = {0.3: 'red', 0.1: 'yellow'}  # accuracy lost since the best -> style of the cell
@@ -39,13 +40,16 @@ COLUMNS = {  # of a comparison, by quantity
   'incremental': 'Ā',
   'forgetting': 'forgetting',
   'backward': 'BWT',
-  'worst': 'worst just\nlearned',
+  'worst': 'worst\njust\nlearned',
   'train': 'train\ns',
   'generate': 'generate\ns',
   'invalid': 'invalid\n%',
   'kept': 'pseudo\nkept %',
   'distinct': 'distinct\n%',
 }
+# Columns that the terminal leaves out, the first of these first, where the table is too wide.
+DROPPED = ('backward', 'distinct', 'kept', 'generate', 'invalid', 'incremental', 'worst')
+BOUNDS = {'seq': 'lower bound', 'joint': 'upper bound'}  # methods that others lie between
 ALWAYS = ('average', 'incremental', 'forgetting', 'backward', 'worst', 'train')  # even if empty
 UNITS: dict[str, Unit] = {  # of the quantities that are no scores
   'train': 'seconds', 'generate': 'seconds', 'invalid': 'share', 'kept': 'share',
@@ -95,6 +99,9 @@ def matrix_table(results: Results, coloured: bool = False) -> str:
 def comparison_table(results: Sequence[Results]) -> str:
   """Returns a table with a row for each method, in the order given, and notes below it.
 
+  Table and notes take `WIDTH` columns: long labels have several lines, and columns of `DROPPED`
+  that do not fit are left out, which a note says; the page has them all.
+
   Args:
     results: the contents of the runs' `results.json`. Several seeds of a method are shown as their
       mean ± its 95 % interval.
@@ -106,7 +113,19 @@ def comparison_table(results: Sequence[Results]) -> str:
     UserError: the runs cannot be compared, or a matrix is malformed.
   """
   groups = group_runs(results)
-  return '\n'.join([align_columns(comparison_rows(groups)), *comparison_notes(groups)])
+  columns, out = _columns_of(groups), []
+  for quantity in DROPPED:
+    if _width(comparison_rows(groups, columns)) <= WIDTH:
+      break
+    if quantity in columns:
+      columns.remove(quantity)
+      out.append(quantity)
+  notes = comparison_notes(groups, columns)
+  if out:
+    names = ', '.join(COLUMNS[k].replace('\n', ' ') for k in COLUMNS if k in out)
+    notes.append(f'not shown in {WIDTH} columns, but on the page: {names}')
+  lines = [textwrap.fill(line, WIDTH, break_long_words=False) for line in notes]
+  return '\n'.join([align_columns(comparison_rows(groups, columns)), *lines])
 
 
 def matrix_tables(results: Results) -> list[MatrixTable]:
@@ -144,36 +163,69 @@ def _matrix_table(results: Results, title: str, on_train: bool = False) -> Matri
   return MatrixTable(title, rows, ', '.join(line), matrix)
 
 
-def comparison_rows(groups: Sequence[Group]) -> list[list[str]]:
+def comparison_rows(groups: Sequence[Group], columns: Sequence[str]) -> list[list[str]]:
   """Returns the cells of a comparison; the first row and the first column are headers.
 
-  Columns that no run fills are left out.
+  Args:
+    groups: a row each.
+    columns: quantities of `COLUMNS`.
   """
-  score, summaries = score_of(groups[0].runs[0]), [summary(group) for group in groups]
-  columns = [k for k in COLUMNS if k in ALWAYS or any(s[k][0] is not None for s in summaries)]
+  score = score_of(groups[0].runs[0])
   rows = [['method', 'seeds', *(COLUMNS[k] for k in columns)]]
-  for group, found in zip(groups, summaries, strict=True):
+  for group in groups:
+    found = summary(group)
     cells = [_cell(*found[k], unit=UNITS.get(k, score)) for k in columns]
-    rows.append([group.label, str(len(group.runs)), *cells])
+    rows.append([_folded(group.label), str(len(group.runs)), *cells])
   return rows
 
 
-def comparison_notes(groups: Sequence[Group], columns: bool = True) -> list[str]:
-  """Returns lines that explain a comparison: units, unfinished runs, methods of several models.
+def _columns_of(groups: Sequence[Group]) -> list[str]:
+  """Returns the quantities of a comparison, without those that no run has."""
+  summaries = [summary(group) for group in groups]
+  return [k for k in COLUMNS if k in ALWAYS or any(s[k][0] is not None for s in summaries)]
+
+
+def _folded(label: str) -> str:
+  """Returns a label in lines of at most `LABEL` columns, which end after a setting if they can."""
+  width = LABEL if _columns(label) == len(label) else LABEL // 2
+  held = re.sub(r'(?<!,) (?!\()', '\xa0', label)  # where no line ends
+  lines = textwrap.wrap(held, width, subsequent_indent=' ', break_on_hyphens=False)
+  return '\n'.join(lines).replace('\xa0', ' ') or label
+
+
+def comparison_notes(groups: Sequence[Group], columns: Sequence[str]) -> list[str]:
+  """Returns lines that explain a comparison: terms, unfinished runs, runs of several models.
 
   Args:
     groups: of the comparison.
-    columns: whether the columns of pseudo samples are explained too.
+    columns: those whose terms are explained; none for the page, which explains its own.
   """
-  lower = ', lower is better' if score_of(groups[0].runs[0]) == 'log_perplexity' else ''
-  notes = [unit_of(groups[0].runs[0]) + lower]
+  raw = score_of(groups[0].runs[0]) == 'log_perplexity'
+  notes = [unit_of(groups[0].runs[0]) + (', lower is better' if raw else '')]
   if any(len(group.runs) > 1 for group in groups):
     notes[0] += '; mean ± 95 % interval over seeds'
+  if 'average' in columns:
+    mean = ', Ā: its mean over time' if 'incremental' in columns else ''
+    methods = {group.runs[0]['method'] for group in groups}
+    bounds = ', '.join(f'{name}: {words}' for name, words in BOUNDS.items() if name in methods)
+    what = 'score' if raw else 'accuracy'
+    ends = f'; {bounds}' if bounds else ''
+    notes.append(f'A_T: {what} over all tasks at the end{mean}{ends}')
+  if 'train' in columns:
+    notes.append('train s: steps alone; compilation and other work are counted apart')
+  identities = [group.identity for group in groups]
+  if len({i.model for i in identities}) > 1:
+    notes.append('the models differ: compare scores and times of one model alone')
+  elif len({i.conditions for i in identities}) > 1:
+    notes.append(
+      'streams or scenarios differ in their settings: compare scores of one setting alone'
+    )
   orders = {tuple(run['tasks']) for group in groups for run in group.runs}
   if len(orders) > 1 and len(set(map(frozenset, orders))) == 1:
     notes.append('the order of tasks is not the same in all runs')
-  if columns and any(run.get('pseudo') for group in groups for run in group.runs):
-    notes.append('pseudo samples: kept % of those drawn, distinct % of those kept')
+  pseudo = {'kept': 'kept % of those drawn', 'distinct': 'distinct % of those kept'}
+  if words := ', '.join(text for k, text in pseudo.items() if k in columns):
+    notes.append(f'pseudo samples: {words}')
   for group in groups:
     models = max((run.get('cost') or {}).get('models') or 1 for run in group.runs)
     if models > 1:

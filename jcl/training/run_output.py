@@ -8,6 +8,7 @@ from typing import cast
 
 from jcl import methods
 from jcl.config import CheckpointConfig, Config, TrainConfig, Unread, refused
+from jcl.reports.formatting import format_number
 from jcl.reports.results import Results
 from jcl.storage import console
 from jcl.storage.checkpoint import Snapshots
@@ -54,6 +55,19 @@ def check_read(
   if not old:
     get = operator.attrgetter
     refused(Unread(name, get(name)(config), reason) for name, reason in why.items())
+
+
+def seconds_in_words(results: Results, now: float) -> str:
+  """Returns `81 s: train 38.9, compile 38.2, evaluate 3.9; 89 s on the clock`.
+
+  Args:
+    results: of the run; their kinds of work are those of tables and pages.
+    now: seconds on the clock since this process took the run up, loading and saving included.
+  """
+  seconds = {k: v for k, v in (results.get('seconds') or {}).items() if v and v >= 0.05}
+  kinds = ', '.join(f'{k} {format_number(v, "seconds")}' for k, v in seconds.items())
+  whole = f'{sum(seconds.values()):.0f} s: {kinds}; ' if seconds else ''
+  return f'{whole}{now:.0f} s on the clock'
 
 
 @dataclasses.dataclass

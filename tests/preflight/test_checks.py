@@ -15,7 +15,7 @@ from jcl.backbones.tokenizers import bpe_tokenizer, word_tokenizer
 from jcl.batching.packed_text import PackedText, pack
 from jcl.config import StreamConfig
 from jcl.errors import UserError
-from jcl.preflight import checks
+from jcl.preflight import checks, faults
 from jcl.preflight.split_stats import counted
 from jcl.streams.build import build
 from jcl.streams.raw import RawTask
@@ -183,8 +183,17 @@ def test_a_fault_is_one_line_with_its_figures(case, monkeypatch):
   assert '\n' not in found
 
 
+def test_unknown_tokens_are_counted_alike_in_summary_and_warning(monkeypatch):
+  """A share of all splits together would differ from those of the warning."""
+  tasks, how, _ = WARNED['unknown']
+  made = parts(*tasks, monkeypatch=monkeypatch, **how)
+  assert 'test 1.0 % (2 of 210)' in checks.warnings(made)[0]
+  assert 'targets, unknown test 1.0 %; of ' in checks._totals(made)
+  assert 'targets, unknown 0.0 %; of ' in checks._totals(parts(*CLEAN, monkeypatch=monkeypatch))
+
+
 def test_a_small_share_is_not_called_none():
-  assert [checks._share(n, 4500) for n in (0, 2, 3, 450)] == [
+  assert [faults.share_of(n, 4500) for n in (0, 2, 3, 450)] == [
     '0.0 % (0 of 4,500)', '<0.1 % (2 of 4,500)', '0.1 % (3 of 4,500)', '10.0 % (450 of 4,500)',
   ]  # fmt: skip
 

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from jcl.reports.page.axes import Axis
 from jcl.reports.page.markup import Html, cut, join, tag, text
 
 WIDTH = 360.0
@@ -17,31 +18,6 @@ LEFT, RIGHT, TOP, BOTTOM = 40.0, 12.0, 12.0, 34.0  # margins of the plot
 ROW, BAR, NAMES = 36.0, 13.0, 46  # height of a row of bars and of its bar; letters of its name
 COLOURS = 8
 MOST = 300  # points of a line at most
-
-
-class Axis(NamedTuple):
-  """An axis of a chart.
-
-  Attributes:
-    low, high: its ends; `high` lies below `low` where smaller values are better.
-    label: in words, with the unit.
-    shown: how a value on it is written.
-    log: whether it is logarithmic.
-    ticks: values that are written at it; empty: chosen by `ticks_of`.
-  """
-
-  low: float
-  high: float
-  label: str
-  shown: Callable[[float], str] = '{:g}'.format
-  log: bool = False
-  ticks: Sequence[float] = ()
-
-  def place(self, value: float) -> float:
-    """Returns where a value lies, 0 at `low` and 1 at `high`."""
-    change = (lambda v: math.log10(max(v, 1e-300))) if self.log else float
-    low, high = change(self.low), change(self.high)
-    return (change(value) - low) / ((high - low) or 1.0)
 
 
 class Line(NamedTuple):
@@ -65,27 +41,6 @@ class Line(NamedTuple):
 def colour(index: int) -> str:
   """Returns the classes of line or bar number `index`; a dash tells later ones from the first."""
   return f'c{index % COLOURS}' + (' dash' if index // COLOURS % 2 else '')
-
-
-def ticks_of(low: float, high: float, most: int = 5) -> list[float]:
-  """Returns at most `most` round values between two numbers, ends included."""
-  low, high = min(low, high), max(low, high)
-  if not high > low:
-    return [low]
-  step = 10 ** math.floor(math.log10((high - low) / most))
-  fits = lambda factor: (high - low) / (step * factor) <= most - 1 + 1e-9
-  step *= next(filter(fits, (1, 2, 2.5, 5, 10, 20)))
-  first = math.ceil(low / step - 1e-9)
-  return [round(i * step, 12) for i in range(first, math.floor(high / step + 1e-9) + 1)]
-
-
-def range_of(values: Sequence[float]) -> tuple[float, float]:
-  """Returns ends of an axis that holds some values, 0 included where it is near."""
-  low, high = min(values), max(values)
-  if low > 0 and low < 0.5 * high:
-    low = 0.0
-  margin = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
-  return (low if low == 0 else low - margin), high + margin
 
 
 def thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -130,11 +85,11 @@ def _grid(
 ) -> list[Html]:
   """Returns the lines of the values, and the words at both axes."""
   parts = []
-  for value in y.ticks or ticks_of(y.low, y.high):
+  for value in y.written:
     at = up(value)
     parts.append(_stroke(LEFT, at, WIDTH - RIGHT, at, 'grid'))
     parts.append(words(LEFT - 5, at + 4, y.shown(value), 'end'))
-  for value in x.ticks or ticks_of(x.low, x.high):
+  for value in x.written:
     parts.append(_below(across(value), height - BOTTOM + 14, x.shown(value)))
   parts.append(words(LEFT, height - 5, x.label, 'start', 'faint'))
   parts.append(_stroke(LEFT, height - BOTTOM, WIDTH - RIGHT, height - BOTTOM, 'axis'))
@@ -251,6 +206,7 @@ class Span(NamedTuple):
     before, after: the values; None where unknown.
     best: a third value, marked by a stroke; None: no mark.
     shown: what is written at its end.
+    style: its classes.
   """
 
   name: str
@@ -258,18 +214,19 @@ class Span(NamedTuple):
   after: float | None
   best: float | None
   shown: str
+  style: str = 'c0'
 
 
-def spans(label: str, rows: Sequence[Span], x: Axis, style: str = 'c0') -> Html:
+def spans(label: str, rows: Sequence[Span], x: Axis) -> Html:
   """Returns a line for each row from its value before (a ring) to that after (a dot)."""
   across = lambda v: 8 + x.place(v) * (WIDTH - 16)
   height = len(rows) * ROW + 18
   parts: list[str] = []
-  for value in x.ticks or ticks_of(x.low, x.high):
+  for value in x.written:
     parts.append(_stroke(across(value), 18, across(value), height - 18, 'grid'))
     parts.append(_below(across(value), height - 4, x.shown(value)))
   for i, row in enumerate(rows):
-    top, at = i * ROW, i * ROW + 24
+    top, at, style = i * ROW, i * ROW + 24, row.style
     parts.append(words(2, top + 12, cut(row.name, NAMES), 'start'))
     parts.append(words(WIDTH - 2, top + 12, row.shown, 'end', 'strong'))
     known = [v for v in (row.best, row.before, row.after) if v is not None]

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from jcl.reports.formatting import MISSING, flatten, short_method_name
 from jcl.reports.metrics import average_so_far
-from jcl.reports.page import charts
+from jcl.reports.page import axes, charts
 from jcl.reports.page.markup import (
   Cell,
   Html,
@@ -18,7 +18,7 @@ from jcl.reports.page.markup import (
   table,
   tag,
 )
-from jcl.reports.page.source import Source, count_cell, scale, score_axis
+from jcl.reports.page.source import Source, count_cell, scale, score_axis, seconds_cell
 from jcl.reports.results import Results, is_number, score_matrix, score_of
 from jcl.streams.task_order import describe_order
 
@@ -80,7 +80,8 @@ def _against(run: Results) -> Html:
       points.append((total, by * mean))
   if len(points) < 2:
     return Html('')
-  x = charts.Axis(0, total, 'tokens trained', lambda v: f'{v:,.0f}' if v < 1e6 else f'{v / 1e6:g}M')
+  shown = lambda v: f'{v:,.0f}' if v < 1e6 else f'{v / 1e6:g}M'
+  x = axes.Axis(0, total, 'tokens trained', shown, whole=True)
   line = charts.Line('mean of the tasks so far', points, 'c0', dots=True)
   unit = '%' if by == 100 else 'nats per token'
   label = f'Mean score so far: {points[0][1]:.3g} {unit} after {points[0][0]:,.0f} tokens, '
@@ -96,7 +97,7 @@ def _table(run: Results) -> Html:
   for kind, value in tokens.items():
     rows.append([f'tokens, {kind}', count_cell(value)])
   if (seconds := total_seconds(run)) is not None:
-    rows.append(['seconds in all', count_cell(seconds)])
+    rows.append(['seconds of all work', seconds_cell(seconds)])
     trained = (run.get('seconds') or {}).get('train')
     if trained and is_number(tokens.get('train')):
       rows.append(['tokens a second of training', count_cell(round(tokens['train'] / trained))])  # type: ignore[operator]

@@ -4,7 +4,7 @@ import importlib.resources
 from collections.abc import Callable, Sequence
 
 from jcl.reports.comparison import Group, group_runs
-from jcl.reports.formatting import MISSING
+from jcl.reports.formatting import MISSING, short_method_name
 from jcl.reports.history import History, history
 from jcl.reports.page import answers, compared, costs, past, scores, training
 from jcl.reports.page.legend import legend
@@ -14,6 +14,7 @@ from jcl.reports.results import Results
 from jcl.types import Json
 
 PAGE_CSS = 'html { background: Canvas; color-scheme: light dark; } body { margin: 0; }'
+TITLED = 6  # methods that the heading names at most
 SECTIONS: tuple[tuple[str, str, Callable[[Source, History], Html]], ...] = (
   ('findings', 'Findings', lambda source, _: training.findings(source)),
   ('scores', 'Scores', scores.scores),
@@ -78,7 +79,8 @@ def _file(name: str) -> str:
 def _title(results: Sequence[Results], groups: Sequence[Group]) -> str:
   """Returns the methods and the streams, as a heading."""
   where = sorted({f'{r.get("stream", "")} ({r.get("scenario", MISSING)})' for r in results})
-  methods = ', '.join(dict.fromkeys(group.label for group in groups))
+  names = list(dict.fromkeys(short_method_name(group.runs[0]['method']) for group in groups))
+  methods = ', '.join(names[:TITLED]) + (', …' if len(names) > TITLED else '')
   seed = f', seed {results[0].get("seed", MISSING)}' if len(results) == 1 else ''
   return f'{methods} on {", ".join(where)}{seed}'
 
@@ -94,6 +96,7 @@ def _run(source: Source) -> list[Html]:
   found = [(anchor, title, make(source, past_)) for anchor, title, make in SECTIONS]
   filled = [(anchor, title, part) for anchor, title, part in found if part]
   links = [(f'{source.anchor}{anchor}', title) for anchor, title, _ in filled]
+  links += [] if source.anchor else [('legend', 'What the numbers mean')]
   return [
     _state(source), tag('p', scores.in_words(source)), scores.key_figures(source),
     contents(links, f'Sections of {source.anchor or "this page"}'), *(part for *_, part in filled),

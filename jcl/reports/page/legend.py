@@ -39,8 +39,8 @@ OTHERS = {
   'dev score': 'score on the dev split, taken inside a task; it is in no metric',
   '95 % interval': 'where the mean over seeds is expected (Student’s t); with few seeds it is wide',
   'paired difference': 'mean over the seeds that two methods share of the difference of their '
-  'scores, with its 95 % interval and the p-value of the paired t-test; p-values are not corrected '
-  'for the number of methods',
+  'scores, with its 95 % interval and the p-value of the paired t-test; p-values are corrected '
+  'for the number of methods (Holm), intervals are not',
   'term': 'a part of the loss, nats per target for cross-entropies, before its weight',
   'share of the loss': 'weight · term over the sum of all weighted terms; of the loss, not of the '
   'gradient',
@@ -53,7 +53,8 @@ OTHERS = {
   'buffer': 'examples of old tasks that the method keeps',
   'KL(base ‖ model)': 'nats per token by which the model has moved from the one it started from',
   'seconds': 'train: optimisation steps; generate: sampling, such as pseudo samples; evaluate: '
-  'evaluation; memory: the rest of the method, such as Fisher or buffers; compile: compilation',
+  'evaluation; memory: the rest of the method, such as Fisher or buffers; compile: compilation, '
+  'which is left out of the other kinds; without a kind: all kinds together',
   'bytes kept': 'size of what the method carries from task to task: teachers, Fisher, buffers, '
   'adapters',
 }  # fmt: skip
@@ -63,4 +64,4 @@ def legend() -> Html:
   """Returns the meaning of every metric, closed until it is opened."""
   entries = {**dict(METRICS.values()), **OTHERS}
   listed = [joined([tag('dt', term), tag('dd', meaning)], '') for term, meaning in entries.items()]
-  return details('What the numbers mean', tag('dl', joined(listed)), class_='legend')
+  return details('What the numbers mean', tag('dl', joined(listed)), class_='legend', id_='legend')

@@ -122,9 +122,11 @@ def section(title: str, anchor: str, parts: Sequence[str], level: int = 2) -> Ht
   return tag('section', join([heading, *parts]), id=anchor, aria_labelledby=f'{anchor}-title')
 
 
-def details(title: object, inner: str, open_: bool = False, class_: str | None = None) -> Html:
-  """Returns a part that stays closed until it is opened."""
-  inside = join([tag('summary', title), inner])
+def details(
+  title: object, inner: str, open_: bool = False, class_: str | None = None, id_: str | None = None
+) -> Html:  # fmt: skip
+  """Returns a part that stays closed until it is opened; a link to `id_` opens it."""
+  inside = join([tag('summary', title), tag('div', inner, id=id_) if id_ else inner])
   return tag('details', inside, class_=class_, open='' if open_ else None)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from jcl.reports.formatting import MISSING, format_number
 from jcl.reports.history import History
 from jcl.reports.metrics import average_so_far
-from jcl.reports.page import charts, legend
+from jcl.reports.page import axes, charts, legend
 from jcl.reports.page.markup import (
   Cell,
   Html,
@@ -22,7 +22,7 @@ from jcl.reports.page.markup import (
   tag,
   text,
 )
-from jcl.reports.page.source import Source, difference, scale, score_axis, score_cell
+from jcl.reports.page.source import Source, difference, scale, score_axis, score_cell, tasks_axis
 from jcl.reports.results import (
   Results,
   is_number,
@@ -162,7 +162,7 @@ def average_curve(run: Results) -> Html:
   if not points:
     return Html('')
   tasks = len(run['tasks'])
-  x = charts.Axis(1, max(tasks, 2), 'tasks learned', '{:g}'.format, ticks=_whole(1, tasks))
+  x = tasks_axis(tasks)
   y = score_axis(run, [v for _, *ends in band for v in ends])
   line = charts.Line('mean', points, 'c0', dots=True, band=band)
   label = f'Mean score of the tasks learned so far: {_spoken(points)}'
@@ -172,12 +172,6 @@ def average_curve(run: Results) -> Html:
     ('from the worst to the best task', 'c0 area'),
   ]
   return figure(f'Average over time ({_unit(run)})', picture, key(entries))
-
-
-def _whole(low: int, high: int) -> list[float]:
-  """Returns at most about seven whole numbers between two."""
-  step = max(1, (high - low + 5) // 6)
-  return [float(i) for i in range(low, high + 1, step)]
 
 
 def _spoken(points: Sequence[tuple[float, float]]) -> str:
@@ -201,7 +195,7 @@ def task_curves(run: Results, past: History) -> Html:
   dev = {task: [(x, sign * by * v) for x, v in points] for task, points in past.dev.items()}
   y = score_axis(run, known + [v for points in dev.values() for _, v in points])
   y = y if by == 100 else y._replace(shown='{:.3g}'.format)
-  x = charts.Axis(0, tasks, '', '{:g}'.format)
+  x = axes.Axis(0, tasks, '', '{:g}'.format)
   pictures, taken = [], False
   for j, task in enumerate(run['tasks'][:CURVES]):
     points = [(float(i), by * v) for i, row in enumerate(rows) if (v := row[j]) is not None]

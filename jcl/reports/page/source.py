@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from jcl.reports.formatting import MISSING, format_number
-from jcl.reports.page import charts
+from jcl.reports.page import axes
 from jcl.reports.page.markup import Number
 from jcl.reports.results import Results, is_number, score_matrix, score_of, tasks_learned
 from jcl.types import Json
@@ -47,7 +47,7 @@ def count_cell(value: object) -> Number:
   return Number(f'{number:,.0f}' if number.is_integer() else f'{number:,.2f}', number)
 
 
-def score_axis(run: Results, values: Sequence[float] = ()) -> charts.Axis:
+def score_axis(run: Results, values: Sequence[float] = ()) -> axes.Axis:
   """Returns an axis of scores: 0 to 100 %, or the nats that occur.
 
   Args:
@@ -55,9 +55,20 @@ def score_axis(run: Results, values: Sequence[float] = ()) -> charts.Axis:
     values: nats per token that must lie on it.
   """
   if score_of(run) == 'accuracy':
-    return charts.Axis(0, 100, '', '{:.0f}'.format, ticks=(0, 25, 50, 75, 100))
-  low, high = charts.range_of(list(values) or [0.0, 1.0])
-  return charts.Axis(low, high, '')
+    return axes.Axis(0, 100, '', '{:.0f}'.format, ticks=(0, 25, 50, 75, 100))
+  low, high = axes.range_of(list(values) or [0.0, 1.0])
+  return axes.Axis(low, high, '')
+
+
+def tasks_axis(tasks: int) -> axes.Axis:
+  """Returns an axis of tasks learned, from the first to the last."""
+  return axes.Axis(1, max(tasks, 2), 'tasks learned', whole=True)
+
+
+def seconds_cell(value: object) -> Number:
+  """Returns seconds as a cell of a table."""
+  known = float(value) if is_number(value) else None  # type: ignore[arg-type]
+  return Number(MISSING if known is None else f'{known:,.1f}', known)
 
 
 def difference(run: Results, value: float | None) -> str:

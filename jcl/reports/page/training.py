@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jcl.reports import doctor
-from jcl.reports.formatting import MISSING, flatten
+from jcl.reports.formatting import MISSING, flatten, format_number
 from jcl.reports.history import History, Point, loss_shares, shares
-from jcl.reports.page import charts
+from jcl.reports.page import axes, charts
 from jcl.reports.page.markup import (
   Html,
   Number,
@@ -64,9 +64,10 @@ def training(source: Source, past: History) -> Html:
   return section('Training', f'{source.anchor}training', parts)
 
 
-def _steps(past: History) -> charts.Axis:
+def _steps(past: History) -> axes.Axis:
   """Returns the axis of all steps of the run."""
-  return charts.Axis(0, max(sum(past.lengths), 1), 'steps of the whole run', '{:,.0f}'.format)
+  last = max(sum(past.lengths), 1)
+  return axes.Axis(0, last, 'steps of the whole run', '{:,.0f}'.format, whole=True)
 
 
 def _bounds(run: Results, past: History) -> list[tuple[float, str]]:
@@ -75,21 +76,21 @@ def _bounds(run: Results, past: History) -> list[tuple[float, str]]:
   return [(float(start), short(task)) for start, length, task in rows if length]
 
 
-def _axis(values: Sequence[float]) -> charts.Axis:
+def _axis(values: Sequence[float]) -> axes.Axis:
   """Returns an axis for values, logarithmic where they are positive and far apart."""
   positive = [v for v in values if v > 0]
   if len(positive) == len(values) and max(values) > WIDE * min(values):
     return _log_axis(positive)
-  low, high = charts.range_of(values)
-  return charts.Axis(low, high, '', '{:.3g}'.format)
+  low, high = axes.range_of(values)
+  return axes.Axis(low, high, '', '{:.3g}'.format)
 
 
-def _log_axis(values: Sequence[float]) -> charts.Axis:
+def _log_axis(values: Sequence[float]) -> axes.Axis:
   """Returns a logarithmic axis with powers of ten."""
   low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
   step = max(1, math.ceil((high - low) / 5))
   ticks = [10.0**i for i in range(low, high + 1, step)]
-  return charts.Axis(10.0**low, 10.0**high, '', '{:g}'.format, log=True, ticks=ticks)
+  return axes.Axis(10.0**low, 10.0**high, '', '{:g}'.format, log=True, ticks=ticks)
 
 
 def _spoken(name: str, points: Sequence[Point]) -> str:
@@ -173,9 +174,9 @@ def _shares_of(
     charts.Line(term, [(x, 100 * v) for x, v in points], colour(term))
     for term, points in found.items()
   ]
-  y = charts.Axis(0, 100, '', '{:.0f}'.format, ticks=(0, 25, 50, 75, 100))
+  y = axes.Axis(0, 100, '', '{:.0f}'.format, ticks=(0, 25, 50, 75, 100))
   mean = lambda points: sum(v for _, v in points) / len(points)
-  rows = [[term, f'{100 * mean(points):.3g}'] for term, points in found.items()]
+  rows = [[term, format_number(mean(points), 'share')] for term, points in found.items()]
   spoken = ', '.join(f'{t} {v} % on average' for t, v in rows)
   label = f'Share of each term in {what}: {spoken}'
   entries = [(short(line.name), line.style) for line in series]

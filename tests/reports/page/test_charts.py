@@ -1,12 +1,15 @@
 """Charts: where values stand, which values are written at the axes, what is thinned."""
 
+import itertools
 import re
 
 import pytest
+from support import reported
 from support.reported import Parts
 
-from jcl.reports.page import charts
-from jcl.reports.page.charts import Axis, Bar, Line, Span
+from jcl.reports.page import axes, charts, document
+from jcl.reports.page.axes import Axis
+from jcl.reports.page.charts import Bar, Line, Span
 
 
 @pytest.mark.parametrize(
@@ -21,8 +24,8 @@ from jcl.reports.page.charts import Axis, Bar, Line, Span
   ],
 )
 def test_ticks_are_round_and_few(low, high, ticks):
-  assert charts.ticks_of(low, high) == pytest.approx(ticks)
-  assert len(charts.ticks_of(low, high)) <= 5
+  assert axes.ticks_of(low, high) == pytest.approx(ticks)
+  assert len(axes.ticks_of(low, high)) <= 5
 
 
 def test_an_axis_may_be_logarithmic_or_turned_over():
@@ -75,3 +78,34 @@ def test_names_of_points_do_not_cover_each_other():
   assert len(page.all('circle')) == 3
   shown = [a for a, w in page.all('text') if re.match('a rather', w)]
   assert len({a['x'] for a in shown}) == len(shown) == 2  # at the right, at the left
+
+
+@pytest.mark.parametrize(
+  ('low', 'high', 'ticks'),
+  [
+    (1, 2, [1, 2]),
+    (1, 3, [1, 2, 3]),
+    (0, 10, [0, 5, 10]),
+    (1, 20, [5, 10, 15, 20]),
+    (0, 100, [0, 25, 50, 75, 100]),
+    (0, 7, [0, 2, 4, 6]),
+  ],
+)
+def test_tasks_and_steps_have_whole_numbers(low, high, ticks):
+  assert axes.ticks_of(low, high, whole=True) == ticks
+  assert Axis(low, high, 'tasks learned', whole=True).written == ticks
+
+
+def test_ticks_of_tasks_steps_and_tokens_are_whole_in_every_picture():
+  runs = [reported.run('seq'), reported.run('seq', seed=1), reported.run('joint')]
+  for page in (document.document(runs, [reported.log(3)] * 3),
+               document.document(runs[:1], [reported.log(2)])):  # fmt: skip
+    charts_ = re.findall(r'<svg.*?</svg>', page, re.DOTALL)
+    counted = [c for c in charts_ if re.search(r'>(tasks learned|steps of|tokens trained<)', c)]
+    assert len(counted) > 1
+    for chart in counted:
+      below = re.findall(r'text-anchor="(?:middle|end)">([\d.,M]+)</text>', chart)
+      assert below
+      x = [float(v.replace(',', '')) for v in re.findall(r'text-anchor="middle">([\d.,]+)<', chart)]
+      assert all(value.is_integer() for value in x), x
+      assert len({b - a for a, b in itertools.pairwise(x)}) <= 1, x  # none is rounded

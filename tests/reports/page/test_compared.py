@@ -1,13 +1,15 @@
 """The comparison of methods: ranks, bounds, paired differences, costs."""
 
 import copy
+import re
 
 import pytest
 from support import reported
 from support.reported import Parts
 
+from jcl.reports import comparison_plot, plots
 from jcl.reports.comparison import group_runs
-from jcl.reports.page import compared, document
+from jcl.reports.page import compared, document, ranking
 
 
 def better(matrix, by):
@@ -31,7 +33,8 @@ def parts():
 
 def test_methods_are_ranked_with_their_bounds_and_differences(parts):
   header, *rows = parts.table('Methods from the best')
-  assert [row[:3] for row in rows] == [
+  assert header[:3] == ['method', 'A_T', 'forgetting']  # what a phone shows at first sight
+  assert [[row[0], *row[3:5]] for row in rows] == [
     ['joint (upper bound)', '1', '1'], ['lamol', '2', '3'], ['replay', '3', '2'],
     ['seq (lower bound)', '4', '3'],
   ]  # fmt: skip
@@ -42,8 +45,13 @@ def test_methods_are_ranked_with_their_bounds_and_differences(parts):
   assert lamol['A_T − best'] == '·'
   assert replay['A_T − seq'] == '6.7 ± 0.0, p < 0.001'
   assert replay['A_T − best'].startswith('-13.7 ± ')
+  more = parts.table('More of each method')
+  replay = dict(zip(more[0], more[3], strict=True))
+  assert replay['method'] == 'replay'
   assert replay['bytes'] == '2.5 MB'
   assert replay['tokens'] == '12,444'
+  shown = {'Ā', 'BWT', 'worst just learned', 'invalid %', 'pseudo kept %', 'distinct %', 'train s'}
+  assert shown < set(more[0])  # columns that the terminal may leave out
 
 
 def test_verdicts_are_said_in_words(parts):
@@ -79,5 +87,84 @@ def test_joint_training_is_a_level_line_and_another_order_is_no_other_stream():
 
 
 def test_tokens_of_a_run_without_any_are_not_known():
-  assert compared.tokens_of({'method': 'a', 'tasks': ['a'], 'matrix': []}) is None
+  assert ranking.tokens_of({'method': 'a', 'tasks': ['a'], 'matrix': []}) is None
   assert compared.parts(group_runs([reported.text_run(), reported.text_run(seed=1)]))
+
+
+def test_runs_of_other_models_are_neither_ranked_nor_subtracted():
+  def of(method, path, epochs=1, by=0.0):
+    config = {'backbone': {'path': path}, 'train': {'seed': 0, 'epochs': epochs}}
+    return {**reported.run(method, matrix=better(reported.MATRIX, by)), 'config': config}
+
+  page = Parts(document.document([
+    of('seq', ''), of('replay', '', by=0.1), of('closed_form', 'models/minilm-l6', by=0.2),
+    of('seq', 'models/smollm2.gguf', by=0.3), of('seq', 'models/smollm2.gguf', 2, by=0.4),
+    of('ewc', 'models/smollm2.gguf', 2, by=0.5),
+  ]))  # fmt: skip
+  header, *rows = page.table('Methods by A_T; ranks and differences hold within one model')
+  cells = {row[0]: dict(zip(header, row, strict=True)) for row in rows}
+  assert cells['replay (from scratch)']['rank'] == '1'
+  assert cells['replay (from scratch)']['A_T − seq'] == '6.7'
+  assert cells['closed_form (minilm-l6)']['A_T − seq'] == '·'
+  assert cells['closed_form (minilm-l6)']['rank'] == '1'
+  # 0.5 − 0.4 in two of three tasks: of the two seq, the one with as many epochs
+  assert cells['ewc (smollm2)']['A_T − seq'] == '6.7'
+  assert any(words.startswith('the models differ') for _, words in page.all('p'))
+  (title,) = [words for _, words in page.all('h1')]
+  assert title == 'seq, replay, closed_form, ewc on synthetic (cil)'
+  settings = page.table('Settings')
+  assert settings[0] == ['method', 'train.epochs', 'backbone.path']
+
+
+def test_words_about_tests_stand_only_where_there_are_several_seeds(parts):
+  explained = lambda page: [words for _, words in page.all('p') if 't-test' in words]
+  alone = Parts(document.document([reported.run(), reported.run('seq')]))
+  assert explained(alone) == []
+  (words,) = explained(parts)
+  assert 'corrected for the number of methods in the column (Holm)' in words
+  (meaning,) = [words for _, words in parts.all('dd') if 't-test' in words]
+  assert 'p-values are corrected' in meaning
+
+
+def test_a_score_stands_in_the_row_where_it_was_measured():
+  joint = reported.run('joint', matrix=[[0.0, 0.1, 0.0], [None] * 3, [None] * 3, [0.9, 0.9, 0.9]])
+  page = Parts(document.document([reported.run('seq'), joint]))
+  assert page.table('Mean over seeds')[1:] == [
+    ['1', '90.0', '·'], ['2', '70.0', '·'], ['3', '56.7', '90.0']
+  ]  # fmt: skip
+
+
+def test_a_method_has_one_colour_in_picture_and_page():
+  joint = reported.run('joint', matrix=[[0.0, 0.1, 0.0], [None] * 3, [None] * 3, [0.9, 0.9, 0.9]])
+  groups = group_runs([reported.run('seq'), joint, reported.run()])
+  css = document._file('page.css')
+  light = re.findall(r'--c\d: (#\w+);', css)[: len(comparison_plot.COLOURS)]
+  assert list(comparison_plot.COLOURS) == light
+  drawn = [comparison_plot._style(i, group).colour for i, group in enumerate(groups)]
+  assert drawn == [light[0], plots.INK, light[2]]
+  page = Parts(document.document([run for group in groups for run in group.runs]))
+  lines = {a['data-name']: a['class'] for a, _ in page.all('polyline')}
+  assert [lines[name] for name in ('seq', 'joint', 'lamol')] == [
+    'line c0', 'line ink dash', 'line c2'
+  ]  # fmt: skip
+  ends = [a['class'] for a, _ in page.all('circle') if a['r'] == '4'][:3]
+  assert ends == ['dot c0', 'dot ink dash', 'dot c2']
+
+
+@pytest.mark.parametrize('several', [True, False])
+def test_a_column_of_numbers_has_one_format(several):
+  """Units in one column (bytes) and values to four digits (of the loss) aside."""
+  seconds = {'train': 38.9, 'generate': 3.0, 'evaluate': 0.0, 'compile': 19.25}
+  runs = [{**one, 'seconds': seconds} for one in (RUNS if several else RUNS[:1])]
+  page = Parts(document.document(runs, [reported.log() for _ in runs]))
+  captions = {words for _, words in page.all('caption')}
+  free = ('First and last', 'Cost in numbers', 'Settings', 'The run', 'Weight of each', 'Drift')
+  looked = 0
+  for caption in sorted(captions):
+    if caption.startswith(free):
+      continue
+    for column in zip(*page.table(caption)[1:], strict=True):
+      numbers = [c for c in column if re.fullmatch(r'[-+]?[\d,]+(\.\d+)?', c)]
+      looked += len(numbers)
+      assert len({len(c.partition('.')[2]) for c in numbers}) <= 1, (caption, column)
+  assert looked > 50

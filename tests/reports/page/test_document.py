@@ -110,7 +110,7 @@ def test_the_numbers_of_the_page_are_those_of_the_files(parts):
   costs = cells(parts, 'Cost in numbers', 'how much')
   assert costs['tokens, train'] == ['12,345']
   assert costs['bytes kept from task to task'] == ['2.5 MB']
-  assert costs['seconds in all'] == ['18.84']
+  assert costs['seconds of all work'] == ['18.8']
   facts = cells(parts, 'The run', 'value')
   assert facts['machine: jax'] == ['0.10.0']
   assert facts['machine: devices'] == ['1 of 8']
