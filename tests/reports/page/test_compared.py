@@ -154,8 +154,8 @@ def test_a_method_has_one_colour_in_picture_and_page():
 @pytest.mark.parametrize('several', [True, False])
 def test_a_column_of_numbers_has_one_format(several):
   """Units in one column (bytes) and values to four digits (of the loss) aside."""
-  seconds = {'train': 38.9, 'generate': 3.0, 'evaluate': 0.0, 'compile': 19.25}
-  runs = [{**one, 'seconds': seconds} for one in (RUNS if several else RUNS[:1])]
+  seconds = lambda i: {'train': 38.9 + i % 3, 'generate': 3.0 * i, 'compile': 19.25 - i / 4}
+  runs = [{**one, 'seconds': seconds(i)} for i, one in enumerate(RUNS if several else RUNS[:1])]
   page = Parts(document.document(runs, [reported.log() for _ in runs]))
   captions = {words for _, words in page.all('caption')}
   free = ('First and last', 'Cost in numbers', 'Settings', 'The run', 'Weight of each', 'Drift')
