@@ -163,7 +163,7 @@ PRETRAINED = ('yes', 'keep')
 TOLD = 'The task is told at test time'
 KEPT = 'Old examples may be kept'
 WRITTEN = 'Old examples may not be kept, but the model may write them'
-NEITHER = 'Neither'
+NEITHER = "Neither old examples nor the model's own"
 FROZEN = 'A classifier on a pretrained model, no old examples'
 ABILITIES = 'A pretrained model must keep its general abilities'
 RAW = 'Raw text'
@@ -229,8 +229,8 @@ TABLE: tuple[Choice, ...] = (
     {}, NEITHER, 'distill',
     'the model before the task teaches the new rows, which holds off some of the forgetting',
     others=('ewc', 'mas', 'l2'), also=('output', 'pretrained'),
-    caution='without old rows a class-incremental stream is forgotten by all four, and their '
-    'weights must be searched for',
+    caution='without old rows a class-incremental stream is forgotten under distill, ewc, '
+    'mas and l2 alike, and their weights must be searched for',
   ),
 )  # fmt: skip
 

@@ -2,9 +2,11 @@
 
     jcl train --config=quickstart:lamol --workdir=runs/lamol
 
-Any setting is a flag: --config.train.learning_rate=3e-4 --config.method.gamma=0.5. The same command
-again resumes the run from its last snapshot. --allow_config_change=train.learning_rate,… names the
-settings that may then differ from the run's; settings that its numbers depend on may not.
+The method stands behind the colon, several with + between them; `jcl choose` helps to find one, and
+a wrong name lists all. Any setting is a flag (docs/settings.md), as in
+--config.train.learning_rate=3e-4 --config.method.gamma=0.5. The same command again resumes the run
+from its last snapshot. --allow_config_change=train.learning_rate,… names the settings that may then
+differ from the run's; settings that its numbers depend on may not.
 """
 
 import pathlib

@@ -15,6 +15,7 @@ from support import external, launchers, runs
 from support.config_folder import SMALL, folder, values
 
 from jcl import methods
+from jcl.backbones import blocked_attention
 from jcl.batching.batch import Shape
 from jcl.config import Config, TrainConfig
 from jcl.errors import UserError
@@ -96,7 +97,8 @@ def test_a_big_model_costs_what_the_formula_says_and_takes_no_memory(tmp_path):
   before = sum(x.nbytes for x in jax.live_arrays())
   now = first_step.outline(config(folder(tmp_path, LLAMA_3_8B)), sharding.make_mesh(1), 2048)
   said = cost.operations(now).values['all_devices']
-  tokens, attention = 8 * 2048, 4 * 32 * 2048 * 4096  # scores and values, all positions
+  seen = (1 + blocked_attention.BLOCK / 2048) / 2  # of a line's keys: those up to a block's end
+  tokens, attention = 8 * 2048, seen * 4 * 32 * 2048 * 4096  # scores and values
   forward = tokens * (2 * (BIG - 128256 * 4096) + attention)
   assert abs(said['forward'] / forward - 1) < 0.02
   logits = tokens * 2 * 128256 * 4096  # go in chunks, and are computed again for the gradient
