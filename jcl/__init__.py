@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     TrainConfig,
   )
   from jcl.errors import UserError
-  from jcl.learning import Result, learn, load_stream
+  from jcl.learning import Result, compare, learn, load_stream
   from jcl.model import Model, load_model
+  from jcl.reports.report import Comparison, Report
   from jcl.sinks.sink import Sink
   from jcl.sinks.tensorboard import TensorBoard
   from jcl.sinks.trackio import Trackio
@@ -36,9 +37,11 @@ _PLACES = {
   'AdversarialConfig': 'jcl.config',
   'BackboneConfig': 'jcl.config',
   'CheckpointConfig': 'jcl.config',
+  'Comparison': 'jcl.reports.report',
   'Config': 'jcl.config',
   'EvaluateConfig': 'jcl.config',
   'Model': 'jcl.model',
+  'Report': 'jcl.reports.report',
   'Result': 'jcl.learning',
   'Sink': 'jcl.sinks.sink',
   'Stream': 'jcl.streams.stream',
@@ -48,6 +51,7 @@ _PLACES = {
   'TrainConfig': 'jcl.config',
   'UserError': 'jcl.errors',
   'WandB': 'jcl.sinks.weights_and_biases',
+  'compare': 'jcl.learning',
   'learn': 'jcl.learning',
   'load_model': 'jcl.model',
   'load_stream': 'jcl.learning',
@@ -56,9 +60,11 @@ __all__ = [
   'AdversarialConfig',
   'BackboneConfig',
   'CheckpointConfig',
+  'Comparison',
   'Config',
   'EvaluateConfig',
   'Model',
+  'Report',
   'Result',
   'Sink',
   'Stream',
@@ -69,6 +75,7 @@ __all__ = [
   'UserError',
   'WandB',
   '__version__',
+  'compare',
   'learn',
   'load_model',
   'load_stream',

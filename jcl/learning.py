@@ -1,15 +1,14 @@
-"""The front door: `learn` trains a model on a stream of tasks, `load_stream` reads one.
+"""The front door: `learn` trains a model on a stream of tasks, `load_stream` reads one, `compare`
+puts results side by side.
 
 Launchers and the console script call `run`, which `learn` calls too: nothing can be done there that
 cannot be done in Python.
 """
 
-import copy
 import dataclasses
-import inspect
 import pathlib
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +16,6 @@ from jax.sharding import Mesh
 
 from jcl import distributed, methods, model, streams
 from jcl import workdir as workdirs
-from jcl.backbones import Backbone
 from jcl.backbones.files import hf
 from jcl.config import (
   AdversarialConfig,
@@ -30,10 +28,12 @@ from jcl.config import (
   check_read,
 )
 from jcl.errors import UserError
+from jcl.methods import chosen
 from jcl.model import Model
 from jcl.preflight import checks
-from jcl.reports import report
-from jcl.reports.report import Report
+from jcl.reports import doctor, report
+from jcl.reports.doctor import Finding
+from jcl.reports.report import Comparison, Report
 from jcl.reports.results import Results
 from jcl.step import rates
 from jcl.step.numerics import computing
@@ -41,36 +41,12 @@ from jcl.storage import console, paths, progress
 from jcl.storage.sealed_folder import newest
 from jcl.streams.escaping import escaped
 from jcl.streams.stream import Stream
-from jcl.training import experiment, peers, run_output
+from jcl.training import experiment, peers, run_folders, run_output
 from jcl.training.callbacks import checked_callbacks
 from jcl.training.experiment import Experiment
 from jcl.training.loop import Loop
 from jcl.training.run_state import Run
 from jcl.types import Json, Params
-
-SECTIONS = {
-  'train': TrainConfig,
-  'evaluate': EvaluateConfig,
-  'checkpoint': CheckpointConfig,
-  'adversarial': AdversarialConfig,
-}
-
-
-class GivenMethod(methods.Settings):
-  """Settings of a `Method` record that was given as it is.
-
-  Args:
-    record: the method.
-  """
-
-  adapters = None
-
-  def __init__(self, record: methods.Method):
-    self._record = record
-
-  def build(self, backbone: Backbone, teacher: Any = None) -> methods.Method:
-    """Returns the record."""
-    return self._record
 
 
 class Finished(NamedTuple):
@@ -117,6 +93,18 @@ class Result:
     """Averages, forgetting and transfer; see `jcl.reports.metrics`."""
     return dict(self.results['metrics'] or {})
 
+  @property
+  def findings(self) -> list[Finding]:
+    """What looks wrong with the run, as `jcl doctor` says it; `learn` prints it at its end.
+
+    Each has a `name`, a `figure` of the run, what the figure is `meaning`, one `advice`, and the
+    `command` that follows it, empty where none does: a run in memory is no folder to go on from.
+    """
+    if self.workdir is not None:
+      return doctor.findings(self.results, self.log, str(self.workdir))
+    found = doctor.findings(self.results, self.log)
+    return [finding._replace(command='') for finding in found]
+
   def report(self) -> Report:
     """Returns the report: it shows itself in a notebook, and `.save(file)` writes it."""
     return Report(self.results, logs=[self.log])
@@ -126,6 +114,9 @@ class Result:
 
   def __repr__(self) -> str:
     return str(self)
+
+  def _repr_html_(self) -> str:
+    return report.matrix_html(self.results)
 
 
 @computing
@@ -169,7 +160,7 @@ def learn(
     UserError: an argument is wrong, or the run cannot end well; names the argument.
   """
   given = dict(train=train, evaluate=evaluate, checkpoint=checkpoint, adversarial=adversarial)
-  config = Config(**{k: copy_of(k, v) for k, v in given.items() if v is not None})
+  config = Config(**{k: chosen.copy_of(k, v) for k, v in given.items() if v is not None})
   stream = checked_stream(stream)
   workdir = None if workdir is None else paths.local(workdir, 'workdir')
   record = method if isinstance(method, methods.Method) else None
@@ -178,7 +169,9 @@ def learn(
       'method is a Method record, which cannot be stored and has no settings: give workdir=None '
       'and no settings, or name its settings class'
     )
-  config.method = GivenMethod(record) if record else chosen_method(method, method_settings)
+  config.method = (
+    chosen.GivenMethod(record) if record else chosen.chosen_method(method, method_settings)
+  )
   config.scenario = scenario or default_scenario(stream, config.method)
   config.stream = dataclasses.replace(stream.settings or StreamConfig())
   loaded = choose_model(config, model)
@@ -187,7 +180,11 @@ def learn(
   with progress.session(hidden=quiet or not distributed.is_first()):
     parts = experiment.assemble(config, mesh, stream=stream, loaded=loaded, old=old)
     done = run(config, workdir, parts=parts, quiet=quiet, callbacks=checked_callbacks(callbacks))
-  return Result(done.results, of_run(done), done.workdir, done.log)
+  result = Result(done.results, of_run(done), done.workdir, done.log)
+  if not quiet and distributed.is_first():
+    for line in report.finding_lines(result.findings):
+      console.show(escaped(line))
+  return result
 
 
 @computing
@@ -274,9 +271,47 @@ def load_stream(
     settings = {'name': name, 'path': str(path), **settings}
   elif not isinstance(name, StreamConfig) or path:
     raise UserError('load_stream: give a name and a path, or a StreamConfig with both')
-  set_fields(config, settings, 'load_stream')
+  chosen.set_fields(config, settings, 'load_stream')
   check_read(config, 'stream.')
   return streams.load(config, targets=not raw_text)
+
+
+Compared = Result | str | pathlib.Path
+
+
+def compare(*runs: Compared | Sequence[Compared]) -> Comparison:
+  """Compares runs of one stream: a row for each method, the mean and interval over its seeds.
+
+      print(jcl.compare(forgetful, result, 'runs/three'))
+      jcl.compare(forgetful, result).report().save('comparison.html')
+
+  Args:
+    *runs: results of `learn`, workdirs, folders of workdirs as `jcl compare` makes, or lists of
+      these. Runs that differ in their seeds alone are one row.
+
+  Returns:
+    The comparison: it prints and shows itself as a table; see `jcl.reports.report.Comparison`.
+
+  Raises:
+    UserError: there is no run, one is given twice, or the runs are of different streams.
+  """
+  results: list[Results] = []
+  logs: list[Sequence[Json]] = []
+  folders: dict[pathlib.Path, Results] = {}
+  for run in (
+    one for given in runs for one in (given if isinstance(given, list | tuple) else [given])
+  ):
+    if isinstance(run, Result):
+      results, logs = [*results, run.results], [*logs, run.log]
+      folders |= {run.workdir / 'results.json': run.results} if run.workdir else {}
+    elif isinstance(run, str | pathlib.Path):
+      found = run_folders.read_all(paths.local(run, 'runs'), 'compare')
+      results += found.values()
+      logs += [run_folders.log_of(file).lines for file in found]
+      folders |= found
+    else:
+      raise UserError(f'compare: a run is a {type(run).__name__}; give a Result or a workdir')
+  return Comparison(results, logs, list(run_folders.differing(folders)))
 
 
 def checked_stream(stream: object) -> Stream:
@@ -297,53 +332,6 @@ def checked_stream(stream: object) -> Stream:
   return stream
 
 
-def chosen_method(method: object, given: Mapping[str, object]) -> methods.Settings:
-  """The settings of the method that the user named, with the fields that were given.
-
-  Raises:
-    UserError: there is no such method, or it has no such field.
-  """
-  if isinstance(method, str):
-    settings = methods.settings(method)
-  elif isinstance(method, methods.Settings):
-    settings = dataclasses.replace(method)
-  else:
-    kind = method.__name__ if inspect.isclass(method) else type(method).__name__
-    raise UserError(
-      f'method is {kind}; give a name, package.module:Class, a settings object or a Method'
-    )
-  set_fields(settings, given, f'method {methods.name_of(settings)!r}')
-  return settings
-
-
-def set_fields(settings: Any, given: Mapping[str, object], what: str) -> None:
-  """Sets fields of a settings dataclass; in a composition a field of any of its methods.
-
-  Raises:
-    UserError: there is no such field.
-  """
-  parts = [settings]
-  if isinstance(settings, methods.Settings):
-    parts = list(methods.parts(settings).values())
-  for name, value in given.items():
-    having = [part for part in parts if name in {f.name for f in dataclasses.fields(part)}]
-    if not having:
-      known = ', '.join(f.name for part in parts for f in dataclasses.fields(part))
-      raise UserError(f'{what} has no setting {name!r}; it has {known or "none"}{_elsewhere(name)}')
-    for part in having:
-      setattr(part, name, value)
-
-
-def _elsewhere(name: str) -> str:
-  """Says in which argument of `learn` a setting stands that is not one of the method's."""
-  if name == 'backbone':
-    return '; give model=jcl.BackboneConfig(…)'
-  for argument, kind in {**SECTIONS, 'model': BackboneConfig}.items():
-    if name in {field.name for field in dataclasses.fields(kind)}:
-      return f'; give {argument}=jcl.{kind.__name__}({name}=…)'
-  return ''
-
-
 def default_scenario(stream: Stream, settings: methods.Settings) -> str:
   """`cpt` for raw text, else the first scenario that goes with stream and method."""
   answers = any(example.answer for example in stream.tasks[0].train[:1])
@@ -355,41 +343,25 @@ def default_scenario(stream: Stream, settings: methods.Settings) -> str:
   return fitting[0] if fitting else settings.scenarios[0]
 
 
-def choose_model(config: Config, chosen: object) -> hf.Loaded | None:
+def choose_model(config: Config, given: object) -> hf.Loaded | None:
   """Writes the model that the user named into the config -> what is loaded already, or None.
 
   Raises:
     UserError: it is no model.
   """
-  if chosen is None:
+  if given is None:
     return None
-  if isinstance(chosen, BackboneConfig):
-    config.backbone = dataclasses.replace(chosen)
+  if isinstance(given, BackboneConfig):
+    config.backbone = dataclasses.replace(given)
     return None
-  if isinstance(chosen, str | pathlib.Path):
-    if not str(chosen):
+  if isinstance(given, str | pathlib.Path):
+    if not str(given):
       raise UserError("model is ''; give a path or a name, or None for a decoder from scratch")
-    config.backbone.path = str(chosen)
+    config.backbone.path = str(given)
     return None
-  if isinstance(chosen, Model):
-    return chosen.loaded()
+  if isinstance(given, Model):
+    return given.loaded()
   raise UserError(
-    f'model is a {type(chosen).__name__}; give a path, a name on the hub, a Model, a '
+    f'model is a {type(given).__name__}; give a path, a name on the hub, a Model, a '
     'BackboneConfig, or None for a small decoder from scratch'
   )
-
-
-def copy_of(name: str, value: object) -> Any:
-  """A copy of a section of settings.
-
-  Raises:
-    UserError: it is not of the section's class.
-  """
-  kind = SECTIONS[name]
-  if isinstance(value, Mapping):
-    made = kind()
-    set_fields(made, value, name)
-    return made
-  if not isinstance(value, kind):
-    raise UserError(f'{name} is a {type(value).__name__}; give a jcl.{kind.__name__}')
-  return copy.copy(value)

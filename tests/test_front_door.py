@@ -1,5 +1,7 @@
 """The front door: `import jcl` and nothing else, from rows to answers."""
 
+import contextlib
+import io
 import json
 import subprocess
 import sys
@@ -12,6 +14,7 @@ from support import ROOT
 import jcl
 from jcl.methods import Method, TaskPlan
 from jcl.model import Model
+from jcl.reports import doctor
 from jcl.reports.report import Report
 from jcl.training.answer_format import read_format
 
@@ -143,6 +146,102 @@ def test_the_report_shows_itself_and_is_saved(trained, tmp_path):
   assert 'disk' in (tmp_path / 'report.html').read_text()
   assert 'Loss and its terms' in page.html()
   assert {line['task'] for line in trained[0].log} == {0, 1}
+
+
+@pytest.fixture(scope='module')
+def weak():
+  """The result of a run in memory that learns nothing, and what it printed."""
+  printed = io.StringIO()
+  with contextlib.redirect_stdout(printed):
+    short = jcl.TrainConfig(learning_rate=1e-6, steps=1, batch_size=8)
+    result = jcl.learn(two_tasks(), 'seq', model=SMALL, train=short)
+  return result, printed.getvalue()
+
+
+def test_findings_are_those_of_the_doctor_and_are_printed_at_the_end(trained, weak):
+  result, _, folder = trained
+  assert result.findings == doctor.findings(result.results, result.log, str(folder))
+  result, printed = weak
+  assert 'not learned' in [finding.name for finding in result.findings]
+  assert not any(finding.command for finding in result.findings), 'there is no folder to go on from'
+  last = printed.splitlines()[-len(result.findings) :]
+  assert last == [f'{finding.name}: {finding}' for finding in result.findings]
+
+
+def test_quiet_prints_no_findings(capsys):
+  short = jcl.TrainConfig(learning_rate=1e-6, steps=1, batch_size=8)
+  assert jcl.learn(two_tasks(), 'seq', model=SMALL, train=short, quiet=True).findings
+  assert capsys.readouterr().out == ''
+
+
+def test_runs_are_compared_whether_in_memory_or_in_a_folder(trained, weak, tmp_path):
+  result, _, folder = trained
+  for runs in ((weak[0], result), (weak[0], folder), ([weak[0], str(folder)],)):
+    found = jcl.compare(*runs)
+    words = [line.split()[0] for line in str(found).splitlines()]
+    assert words[1:4] == ['method', 'seq', 'replay']
+    assert list(found.metrics) == ['seq', 'replay']
+    assert found.metrics['replay']['average_accuracy'] == (result.metrics['average_accuracy'], None)
+    page = found.report()
+    page.save(tmp_path / 'report.html')
+    assert 'Ranking' in (tmp_path / 'report.html').read_text()
+    assert 'Loss and its terms' in page.html(), 'the logs of both runs are in it'
+  assert '<th>replay</th><td>1</td>' in found._repr_html_()
+  assert isinstance(found, jcl.Comparison)
+  assert isinstance(page, jcl.Report)
+
+
+def test_seeds_of_a_method_are_a_mean_and_its_interval(trained, tmp_path):
+  result = trained[0]
+  for seed, accuracy in ((0, 0.5), (1, 0.7)):
+    run = dict(result.results, seed=seed, config={'train': {'seed': seed}})
+    run['metrics'] = dict(result.metrics, average_accuracy=accuracy)
+    folder = tmp_path / f'replay-{seed}'
+    folder.mkdir()
+    (folder / 'results.json').write_text(json.dumps(run))
+  found = jcl.compare(tmp_path)
+  mean, half_width = found.metrics['replay']['average_accuracy']
+  assert mean == pytest.approx(0.6)
+  assert half_width == pytest.approx(12.706 * 0.1, rel=1e-3)  # t of one degree of freedom, s / √2
+  assert 'mean ± 95 % interval over seeds' in str(found)
+
+
+def test_other_rows_are_named_in_a_comparison(trained, tmp_path):
+  result, _, folder = trained
+  other = jcl.Stream.from_rows(
+    {'disk': rows('data_loss', 'no_space', count=5), 'net': rows('slow', 'time_out')},
+    test={'disk': rows('data_loss', 'no_space'), 'net': rows('slow', 'time_out')}, overlap='keep',
+  )  # fmt: skip
+  short = jcl.TrainConfig(steps=1, batch_size=8)
+  run = jcl.learn(other, 'seq', model=SMALL, train=short, workdir=tmp_path / 'run', quiet=True)
+  found = jcl.compare(result, run)
+  (line,) = found.warnings
+  assert line.startswith(f"task 'disk', train: {tmp_path / 'run'} read other rows than {folder}")
+  assert f'warning: {line}' in str(found)
+
+
+@pytest.mark.parametrize(
+  ('given', 'words'),
+  [
+    ((), 'there are no runs'),
+    ((3,), 'compare: a run is a int; give a Result or a workdir'),
+    (('no/such/folder',), 'compare: .*no/such/folder holds no results.json'),
+  ],
+)
+def test_what_cannot_be_compared_is_refused(given, words):
+  with pytest.raises(jcl.UserError, match=words):
+    jcl.compare(*given)
+
+
+def test_a_run_is_not_compared_with_itself(trained):
+  with pytest.raises(jcl.UserError, match='given twice'):
+    jcl.compare(trained[0], trained[2])
+
+
+def test_a_result_shows_its_matrix_in_a_notebook(trained):
+  shown = trained[0]._repr_html_()
+  assert '<th>after net</th>' in shown
+  assert 'A_T' in shown
 
 
 def test_a_head_answers_with_probabilities():

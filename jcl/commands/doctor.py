@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from jcl.commands import begun, command_line
+from jcl.commands import command_line
 from jcl.errors import UserError
 from jcl.storage import console
 
@@ -38,8 +38,9 @@ def show(workdir: pathlib.Path) -> None:
     UserError: the folder holds no run, or a damaged results.json.
   """
   from jcl.reports import results
+  from jcl.training import run_folders
 
-  found = begun.read(workdir)
+  found = run_folders.read(workdir)
   if found is None:
     raise UserError(f'{workdir} has no results.json and is no run; give the --workdir of one')
   if not results.tasks_learned(found['matrix']):
@@ -57,15 +58,13 @@ def say(results: 'Results', workdir: pathlib.Path) -> int:
     results: contents of the run's results.json.
     workdir: folder of the run, from which metrics.jsonl is read.
   """
-  from jcl.reports import doctor
+  from jcl.reports import doctor, report
   from jcl.storage import metrics_log
 
   lines, damaged = metrics_log.read(workdir / 'metrics.jsonl')
   if damaged:
     console.show(f'warning: metrics.jsonl: damaged lines, which are left out: {damaged}')
   found = doctor.findings(results, lines, str(workdir))
-  for finding in found:
-    console.show(f'{finding.name}: {finding}')
-    if finding.command:
-      console.show(f'  {finding.command}')
+  for line in report.finding_lines(found):
+    console.show(line)
   return len(found)

@@ -5,23 +5,33 @@ rows of a matrix that a run under way has not written are None.
 """
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from jcl.reports import fonts
 from jcl.reports.comparison import group_runs
 from jcl.reports.comparison_plot import comparison_png
+from jcl.reports.doctor import Finding
 from jcl.reports.formatting import one_line
 from jcl.reports.heat_map import heat_map_png
+from jcl.reports.metrics import mean_and_interval
 from jcl.reports.page import document
-from jcl.reports.results import Results
-from jcl.reports.tables import align_columns, comparison_table, matrix_table
-from jcl.storage import paths
+from jcl.reports.page.markup import Html, join, tag
+from jcl.reports.results import Results, metrics_of
+from jcl.reports.tables import (
+  align_columns,
+  comparison_notes,
+  comparison_rows,
+  comparison_table,
+  matrix_table,
+  matrix_tables,
+)
+from jcl.storage import console, paths
 from jcl.storage.atomic import write_atomically
 from jcl.types import Json
 
 __all__ = [
-  'Report', 'align_columns', 'comparison_picture', 'comparison_table', 'heat_map', 'html_report',
-  'matrix_table', 'picture_notes',
+  'Comparison', 'Report', 'align_columns', 'comparison_picture', 'comparison_table',
+  'finding_lines', 'heat_map', 'html_report', 'matrix_html', 'matrix_table', 'picture_notes',
 ]  # fmt: skip
 
 
@@ -65,6 +75,81 @@ class Report:
 
   def __repr__(self) -> str:
     return str(self)
+
+
+class Comparison:
+  """Several runs side by side; `print` and a notebook show the table of methods.
+
+  Args:
+    results: the contents of the runs' `results.json`.
+    logs: the lines of their `metrics.jsonl`, a list for each run.
+    warnings: lines on why the runs are no fair comparison.
+
+  Raises:
+    UserError: the runs cannot be compared.
+  """
+
+  def __init__(
+    self, results: Sequence[Results], logs: Sequence[Sequence[Json]] = (),
+    warnings: Sequence[str] = (),
+  ):  # fmt: skip
+    self._groups = group_runs(results)
+    self.results, self.logs, self.warnings = results, logs, warnings
+
+  @property
+  def metrics(self) -> dict[str, dict[str, tuple[float | None, float | None]]]:
+    """{method: {metric: (mean over seeds, half-width of its 95 % interval)}}.
+
+    Methods are named as in the table, metrics as in `results.json`, in its units. The half-width is
+    None for one seed, both are None where a seed has no value.
+    """
+    found = {}
+    for group in self._groups:
+      rows = [metrics_of(run) for run in group.runs]
+      found[group.label] = {
+        name: mean_and_interval([row.get(name) for row in rows]) for name in rows[0]
+      }
+    return found
+
+  def report(self) -> Report:
+    """Returns the report on all runs: `.save(file)` writes the page."""
+    return Report(*self.results, logs=self.logs)
+
+  def __str__(self) -> str:
+    lines = [comparison_table(self.results), *(f'warning: {line}' for line in self.warnings)]
+    return console.sayable('\n'.join(lines))
+
+  def __repr__(self) -> str:
+    return str(self)
+
+  def _repr_html_(self) -> str:
+    notes = [*comparison_notes(self._groups), *(f'warning: {line}' for line in self.warnings)]
+    return _html_table('', comparison_rows(self._groups), notes)
+
+
+def matrix_html(results: Results) -> str:
+  """Returns the accuracy matrix of a run as a notebook shows it; arguments as of `matrix_table`."""
+  parts = [_html_table(t.title, t.rows, [t.metrics]) for t in matrix_tables(results)]
+  return '\n'.join(parts)
+
+
+def _html_table(title: str, rows: Sequence[Sequence[str]], notes: Iterable[str]) -> str:
+  """Returns a table for a notebook, in the notebook's own style; its first row is the header."""
+  lines = [
+    tag('tr', join((tag('td' if i and j else 'th', cell) for j, cell in enumerate(row)), ''))
+    for i, row in enumerate(rows)
+  ]
+  table = tag('table', join([tag('thead', lines[0]), tag('tbody', join(lines[1:]))]))
+  parts: list[Html] = [tag('div', title)] if title else []
+  return tag('div', join([*parts, table, *(tag('div', line) for line in notes)]))
+
+
+def finding_lines(findings: Iterable[Finding]) -> Iterator[str]:
+  """Yields the lines that say what looks wrong with a run, a command below its finding."""
+  for finding in findings:
+    yield f'{finding.name}: {finding}'
+    if finding.command:
+      yield f'  {finding.command}'
 
 
 def html_report(

@@ -5,8 +5,8 @@ from support import runs
 from support.launchers import call
 
 from jcl import workdir as workdirs
-from jcl.commands import begun, doctor
-from jcl.training import experiment
+from jcl.commands import doctor
+from jcl.training import experiment, run_folders
 from jcl.training.loop import Loop
 
 
@@ -43,12 +43,12 @@ def stopped(tmp_path_factory):
 
 
 def test_without_a_score_its_tasks_are_known(unscored):
-  found = begun.results_of(unscored)
+  found = run_folders.results_of(unscored)
   assert found['tasks'] == ['kitchen', 'home']
   assert found['matrix'] == [[None, None]]
   assert found['method'] == 'replay'
   assert not found['finished']
-  assert begun.results_of(unscored.parent) is None
+  assert run_folders.results_of(unscored.parent) is None
 
 
 def test_without_a_score_the_page_says_how_far_it_is(unscored, tmp_path):

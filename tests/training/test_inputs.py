@@ -13,10 +13,9 @@ from support import launchers, own_data, runs
 import jcl
 from jcl import learning
 from jcl import workdir as workdirs
-from jcl.commands import report
 from jcl.config import Config
 from jcl.errors import UserError
-from jcl.training import base_model, experiment, inputs
+from jcl.training import base_model, experiment, inputs, run_folders
 from jcl.training.loop import Loop
 
 
@@ -222,7 +221,7 @@ def test_a_report_says_that_runs_read_different_rows(data, tmp_path):
       own_data.edit_rows(data)
     opened(tmp_path / name, made)
     runs_read[tmp_path / name / 'results.json'] = results
-  (line,) = report._differing(runs_read)
+  (line,) = run_folders.differing(runs_read)
   assert line.startswith(f"task 'billing', train: {tmp_path}/three read other rows than")
   assert '1 row removed' in line
 

@@ -1,0 +1,106 @@
+"""Settings that a program gives by name: the method's, and those of the sections of a config."""
+
+import copy
+import dataclasses
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from jcl.backbones import Backbone
+from jcl.config import (
+  AdversarialConfig,
+  BackboneConfig,
+  CheckpointConfig,
+  EvaluateConfig,
+  TrainConfig,
+)
+from jcl.errors import UserError
+from jcl.methods import registry
+from jcl.methods.method import Method, Settings
+
+SECTIONS = {
+  'train': TrainConfig,
+  'evaluate': EvaluateConfig,
+  'checkpoint': CheckpointConfig,
+  'adversarial': AdversarialConfig,
+}
+
+
+class GivenMethod(Settings):
+  """Settings of a `Method` record that was given as it is.
+
+  Args:
+    record: the method.
+  """
+
+  adapters = None
+
+  def __init__(self, record: Method):
+    self._record = record
+
+  def build(self, backbone: Backbone, teacher: Any = None) -> Method:
+    """Returns the record."""
+    return self._record
+
+
+def chosen_method(method: object, given: Mapping[str, object]) -> Settings:
+  """The settings of the method that the user named, with the fields that were given.
+
+  Raises:
+    UserError: there is no such method, or it has no such field.
+  """
+  if isinstance(method, str):
+    settings = registry.settings(method)
+  elif isinstance(method, Settings):
+    settings = dataclasses.replace(method)
+  else:
+    kind = method.__name__ if inspect.isclass(method) else type(method).__name__
+    raise UserError(
+      f'method is {kind}; give a name, package.module:Class, a settings object or a Method'
+    )
+  set_fields(settings, given, f'method {registry.name_of(settings)!r}')
+  return settings
+
+
+def set_fields(settings: Any, given: Mapping[str, object], what: str) -> None:
+  """Sets fields of a settings dataclass; in a composition a field of any of its methods.
+
+  Raises:
+    UserError: there is no such field.
+  """
+  parts = [settings]
+  if isinstance(settings, Settings):
+    parts = list(registry.parts(settings).values())
+  for name, value in given.items():
+    having = [part for part in parts if name in {f.name for f in dataclasses.fields(part)}]
+    if not having:
+      known = ', '.join(f.name for part in parts for f in dataclasses.fields(part))
+      raise UserError(f'{what} has no setting {name!r}; it has {known or "none"}{_elsewhere(name)}')
+    for part in having:
+      setattr(part, name, value)
+
+
+def _elsewhere(name: str) -> str:
+  """Says in which argument of `learn` a setting stands that is not one of the method's."""
+  if name == 'backbone':
+    return '; give model=jcl.BackboneConfig(…)'
+  for argument, kind in {**SECTIONS, 'model': BackboneConfig}.items():
+    if name in {field.name for field in dataclasses.fields(kind)}:
+      return f'; give {argument}=jcl.{kind.__name__}({name}=…)'
+  return ''
+
+
+def copy_of(name: str, value: object) -> Any:
+  """A copy of a section of settings.
+
+  Raises:
+    UserError: it is not of the section's class.
+  """
+  kind = SECTIONS[name]
+  if isinstance(value, Mapping):
+    made = kind()
+    set_fields(made, value, name)
+    return made
+  if not isinstance(value, kind):
+    raise UserError(f'{name} is a {type(value).__name__}; give a jcl.{kind.__name__}')
+  return copy.copy(value)
