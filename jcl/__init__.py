@@ -31,6 +31,7 @@ if TYPE_CHECKING:
   from jcl.sinks.trackio import Trackio
   from jcl.sinks.weights_and_biases import WandB
   from jcl.streams.stream import Stream
+  from jcl.training.signals import Stopped
 
 # Loaded when first used: `import jcl` starts no backend and takes no time.
 _PLACES = {
@@ -44,6 +45,7 @@ _PLACES = {
   'Report': 'jcl.reports.report',
   'Result': 'jcl.learning',
   'Sink': 'jcl.sinks.sink',
+  'Stopped': 'jcl.training.signals',
   'Stream': 'jcl.streams.stream',
   'StreamConfig': 'jcl.config',
   'TensorBoard': 'jcl.sinks.tensorboard',
@@ -67,6 +69,7 @@ __all__ = [
   'Report',
   'Result',
   'Sink',
+  'Stopped',
   'Stream',
   'StreamConfig',
   'TensorBoard',

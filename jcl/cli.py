@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     console.finish()
     sys.exit(status)
   except Stopped as stopped:
-    print(f'stopped: {stopped}', file=sys.stderr)
+    print(f'stopped: {stopped.for_a_shell()}', file=sys.stderr)
     sys.exit(STATUS)
   except UserError as error:
     _refuse(str(error))

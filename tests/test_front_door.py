@@ -3,6 +3,8 @@
 import contextlib
 import io
 import json
+import os
+import signal
 import subprocess
 import sys
 
@@ -166,6 +168,23 @@ def test_findings_are_those_of_the_doctor_and_are_printed_at_the_end(trained, we
   assert not any(finding.command for finding in result.findings), 'there is no folder to go on from'
   last = printed.splitlines()[-len(result.findings) :]
   assert last == [f'{finding.name}: {finding}' for finding in result.findings]
+
+
+class Interrupting:
+  asked = False  # a second Ctrl-C would end this process
+
+  def on_step(self, metrics):
+    if not self.asked:
+      self.asked = True
+      os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_ctrl_c_is_the_interrupt_of_python():
+  short = jcl.TrainConfig(steps=3, batch_size=8, log_every=1)
+  given = {'model': SMALL, 'train': short, 'callbacks': [Interrupting()], 'quiet': True}
+  with pytest.raises(KeyboardInterrupt, match='has no workdir, so nothing of it is kept') as raised:
+    jcl.learn(two_tasks(), 'seq', **given)
+  assert isinstance(raised.value, jcl.Stopped)
 
 
 def test_quiet_prints_no_findings(capsys):

@@ -39,7 +39,7 @@ from jcl.training.probe import measure
 from jcl.training.recorder import Clock, Recorder
 from jcl.training.run_output import RunOutput
 from jcl.training.run_state import Announce, ProgressCounter, Run, nobody
-from jcl.training.signals import Requests, Stopped
+from jcl.training.signals import Requests, stopped
 from jcl.training.snapshot_policy import SnapshotPolicy
 from jcl.training.task_trainer import TaskTrainer
 from jcl.types import Json, Memory, Params
@@ -244,10 +244,10 @@ class Loop:
       snapshots = self.output.snapshots
       snapshots.wait()
       if self.workdir is None:
-        raise Stopped('the run has no workdir, so nothing of it is kept')
-      raise Stopped(
-        f'snapshot {snapshots.number} is in {snapshots.folder}; the same command goes on'
-      )
+        nothing = 'the run has no workdir, so nothing of it is kept'
+        raise stopped(self.requests.asked, nothing, kept=False)
+      where = f'snapshot {snapshots.number} is in {snapshots.folder}'
+      raise stopped(self.requests.asked, where)
 
   def _save_and_stop_if_asked(self, now: Run) -> None:
     self._save(now)

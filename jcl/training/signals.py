@@ -14,8 +14,37 @@ ONE = 1.0  # seconds within which two SIGTERM are one: a cluster may send it by 
 STATUS = 75  # of a process that was stopped and can go on: EX_TEMPFAIL of sysexits.h
 
 
-class Stopped(Exception):
-  """A run was asked to stop and has saved itself; the message says where."""
+class Stopped(BaseException):
+  """A run was asked to stop, and has saved itself if it has a workdir; the message says where.
+
+  It is no `Exception`, so that a loop over runs that catches those stops, too.
+
+  Args:
+    where: what is kept of the run, in words.
+    kept: whether the run can go on.
+  """
+
+  def __init__(self, where: str, kept: bool = True):
+    super().__init__(f'{where}; the same call goes on' if kept else where)
+    self.where, self.kept = where, kept
+
+  def for_a_shell(self) -> str:
+    """Returns the message where a command was called, not a function."""
+    return f'{self.where}; the same command goes on' if self.kept else self.where
+
+
+class Interrupted(Stopped, KeyboardInterrupt):
+  """Ctrl-C asked the run to stop: a `KeyboardInterrupt`, as Python raises for it elsewhere."""
+
+
+def stopped(signal_name: str, where: str, kept: bool = True) -> Stopped:
+  """Returns the exception that ends a run.
+
+  Args:
+    signal_name: by which the run was asked to stop.
+    where, kept: as in `Stopped`.
+  """
+  return (Interrupted if signal_name == 'SIGINT' else Stopped)(where, kept)
 
 
 class Requests:

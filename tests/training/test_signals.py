@@ -15,7 +15,7 @@ from support.launchers import QUICKSTART, SMALL
 from jcl.errors import UserError
 from jcl.storage.checkpoint import Snapshots
 from jcl.training import experiment
-from jcl.training.signals import STATUS, Requests, Stopped
+from jcl.training.signals import STATUS, Requests, Stopped, stopped
 
 SAME = ('params_sha256', 'matrix', 'metrics', 'pseudo', 'negative_flips', 'tokens')
 
@@ -71,14 +71,25 @@ def test_a_request_to_stop_is_met_at_the_next_chunk(whole, tmp_path):
   method, results, chunks = whole
   before = signal.getsignal(signal.SIGINT)
   loop = Counted(config(method), tmp_path, interrupted, max(places(chunks).values()))
-  with pytest.raises(Stopped, match=r'snapshot \d+ is in .*checkpoints; the same command goes on'):
+  words = r'snapshot \d+ is in .*checkpoints; the same call goes on'
+  with pytest.raises(KeyboardInterrupt, match=words) as raised:
     loop.run()
+  assert isinstance(raised.value, Stopped)
   assert len(loop.chunks) == max(places(chunks).values()) + 1
   assert signal.getsignal(signal.SIGINT) is before
   again = Counted(config(method), tmp_path)
   resumed = again.run()
   assert {key: resumed[key] for key in SAME} == {key: results[key] for key in SAME}
   assert len(loop.chunks) + len(again.chunks) == len(chunks)
+
+
+def test_a_loop_that_catches_errors_is_stopped_too():
+  for name in ('SIGINT', 'SIGTERM'):
+    found = stopped(name, 'snapshot 3 is in x')
+    assert not isinstance(found, Exception)
+    assert isinstance(found, KeyboardInterrupt) == (name == 'SIGINT')
+    assert found.for_a_shell() == 'snapshot 3 is in x; the same command goes on'
+  assert str(stopped('SIGINT', 'nothing is kept', kept=False)) == 'nothing is kept'
 
 
 @pytest.mark.slow
