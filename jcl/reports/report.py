@@ -19,6 +19,7 @@ from jcl.reports.page.markup import Html, join, tag
 from jcl.reports.results import Results, metrics_of
 from jcl.reports.tables import (
   align_columns,
+  columns_of,
   comparison_notes,
   comparison_rows,
   comparison_table,
@@ -123,8 +124,10 @@ class Comparison:
     return str(self)
 
   def _repr_html_(self) -> str:
-    notes = [*comparison_notes(self._groups), *(f'warning: {line}' for line in self.warnings)]
-    return _html_table('', comparison_rows(self._groups), notes)
+    columns = columns_of(self._groups)
+    notes = comparison_notes(self._groups, columns)
+    notes += [f'warning: {line}' for line in self.warnings]
+    return _html_table('', comparison_rows(self._groups, columns), notes)
 
 
 def matrix_html(results: Results) -> str:

@@ -113,7 +113,7 @@ def comparison_table(results: Sequence[Results]) -> str:
     UserError: the runs cannot be compared, or a matrix is malformed.
   """
   groups = group_runs(results)
-  columns, out = _columns_of(groups), []
+  columns, out = columns_of(groups), []
   for quantity in DROPPED:
     if _width(comparison_rows(groups, columns)) <= WIDTH:
       break
@@ -179,7 +179,7 @@ def comparison_rows(groups: Sequence[Group], columns: Sequence[str]) -> list[lis
   return rows
 
 
-def _columns_of(groups: Sequence[Group]) -> list[str]:
+def columns_of(groups: Sequence[Group]) -> list[str]:
   """Returns the quantities of a comparison, without those that no run has."""
   summaries = [summary(group) for group in groups]
   return [k for k in COLUMNS if k in ALWAYS or any(s[k][0] is not None for s in summaries)]
