@@ -144,20 +144,19 @@ def learn(
     stream: of `Stream.from_rows`, `Stream.from_datasets` or `load_stream`, or the name of one.
     method: a name, several with `+` between them, `package.module:Class`, a settings object, or a
       `Method` record (which is then not stored, so it needs `workdir=None`).
-    model: a model folder, a name on the hub, a GGUF file, a `Model`, a `BackboneConfig`; None: a
-      small decoder, trained from scratch.
-    scenario: `cil`, `til`, `iil`, `dil` or `cpt`; empty: the first of these that the method has a
-      meaning in, and `cpt` for raw text.
+    model: a folder, a name on the hub, a GGUF file, a `Model`, a `BackboneConfig(path=…,
+      head='linear')`; None: a small decoder, trained from scratch.
+    scenario: `cil`, `til`, `iil`, `dil`, `cpt`; empty: the first of the method's that suits the
+      stream, `cpt` for raw text.
     train, evaluate, checkpoint, adversarial: settings; None: their defaults.
-    workdir: folder for the run's files. The same call goes on with the run that is there. None:
-      everything stays in memory.
+    workdir: of the run's files, with which the same call goes on; None: all stays in memory.
     callbacks: objects that are told what happens; see docs/extending.md.
-    mesh: devices; None: all of them.
-    quiet: print nothing.
-    **method_settings: fields of the method's settings.
+    mesh, quiet: devices, None: all of them; print nothing.
+    **method_settings: fields of the method's settings; they go before those of a settings object.
 
   Raises:
     UserError: an argument is wrong, or the run cannot end well; names the argument.
+    Stopped: by SIGTERM, or by Ctrl-C, where it is a `KeyboardInterrupt` too.
   """
   given = dict(train=train, evaluate=evaluate, checkpoint=checkpoint, adversarial=adversarial)
   config = Config(**{k: chosen.copy_of(k, v) for k, v in given.items() if v is not None})
@@ -180,6 +179,11 @@ def learn(
   with progress.session(hidden=quiet or not distributed.is_first()):
     parts = experiment.assemble(config, mesh, stream=stream, loaded=loaded, old=old)
     done = run(config, workdir, parts=parts, quiet=quiet, callbacks=checked_callbacks(callbacks))
+  return _result(done, quiet)
+
+
+def _result(done: Finished, quiet: bool) -> Result:
+  """Returns the result of a run that has ended; says what looks wrong with it."""
   result = Result(done.results, of_run(done), done.workdir, done.log)
   if not quiet and distributed.is_first():
     for line in report.finding_lines(result.findings):

@@ -320,7 +320,7 @@ WRONG = {
   'method of another kind': ((two_tasks(), 3), {}, 'method is int; give a name'),
   'settings class': ((two_tasks(), type(jcl.Config().method)), {}, 'method is NoneType'),
   'unknown setting': (
-    (two_tasks(), 'lamol'), {'gama': 1}, "method 'lamol' has no setting 'gama'; it has lambda_gen"
+    (two_tasks(), 'lamol'), {'gama': 1}, "no setting 'gama'; did you mean gamma. it has lambda_gen"
   ),
   'setting out of bounds': (
     (two_tasks(), 'lamol'), {'gamma': -1.0}, r'method\.gamma is -1\.0; it must be at least 0'

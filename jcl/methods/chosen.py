@@ -14,7 +14,7 @@ from jcl.config import (
   EvaluateConfig,
   TrainConfig,
 )
-from jcl.errors import UserError
+from jcl.errors import UserError, nearest
 from jcl.methods import registry
 from jcl.methods.method import Method, Settings
 
@@ -74,8 +74,9 @@ def set_fields(settings: Any, given: Mapping[str, object], what: str) -> None:
   for name, value in given.items():
     having = [part for part in parts if name in {f.name for f in dataclasses.fields(part)}]
     if not having:
-      known = ', '.join(f.name for part in parts for f in dataclasses.fields(part))
-      raise UserError(f'{what} has no setting {name!r}; it has {known or "none"}{_elsewhere(name)}')
+      known = [f.name for part in parts for f in dataclasses.fields(part)]
+      has = f'{nearest(name, known)}it has {", ".join(known) or "none"}{_elsewhere(name)}'
+      raise UserError(f'{what} has no setting {name!r}; {has}')
     for part in having:
       setattr(part, name, value)
 
