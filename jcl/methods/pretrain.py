@@ -21,7 +21,8 @@ from jcl.memory.tools import Tools
 from jcl.methods.method import Method, Settings, require
 from jcl.methods.replay import check_mix, check_tasks, mix_of
 from jcl.storage import paths
-from jcl.streams.stream import References, TaskPlan
+from jcl.streams.references import References
+from jcl.streams.stream import TaskPlan
 
 
 @dataclasses.dataclass

@@ -19,9 +19,10 @@ from jcl.streams.raw import (
   permutation,
 )
 from jcl.streams.records import Record, rows_of
+from jcl.streams.references import References
 from jcl.streams.registry import find_reader, load, rebuild
 from jcl.streams.splits import class_tasks
-from jcl.streams.stream import Example, Lazy, Reference, References, Stream, Task, TaskPlan
+from jcl.streams.stream import Example, Lazy, Reference, Stream, Task, TaskPlan
 from jcl.streams.tables import table
 
 __all__ = [

@@ -13,6 +13,7 @@ from jcl.streams.raw import RawRow, written
 from jcl.streams.stream import Lazy
 
 BESIDE = ('system', 'tools')  # columns that belong to the messages beside them
+MISSING = ('nan', 'np.float32(nan)', 'np.float64(nan)', '<NA>', 'NaT')  # as Python writes them
 SHOWN = 60  # letters of a value that an error message quotes
 
 
@@ -23,11 +24,13 @@ class Record(NamedTuple):
     where: place of the row as error messages name it, such as `train.csv:12`.
     fields: value of each column.
     noun: what error messages call a column.
+    frame_index: index of the row in the user's DataFrame; None where the row is of no DataFrame.
   """
 
   where: str
   fields: Mapping[str, object]
   noun: str = 'column'
+  frame_index: object = None
 
 
 def rows_of(records: Sequence[Record], columns: Mapping[str, str]) -> Sequence[RawRow]:
@@ -187,8 +190,10 @@ def value(record: Record, column: str, first: bool = False) -> str:
   text = written(field)
   if text is not None:
     return text
+  own = '' if record.frame_index is None else shown(record.frame_index)
+  index = f' (index {own})' if own and not record.where.endswith(f'[{own}]') else ''
   raise UserError(
-    f'{record.where}: {record.noun} {column!r} is {shown(field, record.noun)}: '
+    f'{record.where}{index}: {record.noun} {column!r} is {shown(field, record.noun)}: '
     f'{wanted(field, column)}'
   )
 
@@ -199,6 +204,8 @@ def wanted(field: object, column: str) -> str:
     return f'give text or a number, or name what is in it: {f"{column}.{next(iter(field))}"!r}'
   if is_list(field) and len(field):
     return f'give text or a number, or name one of its entries: {f"{column}.0"!r}'
+  if field is None or shown(field) in MISSING:
+    return 'give text or a number, or leave the row out'
   return 'give text or a number'
 
 

@@ -15,7 +15,7 @@ from jcl.streams import hub, splits
 from jcl.streams.checks import check_names, check_overlap, check_rows, check_template
 from jcl.streams.files import reason_of
 from jcl.streams.raw import SPLITS, RawRow, RawStream, RawTask, narrow, permutation
-from jcl.streams.records import Record, check_columns, notes_on, rows_of, shown
+from jcl.streams.records import Record, check_columns, columns_in, notes_on, rows_of, shown
 from jcl.streams.registry import built
 from jcl.streams.stream import Stream
 
@@ -132,20 +132,28 @@ def by_task(given: Splits) -> dict[str, dict[str, object]]:
   return found
 
 
-def raw_rows(given: Splits, id: str) -> Given:
-  """Returns rows that are dicts, with a label, an answer or neither as the first of them has."""
-  if not isinstance(id, str):
-    raise UserError(f'id is {shown(id)}: give the name of a field')
+def raw_rows(given: Splits, named: Mapping[str, str]) -> Given:
+  """Returns rows that are dicts.
+
+  Args:
+    given: by the user.
+    named: fields of `text`, `label`, `answer` and `id`; empty: the field of that name, and a label,
+      an answer or neither as the first row has.
+  """
+  for argument, field in named.items():
+    if not isinstance(field, str):
+      raise UserError(f'{argument} is {shown(field)}: give the name of a field')
   columns: dict[str, str] = {}
+  chosen = any(named[target] for target in TARGETS)
   notes: list[str] = []
   rows: dict[str, dict[str, Sequence[RawRow]]] = {split: {} for split in SPLITS}
   for split, tasks in by_task(given).items():
     for task, some in tasks.items():
       records = dict_records(some, task, split)
-      columns = columns or columns_of(records[0], id)
+      columns = columns or columns_of(records[0], named)
       for record in records:
         for target in TARGETS:
-          if target in record.fields and target not in columns:
+          if target in record.fields and target not in columns and not chosen:
             raise UserError(
               f'{record.where} has {target!r}, which the first row of the stream does not have: '
               'give it to every row or to none'
@@ -160,24 +168,26 @@ def dict_records(rows: object, task: str, split: str) -> list[Record]:
   where = f'task {task!r}: {split}'
   if hasattr(rows, 'features'):
     raise UserError(f'{where} is a data set: use Stream.from_datasets')
+  index: Sequence[object] = ()
   if hasattr(rows, 'to_dict') and hasattr(rows, 'columns'):  # a table of pandas
-    rows = pandas_rows(rows, where)
+    rows, index = pandas_rows(rows, where)
   if not isinstance(rows, Iterable) or isinstance(rows, str | bytes | Mapping):
-    raise UserError(f'{where} is a {type(rows).__name__}: give a list of dicts')
+    raise UserError(f'{where} is a {type(rows).__name__}: give a list of dicts or a DataFrame')
   records = []
   for place, row in enumerate(rows):
     if not isinstance(row, Mapping):
       raise UserError(
         f'{task}/{split}[{place}] is a {type(row).__name__}: give a dict with text and label'
       )
-    records.append(Record(f'{task}/{split}[{place}]', row, noun='field'))
+    own = index[place] if index else None
+    records.append(Record(f'{task}/{split}[{place}]', row, noun='field', frame_index=own))
   if not records:
     raise UserError(f'{where} has no rows: give at least one, or leave the task out of {split}')
   return records
 
 
-def pandas_rows(table: Any, where: str) -> list[dict[str, object]]:
-  """Returns the rows of a table of pandas, if its columns have names of their own."""
+def pandas_rows(table: Any, where: str) -> tuple[list[dict[str, object]], list[object]]:
+  """Returns the rows and the index of a table of pandas whose columns have names of their own."""
   names = list(table.columns)
   twice = next((name for name in names if names.count(name) > 1), None)
   if twice is not None:
@@ -187,29 +197,45 @@ def pandas_rows(table: Any, where: str) -> list[dict[str, object]]:
     if str(kind).lower() in NARROW:  # pandas gives the digits of float64
       for row in rows:
         row[name] = narrow(row[name], NARROW[str(kind).lower()])
-  return rows
+  return rows, list(table.index)
 
 
-def columns_of(record: Record, id: str) -> dict[str, str]:
+def columns_of(record: Record, named: Mapping[str, str]) -> dict[str, str]:
   """Returns the fields that every row of a stream must have, from its first row.
 
+  Args:
+    record: the first row.
+    named: as in `raw_rows`.
+
   Raises:
-    UserError: the row has a label and an answer, or neither and more than a text.
+    UserError: label and answer are both named, or the row has both, or neither and more than a
+      text.
   """
+  id, text_field = named['id'], named['text'] or 'text'
   given_id = {'id': id} if id else {}
+  if named['label'] and named['answer']:
+    raise UserError('label and answer both name a field: give one of them')
+  if target := next((name for name in TARGETS if named[name]), ''):
+    columns = {'text': text_field, target: named[target], **given_id}
+    check_columns(columns, 'from_rows')
+    return columns
+  own_text = named['text'] or 'text' in record.fields
   for text, answer in CONVERSATIONS:
-    if {text, answer} <= set(record.fields) and 'text' not in record.fields:
+    if not own_text and {text, answer} <= set(record.fields):
       return {'text': text, 'answer': answer, **given_id}
   targets = [field for field in TARGETS if field in record.fields]
   if len(targets) == 2:
     raise UserError(f'{record.where} has a label and an answer: give one of them')
-  others = [shown(field) for field in record.fields if field not in ('text', id)]
+  read = {*(columns_in(text_field) or ()), id}
+  others = [shown(field) for field in record.fields if field not in read]
   if not targets and others:
     raise UserError(
-      f'{record.where} has {", ".join(others)} and no label or answer: give one of them, or, for '
-      'raw text, text alone'
+      f'{record.where} has {", ".join(others)} and no label or answer: name the fields with '
+      'text= and label= or answer=, or, for raw text, give text alone'
     )
-  return {'text': 'text', **{field: field for field in targets}, **given_id}
+  columns = {'text': text_field, **{field: field for field in targets}, **given_id}
+  check_columns(columns, 'from_rows')
+  return columns
 
 
 def chosen_columns(text: str, label: str, answer: str, id: str) -> dict[str, str]:
@@ -277,7 +303,7 @@ def checked_dataset(data: object, where: str, columns: dict[str, str]) -> hub.Da
   if not isinstance(data, hub.DataSet):
     raise UserError(
       f'{where} is a {type(data).__name__}: give a datasets.Dataset; use Stream.from_rows for '
-      'lists of dicts, and streaming=False for a data set of the hub'
+      'DataFrames and lists of dicts, and streaming=False for a data set of the hub'
     )
   if not len(data):
     raise UserError(f'{where} has no rows: give at least one, or leave the task out')

@@ -1,12 +1,10 @@
 """The stream as data: examples in tasks, tasks in a stream, and the plan of a task."""
 
-import bisect
 import contextlib
 import dataclasses
 import functools
 import hashlib
 import importlib
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Generic, NamedTuple, Protocol, Self, TypeVar, overload
 
@@ -65,7 +63,7 @@ class Example:
     return self.task, self.number
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Task:
   """A named set of examples.
 
@@ -84,6 +82,15 @@ class Task:
   classes: tuple[int, ...] = ()
   last: bool = False
   metric: str = ''
+
+  @property
+  def sizes(self) -> str:
+    """Examples of train, dev and test: `16/4/4`."""
+    return '/'.join(str(len(split)) for split in (self.train, self.dev, self.test))
+
+  def __repr__(self) -> str:
+    classes = f', {count_of(len(self.classes), "class")}' if self.classes else ''
+    return f'Task({self.index}, {self.name!r}, train/dev/test: {self.sizes}{classes})'
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -123,6 +130,9 @@ class Stream:
     *,
     test: Mapping[str, Iterable[Mapping[str, object]]] | None = None,
     dev: Mapping[str, Iterable[Mapping[str, object]]] | None = None,
+    text: str = '',
+    label: str = '',
+    answer: str = '',
     id: str = '',
     name: str = 'rows',
     template: str = TEMPLATE,
@@ -130,7 +140,7 @@ class Stream:
     test_fraction: float = 0.2,
     seed: int = 0,
   ) -> 'Stream':
-    """Makes a stream of rows, which are dicts.
+    """Makes a stream of rows, which are dicts, or rows of a DataFrame.
 
         rows = [{'text': 'I was charged twice', 'label': 'refund'}, …]
         stream = jcl.Stream.from_rows({'billing': rows, 'travel': …}, test={'billing': …})
@@ -151,6 +161,8 @@ class Stream:
         learned.
       test: maps tasks to test rows.
       dev: maps tasks to dev rows.
+      text, label, answer: fields of other names, such as `text='utterance'`; `text` may be a
+        template of fields in braces, `{title}: {body}`.
       id: field with an id of each row, unique in the stream; empty: rows are `task/split[index]`.
       name: name of the stream in reports.
       template: text of a plain row, with `{x}` for the text and, after it, `{y}` for the answer.
@@ -169,7 +181,8 @@ class Stream:
 
     splits = {'train': train, 'test': test, 'dev': dev}
     carving = rows.Carving(test_fraction, seed)
-    return rows.stream(rows.raw_rows(splits, id), name, template, overlap, carving)
+    named = {'text': text, 'label': label, 'answer': answer, 'id': id}
+    return rows.stream(rows.raw_rows(splits, named), name, template, overlap, carving)
 
   @classmethod
   def from_datasets(
@@ -223,8 +236,14 @@ class Stream:
   def __len__(self) -> int:
     return len(self.tasks)
 
+  def __iter__(self) -> Iterator[Task]:
+    return iter(self.tasks)
+
+  def __getitem__(self, place: int) -> Task:
+    return self.tasks[place]
+
   def __repr__(self) -> str:
-    sizes = (f'{t.name} {len(t.train)}/{len(t.dev)}/{len(t.test)}' for t in self.tasks)
+    sizes = (f'{t.name} {t.sizes}' for t in self.tasks)
     what = count_of(len(self.classes), 'class') if self.classes else 'no classes'
     return f'Stream({self.name!r}, {what}, train/dev/test: {", ".join(sizes)})'
 
@@ -317,31 +336,6 @@ class Lazy(Sequence[Item], Generic[Item]):
       places = range(len(self))[place]
       return [self._fn(i, x) for i, x in zip(places, self._items[place], strict=True)]
     return self._fn(range(len(self))[place], self._items[place])
-
-
-class References(Sequence[Reference]):
-  """References to whole splits, kept as [task, first number, count] of each."""
-
-  def __init__(self, spans: Sequence[Sequence[int]]):
-    self._spans = spans
-    self._ends = list(itertools.accumulate(count for *_, count in spans))
-
-  def __len__(self) -> int:
-    return self._ends[-1] if self._ends else 0
-
-  @overload
-  def __getitem__(self, place: int) -> Reference: ...
-
-  @overload
-  def __getitem__(self, place: slice) -> list[Reference]: ...
-
-  def __getitem__(self, place: int | slice) -> Reference | list[Reference]:
-    if isinstance(place, slice):
-      return [self[i] for i in range(len(self))[place]]
-    place = range(len(self))[place]
-    at = bisect.bisect_right(self._ends, place)
-    task, first, count = self._spans[at]
-    return task, first + place - (self._ends[at] - count)
 
 
 class OnlineBuffer(Protocol):

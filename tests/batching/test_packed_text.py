@@ -21,7 +21,8 @@ from jcl.streams import hub, load
 from jcl.streams.build import build
 from jcl.streams.raw import RawRow, RawStream, RawTask
 from jcl.streams.records import Record
-from jcl.streams.stream import Example, Lazy, References
+from jcl.streams.references import References
+from jcl.streams.stream import Example, Lazy
 
 
 def ids_of(text, documents):

@@ -90,6 +90,44 @@ def test_the_same_rows_from_a_file_and_from_python_are_the_same_stream(tmp_path)
   assert read.digest == made.digest
 
 
+# Fields of other names.
+
+
+def renamed(rows, **names):
+  return [{names.get(field, field): value for field, value in row.items()} for row in rows]
+
+
+def test_fields_of_other_names_give_the_same_stream():
+  names = {'text': 'utterance', 'label': 'intent'}
+  given = [{task: renamed(some, **names) for task, some in of.items()} for of in (TRAIN, TEST)]
+  made = Stream.from_rows(given[0], test=given[1], **names)
+  assert made == Stream.from_rows(TRAIN, test=TEST)
+
+
+def test_a_field_of_another_name_is_read_where_its_usual_name_stands_too():
+  some = [{'text': 'a', 'label': 'x', 'body': 'b', 'topic': 'y'}]
+  first = lambda **names: pairs(
+    Stream.from_rows({'t': some}, test={'t': [{**some[0], 'text': 'c', 'body': 'd'}]}, **names)
+    .tasks[0]
+    .train
+  )
+  assert first(text='body') == [('b', 'x')]
+  assert first(label='topic') == [('a', 'y')]
+  assert first(answer='topic') == [('a', 'y')]
+  some[0]['answer'] = 'z'
+  assert first(label='topic') == [('a', 'y')]
+
+
+def test_text_may_be_a_template_of_fields():
+  some = [{'title': f'T{i}', 'body': f'B{i}', 'a': 'yes'} for i in range(4)]
+  made = Stream.from_rows({'t': some}, text='{title}: {body}', answer='a')
+  assert ('T0: B0', 'yes') in pairs(made.examples)
+  for row in some:
+    del row['a']
+  made = Stream.from_rows({'t': some}, text='{title}: {body}')  # raw text
+  assert ('T0: B0', '') in pairs(made.examples)
+
+
 # Labels.
 
 
@@ -121,6 +159,28 @@ def test_a_column_of_pandas_is_no_table():
   pandas = pytest.importorskip('pandas')
   with pytest.raises(UserError, match=r't/train\[0\] is a str: give a dict'):
     Stream.from_rows({'t': pandas.Series(['a', 'b'])}, test_fraction=0.5)
+
+
+@pytest.mark.parametrize('kind', ['float64', 'float32', 'Int64', 'object', 'datetime64[ns]'])
+def test_a_missing_value_of_pandas_is_named_by_the_index_of_the_frame(kind):
+  pandas = pytest.importorskip('pandas')
+  missing = pandas.NA if kind == 'object' else None  # which pandas gives as None
+  labels = pandas.Series([1, 2, missing, 4], dtype=kind)
+  frame = pandas.DataFrame({'task': list('abab'), 'text': list('wxyz'), 'label': labels})
+  told = r": field 'label' is \S+: give text or a number, or leave the row out$"
+  of_a = dict(list(frame.groupby('task', sort=False)))['a']
+  relabelled = frame.set_axis(['w', 'x', 'y', 'z'])
+  for table, place in (
+    (of_a, r'^t/train\[1\] \(index 2\)'),
+    (frame, r'^t/train\[2\]'),  # index and place agree
+    (relabelled, r"^t/train\[2\] \(index 'y'\)"),
+    (relabelled.to_dict('records'), r'^t/train\[2\]'),
+  ):
+    with pytest.raises(UserError, match=place + told):
+      Stream.from_rows({'t': table})
+  for value in (pandas.NA, np.float32('nan'), np.float64('nan')):
+    with pytest.raises(UserError, match=r'^t/train\[0\]' + told):
+      Stream.from_rows({'t': [{'text': 'a', 'label': value}]})
 
 
 @pytest.mark.parametrize(
@@ -263,6 +323,19 @@ def test_a_stream_shows_its_sizes():
   made = Stream.from_rows(TRAIN, test=TEST)
   assert repr(made) == ("Stream('rows', 4 classes, train/dev/test: billing 10/0/1, travel 10/0/2)")
   assert repr(TaskPlan(made.tasks[0].train))  # of a record that holds examples
+  assert repr(made.tasks[1]) == "Task(1, 'travel', train/dev/test: 10/0/2, 2 classes)"
+  free = Stream.from_rows({'t': [{'text': f'{i}', 'answer': 'a'} for i in range(5)]})
+  assert repr(free.tasks[0]) == "Task(0, 't', train/dev/test: 4/0/1)"
+
+
+def test_a_stream_is_a_sequence_of_its_tasks():
+  made = Stream.from_rows(TRAIN, test=TEST)
+  assert [task.name for task in made] == ['billing', 'travel']
+  assert made[0] is made.tasks[0]
+  assert made[-2] is made.tasks[0]
+  assert made[1] is made.tasks[1]
+  with pytest.raises(IndexError):
+    made[2]
 
 
 # Refusals.
@@ -305,7 +378,9 @@ REFUSED = {
   'task with dev alone': ({'train': TRAIN, 'dev': {'x': []}}, "dev: task 'x' has no training"),
   'no rows': (rows(), "task 'billing': train has no rows: give at least one"),
   'no test rows': (rows(split='test'), "task 'billing': test has no rows.*leave the task out"),
-  'rows that are text': ({'train': {'t': 'text'}}, "task 't': train is a str: give a list of dic"),
+  'rows that are text': (
+    {'train': {'t': 'text'}}, "task 't': train is a str: give a list of dicts or a DataFrame"
+  ),
   'rows that are a dict': ({'train': {'t': row()}}, "task 't': train is a dict: give a list"),
   'rows that are a number': ({'train': {'t': 3}}, "task 't': train is a int: give a list"),
   'row that is text': (rows(row(), 'hello'), r'billing/train\[1\] is a str: give a dict'),
@@ -318,7 +393,39 @@ REFUSED = {
   ),
   'first row without label': (
     rows({'text': 'x', 'lable': 'a'}),
-    r"billing/train\[0\] has 'lable' and no label or answer: give one of them, or, for raw text",
+    r"billing/train\[0\] has 'lable' and no label or answer: name the fields with text= and label= "
+    'or answer=, or, for raw text, give text alone',
+  ),
+  'first row with fields of other names': (
+    rows({'utterance': 'x', 'intent': 'a'}),
+    r"train\[0\] has 'utterance', 'intent' and no label or answer: name the fields with text= and",
+  ),
+  'named text that no row has': (
+    {'train': TRAIN, 'text': 'utterance'},
+    r"billing/train\[0\]: no field 'utterance': the row has 'text', 'label'; name one of these",
+  ),
+  'named text beside a prompt': (
+    {'train': {'t': [{'prompt': 'a', 'completion': 'b'}]}, 'text': 'body', 'answer': ''},
+    r"t/train\[0\] has 'prompt', 'completion' and no label or answer: name the fields",
+  ),
+  'named label that no row has': (
+    {'train': TRAIN, 'label': 'intent'}, r"billing/train\[0\]: no field 'intent'"
+  ),
+  'text that reads the label': (
+    {'train': TRAIN, 'text': '{text} {label}'}, "from_rows: text '{text} {label}' reads 'label'"
+  ),
+  'text that reads the named label': (
+    {'train': TRAIN, 'text': '{text} {label}', 'label': 'label'}, "which is the label: an input"
+  ),
+  'template without a field': ({'train': TRAIN, 'text': '{{'}, "text '{{' names no column"),
+  'both targets named': (
+    {'train': TRAIN, 'label': 'label', 'answer': 'text'},
+    'label and answer both name a field: give one of them',
+  ),
+  'field name that is no text': ({'train': TRAIN, 'text': 3}, 'text is 3: give the name of a'),
+  'second answer beside a named text': (
+    rows(row(body='b'), row(body='c', answer='a'), test=None, text='body'),
+    r"billing/train\[1\] has 'answer', which the first row",
   ),
   'label and answer': (rows(row(answer='a')), r'billing/train\[0\] has a label and an answer'),
   'label among raw text': (
@@ -338,9 +445,14 @@ REFUSED = {
   ),
   'empty text': (rows(row(), row(text=' \n')), r'billing/train\[1\]: the text is empty'),
   'empty label': (rows(row(label='_')), r'billing/train\[0\]: the label is empty'),
-  'label that is none': (rows(row(label=None)), r"billing/train\[0\]: field 'label' is None: give"),
-  'label that is NaN': (rows(row(label=float('nan'))), "field 'label' is nan: give text or a num"),
-  'infinite text': (rows(row(text=np.float32('inf'))), "field 'text' is .*inf.*: give text or a"),
+  'label that is none': (
+    rows(row(label=None)),
+    r"billing/train\[0\]: field 'label' is None: give text or a number, or leave the row out",
+  ),
+  'label that is NaN': (
+    rows(row(label=float('nan'))), "field 'label' is nan: .* a number, or leave the row out"
+  ),
+  'infinite text': (rows(row(text=np.float32('inf'))), "'text' is .*inf.*: give text or a number$"),
   'bytes': (rows(row(text=b'hello')), "field 'text' is b'hello': give text or a number"),
   'array': (rows(row(label=np.zeros(2))), r"field 'label' is array\(\[0\., 0\.\]\)"),
   'list of labels': (rows(row(label=['a', 'b'])), r"field 'label' is \['a', 'b'\]: give text"),
@@ -504,7 +616,10 @@ def broken(data):
 
 
 DATA_REFUSED = {
-  'rows': (lambda d, good: {'train': {'t': [row()]}}, "task 't': train is a list.*from_rows"),
+  'rows': (
+    lambda d, good: {'train': {'t': [row()]}},
+    "task 't': train is a list.*from_rows for Da",
+  ),
   'streaming': (
     lambda d, good: {'train': {'t': good.to_iterable_dataset()}},
     'train is a IterableDataset.*streaming=False',
