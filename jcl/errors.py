@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Iterable
 
+LIKE = 0.7  # share of letters that a wrong name has in common with the one that was meant
+
 
 class UserError(ValueError):
   """Bad input: the message is one line that names the culprit and says what would be right.
@@ -41,5 +43,5 @@ def nearest(name: str, known: Iterable[str]) -> str:
   """
   names = list(known)
   plain = name[:100].lower().replace('-', '_')
-  near = difflib.get_close_matches(plain, names, 1)
+  near = difflib.get_close_matches(plain, names, 1, LIKE)
   return f'did you mean {near[0]}? ' if near else ''

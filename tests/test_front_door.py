@@ -294,7 +294,7 @@ def test_a_stream_is_read_by_name_with_its_settings():
   assert raw.classes == ()
   assert {example.answer for example in raw.tasks[0].train} == {''}
   assert jcl.load_stream(jcl.StreamConfig(max_tasks=1)).tasks[0].name == raw.tasks[0].name
-  with pytest.raises(jcl.UserError, match="load_stream has no setting 'tasks'; it has name, path"):
+  with pytest.raises(jcl.UserError, match="no setting 'tasks'; did you mean max_tasks"):
     jcl.load_stream('synthetic', tasks=2)
 
 

@@ -146,7 +146,7 @@ def test_a_class_that_nothing_finds_again_is_refused(name, text, says, tmp_path)
 @pytest.mark.parametrize(
   ('given', 'says'),
   [
-    ('quikstart', "no config is called 'quikstart'; there are .*quickstart"),
+    ('quikstart', "no config is called 'quikstart'; did you mean quickstart[?] there are "),
     ('configs/quickstart.pyx', 'there is no file .*--config=quickstart:METHOD'),
     ('elsewhere/quickstart.py', 'there is no file .*--config=quickstart:METHOD'),
     ('mine.py', "there is no file 'mine.py'; give FILE.py:METHOD, or NAME:METHOD of one of"),

@@ -16,7 +16,7 @@ NAMES = {
   'my package.mod:Class': "'my package.mod:Class' is not of the form package.module:name",
   'pkg..mod:Class': "'pkg..mod:Class' is not of the form package.module:name",
   '../mod:Class': "'../mod:Class' is not of the form package.module:name",
-  ' ewc': "method: nothing is called ' ewc'; there are seq, ",
+  ' ewc': "method: nothing is called ' ewc'; did you mean ewc? there are seq, ",
   '': "method: nothing is called ''; there are seq, ",
   'no_such_package:Anchor': "there is no module 'no_such_package'; install its package, or put its",
   'jcl_outside.nothing:Anchor': "there is no module 'jcl_outside.nothing'",
@@ -92,7 +92,10 @@ def test_a_name_of_two_packages_is_refused(tmp_path, monkeypatch):
 
 def test_an_unknown_name_is_refused_with_the_names_of_other_packages(tmp_path, monkeypatch):
   installed(monkeypatch, tmp_path, 'one', anchor='jcl_outside.anchor:Anchor')
-  with pytest.raises(UserError, match=r"nothing is called 'ancor'; there are seq, .*, anchor, and"):
+  with pytest.raises(
+    UserError,
+    match=r"nothing is called 'ancor'; did you mean anchor[?] there are seq, .*, anchor, and",
+  ):
     methods.settings('ancor')
 
 

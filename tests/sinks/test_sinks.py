@@ -143,7 +143,9 @@ def test_a_missing_package_is_named_with_its_extra(name, tmp_path, monkeypatch):
 
 def test_names_of_sinks():
   assert [type(one).__name__ for one in sinks.named(['wandb', 'trackio'])] == ['WandB', 'Trackio']
-  with pytest.raises(UserError, match="--sinks: nothing is called 'tensorbord'; there are tensorb"):
+  with pytest.raises(
+    UserError, match="--sinks: nothing is called 'tensorbord'; did you mean tensorb"
+  ):
     sinks.named(['tensorbord'])
   with pytest.raises(UserError, match='--sinks: json:dumps is no sink; give a class that inherits'):
     sinks.named(['json:dumps'])

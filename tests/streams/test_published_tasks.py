@@ -165,7 +165,7 @@ DAMAGED = [
   (['a'], r'train/cb_T5\.json\[0\]: not a JSON object'),
   (
     [ROW, {'input': 'b'}],
-    r"train/cb_T5\.json\[1\]: no field 'output': the row has .input.: rename",
+    r"train/cb_T5\.json\[1\]: no field 'output': the row has .input.; name one",
   ),
   ([ROW | {'output': ' '}], r"train/cb_T5\.json\[0\]: field 'output' is empty: fill it in"),
   ([ROW | {'output': []}], r"train/cb_T5\.json\[0\]: field 'output' is \[\]: give text"),

@@ -147,7 +147,9 @@ def test_a_reader_of_an_entry_point(readers, monkeypatch):
   ]
   monkeypatch.setattr(plugins.importlib.metadata, 'entry_points', points)
   assert load(StreamConfig(name='theirs')).labels == ('data_loss',)
-  with pytest.raises(UserError, match=r"nothing is called 'their'; there are .*, theirs, and"):
+  with pytest.raises(
+    UserError, match=r"nothing is called 'their'; did you mean theirs[?] there are .*, theirs, and"
+  ):
     load(StreamConfig(name='their'))
 
 
