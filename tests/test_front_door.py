@@ -187,6 +187,26 @@ def test_ctrl_c_is_the_interrupt_of_python():
   assert isinstance(raised.value, jcl.Stopped)
 
 
+class InterruptingLast(Interrupting):
+  tasks = 0
+
+  def on_step(self, metrics):
+    pass
+
+  def on_task(self, results):
+    self.tasks += 1
+    if self.tasks == 2:
+      super().on_step(None)
+
+
+def test_ctrl_c_after_the_last_step_stops_a_loop_over_runs():
+  short = jcl.TrainConfig(steps=3, batch_size=8)
+  last = InterruptingLast()
+  with pytest.raises(KeyboardInterrupt, match='the run is complete'):
+    jcl.learn(two_tasks(), 'seq', model=SMALL, train=short, quiet=True, callbacks=[last])
+  assert last.asked
+
+
 def test_quiet_prints_no_findings(capsys):
   short = jcl.TrainConfig(learning_rate=1e-6, steps=1, batch_size=8)
   assert jcl.learn(two_tasks(), 'seq', model=SMALL, train=short, quiet=True).findings
@@ -206,6 +226,7 @@ def test_runs_are_compared_whether_in_memory_or_in_a_folder(trained, weak, tmp_p
     assert 'Ranking' in (tmp_path / 'report.html').read_text()
     assert 'Loss and its terms' in page.html(), 'the logs of both runs are in it'
   assert '<th>replay</th><td>1</td>' in found._repr_html_()
+  assert '<th>train s</th>' in found._repr_html_()  # two lines on a terminal
   assert isinstance(found, jcl.Comparison)
   assert isinstance(page, jcl.Report)
 

@@ -7,6 +7,7 @@ rows of a matrix that a run under way has not written are None.
 import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 
+from jcl.errors import UserError
 from jcl.reports import fonts
 from jcl.reports.comparison import group_runs
 from jcl.reports.comparison_plot import comparison_png
@@ -59,9 +60,12 @@ class Report:
       path: of the file; it is written whole or not at all.
 
     Raises:
-      UserError: a matrix is malformed.
+      UserError: a matrix is malformed, or the file's folder does not exist.
     """
-    write_atomically(paths.local(path, 'path'), self.html().encode())
+    file = paths.local(path, 'path')
+    if not file.parent.is_dir():
+      raise UserError(f'path is {file}: there is no folder {file.parent}; make it first')
+    write_atomically(file, self.html().encode())
 
   def html(self) -> str:
     """Returns the report as an HTML document, its pictures in it as SVG."""
@@ -140,7 +144,7 @@ def _html_table(title: str, rows: Sequence[Sequence[str]], notes: Iterable[str])
   """Returns a table for a notebook, in the notebook's own style; its first row is the header."""
   lines = [
     tag('tr', join((tag('td' if i and j else 'th', cell) for j, cell in enumerate(row)), ''))
-    for i, row in enumerate(rows)
+    for i, row in enumerate([[cell.replace('\n', ' ') for cell in row] for row in rows])
   ]
   table = tag('table', join([tag('thead', lines[0]), tag('tbody', join(lines[1:]))]))
   parts: list[Html] = [tag('div', title)] if title else []

@@ -130,6 +130,10 @@ class Loop:
       self.trainer.speed.close()
       if left:
         self.output.end(finished=bool(results and results['finished']))
+    if (
+      self.requests.asked == 'SIGINT'
+    ):  # too late for a step of this run, but not for a loop over runs
+      raise stopped('SIGINT', 'the run is complete', kept=False)
     return results
 
   def _phase(

@@ -47,6 +47,11 @@ def stopped(signal_name: str, where: str, kept: bool = True) -> Stopped:
   return (Interrupted if signal_name == 'SIGINT' else Stopped)(where, kept)
 
 
+def _goes_on() -> bool:
+  """Whether Python goes on after the run: at a prompt, or in a notebook with all its variables."""
+  return hasattr(sys, 'ps1') or 'ipykernel' in sys.modules
+
+
 class Requests:
   """Whether the run is asked to stop, while this is in a `with` statement.
 
@@ -75,6 +80,8 @@ class Requests:
     if self._taken:
       if name == self._taken == 'SIGTERM' and now - self._when < ONE:
         return
+      if number == signal.SIGINT and _goes_on():
+        raise KeyboardInterrupt
       os._exit(128 + number)
     self._taken, self._when = name, now
     if self._tell is None:

@@ -181,6 +181,13 @@ def test_a_second_request_ends_at_once():
   assert (done.returncode, done.stdout) == (128 + signal.SIGTERM, 'SIGTERM\n')
 
 
+@pytest.mark.parametrize('lives', ['sys.ps1 = ">>> "', 'sys.modules["ipykernel"] = sys'])
+def test_a_second_one_leaves_a_notebook_its_variables(lives):
+  again = 'send("SIGINT")\n  except KeyboardInterrupt: print("still here")'
+  done = signalled('import sys', lives, 'send("SIGINT")', 'try:', f'  {again}', 'sys.exit(3)')
+  assert (done.returncode, done.stdout) == (3, 'still here\n'), done.stderr
+
+
 def test_a_signal_that_comes_by_two_ways_is_one():
   done = signalled('send("SIGTERM")', 'send("SIGTERM")')
   assert (done.returncode, done.stdout) == (0, 'still here\n')
