@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Iterator, Mapping
 
+from jcl.errors import count_of
 from jcl.reports.doctor.finding import Finding, Run, named, percent
 from jcl.reports.results import is_number
 
@@ -116,9 +117,10 @@ def buffer(run: Run) -> Iterator[Finding]:
   counts = held if isinstance(held, Mapping) else {}
   seen = names[: names.index(last['after']) + 1] if last.get('after') in names else []
   if lost := [name for name in seen if not counts.get(name)]:
+    rows = last['examples'] if is_number(last.get('examples')) else 0
     yield Finding(
       'tasks not in the buffer',
-      f'the buffer holds {last.get("examples", 0)} examples and none of {named(lost)}',
+      f'the buffer holds {count_of(rows, "example")} and none of {named(lost)}',
       'nothing of these tasks is replayed',
       *_fairer(run),
     )

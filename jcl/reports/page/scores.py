@@ -76,6 +76,8 @@ def in_words(source: Source) -> str:
     return said
   lost = format_number(abs(forgetting), score)
   unit = 'points' if score == 'accuracy' else 'nats per token'
+  if score == 'accuracy' and not any(map(any, run['matrix'][1:])):
+    return f'{said} Nothing was learned, so nothing could be forgotten.'
   if float(lost) == 0:
     return f'{said} Nothing was forgotten.'
   verb = 'lost' if forgetting > 0 else 'gained'

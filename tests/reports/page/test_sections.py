@@ -29,6 +29,8 @@ def test_what_is_forgotten_is_told_from_what_is_gained():
   assert 'gained' in scores.in_words(gains)
   keeps = made(matrix=[[0.0] * 3, [0.9, 0.1, None], [0.9, 0.9, 0.2], [0.9, 0.9, 0.9]])
   assert 'Nothing was forgotten' in scores.in_words(keeps)
+  never = made(matrix=[[0.0] * 3, [0.0, 0.0, None], [0.0] * 3, [0.0] * 3])
+  assert 'Nothing was learned' in scores.in_words(never)
 
 
 def test_a_better_cell_of_the_matrix_is_darker():
