@@ -100,7 +100,10 @@ def test_of_each_file_two_processes_read_their_parts(tmp_path, monkeypatch):
   folder, port = external.written(tmp_path / 'model'), str(free_port())
   program = [sys.executable, '-m', 'support.two_readers']
   commands = [[*program, str(i), port, str(folder)] for i in (0, 1)]
-  found = [json.loads(out) for out in together(commands, [{'JAX_NUM_CPU_DEVICES': '4'}] * 2)]
+  found = [
+    json.loads(out.splitlines()[-1])
+    for out in together(commands, [{'JAX_NUM_CPU_DEVICES': '4'}] * 2)
+  ]
   assert len(list(folder.glob('model-*.safetensors'))) > 1
   for one in found:
     assert one['read'] == one['held'] < 0.51  # norms are whole in both
@@ -115,7 +118,10 @@ def test_two_processes_write_their_own_shards_and_one_can_read_them(tmp_path):
   """Two devices each; the last snapshot cannot be written by the second one alone."""
   port, program = str(free_port()), [sys.executable, '-m', 'support.two_snapshots']
   commands = [[*program, str(i), port, str(tmp_path)] for i in (0, 1)]
-  said = [json.loads(out) for out in together(commands, [{'JAX_NUM_CPU_DEVICES': '2'}] * 2)]
+  said = [
+    json.loads(out.splitlines()[-1])
+    for out in together(commands, [{'JAX_NUM_CPU_DEVICES': '2'}] * 2)
+  ]
   wrong = f'{tmp_path}/checkpoints/3 cannot be written: '
   assert said[0]['said'].startswith(f'{wrong}process 1: No space left on device; snapshot 2 is')
   assert said[1]['said'].startswith(f'{wrong}No space left on device; snapshot 2 is the last good')

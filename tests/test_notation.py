@@ -9,7 +9,7 @@ from support import runs
 from jcl import methods
 from jcl.config import check_values, set_sequences
 from jcl.errors import UserError
-from jcl.learning import chosen_method
+from jcl.methods.chosen import chosen_method
 from jcl.notation import parse
 from jcl.training import experiment
 
