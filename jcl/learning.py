@@ -95,7 +95,7 @@ class Result:
 
   @property
   def findings(self) -> list[Finding]:
-    """What looks wrong with the run, as `jcl doctor` says it; `learn` prints it at its end.
+    """Findings of `jcl doctor` about the run; `learn` prints them at its end.
 
     Each has a `name`, a `figure` of the run, what the figure is `meaning`, one `advice`, and the
     `command` that follows it, empty where none does: a run in memory is no folder to go on from.

@@ -4,7 +4,7 @@ Letters in shapes: B rows, T tokens, S places that are attended to, H attention 
 heads, G attention heads for each of those, d width of a head.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -79,13 +79,13 @@ def causal_attention(
   if place.position_BS is not None:
     place_T, place_S = place.position_BT, place.position_BS
   near_TS = near(config, layer, place_T, place_S)
-  kwargs: dict[str, Any] = {'scale': config.query_scale or None}
+  window = 0  # of all layers, where no mask says it
   cached = mask_B1TS is not None
   if mask_B1TS is not None:
     near_1TS = None if near_TS is None else near_TS.reshape(-1, *near_TS.shape[-2:])
     mask_B1TS = mask_B1TS if near_1TS is None else mask_B1TS & near_1TS[:, None]
   elif near_TS is not None and all(config.windowed_layers) and not config.attention_cap:
-    kwargs['local_window_size'] = (config.window - 1, 0)
+    window = config.window
   elif near_TS is not None:
     mask_B1TS = (near_TS & jnp.tri(length, dtype=bool))[None, None]
   if config.attention_cap:
@@ -93,7 +93,6 @@ def causal_attention(
   in_xla = cached or config.attention == 'xla'
   if in_xla and place.position_BS is None and length >= blocked_attention.LONG:
     scale = config.query_scale or q_BTHd.shape[-1] ** -0.5
-    window = kwargs['local_window_size'][0] + 1 if 'local_window_size' in kwargs else 0
     options = blocked_attention.Options(scale, window, ATTENDED)
     return blocked_attention.attention(q_BTHd, k_BSKd, v_BSKd, mask_B1TS, options)
   out_BTHd = jax.nn.dot_product_attention(
@@ -103,7 +102,8 @@ def causal_attention(
     mask=mask_B1TS,
     is_causal=mask_B1TS is None,
     implementation='xla' if cached else config.attention,
-    **kwargs,
+    scale=config.query_scale or None,
+    local_window_size=(window - 1, 0) if window else None,
   )
   return attended(out_BTHd)
 

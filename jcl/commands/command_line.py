@@ -183,13 +183,10 @@ def _unknown(name: str, given: flags.FlagValues) -> str:
   """Returns what is wrong with the name of a flag, and what would be right."""
   own = sorted(flag for flag in given if '.' not in flag)
   if 'config' in own:  # a setting may be given without the name of its group
-    for group in fields(Config):
-      inside = (
-        fields(group.type) if isinstance(group.type, type) and is_dataclass(group.type) else ()
-      )
-      if name.replace('-', '_') in {field.name for field in inside}:
-        setting = f'config.{group.name}.{name.replace("-", "_")}'
-        return f'--{name} is no flag; did you mean --{setting}?'
+    setting = name.replace('-', '_')
+    groups = ((g.name, g.type) for g in fields(Config) if is_dataclass(g.type))
+    if found := [group for group, kind in groups if setting in {f.name for f in fields(kind)}]:
+      return f'--{name} is no flag; did you mean --config.{found[0]}.{setting}?'
   return f'--{name} is no flag; {nearest(name, own)}there are --{", --".join(own)}'
 
 

@@ -28,7 +28,7 @@ class Group(NamedTuple):
 
   @property
   def identity(self) -> Identity:
-    """What all its runs share."""
+    """Method, stream and settings, seeds aside, that all runs of the group share."""
     return identity(self.runs[0])
 
   @property

@@ -78,7 +78,7 @@ def start(tools: HookTools) -> Params:
 
 
 class Score(NamedTuple):
-  """What a candidate should be said to reach, and by how much rounding of states may move it."""
+  """Accuracy that a candidate should be said to reach, and how far rounding of states moves it."""
 
   candidate: tuple[int, bool, str]
   accuracy: float
