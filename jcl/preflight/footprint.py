@@ -164,10 +164,10 @@ def footprint(parts: Experiment) -> Footprint:
   states = _states(parts)
   devices: list[dict[str, int]] = []
   snapshots: list[dict[str, int]] = []
-  moments = _Moments()
+  still: list[int] = []
 
   def go(params: Params) -> tuple:
-    memory, trained = method.init(params, stream, tools), None
+    memory, trained, moments = method.init(params, stream, tools), None, _Moments()
     moments.add(params, memory)
     for task in brief:
       here = dataclasses.replace(
@@ -190,6 +190,7 @@ def footprint(parts: Experiment) -> Footprint:
       memory, params = method.after_task(memory, params, task, here)
       moments.add(params, memory)
       snapshots.append(_in_snapshot(parts, params, trained, memory, states(memory), sum(here.held)))
+    still.append(moments.still())
     return ()
 
   whole, start = True, jax.eval_shape(parts.backbone.init, jax.random.key(0))
@@ -200,10 +201,9 @@ def footprint(parts: Experiment) -> Footprint:
   plain: Memory = {'teacher': {}}
   devices = devices or [_without_hooks(parts, start)]
   snapshots = snapshots or [_in_snapshot(parts, start, start, plain, 0, 0)]
-  still = moments.still() if whole else 0
-  settled = sum(sum(found.values()) - found['under_way'] - still for found in snapshots)
+  settled = sum(sum(found.values()) - found['under_way'] - sum(still) for found in snapshots)
   kept = settled if parts.config.checkpoint.keep_tasks else 0
-  return Footprint(_largest(snapshots), kept, _largest(devices), whole, still)
+  return Footprint(_largest(snapshots), kept, _largest(devices), whole, sum(still))
 
 
 class _Moments:

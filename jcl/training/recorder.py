@@ -383,10 +383,17 @@ def digest(params: Params) -> str:
     shape = np.shape(leaf) or (1,)
     total.update(f'{path} {shape} {leaf.dtype}\n'.encode())
     sharded = isinstance(leaf, jax.Array) and not leaf.is_fully_replicated
-    parts = (_entry(leaf, i) for i in range(shape[0])) if sharded and len(shape) > 2 else [leaf]
-    for part in parts:
-      total.update(np.ascontiguousarray(fetch(part)).reshape(-1).view(np.uint8).data)
+    if sharded and len(shape) > 2:
+      for number in range(shape[0]):  # no name keeps an entry while the next one is fetched
+        total.update(_bytes_of(_entry(leaf, number)))
+    else:
+      total.update(_bytes_of(leaf))
   return total.hexdigest()
+
+
+def _bytes_of(x: jax.Array | np.ndarray) -> memoryview:
+  """Returns the bytes of an array, which it brings to the host."""
+  return np.ascontiguousarray(fetch(x)).reshape(-1).view(np.uint8).data
 
 
 @jax.jit

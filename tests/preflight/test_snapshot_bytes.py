@@ -123,6 +123,14 @@ def test_the_cheap_estimate_is_that_of_the_plan(method):
     assert said[part] == compiled[part]
 
 
+@pytest.mark.parametrize('method', ['replay', 'ewc', 'lora', 'single'])
+def test_the_count_leaves_no_tracer_behind(method):
+  """Under JAX_CHECK_TRACER_LEAKS, which then ends a run."""
+  made = experiment.assemble(runs.config(method, checkpoint={'keep_tasks': True}))
+  with jax.checking_leaks():
+    assert checks.checkup(made).footprint.snapshot['total'] > 0
+
+
 def test_logits_that_are_stored_are_counted_with_the_classes():
   made = runs.config('derpp', backbone={'head': 'linear'})
   made.method.targets, made.method.buffer_size = 'stored', 30
