@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import pathlib
 import platform
@@ -12,25 +11,24 @@ from typing import Any, cast
 
 import flax
 import jax
-import numpy as np
 from jax.sharding import Mesh
 
 import jcl
 from jcl import distributed, methods
 from jcl.batching.packed_text import Blocks
-from jcl.distributed import fetch, is_first
+from jcl.distributed import is_first
 from jcl.reports import report
 from jcl.reports.answer_metrics import EXACT
 from jcl.reports.formatting import format_number
 from jcl.reports.metrics import metrics, negative_flips
 from jcl.reports.results import Results
 from jcl.storage.atomic import write_json
-from jcl.storage.encoding import leaves_by_path
 from jcl.streams.stream import Task
 from jcl.training import answer_counts, kept_bytes, loss_check
 from jcl.training.evaluate import LogPerplexity, Score
 from jcl.training.experiment import Experiment
 from jcl.training.hook_tools import HookTools
+from jcl.training.model_digest import digest
 from jcl.types import Json, Memory, Params
 
 MIX = ('new', 'old', 'new_rows', 'old_rows')
@@ -371,32 +369,3 @@ def machine(mesh: Mesh) -> Json:
     'python': platform.python_version(),
     'system': f'{platform.system()} {platform.release()} {platform.machine()}',
   }
-
-
-def digest(params: Params) -> str:
-  """Returns the SHA-256 of the names, shapes and bytes of all parameters.
-
-  Of a leaf that is sharded over devices one layer at a time comes to the host.
-  """
-  total = hashlib.sha256()
-  for path, leaf in sorted(leaves_by_path(params).items()):
-    shape = np.shape(leaf) or (1,)
-    total.update(f'{path} {shape} {leaf.dtype}\n'.encode())
-    sharded = isinstance(leaf, jax.Array) and not leaf.is_fully_replicated
-    if sharded and len(shape) > 2:
-      for number in range(shape[0]):  # no name keeps an entry while the next one is fetched
-        total.update(_bytes_of(_entry(leaf, number)))
-    else:
-      total.update(_bytes_of(leaf))
-  return total.hexdigest()
-
-
-def _bytes_of(x: jax.Array | np.ndarray) -> memoryview:
-  """Returns the bytes of an array, which it brings to the host."""
-  return np.ascontiguousarray(fetch(x)).reshape(-1).view(np.uint8).data
-
-
-@jax.jit
-def _entry(leaf: jax.Array, number: int) -> jax.Array:
-  """Returns an entry of the first axis, sharded as the leaf is."""
-  return jax.lax.dynamic_index_in_dim(leaf, number, keepdims=False)

@@ -23,7 +23,7 @@ from jcl.preflight import first_step, host_phases
 from jcl.step import sharding
 from jcl.storage import parts
 from jcl.storage.encoding import encode, leaves_by_path, on_host
-from jcl.training import recorder
+from jcl.training import model_digest
 from jcl.training.first_weights import FirstWeights
 from support import gguf_files, tiny
 from support.decoders import TINY
@@ -80,7 +80,7 @@ def main(folder: pathlib.Path, fsdp: bool) -> None:
   read = lambda: [(place if fsdp else on_host)(path, leaf) for path, leaf in saved().items()]
   read()
   if not fsdp:  # what is whole on every device is not copied on a CPU
-    recorder.fetch = lambda x: np.array(x)  # type: ignore[assignment]
+    model_digest.fetch = lambda x: np.array(x)  # type: ignore[assignment]
   jax.make_array_from_callback = taken  # type: ignore[assignment]
   load = parts.load_arrays
   parts.load_arrays = lambda *of: {name: x.copy() for name, x in load(*of).items()}
@@ -91,7 +91,7 @@ def main(folder: pathlib.Path, fsdp: bool) -> None:
     'digest of weights': peak(hashed),
     'snapshot': peak(lambda: parts.write(folder / '0', arrays)),
     'restore': peak(read),
-    'digest': peak(lambda: recorder.digest(params)),
+    'digest': peak(lambda: model_digest.digest(params)),
   }
   assert measured.keys() == stated.keys()
   found = {

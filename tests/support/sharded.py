@@ -24,7 +24,7 @@ from jcl.step import sharding
 from jcl.step.optimizer import make_optimizer
 from jcl.training import experiment
 from jcl.training.hook_tools import HookTools, make_tools
-from jcl.training.recorder import digest
+from jcl.training.model_digest import digest
 from jcl.types import Tree
 from support import config_folder, external, gguf_files, model_folder, tiny
 from support.decoders import TINY

@@ -10,7 +10,8 @@ from jcl.config import StreamConfig
 from jcl.streams import Stream, load
 from jcl.training import recorder
 from jcl.training.experiment import assemble
-from jcl.training.recorder import Clock, Recorder, digest
+from jcl.training.model_digest import digest
+from jcl.training.recorder import Clock, Recorder
 
 
 @pytest.fixture
