@@ -153,8 +153,8 @@ def _draw_one(
 
 
 def _warn(task: Task, asked: int, drawn: int, kept: int, tools: Tools) -> None:
-  """Reports a warning where fewer samples are well formed than were asked for."""
-  if kept == asked:
+  """Reports a warning where less than half of the samples that were asked for are well formed."""
+  if 2 * kept >= asked:
     return
   rate = f'{kept} of {count_of(drawn, "drawn sample")} well formed'
   what = f'{kept} of {count_of(asked, "row")} replayed' if kept else 'nothing is replayed'

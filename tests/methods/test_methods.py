@@ -109,6 +109,12 @@ def test_too_few_samples_are_said_with_their_rate(broken, words):
   assert 'warnings' not in tools.reports
 
 
+def test_most_of_the_samples_are_no_reason_to_warn():
+  say = lambda old, draw: 'lamp <eos>' if draw % 2 else good(old, draw)
+  *_, tools = drawn(say, task_tokens=True, retry=False)  # 4 of 7
+  assert 'warnings' not in tools.reports
+
+
 def test_without_retry_fewer_are_kept():
   say = lambda old, draw: 'lamp <eos>' if draw % 2 else good(old, draw)
   samples, lines, _, _ = drawn(say, task_tokens=True, retry=False)

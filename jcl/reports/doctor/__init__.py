@@ -15,19 +15,19 @@ of the files here; they are set so that a healthy run of any method has no warni
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from jcl.reports.doctor import learning, past, penalties
+from jcl.reports.doctor import forgetting, learning, past, penalties
 from jcl.reports.doctor.finding import WORKDIR, Finding, Run
 from jcl.reports.formatting import flatten
 from jcl.reports.results import Results, is_number
 from jcl.types import Json
 
-__all__ = ['CHECKS', 'Finding', 'findings']
+__all__ = ['CHECKS', 'Finding', 'findings', 'not_repeated']
 
 Check = Callable[[Run], Iterator[Finding]]
 CHECKS: tuple[Check, ...] = (
   learning.diverged, learning.refused, learning.curves, learning.not_learned, penalties.penalties,
   penalties.penalty_alone, past.buffer, past.pseudo_samples, past.replay, learning.clipped,
-  learning.invalid, learning.drift, penalties.lower_bound,
+  learning.invalid, learning.drift, forgetting.not_held, forgetting.lower_bound,
 )  # fmt: skip
 UNLEARNED = ('loss does not fall', 'loss still falls', 'not learned')
 LOST = (*UNLEARNED, 'clipped', 'invalid answers')  # consequences of steps of a wrong size
@@ -43,6 +43,23 @@ HIDES: dict[str, Sequence[str]] = {  # finding -> those that may be its conseque
   'pseudo samples rejected': ('pseudo samples alike', 'little replay', 'less replay than asked'),
   'less replay than asked': ('little replay',),
 }
+FORGETS = 'forgets all the same'
+CAUSES = (  # of forgetting, whose findings stand in place of it
+  *HIDES, 'penalty not felt', 'little replay', 'a young buffer', 'an old buffer',
+  'pseudo samples alike', 'pseudo samples without a label', 'tasks not written', 'clipped',
+)  # fmt: skip
+
+REPEATED = {  # words of a run's warning -> findings that say the same of the whole run
+  'drawn samples well formed': ('pseudo samples rejected',),
+  'of a uniform guess': ('diverged', 'loss rises', 'steps not applied'),
+}
+
+
+def not_repeated(warnings: Sequence[str], found: Sequence[Finding]) -> list[str]:
+  """Returns the warnings of a run that no finding says again."""
+  names = {one.name for one in found}
+  covered = [words for words, of in REPEATED.items() if names.intersection(of)]
+  return [line for line in warnings if not any(words in line for words in covered)]
 
 
 def findings(results: Results, lines: Sequence[Json] = (), workdir: str = WORKDIR) -> list[Finding]:
@@ -77,4 +94,5 @@ def _causes(found: Sequence[Finding]) -> list[Finding]:
   if warnings[0].name == 'diverged':
     return warnings[:1]
   hidden = {name for one in warnings for name in HIDES.get(one.name, ())}
+  hidden |= {FORGETS} if any(one.name in CAUSES for one in warnings) else set()
   return [one for one in warnings if one.name not in hidden]

@@ -85,6 +85,13 @@ class Run(NamedTuple):
     return metrics_of(self.results).get('forgetting') or 0.0
 
   @property
+  def lost(self) -> str:
+    """What a task lost on average, in points of accuracy or in nats per token."""
+    if score_of(self.results) == 'accuracy':
+      return f'{100 * self.forgetting:.3g} points'
+    return f'{self.forgetting:.3g} nats per token'
+
+  @property
   def rate(self) -> tuple[str, float, float]:
     """Name, value and default of the learning rate of what trains: the model, or adapters."""
     names = ('learning_rate', 'adapter_learning_rate')

@@ -15,7 +15,9 @@ AGE = (0.5, 1.5)  # bounds of the mean age in a buffer, in multiples of that wit
 SAMPLED = 30  # least number of examples in a buffer whose age is judged: fewer are chance
 KEPT = 0.5  # least share of drawn pseudo samples that are well formed
 DISTINCT = 0.5  # least share of kept pseudo samples that differ from each other
+MOST_SAMPLES = 1.0  # pseudo samples for each new example, up to which more are advised
 VERBATIM = 0.2  # largest share of kept pseudo samples that are training inputs word for word
+WRITTEN = 0.25  # least share of kept pseudo samples of an old task, in multiples of an equal one
 LABELLED = 0.8  # least share of kept pseudo samples that end in a label of their task
 
 
@@ -34,7 +36,7 @@ def replay(run: Run) -> Iterator[Finding]:
       'little replay',
       f'{percent(tokens)} of the tokens{of_rows} that train a later task are old',
       'so few old tokens hold off little forgetting',
-      *_more_old_rows(run),
+      *more_old_rows(run),
     )
   name = 'gamma' if run.setting('gamma') else 'replay_ratio'
   asked, by_rows = run.setting(name), _text(run, 'unit') in ('', 'rows')
@@ -52,7 +54,7 @@ def replay(run: Run) -> Iterator[Finding]:
     )
 
 
-def _more_old_rows(run: Run) -> tuple[str, str]:
+def more_old_rows(run: Run) -> tuple[str, str]:
   """Returns advice to replay more, and the command."""
   if _setting(run, 'mix_by_task'):
     return f'set mix_by_task={RATIO:g}', run.again('mix', mix_by_task=f'{RATIO:g}')
@@ -170,6 +172,7 @@ def pseudo_samples(run: Run) -> Iterator[Finding]:
       'the model gives its training data away, which matters where old data may not be kept',
       *_more_random(run),
     )
+  yield from _unwritten(run, lines[-1])
   labelled = [line for line in lines if is_number(line.get('valid_label')) and line.get('kept')]
   if labelled:
     count, of = (sum(line[name] for line in labelled) for name in ('valid_label', 'kept'))
@@ -181,3 +184,40 @@ def pseudo_samples(run: Run) -> Iterator[Finding]:
         'set require_known_label=true',
         run.again('known-labels', require_known_label='true'),
       )
+
+
+def _unwritten(run: Run, line: Mapping[str, object]) -> Iterator[Finding]:
+  """Yields old tasks of which the generator writes hardly anything any more.
+
+  Args:
+    run: the run.
+    line: newest line of `pseudo`, which counts samples by task where one token serves all tasks.
+  """
+  found = line.get('by_task')
+  counts = {k: v for k, v in found.items() if is_number(v)} if isinstance(found, Mapping) else {}
+  total = sum(counts.values())
+  if total < SAMPLED or len(counts) < 2:
+    return
+  alike = total / len(counts)
+  if few := [name for name, count in counts.items() if count < WRITTEN * alike]:
+    yield Finding(
+      'tasks not written',
+      f'{sum(counts[name] for name in few)} of the {total} pseudo samples before {line["before"]} '
+      f'are of {named(few)}, where {len(few) * alike:.3g} would be an equal share',
+      'the generator forgets these tasks, and what it does not write is not replayed',
+      *better_generator(run),
+    )
+
+
+def better_generator(run: Run) -> tuple[str, str]:
+  """Returns advice to generate old tasks alike, then more of them, and the command."""
+  if _setting(run, 'task_tokens') is False:
+    return (
+      'set task_tokens=true, so that the generator has a token for each old task',
+      run.again('task-tokens', task_tokens='true'),
+    )
+  now = run.setting('gamma') or 0.0
+  if now < MOST_SAMPLES:
+    better = min(max(2 * now, 0.5), MOST_SAMPLES)
+    return f'raise gamma, now {now:g}, to {better:g}', run.sweep('gamma', [better])
+  return _more_generated(run)

@@ -37,7 +37,7 @@ def penalties(run: Run) -> Iterator[Finding]:
     if share < FELT[of] and run.forgetting > FORGOTTEN:
       yield Finding(
         'penalty not felt', seen,
-        f'it holds nothing back, and forgetting is {run.forgetting:.2f}',
+        f'it holds nothing back, and an old task loses {run.lost}',
         f'raise {setting}, now {now:g}, {about}', run.sweep(setting, values),
       )  # fmt: skip
     if share > (HOLDS if of == 'gradient' and _held(run) else DROWNED):
@@ -113,23 +113,9 @@ def penalty_alone(run: Run) -> Iterator[Finding]:
   ):
     yield Finding(
       'a penalty alone',
-      f'{run.results["method"]} in class-incremental learning forgets {run.forgetting:.2f}',
+      f'{run.results["method"]} in class-incremental learning loses {run.lost} a task',
       'a penalty cannot tell classes apart that are never seen together: it is expected to end '
       'near seq',
       f'compose it with replay: replay+{run.results["method"]}',
       run.again('replay', f'replay+{run.results["method"]}'),
-    )
-
-
-def lower_bound(run: Run) -> Iterator[Finding]:
-  """Yields, of a run that holds nothing off, that forgetting is what it is there to show."""
-  if run.results['method'] == 'seq' and run.forgetting > FORGOTTEN:
-    yield Finding(
-      'forgets as expected',
-      f'seq ends with a forgetting of {run.forgetting:.2f}',
-      'nothing looks wrong: seq does nothing against forgetting, and is the lower bound that other '
-      'methods are compared with',
-      'train a method that holds it off, such as replay; jcl choose asks which one suits you',
-      run.again('replay', 'replay'),
-      kind='information',
     )

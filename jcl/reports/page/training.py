@@ -45,7 +45,8 @@ def findings(source: Source) -> Html:
     seen = '' if source.lines else ' in results.json (metrics.jsonl is not at hand)'
     parts = [tag('p', f'Nothing looks wrong{seen}.', class_='fine')]
   run = source.results
-  for title, said in (('Notes', run.get('notes')), ('Warnings', run.get('warnings'))):
+  warnings = doctor.not_repeated([str(line) for line in run.get('warnings') or ()], found)
+  for title, said in (('Notes', run.get('notes')), ('Warnings', warnings)):
     if said:
       listed = tag('ul', join(tag('li', own(str(line))) for line in said[:100]))
       parts.append(tag('div', join([tag('h3', f'{title} of the run ({len(said)})'), listed])))

@@ -23,6 +23,7 @@ OF_SOME = {'a penalty alone': ('ewc', 'mas', 'l2'), 'forgets as expected': ('seq
 OF_SOME |= {  # methods that alone can have the finding
   f'pseudo samples {what}': GENERATE for what in ('rejected', 'alike', 'copied', 'without a label')
 }
+OF_SOME |= {'tasks not written': GENERATE}
 
 
 @pytest.fixture(scope='module')

@@ -59,6 +59,21 @@ def forgets(results, lines):
   results['matrix'][3] = [0.1, 0.1, 0.96]
 
 
+def forgets_a_little(results, lines):
+  """A tenth of a point less than a quarter of what its two old tasks gained, 0.85 and 0.84."""
+  results['matrix'][3] = [0.95 - 0.2115, 0.94 - 0.21, 0.96]
+
+
+def forgets_a_quarter(results, lines):
+  results['matrix'][3] = [0.95 - 0.2135, 0.94 - 0.21, 0.96]
+
+
+def joint_forgets(results, lines):
+  """It has nothing to hold off."""
+  forgets(results, lines)
+  results['method'] = 'joint'
+
+
 def never_learned(results, lines):
   results['matrix'][2][1] = results['matrix'][3][1] = 0.12
 
@@ -281,6 +296,19 @@ def mislabelled(results, lines):
   results['pseudo'][0] |= {'valid_label': 30}
 
 
+def unwritten(results, lines):
+  results['pseudo'][0] |= {'by_task': {'a': 5, 'b': 43}}
+
+
+def hardly_unwritten(results, lines):
+  results['pseudo'][0] |= {'by_task': {'a': 6, 'b': 42}}
+
+
+def unwritten_and_forgotten(results, lines):
+  unwritten(results, lines)
+  forgets(results, lines)
+
+
 def free_answers(results, lines):
   results['pseudo'][0] |= {'valid_label': None}
 
@@ -354,11 +382,14 @@ def lower_bound_that_learns_nothing(results, lines):
   results['matrix'][2][1] = 0.12
 
 
+UNWRITTEN = ['tasks not written']
+FORGETS = ['forgets all the same']
 FELT, DROWNS = ['penalty not felt'], ['penalty drowns the loss']
 DRIFT = ['drift from the base model']
 ILL = {
-  forgets: [], never_learned: ['not learned'], known: ['known before'],
-  not_felt: FELT, not_felt_late: FELT, not_felt_and_needless: [], small_in_the_loss_alone: [],
+  forgets: FORGETS, forgets_a_little: [], forgets_a_quarter: FORGETS, joint_forgets: [],
+  never_learned: ['not learned'], known: ['known before'],
+  not_felt: FELT, not_felt_late: FELT, not_felt_and_needless: [], small_in_the_loss_alone: FORGETS,
   not_felt_by_loss: FELT, drowns: DROWNS, large_in_the_loss_alone: [], drowns_by_loss: DROWNS,
   balances: DROWNS, balances_and_learns: [],
   halved: [], clipped: ['clipped'], clipped_and_learned: [], clipped_on_few_points: [],
@@ -372,6 +403,7 @@ ILL = {
   lost_task: ['tasks not in the buffer'], young: ['a young buffer'], old: ['an old buffer'],
   old_by_chance: [], rejected: ['pseudo samples rejected'], alike: ['pseudo samples alike'],
   copied: ['pseudo samples copied'], mislabelled: ['pseudo samples without a label'],
+  unwritten: UNWRITTEN, hardly_unwritten: [], unwritten_and_forgotten: UNWRITTEN,
   free_answers: [], invalid: ['invalid answers'], drifted: DRIFT, drifted_on_the_probe: DRIFT,
   far_on_the_probe: DRIFT, refused: ['steps not applied'], penalty_alone: ['a penalty alone'],
   penalty_alone_and_not_felt: ['a penalty alone'],
@@ -394,8 +426,8 @@ def test_a_finding_says_figure_meaning_advice_and_command():
   not_felt(results, lines)
   (found,) = doctor.findings(results, lines, workdir='runs/the ewc')
   assert str(found) == (
-    'the ewc penalty is 0.0343 % of the gradient: it holds nothing back, and forgetting is 0.84; '
-    'raise lambda_ewc, now 1000, to about 1e+06'  # 1000 · (1 - share) / share = 2.9e6
+    'the ewc penalty is 0.0343 % of the gradient: it holds nothing back, and an old task loses '
+    '84.5 points; raise lambda_ewc, now 1000, to about 1e+06'  # 1000 · (1 - share) / share = 2.9e6
   )
   assert found.command == (
     "jcl sweep --workdir='runs/the ewc' --setting=method.ewc.lambda_ewc --values=100000,1e+06,1e+07"
@@ -404,11 +436,50 @@ def test_a_finding_says_figure_meaning_advice_and_command():
   not_felt_by_loss(results, lines)
   (found,) = doctor.findings(results, lines)
   assert str(found) == (
-    'the ewc penalty is 0.00294 % of the loss: it holds nothing back, and forgetting is 0.84; '
-    'raise lambda_ewc, now 1000, by powers of ten'
+    'the ewc penalty is 0.00294 % of the loss: it holds nothing back, and an old task loses '
+    '84.5 points; raise lambda_ewc, now 1000, by powers of ten'
   )
   assert '--workdir=WORKDIR' in found.command
   assert found.command.endswith('--values=10000,100000,1e+06')
+
+
+def test_a_method_that_loses_what_was_learned_is_found_by_what_it_keeps_of_the_past():
+  results, lines = healthy()
+  forgets(results, lines)
+  (found,) = doctor.findings(results, lines)
+  assert str(found) == (
+    'replay+ewc loses 100 % of what the old tasks had gained, 84.5 points a task: plain '
+    'fine-tuning (seq) loses about as much, so the method has next to no effect here; raise '
+    'replay_ratio, now 0.3, to 0.9'
+  )
+  results['matrix'][3] = [0.55, 0.5, 0.96]
+  assert 'in part only' in doctor.findings(results, lines)[0].meaning  # 0.84/1.69
+  for line in results['mix']:
+    line['old'] = 0
+  (found,) = doctor.findings(results, lines)
+  assert found.command == 'jcl train --config=WORKDIR:replay --workdir=WORKDIR-replay'
+
+
+def test_a_generator_gets_tokens_of_tasks_then_more_samples_then_a_larger_weight():
+  results, lines = healthy()
+  forgets(results, lines)
+  results['method'], results['config'] = 'lamol', {'method': {'gamma': 0.2, 'task_tokens': False}}
+  settings = results['config']['method'] | {'lambda_gen': 0.25}
+  results['config']['method'] = settings
+  advice = lambda: doctor.findings(results, lines)[0].advice.partition(',')[0]
+  assert advice() == 'set task_tokens=true'
+  settings['task_tokens'] = True
+  assert doctor.findings(results, lines)[0].advice == 'raise gamma, now 0.2, to 0.5'
+  settings['gamma'] = 1.0
+  assert advice() == 'raise lambda_gen'
+
+
+def test_no_advice_points_to_another_finding():
+  for fall_ill in ILL:
+    results, lines = copy.deepcopy(healthy())
+    fall_ill(results, lines)
+    for found in doctor.findings(results, lines):
+      assert not {'finding', 'findings', 'below', 'above'} & set(found.advice.split()), found
 
 
 def test_a_weight_that_drowns_the_rest_is_lowered():

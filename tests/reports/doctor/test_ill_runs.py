@@ -101,3 +101,11 @@ def test_little_replay_and_a_buffer_without_the_first_task_are_found():
 def test_pseudo_samples_of_a_model_that_cannot_write_are_found():
   ill = found('lamol', {'lambda_gen': 0.0})
   assert {'pseudo samples rejected', 'less replay than asked'} & ill.keys()
+
+
+@pytest.mark.slow
+def test_a_generator_that_forgets_though_it_replays_is_found():
+  """All samples are well formed, and the first tasks are lost all the same."""
+  (ill,) = found('lamol', {'gamma': 0.2}).values()
+  assert ill.name in ('forgets all the same', 'tasks not written')
+  assert ill.advice.startswith('set task_tokens=true')

@@ -3,11 +3,12 @@
 import pytest
 from support import ROOT
 
-from jcl.reports.doctor import finding, learning, past, penalties
+from jcl.reports.doctor import finding, forgetting, learning, past, penalties
 
 SAYS = {
   'diverged': f'more than {learning.LOST:g} nats above twice' if learning.LEAPS == 2 else '',
   'forgets as expected': f'forgetting above {penalties.FORGOTTEN:g}',
+  'forgets all the same': f'more than {100 * forgetting.HELD:g} % of what',
   'not learned': f'less than {finding.LEARNED:g} ',
   'known before': f'{100 * learning.KNOWN:g} % or more',
   'loss rises': f'{100 * (learning.RISES - 1):.0f} % above its start',
@@ -22,6 +23,7 @@ SAYS = {
   'little replay': f'below {100 * past.REPLAYED:g} %',
   'less replay than asked': 'less than half' if past.ASKED == 0.5 else '',
   'a young buffer, an old buffer': f'less than half, or more than {past.AGE[1]:g} times',
+  'tasks not written': f'less than {100 * past.WRITTEN:g} % of an equal share',
   'invalid answers': f'above {100 * learning.INVALID:g} %',
 }  # fmt: skip
 

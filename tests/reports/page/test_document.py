@@ -135,8 +135,21 @@ def test_what_was_rejected_and_what_looks_wrong_is_said(page, parts):
   assert 'steps not applied' in found
   assert 'To do: lower train.learning_rate' in found
   assert 'rows lose the end of their input' in page
-  healthy = reported.run(refused_steps=[], invalid=None, warnings=[], pseudo=[])
+  kept = [[0.0] * 3, [0.9, 0.1, None], [0.9, 0.8, 0.2], [0.8, 0.8, 1.0]]
+  healthy = reported.run(matrix=kept, refused_steps=[], invalid=None, warnings=[], pseudo=[])
   assert 'Nothing looks wrong' in document.document([healthy], [reported.log()])
+
+
+def test_a_warning_that_a_finding_says_again_is_left_out():
+  said = ['before travel: 2 of 60 drawn samples well formed, so 2 of 9 rows replayed', 'cut rows']
+  ill = reported.run(warnings=said, refused_steps=[])
+  assert said[0] in document.document([ill])
+  ill['pseudo'][0] |= {'drawn': 60, 'kept': 2, 'distinct': 2, 'valid_label': 2}
+  ill['pseudo'] = ill['pseudo'][:1]
+  page = document.document([ill])
+  assert 'pseudo samples rejected' in page
+  assert said[0] not in page
+  assert said[1] in page
 
 
 @pytest.mark.parametrize('name', ['one', 'several'])
