@@ -6,20 +6,16 @@
     made.append(inside);
     return made;
   };
-
   // Columns sort by data-v where a cell has it, else by the text; numbers go from large to small.
   const valueOf = cell => cell.dataset.v === undefined ? null : Number(cell.dataset.v);
   const sort = (table, column, header) => {
     const body = table.tBodies[0], rows = [...body.rows];
     const numeric = rows.some(row => valueOf(row.cells[column]) !== null);
-    const now = header.getAttribute('aria-sort');
-    const down = now ? now === 'ascending' : numeric;
+    const now = header.getAttribute('aria-sort'), down = now ? now === 'ascending' : numeric;
     rows.sort((a, b) => {
-      const [x, y] = [a.cells[column], b.cells[column]];
+      const [x, y] = [a.cells[column], b.cells[column]], [v, w] = [valueOf(x), valueOf(y)];
       if (!numeric) return x.textContent.localeCompare(y.textContent) * (down ? -1 : 1);
-      const [v, w] = [valueOf(x), valueOf(y)];
-      if (v === null || w === null) return (v === null) - (w === null);
-      return (v - w) * (down ? -1 : 1);
+      return v === null || w === null ? (v === null) - (w === null) : (v - w) * (down ? -1 : 1);
     });
     for (const other of table.tHead.rows[0].cells) other.removeAttribute('aria-sort');
     header.setAttribute('aria-sort', down ? 'descending' : 'ascending');
@@ -34,27 +30,35 @@
       button.addEventListener('click', () => sort(table, column, header));
     });
   }
-
+  // A table that is wider than its place says so, and fades at the edge behind which it goes on.
+  for (const box of document.querySelectorAll('.jcl .wide')) {
+    const hint = make('p', { className: 'note swipe' }, 'Wider than the screen: swipe, or keys ← →.');
+    const edge = () => {
+      hint.hidden = box.scrollWidth - box.clientWidth < 2;
+      box.classList.toggle('more', box.scrollWidth - box.clientWidth - box.scrollLeft > 1);
+    };
+    box.before(hint);
+    box.addEventListener('scroll', edge, { passive: true });
+    new ResizeObserver(edge).observe(box);
+  }
   // A field above long tables of words keeps the rows that hold what is typed.
   for (const table of document.querySelectorAll('.jcl table[data-filter]')) {
     const rows = [...table.tBodies[0].rows];
     if (rows.length < 6) continue;
-    const field = make('input', { type: 'search' }, '');
-    const count = make('output', {}, `${rows.length} rows`);
     const label = make('label', { className: 'filter' }, 'Filter rows: ');
+    const field = make('input', { type: 'search' }, ''), count = make('output', {}, `${rows.length} rows`);
     label.append(field, ' ', count);
     table.parentElement.before(label);
     field.addEventListener('input', () => {
-      const wanted = field.value.toLowerCase();
-      for (const row of rows) row.hidden = !row.textContent.toLowerCase().includes(wanted);
+      const has = row => row.textContent.toLowerCase().includes(field.value.toLowerCase());
+      for (const row of rows) row.hidden = !has(row);
       count.value = `${rows.filter(row => !row.hidden).length} of ${rows.length} rows`;
     });
   }
-
   // Under the pointer, and at the keys ← → Home End, a chart says the values of its lines.
   const tip = make('div', { className: 'jcl-tip', hidden: true, role: 'status' }, '');
-  (document.querySelector('.jcl') || document.body).append(tip);
   const hide = () => { tip.hidden = true; };
+  (document.querySelector('.jcl') || document.body).append(tip);
   const show = (x, y, lines) => {
     tip.replaceChildren(...lines.map(line => make('div', {}, line)));
     tip.hidden = false;
@@ -65,29 +69,24 @@
   for (const chart of document.querySelectorAll('.jcl svg[data-plot]:has(polyline[data-name])')) {
     const [left, right, bottom, top, x0, x1, y0, y1, log] = JSON.parse(chart.dataset.plot);
     const shown = value => Number(value.toPrecision(3)).toLocaleString('en');
-    const valueAt = y => {
-      const share = (bottom - y) / (bottom - top);
-      return log ? y0 * (y1 / y0) ** share : y0 + (y1 - y0) * share;
-    };
-    const series = [...chart.querySelectorAll('polyline[data-name]')].map(line => ({
-      name: line.dataset.name,
-      points: line.getAttribute('points').split(' ').map(pair => pair.split(',').map(Number)),
-    }));
+    const between = share => log ? y0 * (y1 / y0) ** share : y0 + (y1 - y0) * share;
+    const valueAt = y => between((bottom - y) / (bottom - top));
+    const pointsOf = line => line.getAttribute('points').split(' ').map(p => p.split(',').map(Number));
+    const series = [...chart.querySelectorAll('polyline[data-name]')]
+      .map(line => ({ name: line.dataset.name, points: pointsOf(line) }));
+    const nearer = at => (a, b) => Math.abs(b[0] - at) < Math.abs(a[0] - at) ? b : a;
     const say = (at, clientX, clientY) => {
-      const nearest = points => points.reduce((best, point) =>
-        Math.abs(point[0] - at) < Math.abs(best[0] - at) ? point : best);
-      const found = series.map(({ name, points }) => [name, nearest(points)]);
+      const found = series.map(({ name, points }) => [name, points.reduce(nearer(at))]);
       const x = x0 + (x1 - x0) * (found.at(-1)[1][0] - left) / (right - left);
       show(clientX, clientY, [`at ${shown(x)}`, ...found.map(([n, p]) => `${n}: ${shown(valueAt(p[1]))}`)]);
     };
     chart.addEventListener('pointermove', event => say(new DOMPoint(event.clientX, event.clientY)
       .matrixTransform(chart.getScreenCTM().inverse()).x, event.clientX, event.clientY));
-    chart.addEventListener('pointerleave', hide);
     let place = -1;
     const places = series.at(-1).points.map(point => point[0]);
     chart.tabIndex = 0;
     chart.setAttribute('aria-description', 'Arrow keys say the values.');
-    chart.addEventListener('blur', hide);
+    for (const left of ['blur', 'pointerleave']) chart.addEventListener(left, hide);
     chart.addEventListener('keydown', event => {
       const to = { ArrowRight: place + 1, ArrowLeft: place - 1, Home: 0, End: places.length - 1 }[event.key];
       if (to === undefined) return event.key === 'Escape' && hide();

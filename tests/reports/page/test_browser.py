@@ -114,3 +114,40 @@ def test_tables_sort_and_filter_by_keys_and_charts_say_values(browser, tmp_path)
   }
   assert browser.run("document.querySelector('.jcl-tip').getAttribute('role')") == 'status'
   assert json.loads(json.dumps(browser.said)) == []
+
+
+WIDE = """[...document.querySelectorAll('.jcl .wide')].filter(box => box.clientWidth).map(box => {
+  const before = [box.previousElementSibling, box.previousElementSibling?.previousElementSibling];
+  const hint = before.find(e => e?.classList.contains('swipe'));
+  return [box.scrollWidth - box.clientWidth > 1, Boolean(hint.offsetHeight),
+    getComputedStyle(box).maskImage !== 'none', box.tabIndex];
+})"""
+SETTLED = 'new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))'
+
+
+@pytest.mark.parametrize('width', [390, 1100])
+def test_a_table_that_goes_on_says_so_and_keys_scroll_it(width, browser, tmp_path):
+  page = tmp_path / 'report.html'
+  page.write_text(PAGES['wide'](), 'utf-8')
+  browser.open(page, width)
+  browser.run("document.querySelectorAll('details').forEach(one => { one.open = true })")
+  browser.run(SETTLED)
+  boxes = browser.run(WIDE)
+  assert {tuple(box[:3]) for box in boxes} <= {(True, True, True), (False, False, False)}
+  assert any(box[0] for box in boxes)
+  assert {box[3] for box in boxes} == {0}
+  matrix = "document.querySelector('.wide:has(.matrix)')"
+  browser.run(f'{matrix}.focus()')
+  for _ in range(3):
+    for kind in ('keyDown', 'keyUp'):
+      browser.call(
+        'Input.dispatchKeyEvent', type=kind, key='ArrowRight', code='ArrowRight',
+        windowsVirtualKeyCode=39,
+      )  # fmt: skip
+  browser.run('new Promise(done => setTimeout(done, 400))')
+  assert browser.run(f'{matrix}.scrollLeft') > 0
+  browser.run(f'{matrix}.scrollLeft = 1e6')
+  browser.run(SETTLED)
+  assert browser.run(f'getComputedStyle({matrix}).maskImage') == 'none'  # its end is seen
+  browser.open(page, 720, media='print')
+  assert {box[2] for box in browser.run(WIDE)} == {False}
