@@ -2,7 +2,7 @@
 
     jcl compare --config=quickstart --methods=seq,lamol,joint --seeds=0,1,2 --workdir=runs/three
 
-A_T in % over seeds 0, 1, 2: seq 20.2, 20.0, 20.0; lamol 92.1, 97.3, 90.2; joint 99.6, 100.0, 99.2.
+A_T in % over seeds 0, 1, 2: seq 20.2, 20.0, 20.0; lamol 92.7, 97.5, 91.0; joint 99.6, 100.0, 99.2.
 At LAMOL's published defaults (gamma 0.2, one shared token) 55.8 ± 19.9.
 On two CPU cores a run of seq takes 30 s, of lamol 55 s, of joint 25 s.
 """
