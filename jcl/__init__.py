@@ -5,6 +5,9 @@ stream = jcl.Stream.from_rows({'billing': rows, 'travel': rows})
 result = jcl.learn(stream, 'lamol', gamma=0.5)
 print(result)                                   # the accuracy matrix
 result.model.answer(['cancel my order'])        # -> ['cancel order']
+jcl.methods.names()                             # the methods, with a line on each
+help(jcl.methods.settings('lamol'))             # the settings of one, with a line on each
+help(jcl.TrainConfig)                           # those that all methods share
 """
 
 import importlib
@@ -13,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = '0.1.0'
 
 if TYPE_CHECKING:
+  from jcl import methods
   from jcl.config import (
     AdversarialConfig,
     BackboneConfig,
@@ -82,12 +86,17 @@ __all__ = [
   'learn',
   'load_model',
   'load_stream',
+  'methods',
 ]
 
 
 def __getattr__(name: str) -> Any:
+  if name == 'methods':
+    return importlib.import_module('jcl.methods')
   if name not in _PLACES:
-    raise AttributeError(f'jcl has no {name}')
+    from jcl.errors import nearest
+
+    raise AttributeError(f'jcl has no {name}; {nearest(name, __all__)}dir(jcl) lists the names')
   return getattr(importlib.import_module(_PLACES[name]), name)
 
 

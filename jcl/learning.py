@@ -301,21 +301,24 @@ def compare(*runs: Compared | Sequence[Compared]) -> Comparison:
   """
   results: list[Results] = []
   logs: list[Sequence[Json]] = []
+  places: list[str] = []
   folders: dict[pathlib.Path, Results] = {}
   for run in (
     one for given in runs for one in (given if isinstance(given, list | tuple) else [given])
   ):
     if isinstance(run, Result):
       results, logs = [*results, run.results], [*logs, run.log]
+      places.append(str(run.workdir or ''))
       folders |= {run.workdir / 'results.json': run.results} if run.workdir else {}
     elif isinstance(run, str | pathlib.Path):
       found = run_folders.read_all(paths.local(run, 'runs'), 'compare')
       results += found.values()
       logs += [run_folders.log_of(file).lines for file in found]
+      places += [str(file.parent) for file in found]
       folders |= found
     else:
       raise UserError(f'compare: a run is a {type(run).__name__}; give a Result or a workdir')
-  return Comparison(results, logs, list(run_folders.differing(folders)))
+  return Comparison(results, logs, list(run_folders.differing(folders)), places)
 
 
 def checked_stream(stream: object) -> Stream:

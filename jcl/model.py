@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import sys
 from collections.abc import Callable, Sequence
 
 import jax
@@ -24,7 +25,7 @@ from jcl.config import StreamConfig, check_values
 from jcl.errors import UserError, count_of
 from jcl.step import sharding
 from jcl.step.numerics import computing
-from jcl.storage import paths
+from jcl.storage import console, paths
 from jcl.storage.checkpoint import Snapshots
 from jcl.streams.stream import Example, Stream
 from jcl.training import base_model, evaluate
@@ -296,7 +297,8 @@ def load_model(
 ) -> Model:  # fmt: skip
   """Opens a model: of a run's workdir, of an exported folder, or any pretrained one.
 
-  A run is opened without the data that it was trained on.
+  A run is opened without the data that it was trained on. That a run has not learned all of its
+  tasks yet is said on standard error.
 
   Args:
     path: the workdir of a run; a folder that `Model.save` or `jcl export` wrote; a Hugging Face
@@ -332,6 +334,7 @@ def load_model(
     format = dataclasses.replace(format, special_tokens_in_text=special_tokens_in_text)
   params = loaded.params
   assert params is not None, 'weights are read'
+  _say_unfinished(format)
   return Model(loaded, format, lambda task: params, place if place.is_dir() else None)
 
 
@@ -367,6 +370,7 @@ def load_run(workdir: pathlib.Path, base: str = '', special_tokens_in_text: str 
   format = dataclasses.replace(
     format, seen=_seen(last, len(format.tasks)), special_tokens_in_text=in_text
   )
+  _say_unfinished(format)
   shape = for_method(loaded.config, config.method.lora_dropout, config.method.block_every)
   method = methods.make(make_backbone(shape), config.method)
   if base:
@@ -379,6 +383,12 @@ def load_run(workdir: pathlib.Path, base: str = '', special_tokens_in_text: str 
   )  # fmt: skip
   made.base_digests = base_model.of_base(workdir)
   return made
+
+
+def _say_unfinished(format: AnswerFormat) -> None:
+  """Says on standard error that a model has not learned all tasks of its run."""
+  if format.unfinished:
+    console.show(format.unfinished, sys.stderr)
 
 
 def _with_companions(loaded: hf.Loaded, folder: pathlib.Path, source: str) -> hf.Loaded:

@@ -1,9 +1,11 @@
 """The front door: `import jcl` and nothing else, from rows to answers."""
 
 import contextlib
+import dataclasses
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -274,8 +276,25 @@ def test_what_cannot_be_compared_is_refused(given, words):
 
 
 def test_a_run_is_not_compared_with_itself(trained):
-  with pytest.raises(jcl.UserError, match='given twice'):
-    jcl.compare(trained[0], trained[2])
+  result, _, folder = trained
+  with pytest.raises(jcl.UserError, match=f'seed 0 is given twice \\({folder}\\); give each'):
+    jcl.compare(result, folder)
+  held = dataclasses.replace(result, workdir=None)
+  with pytest.raises(jcl.UserError, match=r'twice \(run 1 of those given and run 2 of those given'):
+    jcl.compare(held, held)
+
+
+def test_copies_of_a_run_and_runs_of_other_streams_are_named_by_their_folders(trained, tmp_path):
+  result, _, folder = trained
+  shutil.copytree(folder, tmp_path / 'copy')
+  with pytest.raises(
+    jcl.UserError, match=f'{folder} and {tmp_path / "copy"}\\); give each run once'
+  ):
+    jcl.compare(folder, tmp_path / 'copy')
+  other = dict(json.loads((folder / 'results.json').read_text()), stream='other')
+  (tmp_path / 'copy' / 'results.json').write_text(json.dumps(other))
+  with pytest.raises(jcl.UserError, match=f'{folder}.* and .*{tmp_path / "copy"}.* different str'):
+    jcl.compare(result, tmp_path / 'copy')
 
 
 def test_a_result_shows_its_matrix_in_a_notebook(trained):
@@ -306,6 +325,25 @@ def test_raw_text_is_continued_and_not_answered():
   assert result.model.generate(['the cat'], max_new=3, top_k=1)
   with pytest.raises(jcl.UserError, match='use generate'):
     result.model.answer(['the cat'])
+
+
+def test_a_task_is_named_by_place_or_name_and_a_wrong_one_says_which_there_are():
+  stream = two_tasks()
+  assert stream['net'] is stream[1] is stream[-1] is stream[np.int64(1)]
+  assert stream[:1] == stream.tasks[:1]
+  assert 'net' in stream
+  assert stream[0] in stream
+  assert 'web' not in stream
+  known = "there are 2 tasks: 0: 'disk', 1: 'net'"
+  for place, words in (
+    ('nett', rf"stream\['nett'\]: no such task; did you mean net\? {known}"),
+    (2, rf'stream\[2\]: no such task; {known}'),
+    (None, r'stream\[…\] is given a NoneType; give the place or the name of a task'),
+    (1.0, r'is given a float; give the place'),
+  ):
+    with pytest.raises(jcl.UserError, match=words) as raised:
+      stream[place]
+    assert isinstance(raised.value, LookupError)
 
 
 def test_a_stream_is_read_by_name_with_its_settings():

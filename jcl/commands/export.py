@@ -7,13 +7,11 @@ in jcl as `--config.backbone.path=exported`.
 """
 
 import pathlib
-import sys
 from collections.abc import Sequence
 
 from absl import flags
 
 from jcl.commands import command_line
-from jcl.storage import console
 
 
 def define_flags(given: flags.FlagValues, arguments: Sequence[str]) -> None:
@@ -35,8 +33,6 @@ def run(given: flags.FlagValues) -> None:
   from jcl.model import load_run
 
   model = load_run(workdir, given.base)
-  if model.answers.unfinished:
-    console.show(model.answers.unfinished, sys.stderr)
   model.save(out, format=given.format, dtype=given.dtype, task=given.task or None)
   what = 'model and its tokenizer are' if given.format == 'hf' else 'adapter is'
   print(f'the {what} in {out}')

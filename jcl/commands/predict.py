@@ -85,8 +85,6 @@ def run(given: flags.FlagValues) -> None:
   model = jcl.load_model(
     place, base=given.base or None, special_tokens_in_text=reading, family=given.family
   )
-  if model.answers.unfinished:
-    console.show(model.answers.unfinished, sys.stderr)
   if dropping:
     kept = [text for text in texts if model.special_token(text) is None]
     left = f'{len(texts) - len(kept)} of {count_of(len(texts), "text")}'

@@ -31,13 +31,14 @@ def define_flags(given: flags.FlagValues, arguments: Sequence[str]) -> None:
 def run(given: flags.FlagValues) -> None:
   """Prints the table and writes picture and page."""
   folders = command_line.required(given, 'runs')
-  from jcl.reports import report
+  from jcl.reports import comparison, report
   from jcl.training import run_folders
 
   runs: dict[pathlib.Path, Results] = {}
   for folder in folders:
     runs |= run_folders.read_all(pathlib.Path(folder), '--runs')
   results = list(runs.values())
+  comparison.group_runs(results, [str(file.parent) for file in runs])
   print(report.comparison_table(results))
   for line in run_folders.differing(runs):
     console.show(f'warning: {line}')

@@ -9,13 +9,15 @@ import dataclasses
 from typing import Any
 
 from jcl.config.fields import GIVEN, Other, choice, number, only_with
+from jcl.config.group import Group, explanations, unknown
 from jcl.config.reading import Unread, check_read, refused, unread
 from jcl.config.values import check_values, entry_type, set_sequences
 
 __all__ = [
   'GIVEN', 'AdversarialConfig', 'BackboneConfig', 'CheckpointConfig', 'Config', 'EvaluateConfig',
-  'Other', 'StreamConfig', 'TrainConfig', 'Unread', 'check_read', 'check_values', 'choice',
-  'entry_type', 'number', 'only_with', 'refused', 'set_sequences', 'unread',
+  'Group', 'Other', 'StreamConfig', 'TrainConfig', 'Unread', 'check_read', 'check_values', 'choice',
+  'entry_type', 'explanations', 'number', 'only_with', 'refused', 'set_sequences', 'unknown',
+  'unread',
 ]  # fmt: skip
 
 
@@ -28,7 +30,7 @@ PUBLISHED_TASKS = ('long_sequence', 'standard_cl', 'trace', 'superni')
 
 
 @dataclasses.dataclass
-class StreamConfig:
+class StreamConfig(Group):
   """Settings of the stream of tasks that is learned."""
 
   # synthetic | files | classes | a published stream (streams/registry.py) | package.module:reader |
@@ -46,7 +48,7 @@ class StreamConfig:
   max_tasks: int = number(0, least=0)  # tasks; 0: all
   # Examples a task, taken from each class in turn, in file order; 0: all.
   max_train_per_task: int = number(0, least=0)
-  max_test_per_task: int = number(0, least=0)
+  max_test_per_task: int = number(0, least=0)  # of test and of dev, taken likewise; 0: all
   # Order of classes (for own files: of tasks); -1: as in the files.
   order_seed: int = number(-1, least=-1)
   # Training texts that occur in test; '': `refuse` for own files, `keep` for benchmarks.
@@ -83,14 +85,14 @@ class StreamConfig:
 
 
 @dataclasses.dataclass
-class BackboneConfig:
+class BackboneConfig(Group):
   """Settings of the model that learns: one from a file, or a small decoder from scratch."""
 
   path: str = ''  # folder, GGUF file or hub name; empty: a small decoder from scratch
   # package.module:name of a Family; empty: found by the model_type of `path`
   family: str = only_with('', {'path': GIVEN})
   width: int = only_with(number(64, least=1), SCRATCH)  # hidden size; from scratch
-  layers: int = only_with(number(2, least=1), SCRATCH)  # from scratch
+  layers: int = only_with(number(2, least=1), SCRATCH)  # number of layers; from scratch
   heads: int = only_with(number(4, least=1), SCRATCH)  # attention heads; from scratch
   feed_forward: int = only_with(number(192, least=1), SCRATCH)  # of the MLP; from scratch
   dropout: float = number(0.0, least=0, below=1)  # probability, in training only
@@ -120,7 +122,7 @@ class BackboneConfig:
 
 
 @dataclasses.dataclass
-class TrainConfig:
+class TrainConfig(Group):
   """How each task is trained."""
 
   # Of the model; None: by what trains, see `jcl.step.rates`.
@@ -139,8 +141,8 @@ class TrainConfig:
   l1: float = number(0.0, least=0)  # weight of Σ|θ| over what trains, without norms and biases
   l2: float = number(0.0, least=0)  # weight of Σθ²; unlike weight_decay it goes through Adam
   dft: bool = False  # weigh each target's cross-entropy by its probability, without a gradient
-  epochs: int = only_with(number(5, least=1), {'steps': 0})  # a task; `steps` takes its place
-  steps: int = number(0, least=0)  # a task; 0: `epochs` decides
+  epochs: int = only_with(number(5, least=1), {'steps': 0})  # of a task; `steps` takes their place
+  steps: int = number(0, least=0)  # of a task; 0: `epochs` decides
   batch_size: int = number(32, least=1)  # examples on all devices together
   # Gradient accumulation: a batch is computed in so many parts, one after another.
   microbatches: int = number(1, least=1)
@@ -153,7 +155,7 @@ class TrainConfig:
   seed: int = number(0, least=0)  # of every draw but the order of the stream
   trainable: tuple[str, ...] = ('.*',)  # name patterns, `!` in front freezes, first match wins
   schedule: str = choice('constant', 'cosine', 'linear', 'wsd')  # wsd: warm-up, stable, decay
-  # one a task | one over the run
+  # one schedule for each task | one over the whole run
   schedule_between_tasks: str = only_with(
     choice('rewarm', 'continue'),
     {'schedule': ('cosine', 'linear', 'wsd')},
@@ -187,7 +189,7 @@ class TrainConfig:
 
 
 @dataclasses.dataclass
-class AdversarialConfig:
+class AdversarialConfig(Group):
   """Adversarial training: the input embeddings are moved to where the loss is higher."""
 
   epsilon: float = number(0.0, least=0)  # length of a row's move; 0: off
@@ -196,7 +198,7 @@ class AdversarialConfig:
 
 
 @dataclasses.dataclass
-class EvaluateConfig:
+class EvaluateConfig(Group):
   """How the model is evaluated."""
 
   # greedy text | the likeliest allowed label
@@ -218,7 +220,7 @@ class EvaluateConfig:
 
 
 @dataclasses.dataclass
-class CheckpointConfig:
+class CheckpointConfig(Group):
   """How much a kill may cost."""
 
   every_steps: int = number(0, least=0)  # training steps at most; 0: no snapshots by steps
@@ -230,10 +232,11 @@ class CheckpointConfig:
 
 
 @dataclasses.dataclass
-class Config:
+class Config(Group):
   """A run."""
 
   method: Any = None  # settings of the method: an object of its `Settings` class
+  # What is told at test time, and what is learned; see docs/methods.md.
   scenario: str = choice('cil', 'til', 'iil', 'dil', 'cpt')
   stream: StreamConfig = dataclasses.field(default_factory=StreamConfig)
   backbone: BackboneConfig = dataclasses.field(default_factory=BackboneConfig)

@@ -61,10 +61,15 @@ def check_read(settings: Any, path: str = '', whole: Any = None) -> None:
   """
   for name, field, value in unread(settings, path, whole):
     if value != field.default:
-      words = field.metadata['read_by'] or ', or with '.join(
-        map(_words, field.metadata['read_with'])
+      raise UserError(
+        f'{name} is {value!r}, but nothing reads it here; it is read with {readers(field)}'
       )
-      raise UserError(f'{name} is {value!r}, but nothing reads it here; it is read with {words}')
+
+
+def readers(field: dataclasses.Field) -> str:
+  """Returns what reads a field, in words that complete "it is read with"; '': every run."""
+  ways = field.metadata.get('read_with', ())
+  return field.metadata.get('read_by') or ', or with '.join(map(_words, ways))
 
 
 def unread(

@@ -16,6 +16,7 @@ from jcl.methods.registry import (
   BUILT_IN,
   make,
   name_of,
+  names,
   parts,
   settings,
   settings_class,
@@ -27,6 +28,6 @@ from jcl.types import Memory, Params
 __all__ = [
   'BUILT_IN', 'GIVEN', 'Backbone', 'Batch', 'Memory', 'Method', 'Params', 'Settings', 'Stream',
   'Task', 'TaskPlan', 'Tools', 'buffer', 'choice', 'compose', 'fisher', 'interference', 'losses',
-  'make', 'name_of', 'number', 'only_with', 'parts', 'pseudo', 'require', 'settings',
+  'make', 'name_of', 'names', 'number', 'only_with', 'parts', 'pseudo', 'require', 'settings',
   'settings_class', 'teacher',
 ]  # fmt: skip

@@ -13,8 +13,9 @@ from jcl.config import (
   CheckpointConfig,
   EvaluateConfig,
   TrainConfig,
+  unknown,
 )
-from jcl.errors import UserError, nearest
+from jcl.errors import UserError
 from jcl.methods import registry
 from jcl.methods.method import Method, Settings
 
@@ -75,8 +76,7 @@ def set_fields(settings: Any, given: Mapping[str, object], what: str) -> None:
     having = [part for part in parts if name in {f.name for f in dataclasses.fields(part)}]
     if not having:
       known = [f.name for part in parts for f in dataclasses.fields(part)]
-      has = f'{nearest(name, known)}it has {", ".join(known) or "none"}{_elsewhere(name)}'
-      raise UserError(f'{what} has no setting {name!r}; {has}')
+      raise UserError(unknown(what, name, known) + _elsewhere(name))
     for part in having:
       setattr(part, name, value)
 

@@ -51,6 +51,7 @@ SCALE = 2.0  # of an adapter
 class ClosedForm(Settings):
   """No gradient step is taken by default; the memory holds sums, and no row is stored."""
 
+  # ridge regression or LDA on random features, LDA on the states, or nearest class means
   solver: str = choice('ranpac', 'klda', 'lda', 'ncm')
   # P, random features that the head reads
   projection: int = only_with(number(4000, least=1), {'solver': RANDOM})

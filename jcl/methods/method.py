@@ -9,7 +9,7 @@ import jax
 from jcl.backbones import Backbone
 from jcl.backbones.model_config import RandomFeatures
 from jcl.batching.batch import Batch
-from jcl.config import check_values
+from jcl.config import Group, check_values
 from jcl.errors import UserError
 from jcl.memory.teacher import ExternalTeacher
 from jcl.memory.tools import Tools
@@ -87,7 +87,7 @@ class Method(NamedTuple):
 
 
 @dataclasses.dataclass
-class Settings:
+class Settings(Group):
   """The settings of a method, and what is known of it before a tokenizer or a weight is read.
 
   A method's settings are a dataclass that derives from this class. Its fields have a default, and

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import sys
 
 from jcl import plugins
 from jcl.backbones import Backbone
@@ -40,6 +41,29 @@ BUILT_IN: dict[str, str] = {
   'mas': 'jcl.methods.mas:Mas',
   'closed_form': 'jcl.methods.closed_form:ClosedForm',
 }
+
+
+class Names(tuple[str, ...]):
+  """Names of methods; printed, each has a line that says what the method is."""
+
+  def __repr__(self) -> str:
+    width = max(map(len, self), default=0)
+    return '\n'.join(f'{name:{width}}  {_summary(name)}' for name in self)
+
+
+def names() -> Names:
+  """Returns the names of all methods: those of this package, then those of installed packages."""
+  return Names(plugins.names(BUILT_IN, GROUP))
+
+
+def _summary(name: str) -> str:
+  """Returns the first sentence on a method: of its file, or of its settings class."""
+  try:
+    kind = settings_class(name)
+  except UserError as error:
+    return str(error)
+  said = inspect.getdoc(sys.modules[kind.__module__]) or inspect.getdoc(kind) or ''
+  return ' '.join(said.partition('\n\n')[0].split())
 
 
 def settings_class(name: str) -> type[Settings]:

@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -49,8 +48,12 @@ class Spread(NamedTuple):
   greatest: float
 
 
-def group_runs(runs: Sequence[Results]) -> list[Group]:
+def group_runs(runs: Sequence[Results], places: Sequence[str] = ()) -> list[Group]:
   """Returns the runs by method and settings, in the order given.
+
+  Args:
+    runs: the contents of their `results.json`.
+    places: folder of each run, as messages name it; empty, or '' for a run: it has none.
 
   Raises:
     UserError: there is no run, a run is given twice, the scores have different units, or the runs
@@ -58,42 +61,59 @@ def group_runs(runs: Sequence[Results]) -> list[Group]:
   """
   if not runs:
     raise UserError('there are no runs to report on; give at least one results.json')
-  scores = sorted({score_of(run) for run in runs})
-  if len(scores) > 1:
-    raise UserError(f'runs with the scores {" and ".join(scores)} cannot stand in one comparison')
-  _check_one_stream(runs)
+  places = [*places, *[''] * (len(runs) - len(places))]
+  called = [_called(run, where) for run, where in zip(runs, places, strict=True)]
+  by_score = {score_of(run): name for run, name in zip(runs, called, strict=True)}
+  if len(by_score) > 1:
+    said = ' and '.join(f'{score} ({name})' for score, name in sorted(by_score.items()))
+    raise UserError(f'runs with the scores {said} cannot stand in one comparison')
+  _check_one_stream(runs, called)
+  _check_once(runs, places)
   groups: dict[str, list[Results]] = {}
   for run in runs:
     groups.setdefault(_as_key(identity(run)), []).append(run)
-  for members in groups.values():
-    copies = Counter(_as_key(run['config']) for run in members if run.get('config'))
-    if copies and max(copies.values()) > 1:
-      raise UserError(
-        f'a run of {members[0]["method"]} with seed {members[0].get("seed")} is given twice; '
-        'give each run once'
-      )
   names = labels([identity(members[0]) for members in groups.values()])
   return [_group(label, members) for label, members in zip(names, groups.values(), strict=True)]
 
 
-def _check_one_stream(runs: Sequence[Results]) -> None:
+def _check_once(runs: Sequence[Results], places: Sequence[str]) -> None:
+  """Refuses a run that is given twice; arguments as of `group_runs`.
+
+  Raises:
+    UserError: names both places.
+  """
+  first: dict[str, int] = {}
+  for i, run in enumerate(runs):
+    other = first.setdefault(_as_key([identity(run), run.get('config')]), i)
+    if run.get('config') and other != i:
+      both = dict.fromkeys(places[j] or f'run {j + 1} of those given' for j in (other, i))
+      raise UserError(
+        f'a run of {_called(run)} is given twice ({" and ".join(both)}); give each run once'
+      )
+
+
+def _check_one_stream(runs: Sequence[Results], called: Sequence[str]) -> None:
   """Refuses runs of different streams.
+
+  Args:
+    runs: the contents of their `results.json`.
+    called: the runs as messages name them.
 
   Raises:
     UserError: names the two runs and the difference.
   """
   for i, run in enumerate(runs):
-    for other in runs[:i]:
+    for other, name in zip(runs[:i], called, strict=False):
       if what := _difference_of_streams(other, run):
         raise UserError(
-          f'{_called(other)} and {_called(run)} are of different streams: {what}; compare runs of '
-          'one stream'
+          f'{name} and {called[i]} are of different streams: {what}; compare runs of one stream'
         )
 
 
-def _called(run: Results) -> str:
-  """Returns how messages name a run."""
-  return one_line(f'{short_method_name(run["method"])} with seed {run.get("seed")}')
+def _called(run: Results, where: str = '') -> str:
+  """Returns how messages name a run, with its folder if that is known."""
+  name = f'{short_method_name(run["method"])} with seed {run.get("seed")}'
+  return one_line(f'{name} ({where})' if where else name)
 
 
 def _difference_of_streams(one: Results, other: Results) -> str:

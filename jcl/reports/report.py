@@ -89,6 +89,7 @@ class Comparison:
     results: the contents of the runs' `results.json`.
     logs: the lines of their `metrics.jsonl`, a list for each run.
     warnings: lines on why the runs are no fair comparison.
+    places: folder of each run, as messages name it; '' for a run without one.
 
   Raises:
     UserError: the runs cannot be compared.
@@ -96,9 +97,9 @@ class Comparison:
 
   def __init__(
     self, results: Sequence[Results], logs: Sequence[Sequence[Json]] = (),
-    warnings: Sequence[str] = (),
+    warnings: Sequence[str] = (), places: Sequence[str] = (),
   ):  # fmt: skip
-    self._groups = group_runs(results)
+    self._groups = group_runs(results, places)
     self.results, self.logs, self.warnings = results, logs, warnings
 
   @property

@@ -12,6 +12,7 @@ import numpy as np
 
 from jcl.config import StreamConfig, Unread
 from jcl.errors import count_of
+from jcl.streams.by_task import ByTask
 from jcl.streams.raw import SPLITS, TEMPLATE, RawStream
 
 ROWS = 'jcl.streams.rows'  # builds streams, so it imports this module
@@ -94,7 +95,7 @@ class Task:
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class Stream:
+class Stream(ByTask):
   """An ordered list of tasks; `from_rows` and `from_datasets` make one of a program's own data.
 
   Attributes:
@@ -232,15 +233,6 @@ class Stream:
     columns = rows.chosen_columns(text, label, answer, id)
     carving = rows.Carving(test_fraction, seed)
     return rows.stream(rows.raw_datasets(splits, columns), name, template, overlap, carving)
-
-  def __len__(self) -> int:
-    return len(self.tasks)
-
-  def __iter__(self) -> Iterator[Task]:
-    return iter(self.tasks)
-
-  def __getitem__(self, place: int) -> Task:
-    return self.tasks[place]
 
   def __repr__(self) -> str:
     sizes = (f'{t.name} {t.sizes}' for t in self.tasks)

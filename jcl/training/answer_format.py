@@ -75,7 +75,7 @@ class AnswerFormat:
       return ''
     return (
       f'note: this run is not finished: its model has learned {self.seen} of '
-      f'{count_of(len(self.tasks), "task")}; jcl train goes on with it'
+      f'{count_of(len(self.tasks), "task")}; the jcl train or jcl.learn that began it goes on'
     )
 
   def beside(self, companions: Companions) -> Companions:
