@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jax.sharding import Mesh
 
-from jcl import distributed, methods, model, streams
+from jcl import distributed, methods, model, notation, streams
 from jcl import workdir as workdirs
 from jcl.backbones.files import hf
 from jcl.config import (
@@ -107,7 +107,7 @@ class Result:
 
   def report(self) -> Report:
     """Returns the report: it shows itself in a notebook, and `.save(file)` writes it."""
-    return Report(self.results, logs=[self.log])
+    return Report(self.results, logs=[self.log], places=[str(self.workdir or '')])
 
   def __str__(self) -> str:
     return console.sayable(report.matrix_table(self.results))
@@ -132,6 +132,7 @@ def learn(
   adversarial: AdversarialConfig | None = None,
   workdir: str | pathlib.Path | None = None,
   callbacks: Sequence[object] = (),
+  allow_config_change: str | Sequence[str] = (),
   mesh: Mesh | None = None,
   quiet: bool = False,
   **method_settings: Any,
@@ -151,6 +152,8 @@ def learn(
     train, evaluate, checkpoint, adversarial: settings; None: their defaults.
     workdir: of the run's files, with which the same call goes on; None: all stays in memory.
     callbacks: objects that are told what happens; see docs/extending.md.
+    allow_config_change: names of settings, such as `train.learning_rate`, that may differ from
+      those of the run in the workdir.
     mesh, quiet: devices, None: all of them; print nothing.
     **method_settings: fields of the method's settings; they go before those of a settings object.
 
@@ -160,7 +163,7 @@ def learn(
   """
   given = dict(train=train, evaluate=evaluate, checkpoint=checkpoint, adversarial=adversarial)
   config = Config(**{k: chosen.copy_of(k, v) for k, v in given.items() if v is not None})
-  stream = checked_stream(stream)
+  stream, allowed = checked_stream(stream), _allowed(allow_config_change)
   workdir = None if workdir is None else paths.local(workdir, 'workdir')
   record = method if isinstance(method, methods.Method) else None
   if record is not None and (workdir is not None or method_settings):
@@ -178,8 +181,22 @@ def learn(
   old = workdirs.is_run(workdir)
   with progress.session(hidden=quiet or not distributed.is_first()):
     parts = experiment.assemble(config, mesh, stream=stream, loaded=loaded, old=old)
-    done = run(config, workdir, parts=parts, quiet=quiet, callbacks=checked_callbacks(callbacks))
+    seen = checked_callbacks(callbacks)
+    done = run(config, workdir, parts=parts, allowed=allowed, quiet=quiet, callbacks=seen)
   return _result(done, quiet)
+
+
+def _allowed(given: object) -> tuple[str, ...]:
+  """Returns the argument `allow_config_change` as names; 'a,b' are two."""
+  try:
+    found = notation.convert(given, str)
+  except ValueError as error:
+    raise UserError(f'allow_config_change is {given!r}: {error}') from None
+  if not isinstance(found, tuple) or not all(isinstance(name, str) for name in found):
+    raise UserError(
+      f'allow_config_change is {given!r}; give names of settings, such as train.learning_rate'
+    )
+  return found
 
 
 def _result(done: Finished, quiet: bool) -> Result:

@@ -186,14 +186,14 @@ class Model:
     """Writes the model to a new folder, whole or not at all.
 
     Args:
-      folder: must not be there yet, or be empty.
+      folder: new or empty; one that holds the same model already stays as it is.
       format: `hf`, a Hugging Face folder with any adapter merged, which `jcl.load_model` and
         `transformers` load; `peft`, the adapter only.
       dtype: of the weights: `float32` or `bfloat16`.
       task: name of the task whose parameters are meant; None: as where no task is named.
 
     Raises:
-      UserError: the folder is in use, there is no such task, or no adapter to write.
+      UserError: the folder holds something else, there is no such task, or no adapter to write.
     """
     if format not in ('hf', 'peft') or dtype not in hf.WRITTEN:
       right = "format 'hf' or 'peft', dtype 'float32' or 'bfloat16'"
@@ -322,7 +322,7 @@ def load_model(
   place = paths.local(path, 'load_model: path')
   if not str(path):
     raise UserError("load_model: path is ''; give a folder, a file or the name of a model")
-  if (place / 'checkpoints').is_dir():
+  if (place / 'checkpoints').is_dir() or (place / FOLDER / FILE).is_file():
     if family:
       raise UserError(f'load_model: family is {family!r}, but {path} is a run, which names its own')
     return load_run(place, '' if base is None else str(base), special_tokens_in_text)

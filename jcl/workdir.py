@@ -128,7 +128,7 @@ def load_workdir(path: str, base: str = '', stream: str = '') -> Config:
       ('base', base, config.backbone), ('stream', stream, config.stream),
     ):  # fmt: skip
       if given and not section.path:
-        raise UserError(f'--{flag} is {given!r}, but this run has no {flag} in a file')
+        raise UserError(f'{flag} is {given!r}, but this run has no {flag} in a file')
       section.path = given or section.path
   except (FileNotFoundError, NotADirectoryError):
     raise UserError(
@@ -328,7 +328,7 @@ def check_changes(
   unknown = [name for name in allowed if name not in {*field_names(wanted), *inputs.WORDS}]
   if unknown:
     raise UserError(
-      f'--allow_config_change={unknown[0]} is no field; what can change is '
+      f'allow_config_change has {unknown[0]!r}, which is no field; what can change is '
       f'{", ".join((*CHANGEABLE, *inputs.WORDS))}'
     )
   changes, not_default = differences(found, wanted), differences(defaults, wanted)
@@ -353,8 +353,9 @@ def check_changes(
     else _describe(f, *changes[f]) + ('' if may_change[f] else ', which cannot change in a run')
     for f in refused
   ]  # fmt: skip
-  flag = f'--allow_config_change={",".join(f for f in (*changes, *read) if f in named)}'
-  way = f', or go on with {flag}' if all(may_change[f] for f in named) else ''
+  listed = ','.join(f for f in (*changes, *read) if f in named)
+  ways = f'in Python allow_config_change={listed!r}, on a shell --allow_config_change={listed}'
+  way = f', or go on: {ways}' if all(may_change[f] for f in named) else ''
   of = 'on other inputs' if set(refused) <= {*read} else 'of another config'
   back = 'put back what it read, or give' if set(refused) <= {*read} else 'give'
   raise UserError(f'{workdir} holds a run {of} ({"; ".join(lines)}); {back} another workdir{way}')

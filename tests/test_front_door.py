@@ -248,6 +248,85 @@ def test_seeds_of_a_method_are_a_mean_and_its_interval(trained, tmp_path):
   assert 'mean ± 95 % interval over seeds' in str(found)
 
 
+def test_the_page_of_a_run_names_its_folder_in_its_commands(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  stream = jcl.load_stream('synthetic', max_tasks=2, max_train_per_task=8, max_test_per_task=4)
+  low = jcl.TrainConfig(learning_rate=1e-6, steps=8, batch_size=4)
+  jcl.learn(stream, 'seq', model=SMALL, train=low, workdir='runs/low', quiet=True)
+  page = (tmp_path / 'runs' / 'low' / 'report.html').read_text()
+  assert '--workdir=runs/low ' in page
+  assert 'WORKDIR' not in page
+  assert 'WORKDIR' not in jcl.compare('runs/low').report().html()
+  with pytest.raises(jcl.UserError, match=r"'train.seed' cannot|train.seed was 0, is 1"):
+    jcl.learn(
+      stream, 'seq', model=SMALL, train=dataclasses.replace(low, seed=1), workdir='runs/low',
+      quiet=True,
+    )  # fmt: skip
+
+
+def test_a_setting_may_change_in_a_run_where_python_allows_it(trained, tmp_path):
+  shutil.copytree(trained[2], tmp_path / 'run')
+  given = dict(model=SMALL, workdir=tmp_path / 'run', quiet=True, replay_ratio=1.0)
+  train = dataclasses.replace(TRAIN, log_every=3)
+  with pytest.raises(
+    jcl.UserError, match=r"go on: in Python allow_config_change='train.log_every'"
+  ):
+    jcl.learn(two_tasks(), 'replay', train=train, **given)
+  for allowed in ('train.log_every', ['train.log_every']):
+    copied = jcl.learn(
+      two_tasks(), 'replay', train=train, allow_config_change=allowed, **given
+    )  # fmt: skip
+    assert copied.results['finished']
+  for wrong, words in (
+    (3, 'is 3; give names'),
+    ('train.log', "has 'train.log', which is no field"),
+  ):
+    with pytest.raises(jcl.UserError, match=f'allow_config_change {words}'):
+      jcl.learn(two_tasks(), 'replay', train=train, allow_config_change=wrong, **given)
+
+
+def test_a_model_is_saved_again_where_it_is_the_same_and_refused_where_it_is_not(trained, tmp_path):
+  model, folder = trained[0].model, tmp_path / 'exported'
+  model.save(folder)
+  (folder / 'README.md').write_text('mine')
+  before = {file.name: file.read_bytes() for file in folder.iterdir()}
+  model.save(folder)
+  assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+  with pytest.raises(jcl.UserError, match='holds something else; give another folder, or delete'):
+    model.save(folder, dtype='bfloat16')
+  assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+  assert [file.name for file in tmp_path.iterdir()] == ['exported']
+
+
+def test_a_model_that_has_not_learned_every_task_says_so_when_it_is_opened(tmp_path, capsys):
+  short = jcl.TrainConfig(steps=2, batch_size=8)
+
+  class Ends:
+    def on_task(self, results):
+      raise KeyboardInterrupt
+
+  with pytest.raises(KeyboardInterrupt):
+    jcl.learn(
+      two_tasks(), 'seq', model=SMALL, train=short, workdir=tmp_path / 'run', quiet=True,
+      callbacks=[Ends()],
+    )  # fmt: skip
+  capsys.readouterr()
+  model = jcl.load_model(tmp_path / 'run')
+  line = f'note: this run is not finished: its model has learned {model.answers.seen} of 2 tasks'
+  assert line in capsys.readouterr().err
+  model.save(tmp_path / 'exported')
+  jcl.load_model(tmp_path / 'exported')
+  assert line in capsys.readouterr().err
+  shutil.rmtree(tmp_path / 'run' / 'checkpoints')
+  with pytest.raises(jcl.UserError, match='has no snapshot yet; train it first'):
+    jcl.load_model(tmp_path / 'run')
+
+
+def test_a_report_is_no_folder(trained, tmp_path):
+  with pytest.raises(jcl.UserError, match=r'that is a folder; give a file, .*report.html'):
+    trained[0].report().save(tmp_path)
+
+
 def test_other_rows_are_named_in_a_comparison(trained, tmp_path):
   result, _, folder = trained
   other = jcl.Stream.from_rows(
@@ -293,7 +372,7 @@ def test_copies_of_a_run_and_runs_of_other_streams_are_named_by_their_folders(tr
     jcl.compare(folder, tmp_path / 'copy')
   other = dict(json.loads((folder / 'results.json').read_text()), stream='other')
   (tmp_path / 'copy' / 'results.json').write_text(json.dumps(other))
-  with pytest.raises(jcl.UserError, match=f'{folder}.* and .*{tmp_path / "copy"}.* different str'):
+  with pytest.raises(jcl.UserError, match=rf'{folder}.* and .*{tmp_path / "copy"}.* different str'):
     jcl.compare(result, tmp_path / 'copy')
 
 

@@ -90,7 +90,8 @@ def test_without_the_flag_a_difference_is_refused_and_the_flag_is_named(made, wo
     workdirs.open_workdir(str(workdir), new)
   assert str(error.value) == (
     f'{workdir} holds a run of another config (train.log_every was 1, is 5; '
-    'checkpoint.every_steps was 0, is 7); give another workdir, or go on with '
+    'checkpoint.every_steps was 0, is 7); give another workdir, or go on: in Python '
+    "allow_config_change='train.log_every,checkpoint.every_steps', on a shell "
     '--allow_config_change=train.log_every,checkpoint.every_steps'
   )
   with pytest.raises(UserError, match=r'config \(checkpoint.every_steps was 0, is 7\); give'):
@@ -180,7 +181,9 @@ def test_what_a_run_depends_on_cannot_change_though_it_is_asked_for(
 
 
 def test_a_name_that_is_no_field_is_refused(made, workdir):
-  with pytest.raises(UserError, match=r'--allow_config_change=train.sed is no field; what can '):
+  with pytest.raises(
+    UserError, match=r"allow_config_change has 'train.sed', which is no field; what can "
+  ):
     workdirs.open_workdir(str(workdir), made, ['train.sed'])
 
 

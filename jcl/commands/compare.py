@@ -66,12 +66,13 @@ def run(given: flags.FlagValues) -> None:
     logs.append(done.log)
   if not distributed.is_first():
     return
-  show(results, logs, workdir, given.quiet)
+  show(results, logs, workdir, given.quiet, [str(folder) for folder in folders])
 
 
 def show(
-  results: 'Sequence[Results]', logs: Sequence[Sequence[Json]], folder: pathlib.Path, quiet: bool
-) -> None:
+  results: 'Sequence[Results]', logs: Sequence[Sequence[Json]], folder: pathlib.Path, quiet: bool,
+  places: Sequence[str],
+) -> None:  # fmt: skip
   """Prints the table of runs, and writes their picture and page.
 
   Args:
@@ -79,12 +80,13 @@ def show(
     logs: lines of metrics.jsonl of each run.
     folder: that takes picture and page.
     quiet: print the table alone.
+    places: folder of each run.
   """
   from jcl.reports import report
 
   print(report.comparison_table(results))
   report.comparison_picture(results, folder / 'comparison.png')
-  report.html_report(results, folder / 'report.html', logs)
+  report.html_report(results, folder / 'report.html', logs, places)
   if quiet:
     return
   for line in report.picture_notes(results):

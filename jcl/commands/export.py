@@ -18,7 +18,7 @@ def define_flags(given: flags.FlagValues, arguments: Sequence[str]) -> None:
   """Defines the flags of the command."""
   command_line.define_path(given, 'workdir', None, 'folder of a run')
   command_line.define_places(given, several=False)
-  command_line.define_path(given, 'out', None, 'folder to write; it must not be there yet')
+  command_line.define_path(given, 'out', None, 'folder to write; new, or with the same model in it')
   flags.DEFINE_enum('format', 'hf', ['hf', 'peft'], 'whole model, or its adapter alone', given)
   flags.DEFINE_enum('dtype', 'float32', ['float32', 'bfloat16'], 'type of the weights', given)
   flags.DEFINE_string(

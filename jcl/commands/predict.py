@@ -8,7 +8,8 @@
 of messages; one that ends with an answer is asked without it. Without --out each text is printed
 with its answer and its likeliest labels. A .jsonl file gets an object for each text, {"text": …,
 "answer": …, "probabilities": {LABEL: …}}; a .csv file the columns text, answer and p(LABEL) for
-each label. A model that answers with free text has no labels and gives the answer alone.
+each label. The other columns of --file stand before them; one with a name of these is written as
+input_NAME. A model that answers with free text has no labels and gives the answer alone.
 """
 
 import csv
@@ -16,7 +17,7 @@ import io
 import json
 import pathlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from absl import flags
@@ -31,6 +32,18 @@ if TYPE_CHECKING:
 
 SHOWN = 3  # labels of a text that are printed
 SUFFIXES = ('.jsonl', '.csv')
+
+
+class Asked(NamedTuple):
+  """An input, and the row of a table that it stands in.
+
+  Attributes:
+    content: a text, or the messages of a conversation.
+    row: {column: value} of the table; empty where the input is of no table.
+  """
+
+  content: str | Sequence[Mapping[str, Any]]
+  row: Mapping[str, object]
 
 
 class Prediction(NamedTuple):
@@ -74,7 +87,7 @@ def run(given: flags.FlagValues) -> None:
   out = pathlib.Path(given.out) if given.out else None
   if out is not None:
     _check_out(out, given.file)
-  texts = _read_texts(given)
+  asked = _read(given)
   jax_settings.use_compile_cache()
   import jcl
   from jcl.streams import chat
@@ -86,10 +99,11 @@ def run(given: flags.FlagValues) -> None:
     place, base=given.base or None, special_tokens_in_text=reading, family=given.family
   )
   if dropping:
-    kept = [text for text in texts if model.special_token(text) is None]
-    left = f'{len(texts) - len(kept)} of {count_of(len(texts), "text")}'
+    kept = [one for one in asked if model.special_token(one.content) is None]
+    left = f'{len(asked) - len(kept)} of {count_of(len(asked), "text")}'
     print(f'{left} left out for a special token')
-    texts = kept
+    asked = kept
+  texts = [one.content for one in asked]
   answers = model.answer(texts, task)
   labelled = model.probabilities(texts, task) if model.labels else [{} for _ in texts]
   said = [text if isinstance(text, str) else chat.asked(text, 'text').text for text in texts]
@@ -100,7 +114,12 @@ def run(given: flags.FlagValues) -> None:
     return
   from jcl.storage import atomic
 
-  written = _as_csv(found) if out.suffix == '.csv' else _as_jsonl(found)
+  lines = [_with_answer(one, out.suffix == '.csv') for one in found]
+  taken = {name for line in lines for name in line}
+  kept_rows = _kept([one.row for one in asked], taken, given.column, given.file)
+  rows = [{**row, **line} for row, line in zip(kept_rows, lines, strict=True)]
+  columns = dict.fromkeys(name for part in (kept_rows, lines) for row in part for name in row)
+  written = _as_csv(rows, columns) if out.suffix == '.csv' else _as_jsonl(rows)
   atomic.write_atomically(out, written.encode())
   print(f'{count_of(len(found), "answer")}: {out}')
 
@@ -119,8 +138,8 @@ def _check_out(out: pathlib.Path, source: str) -> None:
     raise UserError(f'--out={out} would overwrite what is there; give a new file')
 
 
-def _read_texts(given: flags.FlagValues) -> list[str | Sequence[Mapping[str, Any]]]:
-  """Returns the texts, or conversations, of --text or --file.
+def _read(given: flags.FlagValues) -> list[Asked]:
+  """Returns the inputs of --text or --file.
 
   Raises:
     UserError: neither or both are given, or the file cannot be read or has no such column.
@@ -128,16 +147,16 @@ def _read_texts(given: flags.FlagValues) -> list[str | Sequence[Mapping[str, Any
   if bool(given.text) == bool(given.file):
     raise UserError("give --text='…' or --file=texts.csv, one of the two")
   if given.text:
-    return [given.text]
+    return [Asked(given.text, {})]
   from jcl.streams import files, tables
 
   path, notes = pathlib.Path(given.file).expanduser(), list[str]()
   if files.kind_of(path) == '.txt':
-    return [line for line in tables.lines(path, str(path)) if line.strip()]
+    return [Asked(line, {}) for line in tables.lines(path, str(path)) if line.strip()]
   records = tables.table(path, str(path), notes=notes)
   for line in notes:
     console.show(f'note: {line}', sys.stderr)
-  return [_input(record, given.column) for record in records]
+  return [Asked(_input(record, given.column), record.fields) for record in records]
 
 
 def _input(record: 'Record', column: str) -> str | Sequence[Mapping[str, Any]]:
@@ -167,23 +186,68 @@ def _line(prediction: Prediction) -> str:
   return escaped(line)
 
 
-def _as_jsonl(found: Sequence[Prediction]) -> str:
-  """Returns predictions as lines of JSON."""
-  rows = []
-  for prediction in found:
-    row = prediction._asdict()
-    if not row['probabilities']:
-      del row['probabilities']
-    rows.append(json.dumps(row, ensure_ascii=False) + '\n')
-  return ''.join(rows)
+def _with_answer(one: Prediction, flat: bool) -> dict[str, object]:
+  """Returns a prediction as columns; `flat`: one for each label, else {label: probability}."""
+  line: dict[str, object] = {'text': one.text, 'answer': one.answer}
+  if flat:
+    return line | {f'p({label})': p for label, p in one.probabilities.items()}
+  return line | ({'probabilities': one.probabilities} if one.probabilities else {})
 
 
-def _as_csv(found: Sequence[Prediction]) -> str:
-  """Returns predictions as a table: text, answer and p(LABEL) for each label."""
-  labels = list(dict.fromkeys(label for one in found for label in one.probabilities))
+def _kept(
+  rows: Sequence[Mapping[str, object]], taken: Collection[str], column: str, file: str
+) -> list[dict[str, object]]:
+  """Returns the rows of the input, without its column `text` if that is the one that is answered.
+
+  Args:
+    rows: of the input.
+    taken: names of the columns of the predictions; a column of such a name gets another one.
+    column: that is answered.
+    file: of the input; a note names it.
+  """
+  columns = dict.fromkeys(name for row in rows for name in row)
+  called = {name: name for name in columns if name not in taken}
+  for name in columns:
+    if name in taken and not name == column == 'text':
+      other = f'input_{name}'
+      while other in taken or other in columns:
+        other = f'input_{other}'
+      called[name] = other
+      console.show(f'note: {file}: its column {name!r} is written as {other!r}', sys.stderr)
+  return [{called[name]: value for name, value in row.items() if name in called} for row in rows]
+
+
+def _as_jsonl(rows: Sequence[Mapping[str, object]]) -> str:
+  """Returns rows as lines of JSON."""
+  return ''.join(json.dumps(_plain(row), ensure_ascii=False) + '\n' for row in rows)
+
+
+def _as_csv(rows: Sequence[Mapping[str, object]], columns: Collection[str]) -> str:
+  """Returns rows as a table; values that are neither text nor a number as JSON."""
   table = io.StringIO(newline='')
-  writer = csv.writer(table)
-  writer.writerow(['text', 'answer', *(f'p({label})' for label in labels)])
-  for text, answer, probabilities in found:
-    writer.writerow([text, answer, *(probabilities.get(label, '') for label in labels)])
+  writer = csv.DictWriter(table, columns or ['text', 'answer'], restval='')
+  writer.writeheader()
+  for row in rows:
+    plain = {name: _plain(value) for name, value in row.items()}
+    nested = {n: json.dumps(v, ensure_ascii=False) for n, v in plain.items() if _is_nested(v)}
+    writer.writerow(plain | nested)
   return table.getvalue()
+
+
+def _is_nested(value: object) -> bool:
+  return isinstance(value, dict | list)
+
+
+def _plain(value: object) -> object:
+  """Returns a value of a table as JSON holds it."""
+  from jcl.streams.raw import Number
+
+  if isinstance(value, Number):
+    return json.loads(value)
+  if isinstance(value, Mapping):
+    return {str(name): _plain(one) for name, one in value.items()}
+  if hasattr(value, 'tolist'):  # of NumPy
+    return _plain(value.tolist())
+  if isinstance(value, list | tuple):
+    return [_plain(one) for one in value]
+  return value if value is None or isinstance(value, str | int | float) else str(value)

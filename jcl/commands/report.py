@@ -38,7 +38,8 @@ def run(given: flags.FlagValues) -> None:
   for folder in folders:
     runs |= run_folders.read_all(pathlib.Path(folder), '--runs')
   results = list(runs.values())
-  comparison.group_runs(results, [str(file.parent) for file in runs])
+  places = [str(file.parent) for file in runs]
+  comparison.group_runs(results, places)
   print(report.comparison_table(results))
   for line in run_folders.differing(runs):
     console.show(f'warning: {line}')
@@ -47,7 +48,8 @@ def run(given: flags.FlagValues) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     report.comparison_picture(results, folder / 'comparison.png')
     read = {file: run_folders.log_of(file) for file in runs}
-    report.html_report(results, folder / 'report.html', [log.lines for log in read.values()])
+    logs = [log.lines for log in read.values()]
+    report.html_report(results, folder / 'report.html', logs, places)
     for file, log in read.items():
       if log.damaged:
         place = file.parent / 'metrics.jsonl'

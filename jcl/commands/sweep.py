@@ -45,18 +45,19 @@ def run(given: flags.FlagValues) -> None:
     experiment.check(config, workdirs.is_run(folders[value]))
     workdirs.check_workdir(str(folders[value]), config)
   jax_settings.use_compile_cache()
-  results, logs = [], []
+  results, logs, places = [], [], []
   if (file := workdir / 'results.json').is_file():
     before = results_json.read(file)
     if before.get('finished') and _value(base, setting) not in values:
-      results, logs = [before], [_log(workdir)]
+      results, logs, places = [before], [_log(workdir)], [str(workdir)]
   for number, (value, config) in enumerate(configs.items(), 1):
     if not given.quiet:
       print(f'[{number}/{len(configs)}] {setting}={value:g}', flush=True)
     done = learning.run(config, folders[value], quiet=given.quiet)
     results.append(done.results)
     logs.append(done.log)
-  compare.show(results, logs, out, given.quiet)
+    places.append(str(folders[value]))
+  compare.show(results, logs, out, given.quiet, places)
 
 
 def with_value(config: Config, setting: str, value: float) -> Config:

@@ -107,7 +107,7 @@ def _check_fields(found: type[Settings], name: str) -> None:
 # Arguments of `jcl.learn`, by whose names no setting of a method can be given.
 RESERVED = (
   'stream', 'method', 'model', 'scenario', 'train', 'evaluate', 'checkpoint', 'adversarial',
-  'workdir', 'callbacks', 'mesh', 'quiet', 'name',
+  'workdir', 'callbacks', 'allow_config_change', 'mesh', 'quiet', 'name',
 )  # fmt: skip
 
 

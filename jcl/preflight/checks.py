@@ -97,7 +97,7 @@ def refuse(checkup: Checkup, workdir: str | os.PathLike | None = None) -> None:
   if free < snapshot:
     raise UserError(
       f'{workdir}: {short(free, "B")} are free, and a snapshot takes up to {short(snapshot, "B")}; '
-      'make room, or give a --workdir on another disk'
+      'make room, or give a workdir on another disk'
     )
   needed, limit = size.device['total'], device_limit(checkup.parts.tools.mesh)
   if limit is not None and needed > limit:

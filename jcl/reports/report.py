@@ -44,14 +44,17 @@ class Report:
     results: the contents of the runs' `results.json`; with more than one they are compared first.
     logs: the lines of their `metrics.jsonl`, a list for each run; without them the page has no
       curves of loss and dev scores.
+    places: folder of each run as commands name it; '' for a run: it is not known.
 
   Raises:
     UserError: the runs cannot be compared.
   """
 
-  def __init__(self, *results: Results, logs: Sequence[Sequence[Json]] = ()):
-    group_runs(results)
-    self.results, self.logs = results, logs
+  def __init__(
+    self, *results: Results, logs: Sequence[Sequence[Json]] = (), places: Sequence[str] = ()
+  ):
+    group_runs(results, places)
+    self.results, self.logs, self.places = results, logs, places
 
   def save(self, path: str | pathlib.Path) -> None:
     """Writes the report as one HTML file that needs no other file.
@@ -60,19 +63,21 @@ class Report:
       path: of the file; it is written whole or not at all.
 
     Raises:
-      UserError: a matrix is malformed, or the file's folder does not exist.
+      UserError: a matrix is malformed, `path` is a folder, or the file's folder does not exist.
     """
     file = paths.local(path, 'path')
+    if file.is_dir():
+      raise UserError(f'path is {file}: that is a folder; give a file, {file / "report.html"}')
     if not file.parent.is_dir():
       raise UserError(f'path is {file}: there is no folder {file.parent}; make it first')
     write_atomically(file, self.html().encode())
 
   def html(self) -> str:
     """Returns the report as an HTML document, its pictures in it as SVG."""
-    return document.document(self.results, self.logs)
+    return document.document(self.results, self.logs, self.places)
 
   def _repr_html_(self) -> str:
-    return document.fragment(self.results, self.logs)
+    return document.fragment(self.results, self.logs, self.places)
 
   def __str__(self) -> str:
     tables = [matrix_table(run) for run in self.results]
@@ -89,7 +94,7 @@ class Comparison:
     results: the contents of the runs' `results.json`.
     logs: the lines of their `metrics.jsonl`, a list for each run.
     warnings: lines on why the runs are no fair comparison.
-    places: folder of each run, as messages name it; '' for a run without one.
+    places: folder of each run, as messages and commands name it; '' for a run without one.
 
   Raises:
     UserError: the runs cannot be compared.
@@ -100,7 +105,7 @@ class Comparison:
     warnings: Sequence[str] = (), places: Sequence[str] = (),
   ):  # fmt: skip
     self._groups = group_runs(results, places)
-    self.results, self.logs, self.warnings = results, logs, warnings
+    self.results, self.logs, self.warnings, self.places = results, logs, warnings, places
 
   @property
   def metrics(self) -> dict[str, dict[str, tuple[float | None, float | None]]]:
@@ -119,7 +124,7 @@ class Comparison:
 
   def report(self) -> Report:
     """Returns the report on all runs: `.save(file)` writes the page."""
-    return Report(*self.results, logs=self.logs)
+    return Report(*self.results, logs=self.logs, places=self.places)
 
   def __str__(self) -> str:
     lines = [comparison_table(self.results), *(f'warning: {line}' for line in self.warnings)]
@@ -161,19 +166,21 @@ def finding_lines(findings: Iterable[Finding]) -> Iterator[str]:
 
 
 def html_report(
-  results: Sequence[Results], path: str | pathlib.Path, logs: Sequence[Sequence[Json]] = ()
-) -> None:
+  results: Sequence[Results], path: str | pathlib.Path, logs: Sequence[Sequence[Json]] = (),
+  places: Sequence[str] = (),
+) -> None:  # fmt: skip
   """Writes the report on some runs as one HTML file; see `Report`.
 
   Args:
     results: the contents of the runs' `results.json`.
     logs: the lines of their `metrics.jsonl`, a list for each run; empty: none are at hand.
     path: of the HTML file; it is written whole or not at all.
+    places: folder of each run as commands name it; empty: they are not known.
 
   Raises:
     UserError: the runs cannot be compared, or a matrix is malformed.
   """
-  Report(*results, logs=logs).save(path)
+  Report(*results, logs=logs, places=places).save(path)
 
 
 def heat_map(results: Results, path: str | pathlib.Path) -> None:

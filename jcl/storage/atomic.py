@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import filecmp
 import json
 import os
 import pathlib
@@ -93,23 +94,47 @@ def check_new(folder: pathlib.Path) -> None:
   Raises:
     UserError: the folder is a file, or it is not empty.
   """
-  if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-    raise UserError(f'{folder} is there already and not empty; name a new folder')
+  if _in_use(folder):
+    raise UserError(
+      f'{folder} is there already and not empty; give another folder, or delete this one first'
+    )
 
 
 @contextlib.contextmanager
 def new_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
   """Gives an empty folder; it takes its name when the block ends well, else it is deleted.
 
+  A folder that holds the same files already, with the same bytes, stays as it is.
+
   Raises:
-    UserError: `folder` is a file, or it is not empty.
+    UserError: `folder` is a file, or it holds something else.
   """
-  check_new(folder)
+  if folder.is_file():
+    check_new(folder)
   part = folder.with_name(f'.{folder.name}.part')
   shutil.rmtree(part, ignore_errors=True)
   try:
     part.mkdir(parents=True)
     yield part
+    if _in_use(folder):
+      if not _holds(folder, part):
+        raise UserError(
+          f'{folder} is there already and holds something else; give another folder, or delete '
+          'this one first'
+        )
+      return
     os.replace(part, folder)
   finally:
     shutil.rmtree(part, ignore_errors=True)
+
+
+def _in_use(folder: pathlib.Path) -> bool:
+  """Whether there is a file, or a folder that is not empty."""
+  return folder.is_file() or (folder.is_dir() and any(folder.iterdir()))
+
+
+def _holds(folder: pathlib.Path, part: pathlib.Path) -> bool:
+  """Whether a folder holds every file of another, with the same bytes."""
+  names = [file.relative_to(part) for file in part.rglob('*') if file.is_file()]
+  same = lambda name: filecmp.cmp(folder / name, part / name, shallow=False)
+  return all((folder / name).is_file() and same(name) for name in names)

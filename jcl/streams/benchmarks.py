@@ -56,8 +56,7 @@ def published_files(config: StreamConfig) -> pathlib.Path:
   """
   if not config.path:
     raise UserError(
-      f'stream.path is empty: give the folder of the published files of {config.name} '
-      '(--config.stream.path=FOLDER)'
+      f'stream.path is empty: give the folder of the published files of {config.name}'
     )
   return paths.local(config.path, 'stream.path')
 

@@ -61,7 +61,7 @@ def described(config: StreamConfig) -> manifest.Manifest:
   if not config.path:
     raise UserError(
       'stream.path is empty: give a table with the columns text and label, or a folder with '
-      'train.csv and test.csv (--config.stream.path=FOLDER)'
+      'train.csv and test.csv'
     )
   path = paths.local(config.path, 'stream.path')
   fields: dict[str, object] = {**COLUMNS, 'train': path.name}

@@ -167,7 +167,7 @@ def as_list(value: object) -> object:
 def manifest_file(path: str) -> pathlib.Path:
   """Returns the file of a manifest that is given by its path or its folder."""
   if not path:
-    raise UserError('stream.path is empty: give a manifest (--config.stream.path=manifest.json)')
+    raise UserError('stream.path is empty: give a manifest, or the folder of one')
   file = paths.local(path, 'stream.path')
   if file.is_dir():
     found = [file / name for name in ('manifest.json', 'manifest.py') if (file / name).is_file()]
@@ -283,8 +283,8 @@ def split_records(
     raise UserError(f"{where} has no 'train': name the file of that split")
   if 'test' not in source and not manifest.carve_test:
     raise UserError(
-      f"{where} has no 'test': name the file of that split, or set stream.test_fraction "
-      '(--config.stream.test_fraction=0.2) to take it from train'
+      f"{where} has no 'test': name the file of that split, or set stream.test_fraction, "
+      'such as 0.2, to take it from train'
     )
   return {s: records(manifest, source[s], s, where) for s in SPLITS if s in source}
 

@@ -28,7 +28,7 @@ def check_model(workdir: pathlib.Path, loaded: Loaded, config: Config) -> None:
   if found:
     raise UserError(
       f'{workdir} is a run on another base model ({"; ".join(lines(found, config))}); give its own '
-      'by --base'
+      'as base (--base)'
     )
 
 

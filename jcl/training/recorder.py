@@ -353,7 +353,7 @@ class Recorder:
       lines_of_config = file.read_text('utf-8').splitlines()
       results['config_changes'] = [json.loads(line) for line in lines_of_config]
     write_json(workdir / 'results.json', results)
-    report.html_report([results], workdir / 'report.html', [lines])
+    report.html_report([results], workdir / 'report.html', [lines], [str(workdir)])
     if finished:
       (workdir / 'figures').mkdir(exist_ok=True)
       report.heat_map(results, workdir / 'figures' / 'accuracy.png')

@@ -131,11 +131,43 @@ def test_a_table_has_a_column_for_each_label(places, tmp_path):
   )  # fmt: skip
   with out.open(newline='') as file:
     rows = list(csv.DictReader(file))
-  assert list(rows[0]) == ['text', 'answer', 'p(data_link)', 'p(no_space)']
+  assert list(rows[0]) == ['verb', 'noun', 'text', 'answer', 'p(data_link)', 'p(no_space)']
+  assert (rows[0]['verb'], rows[1]['noun']) == ('open', 'nospace')
   assert [(row['text'], row['answer']) for row in rows] == [
     (TEXTS[0], 'data_link'), (TEXTS[1], 'no_space')
   ]  # fmt: skip
   assert float(rows[1]['p(no_space)']) > 0.5
+
+
+@pytest.mark.parametrize('ending', ['csv', 'jsonl'])
+def test_other_columns_are_kept_and_a_clash_of_names_is_said(ending, places, tmp_path, capsys):
+  folder, result = places
+  rows = [
+    {'id': 7, 'text': TEXTS[0], 'answer': 'no_space', 'tags': ['a', {'b': 1.5}]},
+    {'id': 8, 'text': 'open <eos>', 'answer': 'left out'},
+    {'id': 9, 'text': TEXTS[1], 'answer': 'no_space', 'input_answer': None},
+  ]  # fmt: skip
+  (tmp_path / 'in.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
+  out = tmp_path / f'out.{ending}'
+  called(
+    f'--model={folder / "exported"}', f'--file={tmp_path / "in.jsonl"}', f'--out={out}',
+    '--special_tokens_in_text=drop',
+  )  # fmt: skip
+  said = capsys.readouterr().err
+  assert "in.jsonl: its column 'answer' is written as 'input_input_answer'" in said
+  assert said.count('note') == 1, 'the column that is answered is no clash'
+  if ending == 'jsonl':
+    one, two = (json.loads(line) for line in out.read_text().splitlines())
+    assert list(one) == ['id', 'input_input_answer', 'tags', 'text', 'answer', 'probabilities']
+    assert (one['id'], one['tags'], two['input_answer']) == (7, ['a', {'b': 1.5}], None)
+    assert (two['text'], two['input_input_answer']) == (TEXTS[1], 'no_space')
+  else:
+    with out.open(newline='') as file:
+      one, two = csv.DictReader(file)
+    assert list(one)[:5] == ['id', 'input_input_answer', 'tags', 'input_answer', 'text']
+    assert (one['id'], one['tags'], two['tags']) == ('7', '["a", {"b": 1.5}]', '')
+    assert (two['id'], two['text'], two['input_answer']) == ('9', TEXTS[1], '')
+  assert [one['answer'], two['answer']] == result.model.answer(TEXTS)
 
 
 @pytest.mark.parametrize(

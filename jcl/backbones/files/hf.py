@@ -191,13 +191,13 @@ def save(
   """Writes a folder that transformers and `load` read; it appears whole or not at all.
 
   Args:
-    folder: must not exist, or be empty.
+    folder: new or empty; one that holds the same files already stays as it is.
     loaded: the model; rows that only pad its vocabulary are left out. Without parameters only its
       shape and its tokenizer are written.
     dtype: of the weights on disk; only float32 gives back the same bits.
 
   Raises:
-    UserError: the folder is in use, or the model has an adapter that is not merged.
+    UserError: the folder holds something else, or the model has an adapter that is not merged.
   """
   config, params, tokenizer, special, companions, _ = loaded
   if params is not None and 'lora' in params:

@@ -260,7 +260,7 @@ def write(
     dropout: probability for the adapter's input, in training that goes on elsewhere.
 
   Raises:
-    UserError: the folder is not empty, or the adapter does not fit the model.
+    UserError: the folder holds something else, or the adapter does not fit the model.
   """
   shapes = tensors.param_shapes(config)
   lora.check_fits(adapter, _kernels(shapes))

@@ -30,17 +30,20 @@ SECTIONS: tuple[tuple[str, str, Callable[[Source, History], Html]], ...] = (
 )
 
 
-def document(results: Sequence[Results], logs: Sequence[Sequence[Json]] = ()) -> str:
+def document(
+  results: Sequence[Results], logs: Sequence[Sequence[Json]] = (), places: Sequence[str] = ()
+) -> str:
   """Returns an HTML document that needs no other file.
 
   Args:
     results: the contents of the runs' `results.json`; with more than one they are compared first.
     logs: the lines of their `metrics.jsonl`, one list for each run; empty: none are at hand.
+    places: folder of each run as commands name it; empty, or '' for a run: it is not known.
 
   Raises:
     UserError: the runs cannot be compared, or a matrix is malformed.
   """
-  inner, title = fragment(results, logs), cut(_title(results, group_runs(results)), 120)
+  inner, title = fragment(results, logs, places), cut(_title(results, group_runs(results)), 120)
   head = join([
     Html('<meta charset="utf-8">'),
     Html('<meta name="viewport" content="width=device-width, initial-scale=1">'),
@@ -51,20 +54,23 @@ def document(results: Sequence[Results], logs: Sequence[Sequence[Json]] = ()) ->
   return f'<!DOCTYPE html>\n{whole}\n'
 
 
-def fragment(results: Sequence[Results], logs: Sequence[Sequence[Json]] = ()) -> Html:
+def fragment(
+  results: Sequence[Results], logs: Sequence[Sequence[Json]] = (), places: Sequence[str] = ()
+) -> Html:
   """Returns the same report as a `div` with its own style, as a notebook shows it: no script.
 
   Args:
-    results, logs: as in `document`.
+    results, logs, places: as in `document`.
 
   Raises:
     UserError: the runs cannot be compared, or a matrix is malformed.
   """
-  groups, several = group_runs(results), len(results) > 1
+  groups, several = group_runs(results, places), len(results) > 1
   lines = [*logs, *[()] * (len(results) - len(logs))]
+  places = [*places, *[''] * (len(results) - len(places))]
   sources = [
-    Source(run, log, f'run-{i}-' if several else '')
-    for i, (run, log) in enumerate(zip(results, lines, strict=True), 1)
+    Source(run, log, f'run-{i}-' if several else '', place)
+    for i, (run, log, place) in enumerate(zip(results, lines, places, strict=True), 1)
   ]
   body = _several(sources, groups) if several else _one(sources[0])
   main = tag('main', join([tag('h1', own(_title(results, groups), 200)), *body, legend()]))

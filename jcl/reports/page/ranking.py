@@ -240,7 +240,7 @@ def _verdicts(
       f'{words} are not corrected. The best leaves out the bounds.'
     ))  # fmt: skip
   if few:
-    parts.append(note('One seed has no interval; give several, such as --seeds=0,1,2.'))
+    parts.append(note('One seed has no interval; give several, such as 0, 1 and 2 (train.seed).'))
   return tag('div', join(parts)) if any(parts) else Html('')
 
 

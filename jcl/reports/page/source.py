@@ -17,11 +17,13 @@ class Source(NamedTuple):
     results: contents of `results.json`.
     lines: of `metrics.jsonl`; empty where there are none.
     anchor: before the anchors of its sections, so that several runs stand in one page.
+    place: folder of the run as its commands name it; '': it is not known.
   """
 
   results: Results
   lines: Sequence[Json] = ()
   anchor: str = ''
+  place: str = ''
 
   @property
   def learned(self) -> int:

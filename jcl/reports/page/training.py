@@ -1,6 +1,7 @@
 """The training of a run: loss, its terms and their shares, gradients, refused steps."""
 
 import math
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,7 +31,7 @@ WIDE = 50.0  # ratio of the largest to the least value from which an axis is log
 
 def findings(source: Source) -> Html:
   """Returns the section of what looks wrong with the run, and its warnings."""
-  found = doctor.findings(source.results, source.lines)
+  found = doctor.findings(source.results, source.lines, source.place or doctor.WORKDIR)
   cards = [
     tag('li', join([
       tag('strong', one.name), tag('p', own(one.figure)),
@@ -44,6 +45,8 @@ def findings(source: Source) -> Html:
   if not parts:
     seen = '' if source.lines else ' in results.json (metrics.jsonl is not at hand)'
     parts = [tag('p', f'Nothing looks wrong{seen}.', class_='fine')]
+  if any(one.command for one in found):
+    parts.append(_where_commands_run(source.place))
   run = source.results
   warnings = doctor.not_repeated([str(line) for line in run.get('warnings') or ()], found)
   for title, said in (('Notes', run.get('notes')), ('Warnings', warnings)):
@@ -51,6 +54,15 @@ def findings(source: Source) -> Html:
       listed = tag('ul', join(tag('li', own(str(line))) for line in said[:100]))
       parts.append(tag('div', join([tag('h3', f'{title} of the run ({len(said)})'), listed])))
   return section('Findings', f'{source.anchor}findings', parts)
+
+
+def _where_commands_run(place: str) -> Html:
+  """Returns the note on the folder in which the commands of the findings are run."""
+  if not place:
+    return note(f'In the commands {doctor.WORKDIR} stands for the folder of the run.')
+  if pathlib.PurePath(place).is_absolute():
+    return note('The commands name the folder in which the run was made.')
+  return note('Run the commands where this run was started: they name its folder from there.')
 
 
 def training(source: Source, past: History) -> Html:

@@ -205,7 +205,9 @@ def fetch_from(folder: pathlib.Path, cache: pathlib.Path):
 
 def test_nothing_is_overwritten_and_nothing_is_left_half_written(tmp_path, monkeypatch):
   loaded = hf.load(str(model_folder.write(tmp_path / 'theirs', model_folder.golden('llama'))))
-  with pytest.raises(UserError, match='theirs is there already and not empty'):
+  with pytest.raises(
+    UserError, match='theirs is there already and holds something else; give another'
+  ):
     hf.save(tmp_path / 'theirs', loaded)
   with pytest.raises(UserError, match='an adapter; merge it'):
     hf.save(tmp_path / 'ours', loaded._replace(params={**loaded.params, 'lora': {}}))
@@ -351,7 +353,7 @@ def test_bad_flags_are_one_line(exported):
   run, out = exported
   for flags, says in (
     ([f'--workdir={run}'], '--out is missing'),
-    ([f'--workdir={run}', f'--out={out}'], 'is there already and not empty'),
+    ([f'--workdir={run}', f'--out={out}', '--dtype=bfloat16'], 'already and holds something else'),
     ([f'--workdir={run}', f'--out={out}2', '--task=nothing'], "no task is called 'nothing'"),
     ([f'--workdir={out}', f'--out={out}2'], 'is not the config of a run'),
   ):

@@ -238,6 +238,21 @@ def test_raw_text_is_better_where_it_is_smaller():
   assert changes['bank'] == ['1.250', '1.250', '1.600', '-0.350']
 
 
+def test_commands_name_the_folder_of_the_run_and_where_they_run():
+  run = reported.run()
+  for place, words in (
+    ('', 'WORKDIR stands for the folder of the run'),
+    ('runs/a', 'Run the commands where this run was started'),
+    ('/data/runs/a', 'name the folder in which the run was made'),
+  ):
+    page = document.document([run], [reported.log()], [place])
+    assert f'--workdir={place or "WORKDIR"} ' in page
+    assert words in page
+    assert ('WORKDIR' in page) == (not place)
+  several = document.document(SEVERAL, [], [f'runs/{i}' for i in range(len(SEVERAL))])
+  assert 'WORKDIR' not in several
+
+
 def test_a_report_shows_itself_in_a_notebook_and_keeps_its_style_to_itself(tmp_path):
   shown = report.Report(reported.run(), logs=[reported.log()])
   shown.save(tmp_path / 'saved.html')
