@@ -8,7 +8,7 @@ cannot be done in Python.
 import dataclasses
 import pathlib
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -165,15 +165,7 @@ def learn(
   config = Config(**{k: chosen.copy_of(k, v) for k, v in given.items() if v is not None})
   stream, allowed = checked_stream(stream), _allowed(allow_config_change)
   workdir = None if workdir is None else paths.local(workdir, 'workdir')
-  record = method if isinstance(method, methods.Method) else None
-  if record is not None and (workdir is not None or method_settings):
-    raise UserError(
-      'method is a Method record, which cannot be stored and has no settings: give workdir=None '
-      'and no settings, or name its settings class'
-    )
-  config.method = (
-    chosen.GivenMethod(record) if record else chosen.chosen_method(method, method_settings)
-  )
+  config.method = _method(method, method_settings, workdir)
   config.scenario = scenario or default_scenario(stream, config.method)
   config.stream = dataclasses.replace(stream.settings or StreamConfig())
   loaded = choose_model(config, model)
@@ -184,6 +176,20 @@ def learn(
     seen = checked_callbacks(callbacks)
     done = run(config, workdir, parts=parts, allowed=allowed, quiet=quiet, callbacks=seen)
   return _result(done, quiet)
+
+
+def _method(
+  given: object, settings: Mapping[str, object], workdir: pathlib.Path | None
+) -> methods.Settings:
+  """Returns the settings of the method that the user named."""
+  if not isinstance(given, methods.Method):
+    return chosen.chosen_method(given, settings)
+  if workdir is not None or settings:
+    raise UserError(
+      'method is a Method record, which cannot be stored and has no settings: give workdir=None '
+      'and no settings, or name its settings class'
+    )
+  return chosen.GivenMethod(given)
 
 
 def _allowed(given: object) -> tuple[str, ...]:
