@@ -20,6 +20,7 @@ from jcl.methods import Method, TaskPlan
 from jcl.model import Model
 from jcl.reports import doctor
 from jcl.reports.report import Report
+from jcl.streams.by_task import NoTask
 from jcl.training.answer_format import read_format
 
 SMALL = jcl.BackboneConfig(width=32, layers=1, heads=2, feed_forward=48)
@@ -420,8 +421,9 @@ def test_a_task_is_named_by_place_or_name_and_a_wrong_one_says_which_there_are()
     (None, r'stream\[…\] is given a NoneType; give the place or the name of a task'),
     (1.0, r'is given a float; give the place'),
   ):
-    with pytest.raises(jcl.UserError, match=words) as raised:
+    with pytest.raises(NoTask, match=words) as raised:
       stream[place]
+    assert isinstance(raised.value, jcl.UserError)
     assert isinstance(raised.value, LookupError)
 
 
