@@ -17,6 +17,8 @@ from jcl.backbones.backbone import Backbone, Cache, CacheFn, DecodeFn, Params
 
 SHRINKS = 2  # times that a batch is halved at most
 FEWEST = 16  # rows that a halved batch has at least
+CHUNKS = 4  # of columns in which prompts are computed, at most
+NARROWEST = 8  # columns of such a chunk, at least
 BLOCK = 128  # token ids of which the largest logit is taken before the likeliest are looked for
 
 
@@ -165,8 +167,10 @@ def _prefilled(
 ) -> tuple[jax.Array, Cache]:  # fmt: skip
   """Returns the logits of the first new token [B, V], and the cache of all prompts.
 
-  A large batch is computed a quarter at a time, up to the last real row. So a batch of few prompts
-  costs little, and a full batch holds the activations of a quarter of its rows only.
+  A large batch is computed a quarter of its rows at a time, up to the last real row: a batch of few
+  prompts costs little, and a full one holds the activations of a quarter. Each quarter is computed
+  in chunks of columns, from the one on in which its longest prompt begins: where rows come sorted
+  by length, a long prompt does not widen all the others.
 
   Args:
     valid_BS: bool, cache positions that hold, or will hold, real tokens.
@@ -184,15 +188,32 @@ def _prefilled(
   copies = lambda count: jax.tree.map(lambda x: jnp.repeat(x, count, 1), cache)  # of [L, 1, S, …]
   if not prompt_BP.shape[1]:
     return logits_BV, copies(rows)
+
+  width = prompt_BP.shape[1]
+  step = min(max(-(-width // CHUNKS), NARROWEST), width)
+
+  def prefill(prompt_bP: jax.Array, valid_bS: jax.Array) -> tuple[jax.Array, Cache]:
+    longest = largest(width - jnp.argmax(valid_bS[:, shared : shared + width].any(0)))
+    chunks = -(-longest // step)
+
+    def chunk(number: jax.Array, before: tuple[jax.Array, Cache]) -> tuple[jax.Array, Cache]:
+      start = jnp.maximum(width - (chunks - number) * step, 0)
+      token_bT = lax.dynamic_slice_in_dim(prompt_bP, start, step, 1)
+      logits_bV, own = decode(params, token_bT, valid_bS, before[1], shared + start)
+      return logits_bV.astype(jnp.float32), own
+
+    blank_bV = jnp.zeros((len(prompt_bP), backbone.vocabulary), jnp.float32)
+    return lax.fori_loop(0, chunks, chunk, (blank_bV, copies(len(prompt_bP))))
+
   size = min(_halves(rows), default=rows)
   if size == rows:
-    return decode(params, prompt_BP, valid_BS, copies(rows), shared)
+    return prefill(prompt_BP, valid_BS)
 
   def part(number: jax.Array, filled: tuple[jax.Array, Cache]) -> tuple[jax.Array, Cache]:
     start = jnp.minimum(number * size, rows - size)
     cut = lambda x: lax.dynamic_slice_in_dim(x, start, size)
     put = lambda axis: lambda x, own: lax.dynamic_update_slice_in_dim(x, own, start, axis)
-    logits_bV, own = decode(params, cut(prompt_BP), cut(valid_BS), copies(size), shared)
+    logits_bV, own = prefill(cut(prompt_BP), cut(valid_BS))
     logits_BV, caches = filled
     logits_BV = put(0)(logits_BV, logits_bV.astype(logits_BV.dtype))
     return logits_BV, jax.tree.map(put(1), caches, own)

@@ -35,7 +35,7 @@ def next_logits():
 
   def call(ids):
     row = Row(np.array(ids, np.int32), np.array([len(ids) - 1]), np.array([0]), 0, 0)
-    return np.asarray(logits(talker()[1], layout([row], 1, Shape(1, 24, 1))))[0]
+    return np.asarray(logits(talker()[1], layout([row], 1, Shape(1, 48, 1))))[0]
 
   return call
 
@@ -82,6 +82,31 @@ def test_rows_are_the_same_alone_and_together(greedy):
   for prompt, new in zip(PROMPTS, wanted, strict=True):
     (ids,) = tools.sample(params, [prompt], tools.key('x'), max_new=LONGEST).tolist()
     assert ids[: len(new)] == new
+
+
+@pytest.mark.parametrize('lengths', [range(1, 17), (9, 12, 24, 31, 3, 17)], ids=['one', 'more'])
+def test_prompts_are_computed_by_columns_and_give_the_same(lengths, greedy):
+  """In one to four chunks of eight, of several batches that all begin with three tokens."""
+  tools, params, _ = greedy
+  backbone, columns = tools.backbone, []
+
+  def counted(params, tokens, *rest):
+    jax.debug.callback(lambda: columns.append(tokens.shape[1]))
+    return backbone.decode(params, tokens, *rest)
+
+  draws = np.random.default_rng(0)
+  drawn = lambda size: [int(t) for t in draws.integers(1, 25, size)]
+  prompts = [[5, 6, 7, *drawn(size)] for size in [*lengths] * 2]
+  rest = tools.text, tools.stream, tools.mesh, 0, 8
+  noting = make_tools(dataclasses.replace(backbone, decode=counted), *rest)
+  found = noting.sample(params, prompts, tools.key('x'), max_new=LONGEST).tolist()
+  jax.effects_barrier()
+  wanted = [by_hand(p, tools.text.eos, LONGEST) for p in prompts]
+  assert found == [w + [tools.text.pad] * (LONGEST - len(w)) for w in wanted]
+  by_length = sorted(map(len, prompts))
+  parts = [by_length[i : i + 8][-1] - 3 for i in range(0, len(prompts), 8)]
+  of_prompts = sum(n > 1 for n in columns) - len(parts)  # the beginning is computed once a part
+  assert of_prompts == sum(-(-longest // 8) for longest in parts)
 
 
 @pytest.mark.parametrize(
