@@ -6,7 +6,7 @@ from typing import Any
 
 from jcl import notation
 from jcl.batching.batch_reader import LAMOL_FORMATS
-from jcl.config import number
+from jcl.config import Group, number
 from jcl.errors import UserError
 from jcl.streams import chat
 from jcl.streams.stream import Example
@@ -16,7 +16,7 @@ Input = str | Sequence[Mapping[str, Any]]
 
 
 @dataclasses.dataclass
-class Sampling:
+class Sampling(Group):
   """How a model continues a prompt; `check_values` refuses values out of their bounds."""
 
   max_new: int = number(64, least=1)  # tokens of a continuation at most

@@ -9,15 +9,15 @@ import dataclasses
 from typing import Any
 
 from jcl.config.fields import GIVEN, Other, choice, number, only_with
-from jcl.config.group import Group, explanations, unknown
+from jcl.config.group import Group, explanations, plain, unknown
 from jcl.config.reading import Unread, check_read, refused, unread
 from jcl.config.values import check_values, entry_type, set_sequences
 
 __all__ = [
   'GIVEN', 'AdversarialConfig', 'BackboneConfig', 'CheckpointConfig', 'Config', 'EvaluateConfig',
   'Group', 'Other', 'StreamConfig', 'TrainConfig', 'Unread', 'check_read', 'check_values', 'choice',
-  'entry_type', 'explanations', 'number', 'only_with', 'refused', 'set_sequences', 'unknown',
-  'unread',
+  'entry_type', 'explanations', 'number', 'only_with', 'plain', 'refused', 'set_sequences',
+  'unknown', 'unread',
 ]  # fmt: skip
 
 

@@ -8,11 +8,14 @@ import ast
 import dataclasses
 import inspect
 import io
+import os
 import re
 import textwrap
 import tokenize
 from collections.abc import Collection, Iterator
 from typing import Any, Self, cast
+
+import numpy as np
 
 from jcl.config.reading import readers
 from jcl.errors import UserError, nearest
@@ -22,6 +25,8 @@ WIDTH = 92  # of the text of `help`, which draws a line on its left
 
 class Group:
   """A settings class: a dataclass whose wrong names are refused, and whose `help` has each field.
+
+  Numbers of NumPy and paths are kept as plain numbers and text, which config.json holds.
 
   Raises:
     UserError: a keyword or an attribute is no field; names the nearest one.
@@ -41,7 +46,14 @@ class Group:
   def __setattr__(self, name: str, value: object) -> None:
     if not name.startswith('_') and not hasattr(type(self), name) and name not in _names(self):
       raise UserError(unknown(type(self).__name__, name, _names(self)))
-    super().__setattr__(name, value)
+    super().__setattr__(name, plain(value))
+
+
+def plain(value: Any) -> Any:
+  """Returns a number of NumPy as Python's, a path as text, and any other value as it is."""
+  if isinstance(value, np.generic):
+    return value.item()
+  return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
 def unknown(what: str, name: str, known: Collection[str]) -> str:

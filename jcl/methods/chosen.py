@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import difflib
 import inspect
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +16,7 @@ from jcl.config import (
   TrainConfig,
   unknown,
 )
-from jcl.errors import UserError
+from jcl.errors import LIKE, UserError
 from jcl.methods import registry
 from jcl.methods.method import Method, Settings
 
@@ -55,7 +56,7 @@ def chosen_method(method: object, given: Mapping[str, object]) -> Settings:
   elif isinstance(method, Settings):
     settings = dataclasses.replace(method)
   else:
-    kind = method.__name__ if inspect.isclass(method) else type(method).__name__
+    kind = f'the class {method.__name__}' if inspect.isclass(method) else type(method).__name__
     raise UserError(
       f'method is {kind}; give a name, package.module:Class, a settings object or a Method'
     )
@@ -76,7 +77,8 @@ def set_fields(settings: Any, given: Mapping[str, object], what: str) -> None:
     having = [part for part in parts if name in {f.name for f in dataclasses.fields(part)}]
     if not having:
       known = [f.name for part in parts for f in dataclasses.fields(part)]
-      raise UserError(unknown(what, name, known) + _elsewhere(name))
+      in_learn = isinstance(settings, (Settings, *SECTIONS.values()))
+      raise UserError(unknown(what, name, known) + (_elsewhere(name) if in_learn else ''))
     for part in having:
       setattr(part, name, value)
 
@@ -88,7 +90,8 @@ def _elsewhere(name: str) -> str:
   for argument, kind in {**SECTIONS, 'model': BackboneConfig}.items():
     if name in {field.name for field in dataclasses.fields(kind)}:
       return f'; give {argument}=jcl.{kind.__name__}({name}=…)'
-  return ''
+  near = difflib.get_close_matches(name, registry.RESERVED, 1, LIKE)
+  return f'; jcl.learn has the argument {near[0]}' if near else ''
 
 
 def copy_of(name: str, value: object) -> Any:
@@ -103,5 +106,6 @@ def copy_of(name: str, value: object) -> Any:
     set_fields(made, value, name)
     return made
   if not isinstance(value, kind):
-    raise UserError(f'{name} is a {type(value).__name__}; give a jcl.{kind.__name__}')
+    what = f'the class {value.__name__}' if inspect.isclass(value) else f'a {type(value).__name__}'
+    raise UserError(f'{name} is {what}; give a jcl.{kind.__name__}(…)')
   return copy.copy(value)

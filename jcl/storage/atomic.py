@@ -96,7 +96,7 @@ def check_new(folder: pathlib.Path) -> None:
   """
   if _in_use(folder):
     raise UserError(
-      f'{folder} is there already and not empty; give another folder, or delete this one first'
+      f'{folder} is there already and not empty; name a new folder, or move this one away'
     )
 
 
@@ -119,8 +119,8 @@ def new_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     if _in_use(folder):
       if not _holds(folder, part):
         raise UserError(
-          f'{folder} is there already and holds something else; give another folder, or delete '
-          'this one first'
+          f'{folder} is there already and holds something else; name a new folder, or move '
+          'this one away'
         )
       return
     os.replace(part, folder)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
   from jcl.streams.stream import Task
 
 
-class NoTask(UserError, LookupError):
+class NoTask(UserError, IndexError):
   """A stream has no such task; the message names those that there are."""
 
 

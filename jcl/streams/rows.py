@@ -9,7 +9,7 @@ import functools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from jcl.config import StreamConfig
+from jcl.config import StreamConfig, plain
 from jcl.errors import UserError
 from jcl.streams import hub, splits
 from jcl.streams.checks import check_names, check_overlap, check_rows, check_template
@@ -80,6 +80,7 @@ def read(config: StreamConfig) -> RawStream:
 
 def stream(given: Given, name: str, template: str, overlap: str, carving: Carving) -> Stream:
   """Builds the stream of rows, with a test split for every task; see `Stream.from_rows`."""
+  carving = Carving(*map(plain, carving))
   check_options(name, template, overlap, carving)
   train, test, dev = (given.rows[split] for split in ('train', 'test', 'dev'))
   tasks = [

@@ -60,6 +60,9 @@ def checked_callbacks(callbacks: object) -> Sequence[object]:
   if not isinstance(callbacks, list | tuple):
     raise UserError(f'callbacks is a {type(callbacks).__name__}; give a list of objects')
   for callback in callbacks:
+    if isinstance(callback, type):
+      name = callback.__name__
+      raise UserError(f'callbacks holds the class {name}; give an object of it, {name}(…)')
     if not any(callable(getattr(callback, name, None)) for name in EVENTS):
       raise UserError(
         f'callbacks holds a {type(callback).__name__} without any of {", ".join(EVENTS)}'

@@ -66,12 +66,13 @@ def read_all(folder: pathlib.Path, argument: str) -> Runs:
   """Returns {results.json: results} of the run in a folder, or of the runs in the folders in it.
 
   Args:
-    folder: workdir of a run, or a folder of workdirs.
+    folder: workdir of a run, its results.json, or a folder of workdirs.
     argument: what names the folder, for error messages.
 
   Raises:
     UserError: there is none, or a file is damaged.
   """
+  folder = folder.parent if folder.name == 'results.json' and folder.is_file() else folder
   folders = [folder, *sorted(child for child in folder.glob('*') if child.is_dir())]
   every = {folder / 'results.json': read(folder) for folder in folders}
   found = {file: run for file, run in every.items() if run is not None}

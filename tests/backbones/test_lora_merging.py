@@ -366,7 +366,7 @@ MISTAKES = {
   'targets': (['--adapters={a0},{other}', '--base={model}'], 'adapts q, but'),
   'base': (['--adapters={a0}', '--base=../no/such'], '../no/such: no such folder'),
   'into': (['--adapters={a0}', '--into=both'], 'into'),
-  'out': (['--adapters={a0}', '--out={model}'], 'not empty; give another folder'),
+  'out': (['--adapters={a0}', '--out={model}'], 'not empty; name a new folder'),
 }
 
 

@@ -6,11 +6,12 @@ import inspect
 import pickle
 import pydoc
 
+import numpy as np
 import pytest
 
 import jcl
 from jcl import methods
-from jcl.config import Group, explanations, number
+from jcl.config import Group, check_values, explanations, number
 from jcl.errors import UserError
 from jcl.methods import chosen
 
@@ -92,6 +93,19 @@ def test_a_class_of_another_package_is_explained_by_its_own_comments():
   space = {'dataclasses': dataclasses, 'Group': Group}
   exec('@dataclasses.dataclass\nclass Typed(Group):\n  pull: float = 0.1', space)
   assert inspect.getdoc(space['Typed']) == 'Typed\n\nAttributes:\n  pull: float = 0.1'
+
+
+def test_numbers_of_numpy_and_paths_become_plain_values(tmp_path):
+  train = jcl.TrainConfig(epochs=np.int64(3), learning_rate=np.float32(0.5), dft=np.bool_(True))
+  train.clip_norm = np.float64(2)
+  kept = [train.epochs, train.learning_rate, train.dft, train.clip_norm]
+  assert [*map(type, kept)] == [int, float, bool, float]
+  assert kept == [3, 0.5, True, 2.0]
+  assert jcl.BackboneConfig(path=tmp_path).path == str(tmp_path)
+  check_values(train)
+  rows = [{'text': f'a {i}', 'label': 'b'} for i in range(8)]
+  given = dict(test_fraction=np.float32(0.25), seed=np.int64(1))
+  assert jcl.Stream.from_rows({'t': rows}, **given)[0].sizes == '6/0/2'
 
 
 def test_methods_are_listed_with_a_line_on_each():

@@ -206,7 +206,7 @@ def fetch_from(folder: pathlib.Path, cache: pathlib.Path):
 def test_nothing_is_overwritten_and_nothing_is_left_half_written(tmp_path, monkeypatch):
   loaded = hf.load(str(model_folder.write(tmp_path / 'theirs', model_folder.golden('llama'))))
   with pytest.raises(
-    UserError, match='theirs is there already and holds something else; give another'
+    UserError, match='theirs is there already and holds something else; name a new'
   ):
     hf.save(tmp_path / 'theirs', loaded)
   with pytest.raises(UserError, match='an adapter; merge it'):

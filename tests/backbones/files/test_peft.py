@@ -278,7 +278,7 @@ def test_writing_is_whole_or_not_at_all(tmp_path, monkeypatch):
   kept = tmp_path / 'kept'
   kept.mkdir()
   (kept / 'thesis.tex').write_text('precious')
-  with pytest.raises(UserError, match='holds something else; give another'):
+  with pytest.raises(UserError, match='holds something else; name a new folder'):
     peft.write(kept, loaded.config, random_adapter(loaded))
   with pytest.raises(UserError, match='not empty'):
     atomic.check_new(kept / 'thesis.tex')
