@@ -80,7 +80,9 @@ def check_names(names: Sequence[str]) -> None:
   for name in names:
     named = isinstance(name, str) and name.strip(' .') and name.isprintable() and len(name) <= 80
     if not named or set(name) & set('/\\'):
-      raise UserError(f'task name {shown(name)}: give 1 to 80 characters without / and \\')
+      raise UserError(
+        f'task name {shown(name)}: give 1 to 80 printable characters without / and \\'
+      )
     look = visible(name)
     if seen.get(look) == name:
       raise UserError(f'task name {name!r} is given twice: names are unique in a stream')

@@ -143,8 +143,8 @@ WARNED = {
     'rows repeat a text of their split: train 13.0 % (3 of 23), most in first, train (23.1 %)',
   ),
   'unknown': (
-    (CLEAN[0], more(CLEAN[1], test=[('second zebra yak red', 'b')])), {},
-    'tokens are unknown to the tokenizer: test 1.0 % (2 of 210), most in second, test (1.8 %)',
+    (CLEAN[0], more(CLEAN[1], test=[(f'second zebra yak w{i}', 'b') for i in range(6)])), {},
+    'tokens are unknown to the tokenizer: test 6.9 % (18 of 260), most in second, test (11.2 %)',
   ),
   'no test rows': (
     (more(CLEAN[0], train=[(f'first {c} z', 'c') for c in COLOURS]), CLEAN[1]), {},
@@ -187,8 +187,8 @@ def test_unknown_tokens_are_counted_alike_in_summary_and_warning(monkeypatch):
   """A share of all splits together would differ from those of the warning."""
   tasks, how, _ = WARNED['unknown']
   made = parts(*tasks, monkeypatch=monkeypatch, **how)
-  assert 'test 1.0 % (2 of 210)' in checks.warnings(made)[0]
-  assert 'targets, unknown test 1.0 %; of ' in checks._totals(made)
+  assert 'test 6.9 % (18 of 260)' in checks.warnings(made)[0]
+  assert 'targets, unknown test 6.9 %; of ' in checks._totals(made)
   assert 'targets, unknown 0.0 %; of ' in checks._totals(parts(*CLEAN, monkeypatch=monkeypatch))
 
 

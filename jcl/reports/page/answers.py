@@ -56,7 +56,9 @@ def _flip(example: Mapping[str, object]) -> list[Cell]:
   where = [] if place in (None, '') else [str(place)]
   if given not in (None, '', place):
     where.append(f'id {given}')
-  where += [f'{w} {v}' for w, v in (('split', split), ('number', number)) if v is not None]
+  if split is not None and f'/{split}[' not in str(place):
+    where.append(f'split {split}')
+  where += [f'number {number}'] if number is not None else []
   task = example.get('task')
   return [
     name(task) if task is not None else MISSING, shown('text'), shown('answer'), shown('answered'),

@@ -146,7 +146,7 @@ def _costs(groups: Sequence[Group]) -> list[Html]:
     label = f'A_T against {words}: ' + ', '.join(
       f'{d.name} {d.y:.3g} at {shown_as(kind)(d.x)}' for d in dots
     )
-    entries = [(own(dot.name, 60), f'dot {dot.style}') for dot in dots]
+    entries = [(own(dot.name, 60), f'dot {dot.style.split()[0]}') for dot in dots]
     pictures.append(figure(f'A_T against {kind}', charts.scatter(label, dots, x, y), key(entries)))
   kinds = dict.fromkeys(k for g in groups for one in g.runs for k in one.get('seconds') or {})
   rows: list[list[Cell]] = []

@@ -131,5 +131,5 @@ def _several(sources: Sequence[Source], groups: Sequence[Group]) -> list[Html]:
     title = own(f'{labels[id(run)]}, seed {run.get("seed", MISSING)}{state}', 200)
     runs.append(details(title, join(_run(source)), class_='run'))
   parts.append(tag('h2', 'The runs', id='runs'))
-  parts.append(note(text('Each opens to its own page.')))
+  parts.append(note(text('Each opens to its own page; one that is open is printed too.')))
   return [*parts, *runs]

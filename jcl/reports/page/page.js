@@ -32,7 +32,7 @@
   }
   // A table that is wider than its place says so, and fades at the edge behind which it goes on.
   for (const box of document.querySelectorAll('.jcl .wide')) {
-    const hint = make('p', { className: 'note swipe' }, 'Wider than the screen: swipe, or keys ← →.');
+    const hint = make('p', { className: 'note swipe' }, 'Goes on to the right: swipe, or keys ← →.');
     const edge = () => {
       hint.hidden = box.scrollWidth - box.clientWidth < 2;
       box.classList.toggle('more', box.scrollWidth - box.clientWidth - box.scrollLeft > 1);

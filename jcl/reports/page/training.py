@@ -189,8 +189,9 @@ def _shares_of(
   ]
   y = axes.Axis(0, 100, '', '{:.0f}'.format, ticks=(0, 25, 50, 75, 100))
   mean = lambda points: sum(v for _, v in points) / len(points)
-  rows = [[term, format_number(mean(points), 'share')] for term, points in found.items()]
-  spoken = ', '.join(f'{t} {v} % on average' for t, v in rows)
+  means = {term: mean(points) for term, points in found.items()}
+  rows = [[term, Number(format_number(v, 'share'), v)] for term, v in means.items()]
+  spoken = ', '.join(f'{term} {v.shown} % on average' for term, v in rows)
   label = f'Share of each term in {what}: {spoken}'
   entries = [(short(line.name), line.style) for line in series]
   picture = charts.shares(label, series, _steps(past), y, _bounds(run, past))
@@ -207,8 +208,9 @@ def _weights(run: Results, terms: Sequence[str]) -> Html:
   return table('Weight of each term', ['task', *terms], rows)
 
 
-def _weight(value: object) -> str:
-  return f'{value:g}' if is_number(value) else MISSING
+def _weight(value: object) -> Number:
+  known = float(value) if is_number(value) else None  # type: ignore[arg-type]
+  return Number(MISSING if known is None else f'{known:g}', known)
 
 
 def _gradients(run: Results, past: History) -> Html:
@@ -250,7 +252,9 @@ def _mix(run: Results) -> Html:
     parts = [(f'new {new:,}', new, 'c0'), (f'old {old:,}', old, 'c1')]
     bars.append(charts.Bar(short(line['task']), parts, f'{share} % old'))
     of_rows = [count_cell(line.get('new_rows')), count_cell(line.get('old_rows'))]
-    rows.append([name(line['task']), count_cell(new), count_cell(old), share, *of_rows])
+    rows.append(
+      [name(line['task']), count_cell(new), count_cell(old), Number(share, float(share)), *of_rows]
+    )
   label = 'Tokens that trained each task: ' + ', '.join(f'{b.name} {b.shown}' for b in bars[:12])
   entries = [('new: of the task', 'c0'), ('old: replay, pseudo samples', 'c1')]
   header = ['task', 'new', 'old', 'old %', 'new rows', 'old rows']
