@@ -62,7 +62,15 @@ def has_bars() -> bool:
   if is_hidden():
     return False
   terminal = sys.stderr is not None and sys.stderr.isatty() and os.environ.get('TERM') != 'dumb'
-  return terminal or is_notebook()
+  return (terminal and not _is_without_lines()) or is_notebook()
+
+
+def _is_without_lines() -> bool:
+  """Whether the terminal says that it has no lines, as in a container: tqdm shows nothing there."""
+  try:
+    return os.get_terminal_size(sys.stderr.fileno()).lines == 0
+  except (OSError, ValueError):  # standard error is no file
+    return False
 
 
 def clock(seconds: float) -> str:

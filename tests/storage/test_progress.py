@@ -1,6 +1,7 @@
 """Progress of long work: a bar on a terminal, a line now and then elsewhere, or nothing."""
 
 import io
+import os
 import sys
 import types
 
@@ -96,6 +97,13 @@ def test_a_dumb_terminal_has_lines(clock, monkeypatch):
   clock[0] = 31.0
   bar.advance(2)
   assert screen.getvalue() == '  train: 2/10, 4:08 left\n'
+
+
+@pytest.mark.parametrize(('size', 'has'), [((0, 0), False), ((80, 0), False), ((80, 24), True)])
+def test_a_terminal_without_lines_has_no_bars(size, has, monkeypatch):
+  monkeypatch.setattr(terminal(monkeypatch), 'fileno', lambda: 2, raising=False)
+  monkeypatch.setattr(progress.os, 'get_terminal_size', lambda file: os.terminal_size(size))
+  assert progress.has_bars() == has
 
 
 def test_watched_items_come_in_order_and_short_work_has_no_bar(monkeypatch):

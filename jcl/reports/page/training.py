@@ -190,8 +190,9 @@ def _shares_of(
   y = axes.Axis(0, 100, '', '{:.0f}'.format, ticks=(0, 25, 50, 75, 100))
   mean = lambda points: sum(v for _, v in points) / len(points)
   means = {term: mean(points) for term, points in found.items()}
-  rows = [[term, Number(format_number(v, 'share'), v)] for term, v in means.items()]
-  spoken = ', '.join(f'{term} {v.shown} % on average' for term, v in rows)
+  shown = {term: format_number(v, 'share') for term, v in means.items()}
+  rows = [[term, Number(shown[term], v)] for term, v in means.items()]
+  spoken = ', '.join(f'{term} {words} % on average' for term, words in shown.items())
   label = f'Share of each term in {what}: {spoken}'
   entries = [(short(line.name), line.style) for line in series]
   picture = charts.shares(label, series, _steps(past), y, _bounds(run, past))
