@@ -31,7 +31,7 @@ def hard():
 PAGES = {
   'one': lambda: document.document([reported.run()], [reported.log()]),
   'several': lambda: document.document(RUNS, [reported.log() for _ in RUNS]),
-  'hard': lambda: document.document([hard()], [reported.log()]),
+  'hard': lambda: document.document([hard()], [reported.log()], ['/' + 'folder' * 60]),
   'text': lambda: document.document([reported.text_run()], [reported.log()]),
   'wide': lambda: document.document(
     [{**reported.run(matrix=[[0.5] * 40] * 41), 'tasks': [f'a long name {i}' for i in range(40)],
