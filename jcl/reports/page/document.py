@@ -104,7 +104,8 @@ def _run(source: Source) -> list[Html]:
   links = [(f'{source.anchor}{anchor}', title) for anchor, title, _ in filled]
   links += [] if source.anchor else [('legend', 'What the numbers mean')]
   return [
-    _state(source), tag('p', scores.in_words(source)), scores.key_figures(source),
+    _state(source), scores.in_words(source),
+    scores.key_figures(source),
     contents(links, f'Sections of {source.anchor or "this page"}'), *(part for *_, part in filled),
   ]  # fmt: skip
 

@@ -62,26 +62,28 @@ def key_figures(source: Source) -> Html:
   return tag('dl', join(tiles), class_='tiles')
 
 
-def in_words(source: Source) -> str:
-  """Returns in one or two sentences how the run ended, or how far it is."""
+def in_words(source: Source) -> Html:
+  """Returns in one or two sentences how the run ended; empty before its end."""
   run, found = source.results, metrics_of(source.results)
   tasks, score = len(run['tasks']), score_of(run)
   if found.get('average_accuracy') is None:
-    return f'The run has learned {source.learned} of {tasks} tasks.'
+    return Html('')  # the line on the state of the run says how far it is
   average = format_number(found['average_accuracy'], score)
   how = f'{average} %' if score == 'accuracy' else f'{average} nats per token'
   said = f'After {tasks} tasks the mean score over all tasks is {how}.'
   forgetting = found.get('forgetting')
   if forgetting is None:
-    return said
+    return tag('p', said)
   lost = format_number(abs(forgetting), score)
   unit = 'points' if score == 'accuracy' else 'nats per token'
   if score == 'accuracy' and not any(map(any, run['matrix'][1:])):
-    return f'{said} Nothing was learned, so nothing could be forgotten.'
+    return tag('p', f'{said} Nothing was learned, so nothing could be forgotten.')
   if float(lost) == 0:
-    return f'{said} Nothing was forgotten.'
+    return tag('p', f'{said} Nothing was forgotten.')
   verb = 'lost' if forgetting > 0 else 'gained'
-  return f'{said} On average a task {verb} {lost} {unit} from its best before the end to the end.'
+  return tag(
+    'p', f'{said} On average a task {verb} {lost} {unit} from its best before the end to the end.'
+  )
 
 
 def scores(source: Source, past: History) -> Html:
@@ -205,7 +207,7 @@ def task_curves(run: Results, past: History) -> Html:
     if inside := dev.get(task):
       series.insert(0, charts.Line('dev', inside, 'c1'))
       taken = True
-    last = format_number(rows[-1][j], score_of(run))
+    last = format_number(rows[source_row(run)][j], score_of(run))
     label = f'{short(task)}: {_spoken(points)}' if points else short(task)
     pictures.append(charts.small(label[:300], task, last, series, x, y, j + 1))
   entries = [('test split, after every task', 'c0'), ('just learned', 'bound')]

@@ -43,7 +43,8 @@ def findings(source: Source) -> Html:
   ]  # fmt: skip
   parts: list[str] = [tag('ul', join(cards), class_='findings')] if cards else []
   if not parts:
-    seen = '' if source.lines else ' in results.json (metrics.jsonl is not at hand)'
+    steps = any((line['new'] + line['old']) for line in source.results.get('mix') or ())
+    seen = ' in results.json (metrics.jsonl is not at hand)' if steps and not source.lines else ''
     parts = [tag('p', f'Nothing looks wrong{seen}.', class_='fine')]
   if any(one.command for one in found):
     parts.append(_where_commands_run(source.place))

@@ -212,6 +212,27 @@ def test_a_run_under_way_shows_what_there_is_and_says_so(rows):
   assert 'Not finished' not in document.document([reported.run()])
 
 
+def test_a_run_under_way_says_once_how_far_it_is_and_shows_its_newest_scores():
+  run = reported.run(matrix=reported.MATRIX[:3], finished=False)
+  page = Parts(document.document([run], [reported.log()]))
+  assert [words for _, words in page.all('p') if 'of 3 tasks' in words] == [
+    'Not finished: 2 of 3 tasks are learned; this page shows what there is.'
+  ]
+  shown = [words for a, words in page.all('text') if a.get('class') == 'strong']
+  assert ('bank', '60.0') in itertools.pairwise(shown)
+
+
+def test_a_run_without_steps_has_no_log_to_miss():
+  matrix = [[0.0] * 3, [0.9, 0.1, None], [0.9, 0.9, 0.1], [0.9] * 3]
+  run = reported.run('closed_form', matrix=matrix)
+  run |= {'mix': [], 'pseudo': [], 'refused_steps': [], 'invalid': None}
+  page = document.document([run])
+  assert 'Nothing looks wrong.' in page
+  assert 'Nothing looks wrong in results.json' in document.document(
+    [run | {'mix': reported.run()['mix']}]
+  )
+
+
 @pytest.mark.parametrize(
   'one',
   [
