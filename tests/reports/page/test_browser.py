@@ -151,3 +151,19 @@ def test_a_table_that_goes_on_says_so_and_keys_scroll_it(width, browser, tmp_pat
   assert browser.run(f'getComputedStyle({matrix}).maskImage') == 'none'  # its end is seen
   browser.open(page, 720, media='print')
   assert {box[2] for box in browser.run(WIDE)} == {False}
+
+
+def test_words_are_whole_in_print(browser, tmp_path):
+  """A name of a task is one line, and a number is not cut within its digits."""
+  page = tmp_path / 'report.html'
+  one = reported.run(tokens={'train': 1234567, 'generate': 99})
+  page.write_text(document.document([one], [reported.log()]), 'utf-8')
+  browser.open(page, 720, media='print')
+  tall = browser.run(
+    "[...document.querySelectorAll('table:not(.matrix) tbody :is(td, th)')].filter(cell => {"
+    '  const range = document.createRange(); range.selectNodeContents(cell);'
+    "  const words = cell.textContent.trim(); return /^[\\w.,%]{1,9}$/.test(words) &&"
+    '    new Set([...range.getClientRects()].map(box => Math.round(box.top))).size > 1;'
+    '}).map(cell => cell.textContent)'
+  )  # fmt: skip
+  assert tall == []
