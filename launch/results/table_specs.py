@@ -1,8 +1,9 @@
 """Rows, settings and columns of the tables that `launch/results/tables.py` makes.
 
 A table has flags that all its rows share, those of the slice that a CPU allows, those of the whole
-data for a GPU, and for each row a method with flags of its own. `{data}` in a flag is the folder
-of the data sets, `{texts}` the folder of the two texts that `write_texts` makes.
+data, and for each row a method with flags of its own. A table of methods that take no steps has no
+slice: a CPU does the whole. `{data}` in a flag is the folder of the data sets, `{texts}` the folder
+of the two texts that `write_texts` makes, `{seed}` the seed of the run.
 """
 
 import json
@@ -18,6 +19,7 @@ from jcl.reports.metrics import mean_and_interval
 from jcl.reports.results import Results, metrics_of, score_matrix
 
 Cell = Callable[[Results], str]
+DECODER, ENCODER = 'models/smollm2-135m.gguf', 'models/minilm-l6'
 
 
 class Row(NamedTuple):
@@ -28,12 +30,14 @@ class Row(NamedTuple):
     flags: of the row, beside those of the table.
     title: how the page names it; empty: by its method.
     trains: whether it takes steps; one that takes none has no settings of training.
+    seeds: of the runs that the page shows.
   """
 
   method: str
   flags: tuple[str, ...] = ()
   title: str = ''
   trains: bool = True
+  seeds: tuple[int, ...] = (0,)
 
 
 class Table(NamedTuple):
@@ -41,23 +45,32 @@ class Table(NamedTuple):
 
   Attributes:
     config: a file of configs/, without its ending.
-    flags, slice, whole: of all rows; of the slice alone; of the whole data alone.
+    flags, slice, whole: of all rows; of the slice alone, None where the page shows the whole data;
+      of the whole data alone.
     rows: by name, which is that of the workdir.
     columns: heading -> its cell, beside A_T.
+    model: path of the model that the rows start from, unless --model gives one.
   """
 
   config: str
   flags: tuple[str, ...]
-  slice: tuple[str, ...]
+  slice: tuple[str, ...] | None
   whole: tuple[str, ...]
   rows: Mapping[str, Row]
   columns: Mapping[str, Cell]
+  model: str = DECODER
 
-  def row_flags(self, row: Row, whole: bool) -> list[str]:
-    """Returns the flags of a row, on the whole data or on the slice."""
-    shared = (*self.flags, *(self.whole if whole else self.slice))
+  @property
+  def shown(self) -> str:
+    """Returns the part of the data that the page shows: `slice` or `whole`."""
+    return 'whole' if self.slice is None else 'slice'
+
+  def row_flags(self, row: Row, part: str, seed: int) -> list[str]:
+    """Returns the flags of a row on a part of the data, `slice` or `whole`, for a seed."""
+    of_part = self.slice if part == 'slice' else self.whole
+    shared = (*self.flags, *(of_part or ()))
     read = [flag for flag in shared if row.trains or not flag.startswith('--config.train.')]
-    return [*read, *row.flags]
+    return [flag.replace('{seed}', str(seed)) for flag in (*read, *row.flags)]
 
 
 def score(name: str) -> Cell:
@@ -85,6 +98,11 @@ def tokens(run: Results) -> str:
 def kilobytes(run: Results) -> str:
   """Returns the bytes that a method carries from task to task, in kB."""
   return f'{((run.get("cost") or {}).get("memory_bytes") or 0) / 1e3:,.0f}'
+
+
+def megabytes(run: Results) -> str:
+  """Returns the bytes that a method carries from task to task, in MB."""
+  return f'{((run.get("cost") or {}).get("memory_bytes") or 0) / 1e6:,.1f}'
 
 
 def cpu_seconds(run: Results) -> str:
@@ -212,11 +230,51 @@ GENERAL = Table(
   },
 )  # fmt: skip
 
-TABLES = {'clinc150': CLINC, 'long_sequence': LONG, 'general': GENERAL}
+
+def intents(config: str, data: str) -> Table:
+  """Returns the table of the heads that are solved, on all rows of a data set of intents.
+
+  Settings of the solvers are written out, so that a kept run with others is found.
+
+  Args:
+    config: a file of configs/, without its ending.
+    data: name of the data set.
+  """
+  solver = lambda name, *flags, seeds=(0,): Row(
+    'closed_form',
+    (f'--config.method.solver={name}', *(f'--config.method.{flag}' for flag in flags)),
+    f'`solver={name}`', trains=False, seeds=seeds,
+  )  # fmt: skip
+  return Table(
+    config,
+    (f'--config.stream.path={{data}}/{data}', '--config.stream.order_seed={seed}'),
+    None,
+    (),
+    {
+      'ranpac': solver('ranpac', 'projection=4000', 'ridge=0', seeds=(0, 1, 2)),
+      'klda': solver('klda', 'projection=4000', 'bandwidth=2', 'shrinkage=0'),
+      'lda': solver('lda', 'shrinkage=0'),
+      'ncm': solver('ncm'),
+    },
+    {
+      'Ā %': score('average_incremental_accuracy'), 'forgetting': score('forgetting'),
+      'CPU seconds': cpu_seconds, 'kept between tasks, MB': megabytes,
+    },
+    ENCODER,
+  )  # fmt: skip
+
+
+TABLES = {
+  'intents_clinc150': intents('closed_form', 'clinc150'),
+  'intents_hwu64': intents('hwu64_closed_form', 'hwu64'),
+  'clinc150': CLINC,
+  'long_sequence': LONG,
+  'general': GENERAL,
+}
 
 
 def markdown(table: Table, runs: Mapping[str, Results]) -> str:
-  """Returns a table of a page, and a line that names the rows of which no run is kept.
+  """Returns a table of a page, and a line that names the rows of which runs are not kept yet.
 
   Args:
     table: the table.
@@ -225,11 +283,13 @@ def markdown(table: Table, runs: Mapping[str, Results]) -> str:
   lines = [['method', 'A_T %', *table.columns], ['---'] * (2 + len(table.columns))]
   missing = []
   for name, row in table.rows.items():
-    mine = [run for key, run in runs.items() if key.rpartition('-')[0] == name]
+    mine = {int(key.rpartition('-')[2]): run for key, run in runs.items()
+            if key.rpartition('-')[0] == name}  # fmt: skip
     if mine:
-      lines.append([row.title or f'`{row.method}`', accuracy(mine), *_cells(table, mine)])
-    else:
-      missing.append(f'`{name}`')
+      own = [mine[seed] for seed in sorted(mine)]
+      lines.append([row.title or f'`{row.method}`', accuracy(own), *_cells(table, own)])
+    if absent := [str(seed) for seed in row.seeds if seed not in mine]:
+      missing.append(f'`{name}`' + (f' with seed {" and ".join(absent)}' if mine else ''))
   text = ''.join(f'| {" | ".join(cells)} |\n' for cells in lines) if len(lines) > 2 else ''
   if missing:
     text += f'{chr(10) if text else ""}Not run to the end yet: {", ".join(missing)}.\n'
@@ -253,17 +313,18 @@ def other_settings(name: str, run: Results) -> list[str]:
   """Returns in words the settings of a kept run that the table's flags do not give.
 
   Args:
-    name: `TABLE-slice/ROW-SEED/results.json` or `TABLE-whole/…`.
+    name: `TABLE-slice/ROW-SEED/results.json` or `TABLE-whole/…`; a table without a slice has no
+      folder of the first kind.
     run: its results.
   """
   folder, row_seed, _ = name.split('/')
   table_name, _, part = folder.rpartition('-')
   row_name, _, seed = row_seed.rpartition('-')
-  if table_name not in TABLES or row_name not in TABLES[table_name].rows:
+  table = TABLES.get(table_name)
+  if not table or row_name not in table.rows or part not in (table.shown, 'whole'):
     return [f'{name} is of no row of a table']
-  row = TABLES[table_name].rows[row_name]
-  flags = TABLES[table_name].row_flags(row, part == 'whole')
-  flags += [f'--config.train.seed={seed}']
+  row = table.rows[row_name]
+  flags = [*table.row_flags(row, part, int(seed)), f'--config.train.seed={seed}']
   found = [] if run['method'] == row.method else [f'{name} is a run of {run["method"]}']
   for flag in flags:
     place, _, wanted = flag.removeprefix('--config.').partition('=')

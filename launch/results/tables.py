@@ -1,4 +1,4 @@
-"""Makes the tables of docs/results.md that a decoder fills, from whole runs.
+"""Makes the tables of docs/results.md from whole runs.
 
     python launch/results/tables.py run --table=long_sequence --rows=seq,lora --workdir=runs/tables
     python launch/results/tables.py keep --table=long_sequence --workdir=runs/tables
@@ -6,13 +6,16 @@
     python launch/results/tables.py verify
 
 `run` trains the rows of a table, one after another. Rows that were interrupted go on, and finished
-ones are not run again. `--whole` leaves the slice away and trains on all rows, which takes a GPU.
+ones are not run again. `--whole` leaves the slice away and trains on all rows, which takes a GPU;
+the tables `intents_…`, whose heads are solved, have no slice and are made of all rows anyway.
 `keep` copies results.json of the finished runs into docs/results, without texts of the data, and
 writes their digests into docs/results/SHA256SUMS. `write` makes the tables from the kept files;
 `verify` says whether digests, settings and page agree, and ends with status 1 where they do not.
 
---data is the folder that holds the data sets by name (clinc150, long_sequence, trace), --model the
-decoder: SmolLM2-135M as a folder, a GGUF file or a hub name.
+--data is the folder that holds the data sets by name (clinc150, hwu64, long_sequence, trace).
+--model is a folder, a GGUF file or a hub name: of the sentence encoder all-MiniLM-L6-v2 for the
+tables `intents_…` (default: models/minilm-l6), of the decoder SmolLM2-135M for the others (default:
+models/smollm2-135m.gguf).
 """
 
 import argparse
@@ -53,29 +56,37 @@ def command(row: Row, table: Table, seed: int, given: argparse.Namespace) -> lis
     row: of the table.
     table: the table.
     seed: of the run, and of the order of classes.
-    given: `data`, `model` and `workdir` as paths, and `whole`.
+    given: `data`, `model` and `workdir` as paths, and `whole`; an empty model is the table's.
   """
   paths = {'data': given.data, 'texts': pathlib.Path(given.workdir) / 'texts'}
   return [
     f'--config={table.config}:{row.method}',
-    *(flag.format(**paths) for flag in table.row_flags(row, given.whole)),
-    f'--config.backbone.path={given.model}',
+    *(flag.format(**paths) for flag in table.row_flags(row, part_of(table, given), seed)),
+    f'--config.backbone.path={given.model or table.model}',
     f'--config.train.seed={seed}',
   ]
+
+
+def part_of(table: Table, given: argparse.Namespace) -> str:
+  """Returns the part of the data that is asked for: `slice` or `whole`."""
+  return 'whole' if given.whole else table.shown
 
 
 def parsed(arguments: Sequence[str]) -> argparse.Namespace:
   """Returns the arguments as read; a mistake ends the program with status 2."""
   parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
   parts = parser.add_subparsers(dest='command', required=True)
+  models = {table.model for table in TABLES.values()}
   for name, words in (('run', 'train the rows'), ('keep', 'copy results of finished runs')):
     part = parts.add_parser(name, help=words)
     part.add_argument('--table', required=True, choices=TABLES)
     part.add_argument('--rows', default='', help='names of rows, with commas; empty: all')
-    part.add_argument('--seeds', default='0', help='numbers, with commas')
+    part.add_argument('--seeds', default='', help="numbers, with commas; empty: the rows' own")
     part.add_argument('--workdir', default='runs/tables')
     part.add_argument('--data', default='data')
-    part.add_argument('--model', default='models/smollm2-135m.gguf')
+    part.add_argument(
+      '--model', default='', help=f"empty: the table's, {' or '.join(sorted(models))}"
+    )
     part.add_argument('--whole', action='store_true', help='all rows of the data, for a GPU')
     part.add_argument(
       '--allow_config_change', default='', help='as of jcl train, for runs of an earlier jcl'
@@ -97,14 +108,10 @@ def _asked(given: argparse.Namespace) -> Iterator[tuple[Row, Table, int, pathlib
   for name in names:
     if name not in table.rows:
       raise UserError(f'--rows: {given.table} has no row {name!r}; it has {", ".join(table.rows)}')
-    for seed in map(int, given.seeds.split(',')):
-      part = 'whole' if given.whole else 'slice'
-      yield table.rows[name], table, seed, _folder(given, part) / f'{name}-{seed}'
-
-
-def _folder(given: argparse.Namespace, part: str) -> pathlib.Path:
-  """Returns the folder of the runs of a table."""
-  return pathlib.Path(given.workdir) / f'{given.table}-{part}'
+    row = table.rows[name]
+    for seed in map(int, given.seeds.split(',')) if given.seeds else row.seeds:
+      folder = pathlib.Path(given.workdir) / f'{given.table}-{part_of(table, given)}'
+      yield row, table, seed, folder / f'{name}-{seed}'
 
 
 def _run(given: argparse.Namespace) -> int:
@@ -209,7 +216,7 @@ def page() -> str:
     head, rest = text.split(start)
     runs = {
       file.parent.name: read(file)
-      for file in _kept_files() if file.parent.parent.name == f'{name}-slice'
+      for file in _kept_files() if file.parent.parent.name == f'{name}-{table.shown}'
     }  # fmt: skip
     text = head + start + table_specs.markdown(table, runs) + end + rest.split(end)[1]
   return text

@@ -21,7 +21,7 @@ EVERY = [(name, row) for name, table in tables.TABLES.items() for row in table.r
 
 
 def arguments(**changed) -> argparse.Namespace:
-  given = {'data': 'data', 'model': 'models/m.gguf', 'workdir': 'runs', 'whole': False}
+  given = {'data': 'data', 'model': '', 'workdir': 'runs', 'whole': False}
   return argparse.Namespace(**given | changed)
 
 
@@ -29,7 +29,7 @@ def made_up(table: str, name: str, seed: int, scores: list[float]) -> dict:
   """Results of a run of a row whose last scores are given; it has texts of its data."""
   spec = tables.TABLES[table]
   config: dict = {'train': {'seed': seed}}
-  for flag in spec.row_flags(spec.rows[name], whole=False):
+  for flag in spec.row_flags(spec.rows[name], spec.shown, seed):
     place, _, value = flag.removeprefix('--config.').partition('=')
     group, _, field = place.partition('.')
     number = value.replace('.', '').replace('e-', '').isdigit()
@@ -40,6 +40,7 @@ def made_up(table: str, name: str, seed: int, scores: list[float]) -> dict:
     'method': spec.rows[name].method, 'stream': table, 'seed': seed, 'tasks': tasks,
     'matrix': matrix, 'sizes': [10] * len(tasks), 'metrics': {'average_accuracy': sum(scores) / 2},
     'config': config, 'finished': True, 'tokens': {'train': 41_900}, 'by_class': [],
+    'cost': {'models': 1, 'memory_bytes': 1_234_567},
     'negative_flips': {'count': 1, 'of': 2, 'examples': ['a text of the data']},
     'pseudo': [{'kept': 4, 'verbatim': 1, 'drawn': 5, 'samples': [['a text', 'of the data']]}],
   }  # fmt: skip
@@ -47,30 +48,40 @@ def made_up(table: str, name: str, seed: int, scores: list[float]) -> dict:
 
 @pytest.fixture
 def kept(tmp_path, monkeypatch):
-  """The folder of kept runs: `seq` twice and `lora` once, kept by the command, and their page."""
+  """The folder of kept runs: three on a slice, three on whole data, and their page."""
   monkeypatch.setattr(tables, 'ROOT', tmp_path)
   monkeypatch.setattr(tables, 'KEPT', tmp_path / 'docs' / 'results')
   monkeypatch.setattr(tables, 'PAGE', tmp_path / 'docs' / 'results.md')
-  for name, seed, scores in ('seq', 0, [0.2, 0.6]), ('seq', 1, [0.4, 0.8]), ('lora', 0, [1.0, 0.5]):
-    folder = tmp_path / 'runs' / 'long_sequence-slice' / f'{name}-{seed}'
+  for table, name, seed, scores in (
+    ('long_sequence', 'seq', 0, [0.2, 0.6]), ('long_sequence', 'seq', 1, [0.4, 0.8]),
+    ('long_sequence', 'lora', 0, [1.0, 0.5]), ('intents_hwu64', 'lda', 0, [0.5, 0.5]),
+    ('intents_hwu64', 'ranpac', 0, [0.7, 0.7]), ('intents_hwu64', 'ranpac', 2, [0.9, 0.9]),
+  ):  # fmt: skip
+    folder = tmp_path / 'runs' / f'{table}-{tables.TABLES[table].shown}' / f'{name}-{seed}'
     folder.mkdir(parents=True)
-    run = made_up('long_sequence', name, seed, scores)
-    (folder / 'results.json').write_text(json.dumps(run))
+    (folder / 'results.json').write_text(json.dumps(made_up(table, name, seed, scores)))
     (folder / 'cost.json').write_text('{"cpu_seconds": 61.4}')
   places = ''.join(f'<!-- table {name} -->\n<!-- end of {name} -->\n' for name in tables.TABLES)
   (tmp_path / 'docs').mkdir()
   tables.PAGE.write_text(f'# Results\n{places}the end\n')
-  part = ['--table=long_sequence', f'--workdir={tmp_path / "runs"}']
+  runs = f'--workdir={tmp_path / "runs"}'
+  part = ['--table=long_sequence', runs]
   assert tables.main(['keep', *part, '--rows=seq', '--seeds=0,1']) == 0
   assert tables.main(['keep', *part]) == 0
+  assert tables.main(['keep', '--table=intents_hwu64', runs]) == 0
   assert tables.main(['write']) == 0
   return tables.KEPT
 
 
+def shown(table: str) -> tuple[dict[str, list[str]], str]:
+  """The cells of a table of the page by row, and all that the page has in the table's place."""
+  text = tables.PAGE.read_text().split(f'<!-- table {table} -->\n')[1].split('<!--')[0]
+  cells = [line.split('|') for line in text.splitlines() if line.startswith('|')]
+  return {line[1].strip(): [cell.strip() for cell in line[2:-1]] for line in cells}, text
+
+
 def test_the_page_has_what_the_kept_runs_have(kept):
-  lines = [line for line in tables.PAGE.read_text().splitlines() if line.startswith('|')]
-  rows = {cells[1].strip(): [c.strip() for c in cells[2:-1]] for cells in
-          (line.split('|') for line in lines)}  # fmt: skip
+  rows, text = shown('long_sequence')
   heads = rows['method']
   assert rows['`seq`'][0] == '50.0 ± 127.1'  # Student's t of one degree of freedom is 12.71
   assert rows['`lora`'][0] == f'75.0 ± {196 * (0.25 / 10) ** 0.5 / 2:.1f}'  # of 10 rows a task
@@ -78,12 +89,40 @@ def test_the_page_has_what_the_kept_runs_have(kept):
   assert rows['`seq`'][heads.index('CPU seconds')] == '61, 61'
   assert tables.PAGE.read_text().endswith('the end\n')
   assert '`slao`' not in rows
-  assert 'Not run to the end yet: `olora`, `slao`' in tables.PAGE.read_text()
+  assert 'Not run to the end yet: `olora`, `slao`' in text
+
+
+def test_a_table_without_a_slice_shows_the_whole_data(kept):
+  """Its rows have seeds of their own, and a seed that is missing is told."""
+  rows, text = shown('intents_hwu64')
+  heads = rows['method']
+  assert rows['`solver=ranpac`'][0] == '80.0 ± 127.1'
+  assert rows['`solver=lda`'][0] == f'50.0 ± {196 * (0.25 / 10 / 2) ** 0.5:.1f}'
+  assert rows['`solver=lda`'][heads.index('kept between tasks, MB')] == '1.2'
+  assert text.endswith('\nNot run to the end yet: `ranpac` with seed 1, `klda`, `ncm`.\n')
+  assert sorted(file.parent.name for file in kept.glob('intents_hwu64-whole/*/*')) == [
+    'lda-0', 'ranpac-0', 'ranpac-2'
+  ]  # fmt: skip
+
+
+def test_rows_of_intents_have_each_its_order_of_classes_and_the_encoder(capsys):
+  assert tables.main(['run', '--table=intents_clinc150', '--print']) == 0
+  lines = capsys.readouterr().out.splitlines()
+  names = [line.rpartition('/')[2] for line in lines]
+  assert names == ['ranpac-0', 'ranpac-1', 'ranpac-2', 'klda-0', 'lda-0', 'ncm-0']
+  for line, name in zip(lines, names, strict=True):
+    seed = name.partition('-')[2]
+    assert f'--config.stream.order_seed={seed} ' in line
+    assert f'--config.train.seed={seed} ' in line
+    assert '--config.backbone.path=models/minilm-l6 ' in line
+    assert '/intents_clinc150-whole/' in line
+  assert tables.main(['run', '--table=general', '--rows=seq', '--print', '--model=m']) == 0
+  assert '--config.backbone.path=m ' in capsys.readouterr().out
 
 
 def test_a_changed_figure_is_found(kept, capsys):
   assert tables.main(['verify']) == 0
-  file = next(kept.glob('*/*/results.json'))
+  file = kept / 'long_sequence-slice' / 'lora-0' / 'results.json'
   file.write_text(file.read_text().replace('0.5', '0.7'))
   assert tables.main(['verify']) == 1
   assert tables.main(['write']) == 1
@@ -98,13 +137,27 @@ def test_a_page_with_another_figure_is_found(kept, capsys):
   assert tables.main(['verify']) == 0
 
 
-def test_a_run_with_other_settings_is_found(kept):
-  file = next(kept.glob('*/*/results.json'))
+@pytest.mark.parametrize(
+  ('name', 'setting'),
+  [
+    ('long_sequence-slice/seq-1', 'train.epochs'),
+    ('intents_hwu64-whole/ranpac-2', 'stream.order_seed'),
+    ('intents_hwu64-whole/lda-0', 'method.shrinkage'),
+  ],
+)
+def test_a_run_with_other_settings_is_found(kept, name, setting):
+  file = kept / name / 'results.json'
   name, run = str(file.relative_to(kept)), read(file)
   assert table_specs.other_settings(name, run) == []
-  run['config']['train']['epochs'] += 1
-  assert 'train.epochs' in ' '.join(table_specs.other_settings(name, run))
-  assert table_specs.other_settings('long_sequence-slice/none-0/results.json', run)
+  group, field = setting.split('.')
+  run['config'][group][field] += 0.01
+  assert setting in ' '.join(table_specs.other_settings(name, run))
+
+
+def test_a_run_of_no_row_is_found(kept):
+  run = read(kept / 'intents_hwu64-whole' / 'lda-0' / 'results.json')
+  for name in ('intents_hwu64-whole/none-0', 'intents_hwu64-slice/lda-0', 'none-whole/lda-0'):
+    assert 'of no row' in ' '.join(table_specs.other_settings(f'{name}/results.json', run))
 
 
 def test_a_missing_and_an_unlisted_file_are_found(kept):
