@@ -10,6 +10,7 @@ allow, or if an edit went unnoticed. It needs a clone of the repository and the 
 """
 
 import collections
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -113,7 +114,8 @@ class Soak:
     from support import own_data
 
     manifest = own_data.write(folder / 'data')
-    made.stream = own_data.config(manifest).stream
+    own = own_data.config(manifest).stream
+    made.stream = dataclasses.replace(own, max_length=made.stream.max_length)
     return own_data.pretrained(made, own_data.base_model(folder / 'base', manifest))
 
   def _resume_edited(self, made: Config, folder: pathlib.Path) -> None:
