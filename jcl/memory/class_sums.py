@@ -7,7 +7,8 @@ of a class without rows are 0; no task so far has such a class, so it may not be
 Letters in shapes: N rows, P features, C classes, S shares (the rows that fit, and those held out).
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -165,7 +166,12 @@ def estimated_shrinkage(scatter_PP: np.ndarray, freedom: int) -> float:
   return 1.0 if least >= apart else max(least / apart, LADDER[0])
 
 
-def ridge(sums: Sums, strength: float) -> Solved:
+def one_by_one(name: str, body: Callable, carry: np.ndarray, chunks: Sequence) -> np.ndarray:
+  """Returns carry = body(carry, chunk) over all chunks, as `Tools.fold` without a run around it."""
+  return functools.reduce(body, chunks, carry)
+
+
+def ridge(sums: Sums, strength: float, fold: Callable = one_by_one) -> Solved:
   """Returns the head of ridge regression on one-hot classes: b = 0 and
 
       W = (G + λ I)⁻¹ C    λ = strength · tr(G) / P    G = Σ φ φᵀ    C = Σ φ yᵀ
@@ -176,9 +182,10 @@ def ridge(sums: Sums, strength: float) -> Solved:
     strength: λ in units of the mean eigenvalue of G; 0: the weakest of `GRID` whose fit to the
       first share has nearly the least squared error on the second. The ridge of the least squared
       error is stronger than the ridge of the best accuracy.
+    fold: `Tools.fold`, which shows how far the choice of a strength is.
   """
   if not strength:
-    strength = _chosen(sums)
+    strength = _chosen(sums, fold)
   count_C, total_PC = sums['count'].sum(0), sums['total'].sum(0)
   seen = count_C > 0
   kernel_PC = np.zeros_like(total_PC)
@@ -186,28 +193,27 @@ def ridge(sums: Sums, strength: float) -> Solved:
   return Solved(kernel_PC, np.zeros(len(count_C)), strength)
 
 
-def _chosen(sums: Sums) -> float:
+def _chosen(sums: Sums, fold: Callable) -> float:
   """Returns the weakest of `GRID` whose held-out error is at most `ALIKE` times the least error.
 
   The error is ‖Y − H W‖² = N − 2 tr(Wᵀ C) + tr(Wᵀ G W), with N, C and G of the held-out share. The
-  grid is tried from the strongest ridge on, until the error has risen.
+  grid is tried from the strongest ridge on, until the error has risen; what is not tried stays inf.
   """
   seen = sums['count'].sum(0) > 0
   if not sums['count'].any(1).all():
     return UNCHOSEN
   fit_PK, held_PK = sums['total'][:, :, seen]
 
-  def error(strength: float) -> float:
-    kernel_PK = _ridge(sums['gram'][0], fit_PK, strength)
+  def tried(error_R: np.ndarray, number: int) -> np.ndarray:
+    if number and error_R[number - 1] > ALIKE * error_R.min():
+      return error_R
+    kernel_PK = _ridge(sums['gram'][0], fit_PK, GRID[number])
     squares = np.sum(kernel_PK * (sums['gram'][1] @ kernel_PK))
-    return float(sums['count'][1].sum() + squares - 2 * np.sum(kernel_PK * held_PK))
+    error = sums['count'][1].sum() + squares - 2 * np.sum(kernel_PK * held_PK)
+    return np.where(np.arange(len(GRID)) == number, error, error_R)
 
-  errors: dict[float, float] = {}
-  for strength in GRID:
-    errors[strength] = error(strength)
-    if errors[strength] > ALIKE * min(errors.values()):
-      break
-  return min(s for s, found in errors.items() if found <= ALIKE * min(errors.values()))
+  error_R = fold('ridges', tried, np.full(len(GRID), np.inf), range(len(GRID)))
+  return min(s for s, error in zip(GRID, error_R, strict=True) if error <= ALIKE * error_R.min())
 
 
 def _ridge(gram_PP: np.ndarray, total_PK: np.ndarray, strength: float) -> np.ndarray:

@@ -19,7 +19,6 @@ afterwards (McDonnell et al.). Both precede the sums: the order of the other tas
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import ClassVar
 
@@ -170,7 +169,7 @@ def closed_form(backbone: Backbone, settings: ClosedForm) -> Method:
     sums = tools.fold_targets(features, params, rows, body, start, 'features')
     if not sums['count'].any():  # a plan calls the hook with shapes alone
       return memory, params
-    found = solve(sums)
+    found = solve(sums, tools)
     _report(found, sums, task, tools, settings)
     head, dtype = params['head'], params['head']['kernel'].dtype
     head = {**head, 'kernel': found.kernel_PC.astype(dtype), 'bias': found.bias_C.astype(dtype)}
@@ -179,13 +178,13 @@ def closed_form(backbone: Backbone, settings: ClosedForm) -> Method:
   return Method(init, before_task, plan, after_task=after_task)
 
 
-def solver_of(settings: ClosedForm) -> Callable[[Sums], Solved]:
+def solver_of(settings: ClosedForm) -> Callable[[Sums, Tools], Solved]:
   """Returns the function that solves a head from unpacked sums."""
   if settings.solver == 'ncm':
-    return class_sums.nearest_mean
+    return lambda sums, tools: class_sums.nearest_mean(sums)
   if settings.solver == 'ranpac':
-    return functools.partial(class_sums.ridge, strength=settings.ridge)
-  return functools.partial(class_sums.discriminant, shrinkage=settings.shrinkage)
+    return lambda sums, tools: class_sums.ridge(sums, settings.ridge, tools.fold)
+  return lambda sums, tools: class_sums.discriminant(sums, settings.shrinkage)
 
 
 def _held_out(tokens: np.ndarray) -> bool:

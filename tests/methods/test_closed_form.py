@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import types
 
 import jax
 import numpy as np
@@ -90,6 +91,20 @@ def test_the_ridge_is_the_one_that_errs_least_on_what_is_held_out():
   assert class_sums.ridge(nothing_held, 0.0).strength == class_sums.UNCHOSEN
 
 
+def test_the_ridges_that_are_tried_are_progress_of_the_run():
+  features, label, held = rows()
+  settings, seen = methods.settings('closed_form'), []
+
+  def fold(name, body, carry, chunks):
+    seen.append((name, len(chunks)))
+    return class_sums.one_by_one(name, body, carry, chunks)
+
+  solve = closed_form.solver_of(settings)
+  found = solve(summed(features, label, held * 1, 2), types.SimpleNamespace(fold=fold))
+  assert found.strength == solvers.chosen(features, label, CLASSES, held)
+  assert seen == [('ridges', len(class_sums.GRID))]
+
+
 def test_few_rows_are_shrunk_more_than_many():
   """Rows whose true scatter is a sphere are shrunk wholly, and two rows of as many classes too."""
   random, spread = np.random.default_rng(2), np.diag(np.linspace(0.1, 3, 40))
@@ -161,7 +176,8 @@ def solved(memory, solver):
   """The head in float64 that the sums of a method's memory give."""
   settings = methods.settings('closed_form')
   settings.solver = solver
-  return closed_form.solver_of(settings)(class_sums.unpacked(memory['sums']))
+  sums = class_sums.unpacked(memory['sums'])
+  return closed_form.solver_of(settings)(sums, tiny.tools())
 
 
 @pytest.mark.parametrize('solver', slow.but(['ranpac'], ['ncm', 'lda', 'klda', 'ranpac']))
