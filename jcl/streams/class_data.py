@@ -20,7 +20,7 @@ from jcl.config import StreamConfig
 from jcl.errors import UserError
 from jcl.storage import paths
 from jcl.streams import manifest
-from jcl.streams.files import kind_of
+from jcl.streams.files import kind_of, placed
 from jcl.streams.raw import TEMPLATE, RawStream
 from jcl.streams.records import rows_of
 from jcl.streams.splits import class_tasks
@@ -45,8 +45,9 @@ def read(config: StreamConfig) -> RawStream:
         'out, or set stream.name=files'
       )
   columns = manifest.chosen_columns(made.texts, {}, made.called, targets=True)
-  splits = manifest.split_records(made, made.fields, made.called)
-  rows = {split: rows_of(records, columns) for split, records in splits.items()}
+  with placed(made.called, made.fields):
+    splits = manifest.split_records(made, made.fields, made.called)
+    rows = {split: rows_of(records, columns) for split, records in splits.items()}
   tasks = class_tasks(rows, config.classes_per_task, config.order_seed)
   template = made.texts.get('template', TEMPLATE)
   return RawStream(manifest.stream_name(made), tasks, template, notes=made.notes)
@@ -71,7 +72,7 @@ def described(config: StreamConfig) -> manifest.Manifest:
     fields, folder = found_in(path), path
   else:
     return manifest.read_manifest(config, targets=True)
-  return manifest.checked(fields, path.name, folder, config, targets=True)
+  return manifest.checked(fields, str(path), folder, config, targets=True)
 
 
 def found_in(folder: pathlib.Path) -> dict[str, object]:

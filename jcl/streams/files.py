@@ -9,10 +9,12 @@ import lzma
 import os
 import pathlib
 import zlib
+from collections.abc import Iterator, Mapping
 from typing import IO, cast
 
 from jcl.errors import UserError
 from jcl.streams import hub
+from jcl.streams.raw import SPLITS
 
 LARGEST = 2**33  # bytes that a compressed file may have unpacked
 PACKED = ('.gz', '.bz2', '.xz', '.zst')
@@ -141,3 +143,27 @@ def refuse_pointer(file: pathlib.Path, called: str) -> None:
     raise UserError(
       f'{called}: a pointer of Git LFS, not the file itself: fetch it with `git lfs pull`'
     ) from None
+
+
+@contextlib.contextmanager
+def placed(manifest: str, fields: Mapping[str, object]) -> Iterator[None]:
+  """Puts the folder of a manifest before the name of its file that opens an error message.
+
+  Rows keep the names that the manifest has: ids of rows are made of them, and do not change where
+  the folder moves.
+
+  Args:
+    manifest: path of the manifest, or of the data that stands for one, as it was given.
+    fields: content of the manifest.
+  """
+  tasks = fields.get('tasks')
+  parts = [fields, *(tasks if isinstance(tasks, list) else [])]
+  found = [part.get(split) for part in parts if isinstance(part, Mapping) for split in SPLITS]
+  names = tuple(f'{name}{mark}' for name in found if isinstance(name, str) for mark in ':[')
+  try:
+    yield
+  except UserError as error:
+    if not str(error).startswith(names):
+      raise
+    folder = manifest if os.path.isdir(manifest) else os.path.dirname(manifest)
+    raise UserError(os.path.join(folder, str(error))) from None

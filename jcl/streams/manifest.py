@@ -51,12 +51,12 @@ from typing import NamedTuple
 
 from jcl import notation
 from jcl.config import StreamConfig
-from jcl.errors import UserError
+from jcl.errors import UserError, nearest
 from jcl.storage import paths
 from jcl.streams import hub
 from jcl.streams.checks import check_stream_name, check_template
 from jcl.streams.escaping import shortened
-from jcl.streams.files import read_text, reason_of
+from jcl.streams.files import placed, read_text, reason_of
 from jcl.streams.json_tables import json_value
 from jcl.streams.raw import SPLITS, TEMPLATE, RawRow, RawStream, RawTask, permutation
 from jcl.streams.records import Record, check_columns, notes_on, row_of, rows_of, value
@@ -73,7 +73,7 @@ class Manifest(NamedTuple):
   """A manifest as it was read.
 
   Attributes:
-    called: name of the file, for error messages.
+    called: path of the file as it was given, for error messages.
     folder: folder of the manifest.
     roots: folders that its paths may lie in.
     fields: content of the manifest.
@@ -104,7 +104,8 @@ def read(config: StreamConfig, targets: bool = True) -> RawStream:
     UserError: the manifest or a table is missing or malformed; it names file, line or field.
   """
   manifest = read_manifest(config, targets)
-  tasks = divided_tasks(manifest) if 'task' in manifest.fields else listed_tasks(manifest)
+  with placed(manifest.called, manifest.fields):
+    tasks = divided_tasks(manifest) if 'task' in manifest.fields else listed_tasks(manifest)
   tasks = [tasks[i] for i in permutation(len(tasks), config.order_seed)]
   template = manifest.texts.get('template', TEMPLATE)
   if targets:
@@ -115,7 +116,7 @@ def read(config: StreamConfig, targets: bool = True) -> RawStream:
 def read_manifest(config: StreamConfig, targets: bool) -> Manifest:
   """Reads a manifest and checks the keys and values that hold for all tasks."""
   file = manifest_file(config.path)
-  called, text = file.name, read_text(file, str(file))
+  called, text = str(file), read_text(file, str(file))
   fields = json_value(text, called) if file.suffix == '.json' else literal(text, called)
   return checked(fields, called, file.resolve().parent, config, targets)
 
@@ -260,7 +261,7 @@ def divided_tasks(manifest: Manifest) -> list[RawTask]:
   for name in names:
     if name not in parts:
       raise UserError(
-        f'{called}: task {name!r} has no examples: column {column!r} holds '
+        f'{called}: task {name!r} has no examples: {nearest(name, parts)}column {column!r} holds '
         f'{", ".join(map(repr, list(parts)[:9]))}'
       )
   return [RawTask(name, **parts[name]) for name in names]

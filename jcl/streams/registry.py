@@ -7,6 +7,8 @@ well, it is told whether rows need labels or answers, and may leave them unread 
 import dataclasses
 import inspect
 import os
+import pathlib
+import shlex
 from collections.abc import Callable
 
 from jcl import plugins
@@ -14,9 +16,11 @@ from jcl.config import StreamConfig
 from jcl.errors import UserError
 from jcl.streams.build import build
 from jcl.streams.checks import check_raw
+from jcl.streams.files import kind_of
 from jcl.streams.many_objects import uncollected
 from jcl.streams.raw import RawStream
 from jcl.streams.stream import Stream
+from jcl.streams.tables import SUFFIXES
 
 GROUP = 'jcl.streams'
 BUILT_IN: dict[str, str] = {
@@ -47,8 +51,9 @@ def find_reader(name: str) -> Callable[..., RawStream]:
   Raises:
     UserError: there is no such reader, or it needs a newer jcl (its attribute `needs_jcl`).
   """
-  if '/' in name and os.path.exists(os.path.expanduser(name)):
-    raise UserError(f'stream.name: {name!r} is a path: name `files` reads what stream.path names')
+  path = pathlib.Path(os.path.expanduser(name))
+  if ('/' in name or path.suffix) and path.exists():
+    raise UserError(f'stream.name: {name!r} is {_what_reads(path, name)}')
   found = plugins.find('stream.name', name, BUILT_IN, GROUP)
   if not callable(found):
     raise UserError(
@@ -57,6 +62,34 @@ def find_reader(name: str) -> Callable[..., RawStream]:
     )
   plugins.check_version('stream.name', getattr(found, 'needs_jcl', ''), name)
   return found
+
+
+def _what_reads(path: pathlib.Path, name: str) -> str:
+  """Says of what kind a path of data is, and which call and settings read it.
+
+  Args:
+    path: a file or folder that is there.
+    name: the path as the user wrote it.
+  """
+  parts = [path / f'manifest.{kind}' for kind in ('json', 'py')] if path.is_dir() else [path]
+  carve = ''
+  if any(part.suffix in ('.json', '.py') and part.is_file() for part in parts):
+    what, reader = 'a manifest', 'files'
+  elif path.is_dir():
+    what, reader = 'a folder without a manifest', 'classes'
+  elif kind_of(path) in SUFFIXES:
+    what, reader, carve = 'a table', 'classes', 'test_fraction=0.2'
+  else:
+    return (
+      f'a file of another kind: give a manifest (docs/data.md), or one of {", ".join(SUFFIXES)}'
+    )
+  call = ', '.join(filter(None, (repr(reader), f'path={name!r}', carve)))
+  flags = ' '.join(
+    f'--config.stream.{part}'
+    for part in (f'name={reader}', f'path={shlex.quote(name)}', carve)
+    if part
+  )
+  return f'{what}: give jcl.load_stream({call}), as flags {flags}'
 
 
 def load(config: StreamConfig, need_dev: bool = False, targets: bool = True) -> Stream:

@@ -157,7 +157,7 @@ def test_a_malformed_conversation_names_its_file_and_line(tmp_path):
   task = {'name': 'x', 'train': 'a.jsonl', 'test': 'a.jsonl'}
   manifest = {'text': 'messages', 'answer': 'messages', 'tasks': [task]}
   (tmp_path / 'manifest.json').write_text(json.dumps(manifest), 'utf-8')
-  with pytest.raises(UserError, match=r'^a\.jsonl:1: the conversation ends'):
+  with pytest.raises(UserError, match=r'/a\.jsonl:1: the conversation ends'):
     load(StreamConfig(name='files', path=str(tmp_path), overlap='keep'))
 
 

@@ -135,6 +135,20 @@ def test_refused(files, line, tmp_path):
     stream(tmp_path / 'mine', files)
 
 
+@pytest.mark.parametrize(
+  ('path', 'message'),
+  [
+    ('mine', r"^mine/train\.csv:2: no column 'label'"),
+    ('mine/train.csv', r"^mine/train\.csv has no 'test'"),
+  ],
+)
+def test_messages_have_the_path_as_it_was_given(path, message, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  files = {'mine/train.csv': table('a', columns=('text', 'x')), 'mine/test.csv': table('b')}
+  with pytest.raises(UserError, match=message):
+    stream(tmp_path.relative_to(tmp_path), files, path)
+
+
 def test_what_does_not_name_a_data_set_is_refused(tmp_path):
   with pytest.raises(UserError, match=r'stream\.path is empty: give a table'):
     load(StreamConfig(name='classes'))

@@ -1,6 +1,7 @@
 """A user's own tasks from a manifest: what it can say, and a table of what is refused and how."""
 
 import json
+import re
 
 import pytest
 from support import ROOT
@@ -285,6 +286,10 @@ DIVIDED = {'label': 'label', 'task': 'domain', 'train': 't.csv', 'test': 's.csv'
       {'tasks': ['home', 'sea']},
       r"task 'sea' has no examples: column 'domain' holds 'home', 'car'",
     ),
+    (
+      {'tasks': ['hme']},
+      r"task 'hme' has no examples: did you mean home\? column 'domain' holds",
+    ),
     ({'tasks': []}, "'tasks' is not a list of values of column 'domain'"),
     ({'task': 'dom'}, r"t\.csv:2: no column 'dom'"),
     ({}, "task 'car' has no test examples"),
@@ -295,6 +300,29 @@ def test_one_table_refused(fields, message, tmp_path):
   files = {'manifest.json': DIVIDED | fields, 't.csv': table, 's.csv': table.split('b,')[0]}
   with pytest.raises(UserError, match=message):
     stream(tmp_path, files, overlap='keep')
+
+
+@pytest.mark.parametrize(
+  ('path', 'files', 'message'),
+  [
+    ('mine', DIVIDED | {'test': ''}, "mine/manifest.json: 'test'"),
+    ('mine', {'label': 'b', 'task': 'c', 'train': 't.csv'}, "mine/manifest.json has no 'test'"),
+    ('mine', DIVIDED | {'text': 'said'}, "mine/t.csv:2: no column 'said'"),
+    ('mine/manifest.json', DIVIDED | {'label': 'x'}, "mine/t.csv:2: no column 'x'"),
+    ('mine/manifest.json', DIVIDED | {'test': 'none.csv'}, 'mine/none.csv: cannot be read'),
+    ('mine', {'label': 'label', 'tasks': [TASK | {'train': 't.csv', 'test': 'x.csv'}]},
+     'mine/x.csv: cannot be read'),
+    ('mine', DIVIDED | {'tasks': ['sea']}, "mine/manifest.json: task 'sea' has no examples"),
+  ],
+)  # fmt: skip
+def test_messages_have_the_path_as_it_was_given(path, files, message, tmp_path, monkeypatch):
+  (tmp_path / 'mine').mkdir()
+  (tmp_path / 'mine' / 'manifest.json').write_text(json.dumps(files))
+  for table in ('t.csv', 's.csv'):
+    (tmp_path / 'mine' / table).write_text('text,label,domain\na,x,home\n')
+  monkeypatch.chdir(tmp_path)
+  with pytest.raises(UserError, match=f'^{re.escape(message)}'):
+    load(StreamConfig(name='files', path=path))
 
 
 @pytest.mark.parametrize(

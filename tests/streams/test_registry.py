@@ -206,6 +206,45 @@ def test_names_that_stand_for_nothing(name, message, readers):
     load(StreamConfig(name=name))
 
 
+@pytest.mark.parametrize(
+  ('file', 'name', 'message'),
+  [
+    (
+      'mine/all.csv', 'mine/all.csv',
+      "'mine/all.csv' is a table: give jcl.load_stream('classes', path='mine/all.csv', "
+      'test_fraction=0.2), as flags --config.stream.name=classes --config.stream.path=mine/all.csv '
+      '--config.stream.test_fraction=0.2',
+    ),
+    ('all.csv', 'all.csv', "'all.csv' is a table: give jcl.load_stream('classes'"),
+    ('all.jsonl.gz', './all.jsonl.gz', "is a table: give jcl.load_stream('classes'"),
+    (
+      'mine/tasks.json', 'mine/tasks.json',
+      "is a manifest: give jcl.load_stream('files', path='mine/tasks.json'), as flags "
+      '--config.stream.name=files --config.stream.path=mine/tasks.json',
+    ),
+    ('mine/manifest.py', './mine', "is a manifest: give jcl.load_stream('files', path='./mine')"),
+    (
+      'mine/train.csv', './mine',
+      "is a folder without a manifest: give jcl.load_stream('classes', path='./mine'), as flags "
+      '--config.stream.name=classes --config.stream.path=./mine',
+    ),
+    ('mine/all.docx', 'mine/all.docx', 'is a file of another kind: give a manifest'),
+  ],
+)  # fmt: skip
+def test_a_path_in_place_of_a_name(file, name, message, tmp_path, monkeypatch):
+  (tmp_path / file).parent.mkdir(exist_ok=True)
+  (tmp_path / file).write_text('text,label\na,b\n')
+  monkeypatch.chdir(tmp_path)
+  with pytest.raises(UserError, match=re.escape(message)):
+    load(StreamConfig(name=name))
+
+
+def test_a_folder_of_the_name_of_a_reader(tmp_path, monkeypatch):
+  (tmp_path / 'synthetic').mkdir()
+  monkeypatch.chdir(tmp_path)
+  assert load(StreamConfig(max_train_per_task=4)).name == 'synthetic'
+
+
 def test_every_benchmark_has_a_name():
   named = [name for name, place in registry.BUILT_IN.items() if 'benchmarks' in place]
   assert named == list(BENCHMARKS)

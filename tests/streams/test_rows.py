@@ -702,5 +702,6 @@ def test_readers_get_what_they_were_given():
 
 def test_a_path_in_place_of_a_name_is_refused_with_the_setting_that_reads_it(tmp_path):
   (tmp_path / 'own').mkdir()
-  with pytest.raises(UserError, match=r'stream.name: .*/own.*is a path: name `files` reads'):
+  (tmp_path / 'own' / 'manifest.py').touch()
+  with pytest.raises(UserError, match=r'stream.name: .*/own.*is a manifest: give jcl.load_stream'):
     load(StreamConfig(name=f'{tmp_path}/own'))
