@@ -32,7 +32,7 @@ from jcl.methods import chosen
 from jcl.model import Model
 from jcl.preflight import checks
 from jcl.reports import doctor, report
-from jcl.reports.doctor import Finding
+from jcl.reports.doctor import Findings
 from jcl.reports.report import Comparison, Report
 from jcl.reports.results import Results
 from jcl.step import rates
@@ -94,8 +94,8 @@ class Result:
     return dict(self.results['metrics'] or {})
 
   @property
-  def findings(self) -> list[Finding]:
-    """Findings of `jcl doctor` about the run; `learn` prints them at its end.
+  def findings(self) -> Findings:
+    """Findings of `jcl doctor` about the run; `learn` prints them at its end, as `print` does.
 
     Each has a `name`, a `figure` of the run, what the figure is `meaning`, one `advice`, and the
     `command` that follows it, empty where none does: a run in memory is no folder to go on from.
@@ -103,7 +103,7 @@ class Result:
     if self.workdir is not None:
       return doctor.findings(self.results, self.log, str(self.workdir))
     found = doctor.findings(self.results, self.log)
-    return [finding._replace(command='') for finding in found]
+    return Findings(finding._replace(command='') for finding in found)
 
   def report(self) -> Report:
     """Returns the report: it shows itself in a notebook, and `.save(file)` writes it."""
@@ -209,7 +209,7 @@ def _result(done: Finished, quiet: bool) -> Result:
   """Returns the result of a run that has ended; says what looks wrong with it."""
   result = Result(done.results, of_run(done), done.workdir, done.log)
   if not quiet and distributed.is_first():
-    for line in report.finding_lines(result.findings):
+    for line in result.findings.lines():
       console.show(escaped(line))
   return result
 

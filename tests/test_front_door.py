@@ -171,6 +171,7 @@ def test_findings_are_those_of_the_doctor_and_are_printed_at_the_end(trained, we
   assert not any(finding.command for finding in result.findings), 'there is no folder to go on from'
   last = printed.splitlines()[-len(result.findings) :]
   assert last == [f'{finding.name}: {finding}' for finding in result.findings]
+  assert str(result.findings) == repr(result.findings) == '\n'.join(last)
 
 
 class Interrupting:

@@ -58,13 +58,13 @@ def say(results: 'Results', workdir: pathlib.Path) -> int:
     results: contents of the run's results.json.
     workdir: folder of the run, from which metrics.jsonl is read.
   """
-  from jcl.reports import doctor, report
+  from jcl.reports import doctor
   from jcl.storage import metrics_log
 
   lines, damaged = metrics_log.read(workdir / 'metrics.jsonl')
   if damaged:
     console.show(f'warning: metrics.jsonl: damaged lines, which are left out: {damaged}')
   found = doctor.findings(results, lines, str(workdir))
-  for line in report.finding_lines(found):
+  for line in found.lines():
     console.show(line)
   return len(found)

@@ -5,13 +5,12 @@ rows of a matrix that a run under way has not written are None.
 """
 
 import pathlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 from jcl.errors import UserError
 from jcl.reports import fonts
 from jcl.reports.comparison import group_runs
 from jcl.reports.comparison_plot import comparison_png
-from jcl.reports.doctor import Finding
 from jcl.reports.formatting import one_line
 from jcl.reports.heat_map import heat_map_png
 from jcl.reports.metrics import mean_and_interval
@@ -33,7 +32,7 @@ from jcl.types import Json
 
 __all__ = [
   'Comparison', 'Report', 'align_columns', 'comparison_picture', 'comparison_table',
-  'finding_lines', 'heat_map', 'html_report', 'matrix_html', 'matrix_table', 'picture_notes',
+  'heat_map', 'html_report', 'matrix_html', 'matrix_table', 'picture_notes',
 ]  # fmt: skip
 
 
@@ -155,14 +154,6 @@ def _html_table(title: str, rows: Sequence[Sequence[str]], notes: Iterable[str])
   table = tag('table', join([tag('thead', lines[0]), tag('tbody', join(lines[1:]))]))
   parts: list[Html] = [tag('div', title)] if title else []
   return tag('div', join([*parts, table, *(tag('div', line) for line in notes)]))
-
-
-def finding_lines(findings: Iterable[Finding]) -> Iterator[str]:
-  """Yields the lines that say what looks wrong with a run, a command below its finding."""
-  for finding in findings:
-    yield f'{finding.name}: {finding}'
-    if finding.command:
-      yield f'  {finding.command}'
 
 
 def html_report(

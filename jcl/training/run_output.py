@@ -61,13 +61,15 @@ def seconds_in_words(results: Results, now: float) -> str:
   """Returns `81 s: train 38.9, compile 38.2, evaluate 3.9; 89 s on the clock`.
 
   Args:
-    results: of the run; their kinds of work are those of tables and pages.
+    results: of the run; their kinds of work are those of tables and pages, summed over all
+      sessions. Of a run that was resumed the line says that the clock is that of one session.
     now: seconds on the clock since this process took the run up, loading and saving included.
   """
   seconds = {k: v for k, v in (results.get('seconds') or {}).items() if v and v >= 0.05}
   kinds = ', '.join(f'{k} {format_number(v, "seconds")}' for k, v in seconds.items())
   whole = f'{sum(seconds.values()):.0f} s: {kinds}; ' if seconds else ''
-  return f'{whole}{now:.0f} s on the clock'
+  of = ' in this session' if results.get('resumes') else ''
+  return f'{whole}{now:.0f} s on the clock{of}'
 
 
 @dataclasses.dataclass

@@ -16,12 +16,12 @@ of the files here; they are set so that a healthy run of any method has no warni
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from jcl.reports.doctor import forgetting, learning, past, penalties
-from jcl.reports.doctor.finding import WORKDIR, Finding, Run
+from jcl.reports.doctor.finding import WORKDIR, Finding, Findings, Run
 from jcl.reports.formatting import flatten
 from jcl.reports.results import Results, is_number
 from jcl.types import Json
 
-__all__ = ['CHECKS', 'Finding', 'findings', 'not_repeated']
+__all__ = ['CHECKS', 'Finding', 'Findings', 'findings', 'not_repeated']
 
 Check = Callable[[Run], Iterator[Finding]]
 CHECKS: tuple[Check, ...] = (
@@ -62,7 +62,7 @@ def not_repeated(warnings: Sequence[str], found: Sequence[Finding]) -> list[str]
   return [line for line in warnings if not any(words in line for words in covered)]
 
 
-def findings(results: Results, lines: Sequence[Json] = (), workdir: str = WORKDIR) -> list[Finding]:
+def findings(results: Results, lines: Sequence[Json] = (), workdir: str = WORKDIR) -> Findings:
   """Returns the findings on a run, in the order of `CHECKS`, without consequences of others.
 
   Args:
@@ -83,7 +83,7 @@ def findings(results: Results, lines: Sequence[Json] = (), workdir: str = WORKDI
     if isinstance(measured, Mapping) and all(is_number(norm) for norm in measured.values()):
       norms.setdefault(task, []).append(measured)
   run = Run(results, steps, norms, flatten(results.get('config') or {}), workdir)
-  return _causes([found for check in CHECKS for found in check(run)])
+  return Findings(_causes([found for check in CHECKS for found in check(run)]))
 
 
 def _causes(found: Sequence[Finding]) -> list[Finding]:

@@ -9,6 +9,7 @@ from jcl.config import TrainConfig
 from jcl.reports.formatting import one_line
 from jcl.reports.results import Results, metrics_of, score_matrix, score_of
 from jcl.step.rates import PRETRAINED, SCRATCH
+from jcl.storage import console
 from jcl.types import Json
 
 LEARNED = 0.05  # least gain of a task by its own training, in accuracy or nats per token
@@ -39,6 +40,23 @@ class Finding(NamedTuple):
 
   def __str__(self) -> str:
     return one_line(f'{self.figure}: {self.meaning}; {self.advice}')
+
+
+class Findings(list[Finding]):
+  """A list of findings that prints as `jcl doctor` does."""
+
+  def lines(self) -> Iterator[str]:
+    """Yields the lines that say what looks wrong with a run, a command below its finding."""
+    for finding in self:
+      yield f'{finding.name}: {finding}'
+      if finding.command:
+        yield f'  {finding.command}'
+
+  def __str__(self) -> str:
+    return console.sayable('\n'.join(self.lines()) or 'nothing looks wrong')
+
+  def __repr__(self) -> str:
+    return str(self)
 
 
 class Run(NamedTuple):

@@ -52,6 +52,7 @@ def names(results, lines=()):
 
 def test_a_healthy_run_has_no_finding():
   assert names(*healthy()) == []
+  assert str(doctor.findings(*healthy())) == 'nothing looks wrong'
   assert names({'method': 'seq', 'tasks': ['a'], 'matrix': [[None]]}) == []  # all else is missing
 
 
@@ -424,7 +425,9 @@ def test_a_finding_says_figure_meaning_advice_and_command():
   """Norms of cross-entropy and penalty: 2/4 + 2/8 + 2/16 and 3e-4 in each task."""
   results, lines = healthy()
   not_felt(results, lines)
-  (found,) = doctor.findings(results, lines, workdir='runs/the ewc')
+  every = doctor.findings(results, lines, workdir='runs/the ewc')
+  (found,) = every
+  assert str(every) == repr(every) == f'penalty not felt: {found}\n  {found.command}'
   assert str(found) == (
     'the ewc penalty is 0.0343 % of the gradient: it holds nothing back, and an old task loses '
     '84.5 points; raise lambda_ewc, now 1000, to about 1e+06'  # 1000 · (1 - share) / share = 2.9e6
