@@ -298,7 +298,8 @@ def _compare_with_run(
       found, wanted, defaults, allowed, workdir, before is not None, changed, useless
     )
   if workdir.is_file() or (workdir.exists() and {p.name for p in workdir.iterdir()} - {lock.LOCK}):
-    raise UserError(f'{workdir} is not empty and holds no run; give another workdir')
+    what = 'is a file' if workdir.is_file() else 'is not empty and holds no run'
+    raise UserError(f'{workdir} {what}; give another workdir')
   return workdir, {}
 
 

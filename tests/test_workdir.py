@@ -234,6 +234,12 @@ def test_the_config_of_a_model_is_none_of_a_run(made, workdir, content):
     workdirs.open_workdir(str(workdir), made)
 
 
+def test_a_file_is_no_workdir(made, tmp_path):
+  (tmp_path / 'mails.csv').write_text('a')
+  with pytest.raises(UserError, match=r'mails\.csv is a file; give another workdir'):
+    workdirs.open_workdir(str(tmp_path / 'mails.csv'), made)
+
+
 @pytest.mark.slow
 def test_a_launcher_goes_on_with_what_it_is_allowed_to_change(tmp_path):
   command = QUICKSTART + ':seq', *SMALL, f'--workdir={tmp_path / "run"}'

@@ -187,7 +187,8 @@ def _unknown(name: str, given: flags.FlagValues) -> str:
     groups = ((g.name, g.type) for g in fields(Config) if is_dataclass(g.type))
     if found := [group for group, kind in groups if setting in {f.name for f in fields(kind)}]:
       return f'--{name} is no flag; did you mean --config.{found[0]}.{setting}?'
-  return f'--{name} is no flag; {nearest(name, own)}there are --{", --".join(own)}'
+  near = nearest(name, own).replace('mean ', 'mean --')
+  return f'--{name} is no flag; {near}there are --{", --".join(own)}'
 
 
 def _illegal_value(message: str) -> str:

@@ -187,6 +187,7 @@ def read_each(given: flags.FlagValues, names: Sequence[str]) -> list[Config]:
       its field.
   """
   from jcl.commands import config_files
+  from jcl.methods import registry
 
   _read(given)
   path = config_flags.get_config_filename(given['config'])
@@ -206,7 +207,9 @@ def read_each(given: flags.FlagValues, names: Sequence[str]) -> list[Config]:
   places = [_places(config, own) for config in configs]
   for field in own:
     if not any(field in found for found in places):
-      raise UserError(f'--{METHOD}{field}: none of {", ".join(names)} has this field')
+      raise UserError(
+        f'--{METHOD}{field}: none of {", ".join(names)} has this field{registry.having(field)}'
+      )
   configs = [
     _overridden(config, [f'--{place}={text}' for f, found in fields.items() for place in found
                          for text in own[f]])
@@ -327,13 +330,16 @@ def _check_field(config: Config, name: str) -> None:
   Raises:
     UserError: naming the fields that there are.
   """
+  from jcl.methods import Settings, registry
+
   inside: object = config
   for part in name.split('.')[1:]:
     known = [f.name for f in dataclasses.fields(inside)] if dataclasses.is_dataclass(inside) else []
     if part not in known:
       kind = type(inside).__name__
       has = f'{nearest(part, known)}it has {", ".join(known)}' if known else 'it has none'
-      raise UserError(f'--{name}: {kind} has no field {part!r}; {has}')
+      others = registry.having(part) if isinstance(inside, Settings) else ''
+      raise UserError(f'--{name}: {kind} has no field {part!r}; {has}{others}')
     inside = getattr(inside, part)
   if dataclasses.is_dataclass(inside):
     first = next((f.name for f in dataclasses.fields(inside)), 'FIELD')

@@ -78,7 +78,9 @@ def set_fields(settings: Any, given: Mapping[str, object], what: str) -> None:
     if not having:
       known = [f.name for part in parts for f in dataclasses.fields(part)]
       in_learn = isinstance(settings, (Settings, *SECTIONS.values()))
-      raise UserError(unknown(what, name, known) + (_elsewhere(name) if in_learn else ''))
+      others = registry.having(name) if isinstance(settings, Settings) else ''
+      where = _elsewhere(name) if in_learn else ''
+      raise UserError(f'{unknown(what, name, known)}{where}{others}')
     for part in having:
       setattr(part, name, value)
 

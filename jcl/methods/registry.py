@@ -149,6 +149,13 @@ def settings(name: str) -> Settings:
   return settings_class(name)()
 
 
+def having(field: str) -> str:
+  """Returns `; methods that have it: replay, derpp` of a setting; '' where no built-in has it."""
+  kinds = {name: settings_class(name) for name in BUILT_IN}
+  found = [n for n, kind in kinds.items() if field in {f.name for f in dataclasses.fields(kind)}]
+  return f'; methods that have it: {", ".join(found)}' if found else ''
+
+
 def parts(chosen: Settings) -> dict[str, Settings]:
   """{short name: settings} of one method, or of those that are composed."""
   if isinstance(chosen, composed.Composed):

@@ -110,10 +110,11 @@ def model_names(identities: Sequence[Identity]) -> list[str]:
 
 
 def setting(name: str, value: object) -> str:
-  """Returns a setting in words, by the last part of its name."""
+  """Returns a setting in words, by the last part of its name; whole where that says little."""
   if isinstance(value, tuple):
     value = ' '.join(map(str, value))
-  return f'{name.rpartition(".")[2]} {"none" if value in ("", None) else value}'
+  last = name.rpartition('.')[2]
+  return f'{name if last in ("name", "path") else last} {"none" if value in ("", None) else value}'
 
 
 def differing(settings: Sequence[Mapping[str, object]]) -> list[str]:
@@ -125,6 +126,13 @@ def differing(settings: Sequence[Mapping[str, object]]) -> list[str]:
   found = [n for n in names if len({str(one.get(n, ...)) for one in settings}) > 1]
   rank = lambda name: next((i for i, p in enumerate(FIRST) if name.startswith(p)), len(FIRST))
   return sorted([n for n in found if not n.startswith(PLACES)] or found, key=rank)
+
+
+def unlike(identities: Sequence[Identity]) -> list[str]:
+  """Returns the names of the settings of stream and scenario that differ; see `conditions`."""
+  own = lambda name: name == 'scenario' or name.startswith('stream.')
+  found = differing([{k: v for k, v in i.settings.items() if own(k)} for i in identities])
+  return [name for name in found if not name.startswith(PLACES)] or ['scenario']
 
 
 def _method_labels(names: Sequence[str]) -> list[str]:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from jcl.reports.comparison import Group, group_runs, summary
 from jcl.reports.formatting import MISSING, Unit, format_number, one_line, short_method_name
+from jcl.reports.labels import unlike
 from jcl.reports.results import (
   Results,
   compute_metrics,
@@ -218,7 +219,8 @@ def comparison_notes(groups: Sequence[Group], columns: Sequence[str]) -> list[st
     notes.append('the models differ: compare scores and times of one model alone')
   elif len({i.conditions for i in identities}) > 1:
     notes.append(
-      'streams or scenarios differ in their settings: compare scores of one setting alone'
+      f'streams or scenarios differ in {", ".join(unlike(identities))}: compare scores of one '
+      'setting alone'
     )
   orders = {tuple(run['tasks']) for group in groups for run in group.runs}
   if len(orders) > 1 and len(set(map(frozenset, orders))) == 1:

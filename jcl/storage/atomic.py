@@ -94,6 +94,8 @@ def check_new(folder: pathlib.Path) -> None:
   Raises:
     UserError: the folder is a file, or it is not empty.
   """
+  if folder.is_file():
+    raise UserError(f'{folder} is a file; name a new folder')
   if _in_use(folder):
     raise UserError(
       f'{folder} is there already and not empty; name a new folder, or move this one away'

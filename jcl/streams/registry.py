@@ -39,6 +39,7 @@ BUILT_IN: dict[str, str] = {
   'superni': 'jcl.streams.published_tasks:read',
   'rows': 'jcl.streams.rows:read',
 }
+READ = tuple(name for name in BUILT_IN if name != 'rows')  # rows of Python are stored nowhere
 
 
 def find_reader(name: str) -> Callable[..., RawStream]:
@@ -54,7 +55,8 @@ def find_reader(name: str) -> Callable[..., RawStream]:
   path = pathlib.Path(os.path.expanduser(name))
   if ('/' in name or path.suffix) and path.exists():
     raise UserError(f'stream.name: {name!r} is {_what_reads(path, name)}')
-  found = plugins.find('stream.name', name, BUILT_IN, GROUP)
+  known = {one: place for one, place in BUILT_IN.items() if one in (name, *READ)}
+  found = plugins.find('stream.name', name, known, GROUP)
   if not callable(found):
     raise UserError(
       f'stream.name: {name} is a {type(found).__name__}: give a function from StreamConfig to '

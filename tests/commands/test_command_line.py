@@ -28,7 +28,7 @@ def test_values_are_parsed_and_the_global_flags_are_left_alone():
 @pytest.mark.parametrize(
   ('argument', 'says'),
   [
-    ('--cuont=3', '--cuont is no flag; did you mean count[?] there are --'),
+    ('--cuont=3', '--cuont is no flag; did you mean --count[?] there are --'),
     ('--count=x', '--count=x: give a whole number'),
     ('--count=0', '--count=0: .*positive'),
     ('--quiet=perhaps', '--quiet=perhaps: give true or false'),
@@ -126,7 +126,7 @@ def test_libraries_log_as_much_as_is_asked_for():
   [
     ('--learning-rate=1', 'did you mean --config.train.learning_rate[?]'),
     ('--epochs=1', 'did you mean --config.train.epochs[?]'),
-    ('--methd=seq', 'did you mean method[?] there are --config, --method'),
+    ('--methd=seq', 'did you mean --method[?] there are --config, --method'),
   ],
 )
 def test_a_setting_without_its_group_is_told_the_whole_name(argument, says):

@@ -106,6 +106,10 @@ def test_whether_a_field_is_set_by_a_flag():
       ['--config=quickstart', '--noconfig.train.epoch'],
       "no field 'epoch'; did you mean epochs[?] it has ",
     ),
+    (
+      ['--config=quickstart:lamol', '--config.method.buffer_size=9'],
+      "Lamol has no field 'buffer_size'; it has .*gamma,.*; methods that have it: .*replay, ",
+    ),
     (['--config=quickstart', '--config.train=3'], r'group of settings.*--config\.train\.learn'),
     (['--config=quickstart', '--config.train.epochs=x'], 'epochs=x: give a whole number'),
   ],
@@ -134,6 +138,10 @@ def test_each_method_gets_the_fields_that_it_has():
   ('arguments', 'says'),
   [
     (['--config.method.gama=1'], r'--config\.method\.gama: none of seq, lamol has this field'),
+    (
+      ['--config.method.buffer_size=1'],
+      'none of seq, lamol has this .*; methods .* it: .*replay, ',
+    ),
     (['--config.method.gamma=x'], r'--config\.method\.gamma=x: give a number'),
     (['--config.train.epoch=1'], "no field 'epoch'"),
   ],

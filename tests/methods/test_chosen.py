@@ -19,6 +19,8 @@ def test_a_setting_of_a_composition_is_that_of_every_method_that_has_it():
   assert found.ewc.lambda_ewc == 7.0
   with pytest.raises(UserError, match=r'no setting .lambda_ewx.; did you mean lambda_ewc'):
     chosen.chosen_method('replay+ewc', {'lambda_ewx': 7.0})
+  with pytest.raises(UserError, match=r'no setting .buffer_size.*; methods that have it: .*replay'):
+    chosen.chosen_method('lamol', {'buffer_size': 7})
 
 
 def test_a_section_is_given_as_a_dict_or_an_object_and_is_copied():

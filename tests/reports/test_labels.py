@@ -62,6 +62,9 @@ def test_a_label_names_settings_of_the_method_first_and_no_place_of_files():
   assert labels(of(train__rules=()), of(train__rules=('a', 'b'))) == [
     'seq (rules none)', 'seq (rules a b)'
   ]  # fmt: skip
+  assert labels(of(stream__name='files'), of(stream__name='rows')) == [
+    'seq (stream.name files)', 'seq (stream.name rows)'
+  ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -69,7 +72,15 @@ def test_a_label_names_settings_of_the_method_first_and_no_place_of_files():
   [
     (of('ewc', path='models/minilm-l6'), 'the models differ'),
     (of('ewc', backbone__width=128), 'the models differ'),
-    (of('ewc', stream__max_train=5), 'streams or scenarios differ'),
+    (of('ewc', stream__max_train=5), 'streams or scenarios differ in stream.max_train: compare'),
+    (
+      of('ewc', stream__max_train=5, stream__name='rows', stream__path='/b', train__epochs=9),
+      'streams or scenarios differ in stream.name, stream.max_train: compare',
+    ),
+    (
+      {**of('ewc'), 'scenario': 'til'},
+      'streams or scenarios differ in scenario: compare',
+    ),
     (of('ewc', train__epochs=9, stream__path='/elsewhere', backbone__dtype='bfloat16'), ''),
   ],
 )

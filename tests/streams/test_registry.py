@@ -239,6 +239,14 @@ def test_a_path_in_place_of_a_name(file, name, message, tmp_path, monkeypatch):
     load(StreamConfig(name=name))
 
 
+def test_a_wrong_name_is_not_answered_with_what_no_name_reads():
+  with pytest.raises(UserError, match=r'did you mean synthetic[?] there are synthetic,') as error:
+    load(StreamConfig(name='syntetic'))
+  assert 'rows' not in str(error.value)
+  with pytest.raises(UserError, match="'rows': a stream made in Python"):
+    load(StreamConfig(name='rows'))
+
+
 def test_a_folder_of_the_name_of_a_reader(tmp_path, monkeypatch):
   (tmp_path / 'synthetic').mkdir()
   monkeypatch.chdir(tmp_path)

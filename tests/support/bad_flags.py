@@ -109,7 +109,7 @@ FLAGS = {
   ),
   'a flag twice': train('--workdir={here}/b', says=('--workdir is given twice', 'give it once')),
   'two configs': train('--config=configs/clinc150.py', says=('--config is given twice', 'once')),
-  'a misspelt flag': train('--quite', says=('--quite is no', 'did you mean quiet')),
+  'a misspelt flag': train('--quite', says=('--quite is no', 'did you mean --quiet?')),
   'a flag of no launcher': train('--epochs=3', says=('--epochs is', '--config.train.epochs')),
   'a word that is no flag': train('lamol', says=("'lamol'", '--name=value')),
   'a switch that is neither': train('--quiet=perhaps', says=('--quiet=perhaps', 'true or false')),

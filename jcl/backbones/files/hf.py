@@ -35,6 +35,15 @@ from jcl.storage import paths
 from jcl.storage.atomic import new_folder
 from jcl.storage.progress import has_bars
 from jcl.streams import hub
+from jcl.streams.files import reason_of
+
+HUB_ERRORS = {  # what an error of huggingface_hub means, by its class or the nearest one above
+  'GatedRepoError': 'its licence must be accepted there, and a token given (`hf auth login`)',
+  'RepositoryNotFoundError': 'it has no such model, or a private one; correct the name',
+  'LocalEntryNotFoundError': 'it was not reached, and this machine has no copy; be online, or name '
+  'an existing folder',
+  'ConnectionError': 'it was not reached; be online, or name an existing folder',
+}
 
 DOWNLOADED = ('*.json', '*.txt', '*.jinja', 'tokenizer.model')
 NOT_DOWNLOADED = ('[!a]*/*', 'a[!d]*/*')  # all folders but additional_chat_templates
@@ -309,10 +318,9 @@ def _download(name: str, patterns: tuple[str, ...]) -> pathlib.Path:
         name, allow_patterns=list(patterns), ignore_patterns=list(NOT_DOWNLOADED)
       )
   except (OSError, ValueError, RuntimeError) as error:
-    raise UserError(
-      f'{name}: no such folder, and the hub gave nothing ({type(error).__name__}); '
-      'name an existing folder, or be online'
-    ) from None
+    kinds = [kind.__name__ for kind in type(error).__mro__]
+    why = next((HUB_ERRORS[kind] for kind in kinds if kind in HUB_ERRORS), reason_of(error))
+    raise UserError(f'{name}: no such folder, and the hub gave nothing: {why}') from None
   return pathlib.Path(folder)
 
 

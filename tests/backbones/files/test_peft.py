@@ -280,7 +280,7 @@ def test_writing_is_whole_or_not_at_all(tmp_path, monkeypatch):
   (kept / 'thesis.tex').write_text('precious')
   with pytest.raises(UserError, match='holds something else; name a new folder'):
     peft.write(kept, loaded.config, random_adapter(loaded))
-  with pytest.raises(UserError, match='not empty'):
+  with pytest.raises(UserError, match='is a file; name a new folder'):
     atomic.check_new(kept / 'thesis.tex')
   assert [f.name for f in kept.iterdir()] == ['thesis.tex']
 

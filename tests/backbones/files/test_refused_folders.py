@@ -176,6 +176,29 @@ def test_the_hub_is_asked_by_a_process_that_has_imported_nothing_else(call, tmp_
   assert 'some-' in last, done.stderr
 
 
+@pytest.mark.parametrize(
+  ('kind', 'says'),
+  [
+    ('LocalEntryNotFoundError', 'it was not reached, and this machine has no copy; be online'),
+    ('OfflineModeIsEnabled', 'it was not reached; be online'),
+    ('RepositoryNotFoundError', 'it has no such model, or a private one'),
+    ('GatedRepoError', 'its licence must be accepted there'),
+    ('HFValidationError', 'what the library says'),
+  ],
+)
+def test_an_error_of_the_hub_is_said_in_words(kind, says, monkeypatch):
+  huggingface_hub = pytest.importorskip('huggingface_hub')
+  made = getattr(huggingface_hub.errors, kind)
+
+  def fails(*args, **kwargs):
+    raise made.__new__(made, 'what the library says')
+
+  monkeypatch.setattr(huggingface_hub, 'snapshot_download', fails)
+  with pytest.raises(UserError, match=f'^someone/some-model: .* the hub gave nothing: {says}') as e:
+    hf.load('someone/some-model')
+  assert 'Error' not in str(e.value)
+
+
 def test_names_that_are_no_folder(tmp_path, monkeypatch):
   import huggingface_hub
 
