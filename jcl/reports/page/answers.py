@@ -4,16 +4,18 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from jcl.reports.formatting import MISSING, format_number
+from jcl.reports.formatting import MISSING
 from jcl.reports.page import charts
 from jcl.reports.page.markup import (
   Cell,
   Html,
   Number,
+  details,
   figure,
   join,
   name,
   note,
+  number,
   own,
   section,
   short,
@@ -80,26 +82,31 @@ def classes(source: Source) -> Html:
     taken = MISSING if most is None else join([_class(most[0]), f'{most[1]:,}'], ' ')
     rows.append([
       name(entry['class']), name(entry['task']), _count(entry['examples']), _count(entry['right']),
-      Number(format_number(share(entry), 'share'), share(entry)), taken,
+      Number(number(share(entry), 'share'), share(entry)), taken,
     ])  # fmt: skip
     confused += [(entry, *pair) for pair in wrong]
-  worst = sorted(entries, key=share)[:WORST]
+  ill = sorted((e for e in entries if e['right'] < e['examples']), key=share)
   bars = [
     charts.Bar(
       short(entry['class']), [('right', share(entry), 'c0')],
       f'{entry["right"]:,} of {entry["examples"]:,}',
     )
-    for entry in worst
+    for entry in ill[:WORST]
   ]  # fmt: skip
   label = 'Share of right answers of the classes with the fewest: ' + ', '.join(
     f'{bar.name} {bar.shown}' for bar in bars
   )
   header = ['class', 'task', 'test examples', 'right', 'right %', 'most often taken for']
   whole = table('Newest answers by class', header, rows, 'words', filtered=True)
-  title = 'Accuracy by class' if len(entries) <= WORST else f'The {WORST} classes with least right'
+  title = f'Classes with wrong answers ({len(ill)} of {len(entries)})'
+  if len(ill) > WORST:
+    title = f'The {WORST} classes of lowest accuracy '
+    title += f'({len(ill)} of {len(entries)} have wrong answers)'
+  picture = figure(title, charts.bars(label, bars, 1.0), numbers=whole)
+  if not ill:
+    picture = join([note('All newest answers are right.'), details('The numbers', whole)])
   return section('Answers by class', f'{source.anchor}classes', [
-    invalid, figure(title, charts.bars(label, bars, 1.0), numbers=whole), _picture(entries),
-    _confusions(confused),
+    invalid, picture, _picture(entries), _confusions(confused),
   ])  # fmt: skip
 
 
@@ -188,7 +195,7 @@ def _invalid(run: Results) -> Html:
   if not newest or not any(newest[-1]):
     return Html('')
   rows: list[list[Cell]] = [
-    [name(task), Number(format_number(x, 'share'), x)]
+    [name(task), Number(number(x, 'share'), x)]
     for task, x in zip(run['tasks'], newest[-1], strict=False)
     if x is not None
   ]

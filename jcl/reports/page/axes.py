@@ -4,6 +4,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from jcl.reports.page.markup import minus
+
 
 class Axis(NamedTuple):
   """An axis of a chart.
@@ -29,6 +31,10 @@ class Axis(NamedTuple):
   def written(self) -> Sequence[float]:
     """The values that are written at it."""
     return self.ticks or ticks_of(self.low, self.high, whole=self.whole)
+
+  def words(self, value: float) -> str:
+    """Returns a value as it is written at the axis."""
+    return minus(self.shown(value))
 
   def place(self, value: float) -> float:
     """Returns where a value lies, 0 at `low` and 1 at `high`."""

@@ -88,9 +88,9 @@ def _grid(
   for value in y.written:
     at = up(value)
     parts.append(_stroke(LEFT, at, WIDTH - RIGHT, at, 'grid'))
-    parts.append(words(LEFT - 5, at + 4, y.shown(value), 'end'))
+    parts.append(words(LEFT - 5, at + 4, y.words(value), 'end'))
   for value in x.written:
-    parts.append(_below(across(value), height - BOTTOM + 14, x.shown(value)))
+    parts.append(_below(across(value), height - BOTTOM + 14, x.words(value)))
   parts.append(words(LEFT, height - 5, x.label, 'start', 'faint'))
   parts.append(_stroke(LEFT, height - BOTTOM, WIDTH - RIGHT, height - BOTTOM, 'axis'))
   return parts
@@ -224,7 +224,7 @@ def spans(label: str, rows: Sequence[Span], x: Axis) -> Html:
   parts: list[str] = []
   for value in x.written:
     parts.append(_stroke(across(value), 18, across(value), height - 18, 'grid'))
-    parts.append(_below(across(value), height - 4, x.shown(value)))
+    parts.append(_below(across(value), height - 4, x.words(value)))
   for i, row in enumerate(rows):
     top, at, style = i * ROW, i * ROW + 24, row.style
     parts.append(words(2, top + 12, cut(row.name, NAMES), 'start'))
@@ -304,10 +304,10 @@ def small(
   ]  # fmt: skip
   for value in (y.low, y.high):
     parts.append(_stroke(left, up(value), wide - 8, up(value), 'grid'))
-    parts.append(words(left - 4, up(value) + 4, y.shown(value), 'end', 'faint'))
+    parts.append(words(left - 4, up(value) + 4, y.words(value), 'end', 'faint'))
   for value in (x.low, x.high):
     anchor = 'start' if value == x.low else 'end'
-    parts.append(words(across(value), height - 4, x.shown(value), anchor, 'faint'))
+    parts.append(words(across(value), height - 4, x.words(value), anchor, 'faint'))
   parts.append(_stroke(across(mark), 22, across(mark), height - 18, 'bound'))
   for line in series:
     parts += _line(line, across, up)

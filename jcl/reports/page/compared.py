@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from jcl.reports.comparison import Group, curve, learned_and_kept, summary
-from jcl.reports.formatting import format_number
 from jcl.reports.metrics import mean_and_interval
 from jcl.reports.page import axes, charts
 from jcl.reports.page.costs import total_seconds
@@ -16,6 +15,7 @@ from jcl.reports.page.markup import (
   key,
   name,
   note,
+  number,
   own,
   section,
   table,
@@ -95,7 +95,7 @@ def _changes(groups: Sequence[Group]) -> Html:
     pairs = learned_and_kept(group)
     learned, end = mean([p[0] for p in pairs]), mean([p[1] for p in pairs])
     scaled = [None if v is None else by * v for v in (learned, end)]
-    shown = f'{format_number(learned, score_of(run))} → {format_number(end, score_of(run))}'
+    shown = f'{number(learned, score_of(run))} → {number(end, score_of(run))}'
     rows.append(charts.Span(group.label, scaled[0], scaled[1], None, shown, style))
   known = [v for row in rows for v in (row.before, row.after) if v is not None]
   if not known:

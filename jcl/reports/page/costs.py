@@ -110,7 +110,7 @@ def _table(run: Results) -> Html:
 def facts(source: Source) -> Html:
   """Returns the section of what was run: stream, versions, machine, resumes, settings."""
   run = source.results
-  parts = [table('The run', ['what', 'value'], _facts(run), 'words')]
+  parts = [table('The run', ['what', 'value'], _facts(run), 'words pairs')]
   if resumes := run.get('resumes'):
     fields = list(dict.fromkeys(field for line in resumes for field in line))
     rows: list[list[Cell]] = [
@@ -137,7 +137,7 @@ def facts(source: Source) -> Html:
   if config := run.get('config'):
     shown = lambda value: own(json.dumps(value, default=str, ensure_ascii=False))
     lines: list[list[Cell]] = [[own(k), shown(v)] for k, v in flatten(config).items()]
-    whole = table('Settings', ['setting', 'value'], lines, 'words', filtered=True)
+    whole = table('Settings', ['setting', 'value'], lines, 'words pairs', filtered=True)
     parts.append(details(f'All {len(lines)} settings', whole))
   return section('The run', f'{source.anchor}run', parts)
 

@@ -4,16 +4,18 @@ A `Html` is markup that is ready; every other text is escaped when it enters one
 """
 
 import html
+import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from jcl.reports.formatting import MISSING
+from jcl.reports.formatting import MISSING, Unit, format_number
 from jcl.streams.escaping import escaped as without_controls
 
 NAME, TEXT = 40, 400  # letters of a name and of a text at most
 TALL = 14  # rows from which a table scrolls
 _JOINER = '\u200d'
+_HYPHEN = re.compile(r'(?<![^\s(])-(?=\.?\d)')  # the sign of a number
 
 
 class Html(str):
@@ -26,7 +28,7 @@ class Number(NamedTuple):
   """A number in a table.
 
   Attributes:
-    shown: as it is written.
+    shown: as it is written; a hyphen before it becomes −.
     value: what the column is sorted by; None sorts last.
   """
 
@@ -35,6 +37,16 @@ class Number(NamedTuple):
 
 
 Cell = str | Number
+
+
+def minus(shown: str) -> str:
+  """Returns numbers with the sign − before those below 0, in place of the hyphen of Python."""
+  return _HYPHEN.sub('−', shown)
+
+
+def number(value: float | None, unit: Unit) -> str:
+  """Returns a number as `format_number` writes it, with the sign −."""
+  return minus(format_number(value, unit))
 
 
 def cut(text: object, most: int = TEXT) -> str:
@@ -140,7 +152,9 @@ def table(
     caption: what the table holds.
     header: of the columns.
     rows: cells, each a `Cell`; the first cell of a row is its header.
-    class_: `words` for columns of text that may break their lines, `matrix`.
+    class_: `words` for columns of text that may break their lines; `words pairs` for names and
+      their values below a heading that says the caption: neither the caption nor, on a narrow
+      screen, the header is seen.
     filtered: the script offers a field that filters the rows.
   """
   rows = list(rows)
@@ -182,7 +196,7 @@ def _cell(cell: object, column: int, kind: str | None, label: str | None) -> Htm
     label: header of the column, written before the cell on a narrow screen; None: it is not.
   """
   value = cell.value if isinstance(cell, Number) else None
-  shown = cell.shown if isinstance(cell, Number) else cell
+  shown = minus(cell.shown) if isinstance(cell, Number) else cell
   sort = None if value is None else f'{value:.9g}'
   if column == 0:
     return tag(

@@ -1,9 +1,9 @@
 // Hover over charts, tables that sort and filter. The page is complete without it.
 (() => {
   'use strict';
-  const make = (name, properties, inside) => {
+  const make = (name, properties, ...inside) => {
     const made = Object.assign(document.createElement(name), properties);
-    made.append(inside);
+    made.append(...inside);
     return made;
   };
   // Columns sort by data-v where a cell has it, else by the text; numbers go from large to small.
@@ -24,31 +24,32 @@
   for (const table of document.querySelectorAll('.jcl table:not(.matrix)')) {
     if (table.tBodies[0].rows.length < 2) continue;
     [...table.tHead.rows[0].cells].forEach((header, column) => {
-      const button = make('button', { type: 'button', title: 'sort by this column' }, '');
-      button.append(...header.childNodes);
+      const button = make('button', { type: 'button', title: 'sort by this column' }, ...header.childNodes);
       header.append(button);
       button.addEventListener('click', () => sort(table, column, header));
     });
   }
-  // A table that is wider than its place says so, and fades at the edge behind which it goes on.
+  // A table larger than its place says so, and fades at the edges behind which it goes on.
   for (const box of document.querySelectorAll('.jcl .wide')) {
-    const hint = make('p', { className: 'note swipe' }, 'Goes on to the right: swipe, or keys ← →.');
+    const hint = make('p', { className: 'note swipe' });
     const edge = () => {
-      hint.hidden = box.scrollWidth - box.clientWidth < 2;
-      box.classList.toggle('more', box.scrollWidth - box.clientWidth - box.scrollLeft > 1);
+      const [wide, tall] = [box.scrollWidth - box.clientWidth, box.scrollHeight - box.clientHeight];
+      const on = { more: wide - box.scrollLeft > 1 && 'to the right (← →)', below: tall - box.scrollTop > 1 && 'below (↑ ↓)' };
+      for (const side in on) box.classList.toggle(side, Boolean(on[side]));
+      const said = Object.values(on).filter(Boolean).join(' and ');
+      hint.textContent = said ? `Goes on ${said}: swipe, or keys.` : '\u00a0';
+      hint.hidden = wide < 2 && tall < 2;
     };
     box.before(hint);
     box.addEventListener('scroll', edge, { passive: true });
-    new ResizeObserver(edge).observe(box);
+    for (const one of [box, box.firstElementChild]) new ResizeObserver(edge).observe(one);
   }
   // A field above long tables of words keeps the rows that hold what is typed.
   for (const table of document.querySelectorAll('.jcl table[data-filter]')) {
     const rows = [...table.tBodies[0].rows];
     if (rows.length < 6) continue;
-    const label = make('label', { className: 'filter' }, 'Filter rows: ');
-    const field = make('input', { type: 'search' }, ''), count = make('output', {}, `${rows.length} rows`);
-    label.append(field, ' ', count);
-    table.parentElement.before(label);
+    const field = make('input', { type: 'search' }), count = make('output', {}, `${rows.length} rows`);
+    table.parentElement.before(make('label', { className: 'filter' }, 'Filter rows: ', field, ' ', count));
     field.addEventListener('input', () => {
       const has = row => row.textContent.toLowerCase().includes(field.value.toLowerCase());
       for (const row of rows) row.hidden = !has(row);
@@ -56,7 +57,7 @@
     });
   }
   // Under the pointer, and at the keys ← → Home End, a chart says the values of its lines.
-  const tip = make('div', { className: 'jcl-tip', hidden: true, role: 'status' }, '');
+  const tip = make('div', { className: 'jcl-tip', hidden: true, role: 'status' });
   const hide = () => { tip.hidden = true; };
   (document.querySelector('.jcl') || document.body).append(tip);
   const show = (x, y, lines) => {
@@ -68,7 +69,7 @@
   };
   for (const chart of document.querySelectorAll('.jcl svg[data-plot]:has(polyline[data-name])')) {
     const [left, right, bottom, top, x0, x1, y0, y1, log] = JSON.parse(chart.dataset.plot);
-    const shown = value => Number(value.toPrecision(3)).toLocaleString('en');
+    const shown = value => Number(value.toPrecision(3)).toLocaleString('en').replace('-', '−');
     const between = share => log ? y0 * (y1 / y0) ** share : y0 + (y1 - y0) * share;
     const valueAt = y => between((bottom - y) / (bottom - top));
     const pointsOf = line => line.getAttribute('points').split(' ').map(p => p.split(',').map(Number));

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from jcl.reports.formatting import MISSING, format_number
+from jcl.reports.formatting import MISSING
 from jcl.reports.page import charts
 from jcl.reports.page.markup import (
   Cell,
@@ -12,6 +12,7 @@ from jcl.reports.page.markup import (
   figure,
   key,
   name,
+  number,
   own,
   section,
   short,
@@ -41,12 +42,12 @@ def pseudo_samples(source: Source) -> Html:
   bars = [_bar(line) for line in lines[:SHOWN]]
   total = lambda field: sum(line[field] for line in lines if is_number(line.get(field)))
   drawn, kept, copied = total('drawn'), total('kept'), total('verbatim')
-  share = lambda part, of: format_number(part / of if of else None, 'share')
+  share = lambda part, of: number(part / of if of else None, 'share')
   label = (
     f'Pseudo samples: {kept:,} of {drawn:,} kept ({share(kept, drawn)} %), {copied:,} of those '
     f'kept ({share(copied, kept)} %) are training inputs word for word'
   )
-  numbers = table('Pseudo samples', header, rows)
+  numbers = table('Pseudo samples by task', header, rows)
   picture = charts.bars(label, bars)
   return section('Pseudo samples', f'{source.anchor}pseudo', [
     tag('p', f'{label}.'),
@@ -68,14 +69,14 @@ def _counts(line: Json) -> list[Cell]:
   """Returns the counts of a line, and the share of the kept ones that are verbatim."""
   kept, copied = line.get('kept'), line.get('verbatim')
   share = copied / kept if is_number(kept) and is_number(copied) and kept else None
-  return [*(count_cell(line.get(c)) for c in COUNTS), Number(format_number(share, 'share'), share)]
+  return [*(count_cell(line.get(c)) for c in COUNTS), Number(number(share, 'share'), share)]
 
 
 def _bar(line: Json) -> charts.Bar:
   """Returns the bar of the samples that were drawn for one task."""
-  number = lambda field: line[field] if is_number(line.get(field)) else 0
-  drawn, kept = number('drawn'), number('kept')
-  distinct = min(number('distinct') if is_number(line.get('distinct')) else kept, kept)
+  count = lambda field: line[field] if is_number(line.get(field)) else 0
+  drawn, kept = count('drawn'), count('kept')
+  distinct = min(count('distinct') if is_number(line.get('distinct')) else kept, kept)
   parts = [
     (f'distinct {distinct:,}', distinct, 'c0'), (f'the same again {kept - distinct:,}',
      kept - distinct, 'c1'), (f'rejected {drawn - kept:,}', drawn - kept, 'c7'),

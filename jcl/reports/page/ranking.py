@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from jcl.reports.comparison import Group, Summary, summary
-from jcl.reports.formatting import MISSING, Unit, format_number
+from jcl.reports.formatting import MISSING, Unit
 from jcl.reports.labels import differing, setting
 from jcl.reports.metrics import mean_and_interval
 from jcl.reports.page import costs
@@ -15,13 +15,14 @@ from jcl.reports.page.markup import (
   join,
   name,
   note,
+  number,
   own,
   section,
   table,
   tag,
   text,
 )
-from jcl.reports.results import Results, is_number, score_of
+from jcl.reports.results import Results, is_number, score_of, unit_of
 from jcl.reports.significance import Paired, by_seed, corrected, paired_difference, ranked
 from jcl.reports.tables import BOUNDS, UNITS, comparison_notes
 
@@ -33,12 +34,6 @@ COSTS: tuple[tuple[str, str, Callable[[Results], float | None]], ...] = (
 MORE = {  # quantities of the second table, as its columns call them
   'incremental': 'Ā', 'backward': 'BWT', 'worst': 'worst just learned', 'invalid': 'invalid %',
   'kept': 'pseudo kept %', 'distinct': 'distinct %', 'train': 'train s', 'generate': 'generate s',
-}  # fmt: skip
-EXPLAINED = {  # what the table means at a glance
-  'accuracy': 'A_T is the accuracy over all tasks at the end, in %; forgetting is how many points '
-  'a task lost from its best score to the end.',
-  'log_perplexity': 'A_T is the mean over all tasks at the end of the nats per token, smaller is '
-  'better; forgetting is how many nats a task lost from its best score to the end.',
 }  # fmt: skip
 
 
@@ -63,20 +58,33 @@ def ranking(groups: Sequence[Group]) -> Html:
   summaries = [summary(group) for group in groups]
   order = ranked(groups, [s['average'][0] for s in summaries], larger(groups))
   lower, best = _lower(groups), _best(groups, order)
-  unit, mixed = score_of(groups[0].runs[0]), _mixed(groups)
-  bounds = [f'{method} is the {words}' for method, words in BOUNDS.items()
+  told = [f'{method} is the {words}' for method, words in BOUNDS.items()
             if any(g.runs[0]['method'] == method for g in groups)]  # fmt: skip
   means = tag('a', 'What every number means', href='#legend')
-  told = join([f'{"; ".join(bounds)}.' if bounds else '', text(EXPLAINED[unit]), means], ' ')
+  told = [f'{"; ".join(told)}. Bounds have no rank and are not the best.'] if told else []
+  told.append(_explained(groups))
   title = 'Methods from the best to the worst A_T'
-  if mixed:
+  if _mixed(groups):
     title = 'Methods by A_T; ranks and differences hold within one model and setting'
-  notes = tag('div', join(note(line) for line in comparison_notes(groups, ())))
+  notes = join(map(note, comparison_notes(groups, ())[1:]))  # the first is that of `_explained`
   return section('Ranking', 'compared', [
-    note(told), _main(title, groups, order, summaries, lower, best),
-    _verdicts(groups, order, lower, best), notes, _more(groups, order, summaries),
-    _settings(groups),
+    note(join([*told, means], ' ')), _main(title, groups, order, summaries, lower, best),
+    _verdicts(groups, order, lower, best), tag('div', notes) if notes else '',
+    _more(groups, order, summaries), _settings(groups),
   ])  # fmt: skip
+
+
+def _explained(groups: Sequence[Group]) -> str:
+  """Returns what the two scores of the table mean, and their unit."""
+  run, better, ends = groups[0].runs[0], '', 'points a task ends below'
+  if not larger(groups):
+    better, ends = ', smaller is better', 'nats a task ends above'
+  said = (
+    f'A_T is the mean over all tasks at the end, {unit_of(run)}{better}; forgetting is how many '
+    f'{ends} its best earlier score, on average.'
+  )
+  several = any(len(group.runs) > 1 for group in groups)
+  return f'{said} ± is the 95 % interval over seeds.' if several else said
 
 
 def _mixed(groups: Sequence[Group]) -> bool:
@@ -119,21 +127,25 @@ def _main(
   against = [(f'A_T − {what}', _differences(groups, others, unit))
              for what, others in (('seq', lower), ('best', best))]  # fmt: skip
   against = [(header, cells) for header, cells in against if set(cells) != {MISSING}]
+  methods = any(group.runs[0]['method'] not in BOUNDS for group in groups)
   rows: list[list[Cell]] = []
   for i in order:
     group, found = groups[i], summaries[i]
     conditions = group.identity.conditions
-    rank = places[conditions] = places.get(conditions, 0) + 1
-    label = name(group.label)
+    label, rank = name(group.label), Number(MISSING, None)
     if (bound := BOUNDS.get(group.runs[0]['method'])) is not None:
       label = join([label, Html(f'<em>({bound})</em>')], ' ')
+    else:
+      place = places[conditions] = places.get(conditions, 0) + 1
+      rank = Number(str(place), place)
     rows.append([
       label, with_interval(*found['average'], unit),
-      with_interval(*found['forgetting'], unit), Number(str(rank), rank),
+      with_interval(*found['forgetting'], unit), *([rank] if methods else []),
       Number(str(len(group.runs)), len(group.runs)), *(cells[i] for _, cells in against),
       _mean(group, costs.total_seconds, shown_as('seconds')),
     ])  # fmt: skip
-  header = ['method', 'A_T', 'forgetting', 'rank', 'seeds', *(h for h, _ in against), 'seconds']
+  ranks = ['rank'] if methods else []
+  header = ['method', 'A_T', 'forgetting', *ranks, 'seeds', *(h for h, _ in against), 'seconds']
   return table(title, header, rows)
 
 
@@ -171,9 +183,9 @@ def _settings(groups: Sequence[Group]) -> Html:
 
 def with_interval(mean: float | None, half: float | None, unit: Unit) -> Number:
   """Returns a mean over seeds ± the half-width of its 95 % interval."""
-  shown = format_number(mean, unit)
+  shown = number(mean, unit)
   if half is not None:
-    shown += f' ± {format_number(half, unit)}'
+    shown += f' ± {number(half, unit)}'
   return Number(shown, mean)
 
 
@@ -204,11 +216,11 @@ def _difference(found: Paired | None, unit: Unit, several: bool) -> Cell:
   """Returns a paired difference: mean ± interval, p; one of one seed says so beside others."""
   if found is None:
     return Number('no seed in common', None)
-  shown = format_number(found.mean, unit)
+  shown = number(found.mean, unit)
   if found.half is None or found.p is None:
     return Number(f'{shown} (one seed)' if several else shown, found.mean)
   p = 'p < 0.001' if found.p < 0.001 else f'p = {found.p:.3f}'
-  return Number(f'{shown} ± {format_number(found.half, unit)}, {p}', found.mean)
+  return Number(f'{shown} ± {number(found.half, unit)}, {p}', found.mean)
 
 
 def _verdicts(
@@ -237,7 +249,7 @@ def _verdicts(
     parts.append(note(
       'Differences are means over the seeds that both have, ± 95 % interval, with the p-value of '
       'the paired t-test, corrected for the number of methods in the column (Holm). Intervals'
-      f'{words} are not corrected. The best leaves out the bounds.'
+      f'{words} are not corrected.'
     ))  # fmt: skip
   if few:
     parts.append(note('One seed has no interval; give several, such as 0, 1 and 2 (train.seed).'))

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from jcl.reports.formatting import MISSING, format_number
+from jcl.reports.formatting import MISSING
 from jcl.reports.history import History
 from jcl.reports.metrics import average_so_far
 from jcl.reports.page import axes, charts, legend
@@ -15,6 +15,7 @@ from jcl.reports.page.markup import (
   key,
   name,
   note,
+  number,
   own,
   section,
   short,
@@ -43,7 +44,7 @@ def key_figures(source: Source) -> Html:
   """Returns the numbers that a reader wants first, each with its name."""
   run, found = source.results, metrics_of(source.results)
   shown = [
-    (legend.METRICS[metric][0], format_number(found.get(metric), score_of(run)),
+    (legend.METRICS[metric][0], number(found.get(metric), score_of(run)),
      legend.METRICS[metric][1])
     for metric in ('average_accuracy', 'average_incremental_accuracy', 'forgetting',
                    'backward_transfer')
@@ -68,22 +69,22 @@ def in_words(source: Source) -> Html:
   tasks, score = len(run['tasks']), score_of(run)
   if found.get('average_accuracy') is None:
     return Html('')  # the line on the state of the run says how far it is
-  average = format_number(found['average_accuracy'], score)
+  average = number(found['average_accuracy'], score)
   how = f'{average} %' if score == 'accuracy' else f'{average} nats per token'
   said = f'After {tasks} tasks the mean score over all tasks is {how}.'
   forgetting = found.get('forgetting')
   if forgetting is None:
     return tag('p', said)
-  lost = format_number(abs(forgetting), score)
-  unit = 'points' if score == 'accuracy' else 'nats per token'
+  lost = number(abs(forgetting), score)
   if score == 'accuracy' and not any(map(any, run['matrix'][1:])):
     return tag('p', f'{said} Nothing was learned, so nothing could be forgotten.')
   if float(lost) == 0:
     return tag('p', f'{said} Nothing was forgotten.')
-  verb = 'lost' if forgetting > 0 else 'gained'
-  return tag(
-    'p', f'{said} On average a task {verb} {lost} {unit} from its best before the end to the end.'
-  )
+  less, more = 'points below', 'points above'
+  if score == 'log_perplexity':
+    less, more = 'nats per token worse than', 'nats per token better than'
+  side = less if forgetting > 0 else more
+  return tag('p', f'{said} On average a task ends {lost} {side} its best earlier score.')
 
 
 def scores(source: Source, past: History) -> Html:
@@ -134,7 +135,7 @@ def _in_cell(value: float | None, run: Results, dense: bool) -> str:
   """Returns a score as a matrix shows it: whole per cent where there are many columns."""
   if dense and value is not None and scale(run) == 100:
     return f'{100 * value:.0f}'
-  return format_number(value, score_of(run))
+  return number(value, score_of(run))
 
 
 def _matrix_cell(value: float | None, shown: str, shade: float, i: int, j: int) -> Html:
@@ -207,7 +208,7 @@ def task_curves(run: Results, past: History) -> Html:
     if inside := dev.get(task):
       series.insert(0, charts.Line('dev', inside, 'c1'))
       taken = True
-    last = format_number(rows[source_row(run)][j], score_of(run))
+    last = number(rows[source_row(run)][j], score_of(run))
     label = f'{short(task)}: {_spoken(points)}' if points else short(task)
     pictures.append(charts.small(label[:300], task, last, series, x, y, j + 1))
   entries = [('test split, after every task', 'c0'), ('just learned', 'bound')]
@@ -229,7 +230,7 @@ def other_metrics(run: Results) -> Html:
   for j, task in enumerate(run['tasks']):
     newest = [whole_matrix(run, rows_)[source_row(run)] for rows_ in measured.values()]
     cells = [row[j] if j < len(row) else None for row in newest]
-    rows.append([name(task), *(Number(format_number(c, 'share'), c) for c in cells)])
+    rows.append([name(task), *(Number(number(c, 'share'), c) for c in cells)])
   return table('Every metric of the newest answers, %', ['task', *measured], rows)
 
 

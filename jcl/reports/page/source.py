@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from jcl.reports.formatting import MISSING, format_number
 from jcl.reports.page import axes
-from jcl.reports.page.markup import Number
+from jcl.reports.page.markup import Number, minus, number
 from jcl.reports.results import Results, is_number, score_matrix, score_of, tasks_learned
 from jcl.types import Json
 
@@ -38,15 +38,15 @@ def scale(run: Results) -> int:
 
 def score_cell(run: Results, value: float | None) -> Number:
   """Returns a score as a cell of a table."""
-  return Number(format_number(value, score_of(run)), value)
+  return Number(number(value, score_of(run)), value)
 
 
 def count_cell(value: object) -> Number:
   """Returns a count as a cell of a table."""
   if not is_number(value):
     return Number(MISSING, None)
-  number = float(value)  # type: ignore[arg-type]
-  return Number(f'{number:,.0f}' if number.is_integer() else f'{number:,.2f}', number)
+  count = float(value)  # type: ignore[arg-type]
+  return Number(f'{count:,.0f}' if count.is_integer() else f'{count:,.2f}', count)
 
 
 def score_axis(run: Results, values: Sequence[float] = ()) -> axes.Axis:
@@ -78,4 +78,4 @@ def difference(run: Results, value: float | None) -> str:
   if value is None:
     return MISSING
   shown = format_number(value, score_of(run))
-  return shown if shown.startswith('-') or not float(shown) else f'+{shown}'
+  return minus(shown) if shown.startswith('-') or not float(shown) else f'+{shown}'

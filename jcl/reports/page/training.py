@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jcl.reports import doctor
-from jcl.reports.formatting import MISSING, flatten, format_number
+from jcl.reports.formatting import MISSING, flatten
 from jcl.reports.history import History, Point, loss_shares, shares
 from jcl.reports.page import axes, charts
 from jcl.reports.page.markup import (
@@ -15,8 +15,10 @@ from jcl.reports.page.markup import (
   figure,
   join,
   key,
+  minus,
   name,
   note,
+  number,
   own,
   section,
   short,
@@ -108,7 +110,7 @@ def _log_axis(values: Sequence[float]) -> axes.Axis:
 
 
 def _spoken(name: str, points: Sequence[Point]) -> str:
-  return f'{name} from {points[0][1]:.3g} to {points[-1][1]:.3g}'
+  return minus(f'{name} from {points[0][1]:.3g} to {points[-1][1]:.3g}')
 
 
 def _losses(run: Results, past: History) -> Html:
@@ -134,7 +136,7 @@ def _by_task(run: Results, past: History, names: Sequence[str]) -> Html:
   for start, length, task in zip(past.starts, past.lengths, run['tasks'], strict=True):
     inside = {n: [v for step, v in past.values[n] if start < step <= start + length] for n in names}
     if any(inside.values()):
-      cells = [f'{v[0]:.4g} → {v[-1]:.4g}' if v else MISSING for v in inside.values()]
+      cells = [minus(f'{v[0]:.4g} → {v[-1]:.4g}') if v else MISSING for v in inside.values()]
       rows.append([name(task), count_cell(length), *cells])
   return table('First and last logged values of each task', ['task', 'steps', *names], rows)
 
@@ -191,7 +193,7 @@ def _shares_of(
   y = axes.Axis(0, 100, '', '{:.0f}'.format, ticks=(0, 25, 50, 75, 100))
   mean = lambda points: sum(v for _, v in points) / len(points)
   means = {term: mean(points) for term, points in found.items()}
-  shown = {term: format_number(v, 'share') for term, v in means.items()}
+  shown = {term: number(v, 'share') for term, v in means.items()}
   rows = [[term, Number(shown[term], v)] for term, v in means.items()]
   spoken = ', '.join(f'{term} {words} % on average' for term, words in shown.items())
   label = f'Share of each term in {what}: {spoken}'

@@ -116,41 +116,139 @@ def test_tables_sort_and_filter_by_keys_and_charts_say_values(browser, tmp_path)
   assert json.loads(json.dumps(browser.said)) == []
 
 
+def test_a_chart_says_values_below_0_with_a_minus(browser, tmp_path):
+  page = tmp_path / 'report.html'
+  lines = [{**line, 'loss': -2.0} if 'loss' in line else line for line in reported.log()]
+  page.write_text(document.document([reported.run()], [lines]), 'utf-8')
+  browser.open(page, 1100)
+  browser.run("document.querySelector('#training svg[data-plot]').focus()")
+  for kind in ('keyDown', 'keyUp'):
+    browser.call('Input.dispatchKeyEvent', type=kind, key='End', code='End')
+  assert 'loss: −2' in browser.run("document.querySelector('.jcl-tip').textContent")
+
+
+# Of each box: whether it goes on to the side, and down; whether a hint and a fade say so.
 WIDE = """[...document.querySelectorAll('.jcl .wide')].filter(box => box.clientWidth).map(box => {
   const before = [box.previousElementSibling, box.previousElementSibling?.previousElementSibling];
   const hint = before.find(e => e?.classList.contains('swipe'));
-  return [box.scrollWidth - box.clientWidth > 1, Boolean(hint.offsetHeight),
-    getComputedStyle(box).maskImage !== 'none', box.tabIndex];
+  const said = hint.offsetHeight ? hint.textContent : '';
+  const fades = getComputedStyle(box).maskImage.match(/90deg|linear-gradient\\(rgb/g) || [];
+  return [box.scrollWidth - box.clientWidth - box.scrollLeft > 1,
+    box.scrollHeight - box.clientHeight - box.scrollTop > 1,
+    said.includes('right'), said.includes('below'),
+    fades.includes('90deg'), fades.some(one => one !== '90deg'), box.tabIndex];
 })"""
 SETTLED = 'new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))'
+
+
+# Of each box: its caption, and whether all of it lies in what the box shows, left of the fade.
+CAPTIONS = """[...document.querySelectorAll('.wide:not(:has(.pairs))')].map(box => {
+  box.scrollLeft = AT;
+  const range = document.createRange(), inside = box.getBoundingClientRect();
+  range.selectNodeContents(box.querySelector('caption'));
+  const goes = box.scrollWidth - box.clientWidth > 1;
+  const end = inside.left + box.clientWidth - (goes ? 30 : -1);
+  return [box.querySelector('caption').textContent, goes,
+    [...range.getClientRects()].every(one => one.left > inside.left - 1 && one.right < end)];
+})"""
+# Captions that are seen although the heading, title or summary just above them is the same.
+REPEATED = """[...document.querySelectorAll('.jcl caption')].filter(caption => {
+  const seen = caption.offsetHeight > 1;
+  const heads = [caption.closest('section')?.querySelector('h2'),
+    caption.closest('details')?.querySelector('summary')];
+  return seen && heads.some(head => head?.textContent === caption.textContent);
+}).map(caption => caption.textContent)"""
+
+
+@pytest.mark.parametrize('name', ['hard', 'wide'])
+@pytest.mark.parametrize('place', [0, 1e6])
+def test_the_caption_of_a_wide_table_stays_in_sight_on_a_phone(name, place, browser, tmp_path):
+  page = tmp_path / 'report.html'
+  page.write_text(PAGES[name](), 'utf-8')
+  browser.open(page, 390)
+  browser.run("document.querySelectorAll('details').forEach(one => { one.open = true })")
+  found = browser.run(CAPTIONS.replace('AT', str(place)))
+  assert any(wide for _, wide, _ in found)
+  assert [caption for caption, _, whole in found if not whole] == []
+
+
+def test_a_caption_repeats_no_heading_and_a_phone_shows_facts_without_what_and_value(
+  browser, tmp_path
+):
+  page = tmp_path / 'report.html'
+  page.write_text(PAGES['one'](), 'utf-8')
+  browser.open(page, 390)
+  browser.run("document.querySelectorAll('details').forEach(one => { one.open = true })")
+  assert browser.run(REPEATED) == []
+  labels = browser.run(
+    "[...document.querySelectorAll('#run tbody :is(th, td)')]"
+    ".map(cell => getComputedStyle(cell, '::before').content)"
+  )
+  assert len(labels) > 20
+  assert set(labels) == {'none'}
+  lines = browser.run(
+    "[...document.querySelector('#run table').rows].slice(1).map(row => row.offsetHeight)"
+  )
+  assert min(lines) < 40  # a fact and its value share a line
 
 
 @pytest.mark.parametrize('width', [390, 1100])
 def test_a_table_that_goes_on_says_so_and_keys_scroll_it(width, browser, tmp_path):
   page = tmp_path / 'report.html'
-  page.write_text(PAGES['wide'](), 'utf-8')
+  one = json.loads(json.dumps(reported.run(matrix=[[0.5] * 40] * 41)))
+  one |= {'tasks': [f'a long name {i}' for i in range(40)], 'sizes': None, 'answer_scores': {},
+          'invalid': None, 'task_metrics': None}  # fmt: skip
+  one['negative_flips']['examples'] *= 60
+  page.write_text(document.document([one]), 'utf-8')
   browser.open(page, width)
   browser.run("document.querySelectorAll('details').forEach(one => { one.open = true })")
   browser.run(SETTLED)
   boxes = browser.run(WIDE)
-  assert {tuple(box[:3]) for box in boxes} <= {(True, True, True), (False, False, False)}
+  for box in boxes:
+    assert box[:2] == box[2:4] == box[4:6], box
   assert any(box[0] for box in boxes)
-  assert {box[3] for box in boxes} == {0}
+  assert any(box[1] for box in boxes)
+  assert {box[6] for box in boxes} == {0}
+  covered = browser.run(
+    "[...document.querySelectorAll('.swipe:not([hidden])')].filter(hint => hint.offsetHeight &&"
+    ' hint.getBoundingClientRect().bottom >'
+    ' hint.nextElementSibling.getBoundingClientRect().top + 1).length'
+  )
+  assert covered == 0
   matrix = "document.querySelector('.wide:has(.matrix)')"
-  browser.run(f'{matrix}.focus()')
-  for _ in range(3):
-    for kind in ('keyDown', 'keyUp'):
-      browser.call(
-        'Input.dispatchKeyEvent', type=kind, key='ArrowRight', code='ArrowRight',
-        windowsVirtualKeyCode=39,
-      )  # fmt: skip
-  browser.run('new Promise(done => setTimeout(done, 400))')
-  assert browser.run(f'{matrix}.scrollLeft') > 0
-  browser.run(f'{matrix}.scrollLeft = 1e6')
+  flips = "document.querySelector('#flips .wide')"
+  for box, key, number, side in (
+    (matrix, 'ArrowRight', 39, 'scrollLeft'), (flips, 'ArrowDown', 40, 'scrollTop'),
+  ):  # fmt: skip
+    browser.run(f'{box}.focus()')
+    for _ in range(3):
+      for kind in ('keyDown', 'keyUp'):
+        browser.call(
+          'Input.dispatchKeyEvent', type=kind, key=key, code=key, windowsVirtualKeyCode=number
+        )
+    browser.run(  # a busy machine takes its time to scroll
+      'new Promise(done => { const look = left => '
+      f'{box}.{side} > 0 || !left ? done() : setTimeout(look, 50, left - 1); look(100) }})'
+    )
+    assert browser.run(f'{box}.{side}') > 0
+  browser.run(f'for (const b of [{matrix}, {flips}]) b.scrollTo(1e6, 1e6)')
   browser.run(SETTLED)
-  assert browser.run(f'getComputedStyle({matrix}).maskImage') == 'none'  # its end is seen
+  for box in (matrix, flips):  # its end is seen
+    assert browser.run(f'getComputedStyle({box}).maskImage') == 'none'
+    hint = f"{box}.parentElement.querySelector(':scope > .swipe')"
+    assert browser.run(f'{hint}.textContent.trim()') == ''
+  rows = f"{flips}.parentElement.querySelector('.filter input')"
+  browser.run(f"{rows}.value = 'no such row'; {rows}.dispatchEvent(new Event('input'))")
+  browser.run(SETTLED)
+  (left,) = browser.run(WIDE.replace('.jcl .wide', '#flips .wide'))
+  assert left[1:6:2] == [False, False, False]  # what is left after filtering fits
+  browser.run("document.querySelector('#flips table').style.minWidth = '2000px'")
+  browser.run(SETTLED)
+  (left,) = browser.run(WIDE.replace('.jcl .wide', '#flips .wide'))
+  assert left[:6:2] == [True, True, True]  # a table that grows inside its box
   browser.open(page, 720, media='print')
-  assert {box[2] for box in browser.run(WIDE)} == {False}
+  assert not any(any(box[4:6]) for box in browser.run(WIDE))
+  assert browser.run("[...document.querySelectorAll('.swipe')].filter(e => e.offsetHeight)") == []
 
 
 def test_words_are_whole_in_print(browser, tmp_path):

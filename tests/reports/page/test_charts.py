@@ -32,6 +32,7 @@ def test_an_axis_may_be_logarithmic_or_turned_over():
   assert Axis(1, 100, '', log=True).place(10) == pytest.approx(0.5)
   assert Axis(10, 0, '').place(2.5) == pytest.approx(0.75)
   assert Axis(3, 3, '').place(3) == 0
+  assert Axis(-3, 3, '', '{:.1f}'.format).words(-2) == '−2.0'
 
 
 def test_a_line_stands_where_its_values_are():

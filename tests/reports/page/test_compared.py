@@ -35,8 +35,8 @@ def test_methods_are_ranked_with_their_bounds_and_differences(parts):
   header, *rows = parts.table('Methods from the best')
   assert header[:3] == ['method', 'A_T', 'forgetting']  # what a phone shows at first sight
   assert [[row[0], *row[3:5]] for row in rows] == [
-    ['joint (upper bound)', '1', '1'], ['lamol', '2', '3'], ['replay', '3', '2'],
-    ['seq (lower bound)', '4', '3'],
+    ['joint (upper bound)', '·', '1'], ['lamol', '1', '3'], ['replay', '2', '2'],
+    ['seq (lower bound)', '·', '3'],
   ]  # fmt: skip
   lamol, replay = (dict(zip(header, row, strict=True)) for row in rows[1:3])
   # The ends are 30, 40 and 100 %; the last cannot rise, so the mean rises by 2/3 of each step.
@@ -44,7 +44,7 @@ def test_methods_are_ranked_with_their_bounds_and_differences(parts):
   assert lamol['A_T − seq'] == '20.7 ± 1.7, p < 0.001'
   assert lamol['A_T − best'] == '·'
   assert replay['A_T − seq'] == '6.7 ± 0.0, p < 0.001'
-  assert replay['A_T − best'].startswith('-13.7 ± ')
+  assert replay['A_T − best'].startswith('−13.7 ± ')
   more = parts.table('More of each method')
   replay = dict(zip(more[0], more[3], strict=True))
   assert replay['method'] == 'replay'
@@ -52,6 +52,26 @@ def test_methods_are_ranked_with_their_bounds_and_differences(parts):
   assert replay['tokens'] == '12,444'
   shown = {'Ā', 'BWT', 'worst just learned', 'invalid %', 'pseudo kept %', 'distinct %', 'train s'}
   assert shown < set(more[0])  # columns that the terminal may leave out
+
+
+def test_bounds_have_no_rank_and_the_page_says_so(parts):
+  told = next(words for _, words in parts.all('p') if 'upper bound' in words)
+  assert 'Bounds have no rank and are not the best.' in told
+  bounds = Parts(document.document([reported.run('seq'), reported.run('joint')]))
+  assert 'rank' not in bounds.table('Methods from the best')[0]
+
+
+@pytest.mark.parametrize(
+  ('metrics', 'unit'),
+  [(['exact_match'] * 3, 'accuracy in %'), (['macro_f1'] * 3, 'macro_f1 in %')],
+)
+def test_the_unit_stands_in_the_words_about_the_scores(metrics, unit):
+  runs = [reported.run(m, seed=s, task_metrics=metrics) for m in ('seq', 'lamol') for s in (0, 1)]
+  for some in (runs, runs[::2]):
+    said = [words for _, words in Parts(document.document(some)).all('p') if unit in words]
+    assert len(said) == 1
+    assert f'A_T is the mean over all tasks at the end, {unit}; forgetting' in said[0]
+    assert ('± is the 95 % interval over seeds' in said[0]) == (len(some) > 2)
 
 
 def test_verdicts_are_said_in_words(parts):
@@ -164,7 +184,7 @@ def test_a_column_of_numbers_has_one_format(several):
     if caption.startswith(free):
       continue
     for column in zip(*page.table(caption)[1:], strict=True):
-      numbers = [c for c in column if re.fullmatch(r'[-+]?[\d,]+(\.\d+)?', c)]
+      numbers = [c for c in column if re.fullmatch(r'[−+]?[\d,]+(\.\d+)?', c)]
       looked += len(numbers)
       assert len({len(c.partition('.')[2]) for c in numbers}) <= 1, (caption, column)
   assert looked > 50

@@ -15,7 +15,7 @@ from jcl.reports.page import document
 SECTIONS = ('findings', 'scores', 'forgetting', 'flips', 'classes', 'training', 'pseudo', 'own',
             'buffer', 'cost', 'run')  # fmt: skip
 FIGURES = (
-  'Average over time', 'Every task over time', 'From just learned', 'Accuracy by class',
+  'Average over time', 'Every task over time', 'From just learned', 'Classes with wrong answers',
   'Loss and its terms', 'Share of each term in the loss', 'Share of each term in the gradients',
   'Norm of the gradient', 'Tokens that trained',
   'Drawn samples', 'Examples in the buffer', 'Seconds by kind', 'Mean score so far against',
@@ -92,8 +92,8 @@ def test_the_numbers_of_the_page_are_those_of_the_files(parts):
   assert 'forgetting50.0' in tiles.values()
   assert 'negative flips1 of 40' in tiles.values()
   changes = cells(parts, 'Each task before', 'before training', 'just learned', 'newest', 'change')
-  assert changes['bank'] == ['0.0', '90.0', '30.0', '-60.0']
-  assert changes['travel'] == ['10.0', '80.0', '40.0', '-40.0']
+  assert changes['bank'] == ['0.0', '90.0', '30.0', '−60.0']
+  assert changes['travel'] == ['10.0', '80.0', '40.0', '−40.0']
   assert cells(parts, 'Pseudo samples', 'drawn', 'kept', 'verbatim %')['travel'] == [
     '16', '10', '10.0'
   ]  # fmt: skip
@@ -256,7 +256,21 @@ def test_raw_text_is_better_where_it_is_smaller():
   changes = cells(
     found, 'Each task before', 'just learned', 'best before the end', 'newest', 'change'
   )
-  assert changes['bank'] == ['1.250', '1.250', '1.600', '-0.350']
+  assert changes['bank'] == ['1.250', '1.250', '1.600', '−0.350']
+
+
+@pytest.mark.parametrize('runs', [SEVERAL[:1], SEVERAL], ids=['one', 'several'])
+def test_negative_numbers_have_one_sign(runs):
+  """Losses, differences and metrics below 0, in texts, tables, pictures and their labels."""
+  negative = [
+    {k: -v if k in ('loss', 'ewc') else v for k, v in line.items()} for line in reported.log()
+  ]
+  found = Parts(document.document(runs, [negative for _ in runs]))
+  said = [words for name, _, words in found.elements if name in ('td', 'th', 'text', 'dd', 'p')]
+  said += [a['aria-label'] for a, _ in found.all('svg')]
+  signed = [words for words in said if re.search(r'(?<![\w.])[-−][\d.]', words)]
+  assert len(signed) > 10
+  assert [words for words in signed if re.search(r'(?<![\w.])-[\d.]', words)] == []
 
 
 def test_commands_name_the_folder_of_the_run_and_where_they_run():

@@ -44,6 +44,20 @@ def test_a_table_says_what_a_column_is_sorted_by():
   assert page.all('table')[0][0]['data-filter'] == ''
 
 
+@pytest.mark.parametrize(
+  ('hyphen', 'minus'),
+  [
+    ('-13.7 ± 1.0', '−13.7 ± 1.0'), ('-1.2 → -0.3', '−1.2 → −0.3'), ('1e-05', '1e-05'),
+    ('2026-01-02', '2026-01-02'), ('at-1', 'at-1'), ('-.5', '−.5'), ('a - b', 'a - b'), ('·', '·'),
+  ],
+)  # fmt: skip
+def test_a_negative_number_has_a_minus_and_no_hyphen(hyphen, minus):
+  assert markup.minus(hyphen) == minus
+  page = Parts(markup.table('Some', ['a', 'b'], [['x', Number(hyphen, -1.5)]]))
+  ((cell, words),) = page.all('td')
+  assert (words, cell['data-v']) == (minus, '-1.5')  # what it is sorted by
+
+
 def test_empty_parts_are_left_out():
   assert markup.section('Title', 'here', ['', markup.Html('')]) == ''
   assert markup.join(['', 'a', '', 'b'], '-') == 'a-b'

@@ -23,12 +23,15 @@ def test_sections_without_anything_to_show_are_empty():
 
 
 def test_what_is_forgotten_is_told_from_what_is_gained():
-  assert '50.0 points' in scores.in_words(made())
-  assert 'lost' in scores.in_words(made())
+  assert 'On average a task ends 50.0 points below its best earlier score.' in scores.in_words(
+    made()
+  )
   gains = made(matrix=[[0.0] * 3, [0.4, 0.1, None], [0.5, 0.5, 0.2], [0.9, 0.9, 0.9]])
-  assert 'gained' in scores.in_words(gains)
+  assert 'points above its best earlier score' in scores.in_words(gains)
   keeps = made(matrix=[[0.0] * 3, [0.9, 0.1, None], [0.9, 0.9, 0.2], [0.9, 0.9, 0.9]])
   assert 'Nothing was forgotten' in scores.in_words(keeps)
+  worse = scores.in_words(Source(reported.text_run()))
+  assert 'a task ends 0.225 nats per token worse than its best earlier score' in worse
   never = made(matrix=[[0.0] * 3, [0.0, 0.0, None], [0.0] * 3, [0.0] * 3])
   assert 'Nothing was learned' in scores.in_words(never)
 
@@ -81,7 +84,7 @@ def test_bytes_have_a_unit(value, shown):
 
 def test_learned_tasks_differences_and_counts():
   assert source.Source(reported.run(matrix=reported.MATRIX[:2])).learned == 1
-  assert source.difference(reported.run(), -0.05) == '-5.0'
+  assert source.difference(reported.run(), -0.05) == '−5.0'
   assert source.difference(reported.run(), 0.05) == '+5.0'
   assert source.difference(reported.run(), 0.0) == '0.0'
   assert source.count_cell('x').shown == '·'
@@ -121,6 +124,26 @@ def test_confusions_are_a_picture_too():
           for i in range(30)]  # fmt: skip
   header, *rows = Parts(answers.classes(made(by_class=many))).table('Share of the test examples')
   assert (len(header), len(rows)) == (13, 12)
+
+
+def test_bars_show_the_classes_with_wrong_answers_alone():
+  by_class = lambda right: [
+    {'task': 'bank', 'class': f'c{i}', 'examples': 24, 'right': n, 'wrong': [['x', 24 - n]]}
+    for i, n in enumerate(right)
+  ]  # fmt: skip
+  for right, title, bars in (
+    ([24, 20, 24, 3], 'Classes with wrong answers (2 of 4)', ['3 of 24', '20 of 24']),
+    (range(25), 'The 12 classes of lowest accuracy (24 of 25 have wrong answers)',
+     [f'{n} of 24' for n in range(12)]),
+  ):  # fmt: skip
+    page = Parts(answers.classes(made(by_class=by_class(right))))
+    assert page.all('figcaption')[0][1] == title
+    assert [words for a, words in page.all('text') if a.get('class') == 'strong'] == bars
+    assert len(page.table('Newest answers by class')) == len(right) + 1
+  page = Parts(answers.classes(made(by_class=by_class([24, 24]))))
+  assert page.all('p')[-1][1] == 'All newest answers are right.'
+  assert not page.all('svg')
+  assert len(page.table('Newest answers by class')) == 3
 
 
 def test_settings_that_were_changed_stand_in_the_history():
