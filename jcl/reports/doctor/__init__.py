@@ -7,7 +7,7 @@ forgotten.
 
 A cause has one finding: it hides its consequences (`HIDES`), whose advice could contradict its own.
 A run that diverges hides all others. Information, of which nothing is wrong, is given where no
-warning is.
+warning is; that on few test rows stands beside warnings too, whose scores it is about.
 
 All figures come from `results.json` and the lines of `metrics.jsonl`. The limits are the constants
 of the files here; they are set so that a healthy run of any method has no warning.
@@ -15,7 +15,7 @@ of the files here; they are set so that a healthy run of any method has no warni
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from jcl.reports.doctor import forgetting, learning, past, penalties
+from jcl.reports.doctor import forgetting, guessing, learning, past, penalties
 from jcl.reports.doctor.finding import WORKDIR, Finding, Findings, Run
 from jcl.reports.formatting import flatten
 from jcl.reports.results import Results, is_number
@@ -25,16 +25,17 @@ __all__ = ['CHECKS', 'Finding', 'Findings', 'findings', 'not_repeated']
 
 Check = Callable[[Run], Iterator[Finding]]
 CHECKS: tuple[Check, ...] = (
-  learning.diverged, learning.refused, learning.curves, learning.not_learned, penalties.penalties,
-  penalties.penalty_alone, past.buffer, past.pseudo_samples, past.replay, learning.clipped,
-  learning.invalid, learning.drift, forgetting.not_held, forgetting.lower_bound,
+  learning.diverged, guessing.few_rows, learning.refused, learning.curves, learning.not_learned,
+  penalties.penalties, penalties.penalty_alone, past.buffer, past.pseudo_samples, past.replay,
+  learning.clipped, learning.invalid, learning.drift, forgetting.not_held, forgetting.lower_bound,
 )  # fmt: skip
-UNLEARNED = ('loss does not fall', 'loss still falls', 'not learned')
+UNLEARNED = ('loss stays up', 'loss does not fall', 'loss still falls', 'not learned')
 LOST = (*UNLEARNED, 'clipped', 'invalid answers')  # consequences of steps of a wrong size
 HIDES: dict[str, Sequence[str]] = {  # finding -> those that may be its consequences
   'steps not applied': ('loss rises', *LOST, 'drift from the base model'),
   'loss rises': (*LOST, 'drift from the base model'),
   'penalty drowns the loss': (*LOST, 'a penalty alone'),
+  'loss stays up': (*LOST[1:], 'drift from the base model'),
   'loss does not fall': ('not learned', 'loss still falls', 'clipped', 'invalid answers'),
   'loss still falls': ('not learned', 'clipped', 'invalid answers'),
   'not learned': ('clipped', 'invalid answers'),
@@ -44,6 +45,7 @@ HIDES: dict[str, Sequence[str]] = {  # finding -> those that may be its conseque
   'less replay than asked': ('little replay',),
 }
 FORGETS = 'forgets all the same'
+ALWAYS = 'few test rows'  # information that stands beside warnings
 CAUSES = (  # of forgetting, whose findings stand in place of it
   *HIDES, 'penalty not felt', 'little replay', 'a young buffer', 'an old buffer',
   'pseudo samples alike', 'pseudo samples without a label', 'tasks not written', 'clipped',
@@ -95,4 +97,5 @@ def _causes(found: Sequence[Finding]) -> list[Finding]:
     return warnings[:1]
   hidden = {name for one in warnings for name in HIDES.get(one.name, ())}
   hidden |= {FORGETS} if any(one.name in CAUSES for one in warnings) else set()
-  return [one for one in warnings if one.name not in hidden]
+  shown = [one for one in found if one.kind == 'warning' or one.name == ALWAYS]
+  return [one for one in shown if one.name not in hidden]

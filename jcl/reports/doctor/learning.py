@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from jcl.reports.doctor.finding import (
   FEWEST,
@@ -17,6 +17,7 @@ from jcl.reports.doctor.finding import (
   percent,
   raise_rate,
 )
+from jcl.reports.doctor.guessing import Answered, guesses
 from jcl.reports.doctor.penalties import PENALTIES, share_of_gradient
 from jcl.reports.results import score_of
 from jcl.types import Json
@@ -29,6 +30,8 @@ PERPLEXITY = 2.0  # largest perplexity of held-out text, in multiples of that af
 FALLS = 0.95  # share of its start that a loss falls below if a task is being learned
 STILL = 0.8  # share of its third quarter that a loss falls below if more steps would help
 FALLEN = 0.5  # share of its start below which a loss has fallen well
+STAYS = 0.9  # share of its third quarter that a loss falls below which does not stay up
+FITTED = 0.1  # nats per target below which nothing is left to be learned from the training rows
 LEFT = 0.5  # nats per target that a loss still has at the end, if more steps would help
 RISES = 1.2  # multiple of its start that a loss must not rise above within a task
 LEAPS = 2.0  # multiple of its first value that a loss must not reach
@@ -70,18 +73,27 @@ def diverged(run: Run) -> Iterator[Finding]:
 
 
 def not_learned(run: Run) -> Iterator[Finding]:
-  """Yields tasks that gained too little by their training, and tasks that were known before."""
+  """Yields tasks that gained too little by their training, and tasks that were known before.
+
+  A task whose answers are labels gains too little if they are no better than guesses: to answer
+  with any of its labels is to have learned the form alone.
+  """
   accuracy = score_of(run.results) == 'accuracy'
   scores = list(before_and_after(run))
   known = [name for name, before, _ in scores if accuracy and before >= KNOWN]
   stuck = [name for name, before, after in scores if after < before + LEARNED and name not in known]
+  guessed = guesses(run)
+  told = []
   if stuck:
+    told.append(f'{_count(stuck, scores)} gained less than {LEARNED:g} when they were learned')
+  if also := [name for part in guessed for name in part.tasks if name not in stuck]:
+    told.append(_guessed(also, scores, guessed))
+  if told:
     yield Finding(
       'not learned',
-      f'{len(stuck)} of {len(scores)} tasks ({named(stuck)}) gained less than {LEARNED:g} when '
-      'they were learned',
+      ', and '.join(told),
       'what is not learned cannot be forgotten, so low forgetting says nothing here',
-      *_learn_more(run, stuck),
+      *_learn_more(run, [*stuck, *also], bool(also)),
     )
   if known:
     yield Finding(
@@ -94,32 +106,61 @@ def not_learned(run: Run) -> Iterator[Finding]:
     )
 
 
-def _learn_more(run: Run, stuck: Sequence[str]) -> tuple[str, str]:
-  """Returns advice on tasks that were not learned, and the command."""
+def _count(names: Sequence[str], of: Collection[object]) -> str:
+  """Returns how many tasks, and which."""
+  return f'{len(names)} of {len(of)} tasks ({named(names)})'
+
+
+def _guessed(names: Sequence[str], of: Collection[object], guessed: Sequence[Answered]) -> str:
+  """Returns that some tasks are answered by guesses, and the counts of the worst."""
+  worst = min((part for part in guessed if set(part.tasks) & {*names}), key=lambda p: p.excess)
+  label = 'its most frequent class' if len(worst.tasks) == 1 else 'the most frequent class of each'
+  return (
+    f'{_count(names, of)} are answered no better than by guessing when they are learned: '
+    f'{percent(worst.right / worst.rows)} of the {worst.rows} test rows of {named(worst.tasks)}, '
+    f'where {label} alone gives {percent(worst.chance)}'
+  )
+
+
+def _learn_more(run: Run, stuck: Sequence[str], guessed: bool) -> tuple[str, str]:
+  """Returns advice on tasks that were not learned, and the command.
+
+  Args:
+    run: the run.
+    stuck: names of the tasks.
+    guessed: whether some have learned the form of the answer, by which their loss falls.
+  """
   curves = {run.task(index): _cross_entropies(lines) for index, lines in run.steps.items()}
   known = [curves[name] for name in stuck if len(curves.get(name, ())) >= FEWEST]
-  falls = bool(known) and all(_last(values) < FALLEN * _first(values) for values in known)
+  falls = bool(known) and all(
+    _last(values) < (FITTED if guessed else FALLEN * _first(values)) for values in known
+  )
   if falls or not (run.steps or run.results.get('mix')):  # more steps are no help
     return 'look at what it answers in place of the right answer', run.wrong_answers()
   return longer(run)
 
 
 def curves(run: Run) -> Iterator[Finding]:
-  """Yields tasks whose loss on new rows rises, or hardly falls, or falls to the very end.
+  """Yields tasks whose loss on new rows rises, stays up, hardly falls, or falls to the very end.
 
-  The last two only where the task is not learned by then.
+  The last three only where the task is not learned by then. A loss that stays up is one that falls
+  as the form of the answer is learned and then no more, at a rate above the default.
   """
+  guessed = {name for part in guesses(run) for name in part.tasks}
+  _, rate, default = run.rate
   stuck, weak = set(), set()
   for name, before, after in before_and_after(run):
     stuck |= {name} if after < min(before + LEARNED, KNOWN) else set()
     weak |= {name} if score_of(run.results) == 'accuracy' and after < KNOWN else set()
-  rising, flat, falling = [], [], []
+  rising, staying, flat, falling = [], [], [], []
   for index, lines in run.steps.items():
     values = _cross_entropies(lines)
     if len(values) < FEWEST:
       continue
     if _rises(values):
       rising.append(run.task(index))
+    elif rate > default and run.task(index) in guessed and _stays_up(values):
+      staying.append(index)
     elif _last(values) > FALLS * _first(values) and run.task(index) in stuck:
       flat.append(run.task(index))
     elif _falls_still(values) and run.task(index) in weak:
@@ -132,6 +173,16 @@ def curves(run: Run) -> Iterator[Finding]:
       'the rate is too high, or the task contradicts what is replayed',
       *lower_rate(run),
     )
+  if staying:
+    level = max(_last(_cross_entropies(run.steps[index])) for index in staying)
+    names = [run.task(index) for index in staying]
+    yield Finding(
+      'loss stays up',
+      f'{_guessed(names, run.steps, guesses(run))}; their cross-entropy of new rows falls at first '
+      f'and stays up, at as much as {level:.3g} nats',
+      'the rate is too high, so that the form of the answers is learned and nothing else',
+      *lower_rate(run),
+    )
   if flat:
     yield Finding(
       'loss does not fall',
@@ -140,7 +191,6 @@ def curves(run: Run) -> Iterator[Finding]:
       *raise_rate(run),
     )
   if falling:
-    _, rate, default = run.rate
     yield Finding(
       'loss still falls',
       f'the cross-entropy of new rows falls by more than {percent(1 - STILL)} in the last quarter '
@@ -177,10 +227,20 @@ def _rises(values: Sequence[float]) -> bool:
   return leaps or _last(values) > RISES * start + NOISE
 
 
+def _stays_up(values: Sequence[float]) -> bool:
+  """Whether a loss falls to a level early, far above 0, and stays there."""
+  last = _last(values)
+  return max(STAYS * _third(values), FITTED) < last < FALLEN * values[0]
+
+
 def _falls_still(values: Sequence[float]) -> bool:
   """Whether a loss falls in its last quarter, and has far to go."""
-  third = statistics.fmean(values[-(len(values) // 2) : -(len(values) // 4)])
-  return LEFT < _last(values) < STILL * third
+  return LEFT < _last(values) < STILL * _third(values)
+
+
+def _third(values: Sequence[float]) -> float:
+  """Returns the mean of the third quarter."""
+  return statistics.fmean(values[-(len(values) // 2) : -(len(values) // 4)])
 
 
 def clipped(run: Run) -> Iterator[Finding]:

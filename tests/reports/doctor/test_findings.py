@@ -383,6 +383,126 @@ def lower_bound_that_learns_nothing(results, lines):
   results['matrix'][2][1] = 0.12
 
 
+def tell(results, scores, classes=(24, 24, 24, 24)):
+  """Sets what tasks score just learned, with the test rows of each class; all is then lost."""
+  results['sizes'] = [sum(classes)] * 3
+  results['matrix'] = [[0.0] * 3, [scores[0], 0.0, None], [0.0, scores[1], 0.0],
+                       [0.0, 0.0, scores[2]]]  # fmt: skip
+  results['by_class'] = [
+    {'task': task, 'class': f'{task}{c}', 'examples': n, 'right': 0, 'wrong': []}
+    for task in 'abc' for c, n in enumerate(classes)
+  ]  # fmt: skip
+
+
+def guesses(results, lines):
+  """The form of the answers is learned, 16.7 to 25 % of four classes, and no class."""
+  lower_bound(results, lines)
+  tell(results, [16 / 96, 23 / 96, 24 / 96])
+
+
+def guesses_and_replays(results, lines):
+  tell(results, [16 / 96, 23 / 96, 24 / 96])
+
+
+def guesses_above_chance_by_noise(results, lines):
+  """32 of 96 where chance gives 24: so many or more come of guessing in 4.2 % of cases."""
+  lower_bound(results, lines)
+  tell(results, [0.9, 0.9, 32 / 96])
+
+
+def better_than_guesses(results, lines):
+  """34 of 96, 1.4 %."""
+  lower_bound(results, lines)
+  tell(results, [0.9, 0.9, 34 / 96])
+
+
+def guesses_the_frequent_class(results, lines):
+  """70 % is less than its most frequent class alone gives, 75 %."""
+  lower_bound(results, lines)
+  tell(results, [0.9, 0.9, 70 / 96], classes=(72, 8, 8, 8))
+
+
+def frequent_class_and_learned(results, lines):
+  """A class of 90 % leaves nothing to tell a guess from what is learned."""
+  lower_bound(results, lines)
+  tell(results, [0.9, 0.9, 0.9], classes=(900, 100))
+
+
+def one_class_each(results, lines):
+  """Chance among the own classes of a task of one class is no measure."""
+  lower_bound(results, lines)
+  tell(results, [0.9, 0.9, 0.5], classes=(96,))
+
+
+def guesses_by_another_metric(results, lines):
+  guesses(results, lines)
+  results['task_metrics'] = ['macro_f1'] * 3
+
+
+def guesses_in_some_free_answers(results, lines):
+  """Rows that have no class are no guess among classes."""
+  guesses(results, lines)
+  results['sizes'] = [97] * 3
+
+
+def rate_throws_off(lines):
+  """Sets a loss that falls as the form is learned, then stays up."""
+  for line in lines:
+    if 'loss' in line:
+      line['ce'] = 10.0 if line['step'] < 3 else 1.0 + 0.1 * (line['step'] % 2)
+
+
+def guesses_at_a_high_rate(results, lines):
+  guesses(results, lines)
+  results['config']['train']['learning_rate'] = 0.1
+  rate_throws_off(lines)
+
+
+def guesses_at_the_default_rate(results, lines):
+  guesses(results, lines)
+  results['config']['train']['learning_rate'] = 1e-3
+  results['config']['backbone'] = {'path': ''}
+  rate_throws_off(lines)
+
+
+def guesses_at_a_high_rate_and_still_falls(results, lines):
+  guesses(results, lines)
+  results['config']['train']['learning_rate'] = 0.1
+
+
+def learns_at_a_high_rate(results, lines):
+  lower_bound(results, lines)
+  tell(results, [0.5, 0.5, 0.5])
+  results['config']['train']['learning_rate'] = 0.1
+  rate_throws_off(lines)
+
+
+def few_rows(results, lines):
+  """7 of 12 rows of two classes are a guess, though no task alone is."""
+  lower_bound(results, lines)
+  tell(results, [0.75, 0.5, 0.5], classes=(2, 2))
+
+
+def few_rows_learned(results, lines):
+  lower_bound(results, lines)
+  tell(results, [1.0, 1.0, 0.75], classes=(2, 2))
+
+
+def few_rows_and_a_warning(results, lines):
+  forgets(results, lines)
+  results['sizes'] = [4, 4, 4]
+
+
+def rows_enough(results, lines):
+  results['sizes'] = [16, 16, 16]
+
+
+def few_tokens(results, lines):
+  """Sizes of raw text count tokens."""
+  results |= {'score': 'log_perplexity', 'matrix': [[5.0] * 3, [2.0, 5.0, None], [2.0, 2.0, 5.0],
+              [2.0, 2.0, 2.0]], 'sizes': [4, 4, 4]}  # fmt: skip
+
+
 UNWRITTEN = ['tasks not written']
 FORGETS = ['forgets all the same']
 FELT, DROWNS = ['penalty not felt'], ['penalty drowns the loss']
@@ -411,6 +531,18 @@ ILL = {
   penalty_alone_and_not_felt_where_the_task_is_told: FELT, lower_bound: ['forgets as expected'],
   lower_bound_that_forgets_nothing: [], lower_bound_that_learns_nothing: ['not learned'],
   refused_and_flat: ['steps not applied'], rejected_and_alike: ['pseudo samples rejected'],
+  guesses: ['not learned'], guesses_and_replays: ['not learned'],
+  guesses_above_chance_by_noise: ['not learned'], better_than_guesses: ['forgets as expected'],
+  guesses_the_frequent_class: ['not learned'], one_class_each: ['forgets as expected'],
+  frequent_class_and_learned: ['forgets as expected'],
+  guesses_by_another_metric: ['forgets as expected'],
+  guesses_in_some_free_answers: ['forgets as expected'],
+  guesses_at_a_high_rate: ['loss stays up'], guesses_at_the_default_rate: ['not learned'],
+  guesses_at_a_high_rate_and_still_falls: ['not learned'],
+  learns_at_a_high_rate: ['forgets as expected'],
+  few_rows: ['few test rows', 'not learned'],
+  few_rows_learned: ['few test rows', 'forgets as expected'],
+  few_rows_and_a_warning: ['few test rows', *FORGETS], rows_enough: [], few_tokens: [],
 }  # fmt: skip
 
 
@@ -532,6 +664,56 @@ def test_a_task_whose_loss_falls_is_not_trained_longer():
     line['ce'] = 3.0 - 0.05 * line['step']
   (found,) = doctor.findings(results, lines)
   assert found.advice == 'train longer: train.epochs=15, now 5'
+
+
+def test_a_guess_is_told_by_its_rows_and_what_guessing_gives():
+  results, lines = healthy()
+  guesses(results, lines)
+  (found,) = doctor.findings(results, lines)
+  assert found.figure == (
+    '3 of 3 tasks (a, b, c) are answered no better than by guessing when they are learned: 16.7 % '
+    'of the 96 test rows of a, where its most frequent class alone gives 25 %'
+  )
+  assert found.advice == 'train longer: train.epochs=15, now 5'
+  assert found.command == (
+    'jcl train --config=WORKDIR --workdir=WORKDIR-longer --config.train.epochs=15'
+  )
+
+
+def test_a_rate_that_throws_off_is_lowered():
+  results, lines = healthy()
+  guesses_at_a_high_rate(results, lines)
+  (found,) = doctor.findings(results, lines)
+  assert found.advice == 'lower train.learning_rate, now 0.1 (default 0.001), to 0.001'
+  assert found.figure == (
+    '3 of 3 tasks (a, b, c) are answered no better than by guessing when they are learned: 16.7 % '
+    'of the 96 test rows of a, where its most frequent class alone gives 25 %; their '
+    'cross-entropy of new rows falls at first and stays up, at as much as 1.05 nats'
+  )
+
+
+def test_a_guess_whose_training_rows_are_known_is_looked_at():
+  """More steps are no help where nothing is left of the loss."""
+  results, lines = healthy()
+  guesses(results, lines)
+  for line in lines:
+    line['ce'] = 3.0 if line['step'] < 4 else 0.01
+  (found,) = doctor.findings(results, lines)
+  assert found.command == 'jcl evaluate --workdir=WORKDIR --wrong=5'
+
+
+def test_few_test_rows_are_told_in_points_and_judged_together():
+  results, lines = healthy()
+  few_rows(results, lines)
+  assert doctor.findings(results, lines)[0].command.startswith('jcl evaluate ')
+  results['config']['stream'] = {'max_test_per_task': 4}
+  few, guess = doctor.findings(results, lines)
+  assert (few.kind, guess.kind) == ('information', 'warning')
+  assert few.figure == '3 of 3 tasks (a, b, c) have fewer than 16 test rows: one of 4 is 25 points'
+  assert few.command == (
+    'jcl train --config=WORKDIR --workdir=WORKDIR-more-rows --config.stream.max_test_per_task=0'
+  )
+  assert '58.3 % of the 12 test rows of a, b, c' in guess.figure
 
 
 def test_a_buffer_gets_a_size_or_another_policy():

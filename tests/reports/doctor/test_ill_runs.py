@@ -66,6 +66,14 @@ def test_a_rate_that_is_too_high_is_found():
 
 
 @pytest.mark.slow
+def test_a_rate_at_which_the_form_alone_is_learned_is_found():
+  """All tasks end near one in four, and the loss far below where it began."""
+  (ill,) = found('seq', train={'learning_rate': 0.1}).values()
+  assert ill.name in ('loss stays up', 'loss rises')
+  assert ill.advice == 'lower train.learning_rate, now 0.1 (default 0.001), to 0.001'
+
+
+@pytest.mark.slow
 def test_short_tasks_log_enough_to_be_judged():
   """Ten steps a task, of which a line every ten shows the first alone."""
   short = {'epochs': 1, 'log_every': 10}
