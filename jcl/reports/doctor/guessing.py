@@ -8,7 +8,7 @@ from scipy.special import bdtr, bdtrc
 
 from jcl.reports.answer_metrics import EXACT
 from jcl.reports.doctor.finding import KNOWN, LEARNED, Finding, Run, before_and_after, named
-from jcl.reports.results import score_of
+from jcl.reports.results import score_matrix, score_of, tasks_learned
 
 ERROR = 0.025  # share of tasks that are judged wrongly by the noise of their test rows
 FEWEST_ROWS = 16  # of a task's test split: two standard deviations are 25 points at 50 %
@@ -87,12 +87,22 @@ def _answered(run: Run) -> Iterator[Answered]:
     if line['examples'] >= 1:
       classes.setdefault(line['task'], []).append(int(line['examples']))
   rows, metrics = _by_task(run, 'sizes'), _by_task(run, 'task_metrics')
-  for name, _, after in before_and_after(run):
+  for name, after in _learned(run).items():
     counts = classes.get(name, [])
     total = sum(counts)
     if len(counts) > 1 and rows.get(name, total) == total and metrics.get(name, EXACT) == EXACT:
       right = min(max(round(after * total), 0), total)
       yield Answered((name,), total, right, max(counts) / total)
+
+
+def _learned(run: Run) -> dict[str, float]:
+  """Returns {task: score just after its training}; `joint` trains all before it is evaluated."""
+  found = {name: after for name, _, after in before_and_after(run)}
+  rows = score_matrix(run.results)
+  if run.results['method'] == 'joint' and (row := tasks_learned(rows)):
+    newest = zip(run.results['tasks'], rows[row], strict=True)
+    found = {name: score for name, score in newest if score is not None} | found
+  return found
 
 
 def _by_task(run: Run, field: str) -> Mapping[str, object]:
@@ -104,7 +114,7 @@ def _by_task(run: Run, field: str) -> Mapping[str, object]:
 def few_rows(run: Run) -> Iterator[Finding]:
   """Yields, as information, tasks with so few test rows that their scores decide nothing."""
   sizes = {n: int(size) for n, size in _by_task(run, 'sizes').items() if isinstance(size, int)}
-  learned = [name for name, _, _ in before_and_after(run) if sizes.get(name, 0) > 0]
+  learned = [name for name in _learned(run) if sizes.get(name, 0) > 0]
   few = [name for name in learned if sizes[name] < FEWEST_ROWS]
   if not few or score_of(run.results) != 'accuracy':
     return

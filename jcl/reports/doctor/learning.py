@@ -87,7 +87,7 @@ def not_learned(run: Run) -> Iterator[Finding]:
   if stuck:
     told.append(f'{_count(stuck, scores)} gained less than {LEARNED:g} when they were learned')
   if also := [name for part in guessed for name in part.tasks if name not in stuck]:
-    told.append(_guessed(also, scores, guessed))
+    told.append(_guessed(also, run.results['tasks'], guessed))
   if told:
     yield Finding(
       'not learned',

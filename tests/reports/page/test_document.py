@@ -136,7 +136,8 @@ def test_what_was_rejected_and_what_looks_wrong_is_said(page, parts):
   assert 'To do: lower train.learning_rate' in found
   assert 'rows lose the end of their input' in page
   kept = [[0.0] * 3, [0.9, 0.1, None], [0.9, 0.8, 0.2], [0.8, 0.8, 1.0]]
-  healthy = reported.run(matrix=kept, refused_steps=[], invalid=None, warnings=[], pseudo=[])
+  healthy = reported.run(matrix=kept, refused_steps=[], invalid=None, warnings=[], pseudo=[],
+                         sizes=[100] * 3)  # fmt: skip
   assert 'Nothing looks wrong' in document.document([healthy], [reported.log()])
 
 
@@ -225,7 +226,7 @@ def test_a_run_under_way_says_once_how_far_it_is_and_shows_its_newest_scores():
 def test_a_run_without_steps_has_no_log_to_miss():
   matrix = [[0.0] * 3, [0.9, 0.1, None], [0.9, 0.9, 0.1], [0.9] * 3]
   run = reported.run('closed_form', matrix=matrix)
-  run |= {'mix': [], 'pseudo': [], 'refused_steps': [], 'invalid': None}
+  run |= {'mix': [], 'pseudo': [], 'refused_steps': [], 'invalid': None, 'sizes': [100] * 3}
   page = document.document([run])
   assert 'Nothing looks wrong.' in page
   assert 'Nothing looks wrong in results.json' in document.document(
