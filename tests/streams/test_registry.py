@@ -228,6 +228,7 @@ def test_names_that_stand_for_nothing(name, message, readers):
       "is a folder without a manifest: give jcl.load_stream('classes', path='./mine'), as flags "
       '--config.stream.name=classes --config.stream.path=./mine',
     ),
+    ('mine/train.csv', 'mine', "is a folder without a manifest: give jcl.load_stream('classes'"),
     ('mine/all.docx', 'mine/all.docx', 'is a file of another kind: give a manifest'),
   ],
 )  # fmt: skip

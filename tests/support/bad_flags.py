@@ -337,9 +337,9 @@ CONFIGS = {
     CONFIG + 'get_config = lambda: Config(methods.settings("seq"), train=None)',
     'train is None', 'a group of settings',
   ),
-  'a config with a number of numpy': config(
+  'a config with an array': config(
     CONFIG + 'import numpy as np\n'
-    'get_config = lambda: Config(methods.settings("seq"), train=TrainConfig(l1=np.float32(1)))',
+    'get_config = lambda: Config(methods.settings("seq"), train=TrainConfig(l1=np.ones(2)))',
     'train.l1 is', 'a number',
   ),
 }
