@@ -53,7 +53,7 @@ def find_reader(name: str) -> Callable[..., RawStream]:
     UserError: there is no such reader, or it needs a newer jcl (its attribute `needs_jcl`).
   """
   path = pathlib.Path(os.path.expanduser(name))
-  if name and path.exists() and name not in plugins.names(BUILT_IN, GROUP):
+  if name and os.path.exists(path) and name not in plugins.names(BUILT_IN, GROUP):
     raise UserError(f'stream.name: {name!r} is {_what_reads(path, name)}')
   known = {one: place for one, place in BUILT_IN.items() if one in (name, *READ)}
   found = plugins.find('stream.name', name, known, GROUP)

@@ -4,8 +4,6 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from scipy.special import bdtr, bdtrc
-
 from jcl.reports.answer_metrics import EXACT
 from jcl.reports.doctor.finding import KNOWN, LEARNED, Finding, Run, before_and_after, named
 from jcl.reports.results import score_matrix, score_of, tasks_learned
@@ -38,6 +36,8 @@ class Answered(NamedTuple):
     less than `LEARNED` above it; a task that is known to `KNOWN` must give so few in less than
     `ERROR` of cases. Both shares are exact, of binomial distributions.
     """
+    from scipy.special import bdtr, bdtrc  # slow to import, and few pages need it
+
     by_guessing = bdtrc(self.right - 1, self.rows, self.chance) if self.right else 1.0
     low = by_guessing > ERROR or self.right < (self.chance + LEARNED) * self.rows
     return bool(low and bdtr(self.right, self.rows, KNOWN) < ERROR)

@@ -24,13 +24,14 @@ OF_SOME |= {  # methods that alone can have the finding
   f'pseudo samples {what}': GENERATE for what in ('rejected', 'alike', 'copied', 'without a label')
 }
 OF_SOME |= {'tasks not written': GENERATE}
+OF_ONE = {test_findings.joint_guesses: ('joint',)}  # what is ill in runs of a method alone
 
 
 @pytest.fixture(scope='module')
 def folders(tmp_path_factory):
   """{method: folder of a run with its config.json}; one has a space in its name."""
   made = {}
-  for method in {*METHODS, *itertools.chain(*OF_SOME.values())}:
+  for method in {*METHODS, *itertools.chain(*OF_SOME.values(), *OF_ONE.values())}:
     made[method] = tmp_path_factory.mktemp('runs') / f'{method} run'
     made[method].mkdir()
     config = runs.config(method)
@@ -84,6 +85,7 @@ def test_the_command_of_a_finding_is_taken(fall_ill, folders):
   results, lines = copy.deepcopy(test_findings.healthy())
   fall_ill(results, lines)
   own = [m for name in test_findings.ILL[fall_ill] for m in OF_SOME.get(name, ())]
+  own += OF_ONE.get(fall_ill, ())
   seen = 0
   for method in own or METHODS:
     folder = folders[method]
