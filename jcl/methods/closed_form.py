@@ -183,8 +183,10 @@ def solver_of(settings: ClosedForm) -> Callable[[Sums, Tools], Solved]:
   if settings.solver == 'ncm':
     return lambda sums, tools: class_sums.nearest_mean(sums)
   if settings.solver == 'ranpac':
-    return lambda sums, tools: class_sums.ridge(sums, settings.ridge, tools.fold)
-  return lambda sums, tools: class_sums.discriminant(sums, settings.shrinkage)
+    strength = settings.ridge
+    return lambda sums, tools: class_sums.ridge(sums, strength, tools.fold)
+  shrinkage = settings.shrinkage
+  return lambda sums, tools: class_sums.discriminant(sums, shrinkage)
 
 
 def _held_out(tokens: np.ndarray) -> bool:
