@@ -104,7 +104,7 @@ class Run(NamedTuple):
 
   @property
   def lost(self) -> str:
-    """What a task lost on average, in points of accuracy or in nats per token."""
+    """Forgetting of a task on average, in words: in points of accuracy or in nats per token."""
     if score_of(self.results) == 'accuracy':
       return f'{100 * self.forgetting:.3g} points'
     return f'{self.forgetting:.3g} nats per token'

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from jcl.reports.doctor.finding import Finding, Run, percent
 from jcl.reports.doctor.past import better_generator, more_old_rows
 from jcl.reports.doctor.penalties import FORGOTTEN
-from jcl.reports.results import score_matrix, score_of
+from jcl.reports.results import score_matrix, score_of, tasks_learned
 
 HELD = 0.25  # largest share of what tasks gained that a method may lose which holds forgetting off
 AS_SEQ = 0.75  # share from which the loss is that of plain fine-tuning
@@ -36,7 +36,7 @@ def not_held(run: Run) -> Iterator[Finding]:
 def _gained_and_lost(run: Run) -> tuple[float, float]:
   """Returns the sums over old tasks of what they gained by training, and lost by the newest row."""
   rows, sign = score_matrix(run.results), 1 if score_of(run.results) == 'accuracy' else -1
-  learned = max((i for i, row in enumerate(rows) if any(v is not None for v in row)), default=0)
+  learned = tasks_learned(rows)
   gained = lost = 0.0
   for j in range(learned - 1):
     before, end = rows[0][j], rows[learned][j]

@@ -70,7 +70,7 @@ def forgets_a_quarter(results, lines):
 
 
 def joint_forgets(results, lines):
-  """It has nothing to hold off."""
+  """A run that has nothing to hold off."""
   forgets(results, lines)
   results['method'] = 'joint'
 
@@ -405,7 +405,7 @@ def guesses_and_replays(results, lines):
 
 
 def joint_guesses(results, lines):
-  """It is evaluated after all tasks; the last is learned."""
+  """A run of joint, evaluated after all tasks; only the last is learned."""
   tell(results, [0.9, 0.9, 0.9])
   results['method'] = 'joint'
   results['matrix'] = [[0.0] * 3, [None] * 3, [None] * 3, [0.25, 0.26, 0.9]]
