@@ -96,7 +96,8 @@ class FoldRunner:
   ) -> Tree:  # fmt: skip
     """Returns the last carry of carry = body(carry, chunk) over `chunks`.
 
-    A fold that a kill left unfinished goes on from its stored carry.
+    A fold that a kill left unfinished goes on from its stored carry. Keys of dictionaries stand in
+    JAX's order, as a stored carry has them, so that a loop over them does the same in both.
 
     Args:
       name: of the work, shown by the progress bar and kept in the journal.
@@ -110,14 +111,13 @@ class FoldRunner:
       UserError: a device has too little memory for a chunk.
     """
     entry = self.journal.next(name, len(chunks), rows)
-    if entry[2] is not None:
-      carry = entry[2]
+    carry = _ordered(carry if entry[2] is None else entry[2])
     if entry[1] < len(chunks):
       self.on_start(name, entry[1], len(chunks))
     for i in range(entry[1], len(chunks)):
       self.before_chunk()
       with explain_oom(lambda: f'{name or "a fold"}, {count_of(rows, "row")} a chunk', LESS):
-        carry = body(carry, chunks[i])
+        carry = _ordered(body(carry, chunks[i]))
       entry[1:3] = i + 1, carry
       self.on_chunk(name, i + 1, len(chunks))
     return carry
@@ -130,3 +130,8 @@ class FoldRunner:
   def forget(self) -> None:
     """Starts an empty journal, as the next phase has."""
     self.journal = Journal()
+
+
+def _ordered(carry: Tree) -> Tree:
+  """Returns the same leaves in new dictionaries, whose keys are ordered as JAX orders them."""
+  return jax.tree.map(lambda leaf: leaf, carry)
