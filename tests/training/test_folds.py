@@ -1,4 +1,4 @@
-"""A fold that goes on from its journal returns what one that nobody killed returns, to the order."""
+"""A fold that was killed and goes on returns what one that nobody killed returns, in its order."""
 
 import numpy as np
 import pytest
