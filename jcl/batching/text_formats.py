@@ -84,8 +84,7 @@ class Text:
     self.end = framed[-1:] if framed[-1:] == [special.eos] else []
     self.pooling = pooling
     self.cut: set[int] = set()
-    self.chat_template = ''
-    self.reserve = self.dropped = 0
+    self.chat_template, self.reserve, self.dropped = '', 0, 0
     self._store = RowStore()
     self._rows: dict[int, tuple[Row, ...]] = {}  # of examples that are in no store
     self._special = {i for i, t in tokenizer.get_added_tokens_decoder().items() if t.special}
@@ -207,7 +206,7 @@ class Text:
     self.cut.clear()
     self._rows.clear()
     store = self._store = RowStore([e.number for e in examples], self.tokenizer.get_vocab_size())
-    frame, parts = self._frame(), in_parts(examples, PART)
+    frame, parts = self.frame(), in_parts(examples, PART)
     one = (0 if self.pooling == 'first' else -1) if self.text_format == 'class' else None
     longest, prompts = 0, np.zeros(len(examples), np.int32)
     for number, read in enumerate(watched(self._read(parts, frame), 'tokenising', len(parts))):
@@ -239,9 +238,10 @@ class Text:
     return self.first_row(example).tokens[: self.sizes(example)[0]].tolist()
 
   def prompt_text(self, example: Example) -> str | None:
-    """Returns the text of a plain prompt; None where special tokens stand in prompts too."""
-    plain = self.text_format == 'plain' and not self._template_meant
-    return self._template.around(example.text, '')[0] if plain else None
+    """Returns the text between the ids of the frame; None where it has special tokens, too."""
+    if self.text_format != 'plain':
+      return example.text
+    return None if self._template_meant else self._template.around(example.text, '')[0]
 
   def answer_length(self, example: Example) -> int:
     """Returns the number of tokens of the answer, end-of-sequence included."""
@@ -276,7 +276,7 @@ class Text:
     targets = self.first_row(example).targets
     return int(targets[0]) + 1, len(targets)
 
-  def _frame(self) -> Frame:
+  def frame(self) -> Frame:
     """Returns the ids around the texts of a row."""
     if self.text_format == 'class':
       return Frame(self.start, self.end, ())

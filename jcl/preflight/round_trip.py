@@ -5,6 +5,8 @@ import functools
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from jcl.batching.epochs import in_parts
 from jcl.batching.row_store import PART
 from jcl.batching.special_text import in_threads
@@ -156,12 +158,20 @@ def not_given_back(text: Text, examples: Sequence[Example]) -> list[str]:
   """
   if text.prompt_text(examples[0]) is None:
     return [example.text for example in examples]
-  parts, start, found = in_parts(examples, PART), len(text.start), list[str]()
-  ids = ([text.prompt(e)[start:] for e in part] for part in parts)
+  before, between, _ = map(len, text.frame())
+
+  def read(some: Sequence[Example]) -> list[np.ndarray]:
+    rows = [text.first_row(example) for example in some]
+    if text.text_format == 'class':
+      return [tokens[before : len(tokens) - between] for tokens, _ in rows]
+    return [tokens[before : targets[0] + 1 - between] for tokens, targets in rows]
+
   decode = functools.partial(text.tokenizer.decode_batch, skip_special_tokens=False)
-  for part, backs in zip(parts, in_threads(decode, ids), strict=True):
+  parts, found = in_parts(examples, PART), list[str]()
+  for part, backs in zip(parts, in_threads(decode, map(read, parts)), strict=True):
     for example, back in zip(part, backs, strict=True):
-      if back.strip() != (text.prompt_text(example) or '').strip():
+      wanted = text.prompt_text(example) or ''
+      if back.strip() != wanted.strip() or example.text != example.text.strip():
         found.append(example.text)
   return found
 

@@ -11,7 +11,7 @@ from jcl.config import StreamConfig
 from jcl.errors import UserError
 from jcl.preflight import checks, page
 from jcl.preflight.footprint import Footprint
-from jcl.preflight.round_trip import changed_inputs, letters, round_trip
+from jcl.preflight.round_trip import changed_inputs, letters, not_given_back, round_trip
 from jcl.preflight.split_stats import counted
 from jcl.streams.build import build
 from jcl.streams.raw import RawTask
@@ -135,6 +135,23 @@ def test_inputs_that_come_back_changed_are_counted():
   assert (split.changed, split.lossy) == (4, 2)
   assert any(line.startswith('rows have letters in their input') for line in checks.warnings(found))
   assert page.tokens(found).values['splits'][0]['changed'] == 4
+
+
+@pytest.mark.parametrize('text_format', ['plain', 'lamol', 'class'])
+@pytest.mark.parametrize('kind', tokenizer_kinds.KINDS)
+def test_inputs_that_a_row_gives_back_are_not_read_again(kind, text_format):
+  texts = ['plain words', 'Plain words', 'café', 'words plain ' * 40 + 'end']
+  made = classed('a', 'b', texts=texts)
+  text = tokenizer_kinds.text(kind, [*texts[:-1], 'a b 0 1 end'], text_format)
+  text.max_length = 32
+  text.prepare(made.examples)
+  assert text.cut
+  train = made.tasks[0].train
+  alone = {t for t in (e.text for e in train) if changed_inputs(text, [t])[0]}
+  again = set(not_given_back(text, train))
+  assert again >= alone
+  if text_format != 'plain':  # there the tokenizer may change the words of the template
+    assert again - alone <= {e.text for e in train if e.number in text.cut}
 
 
 def test_rows_that_special_tokens_leave_out_are_counted():
