@@ -5,45 +5,18 @@ that is too long, or that holds a special token.
 """
 
 import itertools
-import json
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
-from tokenizers import Encoding, Tokenizer
-from tokenizers.models import BPE
+from tokenizers import Encoding
 
+from jcl.batching.beginnings import Pieces, Template, begins_alike
 from jcl.batching.special_text import TextEncoder
-from jcl.errors import UserError
 from jcl.streams.special_tokens import unguarded
 from jcl.streams.stream import Example
 
 LAMOL_FORMATS = ('lamol', 'lamol_task')
-BYTE = re.compile('<0x([0-9A-F]{2})>')  # a token that stands for one byte
-NO_TEXT = -(2**40)
-
-
-class Template(NamedTuple):
-  """The words of a plain row: before the input, between input and answer, after the answer."""
-
-  before: str
-  between: str
-  after: str
-
-  @classmethod
-  def of(cls, template: str) -> 'Template':
-    """Returns ('a', 'b', 'c') for the template 'a{x}b{y}c'."""
-    before, found_x, rest = template.partition('{x}')
-    between, found_y, after = rest.partition('{y}')
-    if not (found_x and found_y) or '{x}' in rest or '{y}' in after:
-      raise UserError(f'stream.template: {template!r} needs {{x}} once and, after it, {{y}} once')
-    return cls(before, between, after)
-
-  def around(self, text: str, answer: str) -> tuple[str, str]:
-    """Returns a row up to its answer, and the rest; a space before the answer is its own."""
-    words = self.between.rstrip()
-    return self.before + text + words, self.between[len(words) :] + answer + self.after
 
 
 class Read(NamedTuple):
@@ -67,65 +40,6 @@ def unread(count: int) -> Read:
   return Read(np.zeros(0, np.int32), none, none, list(range(count)))
 
 
-class Pieces(NamedTuple):
-  """How many letters of a text each token stands for, in a tokenizer that `begins_alike`.
-
-  Attributes:
-    letters: [V] letters of each token; of one that does not say it, fewer than any text has.
-    ahead: letters that are put in front of every text.
-  """
-
-  letters: np.ndarray
-  ahead: int
-
-  @classmethod
-  def of(cls, tokenizer: Tokenizer) -> 'Pieces | None':
-    """Returns the pieces of a tokenizer; None where a letter may become several."""
-    steps = _steps(tokenizer)
-    if any(len(step['content']) != 1 for step in steps if step['type'] == 'Replace'):
-      return None
-    ids = tokenizer.get_vocab(with_added_tokens=True)
-    letters = np.full(max(ids.values()) + 1, NO_TEXT)
-    for piece, i in ids.items():
-      byte = BYTE.fullmatch(piece)
-      letters[i] = len(piece) if byte is None else 1 if int(byte[1], 16) < 128 else NO_TEXT
-    for i in tokenizer.get_added_tokens_decoder():
-      letters[i] = NO_TEXT
-    unknown = tokenizer.model.unk_token
-    if unknown in ids:
-      letters[ids[unknown]] = NO_TEXT
-    return cls(letters, sum(len(s['prepend']) for s in steps if s['type'] == 'Prepend'))
-
-  def size(self, text: str) -> int:
-    """Returns the letters of a text as the tokens have them."""
-    return len(text) + self.ahead
-
-  def borders(
-    self, whole: Sequence[list[int]], heads: np.ndarray, sizes: np.ndarray
-  ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the number of tokens before a place in each text, and where that is known.
-
-    Args:
-      whole: tokens of N texts.
-      heads, sizes: [N] letters before the place, and of the whole text.
-
-    Returns:
-      [N] numbers of tokens, -1 where a token straddles the place; [N] bool, the tokens make up the
-      text.
-    """
-    counts = np.array([*map(len, whole)])
-    flat = np.fromiter(itertools.chain.from_iterable(whole), np.int32, counts.sum())
-    ends = np.concatenate([[0], np.cumsum(self.letters[flat])])
-    last = np.cumsum(counts)
-    begun = ends[last - counts]
-    known = ends[last] - begun == sizes
-    at = np.repeat(begun + heads, counts)
-    before = np.concatenate([[0], np.cumsum(ends[1:] <= at)])
-    border = before[last] - before[last - counts]
-    reached = ends[last - counts + border] - begun == heads
-    return np.where(reached & (border < counts), border, -1), known
-
-
 class BatchReader:
   """Reads the inputs and the answers of examples.
 
@@ -139,7 +53,7 @@ class BatchReader:
   def __init__(self, encoder: TextEncoder, text_format: str, template: Template, room: int):
     self._encoder, self._format, self._template = encoder, text_format, template
     self._room = room
-    self._alike = text_format == 'plain' and begins_alike(encoder.tokenizer)
+    self._alike = text_format == 'plain' and begins_alike(encoder.tokenizer, template)
     self._pieces = Pieces.of(encoder.tokenizer) if self._alike else None
     self._forbidden = np.zeros(max(encoder.forbidden, default=0) + 2, bool)
     self._forbidden[list(encoder.forbidden)] = True
@@ -227,38 +141,3 @@ class BatchReader:
     first = whole.char_to_token(border)
     place = None if first is None else whole.token_to_chars(first)
     return -1 if first is None or place is None or place[0] < border else first
-
-
-def begins_alike(tokenizer: Tokenizer) -> bool:
-  """Whether a text is tokenised like the beginning of a longer one that has a token border there.
-
-  That is so for byte-pair encoding without words: of the merges within the beginning none depends
-  on what follows, if none joins the two. Others are not looked into.
-  """
-  model = tokenizer.model
-  if not isinstance(model, BPE) or tokenizer.pre_tokenizer is not None:
-    return False
-  if model.dropout or model.ignore_merges:
-    return False
-  if model.continuing_subword_prefix or model.end_of_word_suffix:
-    return False
-  added = tokenizer.get_added_tokens_decoder().values()
-  if any(not t.special or t.lstrip or t.rstrip or t.single_word for t in added):
-    return False
-  return all(map(_by_letter, _steps(tokenizer)))
-
-
-def _steps(tokenizer: Tokenizer) -> list[dict[str, Any]]:
-  """Returns the steps of a tokenizer's normaliser as its file has them."""
-  if (normalizer := tokenizer.normalizer) is None:
-    return []
-  found = json.loads(normalizer.__getstate__())
-  return found['normalizers'] if found['type'] == 'Sequence' else [found]
-
-
-def _by_letter(normalizer: Mapping[str, Any]) -> bool:
-  """Whether a normaliser looks at one letter of a text at a time."""
-  if normalizer['type'] == 'Prepend':
-    return True
-  pattern = normalizer.get('pattern', {})
-  return normalizer['type'] == 'Replace' and len(pattern.get('String', '')) == 1

@@ -18,7 +18,8 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from jcl.batching.batch import Row
-from jcl.batching.batch_reader import LAMOL_FORMATS, BatchReader, Read, Template, unread
+from jcl.batching.batch_reader import LAMOL_FORMATS, BatchReader, Read, unread
+from jcl.batching.beginnings import Template
 from jcl.batching.epochs import in_parts
 from jcl.batching.outlines import Outline, outline, outline_of
 from jcl.batching.row_store import PART, Entry, Frame, Kept, RowStore
@@ -82,8 +83,7 @@ class Text:
     framed = tokenizer.encode('a').ids
     self.bos = special.bos if special.bos is not None and framed[:1] == [special.bos] else None
     self.end = framed[-1:] if framed[-1:] == [special.eos] else []
-    self.pooling = pooling
-    self.cut: set[int] = set()
+    self.pooling, self.cut = pooling, set[int]()
     self.chat_template, self.reserve, self.dropped = '', 0, 0
     self._store = RowStore()
     self._rows: dict[int, tuple[Row, ...]] = {}  # of examples that are in no store

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from support import tokenizer_kinds
 
-from jcl.batching.batch_reader import begins_alike, unread
+from jcl.batching.batch_reader import unread
 from jcl.batching.row_store import PART, Frame, Kept, RowStore
 from jcl.batching.special_text import in_threads
 from jcl.errors import UserError
@@ -61,11 +61,6 @@ def test_rows_of_a_batch_are_those_of_single_examples(kind, template):
       assert [(len(o.tokens), len(o.targets)) for o in batch.outlines(example)] == lengths
       assert [r.replay for r in batch.rows(example, True)] == [True] * len(rows)
     assert batch.cut == alone.cut
-
-
-def test_a_text_without_words_is_tokenised_once_and_the_other_kinds_twice():
-  found = {kind: begins_alike(tokenizer_kinds.text(kind, TEXTS).tokenizer) for kind in KINDS}
-  assert found == {kind: kind == 'llama_bpe' for kind in KINDS}
 
 
 def test_pieces_that_make_up_the_text_say_where_the_answer_begins(monkeypatch):

@@ -7,6 +7,7 @@ from tokenizers import pre_tokenizers as pre
 
 from jcl.backbones.files.fields import Fields
 from jcl.backbones.tokenizers import SpecialIds
+from jcl.batching import beginnings
 from jcl.errors import UserError
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE = 1, 2, 3, 4, 6  # kinds of tokens
@@ -113,22 +114,7 @@ def _split_by(*patterns: str) -> pre.PreTokenizer:
 
 
 # The patterns are those in the tokenizer.json of the models; `_DEFAULT` is llama.cpp's.
-_END = r'|\s*[\r\n]+|\s+(?!\S)|\s+'
-_CONTRACTED = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
-_LETTERS = r'|[^\r\n\p{L}\p{N}]?\p{L}+|'
-_SIGNS = r'| ?[^\s\p{L}\p{N}]+[\r\n]*'
-_UPPER, _LOWER = r'[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]', r'[\p{Ll}\p{Lm}\p{Lo}\p{M}]'
-_CASED = (
-  rf'[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+',
-  rf'[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*',
-)
-_PATHS = r'| ?[^\s\p{L}\p{N}]+[\r\n/]*'
-_LLAMA3 = _split_by(rf'{_CONTRACTED}{_LETTERS}\p{{N}}{{1,3}}{_SIGNS}{_END}')
-_QWEN2 = _split_by(rf'{_CONTRACTED}{_LETTERS}\p{{N}}{_SIGNS}{_END}')
-_TEKKEN = _split_by(rf'{"|".join(_CASED)}|\p{{N}}{_PATHS}{_END}')
-_GPT4O = _split_by(
-  rf'{"|".join(f"{word}{_CONTRACTED}?" for word in _CASED)}|\p{{N}}{{1,3}}{_PATHS}{_END}'
-)
+_LLAMA3, _QWEN2, _TEKKEN, _GPT4O = map(_split_by, beginnings.WORDS)
 _GPT2 = pre.ByteLevel(add_prefix_space=False)
 _DIGITS = pre.Sequence([pre.Digits(individual_digits=True), _GPT2])  # GPT-2's, digits alone
 _DEFAULT = _split_by(
