@@ -187,11 +187,13 @@ class Text:
     """Returns the numbers of tokens and targets of the rows of an example."""
     made = example.tokens is not None or example.number < 0
     sizes = None if made else self._store.sizes(example.number)
-    if sizes is None:
-      return tuple(map(outline_of, self.rows(example)))
+    return tuple(map(outline_of, self.rows(example))) if sizes is None else self.outlined(*sizes)
+
+  def outlined(self, tokens: int, targets: int) -> tuple[Outline, ...]:
+    """Returns the rows of an example by the numbers of tokens and targets of its first row."""
     if self.text_format not in LAMOL_FORMATS:
-      return (outline(*sizes),)
-    return outline(*sizes), outline(sizes[0] + 1, sizes[0] - len(self.start))
+      return (outline(tokens, targets),)
+    return outline(tokens, targets), outline(tokens + 1, tokens - len(self.start))
 
   def prepare(self, examples: Iterable[Example]) -> int:
     """Makes and keeps the rows of all examples; returns the tokens of the longest answer.
@@ -242,10 +244,6 @@ class Text:
     if self.text_format != 'plain':
       return example.text
     return None if self._template_meant else self._template.around(example.text, '')[0]
-
-  def answer_length(self, example: Example) -> int:
-    """Returns the number of tokens of the answer, end-of-sequence included."""
-    return len(self._pieces(example)[1])
 
   def parse(self, ids: Iterable[int]) -> tuple[str, str] | None:
     """Returns the input and the answer of a pseudo sample; None if it is not well formed.

@@ -1,14 +1,11 @@
 """What the tokenizer makes of a run's answers and inputs: each is encoded and decoded again."""
 
 import dataclasses
-import functools
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
-
-import numpy as np
+from typing import Any, NamedTuple
 
 from jcl.batching.epochs import in_parts
-from jcl.batching.row_store import PART
+from jcl.batching.row_store import PART, Entry
 from jcl.batching.special_text import in_threads
 from jcl.batching.text_formats import Text
 from jcl.errors import UserError, count_of
@@ -151,27 +148,36 @@ def changed_inputs(text: Text, inputs: Sequence[str]) -> tuple[int, int]:
   return changed, lossy
 
 
-def not_given_back(text: Text, examples: Sequence[Example]) -> list[str]:
+def not_given_back(
+  text: Text, parts: Sequence[Sequence[Example]], rows: Iterable[Sequence[Entry]]
+) -> list[str]:
   """Returns the inputs of a split whose prompts the tokenizer does not give back as they were.
 
   A prompt that comes back as it was has its input unchanged, so that it need not be read alone.
+
+  Args:
+    text: of the run.
+    parts: the examples of the split.
+    rows: the first row of each example, by parts; read to their end.
   """
-  if text.prompt_text(examples[0]) is None:
-    return [example.text for example in examples]
   before, between, _ = map(len, text.frame())
 
-  def read(some: Sequence[Example]) -> list[np.ndarray]:
-    rows = [text.first_row(example) for example in some]
+  def cut(some: Sequence[Entry]) -> list[Any]:  # arrays of ids, which decode as lists do
     if text.text_format == 'class':
-      return [tokens[before : len(tokens) - between] for tokens, _ in rows]
-    return [tokens[before : targets[0] + 1 - between] for tokens, targets in rows]
+      return [tokens[before : len(tokens) - between] for tokens, _ in some]
+    return [tokens[before : targets[0] + 1 - between] for tokens, targets in some]
 
-  decode = functools.partial(text.tokenizer.decode_batch, skip_special_tokens=False)
-  parts, found = in_parts(examples, PART), list[str]()
-  for part, backs in zip(parts, in_threads(decode, map(read, parts)), strict=True):
+  def decode(some: Sequence[Entry]) -> list[str]:
+    if text.chat_template:
+      return [''] * len(some)
+    return text.tokenizer.decode_batch(cut(some), skip_special_tokens=False)
+
+  found: list[str] = []
+  for part, backs in zip(parts, in_threads(decode, rows), strict=True):
     for example, back in zip(part, backs, strict=True):
-      wanted = text.prompt_text(example) or ''
-      if back.strip() != wanted.strip() or example.text != example.text.strip():
+      wanted = text.prompt_text(example)
+      same = wanted is not None and back.strip() == wanted.strip()
+      if not same or example.text != example.text.strip():
         found.append(example.text)
   return found
 

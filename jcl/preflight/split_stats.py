@@ -1,11 +1,14 @@
 """Counts of the splits of a stream, as a method reads them."""
 
+import collections
 import dataclasses
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from jcl.batching.epochs import in_parts
 from jcl.batching.packed_text import Blocks
+from jcl.batching.row_store import PART, Entry
 from jcl.batching.text_formats import Text
 from jcl.preflight.round_trip import changed_inputs, not_given_back
 from jcl.storage.progress import watched
@@ -114,14 +117,12 @@ class Trained:
 
 def _of_examples(task: Task, name: str, text: Text, trained: Trained) -> Split:
   examples: Sequence[Example] = getattr(task, name)
-  read = Counts(text, whole=name == 'train')
-  for example in examples:
-    read.add(example)
+  read, parts = Counts(text, whole=name == 'train'), in_parts(examples, PART)
+  changed, lossy = changed_inputs(text, not_given_back(text, parts, map(read.add, parts)))
   texts = [normalized_text(e.text) for e in examples]
   own, every = 1 << task.index, [trained.tasks.get(words, 0) for words in texts]
   pairs = zip(examples, texts, strict=True)
   conflicting = sum(trained.conflicts(task.index, words, e.answer) for e, words in pairs)
-  changed, lossy = changed_inputs(text, not_given_back(text, examples))
   return Split(
     task.name, name, len(examples), read.tokens, read.targets, read.unknown,
     classes=len({e.label for e in examples} - {-1}),
@@ -138,7 +139,7 @@ def _of_examples(task: Task, name: str, text: Text, trained: Trained) -> Split:
 
 
 class Counts:
-  """Counts of the rows of a split, added one by one.
+  """Counts of the rows of a split, added part by part.
 
   Args:
     text: whose rows are counted.
@@ -151,21 +152,31 @@ class Counts:
 
   def __init__(self, text: Text, whole: bool):
     self._text, self._rows = text, None if whole else 1
-    self._answers = text.text_format != 'class'
     self.tokens = self.targets = self.unknown = 0
     self.prompts: set[bytes] = set()
 
-  def add(self, example: Example) -> None:
-    """Counts the rows of an example."""
-    rows = self._text.outlines(example)[: self._rows]
-    for row in rows:
-      self.tokens += len(row.tokens)
-      self.targets += len(row.targets)
-    ids = self._text.first_row(example).tokens
-    if self._text.unknown is not None:  # a second row has the same tokens and a special one
-      self.unknown += len(rows) * int(np.count_nonzero(ids == self._text.unknown))
-    size = self._text.sizes(example)[0] if self._answers else None
-    self.prompts.add(ids[:size].tobytes())
+  def add(self, examples: Sequence[Example]) -> list[Entry]:
+    """Counts the rows of some examples and returns the first row of each."""
+    found = [self._text.first_row(example) for example in examples]
+    sizes = collections.Counter((len(tokens), len(targets)) for tokens, targets in found)
+    counted = {size: self._text.outlined(*size)[: self._rows] for size in sizes}
+    for size, count in sizes.items():
+      self.tokens += count * sum(len(row.tokens) for row in counted[size])
+      self.targets += count * sum(len(row.targets) for row in counted[size])
+    if (unknown := self._text.unknown) is not None:
+      for tokens, targets in found:  # a second row has the same tokens and a special one
+        rows = len(counted[len(tokens), len(targets)])
+        self.unknown += rows * int(np.count_nonzero(tokens == unknown))
+    self.prompts.update(map(self._prompt, examples, found))
+    return found
+
+  def _prompt(self, example: Example, row: Entry) -> bytes:
+    """Returns the tokens of a prompt; those of a class end where the row does."""
+    if self._text.text_format == 'class':
+      return row.tokens.tobytes()
+    if self._text.chat_template:  # whose answers may be several
+      return row.tokens[: self._text.sizes(example)[0]].tobytes()
+    return row.tokens[: row.targets.item(0) + 1].tobytes()
 
 
 def _of_blocks(task: Task, name: str, blocks: Blocks, unknown: int | None) -> Split:

@@ -104,7 +104,7 @@ def test_targets_are_the_answer_and_its_end_whatever_the_tokenizer(make, text_fo
       assert row.tokens[start] == text.generation_token(1)
     else:
       assert text.decode(row.wanted) == EXAMPLE.answer
-      assert text.answer_length(EXAMPLE) == len(row.wanted)
+      assert len(text.wanted(EXAMPLE)) == len(row.wanted)
 
 
 @pytest.mark.parametrize('text_format', FORMATS[:3])
@@ -142,7 +142,7 @@ def test_a_row_that_is_too_long_loses_input_and_never_answer(make, text_format):
     if text_format == 'class':
       assert row.wanted.tolist() == [3]
     else:
-      tail = cut.answer_length(long)
+      tail = len(cut.wanted(long))
       assert row.wanted[-tail:].tolist() == full.wanted[-tail:].tolist()
   assert cut.cut == {7}
   short = dataclasses.replace(EXAMPLE, number=8)
@@ -299,7 +299,9 @@ def test_rows_prepared_together_are_those_made_with_the_room_known_and_texts_are
   ]
   once, twice = (tiny.text(text_format, stream, 40) for _ in range(2))
   longest = once.prepare(examples)
-  twice.reserve = 0 if text_format == 'class' else max(twice.answer_length(e) for e in examples)
+  twice.reserve = (
+    0 if text_format == 'class' else max(len(twice.question(e).wanted) for e in examples)
+  )
   twice.cut.clear()
   assert longest == twice.reserve
   for example in examples:
