@@ -4,6 +4,7 @@ Each device has its part of the kernels and computes its part of a layer; what e
 what leaves it is whole on all of them. So a layer sends two sums forward and two backward.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -71,9 +72,18 @@ def check(config: ModelConfig, parts: int) -> None:
   }  # fmt: skip
   for name, size in sizes.items():
     if size % parts:
-      raise UserError(f'train.tensor is {parts}, which does not divide the {size} {name}')
+      raise UserError(
+        f'train.tensor is {parts}, which does not divide the {size} {name}; '
+        f'give {divisors(math.gcd(*sizes.values()))}'
+      )
   if config.rows % parts:
     raise UserError(
       f'train.tensor is {parts}, which does not divide the {config.rows} rows of the embedding; '
       f'give backbone.vocabulary_multiple={parts}'
     )
+
+
+def divisors(number: int) -> str:
+  """Returns the numbers that divide `number`, in words: '1, 2 or 4'."""
+  *more, last = (str(n) for n in range(1, number + 1) if number % n == 0)
+  return f'{", ".join(more)} or {last}' if more else last

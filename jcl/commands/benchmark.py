@@ -72,6 +72,8 @@ def run(given: flags.FlagValues) -> None:
   out = pathlib.Path(given.json) if given.json else None
   if out is not None and not out.parent.is_dir():
     raise UserError(f'--json: there is no folder {out.parent}; give a file in one that is there')
+  if out is not None and out.is_dir():
+    raise UserError(f'--json={out} is a folder; give a file, {out / "results.json"}')
   if asked.against:  # torch needs some of the device's memory too
     os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
   jax_settings.use_compile_cache()

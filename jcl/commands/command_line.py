@@ -198,12 +198,16 @@ def _illegal_value(message: str) -> str:
     return message
   flag, reason = found.groups()
   for sign, right in (
-    ('boolean', 'true or false'),
+    ('Non-boolean', 'true or false'),
     ('int()', 'a whole number'),
-    ('float', 'a number'),
+    ('to float', 'a number'),
   ):
     if sign in reason:
       return f'{flag}: give {right}'
+  if one := re.fullmatch(r'value should be one of <(.*)>', reason):
+    return f'{flag}: give one of {one[1].replace("|", ", ")}'
+  if least := re.search(r'is not number >= (.*)', reason):
+    return f'{flag}: give a number of at least {least[1]}'
   return f'{flag}: {reason}'
 
 

@@ -12,6 +12,7 @@ of its disk is compared with what the run would write. --scaling compiles the st
 """
 
 import functools
+import math
 from collections.abc import Sequence
 
 from absl import flags
@@ -54,8 +55,10 @@ def _speeds(words: Sequence[str]) -> tuple[float, ...]:
   """Reads --links.
 
   Raises:
-    UserError: a word is no speed.
+    UserError: a word is no speed, or there is none.
   """
+  if not words:
+    raise UserError('--links is empty; give bytes a second, as in 12.5e9,50e9')
   for word in words:
     try:
       good = 0 < float(word) < float('inf')
@@ -75,6 +78,13 @@ def run(given: flags.FlagValues) -> None:
     raise UserError('--phases goes without --scaling; give one of them')
   if given.scaling and given.devices > 1:
     raise UserError('--devices goes without --scaling, which says it for 1 to 256 devices')
+  for name, reader in (
+    ('device_memory', 'phases'), ('device_rate', 'scaling'), ('links', 'scaling'),
+  ):  # fmt: skip
+    if given[name].present and not given[reader].value:
+      raise UserError(f'--{name} goes with --{reader}; nothing else reads it')
+    if isinstance(given[name].value, float) and not math.isfinite(given[name].value):
+      raise UserError(f'--{name}={given[name].value}: give a finite number')
   links = _speeds(given.links)
   jax_settings.use_fake_devices(_devices(given))
   jax_settings.use_compile_cache()

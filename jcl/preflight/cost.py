@@ -103,7 +103,7 @@ def assumed(now: Outline, left_out: bool = False) -> Section:
     values['packed'] = bool(shape.lines)
     values['padding'], values['padding_unpacked'] = now.padding
     rows.insert(3, ['padding', _padding(bool(shape.lines), *now.padding)])
-  if not left_out:
+  if parts.stream.name:  # not the stand-in of a run whose text is not read
     rows.append(['order', checks.order_of_tasks(parts)])
     values['order_of_tasks'] = [task.name for task in parts.stream.tasks]
   width, notes = max(len(row[1]) for row in rows), []

@@ -83,7 +83,10 @@ def page(config: Config, most: int, tokens: int, targets: int, speeds: Speeds) -
   tensor = config.train.tensor
   numbers = [count for count in doubling(most) if count % tensor == 0]
   if not numbers:
-    raise UserError(f'train.tensor is {tensor}, which does not divide 1, 2, 4, … {most} devices')
+    raise UserError(
+      f'train.tensor is {tensor}, which divides none of 1, 2, 4, … {most} devices; '
+      'give a power of two'
+    )
   parts = first_step.assembled(config, sharding.make_mesh(numbers[0], tensor), tokens)
   first = first_step.outline_of(parts, tokens, targets)
   points = [point(first)]

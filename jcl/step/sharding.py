@@ -16,9 +16,9 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jax.tree_util import KeyPath
 
-from jcl.backbones.split import ALONE, Split
+from jcl.backbones.split import ALONE, Split, divisors
 from jcl.batching.batch import Batch
-from jcl.errors import UserError
+from jcl.errors import UserError, count_of
 from jcl.storage import stored
 from jcl.types import Tree
 
@@ -50,7 +50,10 @@ def make_mesh(devices: int = 0, tensor: int = 1) -> Mesh:
   every = jax.devices()
   count = devices or len(every)
   if count % tensor:
-    raise UserError(f'train.tensor is {tensor}, which does not divide the {count} devices')
+    raise UserError(
+      f'train.tensor is {tensor}, which does not divide {count_of(count, "device")}; '
+      f'give {divisors(count)}'
+    )
   shape = ((count // tensor, AXIS), (tensor, TENSOR))[: 1 + (tensor > 1)]
   sizes, names = zip(*shape, strict=True)
   kinds = (AxisType.Auto,) * len(names)

@@ -3,10 +3,12 @@
 import importlib.util
 
 import pytest
+from absl import flags
 
 from jcl.benchmarks import CONTENDERS
 from jcl.benchmarks.request import WORKLOADS, Request, check
 from jcl.benchmarks.suite import MEASURE
+from jcl.commands import benchmark, command_line
 from jcl.errors import UserError
 
 
@@ -35,6 +37,14 @@ def test_without_torch_the_line_says_how_to_get_it(monkeypatch):
   check(Request(('step',)))
   with pytest.raises(UserError, match=r'--against=torch needs torch.*pip install torch'):
     check(Request(('step',), ('torch',)))
+
+
+def test_a_folder_as_the_file_of_times_is_refused_before_anything_is_measured(tmp_path):
+  given = flags.FlagValues()
+  benchmark.define_flags(given, ())
+  command_line.parse(given, [f'--json={tmp_path}'])
+  with pytest.raises(UserError, match=r'^--json=.* is a folder; give a file, .*results\.json$'):
+    benchmark.run(given)
 
 
 def test_the_contenders_are_those_of_the_issue():

@@ -41,6 +41,22 @@ def test_what_does_not_fit_is_refused(argument, says):
     command_line.parse(defined(), [argument])
 
 
+@pytest.mark.parametrize(
+  ('argument', 'says'),
+  [
+    ('--share=x', '--share=x: give a number$'),
+    ('--share=0.5', '--share=0.5: give a number of at least 1$'),
+    ('--kind=float17', '--kind=float17: give one of float32, bfloat16$'),
+  ],
+)
+def test_what_would_be_right_is_said_in_words(argument, says):
+  given = flags.FlagValues()
+  flags.DEFINE_float('share', 1.0, 'a share', 1, None, given)
+  flags.DEFINE_enum('kind', 'float32', ['float32', 'bfloat16'], 'a type', given)
+  with pytest.raises(UserError, match=says):
+    command_line.parse(given, [argument])
+
+
 def test_a_flag_twice_is_refused_unless_it_says_the_same_or_sets_a_field():
   command_line.check_names(['--a=1', '--a=1', '--config.x=1', '--config.x=2', 'b=1', 'b=2'])
   with pytest.raises(UserError, match="--a is given twice, as '1' and '2'; give it once"):

@@ -42,7 +42,9 @@ def test_the_command_says_it_for_1_to_256_devices(tmp_path):
     '--config.train.batch_size=512', '--links=1e9',
   )  # fmt: skip
   assert done.returncode == 0, done.stderr
-  points = json.loads(done.stdout)['scaling']['points']
+  page = json.loads(done.stdout)
+  assert 'order_of_tasks' not in page['assumed']  # a stand-in is the only task
+  points = page['scaling']['points']
   assert [point['devices'] for point in points] == list(scaling.doubling(256))
   assert [point['bytes'] for point in points] == sorted((p['bytes'] for p in points), reverse=True)
   assert points[0]['sent'] == 0
@@ -58,11 +60,17 @@ def test_the_command_says_it_for_1_to_256_devices(tmp_path):
     ('--devices=8', '--devices goes without --scaling'),
     ('--links=fast', "--links has 'fast'; give bytes a second"),
     ('--links=0', "--links has '0'; give bytes a second"),
-    ('--device_rate=0', 'device_rate'),
+    ('--links=', '--links is empty; give bytes a second'),
+    ('--device_rate=0', '--device_rate=0: give a number of at least 1'),
+    ('--device_rate=nan', '--device_rate=nan: give a finite number'),
+    ('--device_memory=8e10', '--device_memory goes with --phases'),
+    ('--noscaling --links=1e9', '--links goes with --scaling'),
+    ('--noscaling --device_rate=1e9', '--device_rate goes with --scaling'),
+    ('--config.train.tensor=3', 'divides none of 1, 2, 4, … 256 devices; give a power of two'),
   ],
 )
 def test_what_cannot_be_is_refused(given, said):
-  done = call(*CALL, given)
+  done = call(*CALL, *given.split())
   assert done.returncode == 2
   assert len(done.stderr.splitlines()) == 1
   assert said in done.stderr

@@ -56,9 +56,9 @@ def test_a_layer_sends_two_sums_forward_and_two_backward(every):
 @pytest.mark.parametrize(
   ('changes', 'parts', 'said'),
   [
-    ({}, 3, 'the 4 attention heads'),
-    ({'kv_heads': 1}, 2, 'the 1 key-value heads'),
-    ({'feed_forward': 25}, 2, 'the 25 entries of the feed-forward part'),
+    ({}, 3, 'the 4 attention heads; give 1, 2 or 4'),
+    ({'kv_heads': 1}, 2, 'the 1 key-value heads; give 1'),
+    ({'feed_forward': 25}, 2, 'the 25 entries of the feed-forward part; give 1'),
     ({'rows': 33}, 2, 'the 33 rows of the embedding; give backbone.vocabulary_multiple=2'),
   ],
 )
@@ -76,11 +76,16 @@ def test_models_that_are_not_split_are_refused():
       split.check(config, 2)
 
 
+def test_the_numbers_that_divide_are_named():
+  said = [split.divisors(number) for number in (1, 2, 12)]
+  assert said == ['1', '1 or 2', '1, 2, 3, 4, 6 or 12']
+
+
 def test_a_mesh_that_does_not_divide_the_devices_is_refused():
   config = runs.config('seq', train={'tensor': 2}, backbone={'vocabulary_multiple': 2})
   count = len(jax.devices())
   if count % 2:
-    with pytest.raises(UserError, match=f'^train.tensor is 2, .* divide the {count} devices$'):
+    with pytest.raises(UserError, match=f'^train.tensor is 2, .* divide {count} devices?; give 1'):
       experiment.assemble(config)
   one = sharding.make_mesh(1)
   with pytest.raises(UserError, match=r"^mesh has the axes .*\(N, 2\), \('data', 'tensor'\)"):
