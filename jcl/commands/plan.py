@@ -83,8 +83,9 @@ def run(given: flags.FlagValues) -> None:
   ):  # fmt: skip
     if given[name].present and not given[reader].value:
       raise UserError(f'--{name} goes with --{reader}; nothing else reads it')
-    if isinstance(given[name].value, float) and not math.isfinite(given[name].value):
-      raise UserError(f'--{name}={given[name].value}: give a finite number')
+    value = given[name].value
+    if isinstance(value, float) and not math.isfinite(value):
+      raise UserError(f'--{name}={value}: give a finite number')
   links = _speeds(given.links)
   jax_settings.use_fake_devices(_devices(given))
   jax_settings.use_compile_cache()
