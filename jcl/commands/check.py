@@ -4,7 +4,7 @@
     jcl check --mutants
 
 Exit status 1 if any cell fails. With --mutants the checks themselves are checked: the code is
-broken in some fifty ways, one after another in a copy of `jcl/`; each must turn a cell red by a
+broken in some 140 ways, one after another in a copy of `jcl/`; each must turn a cell red by a
 wrong number, and every check must catch one. It runs the tests of a clone of the repository on
 eight fake CPU devices and needs the extra `test`.
 """
