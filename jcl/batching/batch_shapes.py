@@ -10,7 +10,7 @@ RARE = 0.25  # share of the steps below which a length is not worth a compilatio
 SHORTEST = 64  # places of a line at least; shorter lines fill worse, longer ones cost attention
 MUCH = 0.1  # share of padding above which `auto` looks at packing
 LESS = 0.95  # share of a cost below which another layout is worth while
-PRICE = 3  # steps of a task that one more packed shape, which is one more compilation, must save
+PRICE = 1  # steps of a task that one more packed shape, which is one more compilation, must save
 # Targets of a packed block: models are packed whose projection onto the vocabulary costs much.
 FINE_TARGETS = (*range(8, 64, 8), *(2**e * q // 8 for e in range(6, 24) for q in range(8, 16)))
 SAMPLE = 4096  # steps that are looked at, at most, to choose shapes
@@ -97,10 +97,10 @@ def _sizes(base: int) -> Iterator[tuple[int, int]]:
   """Yields (lines, places of a line) of a block, ever larger, each 3 % to 13 % above the last.
 
   Lines are 1, 2, 4, …; their places are from `base` to below twice as many, in steps of a sixteenth
-  of it that is rounded up to a multiple of 8.
+  of it that is rounded up to a multiple of 4.
   """
   for power in range(24):
-    for tokens in range(base, 2 * base, -(-base // 128) * 8):
+    for tokens in range(base, 2 * base, -(-base // 64) * 4):
       yield 2**power, tokens
 
 
