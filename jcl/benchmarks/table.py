@@ -81,7 +81,8 @@ def _time(case: Case) -> str:
   seconds = case.median()
   for size, name in ((1.0, 's'), (1e-3, 'ms'), (1e-6, 'µs')):
     if seconds >= size or name == 'µs':
-      return f'{seconds / size:,.3g} {name} a {case.unit}'
+      article = 'an' if case.unit[0] in 'aeiou' else 'a'
+      return f'{seconds / size:,.3g} {name} {article} {case.unit}'
   raise AssertionError
 
 

@@ -30,10 +30,12 @@ def test_ratios_are_medians_of_paired_ratios():
 
 
 def test_a_line_a_case_with_ratio_and_spread():
-  lines = table.as_text(results(STEP, REPLAY)).splitlines()
+  answers = Case('greedy', 'answer', {'jcl': [0.05] * 3})
+  lines = table.as_text(results(STEP, REPLAY, answers)).splitlines()
   assert 'torch / jcl' in lines[0]
   assert '200 ms a step' in lines[1]
   assert '2,040 tokens/s, 76% of matmul' in lines[1]
   assert lines[1].endswith('3.00 (2.00–4.00)')
   assert '500 µs a step' in lines[2]
+  assert '50 ms an answer' in lines[3]
   assert lines[-1] == 'torch: a note'
