@@ -275,7 +275,7 @@ FLAGS = {
     'export', '--out={here}/new', '--format=peft', says=('format is peft', 'use hf')
   ),
   'choose: an answer that there is not': Case(
-    'choose', ['--old_data=maybe'], ('--old_data=maybe', 'yes|no')
+    'choose', ['--old_data=maybe'], ('--old_data=maybe', 'give one of yes, no')
   ),
   'choose: no answer and no terminal': Case(
     'choose', ['--raw_text=no'], ('--task_told is missing', '--task_told=yes or --task_told=no')
