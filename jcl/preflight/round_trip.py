@@ -160,6 +160,8 @@ def not_given_back(
     parts: the examples of the split.
     rows: the first row of each example, by parts; read to their end.
   """
+  if text.prompt_text(parts[0][0]) is None:
+    return [example.text for part, _ in zip(parts, rows, strict=True) for example in part]
   before, between, _ = map(len, text.frame())
 
   def cut(some: Sequence[Entry]) -> list[Any]:  # arrays of ids, which decode as lists do
@@ -168,16 +170,13 @@ def not_given_back(
     return [tokens[before : targets[0] + 1 - between] for tokens, targets in some]
 
   def decode(some: Sequence[Entry]) -> list[str]:
-    if text.chat_template:
-      return [''] * len(some)
     return text.tokenizer.decode_batch(cut(some), skip_special_tokens=False)
 
   found: list[str] = []
   for part, backs in zip(parts, in_threads(decode, rows), strict=True):
     for example, back in zip(part, backs, strict=True):
-      wanted = text.prompt_text(example)
-      same = wanted is not None and back.strip() == wanted.strip()
-      if not same or example.text != example.text.strip():
+      wanted = text.prompt_text(example) or ''
+      if back.strip() != wanted.strip() or example.text != example.text.strip():
         found.append(example.text)
   return found
 
