@@ -104,7 +104,7 @@ def test_targets_are_the_answer_and_its_end_whatever_the_tokenizer(make, text_fo
       assert row.tokens[start] == text.generation_token(1)
     else:
       assert text.decode(row.wanted) == EXAMPLE.answer
-      assert len(text.wanted(EXAMPLE)) == len(row.wanted)
+      assert len(text._pieces(EXAMPLE)[1]) == len(row.wanted)
 
 
 @pytest.mark.parametrize('text_format', FORMATS[:3])
@@ -142,7 +142,7 @@ def test_a_row_that_is_too_long_loses_input_and_never_answer(make, text_format):
     if text_format == 'class':
       assert row.wanted.tolist() == [3]
     else:
-      tail = len(cut.wanted(long))
+      tail = len(cut._pieces(long)[1])
       assert row.wanted[-tail:].tolist() == full.wanted[-tail:].tolist()
   assert cut.cut == {7}
   short = dataclasses.replace(EXAMPLE, number=8)
