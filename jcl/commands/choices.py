@@ -78,7 +78,11 @@ COSTS: dict[str, Cost] = {
   ),
   'maml': Cost('the buffer; a gradient through a gradient', '9'),
   'lamol': Cost('as `lamol_kd`, without the states', '2.3'),
-  'l2kd': Cost('as `lamol`, and a model of the new task alone, trained before each task'),
+  'l2kd': Cost(
+    'as `lamol`, but `gamma` 0.2 and one shared token; a teacher that is trained on the new task '
+    'alone first',
+    '2.3',
+  ),
   'agem': Cost('the buffer; as many old rows as new, and a gradient of their own', '2.5'),
   'distill': Cost("the old model's states on the new rows, one forward pass each a task", '1.0'),
   'sdft': Cost(
@@ -96,8 +100,11 @@ COSTS: dict[str, Cost] = {
   'osft': Cost(
     'as much as the projections again; a singular value decomposition of each before each task'
   ),
-  'cls_er': Cost('the buffer; two more copies of the parameters, and a forward pass of each'),
-  'ema': Cost('one more copy of the parameters'),
+  'cls_er': Cost(
+    'the buffer; as many old rows as new; two averages of the parameters, one more forward pass',
+    '2.3',
+  ),
+  'ema': Cost('an average of the parameters, which is what is evaluated', '1.0'),
   'seq_star': Cost('nothing; no gradient goes into the model after the first task'),
   'closed_form': Cost('no training step: one forward pass over the rows, and sums on the host'),
   'pretrain': Cost('old corpora; 0.25 of their tokens for each new one, by default'),
