@@ -10,10 +10,12 @@ directions, and so is the update, for Adam divides each entry by another number.
 """
 
 import dataclasses
+import math
 from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jcl.backbones import Backbone
 from jcl.config import number
@@ -40,14 +42,32 @@ class Osft(Settings):
 
 def osft(backbone: Backbone, settings: Osft) -> Method:
   """Returns the method; `teacher` holds U_k and V_k of each projection, 0 before the first task."""
-  directions = jax.jit(lambda params: _directions(params, settings.unfreeze_ratio))
+  decompose = jax.jit(_with_layer)
 
   def init(params, stream, tools):
-    shapes = jax.eval_shape(directions, params)
-    return {'teacher': jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)}
+    kept = {}
+    for path, kernel in _kernels(params).items():
+      *layers, rows, columns = kernel.shape
+      full = min(rows, columns)
+      if k := full - max(round(settings.unfreeze_ratio * full), 1):
+        kept[*path, IN] = jnp.zeros((*layers, rows, k), kernel.dtype)
+        kept[*path, OUT] = jnp.zeros((*layers, columns, k), kernel.dtype)
+    return {'teacher': unflatten_dict(kept)}
 
   def before_task(memory, params, task, tools):
-    return memory | {'teacher': directions(params)}, params
+    kernels = _kernels(params)
+
+    def body(kept, chunk):
+      path, layer = chunk
+      flat = flatten_dict(kept)
+      sides = (*path, IN), (*path, OUT)
+      found = decompose(kernels[path], layer, *(flat[side] for side in sides))
+      flat.update(zip(sides, jax.block_until_ready(found), strict=True))
+      return unflatten_dict(flat)
+
+    paths = [path[:-1] for path in flatten_dict(memory['teacher']) if path[-1] == IN]
+    chunks = [(path, layer) for path in paths for layer in range(_layers(kernels[path]))]
+    return memory | {'teacher': tools.fold('directions', body, memory['teacher'], chunks)}, params
 
   def project_gradient(gradient, params, teacher_params):
     return _free(gradient, teacher_params)
@@ -58,31 +78,38 @@ def osft(backbone: Backbone, settings: Osft) -> Method:
   return Method(init, before_task, project_gradient=project_gradient, project=project)
 
 
-def _directions(params: Params, unfreeze_ratio: float) -> Tree:
-  """Returns U_k and V_k of each projection, in a tree like the parameters.
+def _kernels(params: Params) -> dict[tuple[str, ...], jax.Array]:
+  """Returns the projections by their place: each kernel of two axes, or of three with layers in
+  front, except in a head."""
+  return {
+    path[:-1]: leaf for path, leaf in flatten_dict(params).items()
+    if path[-1] == KERNEL and HEAD not in path and jnp.ndim(leaf) > 1
+  }  # fmt: skip
+
+
+def _layers(kernel: jax.Array) -> int:
+  """Returns the number of matrices in a projection."""
+  return math.prod(kernel.shape[:-2])
+
+
+def _with_layer(
+  kernel_LIO: jax.Array, layer: jax.Array, in_LIK: jax.Array, out_LOK: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """Returns U_k and V_k of a projection with those of one layer filled in.
 
   Args:
-    params: all parameters. A leaf `kernel` of two axes, or of three with layers in front, is a
-      projection, except in a head.
-    unfreeze_ratio: share of the directions that are free, one at least.
-
-  Returns:
-    {'in': [L, in, k], 'out': [L, out, k]} in place of each projection that keeps a direction.
+    kernel_LIO: the projection.
+    layer: index of the layer; not read where there is no axis of layers.
+    in_LIK, out_LOK: the directions that are known so far.
   """
-  found: Tree = {}
-  for name, part in params.items():
-    if name == HEAD or not isinstance(part, dict):
-      continue
-    if kept := _directions(part, unfreeze_ratio):
-      found[name] = kept
-    kernel_LIO = part.get(KERNEL)
-    if kernel_LIO is not None and jnp.ndim(kernel_LIO) > 1:
-      full = min(kernel_LIO.shape[-2:])
-      k = full - max(round(unfreeze_ratio * full), 1)
-      if k:
-        u_LIR, _, v_LRO = jnp.linalg.svd(kernel_LIO, full_matrices=False)
-        found[name] = {IN: u_LIR[..., :k], OUT: jnp.swapaxes(v_LRO[..., :k, :], -1, -2)}
-  return found
+  at = layer if kernel_LIO.ndim == 3 else ()
+  kernel_IO, k = kernel_LIO[at], in_LIK.shape[-1]
+  if kernel_IO.shape[0] >= kernel_IO.shape[1]:
+    u_IR, _, v_RO = jnp.linalg.svd(kernel_IO, full_matrices=False)
+  else:  # a tall matrix is decomposed faster
+    v_OR, _, u_RI = jnp.linalg.svd(kernel_IO.T, full_matrices=False)
+    u_IR, v_RO = u_RI.T, v_OR.T
+  return in_LIK.at[at].set(u_IR[:, :k]), out_LOK.at[at].set(v_RO[:k].T)
 
 
 def _free(tree: Tree, kept: Tree) -> Tree:
@@ -90,7 +117,7 @@ def _free(tree: Tree, kept: Tree) -> Tree:
 
   Args:
     tree: a tree like the parameters, None in place of a leaf that is frozen.
-    kept: directions, from `_directions`.
+    kept: U_k and V_k of each projection, as `teacher` has them.
   """
   found = {}
   for name, part in tree.items():

@@ -34,6 +34,17 @@ def test_every_projection_of_the_layers_is_constrained_and_nothing_else():
   assert memory['teacher']['layers']['q']['in'].shape == (2, 16, 12)
 
 
+def test_a_layer_at_a_time_is_decomposed():
+  """So that the bar moves, and a kill costs one layer."""
+  tools, chunks = tiny.tools('plain', make=tiny.small_decoder), []
+  tools.folds.on_chunk = lambda name, done, of: chunks.append((name, done, of))
+  method = methods.make(tools.backbone, methods.settings_class('osft')())
+  params = tiny.params(tools.backbone)
+  memory = method.init(params, tools.stream, tools)
+  method.before_task(memory, params, tools.stream.tasks[0], tools)
+  assert chunks == [('directions', done, 14) for done in range(1, 15)]  # 2 layers, 7 projections
+
+
 def test_a_leaf_that_is_frozen_stays_so():
   method, memory, params = begun()
   updates = {'embed': params['embed'], 'layers': jax.tree.map(lambda _: None, params['layers'])}

@@ -265,13 +265,13 @@ SUBSPACES = (
   ),
   Mutant(
     'the weakest directions are kept', 'methods/osft.py',
-    'IN: u_LIR[..., :k]', 'IN: u_LIR[..., -k:]',
+    '.set(u_IR[:, :k])', '.set(u_IR[:, -k:])',
     _cells('subspace/osft'),
   ),
   Mutant(
     'what the first task taught is free', 'methods/osft.py',
-    "return memory | {'teacher': directions(params)}, params",
-    "return memory | ({} if task.index else {'teacher': directions(params)}), params",
+    "    return memory | {'teacher': tools.fold(",
+    "    if task.index:\n      return memory, params\n    return memory | {'teacher': tools.fold(",
     _cells('subspace/osft'),
   ),
 )  # fmt: skip
