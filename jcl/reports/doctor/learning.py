@@ -34,6 +34,7 @@ STAYS = 0.9  # share of its third quarter that a loss falls below which does not
 FITTED = 0.1  # nats per target below which nothing is left to be learned from the training rows
 LEFT = 0.5  # nats per target that a loss still has at the end, if more steps would help
 RISES = 1.2  # multiple of its start that a loss must not rise above within a task
+HIGH = 10  # multiple of the default rate at which a loss is flat since steps are too large
 LEAPS = 2.0  # multiple of its first value that a loss must not reach
 NOISE = 0.1  # nats per target by which a loss that is near 0 may rise
 LOST = 2.0  # nats per target that a loss ends above twice its start where training diverges
@@ -184,11 +185,13 @@ def curves(run: Run) -> Iterator[Finding]:
       *lower_rate(run),
     )
   if flat:
+    far_above = rate >= HIGH * default
     yield Finding(
       'loss does not fall',
       f'the cross-entropy of new rows falls by less than {percent(1 - FALLS)} in {named(flat)}',
-      'the rate is too low, or too little trains, so the task is not learned',
-      *raise_rate(run),
+      f'the rate is too {"high" if far_above else "low"}, or too little trains, so the task is not '
+      'learned',
+      *(lower_rate(run) if far_above else raise_rate(run)),
     )
   if falling:
     yield Finding(

@@ -617,6 +617,17 @@ def test_a_generator_gets_tokens_of_tasks_then_more_samples_then_a_larger_weight
   assert advice() == 'raise lambda_gen'
 
 
+@pytest.mark.parametrize(('rate', 'verb'), [(1e-5, 'raise'), (9e-3, 'raise'), (0.1, 'lower')])
+def test_a_loss_that_is_flat_at_a_rate_far_above_the_default_is_told_to_lower_it(rate, verb):
+  results, lines = healthy()
+  flat(results, lines)
+  results['config']['train']['learning_rate'] = rate
+  results['config']['backbone'] = {'path': ''}
+  (found,) = doctor.findings(results, lines)
+  assert found.advice.startswith(f'{verb} train.learning_rate, now {rate:g} (default 0.001), to ')
+  assert ('too high' in found.meaning) == (verb == 'lower')
+
+
 def test_no_advice_points_to_another_finding():
   for fall_ill in ILL:
     results, lines = copy.deepcopy(healthy())

@@ -19,7 +19,8 @@ SAYS = {
                    f'of its score are {100 / guessing.FEWEST_ROWS**0.5:g} points',
   'loss stays up': f'by less than {100 * (1 - learning.STAYS):.0f} % in the last quarter of the '
                    f'task, to no less than {learning.FITTED:g} nats',
-  'loss does not fall': f'less than {100 * (1 - learning.FALLS):.0f} %',
+  'loss does not fall': f'less than {100 * (1 - learning.FALLS):.0f} %, in a task that was not '
+                        f'learned; from {learning.HIGH} times the default rate',
   'loss still falls': f'more than {100 * (1 - learning.STILL):.0f} % in the last quarter of a '
                       f'task, to no less than {learning.LEFT:g} nats',
   'clipped': f'above {learning.CLIPPED} times',
