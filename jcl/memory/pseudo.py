@@ -124,7 +124,7 @@ def _draw_one(
   prompt = [*text.start, text.generation_token(old.index)]
   key = tools.key('pseudo', task.index, old.index)
   known = Answers(text, tools.stream.classes)
-  labels = _owners(tools.stream.tasks[: task.index])
+  labels = _owners([old] if settings.task_tokens else tools.stream.tasks[: task.index])
   owner = old.index if settings.task_tokens else UNKNOWN
   while len(kept) < asked and drawn < limit:
     count = min(tools.batch_size if drawn else asked, limit - drawn)
@@ -139,7 +139,7 @@ def _draw_one(
       if pair is None:
         why = 'not well formed'
       elif settings.require_known_label and known.class_of(pair[1]) not in labels:
-        why = 'no label of a task before'
+        why = 'no label of its task' if settings.task_tokens else 'no label of a task before'
       elif settings.deduplicate and tuple(ended) in seen:
         why = 'drawn before'
       if not why:

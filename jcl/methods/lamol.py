@@ -33,7 +33,7 @@ class Lamol(Settings):
   retry: bool = only_with(True, {'gamma': GIVEN})
   # most draws, as a multiple of the number asked for
   max_attempts: int = only_with(number(3, least=1), {'gamma': GIVEN, 'retry': True})
-  # keep only samples that answer with a label of an old task
+  # keep only samples that answer with a label of their task, or of an old task where none is told
   require_known_label: bool = only_with(False, {'gamma': GIVEN})
   # keep no sample twice
   deduplicate: bool = only_with(False, {'gamma': GIVEN})

@@ -139,12 +139,15 @@ CLINC = Table(
   (
     '--config.stream.max_train_per_task=200', '--config.stream.max_test_per_task=20',
     '--config.train.epochs=1', '--config.train.batch_size=12',
-    '--config.evaluate.batch_size=20', '--config.backbone.dtype=bfloat16',
+    '--config.evaluate.batch_size=60',
   ),
   ('--config.train.epochs=3', '--config.train.batch_size=32'),
   {
     'lamol_kd': Row(
-      'lamol_kd', ('--config.method.gamma=0.5', '--config.method.require_known_label=true')
+      'lamol_kd', (
+        '--config.method.gamma=1', '--config.method.task_tokens=true',
+        '--config.method.require_known_label=true', '--config.method.max_attempts=5',
+      ),
     ),
   },
   {

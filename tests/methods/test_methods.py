@@ -137,7 +137,10 @@ def test_unknown_labels_are_counted_and_on_request_left_out():
   _, lines, _, _ = drawn(say, task_tokens=True)
   assert [(x['kept'], x['valid_label']) for x in lines] == [(4, 2), (3, 0)]  # of its own task
   _, lines, _, _ = drawn(say, task_tokens=True, require_known_label=True)
-  assert (lines[0]['drawn'], lines[0]['kept'], lines[0]['valid_label']) == (8, 4, 4)
+  assert [(x['drawn'], x['kept'], x['valid_label']) for x in lines] == [(8, 4, 4), (9, 0, 0)]
+  assert lines[1]['rejected'][0][1] == 'no label of its task'  # but one of another old task
+  _, (line,), _, _ = drawn(say, require_known_label=True)
+  assert (line['kept'], line['valid_label']) == (7, 7)  # a shared token tells no task
 
 
 def test_copies_of_training_inputs_are_counted():
