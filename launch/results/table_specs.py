@@ -146,7 +146,7 @@ CLINC = Table(
     'lamol_kd': Row(
       'lamol_kd', (
         '--config.method.gamma=1', '--config.method.task_tokens=true',
-        '--config.method.require_known_label=true', '--config.method.max_attempts=5',
+        '--config.method.require_known_label=true', '--config.method.lambda_gen=1',
       ),
     ),
   },
