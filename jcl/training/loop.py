@@ -286,6 +286,7 @@ class Loop:
     """Calls a hook -> memory, params. Its folds stand on a progress bar, its time on the clock."""
     with self._folds(now, task), self.output.clock.of('memory'):
       memory, params = hook(now.memory, now.params, task, self._tools(task))
+      jax.block_until_ready((memory['teacher'], params))  # work of the hook, not of the first step
     if not same_backbone(now.params, params):
       self.tools.forget_states()
     return memory, params

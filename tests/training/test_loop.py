@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import time
 
 import chex
 import jax
@@ -104,6 +105,22 @@ def test_nothing_compiles_after_the_first_batch_of_a_shape(tmp_path):
     shapes |= {(b.batch.tokens.shape, b.batch.target_token.shape) for b in feed.batches()}
   assert loop.trainer.train_step._cache_size() == len(shapes)
   assert len({tokens for tokens, _ in shapes}) * 3 >= len(shapes)  # at most three rungs a bucket
+
+
+class Late:
+  """An array whose value is computed for some time yet."""
+
+  def block_until_ready(self):
+    time.sleep(0.1)
+
+
+def test_the_seconds_of_a_hook_hold_the_work_that_it_began(tmp_path):
+  """Devices compute while Python goes on, into the first step or the evaluation."""
+  loop = runs.Loop(experiment.assemble(runs.config('seq')), tmp_path, quiet=True)
+  task, now = loop.parts.stream.tasks[0], loop._start()
+  taught = {'teacher': {'x': Late()}}
+  loop._hook(now, task, lambda memory, params, task, tools: (taught, params))
+  assert loop.output.clock.seconds['memory'] >= 0.1
 
 
 # Kills of every method at events of every kind: tests/test_kills.py.
