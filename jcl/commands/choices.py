@@ -96,9 +96,10 @@ COSTS: dict[str, Cost] = {
   'lora': Cost('an adapter a task; no optimiser state for what is frozen', '0.5'),
   'expand': Cost('two more blocks a task: a model of 12 layers at the end, of 2 at the start', '3'),
   'olora': Cost("room for all tasks' adapters from the start", '0.5'),
-  'slao': Cost('two adapters, however many tasks; no optimiser state for what is frozen'),
+  'slao': Cost('two adapters, however many tasks; no optimiser state for what is frozen', '0.5'),
   'osft': Cost(
-    'as much as the projections again; a singular value decomposition of each before each task'
+    'as much as the projections again; a singular value decomposition of each before each task',
+    '1.0',
   ),
   'cls_er': Cost(
     'the buffer; as many old rows as new; two averages of the parameters, one more forward pass',
