@@ -10,12 +10,12 @@ directions, and so is the update, for Adam divides each entry by another number.
 """
 
 import dataclasses
+import functools
 import math
 from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jcl.backbones import Backbone
 from jcl.config import number
@@ -25,6 +25,7 @@ from jcl.types import Params, Tree
 
 KERNEL, IN, OUT = 'kernel', 'in', 'out'  # a projection; its kept directions on both sides
 HEAD = 'head'  # the entry of the parameters that is not constrained
+Path = tuple[str, ...]
 
 
 @dataclasses.dataclass
@@ -45,28 +46,25 @@ def osft(backbone: Backbone, settings: Osft) -> Method:
   decompose = jax.jit(_with_layer)
 
   def init(params, stream, tools):
-    kept = {}
-    for path, kernel in _kernels(params).items():
-      *layers, rows, columns = kernel.shape
-      full = min(rows, columns)
-      if k := full - max(round(settings.unfreeze_ratio * full), 1):
-        kept[*path, IN] = jnp.zeros((*layers, rows, k), kernel.dtype)
-        kept[*path, OUT] = jnp.zeros((*layers, columns, k), kernel.dtype)
-    return {'teacher': unflatten_dict(kept)}
+    kept: Tree = {}
+    for path, kernel_LIO in _kernels(params).items():
+      if k := _rank(kernel_LIO, settings.unfreeze_ratio):
+        sides_LSK = kernel_LIO[..., :k], jnp.swapaxes(kernel_LIO, -1, -2)[..., :k]
+        kept = _put(kept, path, dict(zip((IN, OUT), map(jnp.zeros_like, sides_LSK), strict=True)))
+    return {'teacher': kept}
 
   def before_task(memory, params, task, tools):
     kernels = _kernels(params)
 
     def body(kept, chunk):
       path, layer = chunk
-      flat = flatten_dict(kept)
-      sides = (*path, IN), (*path, OUT)
-      found = decompose(kernels[path], layer, *(flat[side] for side in sides))
-      flat.update(zip(sides, jax.block_until_ready(found), strict=True))
-      return unflatten_dict(flat)
+      own = decompose(kernels[path], layer, _at(kept, path))
+      return _put(kept, path, jax.block_until_ready(own))  # the bar shows what is done
 
-    paths = [path[:-1] for path in flatten_dict(memory['teacher']) if path[-1] == IN]
-    chunks = [(path, layer) for path in paths for layer in range(_layers(kernels[path]))]
+    chunks = [
+      (path, layer) for path, kernel in kernels.items() if _rank(kernel, settings.unfreeze_ratio)
+      for layer in range(math.prod(kernel.shape[:-2]))
+    ]  # fmt: skip
     return memory | {'teacher': tools.fold('directions', body, memory['teacher'], chunks)}, params
 
   def project_gradient(gradient, params, teacher_params):
@@ -78,38 +76,55 @@ def osft(backbone: Backbone, settings: Osft) -> Method:
   return Method(init, before_task, project_gradient=project_gradient, project=project)
 
 
-def _kernels(params: Params) -> dict[tuple[str, ...], jax.Array]:
-  """Returns the projections by their place: each kernel of two axes, or of three with layers in
-  front, except in a head."""
-  return {
-    path[:-1]: leaf for path, leaf in flatten_dict(params).items()
-    if path[-1] == KERNEL and HEAD not in path and jnp.ndim(leaf) > 1
-  }  # fmt: skip
+def _kernels(params: Params, path: Path = ()) -> dict[Path, jax.Array]:
+  """Returns {its place: a projection}.
+
+  A projection is a leaf `kernel` of two axes, or of three with layers in front, except in a head.
+  """
+  found = {}
+  for name, part in params.items():
+    if name == KERNEL and jnp.ndim(part) > 1:
+      found[path] = part
+    elif isinstance(part, dict) and name != HEAD:
+      found |= _kernels(part, (*path, name))
+  return found
 
 
-def _layers(kernel: jax.Array) -> int:
-  """Returns the number of matrices in a projection."""
-  return math.prod(kernel.shape[:-2])
+def _rank(kernel_LIO: jax.Array, unfreeze_ratio: float) -> int:
+  """Returns k, the number of directions of a projection that are kept; one at least is free."""
+  full = min(kernel_LIO.shape[-2:])
+  return full - max(round(unfreeze_ratio * full), 1)
 
 
-def _with_layer(
-  kernel_LIO: jax.Array, layer: jax.Array, in_LIK: jax.Array, out_LOK: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+def _at(tree: Tree, path: Path) -> Tree:
+  """Returns what stands at a place."""
+  return functools.reduce(lambda part, name: part[name], path, tree)
+
+
+def _put(tree: Tree, path: Path, value: Tree) -> Tree:
+  """Returns a tree with another value at a place."""
+  if not path:
+    return value
+  first, *rest = path
+  return {**tree, first: _put(tree.get(first, {}), tuple(rest), value)}
+
+
+def _with_layer(kernel_LIO: jax.Array, layer: jax.Array, kept: Tree) -> Tree:
   """Returns U_k and V_k of a projection with those of one layer filled in.
 
   Args:
     kernel_LIO: the projection.
     layer: index of the layer; not read where there is no axis of layers.
-    in_LIK, out_LOK: the directions that are known so far.
+    kept: {'in': [L, I, k], 'out': [L, O, k]}.
   """
   at = layer if kernel_LIO.ndim == 3 else ()
-  kernel_IO, k = kernel_LIO[at], in_LIK.shape[-1]
+  kernel_IO, k = kernel_LIO[at], kept[IN].shape[-1]
   if kernel_IO.shape[0] >= kernel_IO.shape[1]:
     u_IR, _, v_RO = jnp.linalg.svd(kernel_IO, full_matrices=False)
   else:  # a tall matrix is decomposed faster
     v_OR, _, u_RI = jnp.linalg.svd(kernel_IO.T, full_matrices=False)
     u_IR, v_RO = u_RI.T, v_OR.T
-  return in_LIK.at[at].set(u_IR[:, :k]), out_LOK.at[at].set(v_RO[:k].T)
+  return {IN: kept[IN].at[at].set(u_IR[:, :k]), OUT: kept[OUT].at[at].set(v_RO[:k].T)}
 
 
 def _free(tree: Tree, kept: Tree) -> Tree:
