@@ -11,7 +11,11 @@ from jcl.backbones.backbone import Params
 from jcl.backbones.model_config import Config
 from jcl.storage.stored import Stored
 
-NOISE = 0.01  # of the table's standard deviation: tells apart tokens that start as the same copy
+NOISE = 0.01  # of the table's standard deviation: tokens that start as the same copy are not equal
+# Likewise of generation tokens of tasks: in the few steps of a task a model does not learn to tell
+# copies of one row apart, and writes the last tasks' samples whichever token it is given. With the
+# whole deviation the first samples are hardly language.
+APART = 0.3
 
 
 def with_new_tokens(config: Config, count: int, multiple: int = 1) -> Config:
@@ -37,6 +41,7 @@ def add_token_rows(
   seed: int,
   init: Literal['copy', 'mean'] = 'copy',
   multiple: int = 1,
+  noise: Sequence[float] = (),
 ) -> tuple[Config, dict]:
   """Gives new tokens rows of the embedding and, untied, of the output projection.
 
@@ -52,6 +57,8 @@ def add_token_rows(
     seed: of the noise.
     init: `copy`, or the `mean` of the rows of all V tokens.
     multiple: the number of rows becomes a multiple of it; rows beyond the tokens are padding.
+    noise: [count] standard deviations of the noise of each token, in units of that of the table;
+      empty: `NOISE` of all.
 
   Returns:
     The config, and the parameters with float32 numpy tables; of a table that is still in its file
@@ -79,7 +86,8 @@ def add_token_rows(
     draw = np.random.default_rng((seed, number, old)).standard_normal((count, config.width))
     grown_RD = np.zeros((new.rows, config.width), np.float32)
     grown_RD[: len(table_RD)] = table_RD
-    grown_RD[old : old + count] = start + NOISE * real_VD.std() * draw
+    each = np.array(noise or [NOISE] * count)
+    grown_RD[old : old + count] = start + each[:, None] * real_VD.std() * draw
     in_file = isinstance(stored, Stored)
     params[name] = {'embedding': grown(stored, old, grown_RD[old:].copy()) if in_file else grown_RD}
   return new, params

@@ -13,7 +13,7 @@ from jcl.backbones.files.companions import Companions
 from jcl.backbones.files.stored import rereadable
 from jcl.backbones.model_config import ModelConfig, with_settings
 from jcl.backbones.models import make_backbone
-from jcl.backbones.new_tokens import add_token_rows, with_new_tokens
+from jcl.backbones.new_tokens import APART, NOISE, add_token_rows, with_new_tokens
 from jcl.backbones.tokenizers import (
   SpecialIds,
   add_tokens,
@@ -155,7 +155,11 @@ def _pretrained(
     opening = special.eos if special.bos is None else special.bos
     like = [newline[-1] if name == ANSWER else opening for name in new]
     init: Literal['copy', 'mean'] = 'mean' if settings.added_token_init == 'mean' else 'copy'
-    shape, params = add_token_rows(shape, params, len(new), like, config.train.seed, init, multiple)
+    of_tasks = init == 'copy' and len(names) > 2
+    noise = [APART if of_tasks and name != ANSWER else NOISE for name in new]
+    shape, params = add_token_rows(
+      shape, params, len(new), like, config.train.seed, init, multiple, noise
+    )
   return StartModel(
     shape, params, tokenizer, special, added, chat, digest, files, companions, notes, tuple(unread)
   )

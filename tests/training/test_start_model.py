@@ -1,6 +1,7 @@
 """The model that a run starts from."""
 
 import dataclasses
+import itertools
 
 import jax
 import numpy as np
@@ -9,6 +10,7 @@ from support import own_data, runs
 
 from jcl.backbones.files import hf
 from jcl.backbones.files.companions import Companions
+from jcl.backbones.new_tokens import APART
 from jcl.config import BackboneConfig
 from jcl.errors import UserError
 from jcl.storage.stored import Stored
@@ -95,6 +97,32 @@ def test_a_model_of_the_first_blocks_is_one_whose_other_blocks_add_nothing(depth
   cut = states('deep', depth)
   np.testing.assert_allclose(cut, states('padded', 0), rtol=0, atol=1e-6)
   assert depth == 3 or np.abs(cut - states('deep', 0)).max() > 1e-2
+
+
+@pytest.mark.parametrize('task_tokens', [True, False])
+def test_generation_tokens_of_tasks_start_apart_and_the_answer_token_near_a_newline(
+  task_tokens, tmp_path
+):
+  """Copies of one row are not told apart by the few steps of a task."""
+  manifest = own_data.write(tmp_path / 'data')
+  base = own_data.base_model(tmp_path / 'base', manifest)
+  made = own_data.config(manifest, method='lamol')
+  made.backbone, made.method.task_tokens = BackboneConfig(path=str(base)), task_tokens
+  parts = experiment.assemble(made)
+  table = np.asarray(parts.initial_params()['embed']['embedding'])
+  old = hf.load(str(base)).config.vocabulary
+  answer, *tokens = table[old : parts.decoder_config.vocabulary]
+  spread = table[:old].std()
+  off = lambda row, other: np.sqrt(np.mean(np.square(row - other))) / spread
+  copied = min(table[:old], key=lambda row: off(row, answer))
+  assert off(answer, copied) < 0.05
+  if not task_tokens:
+    (shared,) = tokens
+    assert min(off(shared, row) for row in table[:old]) < 0.05
+    return
+  assert len(tokens) == len(parts.stream) == 2
+  between = [off(a, b) for a, b in itertools.combinations(tokens, 2)]
+  assert min(between) > APART / 2  # √2 times as much, on average
 
 
 def test_more_blocks_than_the_model_has_are_refused(tmp_path):
