@@ -14,6 +14,7 @@ from jcl.types import Json
 
 LEARNED = 0.05  # least gain of a task by its own training, in accuracy or nats per token
 FEWEST = 8  # least number of logged steps of a task that a mean or median is taken of
+HIGH = 10  # multiple of the default rate from which a rate is taken to be too high
 KNOWN = 0.9  # accuracy from which a task counts as learned
 WORKDIR = 'WORKDIR'  # stands for the folder of the run in a command
 
@@ -177,7 +178,7 @@ def before_and_after(run: Run) -> Iterator[tuple[str, float, float]]:
 def lower_rate(run: Run) -> tuple[str, str]:
   """Returns advice to lower the learning rate, and the command."""
   _, rate, default = run.rate
-  values = [default] if rate >= 10 * default else [rate / 10, rate / 3]
+  values = [default] if rate >= HIGH * default else [rate / 10, rate / 3]
   return _of_rate('lower', run, values)
 
 

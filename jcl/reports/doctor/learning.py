@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator, Sequence
 
 from jcl.reports.doctor.finding import (
   FEWEST,
+  HIGH,
   KNOWN,
   LEARNED,
   Finding,
@@ -34,7 +35,6 @@ STAYS = 0.9  # share of its third quarter that a loss falls below which does not
 FITTED = 0.1  # nats per target below which nothing is left to be learned from the training rows
 LEFT = 0.5  # nats per target that a loss still has at the end, if more steps would help
 RISES = 1.2  # multiple of its start that a loss must not rise above within a task
-HIGH = 10  # multiple of the default rate at which a loss is flat since steps are too large
 LEAPS = 2.0  # multiple of its first value that a loss must not reach
 NOISE = 0.1  # nats per target by which a loss that is near 0 may rise
 LOST = 2.0  # nats per target that a loss ends above twice its start where training diverges
