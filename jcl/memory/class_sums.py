@@ -172,9 +172,11 @@ def one_by_one(name: str, body: Callable, carry: np.ndarray, chunks: Sequence) -
 
 
 def ridge(sums: Sums, strength: float, fold: Callable = one_by_one) -> Solved:
-  """Returns the head of ridge regression on one-hot classes: b = 0 and
+  """Returns the head of ridge regression on one-hot classes that all count alike: b = 0 and
 
-      W = (G + λ I)⁻¹ C    λ = strength · tr(G) / P    G = Σ φ φᵀ    C = Σ φ yᵀ
+      W = (G + λ I)⁻¹ C    λ = strength · tr(G) / P
+
+  G and C are those of `alike`.
 
   Args:
     sums: unpacked sums of at least one row. Of two shares the first fits the head and the second is
@@ -184,32 +186,62 @@ def ridge(sums: Sums, strength: float, fold: Callable = one_by_one) -> Solved:
       error is stronger than the ridge of the best accuracy.
     fold: `Tools.fold`, which shows how far the choice of a strength is.
   """
+  seen, total_PC = sums['count'].sum(0) > 0, sums['total'].sum(0)
+  weight_C = class_weights(sums['count'].sum(0))
   if not strength:
-    strength = _chosen(sums, fold)
-  count_C, total_PC = sums['count'].sum(0), sums['total'].sum(0)
-  seen = count_C > 0
+    strength = _chosen(sums, weight_C, fold)
+  _, wanted_PC, gram_PP = alike(*(sums[x].sum(0) for x in ('count', 'total', 'gram')), weight_C)
   kernel_PC = np.zeros_like(total_PC)
-  kernel_PC[:, seen] = _ridge(sums['gram'].sum(0), total_PC[:, seen], strength)
-  return Solved(kernel_PC, np.zeros(len(count_C)), strength)
+  kernel_PC[:, seen] = _ridge(gram_PP, wanted_PC[:, seen], strength)
+  return Solved(kernel_PC, np.zeros(len(seen)), strength)
 
 
-def _chosen(sums: Sums, fold: Callable) -> float:
+def class_weights(count_C: np.ndarray) -> np.ndarray:
+  """Returns the weight of a row of each class, N / (K n_c): all K classes with rows count alike."""
+  seen = count_C > 0
+  return np.where(seen, count_C.sum() / (seen.sum() * np.maximum(count_C, 1)), 1.0)
+
+
+def alike(
+  count_C: np.ndarray, total_PC: np.ndarray, gram_PP: np.ndarray, weight_C: np.ndarray
+) -> tuple[float, np.ndarray, np.ndarray]:
+  """Returns the weight of all rows, C = Σ_c w_c n_c μ_c and G of rows that count by their class.
+
+      C_c = w_c n_c μ_c    G = Σ (φ − μ_c)(φ − μ_c)ᵀ + Σ_c w_c n_c μ_c μ_cᵀ
+
+  Without the weights the least squares give a class of few rows small logits, and such a class is
+  hardly ever the answer. Means are weighed, and rows around them are not: the scatter within
+  classes is taken to be that of all classes, as in `discriminant`, for the sums do not tell the
+  scatters of single classes. Where all w_c are 1, C and G are the given sums.
+  """
+  if (weight_C == 1).all():
+    return count_C.sum(), total_PC, gram_PP
+  mean_PC = total_PC / np.maximum(count_C, 1)
+  moved_PP = (mean_PC * (count_C * (weight_C - 1))) @ mean_PC.T
+  return (weight_C * count_C).sum(), total_PC * weight_C, gram_PP + moved_PP
+
+
+def _chosen(sums: Sums, weight_C: np.ndarray, fold: Callable) -> float:
   """Returns the weakest of `GRID` whose held-out error is at most `ALIKE` times the least error.
 
-  The error is ‖Y − H W‖² = N − 2 tr(Wᵀ C) + tr(Wᵀ G W), with N, C and G of the held-out share. The
-  grid is tried from the strongest ridge on, until the error has risen; what is not tried stays inf.
+  The error is ‖Y − H W‖² = N − 2 tr(Wᵀ C) + tr(Wᵀ G W), with N, C and G of the held-out share, in
+  both shares as `alike` gives them. The grid is tried from the strongest ridge on, until the error
+  has risen; what is not tried stays inf.
   """
-  seen = sums['count'].sum(0) > 0
   if not sums['count'].any(1).all():
     return UNCHOSEN
-  fit_PK, held_PK = sums['total'][:, :, seen]
+  (_, fit_PC, fit_PP), (rows, held_PC, held_PP) = (
+    alike(*(sums[x][share] for x in ('count', 'total', 'gram')), weight_C) for share in (0, 1)
+  )
+  seen = sums['count'].sum(0) > 0
+  fit_PK, held_PK = fit_PC[:, seen], held_PC[:, seen]
 
   def tried(error_R: np.ndarray, number: int) -> np.ndarray:
     if number and error_R[number - 1] > ALIKE * error_R.min():
       return error_R
-    kernel_PK = _ridge(sums['gram'][0], fit_PK, GRID[number])
-    squares = np.sum(kernel_PK * (sums['gram'][1] @ kernel_PK))
-    error = sums['count'][1].sum() + squares - 2 * np.sum(kernel_PK * held_PK)
+    kernel_PK = _ridge(fit_PP, fit_PK, GRID[number])
+    squares = np.sum(kernel_PK * (held_PP @ kernel_PK))
+    error = rows + squares - 2 * np.sum(kernel_PK * held_PK)
     return np.where(np.arange(len(GRID)) == number, error, error_R)
 
   error_R = fold('ridges', tried, np.full(len(GRID), np.inf), range(len(GRID)))

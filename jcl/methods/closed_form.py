@@ -11,7 +11,8 @@ classes, shrunk; R and u are random and fixed (jcl.backbones.heads). After each 
 added to the sums n_c, Σ φ, Σ φ φᵀ (G = Σ h hᵀ, C = Σ h yᵀ), and the head is solved from the sums of
 all tasks. So the head is that of joint training, whatever the order of tasks.
 The papers standardise φ by the first task and choose λ on the newest task, so there the order
-matters; here λ is chosen on a fifth of all rows, drawn by a hash of their tokens.
+matters; here λ is chosen on a fifth of all rows, drawn by a hash of their tokens. Where classes
+have unequal numbers of rows, class means in G and C are weighed, so that all classes count alike.
 
 Under `choose_state` the state is chosen on the first task (jcl.memory.state_choice). Under `adapt`
 the model, or an adapter, then trains on the first task, L = CE(new), with a head that is replaced

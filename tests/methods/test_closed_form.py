@@ -76,6 +76,18 @@ def test_every_solver_is_its_oracle_on_all_rows():
   close(found, solvers.ridge(features, label, CLASSES, best))
 
 
+def test_a_class_of_few_rows_is_answered_too():
+  """Least squares in which every row counts alike answer a third of this class right."""
+  random = np.random.default_rng(3)
+  centre, count = random.standard_normal((CLASSES, 60)), [100] * (CLASSES - 1) + [3]
+  near = lambda label_N: centre[label_N] + 2 * random.standard_normal((len(label_N), 60))
+  label, asked = np.repeat(np.arange(CLASSES), count), np.repeat(np.arange(CLASSES), 400)
+  sums = summed(near(label), label, np.zeros(len(label), int), 1, (len(label),))
+  answer = (near(asked) @ class_sums.ridge(sums, 0.1).kernel_PC).argmax(1)
+  right_C = [(answer[asked == c] == c).mean() for c in range(CLASSES)]
+  assert min(right_C) > 0.8, right_C
+
+
 def test_the_ridge_is_the_one_that_errs_least_on_what_is_held_out():
   """Noise of many features wants a strong ridge, clean rows a weak one."""
   random, strengths = np.random.default_rng(1), []

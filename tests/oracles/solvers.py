@@ -40,23 +40,43 @@ def shrinkage(x_ND: np.ndarray, y_N: np.ndarray, classes: int) -> float:
 def ridge(
   x_ND: np.ndarray, y_N: np.ndarray, classes: int, strength: float
 ) -> tuple[np.ndarray, np.ndarray]:
-  """The least squares of one-hot classes with λ = strength · the mean eigenvalue of XᵀX."""
-  width = x_ND.shape[1]
-  strength = strength * np.linalg.eigvalsh(x_ND.T @ x_ND).mean()
-  more = np.concatenate([x_ND, np.sqrt(strength) * np.eye(width)])
-  wanted = np.concatenate([np.eye(classes)[y_N], np.zeros((width, classes))])
-  return np.linalg.lstsq(more, wanted, rcond=None)[0], np.zeros(classes)
+  """The least squares of one-hot classes with λ = strength · the mean eigenvalue of XᵀX.
+
+  A row is the mean of its class and what differs from it; means count N / (K n_c) times, and what
+  differs from them is to be 0.
+  """
+  weight_C = len(y_N) / classes / np.bincount(y_N, minlength=classes)
+  return _fit(*_parts(x_ND, y_N, weight_C), strength), np.zeros(classes)
 
 
 def chosen(x_ND: np.ndarray, y_N: np.ndarray, classes: int, held_N: np.ndarray) -> float:
   """The weakest of `GRID` whose fit to the rows kept errs least on those held out, to 2 %."""
-
-  def error(strength: float) -> float:
-    kernel, _ = ridge(x_ND[~held_N], y_N[~held_N], classes, strength)
-    return float(np.square(x_ND[held_N] @ kernel - np.eye(classes)[y_N[held_N]]).mean())
-
-  errors = [error(strength) for strength in GRID]
+  weight_C = len(y_N) / classes / np.bincount(y_N, minlength=classes)
+  fitted = _parts(x_ND[~held_N], y_N[~held_N], weight_C)
+  unseen_MD, wanted_MC = _parts(x_ND[held_N], y_N[held_N], weight_C)
+  errors = [np.square(unseen_MD @ _fit(*fitted, s) - wanted_MC).sum() for s in GRID]
   return next(s for s, found in zip(GRID, errors, strict=True) if found <= 1.02 * min(errors))
+
+
+def _parts(x_ND: np.ndarray, y_N: np.ndarray, weight_C: np.ndarray) -> tuple:
+  """Differences from the mean of a row's class, wanted 0, and weighed means, wanted one-hot."""
+  kinds = np.unique(y_N)
+  mean = {c: x_ND[y_N == c].mean(0) for c in kinds}
+  root_K = [np.sqrt(weight_C[c] * np.sum(y_N == c)) for c in kinds]
+  apart_ND = np.stack([x - mean[c] for x, c in zip(x_ND, y_N, strict=True)])
+  means_KD = np.stack([root * mean[c] for root, c in zip(root_K, kinds, strict=True)])
+  wanted_KC = np.array(root_K)[:, None] * np.eye(len(weight_C))[kinds]
+  none_NC = np.zeros((len(x_ND), len(weight_C)))
+  return np.concatenate([apart_ND, means_KD]), np.concatenate([none_NC, wanted_KC])
+
+
+def _fit(x_MD: np.ndarray, wanted_MC: np.ndarray, strength: float) -> np.ndarray:
+  """Least squares with λ = strength · the mean eigenvalue of XᵀX."""
+  width = x_MD.shape[1]
+  strength = strength * np.linalg.eigvalsh(x_MD.T @ x_MD).mean()
+  more = np.concatenate([x_MD, np.sqrt(strength) * np.eye(width)])
+  wanted = np.concatenate([wanted_MC, np.zeros((width, wanted_MC.shape[1]))])
+  return np.linalg.lstsq(more, wanted, rcond=None)[0]
 
 
 def relu(hidden_ND: np.ndarray, projection_DP: np.ndarray) -> np.ndarray:
