@@ -3,7 +3,7 @@
     jcl train --config=banking77:lamol --workdir=runs/banking77 \\
       --config.stream.path=data/banking77
 
-The folder holds train.csv, test.csv and categories.json of
+The folder holds train.csv and test.csv (with categories.json, if there is one) of
 github.com/PolyAI-LDN/task-specific-datasets, banking_data.
 
 The score of this config has not been measured.

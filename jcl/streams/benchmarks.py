@@ -87,18 +87,21 @@ def clinc150(path: pathlib.Path) -> Splits:
 
 
 def banking77(path: pathlib.Path) -> Splits:
-  """Reads Banking77 (Casanueva et al. 2020): train.csv, test.csv, categories.json; no dev split."""
+  """Reads Banking77 (Casanueva et al. 2020): train.csv and test.csv; no dev split.
+
+  Categories that are not in categories.json are refused; copies of the data set lack this file.
+  """
   folder = path if path.is_dir() else path.parent
   file = folder / 'categories.json'
-  known = json_value(read_text(file, str(file)), str(file))
-  if not strings(known):
+  known = json_value(read_text(file, str(file)), str(file)) if file.is_file() else None
+  if known is not None and not strings(known):
     raise UserError(f'{file}: not a list of category names: download the file again')
   splits: Splits = {}
   for split in ('train', 'test'):
     rows = []
     for record in table(folder / f'{split}.csv', str(folder / f'{split}.csv')):
       text, category = (value(record, column) for column in ('text', 'category'))
-      if category not in known:
+      if known is not None and category not in known:
         raise UserError(
           f'{record.where}: category {category!r} is not in categories.json: correct one'
         )

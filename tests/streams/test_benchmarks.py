@@ -147,6 +147,8 @@ def test_banking77(tmp_path):
   assert made.tasks[0].test[1].name == 'test.csv:4'
   file = StreamConfig(name='banking77', path=str(tmp_path / 'train.csv'), classes_per_task=2)
   assert load(file) == made
+  (tmp_path / 'categories.json').unlink()
+  assert load(file) == made
 
 
 def concept_block(concept, fact):
@@ -214,7 +216,6 @@ REFUSED = [
     {'data_full.json': {'train': [['a', 'x']], 'val': [], 'test': [['b', 'y']]}},
     r"data_full\.json:test\[0\]: label 'y' is not in the train split",
   ),
-  ('banking77', {'categories.json': None}, r'categories\.json: cannot be read'),
   ('banking77', {'categories.json': {'a': 1}}, r'categories\.json: not a list'),
   ('banking77', {'test.csv': 'text,category\nhi,pan\n'}, r"test\.csv:2: category 'pan' is not in"),
   ('banking77', {'train.csv': 'text,label\nhi,pin\n'}, r"train\.csv:2: no column 'category'"),
