@@ -190,7 +190,7 @@ def ridge(sums: Sums, strength: float, fold: Callable = one_by_one) -> Solved:
   weight_C = class_weights(sums['count'].sum(0))
   if not strength:
     strength = _chosen(sums, weight_C, fold)
-  _, wanted_PC, gram_PP = alike(*(sums[x].sum(0) for x in ('count', 'total', 'gram')), weight_C)
+  _, wanted_PC, gram_PP = alike({k: v.sum(0) for k, v in sums.items()}, weight_C)
   kernel_PC = np.zeros_like(total_PC)
   kernel_PC[:, seen] = _ridge(gram_PP, wanted_PC[:, seen], strength)
   return Solved(kernel_PC, np.zeros(len(seen)), strength)
@@ -202,10 +202,8 @@ def class_weights(count_C: np.ndarray) -> np.ndarray:
   return np.where(seen, count_C.sum() / (seen.sum() * np.maximum(count_C, 1)), 1.0)
 
 
-def alike(
-  count_C: np.ndarray, total_PC: np.ndarray, gram_PP: np.ndarray, weight_C: np.ndarray
-) -> tuple[float, np.ndarray, np.ndarray]:
-  """Returns the weight of all rows, C = Σ_c w_c n_c μ_c and G of rows that count by their class.
+def alike(share: Sums, weight_C: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+  """Returns Σ_c w_c n_c, C and G of rows that count by their class.
 
       C_c = w_c n_c μ_c    G = Σ (φ − μ_c)(φ − μ_c)ᵀ + Σ_c w_c n_c μ_c μ_cᵀ
 
@@ -213,7 +211,12 @@ def alike(
   hardly ever the answer. Means are weighed, and rows around them are not: the scatter within
   classes is taken to be that of all classes, as in `discriminant`, for the sums do not tell the
   scatters of single classes. Where all w_c are 1, C and G are the given sums.
+
+  Args:
+    share: count n [C], total [P, C] and gram [P, P] of one share, or of all rows.
+    weight_C: w.
   """
+  count_C, total_PC, gram_PP = share['count'], share['total'], share['gram']
   if (weight_C == 1).all():
     return count_C.sum(), total_PC, gram_PP
   mean_PC = total_PC / np.maximum(count_C, 1)
@@ -231,7 +234,7 @@ def _chosen(sums: Sums, weight_C: np.ndarray, fold: Callable) -> float:
   if not sums['count'].any(1).all():
     return UNCHOSEN
   (_, fit_PC, fit_PP), (rows, held_PC, held_PP) = (
-    alike(*(sums[x][share] for x in ('count', 'total', 'gram')), weight_C) for share in (0, 1)
+    alike({k: v[share] for k, v in sums.items()}, weight_C) for share in (0, 1)
   )
   seen = sums['count'].sum(0) > 0
   fit_PK, held_PK = fit_PC[:, seen], held_PC[:, seen]
