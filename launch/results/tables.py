@@ -9,8 +9,9 @@
 ones are not run again. `--whole` leaves the slice away and trains on all rows, which takes a GPU;
 the tables `intents_…`, whose heads are solved, have no slice and are made of all rows anyway.
 `keep` copies results.json of the finished runs into docs/results, without texts of the data, and
-writes their digests into docs/results/SHA256SUMS. `write` makes the tables from the kept files;
-`verify` says whether digests, settings and page agree, and ends with status 1 where they do not.
+writes their digests into docs/results/SHA256SUMS. `write` makes the tables and the pictures from
+the kept files; `verify` says whether digests, settings, pictures and page agree, and ends with
+status 1 where they do not.
 
 --data is the folder that holds the data sets by name (clinc150, hwu64, long_sequence, trace).
 --model is a folder, a GGUF file or a hub name: of the sentence encoder all-MiniLM-L6-v2 for the
@@ -27,6 +28,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 
+import pictures
 import table_specs
 from table_specs import TABLES, Row, Table
 
@@ -36,6 +38,7 @@ from jcl.storage import atomic
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PAGE, KEPT = ROOT / 'docs' / 'results.md', ROOT / 'docs' / 'results'
+DRAWN = 'drawn.json'  # in docs/results: picture -> digest of the runs that it was drawn from
 COST = 'cost.json'  # beside results.json: CPU seconds of the row's processes so far
 
 
@@ -214,29 +217,66 @@ def page() -> str:
     if start not in text or end not in text:
       raise UserError(f'{PAGE.name} has no place for the table {name}: {start.strip()}')
     head, rest = text.split(start)
-    runs = {
-      file.parent.name: read(file)
-      for file in _kept_files() if file.parent.parent.name == f'{name}-{table.shown}'
-    }  # fmt: skip
-    text = head + start + table_specs.markdown(table, runs) + end + rest.split(end)[1]
+    runs = _shown(name, table)
+    image = f'\n![{_words(name)}](results/{name}.png)\n' if runs else ''
+    text = head + start + table_specs.markdown(table, runs) + image + end + rest.split(end)[1]
   return text
+
+
+def _words(name: str) -> str:
+  """Returns what a reader has in place of the picture of a table."""
+  return f'The rows of the table {name}, drawn'
+
+
+def _shown(name: str, table: Table) -> dict[str, Results]:
+  """Returns the kept runs that the page shows of a table, by `ROW-SEED`."""
+  folder = f'{name}-{table.shown}'
+  return {f.parent.name: read(f) for f in _kept_files() if f.parent.parent.name == folder}
+
+
+def _sources() -> dict[str, str]:
+  """Returns {picture: digest of the kept runs that it shows}."""
+  found = {}
+  for name, table in TABLES.items():
+    files = [f for f in _kept_files() if f.parent.parent.name == f'{name}-{table.shown}']
+    if files:
+      whole = '\n'.join(f'{_digest(f)}  {f.parent.name}' for f in files)
+      found[f'{name}.png'] = hashlib.sha256(whole.encode()).hexdigest()
+  return found
 
 
 def _write(given: argparse.Namespace) -> int:
   """Writes the tables into the page, if the kept files are as they should be."""
   if status := _say(faults()):
     return status
+  sources, drawn = _sources(), _drawn()
+  for name, table in TABLES.items():
+    file = f'{name}.png'
+    if file in sources and sources[file] != drawn.get(file):
+      atomic.write_atomically(KEPT / file, pictures.picture(table, _shown(name, table)))
+      print(f'drawn {file}')
+  atomic.write_json(KEPT / DRAWN, sources)
   atomic.write_text(PAGE, [page()])
   return 0
+
+
+def _drawn() -> dict[str, str]:
+  """Returns what `_sources` was when the pictures that are there were drawn."""
+  file = KEPT / DRAWN
+  known = json.loads(file.read_text()) if file.is_file() else {}
+  return {name: digest for name, digest in known.items() if (KEPT / name).is_file()}
 
 
 def _verify(given: argparse.Namespace) -> int:
   """Says whether kept files, their digests and the page agree."""
   wrong = faults()
+  again = f'python {sys.argv[0]} write'
   if not wrong and page() != PAGE.read_text():
-    wrong = [f'{PAGE.name} has other tables than the kept files give; python {sys.argv[0]} write']
+    wrong = [f'{PAGE.name} has other tables than the kept files give; {again}']
+  if not wrong and _drawn() != _sources():
+    wrong = [f'pictures are missing, or of other runs than the kept ones; {again}']
   if not wrong:
-    print(f'{len(_kept_files())} kept runs: digests, settings and the tables of the page agree')
+    print(f'{len(_kept_files())} kept runs: digests, settings, tables and pictures agree')
   return _say(wrong)
 
 

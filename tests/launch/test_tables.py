@@ -10,6 +10,7 @@ from support import ROOT
 from support.model_folder import STORIES, needs_stories
 
 sys.path.insert(0, str(ROOT / 'launch' / 'results'))
+import pictures
 import table_specs
 import tables
 
@@ -99,10 +100,45 @@ def test_a_table_without_a_slice_shows_the_whole_data(kept):
   assert rows['`solver=ranpac`'][0] == '80.0 ± 127.1'
   assert rows['`solver=lda`'][0] == f'50.0 ± {196 * (0.25 / 10 / 2) ** 0.5:.1f}'
   assert rows['`solver=lda`'][heads.index('kept between tasks, MB')] == '1.2'
-  assert text.endswith('\nNot run to the end yet: `ranpac` with seed 1, `klda`, `ncm`.\n')
+  assert '\n\nNot run to the end yet: `ranpac` with seed 1, `klda`, `ncm`.\n\n![' in text
   assert sorted(file.parent.name for file in kept.glob('intents_hwu64-whole/*/*')) == [
     'lda-0', 'ranpac-0', 'ranpac-2'
   ]  # fmt: skip
+
+
+def test_pictures_are_those_of_the_kept_runs(kept, capsys):
+  assert tables.main(['verify']) == 0
+  drawn = sorted(file.name for file in kept.glob('*.png'))
+  assert drawn == ['intents_hwu64.png', 'long_sequence.png']
+  assert '](results/long_sequence.png)' in shown('long_sequence')[1]
+  assert '.png' not in shown('general')[1]
+  (kept / 'long_sequence.png').unlink()
+  assert tables.main(['verify']) == 1
+  assert 'pictures are missing' in capsys.readouterr().err
+  capsys.readouterr()
+  assert tables.main(['write']) == 0
+  assert capsys.readouterr().out == 'drawn long_sequence.png\n'
+  assert tables.main(['verify']) == 0
+  run = made_up('intents_hwu64', 'klda', 0, [0.6, 0.6])
+  other = kept.parents[1] / 'runs' / 'intents_hwu64-whole' / 'klda-0'
+  other.mkdir()
+  (other / 'results.json').write_text(json.dumps(run))
+  tables.main(['keep', '--table=intents_hwu64', f'--workdir={kept.parents[1] / "runs"}'])
+  assert tables.main(['verify']) == 1
+  capsys.readouterr()
+  assert tables.main(['write']) == 0
+  assert capsys.readouterr().out == 'drawn intents_hwu64.png\n'
+
+
+def test_runs_that_were_probed_are_drawn_by_how_far_they_moved():
+  ends = {'seq': {'kl': 0.1, 'kl_prompts': 1.0}, 'lora': {'kl': 0.05, 'kl_prompts': 0.3}}
+  figure = pictures._drift(ends)
+  (axes,) = figure.axes
+  points = {tuple(float(x) for x in line.get_xydata()[0]) for line in axes.lines}
+  assert points == {(0.1, 1.0), (0.05, 0.3)}
+  assert {text.get_text(): text.xy for text in axes.texts} == {
+    name: (end['kl'], end['kl_prompts']) for name, end in ends.items()
+  }
 
 
 def test_rows_of_intents_have_each_its_order_of_classes_and_the_encoder(capsys):
