@@ -9,7 +9,10 @@ github.com/BeyonderXX/TRACE. To leave out a task whose files you do not have, na
 An input ends with its question, and a row longer than `stream.max_length` tokens loses the end of
 its input. Py150 has inputs of some thousand tokens; `jcl plan` counts the rows that are cut.
 
-The score of this config has not been measured. It is meant for a GPU.
+The score of the whole stream has not been measured: it takes a GPU. Slices with SmolLM2-135M on two
+CPU cores, docs/results.md: three tasks (FOMC, NumGLUE-cm, NumGLUE-ds), 32 training and 10 test rows
+each, one epoch at rate 1e-4, four to six minutes a run: A_T seq 23.3 %, lora 20.0 %; the KL from
+the base on prompts of the last task is 0.99 nats a token for seq and 0.30 for lora.
 """
 
 from jcl.config import BackboneConfig, Config, StreamConfig, TrainConfig
