@@ -9,9 +9,9 @@ CL_Benchmark/Long_Sequence. `stream.task_order` is one of the three published or
 Each input lists the possible answers of its task; the task is not told. The literature compares
 `lora` and `olora`: --config=long_sequence:olora.
 
-The score of the whole stream has not been measured: it takes a GPU. A slice with SmolLM2-135M on two
-CPU cores, order 1, 20 training and 10 test rows a task, one epoch, 11 to 18 CPU minutes a run: A_T
-seq 40.0 %, lora 38.0, olora 46.0, replay of 10 % 48.0, each ± 7.6 (docs/results.md).
+The score of the whole stream has not been measured: it takes a GPU. A slice with SmolLM2-135M on
+two CPU cores, order 1, 20 training and 10 test rows a task, one epoch, 11 to 18 CPU minutes a run:
+A_T seq 40.0 %, lora 38.0, olora 46.0, replay of 10 % 48.0, each ± 7.6 (docs/results.md).
 """
 
 from jcl.config import BackboneConfig, Config, StreamConfig, TrainConfig
