@@ -176,7 +176,7 @@ def ridge(sums: Sums, strength: float, fold: Callable = one_by_one) -> Solved:
 
       W = (G + λ I)⁻¹ C    λ = strength · tr(G) / P
 
-  G and C are those of `alike`.
+  G and C are those of `balanced`.
 
   Args:
     sums: unpacked sums of at least one row. Of two shares the first fits the head and the second is
@@ -186,14 +186,14 @@ def ridge(sums: Sums, strength: float, fold: Callable = one_by_one) -> Solved:
       error is stronger than the ridge of the best accuracy.
     fold: `Tools.fold`, which shows how far the choice of a strength is.
   """
-  seen, total_PC = sums['count'].sum(0) > 0, sums['total'].sum(0)
-  weight_C = class_weights(sums['count'].sum(0))
+  count_C = sums['count'].sum(0)
+  seen, weight_C = count_C > 0, class_weights(count_C)
   if not strength:
     strength = _chosen(sums, weight_C, fold)
-  _, wanted_PC, gram_PP = alike({k: v.sum(0) for k, v in sums.items()}, weight_C)
-  kernel_PC = np.zeros_like(total_PC)
+  _, wanted_PC, gram_PP = balanced({k: v.sum(0) for k, v in sums.items()}, weight_C)
+  kernel_PC = np.zeros_like(wanted_PC)
   kernel_PC[:, seen] = _ridge(gram_PP, wanted_PC[:, seen], strength)
-  return Solved(kernel_PC, np.zeros(len(seen)), strength)
+  return Solved(kernel_PC, np.zeros(len(count_C)), strength)
 
 
 def class_weights(count_C: np.ndarray) -> np.ndarray:
@@ -202,7 +202,7 @@ def class_weights(count_C: np.ndarray) -> np.ndarray:
   return np.where(seen, count_C.sum() / (seen.sum() * np.maximum(count_C, 1)), 1.0)
 
 
-def alike(share: Sums, weight_C: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+def balanced(share: Sums, weight_C: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
   """Returns Σ_c w_c n_c, C and G of rows that count by their class.
 
       C_c = w_c n_c μ_c    G = Σ (φ − μ_c)(φ − μ_c)ᵀ + Σ_c w_c n_c μ_c μ_cᵀ
@@ -228,13 +228,13 @@ def _chosen(sums: Sums, weight_C: np.ndarray, fold: Callable) -> float:
   """Returns the weakest of `GRID` whose held-out error is at most `ALIKE` times the least error.
 
   The error is ‖Y − H W‖² = N − 2 tr(Wᵀ C) + tr(Wᵀ G W), with N, C and G of the held-out share, in
-  both shares as `alike` gives them. The grid is tried from the strongest ridge on, until the error
-  has risen; what is not tried stays inf.
+  both shares as `balanced` gives them. The grid is tried from the strongest ridge on, until the
+  error has risen; what is not tried stays inf.
   """
   if not sums['count'].any(1).all():
     return UNCHOSEN
   (_, fit_PC, fit_PP), (rows, held_PC, held_PP) = (
-    alike({k: v[share] for k, v in sums.items()}, weight_C) for share in (0, 1)
+    balanced({k: v[share] for k, v in sums.items()}, weight_C) for share in (0, 1)
   )
   seen = sums['count'].sum(0) > 0
   fit_PK, held_PK = fit_PC[:, seen], held_PC[:, seen]

@@ -39,7 +39,7 @@ def _drift(ends: Mapping[str, Probe]) -> 'Figure':
   figure = new_figure(7.6, 4.2)
   axes = figure.add_axes((0.09, 0.13, 0.88, 0.75))
   points = [(line['kl'] or 0.0, line['kl_prompts'] or 0.0) for line in ends.values()]
-  across, up = (max(ends) or 1.0 for ends in zip(*points, strict=True))
+  across, up = (max(axis) or 1.0 for axis in zip(*points, strict=True))
   for index, (name, (text, prompts)) in enumerate(zip(ends, points, strict=True)):
     crowded = any(0 < x - text < across / 8 and abs(y - prompts) < up / 20 for x, y in points)
     colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]

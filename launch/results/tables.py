@@ -218,29 +218,28 @@ def page() -> str:
       raise UserError(f'{PAGE.name} has no place for the table {name}: {start.strip()}')
     head, rest = text.split(start)
     runs = _shown(name, table)
-    image = f'\n![{_words(name)}](results/{name}.png)\n' if runs else ''
+    image = f'\n![The rows of the table {name}, drawn](results/{name}.png)\n' if runs else ''
     text = head + start + table_specs.markdown(table, runs) + image + end + rest.split(end)[1]
   return text
 
 
-def _words(name: str) -> str:
-  """Returns what a reader has in place of the picture of a table."""
-  return f'The rows of the table {name}, drawn'
+def _files_of(name: str, table: Table) -> dict[str, pathlib.Path]:
+  """Returns the kept results that the page shows of a table, by `ROW-SEED`."""
+  folder = KEPT / f'{name}-{table.shown}'
+  return {file.parent.name: file for file in _kept_files() if file.parent.parent == folder}
 
 
 def _shown(name: str, table: Table) -> dict[str, Results]:
   """Returns the kept runs that the page shows of a table, by `ROW-SEED`."""
-  folder = f'{name}-{table.shown}'
-  return {f.parent.name: read(f) for f in _kept_files() if f.parent.parent.name == folder}
+  return {key: read(file) for key, file in _files_of(name, table).items()}
 
 
 def _sources() -> dict[str, str]:
   """Returns {picture: digest of the kept runs that it shows}."""
   found = {}
   for name, table in TABLES.items():
-    files = [f for f in _kept_files() if f.parent.parent.name == f'{name}-{table.shown}']
-    if files:
-      whole = '\n'.join(f'{_digest(f)}  {f.parent.name}' for f in files)
+    if files := _files_of(name, table):
+      whole = '\n'.join(f'{_digest(file)}  {key}' for key, file in files.items())
       found[f'{name}.png'] = hashlib.sha256(whole.encode()).hexdigest()
   return found
 
